@@ -1,0 +1,54 @@
+# Two commands do all the set-up on a fresh machine: `make train` (the main job) and `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+TORCH  := $(shell grep '^torch==' constraints.txt)
+
+# Where `make train` writes; a run directory is never written over.
+RUNS ?= runs/main-$(shell date +%Y%m%d-%H%M%S)
+# More flags for the two trainings of the main job, such as FLAGS="--seed 2".
+FLAGS ?=
+
+.PHONY: help install train test lint types format clean
+
+help:
+	@echo 'make train    train memory/tmaze by RTRL and by TBPTT, evaluate both, plot (about 5 minutes on 2 cores)'
+	@echo 'make test     lint, types and the whole test suite'
+	@echo 'make install  only the set-up: .venv with everything that the two need'
+	@echo 'make format   let ruff format the code'
+	@echo 'make clean    remove .venv and caches (runs/ stays)'
+
+install: $(VENV)/installed
+
+# torch first and pinned: whatever asks for torch later is satisfied by it. ProcGen's engine goes in without its
+# dependencies, because it pins packages of 2021 that it runs without.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt $(TORCH)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[atari,procgen,dev]'
+	$(PIP) install --quiet --no-deps procgen-mirror==0.10.7 gym3==0.3.3
+	touch $@
+
+train: install
+	$(BIN)/r2ac train memory/tmaze --gradient rtrl --run-dir $(RUNS)/rtrl $(FLAGS)
+	$(BIN)/r2ac train memory/tmaze --gradient tbptt --run-dir $(RUNS)/tbptt $(FLAGS)
+	$(BIN)/r2ac evaluate $(RUNS)/rtrl $(RUNS)/tbptt
+	$(BIN)/r2ac plot $(RUNS)/rtrl $(RUNS)/tbptt --output $(RUNS)/curves.png
+
+test: lint types
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info build dist

@@ -1,0 +1,20 @@
+"""Encoders, recurrent cores, heads: what an agent is."""
+
+from r2ac.agents.agent import Agent, AgentConfig, ObservationSpec, RolloutOutput, StepOutput
+from r2ac.agents.elstm import ELSTM, Carry, Gradient
+from r2ac.agents.encoders import ImpalaEncoder, MLPEncoder
+from r2ac.agents.feedforward import FeedForward
+
+__all__ = [
+    "ELSTM",
+    "Agent",
+    "AgentConfig",
+    "Carry",
+    "FeedForward",
+    "Gradient",
+    "ImpalaEncoder",
+    "MLPEncoder",
+    "ObservationSpec",
+    "RolloutOutput",
+    "StepOutput",
+]

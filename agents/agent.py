@@ -1,0 +1,153 @@
+"""The agent: encoder, recurrent core, policy head and value head."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from r2ac.agents.elstm import ELSTM, Carry, Gradient
+from r2ac.agents.encoders import EncoderName, make_encoder
+from r2ac.agents.feedforward import FeedForward
+
+
+@dataclass(frozen=True)
+class AgentConfig:
+    """What the agent is made of."""
+
+    gradient: Gradient = "rtrl"
+    """How the recurrent core is trained: exactly (rtrl), or truncated at the rollout's start (tbptt)."""
+    core: Literal["elstm", "feedforward"] = "elstm"
+    """The recurrent core, or the feed-forward one of the same capacity that cannot remember."""
+    hidden_size: int = 256
+    """Units of the core (N)."""
+    encoder: EncoderName = "auto"
+    """What stands below the core: IMPALA's residual network (images), an MLP (vectors), or nothing (vectors; RTRL is
+    then exact from end to end); auto: by the observation, with an MLP for vectors."""
+    encoder_features: int = 256
+    """Features that the encoder hands to the core, beside the last reward."""
+    chrono_steps: int = 0
+    """Longest time scale, in steps, over which the forget gates are spread at the start; 0: biases start at zero."""
+
+
+@dataclass(frozen=True)
+class ObservationSpec:
+    """What an environment shows and takes."""
+
+    shape: tuple[int, ...]
+    """[C, H, W] of an image, or [size] of a vector."""
+    num_actions: int
+    """The number of discrete actions (A)."""
+
+    @staticmethod
+    def of(env: Any) -> ObservationSpec:
+        """The spec of a ``gymnasium.vector.VectorEnv``; the agent's folder does without Gymnasium."""
+        return ObservationSpec(tuple(env.single_observation_space.shape), int(env.single_action_space.n))
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What the agent says in one step of B streams."""
+
+    logits: Tensor
+    """[B, A]."""
+    value: Tensor
+    """[B]."""
+    cell: Tensor
+    """The core's cell state after the step, [B, N]."""
+
+
+@dataclass(frozen=True)
+class RolloutOutput:
+    """What the agent says over a rollout of T steps and the observation after them."""
+
+    logits: Tensor
+    """[T, B, A]."""
+    values: Tensor
+    """[T, B]."""
+    bootstrap_value: Tensor
+    """Value of the observation after the last step, [B]; no gradient."""
+    carry: Carry
+    """The carry after step T, detached."""
+
+
+class Agent(nn.Module):
+    """An actor-critic that remembers.
+
+        features = encoder(observation)     h = core([features; clip(last reward, -1, 1)])
+        logits = policy(h)                  value = value(h)
+
+    The last reward is zero in the first step of an episode. Irie et al. 2024, section 4.
+
+    Args:
+        spec: what the environment shows and takes.
+        config: what the agent is made of.
+
+    Raises:
+        ValueError: for an observation that is neither an image nor a vector, an encoder that cannot read it, or sizes
+            below 1.
+    """
+
+    def __init__(self, spec: ObservationSpec, config: AgentConfig) -> None:
+        super().__init__()
+        if config.hidden_size < 1 or config.encoder_features < 1:
+            raise ValueError(
+                "hidden_size and encoder_features must be at least 1, not "
+                f"{config.hidden_size} and {config.encoder_features}"
+            )
+        self.encoder, features = make_encoder(spec.shape, config.encoder, config.encoder_features)
+        hidden = config.hidden_size
+        self.core: ELSTM | FeedForward = (
+            ELSTM(features + 1, hidden, config.gradient, config.chrono_steps)
+            if config.core == "elstm"
+            else FeedForward(features + 1, hidden)
+        )
+        self.policy = nn.Linear(hidden, spec.num_actions)
+        self.value = nn.Linear(hidden, 1)
+        self._encoder_frozen = False
+
+    def freeze_encoder(self) -> None:
+        """Keep the encoder as it is: it gets no gradient and costs no backward pass."""
+        self.encoder.requires_grad_(False)
+        self._encoder_frozen = True
+
+    def forward(self, observation: Tensor, reward: Tensor, is_first: Tensor, carry: Carry) -> RolloutOutput:
+        """Run over a rollout of T steps and the observation after them.
+
+        The core advances its carry over T steps; the observation after them gives the bootstrap value only, which
+        needs no gradient.
+
+        Args:
+            observation: [T+1, B, C, H, W] or [T+1, B, size].
+            reward: the reward that arrived with each observation, unclipped, [T+1, B].
+            is_first: [T+1, B] bool, true where a step begins an episode.
+            carry: the core's carry before the rollout.
+        """
+        steps = observation.shape[0] - 1
+        x = self._core_input(observation[:steps], reward[:steps], is_first[:steps])
+        h, carry = self.core(x, carry, is_first[:steps])
+        bootstrap = self.step(observation[steps], reward[steps], is_first[steps], carry.cell)
+        return RolloutOutput(self.policy(h), self.value(h).squeeze(-1), bootstrap.value, carry)
+
+    @torch.no_grad()
+    def step(self, observation: Tensor, reward: Tensor, is_first: Tensor, cell: Tensor) -> StepOutput:
+        """One step of B streams without gradients or sensitivities, which is all that acting needs.
+
+        Args:
+            observation: [B, C, H, W] or [B, size].
+            reward: the reward that arrived with the observation, unclipped, [B].
+            is_first: [B] bool.
+            cell: the core's cell state before the step, [B, N].
+        """
+        x = self._core_input(observation.unsqueeze(0), reward.unsqueeze(0), is_first.unsqueeze(0)).squeeze(0)
+        h, cell = self.core.step(x, cell, is_first)
+        return StepOutput(self.policy(h), self.value(h).squeeze(-1), cell)
+
+    def _core_input(self, observation: Tensor, reward: Tensor, is_first: Tensor) -> Tensor:
+        """[features; clipped last reward], [T, B, D]."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._encoder_frozen):
+            features = self.encoder(observation.flatten(0, 1)).unflatten(0, reward.shape)
+        last_reward = reward.clamp(-1, 1).masked_fill(is_first, 0).to(features.dtype)
+        return torch.cat((features, last_reward.unsqueeze(-1)), dim=-1)

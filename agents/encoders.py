@@ -1,0 +1,106 @@
+"""Encoders: from an observation to the features that the core reads."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+EncoderName = Literal["auto", "impala", "mlp", "none"]
+
+
+class _ResidualBlock(nn.Module):
+    """x + conv(relu(conv(relu(x)))), 3x3 convolutions."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.second(torch.relu(self.first(torch.relu(x))))
+
+
+class ImpalaEncoder(nn.Module):
+    """The residual network of IMPALA (Espeholt et al. 2018, figure 3, right, without its LSTM).
+
+    For each of ``channels``: a 3x3 convolution, a 3x3 max-pool of stride 2, two residual blocks; then ReLU, a linear
+    layer and ReLU.
+
+    Args:
+        shape: the image's [C, H, W].
+        features: the number of features that come out.
+        channels: the width of each section.
+    """
+
+    def __init__(self, shape: Sequence[int], features: int = 256, channels: Sequence[int] = (16, 32, 32)) -> None:
+        super().__init__()
+        width, height, breadth = shape
+        sections: list[nn.Module] = []
+        for outputs in channels:
+            sections += [
+                nn.Conv2d(width, outputs, 3, padding=1),
+                nn.MaxPool2d(3, stride=2, padding=1),
+                _ResidualBlock(outputs),
+                _ResidualBlock(outputs),
+            ]
+            width, height, breadth = outputs, (height + 1) // 2, (breadth + 1) // 2
+        self.convolutions = nn.Sequential(*sections, nn.ReLU(), nn.Flatten())
+        self.linear = nn.Linear(width * height * breadth, features)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """uint8 images [batch, C, H, W] -> features [batch, features], computed from pixels scaled to [0, 1]."""
+        pixels = observation.to(self.linear.weight.dtype) / 255
+        return torch.relu(self.linear(self.convolutions(pixels)))
+
+
+class MLPEncoder(nn.Module):
+    """Two linear layers with ReLU, for observations that are vectors.
+
+    Args:
+        size: the length of the vector.
+        features: the number of features of both layers.
+    """
+
+    def __init__(self, size: int, features: int = 256) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(size, features), nn.ReLU(), nn.Linear(features, features), nn.ReLU())
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Vectors [batch, size] -> features [batch, features]."""
+        return self.layers(observation.to(next(self.layers.parameters()).dtype))
+
+
+class _NoEncoder(nn.Module):
+    """The observation itself. Nothing below the core is trained, so that RTRL is exact from end to end."""
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return observation
+
+
+def make_encoder(shape: Sequence[int], name: EncoderName, features: int) -> tuple[nn.Module, int]:
+    """The encoder for observations of a shape, and the number of features that come out.
+
+    Args:
+        shape: [C, H, W] of an image, or [size] of a vector.
+        name: "impala" for images, "mlp" or "none" for vectors; "auto" takes the first that fits.
+        features: how many features are wanted; "none" hands on the vector as it is.
+
+    Raises:
+        ValueError: for a shape that is neither, or an encoder that does not fit it.
+    """
+    if len(shape) not in (1, 3) or prod(shape) < 1:
+        raise ValueError(f"an observation must be an image [C, H, W] or a vector [size], not {list(shape)}")
+    allowed: tuple[EncoderName, ...] = ("impala",) if len(shape) == 3 else ("mlp", "none")
+    if name == "auto":
+        name = allowed[0]
+    if name not in allowed:
+        raise ValueError(f"encoder is {name!r}, but observations of shape {list(shape)} take {' or '.join(allowed)}")
+    if name == "impala":
+        return ImpalaEncoder(shape, features), features
+    if name == "mlp":
+        return MLPEncoder(shape[0], features), features
+    return _NoEncoder(), shape[0]

@@ -1,0 +1,53 @@
+"""The feed-forward core: the baseline that cannot remember."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from r2ac.agents.elstm import Carry
+
+
+class FeedForward(nn.Module):
+    """The eLSTM without its memory, with the same interface and, but for 2 N weights of 2 N (D + 1), its capacity.
+
+        f = sigmoid(F x + b_f)     z = tanh(Z x + b_z)     c = (1 - f) z
+        o = sigmoid(O [x; c] + b_o)     h = o c
+
+    which is what the eLSTM computes in the first step of an episode. A baseline with fewer parameters than the
+    recurrent agents would mix up the worth of memory with the worth of capacity.
+
+    Args:
+        input_size: D.
+        hidden_size: N.
+    """
+
+    cell_size = 0
+
+    def __init__(self, input_size: int, hidden_size: int) -> None:
+        super().__init__()
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.gates = nn.Linear(input_size, 2 * hidden_size)
+        self.output_gate = nn.Linear(input_size + hidden_size, hidden_size)
+        for linear in (self.gates, self.output_gate):
+            nn.init.normal_(linear.weight, std=0.1)
+            nn.init.zeros_(linear.bias)
+
+    def initial_carry(
+        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Carry:
+        """A carry with nothing in it: a cell of shape [B, 0]."""
+        bias = self.gates.bias
+        return Carry(torch.zeros(batch_size, 0, device=device or bias.device, dtype=dtype or bias.dtype))
+
+    def forward(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Carry]:
+        """x [..., B, D] -> h [..., B, N] and the empty carry; ``is_first`` makes no difference."""
+        forget, candidate = self.gates(x).chunk(2, dim=-1)
+        c = (1 - torch.sigmoid(forget)) * torch.tanh(candidate)
+        return torch.sigmoid(self.output_gate(torch.cat((x, c), dim=-1))) * c, carry
+
+    @torch.no_grad()
+    def step(self, x: Tensor, cell: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """One step without gradients: x [B, D] -> h [B, N] and the empty cell."""
+        h, _ = self(x, Carry(cell), is_first)
+        return h, cell

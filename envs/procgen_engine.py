@@ -1,0 +1,128 @@
+"""ProcGen's engine as a Gymnasium vector environment."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+# Steps after which the engine ends an episode (from the games' sources); 1000 in the others.
+_TIME_OUT = {"bigfish": 6000, "bossfight": 4000, "leaper": 500, "maze": 500, "plunder": 4000}
+
+
+def time_out(game: str, mode: str) -> int:
+    """Steps after which the engine ends an episode of a game."""
+    return 2000 if (game, mode) == ("jumper", "memory") else _TIME_OUT.get(game, 1000)
+
+
+class ProcgenVector(VectorEnv):
+    """`num_envs` streams of one ProcGen game, stepped together by the engine; autoreset SAME_STEP.
+
+    Observations are uint8 [N,3,64,64] (a view of the engine's [N,64,64,3]), rewards float32 [N]; 15 actions. The engine
+    never shows the last frame of an episode, so that `info` has no `final_obs`. Nor does it tell a time-out from an end
+    in the game: an episode that ends in the very step of the game's time-out without its level being completed is
+    reported as truncated, every other end as terminated.
+
+    seed: non-negative int32; each stream draws its levels from a generator of its own.
+    levels: (first level, number of levels); None in exploration mode, where the engine fixes the one level.
+    threads: 0 for one a core.
+
+    The mode must be one that the game has: with any other the engine ends the process.
+    """
+
+    def __init__(
+        self, game: str, num_envs: int, seed: int, *, mode: str, levels: tuple[int, int] | None, threads: int = 0
+    ) -> None:
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space = Box(0, 255, (3, 64, 64), np.uint8)
+        self.single_action_space = Discrete(15)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._settings: dict[str, Any] = {
+            "num": num_envs,
+            "env_name": game,
+            "distribution_mode": mode,
+            "num_threads": min(num_envs, threads or len(os.sched_getaffinity(0))),
+        }
+        if levels is not None:
+            self._settings["start_level"], self._settings["num_levels"] = levels
+        self._time_out = time_out(game, mode)
+        self._elapsed = np.zeros(num_envs, dtype=np.int64)
+        self._fresh = True
+        self._start(seed)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        """Begins a new episode in every stream; with a seed (non-negative int32), in a new engine."""
+        if seed is not None:
+            self._engine.close()
+            self._start(seed)
+        elif not self._fresh:
+            self._engine.act(np.full(self.num_envs, -1))  # the engine's way to ask for a new episode
+        self._fresh = False
+        self._elapsed[:] = 0
+        _, observation, _ = self._engine.observe()
+        return np.moveaxis(observation["rgb"], 3, 1), {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        self._fresh = False
+        self._engine.act(actions)
+        reward, observation, ended = self._engine.observe()
+        self._elapsed += 1
+        truncated = ended & (self._elapsed >= self._time_out)
+        if truncated.any():
+            truncated &= ~np.array([bool(info["prev_level_complete"]) for info in self._engine.get_info()])
+        self._elapsed[ended] = 0
+        return np.moveaxis(observation["rgb"], 3, 1), reward, ended & ~truncated, truncated, {}
+
+    def level_seeds(self) -> np.ndarray:
+        """The number of the level that each stream now plays, int64 [N]."""
+        return np.array([int(info["level_seed"]) for info in self._engine.get_info()])
+
+    def close_extras(self, **kwargs: Any) -> None:
+        self._engine.close()
+
+    def _start(self, seed: int) -> None:
+        self._engine = _load_engine()(rand_seed=seed, **self._settings)
+        self._fresh = True
+
+
+def _load_engine() -> Any:
+    """The engine's class, imported here and not at the top: only whoever plays needs it."""
+    if "procgen" not in sys.modules:
+        with _gym_stand_in():
+            import procgen
+    else:
+        procgen = sys.modules["procgen"]
+    return procgen.ProcgenGym3Env
+
+
+@contextlib.contextmanager
+def _gym_stand_in() -> Iterator[None]:
+    """Lets `import procgen` pass without the old `gym`, of which it only wants to register its names.
+
+    The import also appends a folder of whoever built the package to `sys.path`; it is taken out again.
+    """
+    names = ("gym", "gym.envs", "gym.envs.registration")
+    stand_ins = {name: ModuleType(name) for name in names}
+    stand_ins["gym.envs.registration"].register = lambda **kwargs: None  # type: ignore[attr-defined]
+    modules_before = {name: sys.modules.get(name) for name in names}
+    path_before = list(sys.path)
+    sys.modules.update(stand_ins)
+    try:
+        yield
+    finally:
+        sys.path[:] = path_before
+        for name, module in modules_before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module

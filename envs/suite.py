@@ -1,0 +1,109 @@
+"""What a suite and a task are, and the errors that a user of them can meet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from numbers import Integral
+from typing import Any, Literal
+
+from gymnasium.vector import VectorEnv
+
+Split = Literal["train", "test"]
+
+
+class UnknownTask(ValueError):
+    """There is no task of that name; the message gives the nearest names."""
+
+
+class InvalidOption(ValueError):
+    """An option's value is not allowed; the message names the value and what is allowed."""
+
+
+class MissingPackage(ImportError):
+    """The engine of a suite is not installed; the message says what to install."""
+
+
+def missing_modules(*modules: str) -> list[str]:
+    """Those of the top-level modules that are not installed; none of them is imported."""
+    return [module for module in modules if find_spec(module) is None]
+
+
+def check_at_least(label: str, value: object, least: int, unit: str) -> None:
+    """Raises InvalidOption unless `value` is an int (Python's or numpy's) of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
+        raise InvalidOption(f"{label} is {value!r}, but it must be an int of at least {least} ({unit})")
+
+
+@dataclass(frozen=True)
+class ReferenceScores:
+    """Two returns that a task's return is normalised with: (return - low) / (high - low)."""
+
+    low: float
+    high: float
+    low_name: str
+    high_name: str
+
+    def normalise(self, episode_return: float) -> float:
+        """0 at `low`, 1 at `high`; below 0 and above 1 are possible."""
+        return (episode_return - self.low) / (self.high - self.low)
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A family of tasks that share an engine and its options. A new suite is one more value of this type.
+
+    The callables take a task's bare name (`Breakout`, not `atari/Breakout`) and options that `check` accepts.
+    """
+
+    name: str
+    summary: str
+    options: type
+    """Dataclass of the suite's options; its defaults are the paper's preset."""
+    list_tasks: Callable[[], tuple[str, ...]]
+    """Bare names of the tasks, also where the engine is not installed."""
+    missing: Callable[[], str | None]
+    """None where the suite can run here, else one sentence that says what to install."""
+    check: Callable[[str, Any], None]
+    """check(name, options) raises InvalidOption; it needs no engine."""
+    make: Callable[[str, int, int, Split, Any], VectorEnv]
+    """make(name, num_envs, seed, split, options): see `make_vector`."""
+    frames_per_step: Callable[[str, Any], int]
+    reference_scores: Callable[[str, Any], ReferenceScores | None]
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        return tuple(Task(self, name) for name in self.list_tasks())
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a suite. Every `options` may be None for the suite's defaults; a wrong one raises InvalidOption."""
+
+    suite: Suite
+    short_name: str
+
+    @property
+    def name(self) -> str:
+        """The full name, such as `atari/Breakout`."""
+        return f"{self.suite.name}/{self.short_name}"
+
+    def checked_options(self, options: Any = None) -> Any:
+        """The options, or the suite's defaults for None; raises InvalidOption where this task cannot run with them."""
+        options = self.suite.options() if options is None else options
+        if not isinstance(options, self.suite.options):
+            raise InvalidOption(
+                f"the options of {self.name} must be of type {self.suite.options.__name__}, "
+                f"not {type(options).__name__}"
+            )
+        self.suite.check(self.short_name, options)
+        return options
+
+    def frames_per_step(self, options: Any = None) -> int:
+        """Engine frames that one agent step takes (the action repeat)."""
+        return self.suite.frames_per_step(self.short_name, self.checked_options(options))
+
+    def reference_scores(self, options: Any = None) -> ReferenceScores | None:
+        """The returns to normalise with, or None where none are published."""
+        return self.suite.reference_scores(self.short_name, self.checked_options(options))

@@ -1,0 +1,50 @@
+"""Ray, started on this machine or joined."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+
+class ConnectionFailed(RuntimeError):
+    """There is no cluster at the address given."""
+
+
+def connect(address: str, num_actors: int) -> Any:
+    """Start Ray on this machine ("local": it listens on loopback only) or join the cluster at ``address``.
+
+    Args:
+        address: "local", "auto" or the address of a cluster's head, such as 127.0.0.1:6379.
+        num_actors: how many actors a local Ray must be able to hold, more than there are cores if need be.
+
+    Returns:
+        The module ``ray``, connected.
+
+    Raises:
+        ConnectionFailed: if there is no cluster at ``address``.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would else announce on every start that accelerators stay visible to tasks that ask for none.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if address != "local":
+        import ray
+
+        try:
+            ray.init(address=address, logging_level=logging.WARNING)
+        except (ConnectionError, ValueError) as error:
+            raise ConnectionFailed(f"there is no Ray cluster at --ray-address {address}: {error}") from error
+        return ray
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # Despite its name this holds on Linux too: without clusters Ray takes 127.0.0.1 as the node's address and listens
+    # there alone. An address given to ray.init would be resolved to one that other machines reach.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, num_actors),
+        include_dashboard=False,
+        logging_level=logging.WARNING,
+    )
+    return ray

@@ -1,0 +1,144 @@
+"""The configuration of a training run: one dataclass, read by the command line and written to config.json."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import tyro
+
+from r2ac.agents import AgentConfig
+from r2ac.envs import find_task
+from r2ac.learner import LearnerConfig
+
+EnvOptions = TypeVar("EnvOptions")
+
+
+class ConfigError(ValueError):
+    """A setting that is not allowed; the message names the value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class TrainConfig(Generic[EnvOptions]):
+    """Settings of a training run. Counts are in environment steps (agent decisions), not in frames."""
+
+    task: tyro.conf.Fixed[str]
+    """Suite and task, such as memory/tmaze (`r2ac envs` lists them)."""
+    env: EnvOptions
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+
+    seed: int = 1
+    """Seeds environments, actors and initial weights."""
+    total_steps: int = 200_000_000
+    """Environment steps to learn from."""
+    rollout_length: int = 50
+    """Steps of a rollout (T)."""
+    batch_size: int = 32
+    """Rollouts in an update (B), each of another stream."""
+    num_actors: int = 2
+    """Rollout actors, each a Ray process; 0: one in this process, without Ray, bit-identical for one seed on a CPU."""
+    streams_per_actor: int = 24
+    """Environments that each rollout actor steps together."""
+    rollouts_in_flight: int = 2
+    """Rollouts that an actor may be ahead of the learner; at least 2, so that it never waits for weights."""
+    publish_every: int = 1
+    """Updates between two publications of the weights to the actors."""
+
+    device: str = "auto"
+    """Where the learner runs: cpu, cuda, cuda:1, …; auto takes the GPU where there is one."""
+    learner_threads: int = 0
+    """CPU threads of the learner; 0: all cores but those of the actors, at least one."""
+    ray_address: str = "local"
+    """Ray cluster to join; local starts Ray on this machine, reachable from this machine only."""
+
+    run_dir: Path | None = None
+    """Where the run is written; runs/<task>/<gradient>-seed<seed>-<time> if not given."""
+    encoder_from: Path | None = None
+    """Run or checkpoint whose encoder the agent begins with."""
+    freeze_encoder: bool = False
+    """Keep the encoder as it is; it then costs no backward pass."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints; there is always one at the end."""
+    keep_checkpoints: int = 3
+    """How many of the newest checkpoints are kept."""
+    log_steps: int = 0
+    """Environment steps between two lines of metrics.jsonl; 0: 200 lines over the run, but one per 100,000 steps."""
+
+    @property
+    def num_streams(self) -> int:
+        """Streams of all rollout actors together."""
+        return max(self.num_actors, 1) * self.streams_per_actor
+
+    @property
+    def log_interval(self) -> int:
+        """Environment steps between two lines of metrics.jsonl."""
+        return self.log_steps or max(1, min(self.total_steps // 200, 100_000))
+
+    def check(self) -> None:
+        """Raise ConfigError, UnknownTask or InvalidOption for the first setting that is not allowed."""
+        at_least: dict[str, float] = {
+            "seed": 0,
+            "total_steps": 1,
+            "rollout_length": 1,
+            "batch_size": 1,
+            "num_actors": 0,
+            "streams_per_actor": 1,
+            "rollouts_in_flight": 2,
+            "publish_every": 1,
+            "learner_threads": 0,
+            "keep_checkpoints": 1,
+            "log_steps": 0,
+            "checkpoint_minutes": 0,
+        }
+        for name, least in at_least.items():
+            _require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
+        for name in ("hidden_size", "encoder_features"):
+            _require(getattr(self.agent, name) >= 1, name, getattr(self.agent, name), "at least 1")
+        learner = self.learner
+        _require(0 <= learner.discount <= 1, "discount", learner.discount, "in [0, 1]")
+        for name in ("learning_rate", "max_gradient_norm", "clip_rho", "clip_pg_rho", "clip_c"):
+            _require(getattr(learner, name) > 0, name, getattr(learner, name), "above 0")
+        for name in ("baseline_cost", "entropy_cost"):
+            _require(getattr(learner, name) >= 0, name, getattr(learner, name), "at least 0")
+        _require(learner.max_skipped_updates >= 1, "max_skipped_updates", learner.max_skipped_updates, "at least 1")
+        if self.batch_size > self.num_streams:
+            raise ConfigError(
+                f"--batch-size is {self.batch_size}, but each rollout of a batch comes from another stream and there "
+                f"are only {self.num_streams} (actors times --streams-per-actor)"
+            )
+        if self.freeze_encoder and self.encoder_from is None:
+            raise ConfigError("--freeze-encoder needs --encoder-from: a random encoder would stay as it is")
+        find_task(self.task).checked_options(self.env)
+
+    def to_json(self) -> dict[str, Any]:
+        """A dictionary that JSON can hold."""
+        values = dataclasses.asdict(self)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+    if not holds:
+        raise ConfigError(f"--{name.replace('_', '-')} is {value}, but it must be {allowed}")
+
+
+def config_from_json(values: dict[str, Any], source: Path) -> TrainConfig[Any]:
+    """The configuration that :meth:`TrainConfig.to_json` wrote.
+
+    Raises:
+        ConfigError: where ``source`` holds something else, or fields that this version does not know.
+        UnknownTask: for a task that does not exist.
+    """
+    try:
+        options = find_task(values["task"]).suite.options
+        paths = {name: Path(values[name]) for name in ("run_dir", "encoder_from") if values.get(name) is not None}
+        parts = {
+            "env": options(**values["env"]),
+            "agent": AgentConfig(**values["agent"]),
+            "learner": LearnerConfig(**values["learner"]),
+        }
+        return TrainConfig(**{**values, **paths, **parts})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{source} is not a configuration of this version of r2ac: {error}") from error

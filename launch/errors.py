@@ -1,0 +1,19 @@
+"""What goes wrong with a run, in one sentence that a user can act on."""
+
+from __future__ import annotations
+
+
+class RunError(ValueError):
+    """A command cannot do what it was asked; the message is one sentence that says why and what is allowed."""
+
+
+class RunDirectoryError(RunError):
+    """A run directory is missing, taken, in use, unwritable or damaged."""
+
+
+def os_reason(error: OSError) -> str:
+    """Why the file system refused, without the path: ``No space left on device``."""
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        # What mkdir says of a regular file in its way, File exists, misleads.
+        return "a file stands where a folder should be"
+    return error.strerror or str(error)

@@ -1,0 +1,203 @@
+"""The run directory: where one training run keeps everything it writes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+import weakref
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from r2ac.launch.errors import RunDirectoryError, os_reason
+
+
+def default_run_directory(task: str, gradient: str, seed: int, now: datetime | None = None) -> Path:
+    """``runs/<suite>-<name>/<gradient>-seed<seed>-<YYYYmmdd-HHMMSS>``, relative; ``now`` is the local time if None."""
+    started = now or datetime.now()
+    return Path("runs") / task.replace("/", "-") / f"{gradient}-seed{seed}-{started:%Y%m%d-%H%M%S}"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces the file at ``path`` by ``text``; a reader, or a crash, meets the old file or the new one, whole.
+
+    Raises OSError as the file system gives it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class RunDirectory:
+    """One run on disk; made by `create` or `open`, and a context manager that lets go of the lock.
+
+    A run that is created, or opened for writing, is locked: no second process can train in it. The kernel holds the
+    lock (``flock`` on ``run.lock``) and drops it when the process ends, however it ends. Child processes do not get it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: TextIO | None = None
+
+    @classmethod
+    def create(cls, path: Path | str, config: dict[str, Any]) -> RunDirectory:
+        """A new run in ``path`` (made with its parents), locked, with ``config`` as its ``config.json``.
+
+        Raises RunDirectoryError where ``path`` already holds a run, is in use or cannot be written.
+        """
+        run = cls(Path(path))
+        text = json.dumps(config, indent=2, default=os.fspath) + "\n"
+        try:
+            run._check_holds_no_run()
+            run.path.mkdir(parents=True, exist_ok=True)
+            run._acquire()
+            # Another process may have begun and ended a run between the look and the lock.
+            run._check_holds_no_run()
+            run.checkpoints.mkdir(exist_ok=True)
+            write_atomically(run.config_path, text)
+        except OSError as error:
+            run.close()
+            raise RunDirectoryError(f"{run.path} cannot hold a run: {os_reason(error)}") from error
+        except RunDirectoryError:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str, for_writing: bool) -> RunDirectory:
+        """The run in ``path``; with ``for_writing`` it is locked, without, nothing is written and no lock is needed.
+
+        Raises RunDirectoryError where ``path`` is not a run, or, with ``for_writing``, is in use or cannot be written.
+        """
+        run = cls(Path(path))
+        try:
+            if not run.path.exists():
+                raise RunDirectoryError(f"{run.path} does not exist")
+            if not run.config_path.is_file():
+                raise RunDirectoryError(f"{run.path} is not a run directory: it holds no config.json")
+            if for_writing:
+                run._acquire()
+                run.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            run.close()
+            action = "written" if for_writing else "read"
+            raise RunDirectoryError(f"run directory {run.path} cannot be {action}: {os_reason(error)}") from error
+        return run
+
+    @property
+    def config_path(self) -> Path:
+        """``config.json``, every setting of the run."""
+        return self.path / "config.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """``metrics.jsonl``, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def evaluation_path(self) -> Path:
+        """``evaluation.json``, what an evaluation of the run found."""
+        return self.path / "evaluation.json"
+
+    @property
+    def curves_path(self) -> Path:
+        """``curves.png``, the learning curve of the run."""
+        return self.path / "curves.png"
+
+    def read_config(self) -> dict[str, Any]:
+        """What `create` was given, as JSON gives it back: tuples are lists, paths are strings.
+
+        Raises RunDirectoryError where ``config.json`` cannot be read or is damaged.
+        """
+        try:
+            config = json.loads(self.config_path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RunDirectoryError(f"{self.config_path} cannot be read: {os_reason(error)}") from error
+        except ValueError as error:
+            raise RunDirectoryError(f"{self.config_path} is damaged: it is not valid JSON ({error})") from error
+        if not isinstance(config, dict):
+            raise RunDirectoryError(f"{self.config_path} is damaged: it holds no JSON object but {config!r:.40}")
+        return config
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Replaces ``config.json``. Raises RunDirectoryError where it cannot be written."""
+        try:
+            write_atomically(self.config_path, json.dumps(config, indent=2, default=os.fspath) + "\n")
+        except OSError as error:
+            raise RunDirectoryError(f"{self.config_path} cannot be written: {os_reason(error)}") from error
+
+    def discard(self) -> None:
+        """Removes a run that never began: what `create` made, and the directory if nothing else is in it."""
+        self.config_path.unlink(missing_ok=True)
+        (self.path / "run.lock").unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.path):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the lock; a second call does nothing."""
+        if self._lock is not None:
+            # Closing, not LOCK_UN: in a forked child an unlock would take the lock from the parent.
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_holds_no_run(self) -> None:
+        if self.config_path.exists():
+            raise RunDirectoryError(
+                f"{self.path} already holds a run; continue it with --resume {self.path} or choose another --run-dir"
+            )
+        if self.metrics_path.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir())):
+            raise RunDirectoryError(
+                f"{self.path} already holds what is left of a run without config.json; choose another --run-dir"
+            )
+
+    def _acquire(self) -> None:
+        # "a+" makes the file or leaves the holder's entry as it is; Python opens it with O_CLOEXEC.
+        lock = open(self.path / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115 (open while locked)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise RunDirectoryError(f"run directory {self.path} is in use by {holder}") from error
+        except OSError:
+            lock.close()
+            raise
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        self._lock = lock
+        # A fork without exec would share the lock, and hold it on after this process has died.
+        reference = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _close_if_alive(reference))
+
+
+def _close_if_alive(reference: weakref.ref[RunDirectory]) -> None:
+    run = reference()
+    if run is not None:
+        run.close()

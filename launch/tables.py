@@ -1,0 +1,94 @@
+"""What evaluate, plot and envs show on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+
+from r2ac.envs import SUITES, find_task
+from r2ac.launch.config import config_from_json
+from r2ac.launch.evaluate import Evaluation
+from r2ac.launch.run_directory import RunDirectory
+
+
+class EpisodeProgress:
+    """A bar that counts the episodes of an evaluation; nothing where the output is no terminal."""
+
+    def __init__(self, console: Console, label: str) -> None:
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("episodes"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_interactive,
+        )
+        self._bar = self._bars.add_task(label, total=None)
+
+    def update(self, played: int, total: int) -> None:
+        """``played`` of ``total`` episodes have ended."""
+        self._bars.update(self._bar, completed=played, total=total)
+
+    def __enter__(self) -> EpisodeProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+
+def print_evaluations(console: Console, rows: Sequence[tuple[Path, Evaluation, Path]]) -> None:
+    """One line for each checkpoint (what was named, what was found, where it was written), and the protocol."""
+    first = rows[0][1].config
+    actions = "the most probable actions" if first.greedy else "sampled actions"
+    table = Table(
+        title=f"{first.seeds} x {first.episodes} episodes of split {first.split}, {actions}", title_justify="left"
+    )
+    for name in ("run", "task", "gradient", "trained steps", "return", "normalised"):
+        table.add_column(name, justify="left" if name in ("run", "task", "gradient") else "right", overflow="fold")
+    for path, evaluation, _ in rows:
+        spread = "" if evaluation.std_return is None else f" ± {evaluation.std_return:,.3f}"
+        normalised = evaluation.normalised_return
+        table.add_row(
+            str(path),
+            evaluation.task,
+            evaluation.training.agent.gradient,
+            f"{evaluation.env_steps:,}",
+            f"{evaluation.mean_return:,.3f}{spread}",
+            "" if normalised is None else f"{100 * normalised:,.1f} %",
+        )
+    console.print(table)
+    for _, _, written in rows:
+        console.print(f"  written  {written}", soft_wrap=True, markup=False)
+
+
+def reference_lines(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
+    """For each task of the runs, the reference returns that a learning curve is read against."""
+    lines = {}
+    for path in runs:
+        run = RunDirectory.open(path, for_writing=False)
+        config = config_from_json(run.read_config(), run.config_path)
+        scores = find_task(config.task).reference_scores(config.env)
+        if scores is not None:
+            lines[config.task] = {scores.low_name: scores.low, scores.high_name: scores.high}
+    return lines
+
+
+def print_suites(console: Console) -> None:
+    """Every suite with its tasks, whether it can run here, and if not, what to install."""
+    for suite in SUITES.values():
+        missing = suite.missing()
+        console.print(f"[bold]{suite.name}[/bold]  {suite.summary}")
+        console.print(f"  {'runs here' if missing is None else 'cannot run here: ' + missing}", markup=False)
+        names = "  ".join(task.name for task in suite.tasks)
+        console.print(f"  {len(suite.tasks)} tasks: {names}\n", markup=False)

@@ -1,0 +1,256 @@
+"""The main job: train an agent, from an empty or an interrupted run directory to the last checkpoint."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch.nn.utils import parameters_to_vector
+
+from r2ac.agents import Agent
+from r2ac.envs import MissingPackage, find_task
+from r2ac.launch.config import TrainConfig
+from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
+from r2ac.launch.metrics import MetricsWriter
+from r2ac.launch.progress import Progress, print_table
+from r2ac.launch.rollout_actor import ActorConfig, Weights
+from r2ac.launch.rollout_source import InProcessSource, RaySource, RolloutSource
+from r2ac.launch.run_directory import RunDirectory, default_run_directory
+from r2ac.launch.signals import StopSignals
+from r2ac.launch.training_log import TrainingLog
+from r2ac.learner import Learner
+from r2ac.learner.checkpoint import (
+    Checkpoint,
+    checkpoint_path,
+    latest_checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """An interrupted run that is to go on."""
+
+    run: RunDirectory
+    checkpoint: Checkpoint
+    path: Path
+    """Where the checkpoint was read from."""
+
+
+def open_interrupted(path: Path) -> Resumed:
+    """Lock the run at ``path`` and read its newest checkpoint.
+
+    Raises:
+        RunDirectoryError: if there is no run, or it is in use.
+        CheckpointError: if it has no checkpoint that can be read.
+    """
+    run = RunDirectory.open(path, for_writing=True)
+    newest = latest_checkpoint(run.checkpoints)
+    return Resumed(run, load_checkpoint(newest), newest)
+
+
+def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = None) -> int:
+    """Train until ``total_steps``, or until SIGINT or SIGTERM asks to stop; both save a checkpoint.
+
+    Args:
+        config: checked settings.
+        console: where the progress line and the summary are printed.
+        resumed: the interrupted run to go on with; None begins a new one.
+
+    Returns:
+        The exit code: 0 at the end of training, 128 + the signal's number where one came.
+
+    Raises:
+        ConfigError, InvalidOption, MissingPackage, RunDirectoryError, CheckpointError: for what the user can mend.
+        TrainingDiverged, ActorsLost: when the run cannot go on.
+    """
+    config.check()
+    if (sentence := find_task(config.task).suite.missing()) is not None:
+        raise MissingPackage(sentence)
+    device = choose_device(config.device)
+    torch.set_num_threads(config.learner_threads or max(1, (os.cpu_count() or 1) - config.num_actors))
+    with ExitStack() as stack:
+        run = stack.enter_context(resumed.run if resumed else _create(config))
+        try:
+            source = _make_source(config, resumed.checkpoint.counters if resumed else {})
+            stack.enter_context(closing(source))
+            learner = _make_learner(config, source, device, resumed)
+        except BaseException:
+            if resumed is None:
+                run.discard()
+            raise
+        if resumed is not None:
+            run.write_config(config.to_json())
+        metrics = stack.enter_context(MetricsWriter(run, learner.env_steps if resumed else None))
+        signals = stack.enter_context(StopSignals())
+        progress = stack.enter_context(Progress(config.total_steps, console))
+        training = Training(config, run, source, learner, metrics, progress, resumed)
+        training.loop(signals)
+    training.print_summary(console, signals)
+    return 128 + signals.received if signals.received else 0
+
+
+class Training:
+    """A training that is under way: the loop of batches, updates, publications, lines and checkpoints."""
+
+    def __init__(
+        self,
+        config: TrainConfig[Any],
+        run: RunDirectory,
+        source: RolloutSource,
+        learner: Learner,
+        metrics: MetricsWriter,
+        progress: Progress,
+        resumed: Resumed | None,
+    ) -> None:
+        self._config, self._run, self._source, self._learner = config, run, source, learner
+        self._metrics, self._progress = metrics, progress
+        self._log = TrainingLog(learner, source)
+        self._frames_per_step = find_task(config.task).frames_per_step(config.env)
+        counters = resumed.checkpoint.counters if resumed else {}
+        self._incarnation = int(counters.get("incarnation", -1)) + 1
+        self._earlier = float(counters.get("wall_time", 0.0))
+        self._began = time.monotonic()
+        self._began_steps = learner.env_steps
+        self._last_line = self._began_steps
+        self._last_checkpoint = self._began
+
+    def loop(self, signals: StopSignals) -> None:
+        """Learn from batch after batch until the run's end or a signal; then save."""
+        config, learner = self._config, self._learner
+        self._source.publish(_weights(learner))
+        self._progress.update(learner.env_steps, learner.updates)
+        while learner.env_steps < config.total_steps and not signals.stop_requested():
+            batch = self._source.next_batch(signals.stop_requested)
+            if batch is None:
+                break
+            version = learner.updates
+            self._log.add(batch, learner.update(batch.rollout), version)
+            if learner.updates % config.publish_every == 0:
+                self._source.publish(_weights(learner))
+            if learner.env_steps - self._last_line >= config.log_interval:
+                self._write_line()
+            if time.monotonic() - self._last_checkpoint >= 60 * config.checkpoint_minutes:
+                self._save()
+            self._progress.update(learner.env_steps, learner.updates, self._log.mean_return, self._log.notes())
+        if learner.env_steps > self._last_line:
+            self._write_line()
+        self._save()
+
+    def print_summary(self, console: Console, signals: StopSignals) -> None:
+        """The table at the end, and where everything lies."""
+        learner, seconds = self._learner, time.monotonic() - self._began
+        steps = learner.env_steps - self._began_steps
+        mean_return = self._log.mean_return
+        title = f"{self._config.task}: {'stopped by ' + signals.received.name if signals.received else 'trained'}"
+        rows = [
+            ("environment steps", f"{learner.env_steps:,} ({learner.env_steps * self._frames_per_step:,} frames)"),
+            ("updates", f"{learner.updates:,}"),
+            ("time", f"{seconds:,.0f} s, {steps / seconds:,.0f} steps/s"),
+            ("return, last 100 episodes", "–" if mean_return is None else f"{mean_return:,.3f}"),  # noqa: RUF001
+        ]
+        rows += [(name, f"{count:,}") for name, count in self._log.notes().items() if count]
+        paths = {
+            "run": self._run.path,
+            "checkpoint": latest_checkpoint(self._run.checkpoints),
+            "metrics": self._run.metrics_path,
+        }
+        print_table(console, title, rows, paths)
+        if signals.received:
+            console.print(f"Continue with: r2ac train --resume {self._run.path}", soft_wrap=True)
+
+    def _wall_time(self) -> float:
+        return self._earlier + time.monotonic() - self._began
+
+    def _write_line(self) -> None:
+        steps = self._learner.env_steps
+        self._metrics.write(steps, steps * self._frames_per_step, self._wall_time(), self._log.values())
+        self._last_line = steps
+
+    def _save(self) -> None:
+        learner = self._learner
+        checkpoint = Checkpoint(
+            model=learner.agent.state_dict(),
+            optimiser=learner.optimiser.state_dict(),
+            counters={
+                "env_steps": learner.env_steps,
+                "updates": learner.updates,
+                "skipped_updates": learner.skipped_updates,
+                "stream_resets": learner.carries.resets,
+                "actor_restarts": self._source.actor_restarts,
+                "next_sequence": int(learner.carries.next_sequence.max()),
+                "wall_time": self._wall_time(),
+                "incarnation": self._incarnation + self._source.actor_restarts,
+            },
+            random_state=torch.get_rng_state(),
+            config=self._config.to_json(),
+        )
+        save_checkpoint(checkpoint_path(self._run.checkpoints, learner.env_steps), checkpoint)
+        prune_checkpoints(self._run.checkpoints, self._config.keep_checkpoints)
+        self._last_checkpoint = time.monotonic()
+
+
+def _create(config: TrainConfig[Any]) -> RunDirectory:
+    path = config.run_dir or default_run_directory(config.task, config.agent.gradient, config.seed)
+    return RunDirectory.create(path, config.to_json())
+
+
+def _make_source(config: TrainConfig[Any], counters: dict[str, int | float]) -> RolloutSource:
+    """The rollout actors; those of a resumed run begin other episodes than the ones already played."""
+    sequence = int(counters.get("next_sequence", 0))
+    actors = [
+        ActorConfig(
+            task=config.task,
+            env=config.env,
+            agent=config.agent,
+            seed=config.seed,
+            rollout_length=config.rollout_length,
+            num_streams=config.streams_per_actor,
+            index=index,
+            incarnation=int(counters.get("incarnation", -1)) + 1,
+        )
+        for index in range(max(config.num_actors, 1))
+    ]
+    if config.num_actors == 0:
+        return InProcessSource(actors[0], config.batch_size, sequence)
+    return RaySource(actors, config.batch_size, [sequence] * len(actors), config.rollouts_in_flight, config.ray_address)
+
+
+def _make_learner(
+    config: TrainConfig[Any], source: RolloutSource, device: torch.device, resumed: Resumed | None
+) -> Learner:
+    agent = make_agent(source.spec, config.agent, config.seed, device)
+    if resumed is None and config.encoder_from is not None:
+        load_encoder(agent, config.encoder_from)
+    if config.freeze_encoder:
+        agent.freeze_encoder()
+    learner = Learner(agent, config.learner, config.num_streams, config.total_steps)
+    if resumed is not None:
+        _restore(learner, source, resumed)
+    return learner
+
+
+def _restore(learner: Learner, source: RolloutSource, resumed: Resumed) -> None:
+    """Bring learner, counters and random state back to what they were; every stream begins a new episode."""
+    counters = resumed.checkpoint.counters
+    load_agent(learner.agent, resumed.checkpoint, resumed.path)
+    learner.optimiser.load_state_dict(resumed.checkpoint.optimiser)
+    learner.env_steps, learner.updates = int(counters["env_steps"]), int(counters["updates"])
+    learner.skipped_updates = int(counters["skipped_updates"])
+    learner.carries.resets = int(counters["stream_resets"])
+    learner.carries.next_sequence[:] = int(counters["next_sequence"])
+    source.actor_restarts = int(counters["actor_restarts"])
+    torch.set_rng_state(resumed.checkpoint.random_state)
+
+
+def _weights(learner: Learner) -> Weights:
+    agent: Agent = learner.agent
+    return Weights(learner.updates, parameters_to_vector(agent.parameters()).detach().cpu().numpy())

@@ -1,0 +1,29 @@
+"""The learner: V-trace, losses, optimiser and the update. Checkpoints are in ``r2ac.learner.checkpoint``."""
+
+from r2ac.learner.carries import CarryStore
+from r2ac.learner.learner import Learner, LearnerConfig, Losses, TrainingDiverged, actor_critic_losses
+from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
+from r2ac.learner.optimiser import OPTIMISERS, clip_gradient_norm, linear_decay, make_optimiser
+from r2ac.learner.rollout import Rollout, concatenate
+from r2ac.learner.vtrace import VTrace, vtrace
+
+__all__ = [
+    "OPTIMISERS",
+    "CarryStore",
+    "Learner",
+    "LearnerConfig",
+    "Losses",
+    "Rollout",
+    "TrainingDiverged",
+    "VTrace",
+    "actor_critic_losses",
+    "baseline_loss",
+    "clip_gradient_norm",
+    "concatenate",
+    "entropy",
+    "linear_decay",
+    "log_prob_of_actions",
+    "make_optimiser",
+    "policy_gradient_loss",
+    "vtrace",
+]

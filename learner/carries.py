@@ -1,0 +1,77 @@
+"""The carry of every stream, kept where the learner is."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from r2ac.agents import ELSTM, Carry, FeedForward
+from r2ac.kernels import Sensitivities
+
+
+class CarryStore:
+    """Cell states and sensitivities of all streams on the learner's device, indexed by stream.
+
+    Rollout actors ship only the cell state of a rollout's start. A stream's carry is taken up where its last rollout
+    ended; where the sequence number shows a gap (a lost rollout, a restarted actor, a skipped update) the stream
+    begins again at the shipped cell with zero sensitivities, and ``resets`` counts it.
+
+    Args:
+        core: the recurrent core whose carries are kept.
+        num_streams: streams are numbered from 0 to ``num_streams - 1``.
+    """
+
+    def __init__(self, core: ELSTM | FeedForward, num_streams: int) -> None:
+        self._carry = core.initial_carry(num_streams)
+        self.next_sequence = np.zeros(num_streams, dtype=np.int64)
+        """The sequence number that each stream's next rollout must have, [num_streams]."""
+        self.resets = 0
+        """Streams that began again because of a gap, since the start."""
+
+    def fetch(self, stream: np.ndarray, sequence: np.ndarray, first_cell: Tensor) -> Carry:
+        """The carries with which the rollouts ``sequence`` [B] of the streams ``stream`` [B] begin.
+
+        Args:
+            stream: [B] int64, all different.
+            sequence: [B] int64.
+            first_cell: the cells that the actor held before the rollouts, [B, N]; used where there is a gap.
+
+        Raises:
+            ValueError: for streams that are unknown or come twice.
+        """
+        self._check(stream)
+        index = torch.from_numpy(np.array(stream)).to(self._carry.cell.device)
+        cell = self._carry.cell[index]
+        sensitivities = tuple(tensor[index] for tensor in self._sensitivities())
+        gap = sequence != self.next_sequence[stream]
+        if gap.any():
+            self.resets += int(gap.sum())
+            began_again = torch.from_numpy(gap).to(cell.device)
+            cell = torch.where(began_again[:, None], first_cell.to(cell), cell)
+            for tensor in sensitivities:
+                tensor[began_again] = 0
+        return Carry(cell, Sensitivities(*sensitivities) if sensitivities else None)
+
+    def store(self, stream: np.ndarray, sequence: np.ndarray, carry: Carry) -> None:
+        """Keep the carries after the rollouts ``sequence`` [B] of the streams ``stream`` [B]."""
+        index = torch.from_numpy(np.array(stream)).to(self._carry.cell.device)
+        self._carry.cell[index] = carry.cell
+        if carry.sensitivities is not None:
+            for kept, new in zip(self._sensitivities(), carry.sensitivities.tensors(), strict=True):
+                kept[index] = new
+        self.next_sequence[stream] = sequence + 1
+
+    def nbytes(self) -> int:
+        """Bytes that the carries hold."""
+        return self._carry.cell.nbytes + sum(tensor.nbytes for tensor in self._sensitivities())
+
+    def _sensitivities(self) -> tuple[Tensor, ...]:
+        return () if self._carry.sensitivities is None else self._carry.sensitivities.tensors()
+
+    def _check(self, stream: np.ndarray) -> None:
+        known = len(self.next_sequence)
+        if stream.size and not (stream.min() >= 0 and stream.max() < known):
+            raise ValueError(f"streams must lie in 0 to {known - 1}, not {stream.tolist()}")
+        if len(np.unique(stream)) != stream.size:
+            raise ValueError(f"a stream may come only once in a batch, not {stream.tolist()}")

@@ -1,0 +1,72 @@
+"""The three parts of the actor-critic loss, each summed over steps and streams (Espeholt et al. 2018, section 4.2).
+
+    loss = policy_gradient_loss + baseline_cost * baseline_loss - entropy_cost * entropy
+
+with baseline_cost 0.5 and entropy_cost 0.01 in Irie et al. 2024.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def log_prob_of_actions(logits: Tensor, action: Tensor) -> Tensor:
+    """log pi(a) of the actions taken: log_softmax(logits)[a].
+
+    Args:
+        logits: unnormalised log probabilities, [..., A], floating point.
+        action: [...] int64, from 0 to A - 1.
+
+    Returns:
+        [...], in the dtype of ``logits``.
+
+    Raises:
+        ValueError: when the leading dimensions differ.
+    """
+    if logits.shape[:-1] != action.shape:
+        raise ValueError(f"action must be {list(logits.shape[:-1])} to match logits, got {list(action.shape)}")
+    return logits.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+
+def policy_gradient_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
+    """- sum_t,b advantage log pi(a), a scalar.
+
+    Args:
+        log_prob: log pi(a) of the actions taken, [T, B].
+        advantage: [T, B]; a constant, no gradient passes through it.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    _check_same_shape("advantage", advantage, "log_prob", log_prob)
+    return -(log_prob * advantage.detach()).sum()
+
+
+def baseline_loss(value: Tensor, target: Tensor) -> Tensor:
+    """0.5 sum_t,b (target - value)^2, a scalar; the baseline cost multiplies it outside.
+
+    Args:
+        value: V, [T, B].
+        target: the value targets, [T, B]; a constant, no gradient passes through it.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    _check_same_shape("target", target, "value", value)
+    return 0.5 * (target.detach() - value).square().sum()
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """- sum_t,b sum_a pi(a) log pi(a), a scalar, in nats.
+
+    Args:
+        logits: unnormalised log probabilities, finite, [..., A].
+    """
+    log_probs = logits.log_softmax(-1)
+    return -(log_probs.exp() * log_probs).sum()
+
+
+def _check_same_shape(name: str, tensor: Tensor, like_name: str, like: Tensor) -> None:
+    # Without this, a stray dimension of size 1 would broadcast into a loss over T * T or B * B pairs.
+    if tensor.shape != like.shape:
+        raise ValueError(f"{name} must be {list(like.shape)} to match {like_name}, got {list(tensor.shape)}")

@@ -1,0 +1,88 @@
+"""The rollout: what a rollout actor hands to the learner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import torch
+
+Array = TypeVar("Array", np.ndarray, torch.Tensor)
+
+# The fields whose first dimension is the stream; every other field has time first and the stream second.
+_STREAM_FIRST = frozenset({"first_cell", "stream", "sequence", "weights_version"})
+
+
+@dataclass(frozen=True)
+class Rollout(Generic[Array]):
+    """T consecutive steps of B streams and the observation after them, as NumPy arrays or as tensors.
+
+    Time comes first. ``reward[t]`` arrived *with* ``observation[t]``, so that ``reward[t + 1]`` follows ``action[t]``.
+    """
+
+    observation: Array
+    """[T+1, B, ...] uint8 (images [C, H, W]) or float32 (vectors)."""
+    reward: Array
+    """[T+1, B] float32, as the environment gave it (not clipped)."""
+    is_first: Array
+    """[T+1, B] bool, true where a step begins an episode."""
+    terminated: Array
+    """[T, B] bool, true where the action of the step ended the episode for good, not by a time limit."""
+    action: Array
+    """[T, B] int64."""
+    behaviour_logits: Array
+    """[T, B, A] float32, the policy that chose the actions."""
+    first_cell: Array
+    """[B, N] float32, the cell state that the actor held before the first step."""
+    stream: Array
+    """[B] int64, the stream that each column belongs to."""
+    sequence: Array
+    """[B] int64, the number of this rollout within its stream, counted from 0."""
+    weights_version: Array
+    """[B] int64, the version of the weights that chose the actions."""
+
+    @property
+    def length(self) -> int:
+        """T, the number of steps."""
+        return self.action.shape[0]
+
+    @property
+    def batch_size(self) -> int:
+        """B, the number of streams."""
+        return self.action.shape[1]
+
+    def _map(self, change: Callable[[str, Any], Any]) -> dict[str, Any]:
+        return {field.name: change(field.name, getattr(self, field.name)) for field in fields(self)}
+
+    def to_torch(self, device: torch.device) -> Rollout[torch.Tensor]:
+        """The same rollout as tensors on ``device``; arrays that may not be written to are copied."""
+
+        def convert(_: str, array: Any) -> torch.Tensor:
+            if isinstance(array, np.ndarray):
+                array = torch.from_numpy(np.require(array, requirements="W"))
+            return array.to(device, non_blocking=True)
+
+        return Rollout(**self._map(convert))
+
+    def columns(self, start: int, stop: int) -> Rollout[Array]:
+        """The streams ``start`` to ``stop`` (exclusive) of this rollout, as views."""
+        return Rollout(
+            **self._map(
+                lambda name, array: array[start:stop] if name in _STREAM_FIRST else array[:, start:stop],
+            )
+        )
+
+
+def concatenate(rollouts: Sequence[Rollout[np.ndarray]]) -> Rollout[np.ndarray]:
+    """One rollout of all the streams of several rollouts of equal length T."""
+    if len(rollouts) == 1:
+        return rollouts[0]
+    return Rollout(
+        **rollouts[0]._map(
+            lambda name, _: np.concatenate(
+                [getattr(rollout, name) for rollout in rollouts], axis=0 if name in _STREAM_FIRST else 1
+            )
+        )
+    )

@@ -1,0 +1,102 @@
+"""V-trace: off-policy corrected value targets and policy-gradient advantages (Espeholt et al. 2018)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VTrace:
+    """What the losses are computed from; neither tensor carries a gradient."""
+
+    targets: Tensor
+    """v_t, the value targets, [T, B]."""
+    pg_advantages: Tensor
+    """What multiplies the gradient of log pi(a_t), [T, B]."""
+
+
+@torch.no_grad()
+def vtrace(
+    log_rhos: Tensor,
+    discounts: Tensor,
+    rewards: Tensor,
+    values: Tensor,
+    bootstrap_value: Tensor,
+    *,
+    clip_rho: float = 1.0,
+    clip_pg_rho: float = 1.0,
+    clip_c: float = 1.0,
+) -> VTrace:
+    """V-trace targets and advantages of T steps of B streams.
+
+    With rho_t = min(clip_rho, exp(log_rho_t)), c_t = min(clip_c, exp(log_rho_t)), V_T the bootstrap value and
+    delta_t = rho_t (r_t + discount_t V_{t+1} - V_t), the targets are
+
+        v_t = V_t + sum_{k>=t} (prod_{t<=i<k} discount_i c_i) delta_k          (equation 1)
+        v_t - V_t = delta_t + discount_t c_t (v_{t+1} - V_{t+1})               (remark 1; what is computed here)
+
+    and the advantages, with v_T = V_T,
+
+        min(clip_pg_rho, exp(log_rho_t)) (r_t + discount_t v_{t+1} - V_t)      (section 4.2)
+
+    Source: Espeholt et al. 2018, "IMPALA", section 4.1 and 4.2 (lambda = 1).
+
+    Args:
+        log_rhos: log pi(a_t) - log mu(a_t), target against behaviour policy, [T, B].
+        discounts: the discount of the value after step t, 0 where the episode ended there, [T, B].
+        rewards: r_t, what followed action a_t, [T, B].
+        values: V_t, [T, B].
+        bootstrap_value: V_T, [B].
+        clip_rho: bound on the weight of a step in the targets; chooses whose value function is learned.
+        clip_pg_rho: bound on the weight of a step in the advantages.
+        clip_c: bound on the weight of all that comes later; chooses how fast the targets contract.
+
+    Returns:
+        Targets and advantages in the dtype of ``values``, which everything else is converted to.
+
+    Raises:
+        ValueError: on a shape other than these, T = 0, a bound that is not positive, or values that are neither
+            float32 nor float64.
+    """
+    _check_shapes(values, bootstrap_value, log_rhos=log_rhos, discounts=discounts, rewards=rewards)
+    _check_bounds(clip_rho=clip_rho, clip_pg_rho=clip_pg_rho, clip_c=clip_c)
+    log_rhos, discounts, rewards, bootstrap_value = (
+        tensor.to(values.dtype) for tensor in (log_rhos, discounts, rewards, bootstrap_value)
+    )
+    rhos = log_rhos.exp()
+    next_values = torch.cat((values[1:], bootstrap_value.unsqueeze(0)))
+    deltas = rhos.clamp(max=clip_rho) * (rewards + discounts * next_values - values)
+    decays = discounts * rhos.clamp(max=clip_c)
+
+    correction = torch.zeros_like(bootstrap_value)
+    corrections = []
+    for delta, decay in zip(reversed(deltas.unbind()), reversed(decays.unbind()), strict=True):
+        correction = torch.addcmul(delta, decay, correction)
+        corrections.append(correction)
+    targets = values + torch.stack(corrections[::-1])
+
+    next_targets = torch.cat((targets[1:], bootstrap_value.unsqueeze(0)))
+    advantages = rhos.clamp(max=clip_pg_rho) * (rewards + discounts * next_targets - values)
+    return VTrace(targets, advantages)
+
+
+def _check_shapes(values: Tensor, bootstrap_value: Tensor, **steps: Tensor) -> None:
+    shape = list(values.shape)
+    if len(shape) != 2 or shape[0] == 0:
+        raise ValueError(f"values must be [T, B] with T > 0, got {shape}")
+    if values.dtype not in (torch.float32, torch.float64):
+        raise ValueError(f"values must be float32 or float64, got {values.dtype}")
+    if list(bootstrap_value.shape) != shape[1:]:
+        raise ValueError(f"bootstrap_value must be {shape[1:]} to match values, got {list(bootstrap_value.shape)}")
+    for name, tensor in steps.items():
+        if list(tensor.shape) != shape:
+            raise ValueError(f"{name} must be {shape} to match values, got {list(tensor.shape)}")
+
+
+def _check_bounds(**bounds: float) -> None:
+    for name, bound in bounds.items():
+        if not bound > 0:
+            raise ValueError(f"{name} must be greater than 0, got {bound}")

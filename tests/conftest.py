@@ -1,0 +1,18 @@
+"""What every test shares: one thread a process (the tensors are small), and a seed."""
+
+import os
+
+import hypothesis
+import pytest
+import torch
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+hypothesis.settings.register_profile("r2ac", deadline=None, derandomize=True, max_examples=25)
+hypothesis.settings.load_profile("r2ac")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from r2ac.learner import OPTIMISERS, clip_gradient_norm, linear_decay, make_optimiser
+
+
+def test_rmsprop_adds_eps_outside_the_square_root() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(3, dtype=torch.float64))
+    optimiser = make_optimiser([parameter], "rmsprop", learning_rate=0.1)
+    theta, mean_square = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+    for gradient in torch.tensor([[1e-3, 0.5, -2.0], [2e-3, -0.5, -1.0]], dtype=torch.float64):
+        parameter.grad = gradient.clone()
+        optimiser.step()
+        mean_square = 0.99 * mean_square + 0.01 * gradient**2
+        theta = theta - 0.1 * gradient / (mean_square.sqrt() + 0.01)
+    torch.testing.assert_close(parameter.detach(), theta)
+
+
+def test_adam_has_its_own_eps() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    optimiser = make_optimiser([parameter], "adam", learning_rate=0.1)
+    parameter.grad = torch.full_like(parameter, 1e-3)
+    optimiser.step()
+    # Adam's first step is the learning rate, whatever the gradient's size; an eps of 0.01 would make it a tenth.
+    assert parameter.item() == pytest.approx(-0.1, rel=1e-4)
+
+
+def test_refuses_an_unknown_optimiser() -> None:
+    with pytest.raises(ValueError, match="unknown optimiser 'sgd': must be one of rmsprop, adam"):
+        make_optimiser([torch.nn.Parameter(torch.zeros(1))], "sgd", learning_rate=0.1)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_every_optimiser_named_can_be_made(name: str) -> None:
+    optimiser = make_optimiser([torch.nn.Parameter(torch.zeros(1))], name, learning_rate=6e-4)
+    assert [group["lr"] for group in optimiser.param_groups] == [6e-4]
+
+
+@pytest.mark.parametrize(("step", "factor"), [(-5, 1.0), (0, 1.0), (50, 0.75), (200, 0.0), (201, 0.0)])
+def test_linear_decay_goes_from_one_to_zero_and_stays(step: int, factor: float) -> None:
+    assert linear_decay(step, 200) == factor
+
+
+def test_linear_decay_refuses_a_run_of_no_steps() -> None:
+    with pytest.raises(ValueError, match="total_steps must be greater than 0, got 0"):
+        linear_decay(0, 0)
+
+
+def test_clips_the_norm_of_all_gradients_together() -> None:
+    parameters = [
+        torch.nn.Parameter(torch.zeros(2)),
+        torch.nn.Parameter(torch.zeros(1)),
+        torch.nn.Parameter(torch.ones(1)),
+    ]
+    parameters[0].grad, parameters[1].grad = torch.tensor([3.0, 0.0]), torch.tensor([4.0])
+    norm = clip_gradient_norm(iter(parameters), 10.0)
+    assert norm.item() == pytest.approx(5.0)
+    torch.testing.assert_close(parameters[0].grad, torch.tensor([3.0, 0.0]))
+    norm = clip_gradient_norm(iter(parameters), 1.0)
+    assert norm.item() == pytest.approx(5.0)
+    torch.testing.assert_close(parameters[0].grad, torch.tensor([0.6, 0.0]))
+    torch.testing.assert_close(parameters[1].grad, torch.tensor([0.8]))
+
+
+def test_clipping_never_reads_a_value_on_the_host() -> None:
+    # A meta tensor has no values: any wait for the device, such as item() or a branch on the norm, raises here.
+    parameter = torch.nn.Parameter(torch.zeros(2, device="meta"))
+    parameter.grad = torch.ones(2, device="meta")
+    norm = clip_gradient_norm([parameter], 1.0)
+    assert norm.is_meta
+    with pytest.raises((RuntimeError, NotImplementedError), match="meta"):
+        norm.item()
+
+
+def test_a_norm_that_is_not_finite_is_reported() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(2))
+    parameter.grad = torch.tensor([1.0, math.inf])
+    assert math.isinf(clip_gradient_norm([parameter], 1.0).item())
+
+
+@pytest.mark.parametrize("max_norm", [0.0, -1.0, math.nan])
+def test_refuses_a_norm_that_is_not_positive(max_norm: float) -> None:
+    with pytest.raises(ValueError, match=f"max_norm must be greater than 0, got {max_norm}"):
+        clip_gradient_norm([torch.nn.Parameter(torch.zeros(1))], max_norm)
