@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from r2ac.kernels import (
     GATES,
-    CellScan,
+    Linearisation,
     Sensitivities,
     backward_scan,
     boundary_contraction,
@@ -20,6 +20,7 @@ from r2ac.kernels import (
     elstm_step,
     jump,
     rollout_gradient,
+    sensitivity_pass_,
 )
 
 Gradient = Literal["rtrl", "tbptt"]
@@ -33,13 +34,17 @@ class Carry:
     """Cell states, [B, N]."""
     sensitivities: Sensitivities | None = None
     """Derivatives of the cell states by the recurrent parameters; None unless the gradient is RTRL's."""
+    streams: Tensor | None = None
+    """If given, ``sensitivities`` are those of all streams, and these [B] int64 are the rows of this batch. The
+    backward pass then advances them in place, where it reads them anyway, and not the forward pass."""
 
 
 class _CellTrajectory(torch.autograd.Function):
     """Cell states of a rollout, c_1 … c_T, with the gradient of RTRL, or of TBPTT where no sensitivities come in.
 
-    The two share everything; RTRL adds the boundary contraction to the backward pass and the jump of the
-    sensitivities to the forward pass.
+    The two share everything; RTRL adds the boundary contraction and the jump of the sensitivities: the jump in the
+    forward pass, into new tensors, or, where ``streams`` are given, together with the contraction in the backward
+    pass, in place.
     """
 
     @staticmethod
@@ -51,19 +56,18 @@ class _CellTrajectory(torch.autograd.Function):
         bias: Tensor,
         cell: Tensor,
         is_first: Tensor,
+        streams: Tensor | None,
         *sensitivities: Tensor,
     ) -> tuple[Tensor, ...]:
-        gates, hidden, width = input_weight.shape
-        flat_weight = input_weight.view(gates * hidden, width)
-        preactivation = torch.addmm(bias.flatten(), x.flatten(0, 1), flat_weight.t())
+        gates, hidden, _ = input_weight.shape
+        preactivation = torch.addmm(bias.flatten(), x.flatten(0, 1), input_weight.flatten(0, 1).t())
         scan = elstm_scan(preactivation.view(*x.shape[:2], gates, hidden), recurrent_weight, cell, is_first)
+        linear = elstm_linearisation(scan, recurrent_weight, is_first)
         after: tuple[Tensor, ...] = ()
-        if sensitivities:
-            linear = elstm_linearisation(scan, recurrent_weight, is_first)
+        if sensitivities and streams is None:
             after = jump(Sensitivities(*sensitivities), linear, x, scan.previous).tensors()
-        ctx.save_for_backward(
-            x, input_weight, recurrent_weight, is_first, scan.previous, scan.forget, scan.candidate, *sensitivities
-        )
+        ctx.streams = streams
+        ctx.save_for_backward(x, input_weight, scan.previous, linear.jacobian, linear.immediate, *sensitivities)
         ctx.mark_non_differentiable(*after)
         ctx.set_materialize_grads(False)
         return scan.cell, *after
@@ -72,21 +76,25 @@ class _CellTrajectory(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         direct = gradients[0]
-        x, input_weight, recurrent_weight, is_first, previous, forget, candidate, *before = ctx.saved_tensors
+        x, input_weight, previous, jacobian, immediate, *before = ctx.saved_tensors
         if direct is None:
-            return (None,) * (6 + len(before))
-        linear = elstm_linearisation(CellScan(previous, previous, forget, candidate), recurrent_weight, is_first)
-        total = backward_scan(direct, linear.jacobian)
+            return (None,) * (7 + len(before))
+        linear = Linearisation(jacobian, immediate)
+        total = backward_scan(direct, jacobian)
         by_input_weight, by_recurrent_weight, by_preactivation = rollout_gradient(total, linear, x, previous)
         by_bias = by_preactivation.sum((0, 1))
         if before:
-            terms = boundary_contraction(linear.jacobian[0] * total[0], Sensitivities(*before))
+            boundary, kept = jacobian[0] * total[0], Sensitivities(*before)
+            if ctx.streams is None:
+                terms = boundary_contraction(boundary, kept)
+            else:
+                terms = sensitivity_pass_(kept, ctx.streams, boundary, linear, x, previous)
             for gradient, term in zip((by_input_weight, by_recurrent_weight, by_bias), terms, strict=True):
                 gradient.add_(term)
         by_x = None
         if ctx.needs_input_grad[0]:
             by_x = (by_preactivation.flatten(-2) @ input_weight.flatten(0, 1)).view_as(x)
-        return by_x, by_input_weight, by_recurrent_weight, by_bias, None, None, *(None for _ in before)
+        return by_x, by_input_weight, by_recurrent_weight, by_bias, None, None, None, *(None for _ in before)
 
 
 class ELSTM(nn.Module):
@@ -151,21 +159,24 @@ class ELSTM(nn.Module):
 
         Args:
             x: inputs, [T, B, D].
-            carry: the carry before the rollout; not changed.
+            carry: the carry before the rollout; not changed, but for sensitivities that it holds by ``streams``.
             is_first: [T, B] bool, true where a step begins an episode: the carry is zeroed *before* that step.
 
         Returns:
             h, [T, B, N], which carries gradients, and the carry after step T, detached.
 
         Raises:
-            ValueError: for shapes that do not fit together, or a carry without sensitivities under RTRL.
+            ValueError: for shapes that do not fit together, a carry without sensitivities under RTRL, or one with
+                ``streams`` where no backward pass can follow.
         """
         sensitivities = self._checked_sensitivities(x, carry, is_first)
         cells, *after = _CellTrajectory.apply(
-            x, self.input_weight, self.recurrent_weight, self.bias, carry.cell, is_first, *sensitivities
+            x, self.input_weight, self.recurrent_weight, self.bias, carry.cell, is_first, carry.streams, *sensitivities
         )
         h = torch.sigmoid(self.output_gate(torch.cat((x, cells), dim=-1))) * cells
-        return h, Carry(cells[-1].detach(), Sensitivities(*after) if after else None)
+        if after:
+            return h, Carry(cells[-1].detach(), Sensitivities(*after))
+        return h, Carry(cells[-1].detach(), carry.sensitivities, carry.streams)
 
     @torch.no_grad()
     def step(self, x: Tensor, cell: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
@@ -187,7 +198,14 @@ class ELSTM(nn.Module):
             return ()
         if carry.sensitivities is None:
             raise ValueError("gradient 'rtrl' needs a carry with sensitivities: begin with initial_carry()")
-        expected = (batch, GATES, self.hidden_size, self.input_size)
+        rows = batch
+        if carry.streams is not None:
+            if not torch.is_grad_enabled():
+                raise ValueError("a carry with streams is advanced by the backward pass, but gradients are disabled")
+            if carry.streams.shape != (batch,):
+                raise ValueError(f"carry.streams must be [{batch}], not {list(carry.streams.shape)}")
+            rows = len(carry.sensitivities.input_weight)
+        expected = (rows, GATES, self.hidden_size, self.input_size)
         if carry.sensitivities.input_weight.shape != expected:
             raise ValueError(
                 f"the carry's sensitivities must be {list(expected)}, not "

@@ -11,7 +11,7 @@ from r2ac.kernels.scan import (
     elstm_scan,
     elstm_step,
 )
-from r2ac.kernels.sensitivity import Sensitivities, boundary_contraction, jump, rollout_gradient
+from r2ac.kernels.sensitivity import Sensitivities, boundary_contraction, jump, rollout_gradient, sensitivity_pass_
 
 __all__ = [
     "GATES",
@@ -27,4 +27,5 @@ __all__ = [
     "elstm_step",
     "jump",
     "rollout_gradient",
+    "sensitivity_pass_",
 ]

@@ -66,10 +66,14 @@ def elstm_scan(preactivation: Tensor, recurrent_weight: Tensor, cell: Tensor, is
     steps, batch, _, hidden = preactivation.shape
     cells, previous, forget, candidate = preactivation.new_empty(4, steps, batch, hidden).unbind(0)
     keep = (~is_first).to(preactivation.dtype).unsqueeze(-1)
+    # Every step writes where its result stays: at these sizes a copy costs as much as the arithmetic.
+    gates = torch.empty_like(preactivation[0])
     for t in range(steps):
         torch.mul(cell, keep[t], out=previous[t])
-        cell, forget[t], candidate[t] = elstm_step(preactivation[t], recurrent_weight, previous[t])
-        cells[t] = cell
+        torch.addcmul(preactivation[t], recurrent_weight, previous[t].unsqueeze(1), out=gates)
+        torch.sigmoid(gates[:, 0], out=forget[t])
+        torch.tanh(gates[:, 1], out=candidate[t])
+        cell = torch.lerp(candidate[t], previous[t], forget[t], out=cells[t])
     return CellScan(cells, previous, forget, candidate)
 
 

@@ -67,15 +67,12 @@ def jump(before: Sensitivities, linear: Linearisation, inputs: Tensor, previous:
         S_T, new tensors.
     """
     decay, after = decay_products(linear.jacobian)
-    weighted = linear.immediate * after.unsqueeze(-2)
-    decay = decay.unsqueeze(-2)
-    batch, gates, hidden, width = before.input_weight.shape
-    carried = (before.input_weight * decay.unsqueeze(-1)).view(batch, gates * hidden, width)
-    carried.baddbmm_(weighted.flatten(-2).permute(1, 2, 0), inputs.transpose(0, 1))
+    decay, weighted = decay.unsqueeze(-2), linear.immediate * after.unsqueeze(-2)
+    # [B, K N, T] @ [B, T, D]
+    gained = torch.bmm(weighted.flatten(-2).permute(1, 2, 0), inputs.transpose(0, 1))
     return Sensitivities(
-        input_weight=carried.view_as(before.input_weight),
-        recurrent_weight=torch.addcmul((weighted * previous.unsqueeze(-2)).sum(0), decay, before.recurrent_weight),
-        bias=torch.addcmul(weighted.sum(0), decay, before.bias),
+        gained.view_as(before.input_weight).addcmul_(before.input_weight, decay.unsqueeze(-1)),
+        *_jump_of_vectors(before.recurrent_weight, before.bias, decay, weighted, previous),
     )
 
 
@@ -89,11 +86,56 @@ def boundary_contraction(boundary: Tensor, before: Sensitivities) -> tuple[Tenso
     Returns:
         The gradient's boundary term for the input weights [K, N, D], recurrent weights [K, N] and biases [K, N].
     """
-    return (
-        torch.einsum("bn,bknd->knd", boundary, before.input_weight),
-        torch.einsum("bn,bkn->kn", boundary, before.recurrent_weight),
-        torch.einsum("bn,bkn->kn", boundary, before.bias),
-    )
+    # Stream by stream the sum stays in the cache and each S is read once; as one einsum it would be copied first.
+    matrix = torch.zeros_like(before.input_weight[0])
+    for weight, sensitivity in zip(boundary, before.input_weight, strict=True):
+        matrix.addcmul_(sensitivity, weight.unsqueeze(-1))
+    return matrix, *_contraction_of_vectors(boundary, before.recurrent_weight, before.bias)
+
+
+def sensitivity_pass_(
+    kept: Sensitivities, streams: Tensor, boundary: Tensor, linear: Linearisation, inputs: Tensor, previous: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Boundary contraction and jump in one visit, in place: S of each stream is read once and written once.
+
+    The same as :func:`boundary_contraction` of the rows ``streams`` of ``kept``, followed by their :func:`jump`.
+
+    Args:
+        kept: sensitivities of all streams; those of the batch go from S_0 to S_T.
+        streams: the row of each stream of the batch, [B] int64, all different.
+        boundary: a_1 d_1, [B, N].
+        linear: the cell's derivatives along the rollout.
+        inputs: x_t, [T, B, D].
+        previous: c_{t-1} as each step saw it, [T, B, N].
+
+    Returns:
+        The boundary terms, as :func:`boundary_contraction` gives them.
+    """
+    decay, after = decay_products(linear.jacobian)
+    weighted = linear.immediate * after.unsqueeze(-2)
+    matrix = torch.zeros_like(kept.input_weight[0])
+    for b, stream in enumerate(streams.tolist()):
+        sensitivity = kept.input_weight[stream]
+        matrix.addcmul_(sensitivity, boundary[b].unsqueeze(-1))
+        sensitivity.mul_(decay[b].unsqueeze(-1)).flatten(0, 1).addmm_(weighted[:, b].flatten(-2).t(), inputs[:, b])
+    recurrent, bias = kept.recurrent_weight[streams], kept.bias[streams]
+    terms = _contraction_of_vectors(boundary, recurrent, bias)
+    after_vectors = _jump_of_vectors(recurrent, bias, decay.unsqueeze(-2), weighted, previous)
+    kept.recurrent_weight[streams], kept.bias[streams] = after_vectors
+    return matrix, *terms
+
+
+def _jump_of_vectors(
+    recurrent: Tensor, bias: Tensor, decay: Tensor, weighted: Tensor, previous: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The jump of the two vectors' sensitivities [B, K, N]; decay [B, 1, N], weighted [T, B, K, N]."""
+    gained = (weighted * previous.unsqueeze(-2)).sum(0)
+    return torch.addcmul(gained, decay, recurrent), torch.addcmul(weighted.sum(0), decay, bias)
+
+
+def _contraction_of_vectors(boundary: Tensor, recurrent: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """The boundary terms of the two vectors, [K, N] each."""
+    return torch.einsum("bn,bkn->kn", boundary, recurrent), torch.einsum("bn,bkn->kn", boundary, bias)
 
 
 def rollout_gradient(

@@ -14,6 +14,7 @@ from rich.table import Table
 from r2ac.envs import SUITES, find_task
 from r2ac.launch.config import config_from_json
 from r2ac.launch.evaluate import Evaluation
+from r2ac.launch.progress import short_count
 from r2ac.launch.run_directory import RunDirectory
 
 
@@ -48,22 +49,24 @@ class EpisodeProgress:
 
 
 def print_evaluations(console: Console, rows: Sequence[tuple[Path, Evaluation, Path]]) -> None:
-    """One line for each checkpoint (what was named, what was found, where it was written), and the protocol."""
+    """One line for each checkpoint (what was named and what was found), the protocol, and what was written."""
     first = rows[0][1].config
     actions = "the most probable actions" if first.greedy else "sampled actions"
-    table = Table(
-        title=f"{first.seeds} x {first.episodes} episodes of split {first.split}, {actions}", title_justify="left"
-    )
-    for name in ("run", "task", "gradient", "trained steps", "return", "normalised"):
-        table.add_column(name, justify="left" if name in ("run", "task", "gradient") else "right", overflow="fold")
+    console.print(f"[bold]{first.seeds} x {first.episodes} episodes[/bold], split {first.split}, {actions}")
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    for name in ("run", "task", "gradient"):
+        table.add_column(name, no_wrap=True)
+    for name in ("steps", "return", "normalised"):
+        table.add_column(name, justify="right", no_wrap=True)
+    names = [path.name for path, _, _ in rows]
     for path, evaluation, _ in rows:
         spread = "" if evaluation.std_return is None else f" ± {evaluation.std_return:,.3f}"
         normalised = evaluation.normalised_return
         table.add_row(
-            str(path),
+            path.name if names.count(path.name) == 1 else str(path),
             evaluation.task,
             evaluation.training.agent.gradient,
-            f"{evaluation.env_steps:,}",
+            short_count(evaluation.env_steps),
             f"{evaluation.mean_return:,.3f}{spread}",
             "" if normalised is None else f"{100 * normalised:,.1f} %",
         )

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import ELSTM, Carry, FeedForward
-from r2ac.kernels import Sensitivities
 
 
 class CarryStore:
@@ -32,6 +31,8 @@ class CarryStore:
     def fetch(self, stream: np.ndarray, sequence: np.ndarray, first_cell: Tensor) -> Carry:
         """The carries with which the rollouts ``sequence`` [B] of the streams ``stream`` [B] begin.
 
+        The sensitivities are not copied: the backward pass of the core advances them where they are kept.
+
         Args:
             stream: [B] int64, all different.
             sequence: [B] int64.
@@ -41,30 +42,31 @@ class CarryStore:
             ValueError: for streams that are unknown or come twice.
         """
         self._check(stream)
-        index = torch.from_numpy(np.array(stream)).to(self._carry.cell.device)
+        index = self._index(stream)
         cell = self._carry.cell[index]
-        sensitivities = tuple(tensor[index] for tensor in self._sensitivities())
         gap = sequence != self.next_sequence[stream]
         if gap.any():
             self.resets += int(gap.sum())
-            began_again = torch.from_numpy(gap).to(cell.device)
-            cell = torch.where(began_again[:, None], first_cell.to(cell), cell)
-            for tensor in sensitivities:
-                tensor[began_again] = 0
-        return Carry(cell, Sensitivities(*sensitivities) if sensitivities else None)
+            cell = torch.where(torch.from_numpy(gap).to(cell.device)[:, None], first_cell.to(cell), cell)
+            for tensor in self._sensitivities():
+                tensor[self._index(stream[gap])] = 0
+        return Carry(cell, self._carry.sensitivities, None if self._carry.sensitivities is None else index)
 
     def store(self, stream: np.ndarray, sequence: np.ndarray, carry: Carry) -> None:
-        """Keep the carries after the rollouts ``sequence`` [B] of the streams ``stream`` [B]."""
-        index = torch.from_numpy(np.array(stream)).to(self._carry.cell.device)
-        self._carry.cell[index] = carry.cell
-        if carry.sensitivities is not None:
-            for kept, new in zip(self._sensitivities(), carry.sensitivities.tensors(), strict=True):
-                kept[index] = new
+        """Keep the cells after the rollouts ``sequence`` [B] of the streams ``stream`` [B].
+
+        Their sensitivities have been advanced already. Streams that were fetched but are not stored, because their
+        update was skipped, begin again at their next rollout.
+        """
+        self._carry.cell[self._index(stream)] = carry.cell
         self.next_sequence[stream] = sequence + 1
 
     def nbytes(self) -> int:
         """Bytes that the carries hold."""
         return self._carry.cell.nbytes + sum(tensor.nbytes for tensor in self._sensitivities())
+
+    def _index(self, stream: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.array(stream)).to(self._carry.cell.device)
 
     def _sensitivities(self) -> tuple[Tensor, ...]:
         return () if self._carry.sensitivities is None else self._carry.sensitivities.tensors()

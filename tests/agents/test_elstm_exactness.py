@@ -1,5 +1,6 @@
 """RTRL a rollout at a time is exact: against full BPTT, step-by-step RTRL and finite differences, in float64."""
 
+import random
 from dataclasses import dataclass
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from r2ac.agents import ELSTM
+from r2ac.agents import ELSTM, Carry
 from r2ac.kernels import GATES, Sensitivities, StepByStepRTRL
 
 RELATIVE = 1e-10
@@ -204,3 +205,43 @@ def test_float32_stays_near_float64() -> None:
         assert rounded[name].dtype == torch.float32
         assert (rounded[name] - gradient).norm() <= 1e-5 * gradient.norm()
     assert (rounded_s.input_weight - exact_s.input_weight).norm() <= 1e-5 * exact_s.input_weight.norm()
+
+
+@given(streams(), st.randoms(use_true_random=False))
+def test_sensitivities_kept_by_stream_advance_in_place_to_the_same(
+    case: tuple[ELSTM, Stream], random: random.Random
+) -> None:
+    core, stream = case
+    batch = stream.x.shape[1]
+    expected, expected_s = rtrl_gradients(core, stream)
+    rows = torch.tensor(random.sample(range(batch + 2), batch))
+    kept = core.initial_carry(batch + 2).sensitivities
+    assert kept is not None
+    untouched = [row for row in range(batch + 2) if row not in rows.tolist()]
+    for tensor in kept.tensors():
+        tensor[untouched] = 7
+    core.zero_grad()
+    carry, start = Carry(torch.zeros(batch, core.hidden_size, dtype=torch.float64), kept, rows), 0
+    for length in stream.rollouts:
+        part = slice(start, start + length)
+        h, carry = core(stream.x[part], carry, stream.is_first[part])
+        (h * stream.by_h[part]).sum().backward()
+        start += length
+    for name, parameter in core.named_parameters():
+        close(parameter.grad, expected[name])
+    for mine, other in zip(kept.tensors(), expected_s.tensors(), strict=True):
+        close(mine[rows], other)
+        assert bool((mine[untouched] == 7).all())
+
+
+def test_sensitivities_kept_by_stream_refuse_two_rollouts_before_a_backward_and_none_at_all() -> None:
+    core = make_core(3, 4)
+    x, is_first = torch.randn(2, 2, 3, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.bool)
+    start = core.initial_carry(2)
+    first, carry = core(x, Carry(start.cell, start.sensitivities, torch.arange(2)), is_first)
+    second, _ = core(x, carry, is_first)
+    first.sum().backward()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        second.sum().backward()
+    with torch.no_grad(), pytest.raises(ValueError, match="gradients are disabled"):
+        core(x, carry, is_first)

@@ -1,0 +1,107 @@
+"""The map of the code: which way imports point, what each folder does without, and how long a file may be."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAY_IMPORT = {
+    "kernels": set[str](),
+    "agents": {"kernels"},
+    "learner": {"agents", "kernels"},
+    "envs": set[str](),
+    "launch": {"agents", "envs", "kernels", "learner"},
+}
+FOLDERS = [*MAY_IMPORT, "tests", "benchmarks"]
+FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")) + sorted(ROOT.glob("*.py"))
+
+
+def imports(source: str) -> Iterator[str]:
+    """The dotted names of all that a file imports, at its top or deeper."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def all_imports(folder: str) -> list[tuple[str, str]]:
+    """(file, name) of every import below a folder."""
+    return [
+        (str(path.relative_to(ROOT)), name)
+        for path in FILES
+        if path.relative_to(ROOT).parts[0] == folder
+        for name in imports(path.read_text())
+    ]
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    source = "import a.b, c\ndef f():\n    from d.e import f, g\n    from . import h\n"
+    assert sorted(imports(source)) == sorted(["a.b", "c", "d.e.f", "d.e.g", "..h"])
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_imports_point_one_way(folder: str) -> None:
+    found = all_imports(folder)
+    assert found
+    allowed = MAY_IMPORT[folder] | {folder}
+    wrong = [
+        (path, name)
+        for path, name in found
+        if (parts := name.split("."))[0] == "r2ac" and (len(parts) == 1 or parts[1] not in allowed)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_only_launch_knows_ray(folder: str) -> None:
+    knows = any(name.split(".")[0] == "ray" for _, name in all_imports(folder))
+    assert knows == (folder == "launch")
+
+
+def test_no_folder_is_imported_by_its_bare_name() -> None:
+    """Such a name would make a second module with second classes, or find a published package of that name."""
+    wrong = [
+        (folder, path, name)
+        for folder in FOLDERS
+        for path, name in all_imports(folder)
+        if name.split(".")[0] in MAY_IMPORT or name.startswith(".")
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("modules", "blocked"),
+    [
+        (
+            ("r2ac.kernels", "r2ac.agents", "r2ac.learner"),
+            (
+                "ray",
+                "gymnasium",
+                "safetensors",
+                "tyro",
+                "rich",
+                "tensorboard",
+                "matplotlib",
+                "r2ac.envs",
+                "r2ac.launch",
+            ),
+        ),
+        (("r2ac.envs",), ("ray", "torch", "tyro", "rich", "tensorboard", "r2ac.agents", "r2ac.learner", "r2ac.launch")),
+    ],
+    ids=["a GPU machine with torch alone", "environments without Ray and torch"],
+)
+def test_a_folder_does_without(modules: tuple[str, ...], blocked: tuple[str, ...]) -> None:
+    code = f"import sys; sys.modules.update(dict.fromkeys({blocked!r})); import {', '.join(modules)}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT.parent)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_longer_than_400_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
