@@ -73,6 +73,19 @@ class RolloutOutput:
     """The carry after step T, detached."""
 
 
+def make_core(input_size: int, config: AgentConfig) -> ELSTM | FeedForward:
+    """The core that ``config`` names.
+
+    Raises:
+        ValueError: for an unknown name, or settings that the core refuses.
+    """
+    if config.core == "elstm":
+        return ELSTM(input_size, config.hidden_size, config.gradient, config.chrono_steps)
+    if config.core == "feedforward":
+        return FeedForward(input_size, config.hidden_size)
+    raise ValueError(f"core must be elstm or feedforward, not {config.core!r}")
+
+
 class Agent(nn.Module):
     """An actor-critic that remembers.
 
@@ -98,20 +111,13 @@ class Agent(nn.Module):
                 f"{config.hidden_size} and {config.encoder_features}"
             )
         self.encoder, features = make_encoder(spec.shape, config.encoder, config.encoder_features)
-        hidden = config.hidden_size
-        self.core: ELSTM | FeedForward = (
-            ELSTM(features + 1, hidden, config.gradient, config.chrono_steps)
-            if config.core == "elstm"
-            else FeedForward(features + 1, hidden)
-        )
-        self.policy = nn.Linear(hidden, spec.num_actions)
-        self.value = nn.Linear(hidden, 1)
-        self._encoder_frozen = False
+        self.core: ELSTM | FeedForward = make_core(features + 1, config)
+        self.policy = nn.Linear(config.hidden_size, spec.num_actions)
+        self.value = nn.Linear(config.hidden_size, 1)
 
     def freeze_encoder(self) -> None:
         """Keep the encoder as it is: it gets no gradient and costs no backward pass."""
         self.encoder.requires_grad_(False)
-        self._encoder_frozen = True
 
     def forward(self, observation: Tensor, reward: Tensor, is_first: Tensor, carry: Carry) -> RolloutOutput:
         """Run over a rollout of T steps and the observation after them.
@@ -147,7 +153,7 @@ class Agent(nn.Module):
 
     def _core_input(self, observation: Tensor, reward: Tensor, is_first: Tensor) -> Tensor:
         """[features; clipped last reward], [T, B, D]."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._encoder_frozen):
-            features = self.encoder(observation.flatten(0, 1)).unflatten(0, reward.shape)
-        last_reward = reward.clamp(-1, 1).masked_fill(is_first, 0).to(features.dtype)
+        dtype = self.policy.weight.dtype
+        features = self.encoder(observation.flatten(0, 1)).unflatten(0, reward.shape).to(dtype)
+        last_reward = reward.clamp(-1, 1).masked_fill(is_first, 0).to(dtype)
         return torch.cat((features, last_reward.unsqueeze(-1)), dim=-1)

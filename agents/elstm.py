@@ -36,7 +36,7 @@ class Carry:
     """Derivatives of the cell states by the recurrent parameters; None unless the gradient is RTRL's."""
     streams: Tensor | None = None
     """If given, ``sensitivities`` are those of all streams, and these [B] int64 are the rows of this batch. The
-    backward pass then advances them in place, where it reads them anyway, and not the forward pass."""
+    backward pass then advances them in place, where it reads them anyway; without one they stay behind the cell."""
 
 
 class _CellTrajectory(torch.autograd.Function):
@@ -111,12 +111,12 @@ class ELSTM(nn.Module):
         hidden_size: N.
         gradient: "rtrl", exact and untruncated (for parameters that stand still), or "tbptt", truncated at the
             rollout's start.
-        chrono_steps: if at least 2, the forget gate's biases start at log(u) with u uniform in [1, chrono_steps]
+        chrono_steps: if not 0, the forget gate's biases start at log(u) with u uniform in [1, chrono_steps]
             (chrono initialisation, Tallec and Ollivier 2018), so that the units' time scales spread over the
-            memory span of the task, in steps. Otherwise they start at 0.
+            memory span of the task, in steps. At 0 they start at zero.
 
     Raises:
-        ValueError: for sizes below 1 or an unknown gradient.
+        ValueError: for sizes below 1, an unknown gradient, or chrono_steps other than 0 and below 2.
     """
 
     def __init__(self, input_size: int, hidden_size: int, gradient: Gradient = "rtrl", chrono_steps: float = 0) -> None:
@@ -125,6 +125,8 @@ class ELSTM(nn.Module):
             raise ValueError(f"input_size and hidden_size must be at least 1, not {input_size} and {hidden_size}")
         if gradient not in get_args(Gradient):
             raise ValueError(f"gradient must be one of {', '.join(get_args(Gradient))}, not {gradient!r}")
+        if chrono_steps != 0 and chrono_steps < 2:
+            raise ValueError(f"chrono_steps must be 0 or at least 2, not {chrono_steps}")
         self.input_size, self.hidden_size, self.gradient = input_size, hidden_size, gradient
         self.input_weight = nn.Parameter(torch.empty(GATES, hidden_size, input_size))
         self.recurrent_weight = nn.Parameter(torch.empty(GATES, hidden_size))
@@ -133,7 +135,7 @@ class ELSTM(nn.Module):
         for weight in (self.input_weight, self.recurrent_weight, self.output_gate.weight):
             nn.init.normal_(weight, std=0.1)
         nn.init.zeros_(self.output_gate.bias)
-        if chrono_steps >= 2:
+        if chrono_steps:
             with torch.no_grad():
                 self.bias[0].uniform_(1, chrono_steps).log_()
 

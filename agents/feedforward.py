@@ -9,7 +9,7 @@ from r2ac.agents.elstm import Carry
 
 
 class FeedForward(nn.Module):
-    """The eLSTM without its memory, with the same interface and, but for 2 N weights of 2 N (D + 1), its capacity.
+    """The eLSTM without its memory, with the same interface and its capacity but for the 2 N recurrent weights.
 
         f = sigmoid(F x + b_f)     z = tanh(Z x + b_z)     c = (1 - f) z
         o = sigmoid(O [x; c] + b_o)     h = o c

@@ -27,6 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from r2ac.agents import ELSTM, Agent, AgentConfig, Carry, ObservationSpec
 from r2ac.kernels import backward_scan, elstm_linearisation, elstm_scan, rollout_gradient
+from r2ac.launch.process import set_up_process
 from r2ac.learner import Learner, LearnerConfig, Rollout
 
 METHODS = ("step by step", "step by step, tuned", "rollout at a time", "TBPTT")
@@ -250,7 +251,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--output", type=Path, help="also write the figures to this JSON file")
     sizes = parser.parse_args()
-    torch.set_num_threads(sizes.threads)
+    set_up_process(sizes.threads)
     grid = [(steps, hidden) for hidden in sizes.hidden for steps in sizes.steps]
     cuda = torch.device(sizes.device).type == "cuda"
     machine = torch.cuda.get_device_name() if cuda else f"{sizes.threads} CPU threads, {platform.machine()}"

@@ -37,7 +37,7 @@ class StepByStepRTRL:
     def step(self, x: Tensor, is_first: Tensor) -> Tensor:
         """Advance cell and sensitivities by the input ``x`` [B, D]; ``is_first`` [B] bool. Returns c, [B, N]."""
         keep = (~is_first).to(self.cell.dtype).unsqueeze(-1)
-        previous = self.cell * keep
+        previous = self.cell.masked_fill(is_first.unsqueeze(-1), 0)
         preactivation = torch.einsum("bd,knd->bkn", x, self.input_weight) + self.bias
         self.cell, forget, candidate = elstm_step(preactivation, self.recurrent_weight, previous)
         immediate = torch.stack(

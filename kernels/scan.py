@@ -66,6 +66,8 @@ def elstm_scan(preactivation: Tensor, recurrent_weight: Tensor, cell: Tensor, is
     steps, batch, _, hidden = preactivation.shape
     cells, previous, forget, candidate = preactivation.new_empty(4, steps, batch, hidden).unbind(0)
     keep = (~is_first).to(preactivation.dtype).unsqueeze(-1)
+    # Not by a product: a reset forgets a cell that is not finite, too.
+    cell = cell.masked_fill(is_first[0].unsqueeze(-1), 0)
     # Every step writes where its result stays: at these sizes a copy costs as much as the arithmetic.
     gates = torch.empty_like(preactivation[0])
     for t in range(steps):

@@ -117,7 +117,8 @@ def sensitivity_pass_(
     for b, stream in enumerate(streams.tolist()):
         sensitivity = kept.input_weight[stream]
         matrix.addcmul_(sensitivity, boundary[b].unsqueeze(-1))
-        sensitivity.mul_(decay[b].unsqueeze(-1)).flatten(0, 1).addmm_(weighted[:, b].flatten(-2).t(), inputs[:, b])
+        flat = sensitivity.mul_(decay[b].unsqueeze(-1)).view(-1, sensitivity.shape[-1])
+        flat.addmm_(weighted[:, b].flatten(-2).t(), inputs[:, b])
     recurrent, bias = kept.recurrent_weight[streams], kept.bias[streams]
     terms = _contraction_of_vectors(boundary, recurrent, bias)
     after_vectors = _jump_of_vectors(recurrent, bias, decay.unsqueeze(-2), weighted, previous)

@@ -97,6 +97,8 @@ class TrainConfig(Generic[EnvOptions]):
             _require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         for name in ("hidden_size", "encoder_features"):
             _require(getattr(self.agent, name) >= 1, name, getattr(self.agent, name), "at least 1")
+        chrono = self.agent.chrono_steps
+        _require(chrono == 0 or chrono >= 2, "chrono_steps", chrono, "0 or at least 2")
         learner = self.learner
         _require(0 <= learner.discount <= 1, "discount", learner.discount, "in [0, 1]")
         for name in ("learning_rate", "max_gradient_norm", "clip_rho", "clip_pg_rho", "clip_c"):

@@ -11,6 +11,7 @@ from torch.nn.utils import vector_to_parameters
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import make_vector
+from r2ac.launch.process import set_up_process
 from r2ac.learner import Rollout
 
 
@@ -88,7 +89,7 @@ class RolloutActor:
 
     def __init__(self, config: ActorConfig, threads: int | None = None) -> None:
         if threads is not None:
-            torch.set_num_threads(threads)
+            set_up_process(threads)
         self._config = config
         self._entropy = (config.seed, config.index, config.incarnation)
         env_seed = int(np.random.SeedSequence(self._entropy).generate_state(1, np.uint64)[0])

@@ -18,6 +18,7 @@ from r2ac.envs import MissingPackage, find_task
 from r2ac.launch.config import TrainConfig
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
 from r2ac.launch.metrics import MetricsWriter
+from r2ac.launch.process import set_up_process
 from r2ac.launch.progress import Progress, print_table
 from r2ac.launch.rollout_actor import ActorConfig, Weights
 from r2ac.launch.rollout_source import InProcessSource, RaySource, RolloutSource
@@ -76,7 +77,7 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
     if (sentence := find_task(config.task).suite.missing()) is not None:
         raise MissingPackage(sentence)
     device = choose_device(config.device)
-    torch.set_num_threads(config.learner_threads or max(1, (os.cpu_count() or 1) - config.num_actors))
+    set_up_process(config.learner_threads or max(1, (os.cpu_count() or 1) - config.num_actors))
     with ExitStack() as stack:
         run = stack.enter_context(resumed.run if resumed else _create(config))
         try:

@@ -27,6 +27,7 @@ class CarryStore:
         """The sequence number that each stream's next rollout must have, [num_streams]."""
         self.resets = 0
         """Streams that began again because of a gap, since the start."""
+        self._underway = np.zeros(num_streams, dtype=bool)
 
     def fetch(self, stream: np.ndarray, sequence: np.ndarray, first_cell: Tensor) -> Carry:
         """The carries with which the rollouts ``sequence`` [B] of the streams ``stream`` [B] begin.
@@ -44,7 +45,9 @@ class CarryStore:
         self._check(stream)
         index = self._index(stream)
         cell = self._carry.cell[index]
-        gap = sequence != self.next_sequence[stream]
+        # A rollout that was fetched and never stored may have advanced the sensitivities, or spoilt them.
+        gap = (sequence != self.next_sequence[stream]) | self._underway[stream]
+        self._underway[stream] = True
         if gap.any():
             self.resets += int(gap.sum())
             cell = torch.where(torch.from_numpy(gap).to(cell.device)[:, None], first_cell.to(cell), cell)
@@ -60,6 +63,7 @@ class CarryStore:
         """
         self._carry.cell[self._index(stream)] = carry.cell
         self.next_sequence[stream] = sequence + 1
+        self._underway[stream] = False
 
     def nbytes(self) -> int:
         """Bytes that the carries hold."""

@@ -139,7 +139,7 @@ class Learner:
             self.updates += 1
             self._skipped_in_a_row = 0
         else:
-            self._skip(losses.total, gradient_norm)
+            self._skip(losses.total.detach(), gradient_norm)
         steps = rollout.length * rollout.batch_size
         self.env_steps += steps
         return {

@@ -45,7 +45,9 @@ def check_batch(batch: Rollout[np.ndarray], batch_size: int, used: np.ndarray) -
 
 
 @given(data=st.data(), actors=st.integers(1, 4), streams=st.integers(1, 6), in_flight=st.integers(2, 3))
-def test_every_stream_in_order_each_rollout_once(data: st.DataObject, actors: int, streams: int, in_flight: int) -> None:
+def test_every_stream_in_order_each_rollout_once(
+    data: st.DataObject, actors: int, streams: int, in_flight: int
+) -> None:
     batch_size = data.draw(st.integers(1, actors * streams), label="batch_size")
     rounds = 8
     batcher, used, handed_in = Batcher(batch_size), np.zeros(actors * streams, dtype=int), np.zeros(actors, dtype=int)
@@ -72,7 +74,9 @@ def test_every_stream_in_order_each_rollout_once(data: st.DataObject, actors: in
 def test_nothing_is_dropped_whatever_the_order_of_arrival(order: list[int], batch_size: int) -> None:
     streams = 4
     batcher, used, handed_in = Batcher(batch_size), np.zeros(3 * streams, dtype=int), np.zeros(3, dtype=int)
-    arrivals = order + [actor for actor in range(3) for _ in range(max(map(order.count, range(3))) - order.count(actor))]
+    arrivals = order + [
+        actor for actor in range(3) for _ in range(max(map(order.count, range(3))) - order.count(actor))
+    ]
     for actor in arrivals:
         batcher.add(rollout_of(actor, streams, int(handed_in[actor])))
         handed_in[actor] += 1

@@ -1,6 +1,7 @@
 """The rollout actor: what it hands over, how rollouts join, and what its random numbers follow from."""
 
 from dataclasses import fields, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -89,7 +90,7 @@ def test_shapes_and_dtypes(task: str, shape: tuple[int, ...]) -> None:
 
 def test_rollouts_join_without_a_seam() -> None:
     rollouts, _ = collect(CONFIG, 4)
-    for before, after in zip(rollouts, rollouts[1:], strict=False):
+    for before, after in pairwise(rollouts):
         for name in ("observation", "reward", "is_first"):
             np.testing.assert_array_equal(getattr(before, name)[-1], getattr(after, name)[0])
 
@@ -151,7 +152,9 @@ def test_one_seed_index_and_incarnation_give_one_sequence_of_rollouts() -> None:
 def test_another_seed_index_or_incarnation_gives_others(change: dict[str, int]) -> None:
     (rollouts, _), (others, _) = collect(CONFIG, 4), collect(replace(CONFIG, **change), 4)
     for name in ("observation", "action"):
-        assert any(not np.array_equal(getattr(a, name), getattr(b, name)) for a, b in zip(rollouts, others, strict=True))
+        assert any(
+            not np.array_equal(getattr(a, name), getattr(b, name)) for a, b in zip(rollouts, others, strict=True)
+        )
 
 
 def test_streams_and_rollouts_draw_different_numbers() -> None:

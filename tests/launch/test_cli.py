@@ -1,0 +1,379 @@
+"""The command line: every bad input is told in one sentence with exit code 2, and leaves nothing behind."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from r2ac.launch.cli import main
+from r2ac.launch.loading import find_checkpoint
+from r2ac.launch.metrics import read_metrics
+from r2ac.launch.run_directory import RunDirectory
+
+Capture = pytest.CaptureFixture[str]
+TrainTiny = Callable[..., Path]
+HERE = ["--num-actors", "0", "--total-steps", "100"]
+
+
+def refused(capsys: Capture, arguments: list[str]) -> str:
+    """What the command says on standard error when it refuses: one sentence in one line."""
+    capsys.readouterr()
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("r2ac: ")
+    assert captured.err.count("\n") == 1
+    assert captured.err.endswith("\n")
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    return captured.err
+
+
+def unreadable(capsys: Capture, arguments: list[str]) -> str:
+    """What the parser of the flags says on standard error; it ends the program itself."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    captured = capsys.readouterr()
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+    return captured.err
+
+
+def run_process(arguments: list[str], before: str = "pass", timeout: float = 90) -> "subprocess.CompletedProcess[str]":
+    program = f"import sys; {before}; from r2ac.launch.cli import main; sys.exit(main())"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=timeout, check=False
+    )
+
+
+def test_an_unknown_command_names_the_commands(capsys: Capture) -> None:
+    message = refused(capsys, ["trian", "memory/tmaze"])
+    assert "'trian'" in message
+    assert "train, evaluate, plot, envs" in message
+
+
+@pytest.mark.parametrize(
+    ("task", "nearest"),
+    [
+        ("memory/tmaz", "memory/tmaze"),
+        ("atari/breakout", "atari/Breakout"),
+        ("tmaze", "memory/tmaze"),
+        ("x/y", "memory"),
+    ],
+)
+def test_an_unknown_task_names_the_nearest(capsys: Capture, task: str, nearest: str) -> None:
+    message = refused(capsys, ["train", task])
+    assert repr(task) in message
+    assert nearest in message
+
+
+@pytest.mark.parametrize(
+    ("command", "word"),
+    [
+        (["train", "memory/tmaze", "--nonsense", "3"], "--nonsense"),
+        (["train", "memory/tmaze", "--distribution-mode", "easy"], "--distribution-mode"),
+        (["train", "memory/tmaze", "--seed", "one"], "--seed"),
+        (["train", "memory/tmaze", "--gradient", "bptt"], "bptt"),
+        (["train", "memory/tmaze", "--learning-rate"], "--learning-rate"),
+        (["evaluate", "run", "--split", "valid"], "valid"),
+        (["evaluate", "run", "--episodes", "many"], "many"),
+        (["plot", "run", "--x", "hours"], "hours"),
+        (["envs", "atari"], "atari"),
+    ],
+)
+def test_flags_that_cannot_be_read_are_named(capsys: Capture, command: list[str], word: str) -> None:
+    assert word in unreadable(capsys, command)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--rollout-length", "0"),
+        ("--batch-size", "0"),
+        ("--total-steps", "0"),
+        ("--num-actors", "-1"),
+        ("--streams-per-actor", "0"),
+        ("--rollouts-in-flight", "1"),
+        ("--publish-every", "0"),
+        ("--seed", "-1"),
+        ("--keep-checkpoints", "0"),
+        ("--checkpoint-minutes", "-1.0"),
+        ("--hidden-size", "0"),
+        ("--encoder-features", "0"),
+        ("--chrono-steps", "-5"),
+        ("--discount", "2.0"),
+        ("--discount", "nan"),
+        ("--learning-rate", "0.0"),
+        ("--learning-rate", "inf"),
+        ("--max-gradient-norm", "0.0"),
+        ("--baseline-cost", "-1.0"),
+        ("--max-skipped-updates", "0"),
+        ("--device", "cuda:99"),
+        ("--device", "abacus"),
+    ],
+)
+def test_settings_that_cannot_be_are_named_with_their_value(
+    capsys: Capture, tmp_path: Path, flag: str, value: str
+) -> None:
+    command = ["train", "memory/tmaze", *HERE, "--run-dir", str(tmp_path / "run"), flag, value]
+    message = refused(capsys, command)
+    assert flag in message
+    assert value in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--batch-size", "9", "--streams-per-actor", "8"], ["--batch-size is 9", "8"]),
+        (["--corridor-length", "0"], ["corridor_length is 0", "at least 1"]),
+        (["--freeze-encoder"], ["--freeze-encoder needs --encoder-from"]),
+        (["--encoder", "impala"], ["impala", "mlp or none"]),
+        (["--encoder-from", "nowhere"], ["nowhere does not exist"]),
+    ],
+)
+def test_settings_that_do_not_go_together(capsys: Capture, tmp_path: Path, flags: list[str], words: list[str]) -> None:
+    message = refused(capsys, ["train", "memory/tmaze", *HERE, "--run-dir", str(tmp_path / "run"), *flags])
+    assert all(word in message for word in words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_encoder_that_does_not_fit_is_one_sentence_with_ray_too(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = run_process(["train", "memory/tmaze", "--encoder", "impala", "--run-dir", str(run)])
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "impala" in result.stderr
+    assert not run.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_gpu_that_is_not_there(capsys: Capture, finished_run: Path, tmp_path: Path, command: str) -> None:
+    run = tmp_path / "run"
+    words = {"train": ["memory/tmaze", *HERE, "--run-dir", str(run)], "evaluate": [str(finished_run)]}[command]
+    message = refused(capsys, [command, *words, "--device", "cuda"])
+    assert "'cuda'" in message
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(("task", "module"), [("atari/Breakout", "ale_py"), ("procgen/chaser", "procgen")])
+def test_a_missing_engine_says_what_to_install(tmp_path: Path, task: str, module: str) -> None:
+    run = tmp_path / "run"
+    finder = (
+        "import importlib.util as u; find = u.find_spec; "
+        f"u.find_spec = lambda name, package=None: None if name == {module!r} else find(name, package); "
+        f"sys.modules[{module!r}] = None"
+    )
+    result = run_process(["train", task, "--run-dir", str(run)], before=finder)
+    assert result.returncode == 2
+    assert result.stderr.count("\n") == 1
+    assert "pip install" in result.stderr
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "empty", "foreign", "text"])
+@pytest.mark.parametrize("command", ["evaluate", "resume", "encoder-from"])
+def test_a_checkpoint_that_cannot_be_used(
+    capsys: Capture, finished_run: Path, tmp_path: Path, damage: str, command: str
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    path = find_checkpoint(run)
+    data = path.read_bytes()
+    if damage == "foreign":
+        safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
+    else:
+        middle = len(data) // 2
+        flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+        path.write_bytes({"flipped": flipped, "truncated": data[:middle], "empty": b"", "text": b"weights"}[damage])
+    new = tmp_path / "new"
+    arguments = {
+        "evaluate": ["evaluate", str(run)],
+        "resume": ["train", "--resume", str(run)],
+        "encoder-from": ["train", "memory/tmaze", *HERE, "--run-dir", str(new), "--encoder-from", str(run)],
+    }[command]
+    assert str(path) in refused(capsys, arguments)
+    assert not new.exists()
+    assert not (run / "evaluation.json").exists()
+
+
+@pytest.mark.parametrize("flags", [["--encoder-features", "7"], ["--encoder", "none"]])
+def test_an_encoder_of_another_architecture(
+    capsys: Capture, train_tiny: TrainTiny, tmp_path: Path, flags: list[str]
+) -> None:
+    stem = train_tiny(tmp_path / "stem", {"--encoder": "mlp", "--encoder-features": 6})
+    run = tmp_path / "run"
+    command = ["train", "memory/tmaze", *HERE, "--run-dir", str(run), "--encoder", "mlp", *flags]
+    message = refused(capsys, [*command, "--encoder-from", str(stem)])
+    assert f"the encoder of {stem} does not fit this agent" in message
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["plot"], ["train", "--resume"]])
+def test_a_run_that_is_not_there(capsys: Capture, tmp_path: Path, command: list[str]) -> None:
+    assert "does not exist" in refused(capsys, [*command, str(tmp_path / "nowhere")])
+    assert "config.json" in refused(capsys, [*command, str(tmp_path)])
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["plot"], ["train", "--resume"], ["train", "--seed", "3"]])
+def test_a_run_or_task_must_be_named(capsys: Capture, command: list[str]) -> None:
+    refused(capsys, command)
+
+
+def test_a_run_without_checkpoint_or_metrics(capsys: Capture, finished_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    RunDirectory.create(run, json.loads((finished_run / "config.json").read_text())).close()
+    assert "no checkpoint" in refused(capsys, ["train", "--resume", str(run)])
+    assert "no checkpoint" in refused(capsys, ["evaluate", str(run)])
+    assert "metrics.jsonl" in refused(capsys, ["plot", str(run)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": "one"},
+        {"total_steps": None},
+        {"env": 3},
+        {"env": {"corridor": 3}},
+        {"task": "memory/maze"},
+        {"extra": 1},
+    ],
+)
+def test_a_config_that_was_edited_wrongly(
+    capsys: Capture, finished_run: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / "config.json").write_text(json.dumps({**json.loads((run / "config.json").read_text()), **change}))
+    refused(capsys, ["train", "--resume", str(run)])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--hidden-size", "9"],
+        ["--core", "feedforward"],
+        ["--optimiser", "rmsprop"],
+        ["--rollout-length", "0"],
+        ["--run-dir", "elsewhere"],
+    ],
+)
+def test_a_run_goes_on_only_with_what_its_checkpoint_fits(
+    capsys: Capture, finished_run: Path, tmp_path: Path, flags: list[str]
+) -> None:
+    """A refused resume changes nothing, and leaves the run as good as it was."""
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    before = (run / "config.json").read_text()
+    refused(capsys, ["train", "--resume", str(run), "--total-steps", "3000", *flags])
+    assert (run / "config.json").read_text() == before
+    assert main(["train", "--resume", str(run), "--total-steps", "3000"]) == 0
+    assert read_metrics(run)[-1]["env_steps"] == 3000
+
+
+def test_freezing_the_encoder_when_a_run_goes_on(capsys: Capture, train_tiny: TrainTiny, tmp_path: Path) -> None:
+    """The optimiser of the checkpoint knows the encoder, that of the resumed run would not."""
+    encoder = {"--encoder": "mlp", "--encoder-features": 6}
+    stem, run = train_tiny(tmp_path / "stem", encoder), train_tiny(tmp_path / "run", encoder)
+    flags = ["--encoder-from", str(stem), "--freeze-encoder", "--total-steps", "3000"]
+    refused(capsys, ["train", "--resume", str(run), *flags])
+
+
+def test_a_run_directory_in_use(
+    capsys: Capture, start_tiny: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start_tiny(run, {"--total-steps": 100_000_000})
+    try:
+        while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
+            assert process.poll() is None
+        message = refused(capsys, ["train", "--resume", str(run)])
+        assert f"in use by process {process.pid}" in message
+        assert "already holds a run" in refused(capsys, ["train", "memory/tmaze", *HERE, "--run-dir", str(run)])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_a_run_is_never_written_over(capsys: Capture, finished_run: Path) -> None:
+    before = {path: path.read_bytes() for path in finished_run.rglob("*") if path.is_file()}
+    message = refused(capsys, ["train", "memory/tmaze", *HERE, "--run-dir", str(finished_run)])
+    assert f"--resume {finished_run}" in message
+    assert {path: path.read_bytes() for path in finished_run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_directory_below_a_file(capsys: Capture, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("here")
+    for path in (tmp_path / "file", tmp_path / "file" / "run"):
+        message = refused(capsys, ["train", "memory/tmaze", *HERE, "--run-dir", str(path)])
+        assert f"{path} cannot hold a run" in message
+
+
+def test_pictures_that_cannot_be_drawn(capsys: Capture, finished_run: Path, tmp_path: Path) -> None:
+    message = refused(capsys, ["plot", str(finished_run), "--output", str(tmp_path / "curves.gif")])
+    assert ".png, .svg, .pdf" in message
+    message = refused(capsys, ["plot", str(finished_run), "--metric", "happiness"])
+    assert "happiness" in message
+    assert "episode_return" in message
+    (tmp_path / "file").write_text("here")
+    refused(capsys, ["plot", str(finished_run), "--output", str(tmp_path / "file" / "curves.png")])
+
+
+@pytest.mark.parametrize("flag", ["--episodes", "--seeds", "--num-envs"])
+def test_an_evaluation_of_nothing(capsys: Capture, finished_run: Path, flag: str) -> None:
+    assert f"{flag} is 0" in refused(capsys, ["evaluate", str(finished_run), flag, "0"])
+
+
+def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = ["train", "memory/tmaze", "--ray-address", "127.0.0.1:1", "--run-dir", str(run)]
+    result = run_process(command, timeout=60)
+    assert result.returncode == 1
+    assert "127.0.0.1:1" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not run.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([], ["train", "evaluate", "plot", "envs", "--resume"]),
+        (["train"], ["--total-steps", "--gradient", "--learning-rate", "--run-dir", "--encoder-from"]),
+        (["train", "memory/tmaze"], ["--corridor-length", "1500000"]),
+        (["train", "procgen/chaser"], ["--distribution-mode", "200000000"]),
+        (["evaluate"], ["--episodes", "--seeds", "--greedy", "--split"]),
+        (["plot"], ["--output", "--metric", "--smoothing"]),
+        (["envs"], ["suite"]),
+    ],
+)
+def test_help_names_the_flags(capsys: Capture, command: list[str], words: list[str]) -> None:
+    try:
+        code = main([*command, "--help"])
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    captured = capsys.readouterr()
+    assert code == 0
+    assert captured.err == ""
+    assert all(word in captured.out for word in words)
+
+
+def test_version_and_envs(capsys: Capture) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("r2ac 0.")
+    assert main(["envs"]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("memory/tmaze", "atari/Breakout", "procgen/chaser", "runs here"))
+
+
+def test_the_installed_command_ends_in_order(tmp_path: Path) -> None:
+    command = Path(sys.executable).with_name("r2ac")
+    result = subprocess.run([command, "train", "memory/tmaz"], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    piped = subprocess.run(f"{command} envs | head -n 1", shell=True, capture_output=True, text=True, check=True)
+    assert piped.stderr == ""
+    assert piped.stdout.count("\n") == 1
