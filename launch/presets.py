@@ -32,4 +32,5 @@ def preset(task: str) -> TrainConfig[Any]:
             streams_per_actor=64,
             learner_threads=1,
         )
-    return TrainConfig(task, suite.options())
+    # Each rollout actor has one core, on which it also runs the agent.
+    return TrainConfig(task, suite.options(threads=1))

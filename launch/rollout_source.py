@@ -194,6 +194,8 @@ class RaySource:
                 f"rollout actor {index} died {self._failures[index]} times in a row without a rollout: {error}"
             ) from error
         self._orders = {order: owner for order, owner in self._orders.items() if owner != index}
+        # An actor that is only out of reach must not go on beside the one that takes its place.
+        self._ray.kill(self._actors[index])
         config = self._configs[index]
         self._configs[index] = replace(config, incarnation=config.incarnation + 1)
         self._actors[index] = self._start(self._configs[index])

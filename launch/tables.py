@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -19,9 +20,11 @@ from r2ac.launch.run_directory import RunDirectory
 
 
 class EpisodeProgress:
-    """A bar that counts the episodes of an evaluation; nothing where the output is no terminal."""
+    """Counts the episodes of an evaluation: a bar in a terminal, elsewhere a plain line every ``interval`` seconds."""
 
-    def __init__(self, console: Console, label: str) -> None:
+    def __init__(self, console: Console, label: str, interval: float = 10.0) -> None:
+        self._console, self._label, self._interval = console, label, interval
+        self._shown = time.monotonic()
         self._bars = Bars(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -37,6 +40,10 @@ class EpisodeProgress:
     def update(self, played: int, total: int) -> None:
         """``played`` of ``total`` episodes have ended."""
         self._bars.update(self._bar, completed=played, total=total)
+        now = time.monotonic()
+        if not self._console.is_interactive and now - self._shown >= self._interval:
+            self._shown = now
+            self._console.print(f"{self._label}: {played:,}/{total:,} episodes", markup=False, soft_wrap=True)
 
     def __enter__(self) -> EpisodeProgress:
         self._bars.start()

@@ -332,7 +332,7 @@ def test_an_evaluation_of_nothing(capsys: Capture, finished_run: Path, flag: str
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = ["train", "memory/tmaze", "--ray-address", "127.0.0.1:1", "--run-dir", str(run)]
-    result = run_process(command, timeout=60)
+    result = run_process(command, timeout=30)
     assert result.returncode == 1
     assert "127.0.0.1:1" in result.stderr
     assert "Traceback" not in result.stderr
