@@ -86,7 +86,9 @@ def train_command(arguments: Sequence[str], console: Console) -> int:
         resumed = open_interrupted(path)
         default = replace(config_from_json(resumed.run.read_config(), resumed.run.config_path), run_dir=path)
         prog, rest = "r2ac train --resume RUN", rest[2:]
-    elif not rest or rest[0] in ("-h", "--help"):
+    elif not rest:
+        raise ConfigError("the task is missing: r2ac train TASK, such as memory/tmaze (r2ac envs lists them)")
+    elif rest[0] in ("-h", "--help"):
         default = preset("memory/tmaze")
         rest = ["--help"]
     elif rest[0].startswith("-"):

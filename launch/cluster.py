@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from typing import Any
 
 
 class ConnectionFailed(RuntimeError):
     """There is no cluster at the address given."""
+
+
+def _require_listener(address: str) -> None:
+    """Raise ConnectionFailed at once where nobody listens at host:port; Ray itself would try for minutes."""
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ConnectionFailed(f"there is no Ray cluster at --ray-address {address}: {reason}") from error
 
 
 def connect(address: str, num_actors: int) -> Any:
@@ -28,6 +41,7 @@ def connect(address: str, num_actors: int) -> Any:
     # Ray would else announce on every start that accelerators stay visible to tasks that ask for none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address != "local":
+        _require_listener(address)
         import ray
 
         try:

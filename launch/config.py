@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
@@ -102,9 +103,9 @@ class TrainConfig(Generic[EnvOptions]):
         learner = self.learner
         _require(0 <= learner.discount <= 1, "discount", learner.discount, "in [0, 1]")
         for name in ("learning_rate", "max_gradient_norm", "clip_rho", "clip_pg_rho", "clip_c"):
-            _require(getattr(learner, name) > 0, name, getattr(learner, name), "above 0")
+            _require(0 < getattr(learner, name) < inf, name, getattr(learner, name), "above 0 and finite")
         for name in ("baseline_cost", "entropy_cost"):
-            _require(getattr(learner, name) >= 0, name, getattr(learner, name), "at least 0")
+            _require(0 <= getattr(learner, name) < inf, name, getattr(learner, name), "at least 0 and finite")
         _require(learner.max_skipped_updates >= 1, "max_skipped_updates", learner.max_skipped_updates, "at least 1")
         if self.batch_size > self.num_streams:
             raise ConfigError(
@@ -137,10 +138,29 @@ def config_from_json(values: dict[str, Any], source: Path) -> TrainConfig[Any]:
         options = find_task(values["task"]).suite.options
         paths = {name: Path(values[name]) for name in ("run_dir", "encoder_from") if values.get(name) is not None}
         parts = {
-            "env": options(**values["env"]),
-            "agent": AgentConfig(**values["agent"]),
-            "learner": LearnerConfig(**values["learner"]),
+            "env": _typed(options, values["env"]),
+            "agent": _typed(AgentConfig, values["agent"]),
+            "learner": _typed(LearnerConfig, values["learner"]),
         }
-        return TrainConfig(**{**values, **paths, **parts})
+        return _typed(TrainConfig, {**values, **paths, **parts})
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{source} is not a configuration of this version of r2ac: {error}") from error
+
+
+def _typed(kind: type, values: dict[str, Any]) -> Any:
+    """The dataclass ``kind`` with ``values``; raises TypeError for a plain field whose value is of another type."""
+    for name, hint in get_type_hints(kind).items():
+        if name not in values:
+            continue
+        value = values[name]
+        if get_origin(hint) is Literal:
+            fits = value in get_args(hint)
+        elif hint is float:
+            fits = isinstance(value, int | float) and not isinstance(value, bool)
+        elif hint in (int, str, bool):
+            fits = type(value) is hint
+        else:
+            continue
+        if not fits:
+            raise TypeError(f"{name} is {value!r}")
+    return kind(**values)

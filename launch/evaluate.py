@@ -156,6 +156,7 @@ def write_evaluation(path: Path, evaluation: Evaluation) -> Path:
     Raises:
         ConfigError: if it cannot be written.
     """
+    path = path.resolve()
     folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
     target = RunDirectory(folder).evaluation_path
     try:

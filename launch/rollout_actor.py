@@ -104,10 +104,6 @@ class RolloutActor:
         self._returns = np.zeros(config.num_streams)
         self._lengths = np.zeros(config.num_streams, dtype=np.int64)
 
-    def get_spec(self) -> ObservationSpec:
-        """What the environment shows and takes."""
-        return self.spec
-
     def collect(self, weights: Weights, sequence: int) -> tuple[Rollout[np.ndarray], list[Episode]]:
         """Step every stream T times with ``weights``; ``sequence`` becomes the rollouts' number."""
         self._load(weights)

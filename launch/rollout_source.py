@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from r2ac.agents import ObservationSpec
 from r2ac.launch.batcher import Batcher
 from r2ac.launch.rollout_actor import ActorConfig, Episode, RolloutActor, Weights
 from r2ac.learner import Rollout
@@ -28,7 +27,6 @@ class Batch:
 class RolloutSource(Protocol):
     """Hands the learner batch after batch; the rollouts of one stream come in order, each once."""
 
-    spec: ObservationSpec
     actor_restarts: int
     waited: float
     """Seconds that the learner has waited for rollouts."""
@@ -54,7 +52,6 @@ class InProcessSource:
 
     def __init__(self, config: ActorConfig, batch_size: int, sequence: int) -> None:
         self._actor = RolloutActor(config)
-        self.spec = self._actor.get_spec()
         self.actor_restarts = 0
         self.waited = 0.0
         self._batcher = Batcher(batch_size)
@@ -125,7 +122,6 @@ class RaySource:
         self.actor_restarts = 0
         self.waited = 0.0
         self._actors = [self._start(config) for config in configs]
-        self.spec: ObservationSpec = self._ray.get(self._actors[0].get_spec.remote())
 
     def publish(self, weights: Weights) -> None:
         """See :class:`RolloutSource`."""

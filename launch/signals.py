@@ -23,9 +23,14 @@ class StopSignals:
         return self.received is not None
 
     def __enter__(self) -> StopSignals:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._note)
+        self.install()
         return self
+
+    def install(self) -> None:
+        """Take the signals; again where another library, such as Ray as it starts, has put in its own handlers."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before = signal.signal(number, self._note)
+            self._before.setdefault(number, before)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

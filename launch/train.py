@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ import torch
 from rich.console import Console
 from torch.nn.utils import parameters_to_vector
 
-from r2ac.agents import Agent
-from r2ac.envs import MissingPackage, find_task
-from r2ac.launch.config import TrainConfig
+from r2ac.agents import Agent, ObservationSpec
+from r2ac.envs import find_task, make_vector
+from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
 from r2ac.launch.metrics import MetricsWriter
 from r2ac.launch.process import set_up_process
@@ -74,24 +75,25 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
         TrainingDiverged, ActorsLost: when the run cannot go on.
     """
     config.check()
-    if (sentence := find_task(config.task).suite.missing()) is not None:
-        raise MissingPackage(sentence)
+    if resumed is not None:
+        _check_goes_on(config, resumed)
     device = choose_device(config.device)
     set_up_process(config.learner_threads or max(1, (os.cpu_count() or 1) - config.num_actors))
+    learner = _make_learner(config, device, resumed)
     with ExitStack() as stack:
         run = stack.enter_context(resumed.run if resumed else _create(config))
+        signals = stack.enter_context(StopSignals())
         try:
             source = _make_source(config, resumed.checkpoint.counters if resumed else {})
-            stack.enter_context(closing(source))
-            learner = _make_learner(config, source, device, resumed)
         except BaseException:
             if resumed is None:
                 run.discard()
             raise
+        stack.enter_context(closing(source))
+        signals.install()
         if resumed is not None:
             run.write_config(config.to_json())
         metrics = stack.enter_context(MetricsWriter(run, learner.env_steps if resumed else None))
-        signals = stack.enter_context(StopSignals())
         progress = stack.enter_context(Progress(config.total_steps, console))
         training = Training(config, run, source, learner, metrics, progress, resumed)
         training.loop(signals)
@@ -117,6 +119,7 @@ class Training:
         self._log = TrainingLog(learner, source)
         self._frames_per_step = find_task(config.task).frames_per_step(config.env)
         counters = resumed.checkpoint.counters if resumed else {}
+        source.actor_restarts = int(counters.get("actor_restarts", 0))
         self._incarnation = int(counters.get("incarnation", -1)) + 1
         self._earlier = float(counters.get("wall_time", 0.0))
         self._began = time.monotonic()
@@ -166,7 +169,8 @@ class Training:
         }
         print_table(console, title, rows, paths)
         if signals.received:
-            console.print(f"Continue with: r2ac train --resume {self._run.path}", soft_wrap=True)
+            command = shlex.join(("r2ac", "train", "--resume", str(self._run.path)))
+            console.print(f"Continue with: {command}", soft_wrap=True, markup=False)
 
     def _wall_time(self) -> float:
         return self._earlier + time.monotonic() - self._began
@@ -225,21 +229,33 @@ def _make_source(config: TrainConfig[Any], counters: dict[str, int | float]) -> 
     return RaySource(actors, config.batch_size, [sequence] * len(actors), config.rollouts_in_flight, config.ray_address)
 
 
-def _make_learner(
-    config: TrainConfig[Any], source: RolloutSource, device: torch.device, resumed: Resumed | None
-) -> Learner:
-    agent = make_agent(source.spec, config.agent, config.seed, device)
+def _make_learner(config: TrainConfig[Any], device: torch.device, resumed: Resumed | None) -> Learner:
+    env = make_vector(config.task, 1, config.seed, options=config.env)
+    spec = ObservationSpec.of(env)
+    env.close()
+    agent = make_agent(spec, config.agent, config.seed, device)
     if resumed is None and config.encoder_from is not None:
         load_encoder(agent, config.encoder_from)
     if config.freeze_encoder:
         agent.freeze_encoder()
     learner = Learner(agent, config.learner, config.num_streams, config.total_steps)
     if resumed is not None:
-        _restore(learner, source, resumed)
+        _restore(learner, resumed)
     return learner
 
 
-def _restore(learner: Learner, source: RolloutSource, resumed: Resumed) -> None:
+def _check_goes_on(config: TrainConfig[Any], resumed: Resumed) -> None:
+    """Raise ConfigError where a setting that the checkpoint depends on is not what it was."""
+    before = config_from_json(resumed.checkpoint.config, resumed.path)
+    pairs = [(name, getattr(before, name), getattr(config, name)) for name in ("encoder_from", "freeze_encoder")]
+    pairs.append(("optimiser", before.learner.optimiser, config.learner.optimiser))
+    pairs += [(name, was, getattr(config.agent, name)) for name, was in vars(before.agent).items()]
+    for name, was, now in pairs:
+        if was != now:
+            raise ConfigError(f"--{name.replace('_', '-')} is {now}, but a run goes on as it began, with {was}")
+
+
+def _restore(learner: Learner, resumed: Resumed) -> None:
     """Bring learner, counters and random state back to what they were; every stream begins a new episode."""
     counters = resumed.checkpoint.counters
     load_agent(learner.agent, resumed.checkpoint, resumed.path)
@@ -248,7 +264,6 @@ def _restore(learner: Learner, source: RolloutSource, resumed: Resumed) -> None:
     learner.skipped_updates = int(counters["skipped_updates"])
     learner.carries.resets = int(counters["stream_resets"])
     learner.carries.next_sequence[:] = int(counters["next_sequence"])
-    source.actor_restarts = int(counters["actor_restarts"])
     torch.set_rng_state(resumed.checkpoint.random_state)
 
 

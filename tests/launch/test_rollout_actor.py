@@ -63,7 +63,7 @@ def test_shapes_and_dtypes(task: str, shape: tuple[int, ...]) -> None:
     agent = AgentConfig(hidden_size=6, encoder_features=5)
     config = replace(CONFIG, task=task, env=find_task(task).suite.options(), agent=agent, rollout_length=2)
     actor = RolloutActor(config)
-    spec = actor.get_spec()
+    spec = actor.spec
     assert spec.shape == shape
     rollout, _ = actor.collect(make_weights(9, agent, spec), 4)
     actor.close()
