@@ -24,6 +24,7 @@ install: $(VENV)/installed
 # torch first and pinned: whatever asks for torch later is satisfied by it. ProcGen's engine goes in without its
 # dependencies, because it pins packages of 2021 that it runs without.
 $(VENV)/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "r2ac needs Python 3.11 or later, but $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt $(TORCH)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[atari,procgen,dev]'
