@@ -6,7 +6,9 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
 # Where `make train` writes; a run directory is never written over.
-RUNS ?= runs/main-$(shell date +%Y%m%d-%H%M%S)
+ifndef RUNS
+RUNS := runs/main-$(shell date +%Y%m%d-%H%M%S)
+endif
 # More flags for the two trainings of the main job, such as FLAGS="--seed 2".
 FLAGS ?=
 
@@ -24,7 +26,7 @@ install: $(VENV)/installed
 # torch first and pinned: whatever asks for torch later is satisfied by it. ProcGen's engine goes in without its
 # dependencies, because it pins packages of 2021 that it runs without.
 $(VENV)/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "r2ac needs Python 3.11 or later, but $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "this set-up needs Python 3.11 or 3.12, for which every engine has a wheel, but $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt $(TORCH)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[atari,procgen,dev]'

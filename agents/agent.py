@@ -24,12 +24,16 @@ class AgentConfig:
     hidden_size: int = 256
     """Units of the core (N)."""
     encoder: EncoderName = "auto"
-    """What stands below the core: IMPALA's residual network (images), an MLP (vectors), or nothing (vectors; RTRL is
-    then exact from end to end); auto: by the observation, with an MLP for vectors."""
+    """What stands below the core: IMPALA's network for images, for vectors an MLP (auto) or none (RTRL is exact)."""
     encoder_features: int = 256
     """Features that the encoder hands to the core, beside the last reward."""
     chrono_steps: int = 0
     """Longest time scale, in steps, over which the forget gates are spread at the start; 0: biases start at zero."""
+
+    @property
+    def label(self) -> str:
+        """What tells agents apart at a glance: the gradient, or that the core is feed-forward."""
+        return self.gradient if self.core == "elstm" else self.core
 
 
 @dataclass(frozen=True)

@@ -165,7 +165,6 @@ def synthetic_rollout(steps: int, batch: int, shape: tuple[int, ...], actions: i
         observation=random.integers(0, 256, (steps + 1, batch, *shape), dtype=np.uint8),
         reward=random.standard_normal((steps + 1, batch), dtype=np.float32),
         is_first=random.random((steps + 1, batch)) < 0.01,
-        terminated=np.zeros((steps, batch), dtype=bool),
         action=random.integers(0, actions, (steps, batch)),
         behaviour_logits=random.standard_normal((steps, batch, actions), dtype=np.float32),
         first_cell=np.zeros((batch, hidden), dtype=np.float32),

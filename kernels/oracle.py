@@ -1,4 +1,4 @@
-"""Step-by-step RTRL: the oracle that every fast path is tested against, and the baseline of the benchmarks."""
+"""Step-by-step RTRL: the oracle that every fast path is tested against."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class StepByStepRTRL:
         a = f + w_z zh + w_f fh      S_W <- a S_W + u (x) x      S_w <- a S_w + u c'      S_b <- a S_b + u
         gradient <- gradient + sum over streams of e_t S_t
 
-    (design: fh, zh as in :func:`r2ac.kernels.scan.elstm_linearisation`; Williams and Zipser 1989.) It touches the
+    with u as in :func:`r2ac.kernels.scan.elstm_linearisation` (Williams and Zipser 1989). It touches the
     whole of S at every step, which is what the rollout-at-a-time form avoids.
 
     Args:

@@ -1,4 +1,4 @@
-"""Scans over the steps of a rollout for element-wise cells (design: one diagonal Jacobian ``a`` per step)."""
+"""Scans over the steps of a rollout for element-wise cells (whose Jacobian is one number a unit and step)."""
 
 from __future__ import annotations
 

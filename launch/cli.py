@@ -17,7 +17,7 @@ from r2ac.envs import InvalidOption, MissingPackage, UnknownTask
 from r2ac.launch.cluster import ConnectionFailed
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.errors import RunError
-from r2ac.launch.evaluate import EvaluationConfig, evaluate, write_evaluation
+from r2ac.launch.evaluate import EvaluationConfig, evaluate, evaluation_path, write_evaluation
 from r2ac.launch.plot import plot_runs
 from r2ac.launch.presets import preset
 from r2ac.launch.progress import print_table
@@ -35,7 +35,7 @@ usage: r2ac COMMAND …
 
   r2ac train TASK [--flags]            train an agent, e.g. r2ac train memory/tmaze --seed 2
   r2ac train --resume RUN [--flags]    go on with an interrupted run
-  r2ac evaluate RUN_OR_CHECKPOINT …    play whole episodes on seeds that no training uses
+  r2ac evaluate RUN_OR_CHECKPOINT …    play whole episodes, by default on seeds that no training uses
   r2ac plot RUN …                      draw learning curves
   r2ac envs                            every suite and task, and whether it can run here
 
@@ -79,9 +79,11 @@ class EvaluateArguments:
 def train_command(arguments: Sequence[str], console: Console) -> int:
     """``r2ac train TASK [--flags]`` or ``r2ac train --resume RUN [--flags]``."""
     resumed, prog, rest = None, "r2ac train TASK", list(arguments)
-    if rest and rest[0] == "--resume":
-        if len(rest) < 2 or rest[1].startswith("-"):
-            raise ConfigError("--resume needs a run directory: r2ac train --resume RUN")
+    if any(word == "--resume" or word.startswith("--resume=") for word in rest):
+        if rest[0] != "--resume" or len(rest) < 2 or rest[1].startswith("-"):
+            raise ConfigError(
+                "--resume comes first, with the run and without a task: r2ac train --resume RUN [--flags]"
+            )
         path = Path(rest[1])
         resumed = open_interrupted(path)
         default = replace(config_from_json(resumed.run.read_config(), resumed.run.config_path), run_dir=path)
@@ -107,6 +109,10 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
     parsed = _parse(EvaluateArguments, "r2ac evaluate", arguments)
     _require_runs(parsed.runs, "evaluate")
     parsed.evaluation.check()
+    targets = [evaluation_path(path) for path in parsed.runs]
+    for path, target in zip(parsed.runs, targets, strict=True):
+        if targets.count(target) > 1:
+            raise ConfigError(f"{path} would share {target} with another one: evaluate them one at a time")
     rows = []
     for path in parsed.runs:
         with EpisodeProgress(console, str(path)) as progress:
@@ -144,10 +150,12 @@ COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (2 for bad input, told in one sentence; 1 for a run that failed)."""
-    console, errors = Console(highlight=False), Console(stderr=True, highlight=False)
+    # A file has no width: tables need not be cut to that of a terminal.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    errors = Console(stderr=True, highlight=False)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
-        console.print(USAGE, markup=False, end="")
+        console.print(USAGE, markup=False, end="", soft_wrap=True)
         return 0 if words else 2
     if words[0] == "--version":
         console.print(f"r2ac {version('r2ac')}")

@@ -7,6 +7,8 @@ import os
 import socket
 from typing import Any
 
+from r2ac.launch.process import available_cores
+
 
 class ConnectionFailed(RuntimeError):
     """There is no cluster at the address given."""
@@ -29,13 +31,13 @@ def connect(address: str, num_actors: int) -> Any:
 
     Args:
         address: "local", "auto" or the address of a cluster's head, such as 127.0.0.1:6379.
-        num_actors: how many actors a local Ray must be able to hold, more than there are cores if need be.
+        num_actors: how many actors Ray must be able to hold; a local Ray holds more than there are cores if need be.
 
     Returns:
         The module ``ray``, connected.
 
     Raises:
-        ConnectionFailed: if there is no cluster at ``address``.
+        ConnectionFailed: if there is no cluster at ``address``, or it has fewer CPUs than there are actors.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would else announce on every start that accelerators stay visible to tasks that ask for none.
@@ -48,6 +50,12 @@ def connect(address: str, num_actors: int) -> Any:
             ray.init(address=address, logging_level=logging.WARNING)
         except (ConnectionError, ValueError) as error:
             raise ConnectionFailed(f"there is no Ray cluster at --ray-address {address}: {error}") from error
+        cpus = int(ray.cluster_resources().get("CPU", 0))
+        if cpus < num_actors:
+            ray.shutdown()
+            raise ConnectionFailed(
+                f"the Ray cluster at {address} has {cpus} CPUs, but each of the {num_actors} rollout actors needs one"
+            )
         return ray
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     # Despite its name this holds on Linux too: without clusters Ray takes 127.0.0.1 as the node's address and listens
@@ -57,7 +65,7 @@ def connect(address: str, num_actors: int) -> Any:
 
     ray.init(
         address="local",
-        num_cpus=max(os.cpu_count() or 1, num_actors),
+        num_cpus=max(available_cores(), num_actors),
         include_dashboard=False,
         logging_level=logging.WARNING,
     )

@@ -23,7 +23,8 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class TrainConfig(Generic[EnvOptions]):
-    """Settings of a training run. Counts are in environment steps (agent decisions), not in frames."""
+    """Settings of a training run. Counts are in environment steps (agent decisions), not in frames. An interrupted run
+    goes on with: r2ac train --resume RUN [--flags]"""
 
     task: tyro.conf.Fixed[str]
     """Suite and task, such as memory/tmaze (`r2ac envs` lists them)."""
@@ -66,7 +67,7 @@ class TrainConfig(Generic[EnvOptions]):
     keep_checkpoints: int = 3
     """How many of the newest checkpoints are kept."""
     log_steps: int = 0
-    """Environment steps between two lines of metrics.jsonl; 0: 200 lines over the run, but one per 100,000 steps."""
+    """Environment steps between two lines of metrics.jsonl; 0: a 200th of the run, at most 100,000."""
 
     @property
     def num_streams(self) -> int:
@@ -94,6 +95,7 @@ class TrainConfig(Generic[EnvOptions]):
             "log_steps": 0,
             "checkpoint_minutes": 0,
         }
+        _require(self.seed < 2**64, "seed", self.seed, "below 2**64")
         for name, least in at_least.items():
             _require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         for name in ("hidden_size", "encoder_features"):

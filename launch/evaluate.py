@@ -17,10 +17,14 @@ from gymnasium.vector import VectorEnv
 from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import Split, find_task, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
+from r2ac.launch.errors import RunError, os_reason
 from r2ac.launch.loading import choose_device, find_checkpoint, load_agent, make_agent
 from r2ac.launch.rollout_actor import sample_actions
 from r2ac.launch.run_directory import RunDirectory, write_atomically
 from r2ac.learner.checkpoint import load_checkpoint
+
+# A key of one word; those of the rollout actors have more, so that no evaluation draws the numbers of a training.
+_EVALUATION = (0,)
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class EvaluationConfig:
     episodes: int = 100
     """Episodes for each seed."""
     seeds: int = 3
-    """Evaluation seeds; none is ever used in training."""
+    """Evaluation seeds; with split test none is ever used in training."""
     greedy: bool = False
     """Take the most probable action instead of drawing from the policy."""
     split: Split = "test"
@@ -150,19 +154,24 @@ def evaluate(path: Path, config: EvaluationConfig, report: Callable[[int, int], 
     )
 
 
-def write_evaluation(path: Path, evaluation: Evaluation) -> Path:
-    """Write ``evaluation.json`` into the run that ``path`` is or lies in, else beside the checkpoint; returns it.
-
-    Raises:
-        ConfigError: if it cannot be written.
-    """
+def evaluation_path(path: Path) -> Path:
+    """Where the evaluation of ``path`` is written: in the run that it is or lies in, else beside the checkpoint."""
     path = path.resolve()
     folder = path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
-    target = RunDirectory(folder).evaluation_path
+    return RunDirectory(folder).evaluation_path
+
+
+def write_evaluation(path: Path, evaluation: Evaluation) -> Path:
+    """Write ``evaluation.json``, over an earlier one, and return its path.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    target = evaluation_path(path)
     try:
         write_atomically(target, json.dumps(evaluation.to_json(), indent=2) + "\n")
     except OSError as error:
-        raise ConfigError(f"{target} cannot be written: {error.strerror or error}") from error
+        raise RunError(f"{target} cannot be written: {os_reason(error)}") from error
     return target
 
 
@@ -171,7 +180,7 @@ def _play(env: VectorEnv, agent: Agent, config: EvaluationConfig, seed: int) -> 
     streams = env.num_envs
     share = np.full(streams, config.episodes // streams)
     share[: config.episodes % streams] += 1
-    generator = np.random.default_rng((seed, 1))
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=_EVALUATION))
     device = next(agent.parameters()).device
     cell = torch.zeros(streams, agent.core.cell_size, device=device)
     observation, _ = env.reset()

@@ -8,6 +8,7 @@ import torch
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.launch.config import ConfigError
+from r2ac.launch.errors import RunDirectoryError, os_reason
 from r2ac.launch.run_directory import RunDirectory
 from r2ac.learner.checkpoint import Checkpoint, CheckpointError, latest_checkpoint, load_checkpoint, load_model_state
 
@@ -19,8 +20,11 @@ def find_checkpoint(path: Path) -> Path:
         RunDirectoryError: if ``path`` is a directory that holds no run, or nothing at all.
         CheckpointError: if the run has no checkpoint yet.
     """
-    if path.is_file():
-        return path
+    try:
+        if path.is_file():
+            return path
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be read: {os_reason(error)}") from error
     return latest_checkpoint(RunDirectory.open(path, for_writing=False).checkpoints)
 
 
@@ -35,6 +39,11 @@ def make_agent(spec: ObservationSpec, config: AgentConfig, seed: int, device: to
         return Agent(spec, config).to(device)
     except ValueError as error:
         raise ConfigError(str(error)) from error
+    except RuntimeError as error:
+        raise ConfigError(
+            f"an agent of hidden_size {config.hidden_size} and encoder_features {config.encoder_features} does not fit "
+            f"on {device}: {error}"
+        ) from error
 
 
 def load_encoder(agent: Agent, path: Path) -> None:

@@ -26,7 +26,11 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 EXTENSIONS = (".png", ".svg", ".pdf")
 _X_KEYS = {"steps": "env_steps", "frames": "env_frames"}
-_NOT_COMPARED = frozenset({"seed", "run_dir", "resume"})
+# Settings that change where and how fast a run goes, or what is kept of it, but not what is learned.
+_NOT_COMPARED = frozenset(
+    {"seed", "run_dir", "device", "learner_threads", "threads", "ray_address", "log_steps", "checkpoint_minutes"}
+    | {"keep_checkpoints"}
+)
 _GRID_POINTS = 400
 # Okabe and Ito's palette, which the colour-blind can tell apart, without its yellow, too pale for a line on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -37,7 +41,7 @@ _UNSET = "unset"
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs whose settings are equal in everything but the seed, the run directory and the resume flag."""
+    """Runs whose settings are equal in everything that what is learned depends on, but for the seed."""
 
     settings: dict[str, Any]
     """The settings that are compared, flat: ``{"task": "memory/tmaze", "agent.gradient": "rtrl", ...}``."""

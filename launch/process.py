@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 
 import torch
 
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+
+def available_cores() -> int:
+    """The CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_up_process(threads: int) -> None:

@@ -91,8 +91,7 @@ class RolloutActor:
         if threads is not None:
             set_up_process(threads)
         self._config = config
-        self._entropy = (config.seed, config.index, config.incarnation)
-        env_seed = int(np.random.SeedSequence(self._entropy).generate_state(1, np.uint64)[0])
+        env_seed = int(self._randomness().generate_state(1, np.uint64)[0])
         self._env = make_vector(config.task, config.num_streams, env_seed, options=config.env)
         self.spec = ObservationSpec.of(self._env)
         self._agent = Agent(self.spec, config.agent).eval()
@@ -108,7 +107,7 @@ class RolloutActor:
         """Step every stream T times with ``weights``; ``sequence`` becomes the rollouts' number."""
         self._load(weights)
         rollout = self._empty_rollout(sequence)
-        uniforms = np.random.default_rng((*self._entropy, sequence)).random(rollout.action.shape)
+        uniforms = np.random.default_rng(self._randomness(sequence)).random(rollout.action.shape)
         episodes: list[Episode] = []
         for t in range(self._config.rollout_length):
             self._record(rollout, t)
@@ -118,8 +117,7 @@ class RolloutActor:
             action = sample_actions(logits, uniforms[t])
             rollout.behaviour_logits[t] = logits
             rollout.action[t] = action
-            rollout.terminated[t], ended = self._step(action)
-            episodes += ended
+            episodes += self._step(action)
         self._record(rollout, self._config.rollout_length)
         return rollout, episodes
 
@@ -127,7 +125,11 @@ class RolloutActor:
         """Close the environment."""
         self._env.close()
 
-    def _step(self, action: np.ndarray) -> tuple[np.ndarray, list[Episode]]:
+    def _randomness(self, *more: int) -> np.random.SeedSequence:
+        config = self._config
+        return np.random.SeedSequence(config.seed, spawn_key=(config.index, config.incarnation, *more))
+
+    def _step(self, action: np.ndarray) -> list[Episode]:
         self._observation, reward, terminated, truncated, _ = self._env.step(action)
         self._reward = reward.astype(np.float32)
         self._is_first = terminated | truncated
@@ -137,7 +139,7 @@ class RolloutActor:
         episodes = [Episode(float(self._returns[i]), int(self._lengths[i])) for i in ended]
         self._returns[ended] = 0
         self._lengths[ended] = 0
-        return terminated, episodes
+        return episodes
 
     def _inputs(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         return torch.from_numpy(self._observation), torch.from_numpy(self._reward), torch.from_numpy(self._is_first)
@@ -158,7 +160,6 @@ class RolloutActor:
             observation=np.empty((steps + 1, streams, *self.spec.shape), dtype=self._observation.dtype),
             reward=np.empty((steps + 1, streams), dtype=np.float32),
             is_first=np.empty((steps + 1, streams), dtype=bool),
-            terminated=np.empty((steps, streams), dtype=bool),
             action=np.empty((steps, streams), dtype=np.int64),
             behaviour_logits=np.empty((steps, streams, self.spec.num_actions), dtype=np.float32),
             first_cell=self._cell.numpy().copy(),

@@ -82,7 +82,7 @@ class InProcessSource:
 
 
 class ActorsLost(RuntimeError):
-    """A rollout actor died again and again."""
+    """A rollout actor died again and again, or its environment or agent raised an error."""
 
 
 class RaySource:
@@ -176,9 +176,11 @@ class RaySource:
         index = self._orders.pop(order)
         try:
             rollout, episodes = self._ray.get(order)
-        except self._ray.exceptions.RayActorError as error:
+        except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError) as error:
             self._replace(index, error)
             return []
+        except self._ray.exceptions.RayTaskError as error:
+            raise ActorsLost(f"rollout actor {index} failed: {error.cause!r}") from error
         self._failures[index] = 0
         self._batcher.add(rollout)
         return episodes

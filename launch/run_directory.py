@@ -16,10 +16,10 @@ from typing import Any, TextIO
 from r2ac.launch.errors import RunDirectoryError, os_reason
 
 
-def default_run_directory(task: str, gradient: str, seed: int, now: datetime | None = None) -> Path:
-    """``runs/<suite>-<name>/<gradient>-seed<seed>-<YYYYmmdd-HHMMSS>``, relative; ``now`` is the local time if None."""
+def default_run_directory(task: str, label: str, seed: int, now: datetime | None = None) -> Path:
+    """``runs/<suite>-<name>/<label>-seed<seed>-<YYYYmmdd-HHMMSS>``, relative; ``now`` is the local time if None."""
     started = now or datetime.now()
-    return Path("runs") / task.replace("/", "-") / f"{gradient}-seed{seed}-{started:%Y%m%d-%H%M%S}"
+    return Path("runs") / task.replace("/", "-") / f"{label}-seed{seed}-{started:%Y%m%d-%H%M%S}"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -61,8 +61,8 @@ def print_evaluations(console: Console, rows: Sequence[tuple[Path, Evaluation, P
     actions = "the most probable actions" if first.greedy else "sampled actions"
     console.print(f"[bold]{first.seeds} x {first.episodes} episodes[/bold], split {first.split}, {actions}")
     table = Table(box=None, padding=(0, 1), pad_edge=False)
-    for name in ("run", "task", "gradient"):
-        table.add_column(name, no_wrap=True)
+    for name in ("run", "task", "agent"):
+        table.add_column(name, no_wrap=name != "run", overflow="fold")
     for name in ("steps", "return", "normalised"):
         table.add_column(name, justify="right", no_wrap=True)
     names = [path.name for path, _, _ in rows]
@@ -72,7 +72,7 @@ def print_evaluations(console: Console, rows: Sequence[tuple[Path, Evaluation, P
         table.add_row(
             path.name if names.count(path.name) == 1 else str(path),
             evaluation.task,
-            evaluation.training.agent.gradient,
+            evaluation.training.agent.label,
             short_count(evaluation.env_steps),
             f"{evaluation.mean_return:,.3f}{spread}",
             "" if normalised is None else f"{100 * normalised:,.1f} %",
@@ -101,4 +101,4 @@ def print_suites(console: Console) -> None:
         console.print(f"[bold]{suite.name}[/bold]  {suite.summary}")
         console.print(f"  {'runs here' if missing is None else 'cannot run here: ' + missing}", markup=False)
         names = "  ".join(task.name for task in suite.tasks)
-        console.print(f"  {len(suite.tasks)} tasks: {names}\n", markup=False)
+        console.print(f"  {len(suite.tasks)} {'task' if len(suite.tasks) == 1 else 'tasks'}: {names}\n", markup=False)

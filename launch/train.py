@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shlex
 import time
 from contextlib import ExitStack, closing
@@ -19,16 +18,17 @@ from r2ac.envs import find_task, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
 from r2ac.launch.metrics import MetricsWriter
-from r2ac.launch.process import set_up_process
+from r2ac.launch.process import available_cores, set_up_process
 from r2ac.launch.progress import Progress, print_table
 from r2ac.launch.rollout_actor import ActorConfig, Weights
-from r2ac.launch.rollout_source import InProcessSource, RaySource, RolloutSource
+from r2ac.launch.rollout_source import ActorsLost, Batch, InProcessSource, RaySource, RolloutSource
 from r2ac.launch.run_directory import RunDirectory, default_run_directory
 from r2ac.launch.signals import StopSignals
 from r2ac.launch.training_log import TrainingLog
-from r2ac.learner import Learner
+from r2ac.learner import Learner, TrainingDiverged
 from r2ac.learner.checkpoint import (
     Checkpoint,
+    CheckpointError,
     checkpoint_path,
     latest_checkpoint,
     load_checkpoint,
@@ -55,8 +55,12 @@ def open_interrupted(path: Path) -> Resumed:
         CheckpointError: if it has no checkpoint that can be read.
     """
     run = RunDirectory.open(path, for_writing=True)
-    newest = latest_checkpoint(run.checkpoints)
-    return Resumed(run, load_checkpoint(newest), newest)
+    try:
+        newest = latest_checkpoint(run.checkpoints)
+        return Resumed(run, load_checkpoint(newest), newest)
+    except CheckpointError as error:
+        run.close()
+        raise CheckpointError(f"{path} cannot go on: {error} (a damaged file must be removed first)") from error
 
 
 def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = None) -> int:
@@ -78,7 +82,7 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
     if resumed is not None:
         _check_goes_on(config, resumed)
     device = choose_device(config.device)
-    set_up_process(config.learner_threads or max(1, (os.cpu_count() or 1) - config.num_actors))
+    set_up_process(config.learner_threads or max(1, available_cores() - config.num_actors))
     learner = _make_learner(config, device, resumed)
     with ExitStack() as stack:
         run = stack.enter_context(resumed.run if resumed else _create(config))
@@ -91,9 +95,9 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
             raise
         stack.enter_context(closing(source))
         signals.install()
+        metrics = stack.enter_context(MetricsWriter(run, learner.env_steps if resumed else None))
         if resumed is not None:
             run.write_config(config.to_json())
-        metrics = stack.enter_context(MetricsWriter(run, learner.env_steps if resumed else None))
         progress = stack.enter_context(Progress(config.total_steps, console))
         training = Training(config, run, source, learner, metrics, progress, resumed)
         training.loop(signals)
@@ -126,32 +130,44 @@ class Training:
         self._began_steps = learner.env_steps
         self._last_line = self._began_steps
         self._last_checkpoint = self._began
+        self._seconds = 0.0
 
     def loop(self, signals: StopSignals) -> None:
-        """Learn from batch after batch until the run's end or a signal; then save."""
-        config, learner = self._config, self._learner
-        self._source.publish(_weights(learner))
-        self._progress.update(learner.env_steps, learner.updates)
-        while learner.env_steps < config.total_steps and not signals.stop_requested():
-            batch = self._source.next_batch(signals.stop_requested)
-            if batch is None:
-                break
-            version = learner.updates
-            self._log.add(batch, learner.update(batch.rollout), version)
-            if learner.updates % config.publish_every == 0:
-                self._source.publish(_weights(learner))
-            if learner.env_steps - self._last_line >= config.log_interval:
-                self._write_line()
-            if time.monotonic() - self._last_checkpoint >= 60 * config.checkpoint_minutes:
-                self._save()
-            self._progress.update(learner.env_steps, learner.updates, self._log.mean_return, self._log.notes())
-        if learner.env_steps > self._last_line:
+        """Learn from batch after batch until the run's end or a signal, then save; also where the run cannot go on."""
+        self._source.publish(_weights(self._learner))
+        self._progress.update(self._learner.env_steps, self._learner.updates)
+        try:
+            while self._learner.env_steps < self._config.total_steps and not signals.stop_requested():
+                batch = self._source.next_batch(signals.stop_requested)
+                if batch is not None:
+                    self._learn(batch)
+        except (TrainingDiverged, ActorsLost):
+            self._finish()
+            raise
+        self._finish()
+
+    def _learn(self, batch: Batch) -> None:
+        """One update, and whatever is due after it."""
+        config, learner, version = self._config, self._learner, self._learner.updates
+        measured = learner.update(batch.rollout)
+        self._log.add(batch, measured if learner.updates > version else {}, version)
+        if learner.updates % config.publish_every == 0:
+            self._source.publish(_weights(learner))
+        if learner.env_steps - self._last_line >= config.log_interval:
+            self._write_line()
+        if time.monotonic() - self._last_checkpoint >= 60 * config.checkpoint_minutes:
+            self._save()
+        self._progress.update(learner.env_steps, learner.updates, self._log.mean_return, self._log.notes())
+
+    def _finish(self) -> None:
+        if self._learner.env_steps > self._last_line:
             self._write_line()
         self._save()
+        self._seconds = time.monotonic() - self._began
 
     def print_summary(self, console: Console, signals: StopSignals) -> None:
         """The table at the end, and where everything lies."""
-        learner, seconds = self._learner, time.monotonic() - self._began
+        learner, seconds = self._learner, self._seconds
         steps = learner.env_steps - self._began_steps
         mean_return = self._log.mean_return
         title = f"{self._config.task}: {'stopped by ' + signals.received.name if signals.received else 'trained'}"
@@ -204,7 +220,7 @@ class Training:
 
 
 def _create(config: TrainConfig[Any]) -> RunDirectory:
-    path = config.run_dir or default_run_directory(config.task, config.agent.gradient, config.seed)
+    path = config.run_dir or default_run_directory(config.task, config.agent.label, config.seed)
     return RunDirectory.create(path, config.to_json())
 
 

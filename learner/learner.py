@@ -49,13 +49,13 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Losses:
-    """The losses of a batch, each summed over T and B and a scalar tensor."""
+    """The losses of a batch, scalar tensors summed over T and B, and the policy's entropy."""
 
     total: Tensor
     policy: Tensor
     baseline: Tensor
     entropy: Tensor
-    """The policy's mean entropy in nats."""
+    """Mean over T and B, in nats."""
 
 
 def actor_critic_losses(output: RolloutOutput, batch: Rollout[Tensor], config: LearnerConfig) -> Losses:

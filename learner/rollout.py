@@ -28,8 +28,6 @@ class Rollout(Generic[Array]):
     """[T+1, B] float32, as the environment gave it (not clipped)."""
     is_first: Array
     """[T+1, B] bool, true where a step begins an episode."""
-    terminated: Array
-    """[T, B] bool, true where the action of the step ended the episode for good, not by a time limit."""
     action: Array
     """[T, B] int64."""
     behaviour_logits: Array

@@ -22,7 +22,6 @@ def rollout_of(actor: int, streams: int, sequence: int, length: int = 2) -> Roll
         observation=np.repeat(steps[:, :, None], 3, axis=2).astype(np.float32),
         reward=steps.astype(np.float32),
         is_first=np.zeros((length + 1, streams), dtype=bool),
-        terminated=np.zeros((length, streams), dtype=bool),
         action=steps[:length],
         behaviour_logits=np.repeat(steps[:length, :, None], 2, axis=2).astype(np.float32),
         first_cell=np.repeat(steps[0][:, None], 4, axis=1).astype(np.float32),

@@ -18,7 +18,7 @@ def make_run(
     path: Path, *, task: str = "memory/tmaze", seed: int = 1, gradient: str = "rtrl", rows: Any = None, **more: Any
 ) -> Path:
     path.mkdir(parents=True)
-    config = {"task": task, "seed": seed, "run_dir": str(path), "resume": seed == 2, "agent": {"gradient": gradient}}
+    config = {"task": task, "seed": seed, "run_dir": str(path), "agent": {"gradient": gradient}}
     (path / "config.json").write_text(json.dumps({**config, **more}))
     if rows is None:
         best = {"rtrl": 10, "tbptt": 2}[gradient]

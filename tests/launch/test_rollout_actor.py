@@ -72,7 +72,6 @@ def test_shapes_and_dtypes(task: str, shape: tuple[int, ...]) -> None:
         "observation": ((3, 5, *shape), pixels),
         "reward": ((3, 5), np.float32),
         "is_first": ((3, 5), np.bool_),
-        "terminated": ((2, 5), np.bool_),
         "action": ((2, 5), np.int64),
         "behaviour_logits": ((2, 5, spec.num_actions), np.float32),
         "first_cell": ((5, 6), np.float32),
@@ -124,7 +123,6 @@ def test_rewards_follow_actions_and_episodes_are_counted() -> None:
             reward = np.where(chooses, rollout.action[t] == cue, 0.0)
             np.testing.assert_array_equal(rollout.reward[t + 1], reward)
             np.testing.assert_array_equal(rollout.is_first[t + 1], chooses)
-            np.testing.assert_array_equal(rollout.terminated[t], chooses)
             returns, lengths, paid = returns + reward, lengths + 1, paid + reward.sum()
             expected += [Episode(float(returns[i]), int(lengths[i])) for i in np.flatnonzero(chooses)]
             returns[chooses], lengths[chooses] = 0, 0

@@ -33,7 +33,6 @@ class Stream:
             observation=self.observation[start : stop + 1],
             reward=self.reward[start : stop + 1],
             is_first=self.is_first[start : stop + 1],
-            terminated=np.zeros_like(self.is_first[start + 1 : stop + 1]),
             action=self.action[start:stop],
             behaviour_logits=self.behaviour_logits[start:stop],
             first_cell=np.linspace(1, 2, batch * HIDDEN, dtype=np.float32).reshape(batch, HIDDEN),

@@ -26,7 +26,6 @@ def make_rollout(sequence: int) -> Rollout[np.ndarray]:
         observation=rng.normal(size=(STEPS + 1, STREAMS, SIZE)).astype(np.float32),
         reward=rng.normal(size=(STEPS + 1, STREAMS)).astype(np.float32),
         is_first=np.zeros((STEPS + 1, STREAMS), dtype=bool),
-        terminated=np.zeros((STEPS, STREAMS), dtype=bool),
         action=rng.integers(0, ACTIONS, (STEPS, STREAMS)),
         behaviour_logits=rng.normal(size=(STEPS, STREAMS, ACTIONS)).astype(np.float32),
         first_cell=rng.normal(size=(STREAMS, HIDDEN)).astype(np.float32),

@@ -21,7 +21,6 @@ def make_rollout(steps: int = 3, batch: int = 4, first_stream: int = 0, seed: in
         observation=rng.integers(0, 256, (steps + 1, batch, 2, 5, 6), dtype=np.uint8),
         reward=rng.normal(size=(steps + 1, batch)).astype(np.float32),
         is_first=rng.random((steps + 1, batch)) < 0.3,
-        terminated=rng.random((steps, batch)) < 0.3,
         action=rng.integers(0, 7, (steps, batch)),
         behaviour_logits=rng.normal(size=(steps, batch, 7)).astype(np.float32),
         first_cell=rng.normal(size=(batch, 9)).astype(np.float32),
