@@ -1,8 +1,10 @@
 """Small runs that several tests of this folder share."""
 
+import os
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,18 +40,26 @@ def train_tiny() -> Callable[..., Path]:
     return train
 
 
-@pytest.fixture(scope="session")
-def start_tiny() -> Callable[..., "subprocess.Popen[str]"]:
-    """start_tiny(run, flags) starts the same training as a process of its own, in a process group of its own."""
+@pytest.fixture
+def start_tiny() -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    """start_tiny(run, flags) starts the same training as a process of its own, in a process group of its own. What
+    still runs when the test ends is killed."""
+    started: list[subprocess.Popen[str]] = []
 
     def start(run: Path, flags: dict[str, object] | None = None) -> "subprocess.Popen[str]":
         program = "import sys; from r2ac.launch.cli import main; sys.exit(main())"
         command = [sys.executable, "-c", program, *tiny_arguments(run, flags or {})]
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
         )
+        started.append(process)
+        return process
 
-    return start
+    yield start
+    for process in started:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 @pytest.fixture(scope="session")

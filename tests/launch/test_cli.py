@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -289,9 +290,12 @@ def test_a_run_directory_in_use(
 ) -> None:
     run = tmp_path / "run"
     process = start_tiny(run, {"--total-steps": 100_000_000})
+    deadline = time.monotonic() + 120
     try:
         while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
             assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
         message = refused(capsys, ["train", "--resume", str(run)])
         assert f"in use by process {process.pid}" in message
         assert "already holds a run" in refused(capsys, ["train", "memory/tmaze", *HERE, "--run-dir", str(run)])
@@ -332,7 +336,7 @@ def test_an_evaluation_of_nothing(capsys: Capture, finished_run: Path, flag: str
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = ["train", "memory/tmaze", "--ray-address", "127.0.0.1:1", "--run-dir", str(run)]
-    result = run_process(command, timeout=30)
+    result = run_process(command, timeout=120)
     assert result.returncode == 1
     assert "127.0.0.1:1" in result.stderr
     assert "Traceback" not in result.stderr

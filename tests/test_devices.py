@@ -1,0 +1,135 @@
+"""What the learner computes is the same on every device."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from r2ac.agents import ELSTM, Agent, AgentConfig, Carry, ObservationSpec
+from r2ac.learner import CarryStore, Learner, LearnerConfig, Rollout
+
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda.is_available() is False")
+every_device = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+
+CPU, DOUBLE = torch.device("cpu"), torch.float64
+BATCH, WIDTH, HIDDEN, LENGTHS = 5, 9, 16, (7, 1, 4, 7)
+
+
+def close(actual: Sequence[Tensor], expected: Sequence[Tensor], relative: float) -> None:
+    for mine, other in zip(actual, expected, strict=True):
+        assert (mine.cpu() - other.cpu()).abs().max() <= relative * other.abs().max()
+
+
+def ints(*numbers: int) -> np.ndarray:
+    return np.array(numbers, dtype=np.int64)
+
+
+def make_core(device: torch.device) -> ELSTM:
+    """The same core whatever the device."""
+    torch.manual_seed(3)
+    core = ELSTM(WIDTH, HIDDEN).double()
+    for parameter in core.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    return core.to(device)
+
+
+def own_carry(core: ELSTM) -> Carry:
+    return core.initial_carry(BATCH)
+
+
+def carry_by_streams(core: ELSTM) -> Carry:
+    """Sensitivities of seven streams, of which five are in the batch, in another order."""
+    kept = core.initial_carry(BATCH + 2)
+    return Carry(core.initial_carry(BATCH).cell, kept.sensitivities, torch.tensor([6, 0, 3, 5, 1]).to(kept.cell.device))
+
+
+def after_rollouts(device: torch.device, make_carry: Callable[[ELSTM], Carry]) -> list[Tensor]:
+    """Gradients summed over several rollouts, then the cells and sensitivities after them."""
+    core, generator = make_core(device), torch.Generator().manual_seed(0)
+    carry = make_carry(core)
+    for length in LENGTHS:
+        x, by_h = (torch.randn(length, BATCH, n, dtype=DOUBLE, generator=generator) for n in (WIDTH, HIDDEN))
+        is_first = torch.rand(length, BATCH, generator=generator) < 0.1
+        h, carry = core(x.to(device), carry, is_first.to(device))
+        (h * by_h.to(device)).sum().backward()
+    assert carry.sensitivities is not None
+    rows = slice(None) if carry.streams is None else carry.streams
+    gradients = [parameter.grad for parameter in core.parameters()]
+    found = [*gradients, carry.cell, *(tensor[rows] for tensor in carry.sensitivities.tensors())]
+    assert {tensor.device.type for tensor in found} == {device.type}
+    return found
+
+
+@every_device
+@pytest.mark.parametrize("make_carry", [own_carry, carry_by_streams])
+def test_gradients_and_sensitivities(device: str, make_carry: Callable[[ELSTM], Carry]) -> None:
+    close(after_rollouts(torch.device(device), make_carry), after_rollouts(CPU, own_carry), 1e-10)
+
+
+def carries_after(device: torch.device) -> list[Tensor]:
+    """Cells and sensitivities of all streams after batches out of order, one of which follows a gap."""
+    core, generator = make_core(device), torch.Generator().manual_seed(1)
+    store = CarryStore(core, 4)
+    for stream, sequence in [((2, 0, 3), (0, 0, 0)), ((1, 2), (0, 1)), ((3, 1, 0), (1, 3, 1)), ((0, 2), (2, 2))]:
+        first_cell = torch.randn(len(stream), HIDDEN, generator=generator).to(device)
+        x = torch.randn(3, len(stream), WIDTH, dtype=DOUBLE, generator=generator).to(device)
+        carry = store.fetch(ints(*stream), ints(*sequence), first_cell)
+        h, carry = core(x, carry, torch.zeros(3, len(stream), dtype=torch.bool, device=device))
+        h.square().sum().backward()
+        store.store(ints(*stream), ints(*sequence), carry)
+    assert store.resets == 1
+    assert store.next_sequence.tolist() == [3, 4, 3, 2]
+    carry = store.fetch(ints(3, 0, 2, 1), ints(2, 3, 4, 4), torch.ones(4, HIDDEN, device=device))
+    assert store.resets == 2
+    assert carry.sensitivities is not None
+    found = [carry.cell, *(tensor[carry.streams] for tensor in carry.sensitivities.tensors())]
+    assert {tensor.device.type for tensor in found} == {device.type}
+    # Stream 2, the third of the batch, begins again.
+    assert bool((carry.cell[2] == 1).all())
+    assert not any(tensor[2].count_nonzero() for tensor in found[1:])
+    return found
+
+
+@every_device
+def test_carries_of_streams_out_of_order_and_after_a_gap(device: str) -> None:
+    close(carries_after(torch.device(device)), carries_after(CPU), 1e-10)
+
+
+def make_rollout() -> Rollout[np.ndarray]:
+    rng, steps, actions = np.random.default_rng(0), 6, 3
+    return Rollout(
+        observation=rng.normal(size=(steps + 1, BATCH, WIDTH)).astype(np.float32),
+        reward=rng.normal(size=(steps + 1, BATCH)).astype(np.float32),
+        is_first=rng.random((steps + 1, BATCH)) < 0.1,
+        action=rng.integers(0, actions, (steps, BATCH)),
+        behaviour_logits=rng.normal(size=(steps, BATCH, actions)).astype(np.float32),
+        first_cell=rng.normal(size=(BATCH, HIDDEN)).astype(np.float32),
+        stream=np.arange(BATCH),
+        sequence=np.zeros(BATCH, dtype=np.int64),
+        weights_version=np.zeros(BATCH, dtype=np.int64),
+    )
+
+
+def changes_of_the_weights(device: torch.device) -> list[Tensor]:
+    """What the second of two updates adds to the weights: the first leaves it sensitivities."""
+    torch.manual_seed(5)
+    agent = Agent(ObservationSpec((WIDTH,), 3), AgentConfig(hidden_size=HIDDEN, encoder="mlp", encoder_features=8))
+    learner = Learner(agent.to(device), LearnerConfig(learning_rate=0.05), BATCH, total_steps=10**6)
+    rollout = make_rollout()
+    learner.update(rollout)
+    before = [parameter.detach().clone() for parameter in learner.parameters]
+    learner.update(replace(rollout, sequence=rollout.sequence + 1))
+    assert learner.updates == 2
+    assert learner.carries.resets == 0
+    assert {parameter.device.type for parameter in learner.parameters} == {device.type}
+    return [parameter.detach() - old for parameter, old in zip(learner.parameters, before, strict=True)]
+
+
+@every_device
+def test_an_update_changes_the_weights_by_the_same(device: str) -> None:
+    changes = changes_of_the_weights(torch.device(device))
+    assert all(change.count_nonzero() for change in changes)
+    close(changes, changes_of_the_weights(CPU), 1e-4)
