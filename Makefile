@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
-# Where `make train` writes; a run directory is never written over.
+# Where `make train` writes (make train RUNS=...); a run directory is never written over.
 ifndef RUNS
 RUNS := runs/main-$(shell date +%Y%m%d-%H%M%S)
 endif
@@ -15,7 +15,7 @@ FLAGS ?=
 .PHONY: help install train test lint types format clean
 
 help:
-	@echo 'make train    train memory/tmaze by RTRL and by TBPTT, evaluate both, plot (about 5 minutes on 2 cores)'
+	@echo 'make train    train memory/tmaze by RTRL and by TBPTT, evaluate both, plot (a few minutes on 2 cores)'
 	@echo 'make test     lint, types and the whole test suite'
 	@echo 'make install  only the set-up: .venv with everything that the two need'
 	@echo 'make format   let ruff format the code'

@@ -24,7 +24,7 @@ class AgentConfig:
     hidden_size: int = 256
     """Units of the core (N)."""
     encoder: EncoderName = "auto"
-    """What stands below the core: IMPALA's network for images, for vectors an MLP (auto) or none (RTRL is exact)."""
+    """What stands below the core: IMPALA's network for images, for vectors an MLP, or none; auto takes the first."""
     encoder_features: int = 256
     """Features that the encoder hands to the core, beside the last reward."""
     chrono_steps: int = 0

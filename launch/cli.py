@@ -43,7 +43,7 @@ r2ac COMMAND --help lists the flags of a command, r2ac train TASK --help those o
 """
 
 # Whatever the user can mend is told in one sentence, with exit code 2.
-USER_ERRORS = (UnknownTask, InvalidOption, MissingPackage, ConfigError, RunError, CheckpointError)
+USER_ERRORS = (UnknownTask, InvalidOption, MissingPackage, ConfigError, ConnectionFailed, RunError, CheckpointError)
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def train_command(arguments: Sequence[str], console: Console) -> int:
         default = preset("memory/tmaze")
         rest = ["--help"]
     elif rest[0].startswith("-"):
-        raise ConfigError(f"the task comes first: r2ac train TASK {' '.join(rest)}")
+        raise ConfigError("the task comes first, then the flags, such as r2ac train memory/tmaze --seed 2")
     else:
         default = preset(rest.pop(0))
         prog = f"r2ac train {default.task}"
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         errors.print(f"r2ac: {error}", markup=False, soft_wrap=True)
         return 2
-    except (TrainingDiverged, ActorsLost, ConnectionFailed) as error:
+    except (TrainingDiverged, ActorsLost) as error:
         errors.print(f"r2ac: {error}", markup=False, soft_wrap=True)
         return 1
     except BrokenPipeError:

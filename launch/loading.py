@@ -55,6 +55,8 @@ def load_encoder(agent: Agent, path: Path) -> None:
     model = load_checkpoint(find_checkpoint(path)).model
     prefix = "encoder."
     encoder = {name.removeprefix(prefix): tensor for name, tensor in model.items() if name.startswith(prefix)}
+    if not encoder:
+        raise CheckpointError(f"{path} has no encoder to take: its agent was trained with --encoder none")
     try:
         load_model_state(agent.encoder, encoder)
     except CheckpointError as error:

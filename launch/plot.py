@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,6 +36,7 @@ _GRID_POINTS = 400
 # Okabe and Ito's palette, which the colour-blind can tell apart, without its yellow, too pale for a line on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":", "-.")
+_LEGEND_WIDTH = 60  # characters: what fits below a panel
 _GREY = "#6b6b6b"
 _UNSET = "unset"
 
@@ -229,7 +231,8 @@ def _draw_group(axes: Axes, group: RunGroup, curves: Sequence[Curve], label: str
     # A line through a single point would not be seen.
     marker = "o" if grid.size == 1 else ""
     text = _count_text(group)
-    axes.plot(grid, mean, dash, color=colour, marker=marker, lw=1.9, label=f"{label} ({text})" if label else text)
+    legend = textwrap.fill(f"{label} ({text})" if label else text, _LEGEND_WIDTH)
+    axes.plot(grid, mean, dash, color=colour, marker=marker, lw=1.9, label=legend)
     if len(curves) > 1:
         axes.fill_between(grid, mean - deviation, mean + deviation, color=colour, alpha=0.18, lw=0)
 

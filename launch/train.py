@@ -81,6 +81,11 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
     config.check()
     if resumed is not None:
         _check_goes_on(config, resumed)
+        if resumed.checkpoint.counters["env_steps"] >= config.total_steps:
+            with resumed.run:
+                steps = f"{config.total_steps:,}"
+                console.print(f"{resumed.run.path} has learned from its {steps} steps; --total-steps N goes on to N")
+            return 0
     device = choose_device(config.device)
     set_up_process(config.learner_threads or max(1, available_cores() - config.num_actors))
     learner = _make_learner(config, device, resumed)

@@ -19,7 +19,7 @@ from r2ac.learner.vtrace import vtrace
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """How the agent learns. The defaults are the paper's."""
+    """How the agent learns."""
 
     discount: float = 0.99
     """Discount per step (gamma)."""

@@ -337,7 +337,7 @@ def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
     run = tmp_path / "run"
     command = ["train", "memory/tmaze", "--ray-address", "127.0.0.1:1", "--run-dir", str(run)]
     result = run_process(command, timeout=120)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "127.0.0.1:1" in result.stderr
     assert "Traceback" not in result.stderr
     assert not run.exists()
