@@ -37,6 +37,7 @@ _GRID_POINTS = 400
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":", "-.")
 _LEGEND_WIDTH = 60  # characters: what fits below a panel
+_INCHES_A_LINE = 0.19
 _GREY = "#6b6b6b"
 _UNSET = "unset"
 
@@ -170,6 +171,7 @@ def plot_runs(
             _draw_reference(axes, name, value)
         statement = f"trailing mean of {short_count(window)} {x}" if window else "not smoothed"
         _finish(axes, task, f"environment {x}", metric.replace("_", " "), statement)
+    _make_room_for_legends(figure, panels)
     _save(figure, output)
     return output
 
@@ -272,6 +274,15 @@ def _finish(axes: Axes, task: str, x_label: str, y_label: str, statement: str) -
     axes.tick_params(color="#b0b0b0", labelcolor="#404040")
     # Below the axes it hides no curve, whatever the curves do.
     axes.legend(loc="upper left", bbox_to_anchor=(-0.01, -0.16), frameon=False, fontsize=9.5, borderaxespad=0.2)
+
+
+def _make_room_for_legends(figure: Figure, panels: Sequence[Axes]) -> None:
+    """Make the figure higher for legends of more than two lines, so that they do not squeeze the axes."""
+    legends = [axes.get_legend() for axes in panels]
+    lines = max(sum(text.get_text().count("\n") + 1 for text in legend.get_texts()) for legend in legends if legend)
+    width, height = figure.get_size_inches()
+    rows = len({axes.get_subplotspec().rowspan.start for axes in panels})  # type: ignore[union-attr]
+    figure.set_size_inches(width, height + _INCHES_A_LINE * max(0, lines - 2) * rows)
 
 
 def _save(figure: Figure, output: Path) -> None:
