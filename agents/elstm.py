@@ -171,14 +171,20 @@ class ELSTM(nn.Module):
             ValueError: for shapes that do not fit together, a carry without sensitivities under RTRL, or one with
                 ``streams`` where no backward pass can follow.
         """
+        cells, carry = self.cells(x, carry, is_first)
+        h = torch.sigmoid(self.output_gate(torch.cat((x, cells), dim=-1))) * cells
+        return h, carry
+
+    def cells(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Carry]:
+        """The recurrence alone, without the output gate: c, [T, B, N], which carries gradients, and the carry after
+        step T; all else as in :meth:`forward`."""
         sensitivities = self._checked_sensitivities(x, carry, is_first)
         cells, *after = _CellTrajectory.apply(
             x, self.input_weight, self.recurrent_weight, self.bias, carry.cell, is_first, carry.streams, *sensitivities
         )
-        h = torch.sigmoid(self.output_gate(torch.cat((x, cells), dim=-1))) * cells
         if after:
-            return h, Carry(cells[-1].detach(), Sensitivities(*after))
-        return h, Carry(cells[-1].detach(), carry.sensitivities, carry.streams)
+            return cells, Carry(cells[-1].detach(), Sensitivities(*after))
+        return cells, Carry(cells[-1].detach(), carry.sensitivities, carry.streams)
 
     @torch.no_grad()
     def step(self, x: Tensor, cell: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ def test_a_small_run_reports_every_size(tmp_path: Path) -> None:
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 0, result.stderr
     figures = json.loads(output.read_text())
-    for part in ("core", "update"):
+    for part in ("recurrence", "core", "update"):
         assert [(row["T"], row["N"]) for row in figures[part]] == [(2, 8), (5, 8)]
         assert all(seconds > 0 for row in figures[part] for seconds in row["seconds"].values())
     assert "| 5 | 8 |" in result.stdout
