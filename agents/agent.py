@@ -118,6 +118,8 @@ class Agent(nn.Module):
         self.core: ELSTM | FeedForward = make_core(features + 1, config)
         self.policy = nn.Linear(config.hidden_size, spec.num_actions)
         self.value = nn.Linear(config.hidden_size, 1)
+        self.encoder_dtype = torch.float32
+        """What the encoder computes in: float32 for the dtype of its weights, bfloat16 for autocast to it."""
 
     def freeze_encoder(self) -> None:
         """Keep the encoder as it is: it gets no gradient and costs no backward pass."""
@@ -158,6 +160,10 @@ class Agent(nn.Module):
     def _core_input(self, observation: Tensor, reward: Tensor, is_first: Tensor) -> Tensor:
         """[features; clipped last reward], [T, B, D]."""
         dtype = self.policy.weight.dtype
-        features = self.encoder(observation.flatten(0, 1)).unflatten(0, reward.shape).to(dtype)
+        # Casts are not kept from call to call: weights change, and a captured update must cast them each time.
+        low = self.encoder_dtype == torch.bfloat16
+        with torch.autocast(observation.device.type, torch.bfloat16, enabled=low, cache_enabled=False):
+            features = self.encoder(observation.flatten(0, 1)).unflatten(0, reward.shape)
+        features = features.to(dtype)
         last_reward = reward.clamp(-1, 1).masked_fill(is_first, 0).to(dtype)
         return torch.cat((features, last_reward.unsqueeze(-1)), dim=-1)

@@ -3,25 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from r2ac.kernels import (
-    GATES,
-    Linearisation,
-    Sensitivities,
-    backward_scan,
-    boundary_contraction,
-    elstm_linearisation,
-    elstm_scan,
-    elstm_step,
-    jump,
-    rollout_gradient,
-    sensitivity_pass_,
-)
+from r2ac.kernels import GATES, Sensitivities, elstm_cells, elstm_jump, elstm_step
 
 Gradient = Literal["rtrl", "tbptt"]
 
@@ -37,64 +24,8 @@ class Carry:
     streams: Tensor | None = None
     """If given, ``sensitivities`` are those of all streams, and these [B] int64 are the rows of this batch. The
     backward pass then advances them in place, where it reads them anyway; without one they stay behind the cell."""
-
-
-class _CellTrajectory(torch.autograd.Function):
-    """Cell states of a rollout, c_1 … c_T, with the gradient of RTRL, or of TBPTT where no sensitivities come in.
-
-    The two share everything; RTRL adds the boundary contraction and the jump of the sensitivities: the jump in the
-    forward pass, into new tensors, or, where ``streams`` are given, together with the contraction in the backward
-    pass, in place.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        input_weight: Tensor,
-        recurrent_weight: Tensor,
-        bias: Tensor,
-        cell: Tensor,
-        is_first: Tensor,
-        streams: Tensor | None,
-        *sensitivities: Tensor,
-    ) -> tuple[Tensor, ...]:
-        gates, hidden, _ = input_weight.shape
-        preactivation = torch.addmm(bias.flatten(), x.flatten(0, 1), input_weight.flatten(0, 1).t())
-        scan = elstm_scan(preactivation.view(*x.shape[:2], gates, hidden), recurrent_weight, cell, is_first)
-        linear = elstm_linearisation(scan, recurrent_weight, is_first)
-        after: tuple[Tensor, ...] = ()
-        if sensitivities and streams is None:
-            after = jump(Sensitivities(*sensitivities), linear, x, scan.previous).tensors()
-        ctx.streams = streams
-        ctx.save_for_backward(x, input_weight, scan.previous, linear.jacobian, linear.immediate, *sensitivities)
-        ctx.mark_non_differentiable(*after)
-        ctx.set_materialize_grads(False)
-        return scan.cell, *after
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        direct = gradients[0]
-        x, input_weight, previous, jacobian, immediate, *before = ctx.saved_tensors
-        if direct is None:
-            return (None,) * (7 + len(before))
-        linear = Linearisation(jacobian, immediate)
-        total = backward_scan(direct, jacobian)
-        by_input_weight, by_recurrent_weight, by_preactivation = rollout_gradient(total, linear, x, previous)
-        by_bias = by_preactivation.sum((0, 1))
-        if before:
-            boundary, kept = jacobian[0] * total[0], Sensitivities(*before)
-            if ctx.streams is None:
-                terms = boundary_contraction(boundary, kept)
-            else:
-                terms = sensitivity_pass_(kept, ctx.streams, boundary, linear, x, previous)
-            for gradient, term in zip((by_input_weight, by_recurrent_weight, by_bias), terms, strict=True):
-                gradient.add_(term)
-        by_x = None
-        if ctx.needs_input_grad[0]:
-            by_x = (by_preactivation.flatten(-2) @ input_weight.flatten(0, 1)).view_as(x)
-        return by_x, by_input_weight, by_recurrent_weight, by_bias, None, None, None, *(None for _ in before)
+    fresh: Tensor | None = None
+    """[B] bool, beside ``streams``: the sensitivities of these streams count as zero, whatever is kept."""
 
 
 class ELSTM(nn.Module):
@@ -178,12 +109,20 @@ class ELSTM(nn.Module):
     def cells(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Carry]:
         """The recurrence alone, without the output gate: c, [T, B, N], which carries gradients, and the carry after
         step T; all else as in :meth:`forward`."""
-        sensitivities = self._checked_sensitivities(x, carry, is_first)
-        cells, *after = _CellTrajectory.apply(
-            x, self.input_weight, self.recurrent_weight, self.bias, carry.cell, is_first, carry.streams, *sensitivities
-        )
-        if after:
-            return cells, Carry(cells[-1].detach(), Sensitivities(*after))
+        self._check(x, carry, is_first)
+        # The bias is added by the scan, which reads the pre-activations anyway.
+        projection = nn.functional.linear(x, self.input_weight.flatten(0, 1)).unflatten(-1, (GATES, -1))
+        own = projection, self.recurrent_weight, self.bias
+        if self.gradient == "tbptt" or carry.sensitivities is None:
+            cells = elstm_cells(*own, carry.cell, is_first)
+            return cells, Carry(cells[-1].detach())
+        rtrl = self.input_weight, x.detach(), *carry.sensitivities.tensors()
+        if carry.streams is None:
+            cells = elstm_cells(*own, carry.cell, is_first, *rtrl)
+            after = elstm_jump(carry.sensitivities, *own, cells, carry.cell, is_first, x)
+            return cells, Carry(cells[-1].detach(), after)
+        fresh = carry.fresh if carry.fresh is not None else torch.zeros_like(carry.streams, dtype=torch.bool)
+        cells = elstm_cells(*own, carry.cell, is_first, *rtrl, carry.streams, fresh)
         return cells, Carry(cells[-1].detach(), carry.sensitivities, carry.streams)
 
     @torch.no_grad()
@@ -194,7 +133,7 @@ class ELSTM(nn.Module):
         cell, _, _ = elstm_step(preactivation.unflatten(-1, (GATES, -1)), self.recurrent_weight, previous)
         return torch.sigmoid(self.output_gate(torch.cat((x, cell), dim=-1))) * cell, cell
 
-    def _checked_sensitivities(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, ...]:
+    def _check(self, x: Tensor, carry: Carry, is_first: Tensor) -> None:
         if x.dim() != 3 or x.shape[0] < 1 or x.shape[2] != self.input_size:
             raise ValueError(f"x must be [T >= 1, B, {self.input_size}], not {list(x.shape)}")
         steps, batch = x.shape[:2]
@@ -203,7 +142,7 @@ class ELSTM(nn.Module):
         if carry.cell.shape != (batch, self.hidden_size):
             raise ValueError(f"carry.cell must be [{batch}, {self.hidden_size}], not {list(carry.cell.shape)}")
         if self.gradient == "tbptt":
-            return ()
+            return
         if carry.sensitivities is None:
             raise ValueError("gradient 'rtrl' needs a carry with sensitivities: begin with initial_carry()")
         rows = batch
@@ -212,6 +151,10 @@ class ELSTM(nn.Module):
                 raise ValueError("a carry with streams is advanced by the backward pass, but gradients are disabled")
             if carry.streams.shape != (batch,):
                 raise ValueError(f"carry.streams must be [{batch}], not {list(carry.streams.shape)}")
+            if carry.fresh is not None and (carry.fresh.shape != (batch,) or carry.fresh.dtype != torch.bool):
+                raise ValueError(
+                    f"carry.fresh must be bool [{batch}], not {carry.fresh.dtype} {list(carry.fresh.shape)}"
+                )
             rows = len(carry.sensitivities.input_weight)
         expected = (rows, GATES, self.hidden_size, self.input_size)
         if carry.sensitivities.input_weight.shape != expected:
@@ -219,7 +162,6 @@ class ELSTM(nn.Module):
                 f"the carry's sensitivities must be {list(expected)}, not "
                 f"{list(carry.sensitivities.input_weight.shape)}"
             )
-        return carry.sensitivities.tensors()
 
     def extra_repr(self) -> str:
         """What ``print`` shows beside the class name."""

@@ -63,20 +63,13 @@ def elstm_scan(preactivation: Tensor, recurrent_weight: Tensor, cell: Tensor, is
     Returns:
         The trajectory, in the dtype of ``preactivation``.
     """
-    steps, batch, _, hidden = preactivation.shape
-    cells, previous, forget, candidate = preactivation.new_empty(4, steps, batch, hidden).unbind(0)
-    keep = (~is_first).to(preactivation.dtype).unsqueeze(-1)
-    # Not by a product: a reset forgets a cell that is not finite, too.
-    cell = cell.masked_fill(is_first[0].unsqueeze(-1), 0)
-    # Every step writes where its result stays: at these sizes a copy costs as much as the arithmetic.
-    gates = torch.empty_like(preactivation[0])
-    for t in range(steps):
-        torch.mul(cell, keep[t], out=previous[t])
-        torch.addcmul(preactivation[t], recurrent_weight, previous[t].unsqueeze(1), out=gates)
-        torch.sigmoid(gates[:, 0], out=forget[t])
-        torch.tanh(gates[:, 1], out=candidate[t])
-        cell = torch.lerp(candidate[t], previous[t], forget[t], out=cells[t])
-    return CellScan(cells, previous, forget, candidate)
+    steps = []
+    for t, first in enumerate(is_first):
+        # Not by a product: a reset forgets a cell that is not finite, too.
+        previous = cell.masked_fill(first.unsqueeze(-1), 0)
+        cell, forget, candidate = elstm_step(preactivation[t], recurrent_weight, previous)
+        steps.append((cell, previous, forget, candidate))
+    return CellScan(*(torch.stack(tensors) for tensors in zip(*steps, strict=True)))
 
 
 def elstm_linearisation(scan: CellScan, recurrent_weight: Tensor, is_first: Tensor) -> Linearisation:

@@ -45,6 +45,10 @@ class Sensitivities:
         """The three arrays in the order of the fields."""
         return self.input_weight, self.recurrent_weight, self.bias
 
+    def stored_as(self, dtype: torch.dtype) -> Sensitivities:
+        """The same with the input weights' sensitivities, nearly all of the memory, stored in another dtype."""
+        return Sensitivities(self.input_weight.to(dtype), self.recurrent_weight, self.bias)
+
     def nbytes(self) -> int:
         """Bytes that the three arrays hold."""
         return sum(getattr(self, field.name).nbytes for field in fields(self))
@@ -94,36 +98,60 @@ def boundary_contraction(boundary: Tensor, before: Sensitivities) -> tuple[Tenso
 
 
 def sensitivity_pass_(
-    kept: Sensitivities, streams: Tensor, boundary: Tensor, linear: Linearisation, inputs: Tensor, previous: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Boundary contraction and jump in one visit, in place: S of each stream is read once and written once.
+    matrix: Tensor,
+    streams: Tensor,
+    fresh: Tensor,
+    boundary: Tensor,
+    decay: Tensor,
+    weighted: Tensor,
+    inputs: Tensor,
+) -> Tensor:
+    """Boundary contraction and jump of the input weights in one visit, in place, for any diagonal cell.
 
-    The same as :func:`boundary_contraction` of the rows ``streams`` of ``kept``, followed by their :func:`jump`.
+        term = sum over streams of (a_1 d_1) S_0      S_T = (prod_t a_t) S_0 + sum_t (prod_{s>t} a_s) u_t (x) x_t
+
+    S of each stream is read once and written once, where it is kept. A cell is known by its a and u alone.
 
     Args:
-        kept: sensitivities of all streams; those of the batch go from S_0 to S_T.
+        matrix: S of the input weights of all R streams, [R, K, N, D]; the rows ``streams`` go from S_0 to S_T.
         streams: the row of each stream of the batch, [B] int64, all different.
+        fresh: [B] bool; S_0 of such a stream is zero, whatever is kept (even what is not finite).
         boundary: a_1 d_1, [B, N].
-        linear: the cell's derivatives along the rollout.
+        decay: prod_t a_t, [B, N].
+        weighted: (prod_{s>t} a_s) u_t, [T, B, K, N].
         inputs: x_t, [T, B, D].
-        previous: c_{t-1} as each step saw it, [T, B, N].
 
     Returns:
-        The boundary terms, as :func:`boundary_contraction` gives them.
+        The boundary term of the gradient, [K, N, D], in the dtype of ``inputs``.
     """
-    decay, after = decay_products(linear.jacobian)
-    weighted = linear.immediate * after.unsqueeze(-2)
-    matrix = torch.zeros_like(kept.input_weight[0])
+    term = inputs.new_zeros(matrix.shape[1:])
     for b, stream in enumerate(streams.tolist()):
-        sensitivity = kept.input_weight[stream]
-        matrix.addcmul_(sensitivity, boundary[b].unsqueeze(-1))
-        flat = sensitivity.mul_(decay[b].unsqueeze(-1)).view(-1, sensitivity.shape[-1])
-        flat.addmm_(weighted[:, b].flatten(-2).t(), inputs[:, b])
-    recurrent, bias = kept.recurrent_weight[streams], kept.bias[streams]
-    terms = _contraction_of_vectors(boundary, recurrent, bias)
-    after_vectors = _jump_of_vectors(recurrent, bias, decay.unsqueeze(-2), weighted, previous)
-    kept.recurrent_weight[streams], kept.bias[streams] = after_vectors
-    return matrix, *terms
+        before = matrix[stream].to(inputs.dtype).masked_fill(fresh[b], 0)
+        term.addcmul_(before, boundary[b].unsqueeze(-1))
+        gained = weighted[:, b].flatten(-2).t() @ inputs[:, b]
+        matrix[stream] = torch.addcmul(gained.view_as(before), before, decay[b].unsqueeze(-1))
+    return term
+
+
+def vector_pass_(
+    kept: tuple[Tensor, Tensor], streams: Tensor, fresh: Tensor, boundary: Tensor, decay: Tensor, gained: Tensor
+) -> Tensor:
+    """The same for the recurrent weights and the biases, whose sensitivities are small.
+
+    Args:
+        kept: S of the two vectors, [R, K, N] each; changed in place.
+        gained: sum_t weighted_t c_{t-1} and sum_t weighted_t, [2, B, K, N].
+        streams, fresh, boundary, decay: as in :func:`sensitivity_pass_`.
+
+    Returns:
+        The boundary terms of the two vectors, [2, K, N].
+    """
+    terms = []
+    for sensitivity, gain in zip(kept, gained, strict=True):
+        before = sensitivity[streams].masked_fill(fresh[:, None, None], 0)
+        terms.append((boundary.unsqueeze(1) * before).sum(0))
+        sensitivity[streams] = torch.addcmul(gain, decay.unsqueeze(1), before)
+    return torch.stack(terms)
 
 
 def _jump_of_vectors(

@@ -7,6 +7,9 @@ import pytest
 import torch
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Triton asks for it when it is imported: without a GPU its kernels are interpreted, on CPU tensors.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 hypothesis.settings.register_profile("r2ac", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("r2ac")

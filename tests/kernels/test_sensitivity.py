@@ -17,11 +17,13 @@ from r2ac.kernels import (
     Sensitivities,
     backward_scan,
     boundary_contraction,
+    decay_products,
     elstm_linearisation,
     elstm_scan,
     jump,
     rollout_gradient,
     sensitivity_pass_,
+    vector_pass_,
 )
 
 DOUBLE = torch.float64
@@ -125,18 +127,26 @@ def test_the_boundary_contraction_is_a_sum_over_streams(rollout: Rollout) -> Non
 
 @given(rollouts(), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_the_pass_in_place_is_the_contraction_and_then_the_jump(rollout: Rollout, more: int, chance: Random) -> None:
-    """For rows of a larger store in any order; the rows of other streams stay to the bit."""
+    """For rows of a larger store in any order; the rows of other streams stay to the bit. What is kept for a stream
+    that begins afresh may be anything."""
     batch = rollout.previous.shape[1]
     order = chance.sample(range(batch + more), batch)
     streams, others = torch.tensor(order), [row for row in range(batch + more) if row not in order]
+    fresh = torch.tensor([chance.random() < 0.3 for _ in order])
     kept = Sensitivities(*(torch.randn(batch + more, *t.shape[1:], dtype=DOUBLE) for t in rollout.before.tensors()))
     for tensor, before in zip(kept.tensors(), rollout.before.tensors(), strict=True):
         tensor[streams] = before
+        tensor[streams[fresh]] = torch.nan
+        before[fresh] = 0
     at_rest = [tensor[others].clone() for tensor in kept.tensors()]
     boundary = rollout.previous[0] + 1
-    with unchanged(boundary, streams, *rollout.tensors()):
-        terms = sensitivity_pass_(kept, streams, boundary, rollout.linear, rollout.inputs, rollout.previous)
-    close(terms, boundary_contraction(boundary, rollout.before))
+    decay, following = decay_products(rollout.linear.jacobian)
+    weighted = rollout.linear.immediate * following.unsqueeze(-2)
+    gained = torch.stack(((weighted * rollout.previous.unsqueeze(-2)).sum(0), weighted.sum(0)))
+    with unchanged(boundary, streams, fresh, decay, weighted, gained, rollout.inputs):
+        term = sensitivity_pass_(kept.input_weight, streams, fresh, boundary, decay, weighted, rollout.inputs)
+        terms = vector_pass_((kept.recurrent_weight, kept.bias), streams, fresh, boundary, decay, gained)
+    close((term, *terms), boundary_contraction(boundary, rollout.before))
     after = jump(rollout.before, rollout.linear, rollout.inputs, rollout.previous)
     close(tuple(tensor[streams] for tensor in kept.tensors()), after.tensors())
     for tensor, other in zip(kept.tensors(), at_rest, strict=True):

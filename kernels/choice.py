@@ -1,0 +1,123 @@
+"""The one place where the implementation of a kernel is chosen: by the device and dtype of the tensors."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from r2ac.kernels import block, elstm, scan, sensitivity
+from r2ac.kernels.elstm import BackwardScan
+
+
+class _Pass(Protocol):
+    def __call__(
+        self,
+        matrix: Tensor,
+        streams: Tensor,
+        fresh: Tensor,
+        boundary: Tensor,
+        decay: Tensor,
+        weighted: Tensor,
+        inputs: Tensor,
+    ) -> Tensor: ...
+
+
+class _Forward(Protocol):
+    def __call__(
+        self, projection: Tensor, recurrent_weight: Tensor, bias: Tensor, cell: Tensor, is_first: Tensor
+    ) -> Tensor: ...
+
+
+class _Backward(Protocol):
+    def __call__(
+        self,
+        direct: Tensor,
+        projection: Tensor,
+        recurrent_weight: Tensor,
+        bias: Tensor,
+        cells: Tensor,
+        cell: Tensor,
+        is_first: Tensor,
+        jump: bool,
+    ) -> BackwardScan: ...
+
+
+class _Scan(Protocol):
+    def __call__(self, direct: Tensor, jacobian: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """One implementation of everything that is worth a kernel; every one computes what the reference computes."""
+
+    name: str
+    elstm_forward: _Forward
+    """:func:`r2ac.kernels.elstm.elstm_forward`"""
+    elstm_backward: _Backward
+    """:func:`r2ac.kernels.elstm.elstm_backward`"""
+    backward_scan: _Scan
+    """:func:`r2ac.kernels.scan.backward_scan`"""
+    sensitivity_pass_: _Pass
+    """:func:`r2ac.kernels.sensitivity.sensitivity_pass_`"""
+    block_sensitivity_pass_: _Pass
+    """:func:`r2ac.kernels.block.block_sensitivity_pass_`"""
+
+
+REFERENCE = Kernels(
+    "reference",
+    elstm.elstm_forward,
+    elstm.elstm_backward,
+    scan.backward_scan,
+    sensitivity.sensitivity_pass_,
+    block.block_sensitivity_pass_,
+)
+"""Plain PyTorch: readable, for every device and dtype."""
+
+
+def kernels_for(tensor: Tensor) -> Kernels:
+    """The kernels for tensors like this one.
+
+    float32 on an NVIDIA GPU takes Triton; float32 and float64 on a CPU take compiled C++; everything else, and a
+    machine without Triton or a C++ compiler, takes the reference. ``R2AC_KERNELS=reference`` in the environment
+    takes the reference always.
+    """
+    if os.environ.get("R2AC_KERNELS") == "reference":
+        return REFERENCE
+    if tensor.device.type == "cuda" and tensor.dtype == torch.float32:
+        return _triton() or REFERENCE
+    if tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64):
+        return _native() or REFERENCE
+    return REFERENCE
+
+
+@cache
+def _triton() -> Kernels | None:
+    if find_spec("triton") is None or torch.version.cuda is None:
+        return None
+    from r2ac.kernels import triton_scan, triton_sensitivity
+
+    return _from_modules("triton", triton_scan, triton_sensitivity, triton_sensitivity.block_sensitivity_pass_)
+
+
+@cache
+def _native() -> Kernels | None:
+    from r2ac.kernels import native
+
+    reason = native.missing_reason()
+    if reason is not None:
+        warnings.warn(f"the recurrence runs in plain PyTorch, which is several times slower: {reason}", stacklevel=2)
+        return None
+    return _from_modules("native", native, native, block.block_sensitivity_pass_)
+
+
+def _from_modules(name: str, scans: Any, passes: Any, block_pass: _Pass) -> Kernels:
+    return Kernels(
+        name, scans.elstm_forward, scans.elstm_backward, scans.backward_scan, passes.sensitivity_pass_, block_pass
+    )

@@ -1,0 +1,338 @@
+# mypy: allow-untyped-defs
+"""The pass over the sensitivities, of :mod:`r2ac.kernels.sensitivity` and :mod:`r2ac.kernels.block`, in Triton.
+
+    term = sum_b boundary_b S_b      S_b <- decay_b S_b + sum_t weighted_{t,b} (x) x_{t,b}
+
+The pass is bound by memory: S is read once and written once, 2*4*K*B*N*D bytes in float32. S of a stream is a matrix
+of K*N rows and D columns. A program owns a tile of it, [rows, inputs], and walks over streams: it asks for the tile of
+a stream, forms the sum over t while that is on its way, and writes the tile in the same visit. ``term`` never leaves
+its registers, and every sum has a fixed order. The sums' operands come from the L2 cache, 4*T*(rows + inputs) bytes a
+visit beside the tile's own 8*rows*inputs.
+
+S is stored in float32 or bfloat16; all arithmetic is in float32. Only the sum over t goes to the tensor cores, in the
+precision of ``torch.get_float32_matmul_precision()``:
+
+    "highest"         tf32x3. An operand is v = v1 + v2 + r with v1 its rounding to tf32's 11 bits, v2 the rest cut to
+                      11 bits, so that |v2| <= 2^-11 |v| and |r| <= 2^-21 |v|. Three products leave out v2 w2 and what
+                      has an r in it, (2^-22 + 2 * 2^-21) |v w| < 1.2e-6 |v w|: near what float32 sums lose themselves.
+    "high", "medium"  tf32. The unit cuts both operands to 11 bits: an error up to 2 * 2^-10 |v w|, in the norm some
+                      5e-4, and toward zero.
+
+Rollouts of less than 16 steps take outer products in plain float32 whatever the setting.
+
+Names: ``p_`` a pointer, ``b_`` a block of values, ``i_`` an index, ``o_`` an offset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_PRODUCT = 16
+"""The fewest steps that are worth a product of the tensor cores, which take them in eights and sixteens."""
+_TALLEST = 256
+"""Rows of a tile at most, so that its operands leave room in shared memory for another program's."""
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """How a pass is cut into programs. Sizes are powers of two; a warp has 32 threads."""
+
+    rows: int
+    """Rows (k, n) of a tile."""
+    inputs: int
+    """Columns d of a tile, 16 at least."""
+    steps: int
+    """Steps in one product of the tensor cores, 16 at least; 1 takes outer products, a step at a time, instead."""
+    splits: int
+    """Groups of streams, each with a program for every tile and a partial sum of the term."""
+    warps: int
+    stages: int
+    """Products whose operands are on their way at a time."""
+
+
+def tiles(batch: int, rows: int, inputs: int, steps: int, parts: int = 1) -> Tiles:
+    """The tiles of a pass, from its shapes alone: the same sums in the same order on every run and machine.
+
+    A tile of 64 x 64 and four warps is 32 numbers a thread, of each of: the tile, the term, and the product with its
+    correction. That is what 255 registers hold, and two such programs fit on a multiprocessor, so that one moves bytes
+    while the other multiplies. Outer products need no correction and few operands: smaller tiles, more programs.
+    A block pass holds both halves of a pair, at half the rows.
+
+    There are seldom enough tiles to fill the 132 multiprocessors of a Hopper GPU; more programs share out the streams.
+    With ``splits`` groups the pass takes ceil(programs / slots) rounds of ceil(batch / splits) visits; what a program
+    costs beside its visits, partial sums above all, is about one more.
+
+    Args:
+        batch, rows, inputs, steps: B, K*N, D and T.
+        parts: 1, or 2 for the pass over 2x2 blocks.
+    """
+    product = steps >= _PRODUCT
+    height, width, slots = (64 // parts, 64, 2 * 132) if product else (32 // parts, 64, 4 * 132)
+    programs = _programs(rows, inputs, Tiles(height, width, _PRODUCT if product else 1, 1, 4, 3))
+
+    def visits(splits: int) -> int:
+        return triton.cdiv(programs * splits, slots) * (triton.cdiv(batch, splits) + 1)
+
+    streams = triton.cdiv(batch, min(range(1, min(batch, 16) + 1), key=visits))
+    return Tiles(height, width, _PRODUCT if product else 1, triton.cdiv(batch, streams), 4, 3)
+
+
+def sensitivity_pass_(
+    matrix: Tensor,
+    streams: Tensor,
+    fresh: Tensor,
+    boundary: Tensor,
+    decay: Tensor,
+    weighted: Tensor,
+    inputs: Tensor,
+    tiles: Tiles | None = None,
+) -> Tensor:
+    """:func:`r2ac.kernels.sensitivity.sensitivity_pass_` in one launch, and one sum where streams are split.
+
+    ``matrix`` is float32 or bfloat16 and contiguous, all else float32. Compiled once for each K, N and D, and for
+    ``tiles``, which :func:`tiles` chooses if they are not given; not for each T or B.
+    """
+    return _launch(1, matrix, streams, fresh, boundary, decay, weighted, inputs, tiles)
+
+
+def block_sensitivity_pass_(
+    matrix: Tensor,
+    streams: Tensor,
+    fresh: Tensor,
+    boundary: Tensor,
+    decay: Tensor,
+    weighted: Tensor,
+    inputs: Tensor,
+    tiles: Tiles | None = None,
+) -> Tensor:
+    """:func:`r2ac.kernels.block.block_sensitivity_pass_` in one launch; otherwise as :func:`sensitivity_pass_`."""
+    return _launch(2, matrix, streams, fresh, boundary, decay, weighted, inputs, tiles)
+
+
+def _launch(
+    parts: int,
+    matrix: Tensor,
+    streams: Tensor,
+    fresh: Tensor,
+    boundary: Tensor,
+    decay: Tensor,
+    weighted: Tensor,
+    inputs: Tensor,
+    chosen: Tiles | None,
+) -> Tensor:
+    if not matrix.is_contiguous():
+        raise ValueError("the sensitivities are changed in place and have to be contiguous")
+    gates, hidden, width = matrix.shape[-3:]
+    steps, batch, _ = inputs.shape
+    cut = chosen or tiles(batch, gates * hidden, width, steps, parts)
+    partial = inputs.new_empty(cut.splits, gates, hidden, width)
+    operands = (tensor.contiguous() for tensor in (streams, fresh, boundary, decay, weighted, inputs))
+    constants = pass_constants(gates, hidden, width, parts, cut, _precision())
+    grid = (_programs(gates * hidden, width, cut), cut.splits)
+    sizes = steps, batch, triton.cdiv(batch, cut.splits)
+    with torch.cuda.device_of(matrix):
+        _pass_kernel[grid](matrix, *operands, partial, *sizes, **constants, num_warps=cut.warps, num_stages=cut.stages)
+    return partial[0] if cut.splits == 1 else partial.sum(0)
+
+
+def pass_constants(gates: int, hidden: int, inputs: int, parts: int, cut: Tiles, precision: str) -> dict[str, object]:
+    """What the kernel is compiled for."""
+    sizes = {"N": hidden, "ROWS": gates * hidden, "D": inputs, "PARTS": parts}
+    tail = _tail(inputs, cut)
+    return {
+        **sizes,
+        "TILE": _shape(cut.rows, cut.inputs, cut.warps),
+        "TAIL": _shape(*tail, cut.warps) if tail else None,
+        "STEPS": cut.steps,
+        "PRECISION": precision,
+    }
+
+
+def _precision() -> str:
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+
+
+def _tail(inputs: int, cut: Tiles) -> tuple[int, int] | None:
+    """Rows and columns of the tiles over the last columns, which do not fill a whole tile: narrower and taller."""
+    remainder = inputs % cut.inputs
+    if remainder == 0:
+        return None
+    width = max(16, triton.next_power_of_2(remainder))
+    return max(cut.rows, min(_TALLEST, cut.rows * cut.inputs // width)), width
+
+
+def _programs(rows: int, inputs: int, cut: Tiles) -> int:
+    """Tiles of one group of streams: all whole ones, then those of the tail."""
+    tail = _tail(inputs, cut)
+    return triton.cdiv(rows, cut.rows) * (inputs // cut.inputs) + (triton.cdiv(rows, tail[0]) if tail else 0)
+
+
+def _shape(rows: int, inputs: int, warps: int) -> tuple[int, int, int, int]:
+    """A tile as [chunks, groups, lines, lanes]: column chunk * lanes + lane, row group * lines + line.
+
+    Triton lays the threads along the last two axes, so that these are what differs between threads and the first two
+    what differs between the numbers of one thread. All numbers of a thread then lie at constant distances, which cost
+    no registers, and a thread meets few different rows. A plain [rows, inputs] tile spilled hundreds of bytes.
+    """
+    lanes = min(32, inputs)
+    lines = min(rows, 32 * warps // lanes)
+    return inputs // lanes, rows // lines, lines, lanes
+
+
+@triton.jit
+def _from_step(p_operand, t, SIZE: tl.constexpr, B, i_b):
+    """The row of step t and stream i_b in [T, B, SIZE], which can be further off than 32 bits reach."""
+    return p_operand + (B.to(tl.int64) * t + i_b) * SIZE
+
+
+@triton.jit
+def _gained(
+    p_weighted,
+    p_inputs,
+    T,
+    B,
+    i_b,
+    i_row,
+    i_input,
+    WIDTH: tl.constexpr,
+    ROWS: tl.constexpr,
+    D: tl.constexpr,
+    TILE: tl.constexpr,
+    WHOLE: tl.constexpr,
+    STEPS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """sum_t weighted_t (x) x_t of one stream, as a tile; ``WIDTH`` numbers lie between two streams' weights."""
+    HEIGHT: tl.constexpr = TILE[1] * TILE[2]
+    EVEN: tl.constexpr = ROWS % HEIGHT == 0
+    p_weighted += i_row
+    p_inputs += i_input
+    if STEPS == 1:
+        o_row = tl.arange(0, TILE[1])[:, None] * TILE[2] + tl.arange(0, TILE[2])[None, :]
+        o_input = tl.arange(0, TILE[0])[:, None] * TILE[3] + tl.arange(0, TILE[3])[None, :]
+        b_gained = tl.zeros(TILE, tl.float32)
+        for t in range(T):
+            b_row = tl.load(_from_step(p_weighted, t, WIDTH, B, i_b) + o_row, (i_row + o_row < ROWS) | EVEN, 0.0)
+            b_input = tl.load(_from_step(p_inputs, t, D, B, i_b) + o_input, (i_input + o_input < D) | WHOLE, 0.0)
+            b_gained += b_row[None, :, :, None] * b_input[:, None, None, :]
+    else:
+        o_row = tl.arange(0, HEIGHT)[None, :]
+        o_step = tl.arange(0, STEPS)[:, None]
+        o_chunk_step = tl.arange(0, STEPS)[None, :, None]
+        o_input = tl.arange(0, TILE[0])[:, None, None] * TILE[3] + tl.arange(0, TILE[3])[None, None, :]
+        # Transposed: Hopper's product wants 64 numbers or more along its first axis, and tiles may have fewer rows.
+        b_product = tl.zeros([TILE[0] * TILE[3], HEIGHT], tl.float32)
+        for t in tl.range(0, T, STEPS, disable_licm=True):
+            b_mask = (o_step < T - t) & ((i_row + o_row < ROWS) | EVEN)
+            b_row = tl.load(_from_step(p_weighted, t, WIDTH, B, i_b) + o_step * (B * WIDTH) + o_row, b_mask, 0.0)
+            b_mask = (o_chunk_step < T - t) & ((i_input + o_input < D) | WHOLE)
+            b_input = tl.load(_from_step(p_inputs, t, D, B, i_b) + o_chunk_step * (B * D) + o_input, b_mask, 0.0)
+            b_input = tl.reshape(tl.permute(b_input, 0, 2, 1), [TILE[0] * TILE[3], STEPS])
+            b_product = tl.dot(b_input, b_row, b_product, input_precision=PRECISION)
+        b_gained = tl.permute(tl.reshape(b_product, [TILE[0], TILE[3], TILE[1], TILE[2]]), 0, 2, 3, 1)
+    return b_gained
+
+
+@triton.jit
+def _visit(
+    pointers,
+    T,
+    B,
+    i_first,
+    i_last,
+    i_row,
+    i_input,
+    N: tl.constexpr,
+    ROWS: tl.constexpr,
+    D: tl.constexpr,
+    PARTS: tl.constexpr,
+    TILE: tl.constexpr,
+    WHOLE: tl.constexpr,
+    STEPS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One tile of the streams from ``i_first`` to ``i_last``; ``WHOLE`` where no column lies outside."""
+    p_matrix, p_streams, p_fresh, p_boundary, p_decay, p_weighted, p_inputs, p_term = pointers
+    EVEN: tl.constexpr = ROWS % (TILE[1] * TILE[2]) == 0
+    SIZE: tl.constexpr = ROWS * D
+    o_row = tl.arange(0, TILE[1])[None, :, None, None] * TILE[2] + tl.arange(0, TILE[2])[None, None, :, None]
+    o_input = tl.arange(0, TILE[0])[:, None, None, None] * TILE[3] + tl.arange(0, TILE[3])[None, None, None, :]
+    b_inside_row = (i_row + o_row < ROWS) | EVEN
+    b_inside = b_inside_row & ((i_input + o_input < D) | WHOLE)
+    o_unit = (i_row + o_row) % N
+    # In 64 bits, where sums do not wrap, the compiler finds the constant distances between a thread's numbers.
+    o_tile = o_row.to(tl.int64) * D + o_input.to(tl.int64)
+    o_first = i_row * D + i_input
+    b_term = tl.zeros(TILE, tl.float32)
+    # Addresses that are kept from one stream to the next would take the registers of the tile.
+    for i_b in tl.range(i_first, i_last, disable_licm=True):
+        p_tile = p_matrix + tl.load(p_streams + i_b) * (PARTS * SIZE) + o_first + o_tile
+        b_kept = b_inside & (tl.load(p_fresh + i_b) == 0)
+        p_boundaries = p_boundary + i_b * (PARTS * N) + o_unit
+        p_decays = p_decay + i_b * (PARTS * PARTS * N) + o_unit
+        b_before = tl.load(p_tile, b_kept, 0.0).to(tl.float32)
+        if PARTS == 1:
+            b_boundary, b_decay = tl.load(p_boundaries, b_inside_row, 0.0), tl.load(p_decays, b_inside_row, 0.0)
+            b_gained = _gained(
+                p_weighted, p_inputs, T, B, i_b, i_row, i_input, ROWS, ROWS, D, TILE, WHOLE, STEPS, PRECISION
+            )
+            b_term += b_boundary * b_before
+            b_after = b_decay * b_before + b_gained
+            tl.store(p_tile, b_after.to(p_matrix.dtype.element_ty), b_inside)
+        else:
+            b_other = tl.load(p_tile + SIZE, b_kept, 0.0).to(tl.float32)
+            for i in tl.static_range(2):
+                b_gained = _gained(
+                    p_weighted + i * ROWS, p_inputs, T, B, i_b, i_row, i_input,
+                    2 * ROWS, ROWS, D, TILE, WHOLE, STEPS, PRECISION,
+                )  # fmt: skip
+                b_after = tl.load(p_decays + 2 * i * N, b_inside_row, 0.0) * b_before + b_gained
+                b_after += tl.load(p_decays + (2 * i + 1) * N, b_inside_row, 0.0) * b_other
+                tl.store(p_tile + i * SIZE, b_after.to(p_matrix.dtype.element_ty), b_inside)
+            b_term += tl.load(p_boundaries, b_inside_row, 0.0) * b_before
+            b_term += tl.load(p_boundaries + N, b_inside_row, 0.0) * b_other
+    tl.store(p_term + o_first + o_tile, b_term, b_inside)
+
+
+@triton.jit(do_not_specialize=["T", "B", "streams_each"])
+def _pass_kernel(
+    p_matrix,
+    p_streams,
+    p_fresh,
+    p_boundary,
+    p_decay,
+    p_weighted,
+    p_inputs,
+    p_term,
+    T,
+    B,
+    streams_each,
+    N: tl.constexpr,
+    ROWS: tl.constexpr,
+    D: tl.constexpr,
+    PARTS: tl.constexpr,
+    TILE: tl.constexpr,
+    TAIL: tl.constexpr,
+    STEPS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    HEIGHT: tl.constexpr = TILE[1] * TILE[2]
+    INPUTS: tl.constexpr = TILE[0] * TILE[3]
+    DOWN: tl.constexpr = (ROWS + HEIGHT - 1) // HEIGHT
+    ACROSS: tl.constexpr = D // INPUTS
+    i_tile, i_split = tl.program_id(0), tl.program_id(1)
+    i_first = i_split * streams_each
+    i_last = tl.minimum(i_first + streams_each, B)
+    p_partial = p_term + i_split * (ROWS * D)
+    pointers = (p_matrix, p_streams, p_fresh, p_boundary, p_decay, p_weighted, p_inputs, p_partial)
+    if i_tile < DOWN * ACROSS:
+        i_row, i_input = i_tile % DOWN * HEIGHT, i_tile // DOWN * INPUTS
+        _visit(pointers, T, B, i_first, i_last, i_row, i_input, N, ROWS, D, PARTS, TILE, True, STEPS, PRECISION)
+    elif TAIL is not None:
+        i_row, i_input = (i_tile - DOWN * ACROSS) * (TAIL[1] * TAIL[2]), ACROSS * INPUTS
+        _visit(pointers, T, B, i_first, i_last, i_row, i_input, N, ROWS, D, PARTS, TAIL, False, STEPS, PRECISION)

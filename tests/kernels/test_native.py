@@ -1,0 +1,385 @@
+"""The native kernels against their references in float64, what they refuse, and how their library comes about."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from r2ac.kernels import BackwardScan, elstm, native, scan, sensitivity
+
+REASON = native.missing_reason() or ""
+# Not where there is a compiler that refuses our source.
+pytestmark = pytest.mark.skipif(bool(REASON) and "cannot compile" not in REASON, reason=f"no native kernels: {REASON}")
+
+DOUBLE, SINGLE = torch.float64, torch.float32
+# Around the widths of vectors and of blocks of units.
+UNITS = (1, 3, 8, 17, 64, 127, 128, 129, 300)
+NAN, INF = float("nan"), float("inf")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    projection: Tensor
+    recurrent_weight: Tensor
+    bias: Tensor
+    cell: Tensor
+    is_first: Tensor
+    direct: Tensor
+
+    def to(self, dtype: torch.dtype) -> "Rollout":
+        return Rollout(*(t if t.dtype == torch.bool else t.to(dtype) for t in vars(self).values()))
+
+    def forward(self, kernels: Any = native) -> Tensor:
+        return kernels.elstm_forward(self.projection, self.recurrent_weight, self.bias, self.cell, self.is_first)
+
+    def backward(self, cells: Tensor, jump: bool = True, kernels: Any = native) -> BackwardScan:
+        vectors = self.recurrent_weight, self.bias
+        return kernels.elstm_backward(
+            self.direct, self.projection, *vectors, cells, self.cell, self.is_first, jump=jump
+        )
+
+    def part(self, start: int) -> "Rollout":
+        steps = slice(start, None)
+        vectors = self.recurrent_weight, self.bias, self.cell
+        return Rollout(self.projection[steps], *vectors, self.is_first[steps], self.direct[steps])
+
+
+def make_rollout(steps: int, batch: int, units: int, seed: int = 0, resets: float = 0.0) -> Rollout:
+    """In float64, but every number is one of float32."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(DOUBLE)
+
+    is_first = torch.rand(steps, batch, generator=generator) < resets
+    vectors = normal(2, units), normal(2, units), normal(batch, units)
+    return Rollout(normal(steps, batch, 2, units), *vectors, is_first, normal(steps, batch, units))
+
+
+@st.composite
+def rollouts(draw: st.DrawFn) -> Rollout:
+    steps, batch, units = draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(st.sampled_from(UNITS))
+    rollout = make_rollout(steps, batch, units, draw(st.integers(0, 2**31)), draw(st.sampled_from((0.0, 0.3, 1.0))))
+    for place in draw(st.sampled_from(((), (0,), (-1,), (0, -1)))):
+        rollout.is_first[place] = True
+    return rollout
+
+
+def close(actual: Any, expected: Any, bound: float) -> None:
+    """Within ``bound`` of the absolute value or of 1, whichever is larger."""
+    torch.testing.assert_close(actual, expected, rtol=bound, atol=bound, check_dtype=False)
+
+
+@given(rollouts())
+def test_forward_is_the_reference(rollout: Rollout) -> None:
+    expected = rollout.forward(elstm)
+    close(rollout.forward(), expected, 1e-12)
+    cells = rollout.to(SINGLE).forward()
+    assert cells.dtype == SINGLE
+    close(cells, expected, 2e-6)
+
+
+@given(rollouts(), st.booleans())
+def test_backward_is_the_reference(rollout: Rollout, jump: bool) -> None:
+    cells = rollout.forward(elstm)
+    expected = rollout.backward(cells, jump, elstm)
+    close(rollout.backward(cells, jump), expected, 1e-12)
+    close(rollout.to(SINGLE).backward(cells.to(SINGLE), jump), expected, 5e-5)
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_a_reset_at_every_place(place: int) -> None:
+    rollout = make_rollout(5, 3, 20)
+    rollout.is_first[place, 1] = True
+    cells = rollout.forward()
+    close(cells, rollout.forward(elstm), 1e-12)
+    close(rollout.backward(cells), rollout.backward(cells, True, elstm), 1e-12)
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+@pytest.mark.parametrize("value", [NAN, INF, -INF])
+@pytest.mark.parametrize("place", range(3))
+def test_a_reset_forgets_a_cell_that_is_not_finite(dtype: torch.dtype, value: float, place: int) -> None:
+    """What follows the reset is what a rollout that begins there gives, to the bit."""
+    rollout = make_rollout(4, 2, 40).to(dtype)
+    rollout.is_first[place, 0] = True
+    rollout.cell[0] = value
+    cells, alone = rollout.forward(), rollout.part(place)
+    assert not cells[:place, 0].isfinite().any()
+    assert cells[place:].isfinite().all()
+    assert torch.equal(cells[place:, 0], alone.forward()[:, 0])
+    mine, others = rollout.backward(cells), alone.backward(cells[place:])
+    assert torch.equal(mine.by_projection[place:, 0], others.by_projection[:, 0])
+    if place == 0:
+        assert all(tensor.isfinite().all() for tensor in mine)
+        assert mine.boundary[0].eq(0).all()
+        assert mine.decay[0].eq(0).all()
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+@pytest.mark.parametrize("field", ["projection", "cell", "recurrent_weight", "bias", "direct"])
+def test_nan_passes_where_nothing_resets(dtype: torch.dtype, field: str) -> None:
+    """In its unit alone, to the end of the rollout and, backwards, to its start."""
+    rollout = make_rollout(3, 2, 37).to(dtype)
+    getattr(rollout, field)[..., 20] = NAN
+    cells = rollout.forward()
+    scans = rollout.backward(cells)
+    for tensor in (scans.by_projection, scans.by_vectors, scans.boundary):
+        assert tensor[..., 20].isnan().all()
+    if field != "direct":
+        assert cells[..., 20].isnan().all()
+        assert scans.weighted[..., 20].isnan().all()
+    for tensor in (cells, *scans):
+        assert tensor[..., torch.arange(37) != 20].isfinite().all()
+
+
+def gates(p_0: Tensor, p_1: Tensor, cell: Tensor) -> Tensor:
+    """c of one step without recurrent weights: f c' + (1 - f) z."""
+    zeros = p_0.new_zeros(2, len(p_0))
+    projection = torch.stack((p_0, p_1))[None, None]
+    return native.elstm_forward(projection, zeros, zeros, cell[None], torch.zeros(1, 1, dtype=torch.bool))[0, 0]
+
+
+def test_float32_gates_are_accurate_everywhere() -> None:
+    wide, near = torch.linspace(-120, 120, 100_001), torch.linspace(-1, 1, 100_001)
+    x = torch.cat((wide, near, near * 1e-6, torch.tensor([1e30, -1e30, INF, -INF])))
+    zeros, ones = torch.zeros_like(x), torch.ones_like(x)
+    forget, candidate = gates(x, zeros, ones), gates(-200 * ones, x, zeros)
+    expected = torch.sigmoid(x.to(DOUBLE))
+    assert (forget - expected).abs().max() < 1e-7
+    normal = x > -87
+    assert ((forget - expected) / expected)[normal].abs().max() < 3e-7
+    expected = torch.tanh(x.to(DOUBLE))
+    assert (candidate - expected).abs().max() < 1e-7
+    assert ((candidate - expected) / expected)[x != 0].abs().max() < 2e-7
+    assert forget[-4:].tolist() == [1, 0, 1, 0]
+    assert candidate[-4:].tolist() == [1, -1, 1, -1]
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+@pytest.mark.parametrize("size", [30.0, 200.0, 1e30])
+def test_saturated_gates(dtype: torch.dtype, size: float) -> None:
+    """A gate that is shut keeps the cell to the bit, and its derivatives vanish."""
+    rollout = make_rollout(4, 3, 50)
+    rollout.projection.copy_(size * rollout.projection.sign())
+    cells = rollout.forward(elstm)
+    expected = rollout.backward(cells, True, elstm)
+    close(rollout.to(dtype).forward(), cells, 1e-6)
+    close(rollout.to(dtype).backward(cells.to(dtype)), expected, 1e-5)
+    rollout.projection[:, :, 0] = size
+    if size > 50:
+        rollout = rollout.to(dtype)
+        assert torch.equal(rollout.forward(), rollout.cell.expand(4, -1, -1))
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+def test_tensors_need_not_be_contiguous(dtype: torch.dtype) -> None:
+    dense = make_rollout(5, 4, 33, resets=0.2).to(dtype)
+    dense.direct.fill_(0.3)
+    fields = {name: tensor.transpose(0, 1).contiguous().transpose(0, 1) for name, tensor in vars(dense).items()}
+    strided = Rollout(**fields | {"direct": dense.direct[0, 0, 0].clone().expand(5, 4, 33)})
+    cells = dense.forward()
+    assert torch.equal(strided.forward(), cells)
+    strided_cells = cells.transpose(0, 2).contiguous().transpose(0, 2)
+    for mine, other in zip(strided.backward(strided_cells), dense.backward(cells), strict=True):
+        assert torch.equal(mine, other)
+
+
+@given(st.integers(1, 6), st.sampled_from(((), (1,), (5,), (3, 50), (2, 2, 65))), st.integers(0, 2**31))
+def test_the_backward_scan_is_the_reference(steps: int, shape: tuple[int, ...], seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    direct, jacobian = torch.randn(2, steps, *shape, generator=generator)
+    expected = scan.backward_scan(direct.to(DOUBLE), jacobian.to(DOUBLE))
+    close(native.backward_scan(direct.to(DOUBLE), jacobian.to(DOUBLE)), expected, 1e-12)
+    close(native.backward_scan(direct, jacobian), expected, 1e-5)
+
+
+Pass = dict[str, Tensor]
+
+
+def make_pass(steps: int, rows: int, batch: int, gates: int, units: int, width: int, seed: int = 0) -> Pass:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(DOUBLE)
+
+    return {
+        "matrix": normal(rows, gates, units, width),
+        "streams": torch.randperm(rows, generator=generator)[:batch],
+        "fresh": torch.rand(batch, generator=generator) < 0.3,
+        "boundary": normal(batch, units),
+        "decay": normal(batch, units),
+        "weighted": normal(steps, batch, gates, units),
+        "inputs": normal(steps, batch, width),
+    }
+
+
+def cast(given: Pass, dtype: torch.dtype) -> Pass:
+    """Copies in another precision."""
+    return {name: t.to(dtype if t.is_floating_point() else t.dtype, copy=True) for name, t in given.items()}
+
+
+@given(
+    st.sampled_from((1, 2, 5, 64, 150)),
+    st.tuples(st.integers(1, 4), st.integers(0, 3)),
+    st.tuples(st.integers(1, 3), st.sampled_from((1, 5, 8, 33, 150)), st.sampled_from((1, 4, 17, 48, 65, 70))),
+    st.integers(0, 2**31),
+)
+@example(150, (3, 1), (2, 150, 65), 0)
+def test_the_pass_is_the_reference(
+    steps: int, streams: tuple[int, int], sizes: tuple[int, int, int], seed: int
+) -> None:
+    """For rows of a larger store in any order; other rows stay to the bit."""
+    batch, more = streams
+    given = make_pass(steps, batch + more, batch, *sizes, seed)
+    given["matrix"][given["streams"][given["fresh"]]] = NAN
+    expected = cast(given, DOUBLE)
+    term = sensitivity.sensitivity_pass_(**expected)
+    for dtype, bound in ((DOUBLE, 1e-12), (SINGLE, 2e-5)):
+        actual = cast(given, dtype)
+        close(native.sensitivity_pass_(**actual), term, bound)
+        close(actual["matrix"], expected["matrix"], bound)
+        others = [row for row in range(batch + more) if row not in given["streams"].tolist()]
+        assert torch.equal(actual["matrix"][others].to(DOUBLE), given["matrix"][others])
+        for name in given.keys() - {"matrix"}:
+            assert torch.equal(actual[name].to(given[name].dtype), given[name])
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+def test_a_stream_that_is_not_fresh_shows_its_nan(dtype: torch.dtype) -> None:
+    given = cast(make_pass(3, 4, 3, 2, 9, 21), dtype)
+    given["fresh"][:] = False
+    given["matrix"][given["streams"][1], 0, 4, 7] = NAN
+    term = native.sensitivity_pass_(**given)
+    assert term.isnan().nonzero().tolist() == [[0, 4, 7]]
+    assert given["matrix"].isnan().nonzero().tolist() == [[int(given["streams"][1]), 0, 4, 7]]
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+@pytest.mark.parametrize(("batch", "units"), [(7, 130), (1, 1000)], ids=["streams", "blocks of units"])
+def test_threads_change_no_bit(dtype: torch.dtype, batch: int, units: int) -> None:
+    rollout = make_rollout(40, batch, units, resets=0.05).to(dtype)
+    given = make_pass(3, batch, batch, 2, units, 80)
+    results = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        cells = rollout.forward()
+        after = cast(given, dtype)
+        sensitivities = native.sensitivity_pass_(**after), after["matrix"]
+        total = native.backward_scan(rollout.direct, cells)
+        results.append((cells, total, *rollout.backward(cells), *sensitivities))
+    assert results[0][0].numel() > native.GRAIN
+    for more in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(results[0], more, strict=True))
+
+
+REFUSALS = {
+    "shape": lambda tensor: tensor[..., :-1],
+    "dimensions": lambda tensor: tensor[None],
+    "dtype": lambda tensor: tensor.to(torch.int16),
+    "device": lambda tensor: tensor.to("meta"),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+@pytest.mark.parametrize("name", ["elstm_forward", "elstm_backward", "backward_scan", "sensitivity_pass_"])
+def test_what_does_not_fit_is_refused(name: str, kind: str) -> None:
+    """Each tensor in turn."""
+    tensors = dict(vars(make_rollout(3, 4, 5)))
+    direct = {"direct": tensors.pop("direct")}
+    cells = native.elstm_forward(**tensors)
+    arguments = {
+        "elstm_forward": tensors,
+        "elstm_backward": tensors | direct | {"cells": cells},
+        "backward_scan": direct | {"jacobian": cells},
+        "sensitivity_pass_": make_pass(3, 6, 4, 2, 5, 7),
+    }[name]
+    call = partial(getattr(native, name), **{"jump": True} if name == "elstm_backward" else {})
+    call(**arguments)
+    for argument, tensor in arguments.items():
+        with pytest.raises(ValueError, match=r"must be|is needed"):
+            call(**arguments | {argument: REFUSALS[kind](tensor)})
+
+
+@pytest.mark.parametrize("streams", [(0, 1, 2, 1), (0, 1, 2, 6), (-1, 0, 1, 2)])
+def test_streams_are_different_rows(streams: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="streams must be different rows of the 6"):
+        native.sensitivity_pass_(**make_pass(3, 6, 4, 2, 5, 7) | {"streams": torch.tensor(streams)})
+
+
+def test_what_is_changed_in_place_is_contiguous_and_there_is_a_step() -> None:
+    tensors = make_pass(3, 6, 4, 2, 5, 7)
+    with pytest.raises(ValueError, match="contiguous"):
+        native.sensitivity_pass_(**tensors | {"matrix": tensors["matrix"].mT.contiguous().mT})
+    with pytest.raises(ValueError, match="T >= 1"):
+        native.backward_scan(torch.zeros(0, 3), torch.zeros(0, 3))
+
+
+PROBE = """
+import torch
+from r2ac.kernels import native
+print(native.available(), native.missing_reason())
+try:
+    print(native.backward_scan(torch.ones(3), torch.ones(3)).tolist())
+except RuntimeError as error:
+    print(error)
+"""
+WORKS = "True None\n[3.0, 2.0, 1.0]\n"
+
+
+def start(**environment: object) -> subprocess.Popen[str]:
+    variables = os.environ | {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in environment.items()}
+    command = [sys.executable, "-c", PROBE]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
+
+
+def outputs(*processes: subprocess.Popen[str]) -> list[str]:
+    """What each printed; on standard error there must be nothing."""
+    both = [process.communicate(timeout=120) for process in processes]
+    assert [errors for _, errors in both] == [""] * len(both)
+    return [printed for printed, _ in both]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder that two processes filled at once."""
+    folder = tmp_path_factory.mktemp("cache")
+    assert outputs(*(start(XDG_CACHE_HOME=folder) for _ in range(2))) == [WORKS] * 2
+    return folder / "r2ac"
+
+
+def test_two_processes_may_compile_at_once(cache: Path) -> None:
+    (library,) = cache.iterdir()
+    assert library.suffix == ".so"
+
+
+def test_a_cached_file_is_used_and_a_damaged_one_built_anew(cache: Path, tmp_path: Path) -> None:
+    (library,) = cache.iterdir()
+    whole = library.read_bytes()
+    folders = [tmp_path / name / "r2ac" for name in ("whole", "short", "empty")]
+    for folder, content in zip(folders, (whole, whole[: len(whole) // 2], b""), strict=True):
+        folder.mkdir(parents=True)
+        (folder / library.name).write_bytes(content)
+    first = (folders[0] / library.name).stat().st_ino
+    assert outputs(*(start(XDG_CACHE_HOME=folder.parent) for folder in folders)) == [WORKS] * 3
+    assert (folders[0] / library.name).stat().st_ino == first
+    for folder in folders:
+        assert [path.name for path in folder.iterdir()] == [library.name]
+        assert (folder / library.name).stat().st_size == len(whole)
+
+
+def test_without_a_cache_folder_or_a_compiler(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    unwritable, missing = outputs(start(XDG_CACHE_HOME=tmp_path / "file"), start(CXX="/nonexistent"))
+    assert unwritable == WORKS
+    assert missing.startswith("False /nonexistent cannot be run")
+    assert missing.splitlines()[-1].startswith("no native kernels: /nonexistent cannot be run")

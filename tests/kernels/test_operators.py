@@ -1,0 +1,116 @@
+"""The operators: what PyTorch asks of them, gradients, and torch.compile across them."""
+
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from r2ac.agents import ELSTM, Carry
+from r2ac.kernels import GATES, REFERENCE, elstm_cells, kernels_for
+from r2ac.kernels.operators import backward_scan, block_sensitivity_pass_, sensitivity_pass_
+
+STEPS, BATCH, ROWS, WIDTH, HIDDEN = 4, 3, 5, 6, 7
+CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def recurrence() -> tuple[Tensor, ...]:
+    is_first = torch.rand(STEPS, BATCH) < 0.2
+    return (
+        normal(STEPS, BATCH, GATES, HIDDEN),
+        normal(GATES, HIDDEN),
+        normal(GATES, HIDDEN),
+        normal(BATCH, HIDDEN),
+        is_first,
+    )
+
+
+def streams() -> tuple[Tensor, Tensor]:
+    return torch.tensor([4, 0, 2]), torch.tensor([False, True, False])
+
+
+def test_operators_are_what_pytorch_asks_for() -> None:
+    own = recurrence()
+    for tensor in own[:3]:
+        tensor.requires_grad_()
+    weight = normal(GATES, HIDDEN, WIDTH).requires_grad_()
+    inputs = normal(STEPS, BATCH, WIDTH)
+    kept = normal(ROWS, GATES, HIDDEN, WIDTH), normal(ROWS, GATES, HIDDEN), normal(ROWS, GATES, HIDDEN)
+    decay, weighted = normal(BATCH, HIDDEN), normal(STEPS, BATCH, GATES, HIDDEN)
+    torch.library.opcheck(elstm_cells, own, test_utils=CHECKS)
+    # The sensitivities change in the backward pass, which the last check would run twice from one state.
+    torch.library.opcheck(elstm_cells, (*own, weight, inputs, *kept, *streams()), test_utils=CHECKS[:3])
+    torch.library.opcheck(backward_scan, (normal(STEPS, BATCH), normal(STEPS, BATCH)), test_utils=CHECKS)
+    common = streams()
+    torch.library.opcheck(sensitivity_pass_, (kept[0], *common, decay, decay, weighted, inputs), test_utils=CHECKS)
+    blocks = normal(ROWS, 2, GATES, HIDDEN, WIDTH), *common, normal(BATCH, 2, HIDDEN), normal(BATCH, 2, 2, HIDDEN)
+    torch.library.opcheck(
+        block_sensitivity_pass_, (*blocks, normal(STEPS, BATCH, 2, GATES, HIDDEN), inputs), test_utils=CHECKS
+    )
+
+
+def test_the_gradient_of_tbptt_is_numerically_right() -> None:
+    projection, recurrent_weight, bias, cell, is_first = recurrence()
+    given = [tensor.requires_grad_() for tensor in (projection, recurrent_weight, bias)]
+    assert torch.autograd.gradcheck(lambda *p: elstm_cells(*p, cell, is_first), given)
+
+
+def test_a_gradient_that_was_expanded_is_as_good_as_any() -> None:
+    """A sum hands every step the same number, without memory for each."""
+    own = recurrence()
+    own[0].requires_grad_()
+    (by_sum,) = torch.autograd.grad(elstm_cells(*own).sum(), own[0])
+    (by_ones,) = torch.autograd.grad(elstm_cells(*own), own[0], torch.ones(STEPS, BATCH, HIDDEN, dtype=torch.float64))
+    assert torch.equal(by_sum, by_ones)
+
+
+def after_three_rollouts(compiled: bool) -> list[Tensor]:
+    """Gradients and the store of all streams; one stream begins afresh in the first rollout."""
+    torch.manual_seed(1)
+    core = ELSTM(WIDTH, HIDDEN).double()
+    run: Any = torch.compile(core, backend="aot_eager", fullgraph=True) if compiled else core
+    rows, fresh = streams()
+    carry = Carry(core.initial_carry(BATCH).cell, core.initial_carry(ROWS).sensitivities, rows, fresh)
+    for _ in range(3):
+        h, carry = run(normal(STEPS, BATCH, WIDTH), carry, torch.rand(STEPS, BATCH) < 0.2)
+        h.square().sum().backward()
+    assert carry.sensitivities is not None
+    gradients = [parameter.grad for parameter in core.parameters() if parameter.grad is not None]
+    assert len(gradients) == len(list(core.parameters()))
+    return [*gradients, *carry.sensitivities.tensors()]
+
+
+def test_torch_compile_goes_across_the_core_without_a_break() -> None:
+    for mine, plain in zip(after_three_rollouts(True), after_three_rollouts(False), strict=True):
+        assert plain.count_nonzero()
+        torch.testing.assert_close(mine, plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_dtype_without_kernels_takes_the_reference(dtype: torch.dtype) -> None:
+    assert kernels_for(torch.zeros(1, dtype=dtype)) is REFERENCE
+
+
+def test_the_reference_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("R2AC_KERNELS", "reference")
+    assert kernels_for(torch.zeros(1)) is REFERENCE
+
+
+def test_a_machine_without_a_compiler_still_learns() -> None:
+    """In a process of its own, because a library that was loaded stays."""
+    code = (
+        "import torch; from r2ac.agents import ELSTM; from r2ac.kernels import kernels_for;"
+        "core = ELSTM(3, 4); h, carry = core(torch.randn(5, 2, 3), core.initial_carry(2), torch.zeros(5, 2).bool());"
+        "h.sum().backward(); print(kernels_for(h).name, float(core.bias.grad.abs().sum()) > 0)"
+    )
+    environment = os.environ | {"CXX": "/nonexistent"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "reference True\n"), done.stderr
+    assert done.stderr.count("/nonexistent cannot be run") == 1
