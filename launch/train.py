@@ -25,7 +25,7 @@ from r2ac.launch.rollout_source import ActorsLost, Batch, InProcessSource, RaySo
 from r2ac.launch.run_directory import RunDirectory, default_run_directory
 from r2ac.launch.signals import StopSignals
 from r2ac.launch.training_log import TrainingLog
-from r2ac.learner import Learner, TrainingDiverged
+from r2ac.learner import Learner, TrainingDiverged, load_optimiser_state
 from r2ac.learner.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -88,6 +88,7 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
             return 0
     device = choose_device(config.device)
     set_up_process(config.learner_threads or max(1, available_cores() - config.num_actors))
+    torch.set_float32_matmul_precision(config.learner.matmul_precision)
     learner = _make_learner(config, device, resumed)
     with ExitStack() as stack:
         run = stack.enter_context(resumed.run if resumed else _create(config))
@@ -154,12 +155,13 @@ class Training:
     def _learn(self, batch: Batch) -> None:
         """One update, and whatever is due after it."""
         config, learner, version = self._config, self._learner, self._learner.updates
-        measured = learner.update(batch.rollout)
-        self._log.add(batch, measured if learner.updates > version else {}, version)
+        learner.update(batch.rollout)
+        self._log.add(batch, version)
         if learner.updates % config.publish_every == 0:
             self._source.publish(_weights(learner))
         if learner.env_steps - self._last_line >= config.log_interval:
             self._write_line()
+            learner.check()
         if time.monotonic() - self._last_checkpoint >= 60 * config.checkpoint_minutes:
             self._save()
         self._progress.update(learner.env_steps, learner.updates, self._log.mean_return, self._log.notes())
@@ -280,7 +282,7 @@ def _restore(learner: Learner, resumed: Resumed) -> None:
     """Bring learner, counters and random state back to what they were; every stream begins a new episode."""
     counters = resumed.checkpoint.counters
     load_agent(learner.agent, resumed.checkpoint, resumed.path)
-    learner.optimiser.load_state_dict(resumed.checkpoint.optimiser)
+    load_optimiser_state(learner.optimiser, resumed.checkpoint.optimiser)
     learner.env_steps, learner.updates = int(counters["env_steps"]), int(counters["updates"])
     learner.skipped_updates = int(counters["skipped_updates"])
     learner.carries.resets = int(counters["stream_resets"])

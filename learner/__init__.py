@@ -1,15 +1,18 @@
 """The learner: V-trace, losses, optimiser and the update. Checkpoints are in ``r2ac.learner.checkpoint``."""
 
 from r2ac.learner.carries import CarryStore
+from r2ac.learner.device import CapturedStep, DeviceFeed
 from r2ac.learner.learner import Learner, LearnerConfig, Losses, TrainingDiverged, actor_critic_losses
 from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
-from r2ac.learner.optimiser import OPTIMISERS, clip_gradient_norm, linear_decay, make_optimiser
+from r2ac.learner.optimiser import OPTIMISERS, clip_gradient_norm, linear_decay, load_optimiser_state, make_optimiser
 from r2ac.learner.rollout import Rollout, concatenate
 from r2ac.learner.vtrace import VTrace, vtrace
 
 __all__ = [
     "OPTIMISERS",
+    "CapturedStep",
     "CarryStore",
+    "DeviceFeed",
     "Learner",
     "LearnerConfig",
     "Losses",
@@ -22,6 +25,7 @@ __all__ = [
     "concatenate",
     "entropy",
     "linear_decay",
+    "load_optimiser_state",
     "log_prob_of_actions",
     "make_optimiser",
     "policy_gradient_loss",

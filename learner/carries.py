@@ -13,67 +13,92 @@ class CarryStore:
     """Cell states and sensitivities of all streams on the learner's device, indexed by stream.
 
     Rollout actors ship only the cell state of a rollout's start. A stream's carry is taken up where its last rollout
-    ended; where the sequence number shows a gap (a lost rollout, a restarted actor, a skipped update) the stream
-    begins again at the shipped cell with zero sensitivities, and ``resets`` counts it.
+    ended; where the sequence number shows a gap (a lost rollout, a restarted actor), or where its last update was
+    skipped, the stream begins again at the shipped cell with zero sensitivities, and ``resets`` counts it.
+
+    An update calls :meth:`begin`, which works on the host, then :meth:`fetch` and :meth:`store`, which only enqueue
+    work on the device: nothing waits for it, and a CUDA graph can hold them.
 
     Args:
         core: the recurrent core whose carries are kept.
         num_streams: streams are numbered from 0 to ``num_streams - 1``.
+        sensitivity_dtype: how the sensitivities of the input weights, nearly all of the memory, are stored; None for
+            the core's own dtype. Arithmetic is in the core's dtype whatever this is.
     """
 
-    def __init__(self, core: ELSTM | FeedForward, num_streams: int) -> None:
+    def __init__(
+        self, core: ELSTM | FeedForward, num_streams: int, sensitivity_dtype: torch.dtype | None = None
+    ) -> None:
         self._carry = core.initial_carry(num_streams)
+        if self._carry.sensitivities is not None and sensitivity_dtype is not None:
+            self._carry = Carry(self._carry.cell, self._carry.sensitivities.stored_as(sensitivity_dtype))
         self.next_sequence = np.zeros(num_streams, dtype=np.int64)
         """The sequence number that each stream's next rollout must have, [num_streams]."""
-        self.resets = 0
-        """Streams that began again because of a gap, since the start."""
-        self._underway = np.zeros(num_streams, dtype=bool)
+        # A rollout that was fetched and never stored may have advanced the sensitivities, or spoilt them.
+        self._spoilt = torch.zeros(num_streams, dtype=torch.bool, device=self._carry.cell.device)
+        self._resets = torch.zeros((), dtype=torch.int64, device=self._carry.cell.device)
 
-    def fetch(self, stream: np.ndarray, sequence: np.ndarray, first_cell: Tensor) -> Carry:
-        """The carries with which the rollouts ``sequence`` [B] of the streams ``stream`` [B] begin.
+    @property
+    def resets(self) -> int:
+        """Streams that began again because of a gap or a skipped update, since the start; waits for the device."""
+        return int(self._resets)
 
-        The sensitivities are not copied: the backward pass of the core advances them where they are kept.
+    @resets.setter
+    def resets(self, count: int) -> None:
+        self._resets.fill_(count)
+
+    def begin(self, stream: np.ndarray, sequence: np.ndarray) -> np.ndarray:
+        """Note that these rollouts are learned from now.
 
         Args:
             stream: [B] int64, all different.
-            sequence: [B] int64.
-            first_cell: the cells that the actor held before the rollouts, [B, N]; used where there is a gap.
+            sequence: [B] int64, the number of each rollout within its stream.
+
+        Returns:
+            [B] bool, true where a rollout does not follow the stream's last one.
 
         Raises:
             ValueError: for streams that are unknown or come twice.
         """
         self._check(stream)
-        index = self._index(stream)
-        cell = self._carry.cell[index]
-        # A rollout that was fetched and never stored may have advanced the sensitivities, or spoilt them.
-        gap = (sequence != self.next_sequence[stream]) | self._underway[stream]
-        self._underway[stream] = True
-        if gap.any():
-            self.resets += int(gap.sum())
-            cell = torch.where(torch.from_numpy(gap).to(cell.device)[:, None], first_cell.to(cell), cell)
-            for tensor in self._sensitivities():
-                tensor[self._index(stream[gap])] = 0
-        return Carry(cell, self._carry.sensitivities, None if self._carry.sensitivities is None else index)
-
-    def store(self, stream: np.ndarray, sequence: np.ndarray, carry: Carry) -> None:
-        """Keep the cells after the rollouts ``sequence`` [B] of the streams ``stream`` [B].
-
-        Their sensitivities have been advanced already. Streams that were fetched but are not stored, because their
-        update was skipped, begin again at their next rollout.
-        """
-        self._carry.cell[self._index(stream)] = carry.cell
+        gap = sequence != self.next_sequence[stream]
         self.next_sequence[stream] = sequence + 1
-        self._underway[stream] = False
+        return gap
+
+    def fetch(self, streams: Tensor, gap: Tensor, first_cell: Tensor) -> Carry:
+        """The carries with which the rollouts of a batch begin.
+
+        The sensitivities are not copied: the backward pass of the core advances them where they are kept.
+
+        Args:
+            streams: [B] int64, on the device, all different.
+            gap: [B] bool, as :meth:`begin` told.
+            first_cell: the cells that the actor held before the rollouts, [B, N]; used where a stream begins again.
+        """
+        cell = self._carry.cell[streams]
+        fresh = gap | self._spoilt[streams]
+        self._spoilt[streams] = True
+        self._resets += fresh.sum()
+        cell = torch.where(fresh.unsqueeze(-1), first_cell.to(cell.dtype), cell)
+        if self._carry.sensitivities is None:
+            return Carry(cell)
+        return Carry(cell, self._carry.sensitivities, streams, fresh)
+
+    def store(self, streams: Tensor, carry: Carry, kept: Tensor) -> None:
+        """Keep the cells after the rollouts of a batch; their sensitivities have been advanced already.
+
+        Args:
+            streams: [B] int64, as :meth:`fetch` got them.
+            carry: what the core returned.
+            kept: bool scalar; false where the update was skipped: the streams then begin again at their next rollout.
+        """
+        self._carry.cell[streams] = carry.cell
+        self._spoilt[streams] = ~kept
 
     def nbytes(self) -> int:
         """Bytes that the carries hold."""
-        return self._carry.cell.nbytes + sum(tensor.nbytes for tensor in self._sensitivities())
-
-    def _index(self, stream: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.array(stream)).to(self._carry.cell.device)
-
-    def _sensitivities(self) -> tuple[Tensor, ...]:
-        return () if self._carry.sensitivities is None else self._carry.sensitivities.tensors()
+        sensitivities = self._carry.sensitivities
+        return self._carry.cell.nbytes + (sensitivities.nbytes() if sensitivities is not None else 0)
 
     def _check(self, stream: np.ndarray) -> None:
         known = len(self.next_sequence)

@@ -11,9 +11,11 @@ from torch import Tensor
 
 from r2ac.agents import Agent, RolloutOutput
 from r2ac.learner.carries import CarryStore
+from r2ac.learner.device import CapturedStep, DeviceFeed
 from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
-from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, make_optimiser
+from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, make_optimiser, set_learning_rate, step_where
 from r2ac.learner.rollout import Rollout
+from r2ac.learner.tally import Tally
 from r2ac.learner.vtrace import vtrace
 
 
@@ -41,6 +43,14 @@ class LearnerConfig:
     """V-trace's clip of the importance weights that cut the traces."""
     max_skipped_updates: int = 10
     """The run stops after so many updates in a row with a loss or gradient that is not finite."""
+    matmul_precision: Literal["highest", "high"] = "highest"
+    """Matrix products of float32 on a GPU: in float32, or in TF32, which is faster and good to three digits."""
+    encoder_precision: Literal["float32", "bfloat16"] = "float32"
+    """What the encoder computes in; its weights and all that follows stay float32."""
+    sensitivity_storage: Literal["float32", "bfloat16"] = "float32"
+    """How sensitivities are stored; bfloat16 halves their memory and makes the gradient inexact."""
+    cuda_graph: bool = True
+    """On a GPU, run an update as one CUDA graph."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -86,6 +96,9 @@ def actor_critic_losses(output: RolloutOutput, batch: Rollout[Tensor], config: L
 class Learner:
     """Agent, optimiser and the carries of all streams.
 
+    On a GPU an update is only enqueued: nothing in it waits for the device, and its counts and metrics stay there until
+    they are asked for.
+
     Args:
         agent: the agent, on the device where it is to learn.
         config: how it learns.
@@ -96,16 +109,19 @@ class Learner:
     def __init__(self, agent: Agent, config: LearnerConfig, num_streams: int, total_steps: int) -> None:
         self.agent, self.config, self.total_steps = agent, config, total_steps
         self.device = next(agent.parameters()).device
-        self.carries = CarryStore(agent.core, num_streams)
+        on_gpu = self.device.type == "cuda"
+        agent.encoder_dtype = getattr(torch, config.encoder_precision)
+        storage = torch.bfloat16 if config.sensitivity_storage == "bfloat16" else None
+        self.carries = CarryStore(agent.core, num_streams, storage)
         self.parameters = [parameter for parameter in agent.parameters() if parameter.requires_grad]
-        self.optimiser = make_optimiser(self.parameters, config.optimiser, config.learning_rate)
+        self.optimiser = make_optimiser(self.parameters, config.optimiser, config.learning_rate, capturable=on_gpu)
         self.env_steps = 0
         """Environment steps learned from."""
         self.updates = 0
-        """Updates made; also the version of the weights."""
-        self.skipped_updates = 0
-        """Updates left out because the loss or the gradient was not finite, since the start."""
-        self._skipped_in_a_row = 0
+        """Updates made, with those that were skipped; also the version of the weights."""
+        self._tally = Tally(self.device)
+        self._feed = DeviceFeed(self.device)
+        self._run = CapturedStep(self._step, captured=on_gpu and config.cuda_graph)
 
     def learning_rate(self) -> float:
         """The learning rate of the next update."""
@@ -118,44 +134,67 @@ class Learner:
         with zero sensitivities.
 
         Returns:
-            Metrics as scalar tensors on the learner's device: losses per step, gradient norm, entropy.
+            Metrics as scalar tensors on the learner's device: losses per step, gradient norm, entropy. On a GPU they
+            are overwritten by the next update.
 
         Raises:
-            TrainingDiverged: after ``max_skipped_updates`` such updates in a row.
+            TrainingDiverged: after ``max_skipped_updates`` such updates in a row; on a GPU only :meth:`check` does.
         """
-        batch = rollout.to_torch(self.device)
-        carry = self.carries.fetch(rollout.stream, rollout.sequence, batch.first_cell)
+        gap = self.carries.begin(rollout.stream, rollout.sequence)
+        set_learning_rate(self.optimiser, self.learning_rate())
+        metrics = self._run(self._feed({**rollout.arrays(), "gap": gap}))
+        if self.device.type != "cuda":
+            self.check()
+        self.env_steps += rollout.length * rollout.batch_size
+        self.updates += 1
+        return metrics
+
+    def check(self) -> None:
+        """Waits for the device.
+
+        Raises:
+            TrainingDiverged: after ``max_skipped_updates`` skipped updates in a row.
+        """
+        skips = self._tally.skips()
+        if skips.in_a_row >= self.config.max_skipped_updates:
+            raise TrainingDiverged(
+                f"training diverged: {skips.in_a_row} updates in a row had a loss or gradient that is not finite (loss "
+                f"{skips.loss}, gradient norm {skips.gradient_norm}) after {self.env_steps:,} environment steps; lower "
+                "--learning-rate or raise --max-skipped-updates"
+            )
+
+    @property
+    def skipped_updates(self) -> int:
+        """Updates left out because loss or gradient was not finite, since the start; waits for the device."""
+        return self._tally.skips().total
+
+    @skipped_updates.setter
+    def skipped_updates(self, count: int) -> None:
+        self._tally.set_skips(count)
+
+    def read_tally(self) -> dict[str, float]:
+        """Means of the metrics over the good updates since the last call; waits for the device."""
+        return self._tally.read_means()
+
+    def _step(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The part of an update that runs on the device; numbers of the host reach it through tensors alone."""
+        gap, batch = inputs["gap"], Rollout(**{name: inputs[name] for name in inputs if name != "gap"})
+        carry = self.carries.fetch(batch.stream, gap, batch.first_cell)
         output = self.agent(batch.observation, batch.reward, batch.is_first, carry)
         losses = actor_critic_losses(output, batch, self.config)
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
         gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
-        rate = self.learning_rate()
-        if bool(torch.isfinite(losses.total) & torch.isfinite(gradient_norm)):
-            for group in self.optimiser.param_groups:
-                group["lr"] = rate
-            self.optimiser.step()
-            self.carries.store(rollout.stream, rollout.sequence, output.carry)
-            self.updates += 1
-            self._skipped_in_a_row = 0
-        else:
-            self._skip(losses.total.detach(), gradient_norm)
-        steps = rollout.length * rollout.batch_size
-        self.env_steps += steps
-        return {
+        finite = torch.isfinite(losses.total.detach()) & torch.isfinite(gradient_norm)
+        step_where(self.optimiser, finite)
+        self.carries.store(batch.stream, output.carry, finite)
+        steps = batch.action.numel()
+        metrics = {
             "loss/total": losses.total.detach() / steps,
             "loss/policy": losses.policy / steps,
             "loss/baseline": losses.baseline / steps,
             "loss/entropy": losses.entropy,
             "loss/gradient_norm": gradient_norm,
         }
-
-    def _skip(self, loss: Tensor, gradient_norm: Tensor) -> None:
-        self.skipped_updates += 1
-        self._skipped_in_a_row += 1
-        if self._skipped_in_a_row >= self.config.max_skipped_updates:
-            raise TrainingDiverged(
-                f"training diverged: {self._skipped_in_a_row} updates in a row had a loss or gradient that is not "
-                f"finite (loss {float(loss)}, gradient norm {float(gradient_norm)}) after {self.env_steps:,} "
-                "environment steps; lower --learning-rate or raise --max-skipped-updates"
-            )
+        self._tally.add(metrics, finite)
+        return metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ def make_optimiser(
     rmsprop_alpha: float = 0.99,
     rmsprop_momentum: float = 0.0,
     rmsprop_eps: float = 0.01,
+    capturable: bool = False,
 ) -> torch.optim.Optimizer:
     """RMSProp as the paper used it, or Adam with PyTorch's defaults.
 
@@ -34,17 +36,82 @@ def make_optimiser(
         rmsprop_alpha: decay of the mean of squared gradients; read by RMSProp only, like the next two.
         rmsprop_momentum: momentum.
         rmsprop_eps: eps.
+        capturable: let a CUDA graph hold the step; the learning rate is then a tensor on the parameters' device.
 
     Raises:
         ValueError: on another name.
     """
+    parameters = list(parameters)
+    rate = torch.tensor(learning_rate, device=parameters[0].device) if capturable else learning_rate
     if name == "rmsprop":
-        return torch.optim.RMSprop(
-            parameters, lr=learning_rate, alpha=rmsprop_alpha, momentum=rmsprop_momentum, eps=rmsprop_eps
+        optimiser: torch.optim.Optimizer = torch.optim.RMSprop(
+            parameters,
+            lr=rate,
+            alpha=rmsprop_alpha,
+            momentum=rmsprop_momentum,
+            eps=rmsprop_eps,
+            capturable=capturable,
         )
-    if name == "adam":
-        return torch.optim.Adam(parameters, lr=learning_rate)
-    raise ValueError(f"unknown optimiser {name!r}: must be one of {', '.join(OPTIMISERS)}")
+    elif name == "adam":
+        optimiser = torch.optim.Adam(parameters, lr=rate, capturable=capturable)
+    else:
+        raise ValueError(f"unknown optimiser {name!r}: must be one of {', '.join(OPTIMISERS)}")
+    _make_state(optimiser)
+    return optimiser
+
+
+def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter the learning rate ``rate``."""
+    for group in optimiser.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def step_where(optimiser: torch.optim.Optimizer, condition: Tensor) -> None:
+    """One step of the optimiser where ``condition`` (bool scalar) holds; else weights and state stay to the bit.
+
+    A selection and not a branch: the host would have to wait for the condition.
+    """
+    tensors = _all_tensors(optimiser)
+    before = [tensor.detach().clone() for tensor in tensors]
+    optimiser.step()
+    with torch.no_grad():
+        for tensor, kept in zip(tensors, before, strict=True):
+            tensor.copy_(torch.where(condition, tensor, kept))
+
+
+def load_optimiser_state(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Bring the optimiser to a ``state_dict`` that may have been saved on another device."""
+    own = [{name: group[name] for name in ("lr", "capturable")} for group in optimiser.param_groups]
+    optimiser.load_state_dict(state)
+    for group, settings in zip(optimiser.param_groups, own, strict=True):
+        rate = float(group["lr"])
+        group.update(settings)
+        if group["capturable"]:
+            for parameter in group["params"]:
+                step = optimiser.state[parameter]["step"]
+                optimiser.state[parameter]["step"] = step.to(parameter.device)
+    set_learning_rate(optimiser, rate)
+
+
+def _make_state(optimiser: torch.optim.Optimizer) -> None:
+    """Let the state exist before the first step: one with zero gradients leaves zeros and moves no weight."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    for parameter in parameters:
+        optimiser.state[parameter]["step"].zero_()
+
+
+def _all_tensors(optimiser: torch.optim.Optimizer) -> list[Tensor]:
+    """Every parameter and every tensor of its state."""
+    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
+    state = [value for parameter in parameters for value in optimiser.state[parameter].values()]
+    return parameters + [value for value in state if isinstance(value, Tensor)]
 
 
 def linear_decay(step: float, total_steps: float) -> float:

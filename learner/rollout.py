@@ -54,15 +54,9 @@ class Rollout(Generic[Array]):
     def _map(self, change: Callable[[str, Any], Any]) -> dict[str, Any]:
         return {field.name: change(field.name, getattr(self, field.name)) for field in fields(self)}
 
-    def to_torch(self, device: torch.device) -> Rollout[torch.Tensor]:
-        """The same rollout as tensors on ``device``; arrays that may not be written to are copied."""
-
-        def convert(_: str, array: Any) -> torch.Tensor:
-            if isinstance(array, np.ndarray):
-                array = torch.from_numpy(np.require(array, requirements="W"))
-            return array.to(device, non_blocking=True)
-
-        return Rollout(**self._map(convert))
+    def arrays(self) -> dict[str, Array]:
+        """The fields by their names."""
+        return self._map(lambda _, array: array)
 
     def columns(self, start: int, stop: int) -> Rollout[Array]:
         """The streams ``start`` to ``stop`` (exclusive) of this rollout, as views."""

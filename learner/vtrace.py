@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from r2ac.kernels.operators import backward_scan
+
 
 @dataclass(frozen=True)
 class VTrace:
@@ -71,12 +73,9 @@ def vtrace(
     deltas = rhos.clamp(max=clip_rho) * (rewards + discounts * next_values - values)
     decays = discounts * rhos.clamp(max=clip_c)
 
-    correction = torch.zeros_like(bootstrap_value)
-    corrections = []
-    for delta, decay in zip(reversed(deltas.unbind()), reversed(decays.unbind()), strict=True):
-        correction = torch.addcmul(delta, decay, correction)
-        corrections.append(correction)
-    targets = values + torch.stack(corrections[::-1])
+    # The decay of step t stands at t + 1: the scan multiplies what follows by the factor of the step that follows.
+    corrections = backward_scan(deltas, torch.cat((decays[:1], decays[:-1])))
+    targets = values + corrections
 
     next_targets = torch.cat((targets[1:], bootstrap_value.unsqueeze(0)))
     advantages = rhos.clamp(max=clip_pg_rho) * (rewards + discounts * next_targets - values)

@@ -1,7 +1,7 @@
 """What the learner computes is the same on every device."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -76,20 +76,23 @@ def carries_after(device: torch.device) -> list[Tensor]:
     for stream, sequence in [((2, 0, 3), (0, 0, 0)), ((1, 2), (0, 1)), ((3, 1, 0), (1, 3, 1)), ((0, 2), (2, 2))]:
         first_cell = torch.randn(len(stream), HIDDEN, generator=generator).to(device)
         x = torch.randn(3, len(stream), WIDTH, dtype=DOUBLE, generator=generator).to(device)
-        carry = store.fetch(ints(*stream), ints(*sequence), first_cell)
+        gap = torch.from_numpy(store.begin(ints(*stream), ints(*sequence)))
+        carry = store.fetch(torch.tensor(stream, device=device), gap.to(device), first_cell)
         h, carry = core(x, carry, torch.zeros(3, len(stream), dtype=torch.bool, device=device))
         h.square().sum().backward()
-        store.store(ints(*stream), ints(*sequence), carry)
+        store.store(torch.tensor(stream, device=device), carry, torch.tensor(True, device=device))
     assert store.resets == 1
     assert store.next_sequence.tolist() == [3, 4, 3, 2]
-    carry = store.fetch(ints(3, 0, 2, 1), ints(2, 3, 4, 4), torch.ones(4, HIDDEN, device=device))
+    gap = torch.from_numpy(store.begin(ints(3, 0, 2, 1), ints(2, 3, 4, 4))).to(device)
+    carry = store.fetch(torch.tensor([3, 0, 2, 1], device=device), gap, torch.ones(4, HIDDEN, device=device))
     assert store.resets == 2
     assert carry.sensitivities is not None
     found = [carry.cell, *(tensor[carry.streams] for tensor in carry.sensitivities.tensors())]
     assert {tensor.device.type for tensor in found} == {device.type}
     # Stream 2, the third of the batch, begins again.
     assert bool((carry.cell[2] == 1).all())
-    assert not any(tensor[2].count_nonzero() for tensor in found[1:])
+    assert carry.fresh is not None
+    assert carry.fresh.tolist() == [False, False, True, False]
     return found
 
 
@@ -98,8 +101,8 @@ def test_carries_of_streams_out_of_order_and_after_a_gap(device: str) -> None:
     close(carries_after(torch.device(device)), carries_after(CPU), 1e-10)
 
 
-def make_rollout() -> Rollout[np.ndarray]:
-    rng, steps, actions = np.random.default_rng(0), 6, 3
+def make_rollout(sequence: int = 0) -> Rollout[np.ndarray]:
+    rng, steps, actions = np.random.default_rng(sequence), 6, 3
     return Rollout(
         observation=rng.normal(size=(steps + 1, BATCH, WIDTH)).astype(np.float32),
         reward=rng.normal(size=(steps + 1, BATCH)).astype(np.float32),
@@ -108,24 +111,31 @@ def make_rollout() -> Rollout[np.ndarray]:
         behaviour_logits=rng.normal(size=(steps, BATCH, actions)).astype(np.float32),
         first_cell=rng.normal(size=(BATCH, HIDDEN)).astype(np.float32),
         stream=np.arange(BATCH),
-        sequence=np.zeros(BATCH, dtype=np.int64),
+        sequence=np.full(BATCH, sequence),
         weights_version=np.zeros(BATCH, dtype=np.int64),
     )
 
 
-def changes_of_the_weights(device: torch.device) -> list[Tensor]:
-    """What the second of two updates adds to the weights: the first leaves it sensitivities."""
+def make_learner(device: torch.device, **config: Any) -> Learner:
     torch.manual_seed(5)
     agent = Agent(ObservationSpec((WIDTH,), 3), AgentConfig(hidden_size=HIDDEN, encoder="mlp", encoder_features=8))
-    learner = Learner(agent.to(device), LearnerConfig(learning_rate=0.05), BATCH, total_steps=10**6)
-    rollout = make_rollout()
-    learner.update(rollout)
-    before = [parameter.detach().clone() for parameter in learner.parameters]
-    learner.update(replace(rollout, sequence=rollout.sequence + 1))
+    return Learner(agent.to(device), LearnerConfig(**config), BATCH, total_steps=10**6)
+
+
+def weights(learner: Learner) -> list[Tensor]:
+    return [parameter.detach().clone() for parameter in learner.parameters]
+
+
+def changes_of_the_weights(device: torch.device) -> list[Tensor]:
+    """What the second of two updates adds to the weights: the first leaves it sensitivities."""
+    learner = make_learner(device, learning_rate=0.05)
+    learner.update(make_rollout())
+    before = weights(learner)
+    learner.update(make_rollout(1))
     assert learner.updates == 2
     assert learner.carries.resets == 0
     assert {parameter.device.type for parameter in learner.parameters} == {device.type}
-    return [parameter.detach() - old for parameter, old in zip(learner.parameters, before, strict=True)]
+    return [after - old for after, old in zip(weights(learner), before, strict=True)]
 
 
 @every_device
@@ -133,3 +143,59 @@ def test_an_update_changes_the_weights_by_the_same(device: str) -> None:
     changes = changes_of_the_weights(torch.device(device))
     assert all(change.count_nonzero() for change in changes)
     close(changes, changes_of_the_weights(CPU), 1e-4)
+
+
+@pytest.mark.parametrize("optimiser", ["rmsprop", "adam"])
+@every_device
+def test_captured_updates_are_the_same_as_those_run_one_by_one(device: str, optimiser: str) -> None:
+    """Ten updates, of which one is spoilt; on a CPU both run one by one."""
+    learners = [make_learner(torch.device(device), optimiser=optimiser, cuda_graph=graph) for graph in (True, False)]
+    for learner in learners:
+        for sequence in range(10):
+            rollout = make_rollout(sequence)
+            if sequence == 7:
+                rollout.reward[2, 1] = np.nan
+            learner.update(rollout)
+    one, other = learners
+    close(weights(one), weights(other), 1e-6)
+    assert one.skipped_updates == other.skipped_updates == 1
+    assert one.carries.resets == other.carries.resets == BATCH
+    assert one.read_tally() == pytest.approx(other.read_tally(), rel=1e-4)
+
+
+@NEEDS_GPU
+def test_nothing_in_an_update_waits_for_the_gpu() -> None:
+    learner = make_learner(torch.device("cuda"))
+    for sequence in range(5):
+        learner.update(make_rollout(sequence))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        learner.update(make_rollout(5))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert learner.skipped_updates == 0
+
+
+@every_device
+def test_an_encoder_in_bfloat16_gives_nearly_the_same_update(device: str) -> None:
+    learners = [make_learner(torch.device(device), encoder_precision=dtype) for dtype in ("float32", "bfloat16")]
+    before = weights(learners[0])
+    for learner in learners:
+        learner.update(make_rollout())
+        assert all(parameter.dtype == torch.float32 for parameter in learner.parameters)
+    plain, low = ([new - old for new, old in zip(weights(learner), before, strict=True)] for learner in learners)
+    close(low, plain, 0.2)
+    assert not all(torch.equal(mine, other) for mine, other in zip(low, plain, strict=True))
+
+
+@every_device
+def test_sensitivities_stored_in_bfloat16_give_nearly_the_same_update(device: str) -> None:
+    learners = [make_learner(torch.device(device), sensitivity_storage=dtype) for dtype in ("float32", "bfloat16")]
+    plain, low = (learner.carries.nbytes() for learner in learners)
+    assert plain - low == 2 * BATCH * 2 * HIDDEN * WIDTH
+    for learner in learners:
+        for sequence in range(4):
+            learner.update(make_rollout(sequence))
+    one, other = map(weights, learners)
+    close(other, one, 1e-2)
+    assert not all(torch.equal(mine, rounded) for mine, rounded in zip(one, other, strict=True))

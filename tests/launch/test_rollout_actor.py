@@ -15,7 +15,7 @@ from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import find_task
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.rollout_actor import ActorConfig, Episode, RolloutActor, Weights, sample_actions
-from r2ac.learner import Rollout
+from r2ac.learner import DeviceFeed, Rollout
 
 CORRIDOR = 3
 CONFIG = ActorConfig(
@@ -99,7 +99,10 @@ def test_rollouts_join_without_a_seam() -> None:
 def test_cells_and_logits_are_those_of_the_agent_that_acted() -> None:
     rollouts, _ = collect(CONFIG, 4)
     for number, rollout in enumerate(rollouts):
-        agent, batch = agent_with(make_weights(number + 1)), rollout.to_torch(torch.device("cpu"))
+        agent, batch = (
+            agent_with(make_weights(number + 1)),
+            Rollout(**DeviceFeed(torch.device("cpu"))(rollout.arrays())),
+        )
         cell = batch.first_cell
         for t in range(CONFIG.rollout_length):
             output = agent.step(batch.observation[t], batch.reward[t], batch.is_first[t], cell)

@@ -17,7 +17,7 @@ from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.rollout_actor import ActorConfig, RolloutActor, Weights
 from r2ac.launch.rollout_source import Batch, InProcessSource, RaySource
-from r2ac.learner import Rollout
+from r2ac.learner import DeviceFeed, Rollout
 
 # A batch needs rollouts of both actors, so that neither can fall behind the other.
 ACTORS, STREAMS, BATCH, IN_FLIGHT, FIRST_SEQUENCE = 2, 4, 7, 2, 7
@@ -123,7 +123,7 @@ class Consumer:
 
 def check_logits(rollout: Rollout[np.ndarray], columns: np.ndarray, weights: Weights) -> None:
     """These columns are what an agent with ``weights`` says, step after step from the first cell."""
-    agent, batch = Agent(SPEC, AGENT), rollout.to_torch(torch.device("cpu"))
+    agent, batch = Agent(SPEC, AGENT), Rollout(**DeviceFeed(torch.device("cpu"))(rollout.arrays()))
     vector_to_parameters(torch.from_numpy(weights.values), agent.parameters())
     chosen = torch.from_numpy(columns)
     cell = batch.first_cell[chosen]

@@ -42,10 +42,25 @@ def shipped(stream: Sequence[int]) -> Tensor:
 
 
 def rows(carry: Carry) -> tuple[Tensor, ...]:
-    """Cells and sensitivities of the batch, [B, ...] each, wherever the carry keeps them."""
+    """Cells and sensitivities of the batch, [B, ...] each, wherever the carry keeps them and however it forgets."""
     sensitivities = carry.sensitivities.tensors() if carry.sensitivities else ()
     chosen = carry.streams if carry.streams is not None else slice(None)
-    return (carry.cell.clone(), *(tensor[chosen] for tensor in sensitivities))
+    found = [tensor[chosen].clone() for tensor in sensitivities]
+    if carry.fresh is not None:
+        for tensor in found:
+            tensor[carry.fresh] = 0
+    return carry.cell.clone(), *found
+
+
+def fetch(store: CarryStore, stream: np.ndarray, sequence: np.ndarray, first_cell: Tensor) -> Carry:
+    """What an update does first."""
+    gap = store.begin(stream, sequence)
+    return store.fetch(torch.tensor(stream), torch.from_numpy(gap), first_cell)
+
+
+def keep(store: CarryStore, stream: np.ndarray, carry: Carry, kept: bool = True) -> None:
+    """What an update does last."""
+    store.store(torch.tensor(stream), carry, torch.tensor(kept))
 
 
 def begun_again(core: ELSTM, stream: int) -> Carry:
@@ -54,14 +69,13 @@ def begun_again(core: ELSTM, stream: int) -> Carry:
     return Carry(shipped([stream]).double(), carry.sensitivities)
 
 
-def learn(core: ELSTM, store: CarryStore, stream: Sequence[int], sequence: Sequence[int], keep: bool = True) -> None:
-    """Learn from one rollout of each stream, as the learner does; not stored where its update is skipped."""
-    carry = store.fetch(ints(*stream), ints(*sequence), shipped(stream))
+def learn(core: ELSTM, store: CarryStore, stream: Sequence[int], sequence: Sequence[int], kept: bool = True) -> None:
+    """Learn from one rollout of each stream, as the learner does; not kept where its update is skipped."""
+    carry = fetch(store, ints(*stream), ints(*sequence), shipped(stream))
     x = torch.cat([inputs(b, s) for b, s in zip(stream, sequence, strict=True)], dim=1)
     h, carry = core(x, carry, torch.zeros(x.shape[:2], dtype=torch.bool))
     h.square().sum().backward()
-    if keep:
-        store.store(ints(*stream), ints(*sequence), carry)
+    keep(store, ints(*stream), carry, kept)
 
 
 def alone(core: ELSTM, stream: int, sequence: int, carry: Carry) -> Carry:
@@ -76,7 +90,7 @@ def assert_rows(carry: Carry, expected: Sequence[Carry]) -> None:
 
 def test_streams_begin_at_zero_whatever_is_shipped() -> None:
     store = CarryStore(make_core(), 3)
-    carry = store.fetch(ints(2, 0), ints(0, 0), shipped([2, 0]))
+    carry = fetch(store, ints(2, 0), ints(0, 0), shipped([2, 0]))
     assert [tuple(tensor.shape) for tensor in rows(carry)] == [
         (2, HIDDEN),
         (2, 2, HIDDEN, WIDTH),
@@ -94,8 +108,8 @@ def test_a_stream_goes_on_where_its_last_rollout_ended(rollouts: int) -> None:
     for sequence in range(rollouts):
         learn(core, store, [1], [sequence])
         expected = alone(core, 1, sequence, expected)
-    assert_rows(store.fetch(ints(1), ints(rollouts), shipped([1])), [expected])
     assert store.next_sequence.tolist() == [0, rollouts]
+    assert_rows(fetch(store, ints(1), ints(rollouts), shipped([1])), [expected])
     assert store.resets == 0
 
 
@@ -113,7 +127,7 @@ def test_every_stream_is_as_if_alone(batches: list[list[int]], fates: list[str])
         numbers = [sequence[b] for b in stream]
         if fate != "lost":
             resets += sum(not whole[b] for b in stream)
-            learn(core, store, stream, numbers, keep=fate == "kept")
+            learn(core, store, stream, numbers, kept=fate == "kept")
         for b in stream:
             start = expected[b] if whole[b] else begun_again(core, b)
             if fate == "kept":
@@ -123,7 +137,7 @@ def test_every_stream_is_as_if_alone(batches: list[list[int]], fates: list[str])
     assert store.resets == resets
     starts = [expected[b] if whole[b] else begun_again(core, b) for b in range(5)]
     order = [3, 0, 4, 1, 2]
-    carry = store.fetch(ints(*order), ints(*(sequence[b] for b in order)), shipped(order))
+    carry = fetch(store, ints(*order), ints(*(sequence[b] for b in order)), shipped(order))
     assert_rows(carry, [starts[b] for b in order])
     assert store.resets == resets + whole.count(False)
 
@@ -136,7 +150,7 @@ def test_a_gap_begins_again_at_the_shipped_cell_and_leaves_the_others_alone(sequ
     for number in (0, 1):
         learn(core, store, [0, 1, 2], [number] * 3)
         expected = [alone(core, b, number, carry) for b, carry in enumerate(expected)]
-    carry = store.fetch(ints(2, 1, 0), ints(2, sequence, 2), shipped([2, 1, 0]))
+    carry = fetch(store, ints(2, 1, 0), ints(2, sequence, 2), shipped([2, 1, 0]))
     assert_rows(carry, [expected[2], begun_again(core, 1), expected[0]])
     assert store.resets == 1
 
@@ -147,7 +161,7 @@ def test_a_stream_is_whole_again_after_a_gap() -> None:
     learn(core, store, [0, 1], [5, 9])
     assert store.resets == 2
     expected = [alone(core, b, number, begun_again(core, b)) for b, number in ((1, 9), (0, 5))]
-    assert_rows(store.fetch(ints(1, 0), ints(10, 6), shipped([1, 0])), expected)
+    assert_rows(fetch(store, ints(1, 0), ints(10, 6), shipped([1, 0])), expected)
     assert store.resets == 2
 
 
@@ -155,10 +169,10 @@ def test_a_skipped_update_that_left_nothing_finite_is_forgotten() -> None:
     core = make_core()
     store = CarryStore(core, 2)
     learn(core, store, [0, 1], [0, 0])
-    carry = store.fetch(ints(0), ints(1), shipped([0]))
+    carry = fetch(store, ints(0), ints(1), shipped([0]))
     h, _ = core(torch.full((STEPS, 1, WIDTH), float("nan"), dtype=DOUBLE), carry, torch.zeros(STEPS, 1).bool())
     h.sum().backward()
-    again = store.fetch(ints(0, 1), ints(2, 1), shipped([0, 1]))
+    again = fetch(store, ints(0, 1), ints(2, 1), shipped([0, 1]))
     assert_rows(again, [begun_again(core, 0), alone(core, 1, 0, core.initial_carry(1))])
 
 
@@ -167,14 +181,14 @@ def test_a_rollout_fetched_and_not_stored_cannot_be_taken_for_one_not_yet_seen()
     core = make_core()
     store = CarryStore(core, 1)
     learn(core, store, [0], [0])
-    learn(core, store, [0], [1], keep=False)
-    assert_rows(store.fetch(ints(0), ints(1), shipped([0])), [begun_again(core, 0)])
+    learn(core, store, [0], [1], kept=False)
+    assert_rows(fetch(store, ints(0), ints(1), shipped([0])), [begun_again(core, 0)])
     assert store.resets == 1
 
 
 def test_a_shipped_cell_that_is_not_a_number_does_no_harm_without_a_gap() -> None:
     store = CarryStore(make_core(), 2)
-    carry = store.fetch(ints(0, 1), ints(0, 1), torch.full((2, HIDDEN), float("nan")))
+    carry = fetch(store, ints(0, 1), ints(0, 1), torch.full((2, HIDDEN), float("nan")))
     assert not carry.cell[0].isnan().any()
     assert carry.cell[1].isnan().all()
 
@@ -185,10 +199,10 @@ def test_streams_and_sequences_may_be_read_only() -> None:
         array.setflags(write=False)
     core = make_core()
     store = CarryStore(core, 2)
-    carry = store.fetch(stream, sequence, shipped([1, 0]))
+    carry = fetch(store, stream, sequence, shipped([1, 0]))
     h, carry = core(torch.zeros(STEPS, 2, WIDTH, dtype=DOUBLE), carry, torch.zeros(STEPS, 2, dtype=torch.bool))
     h.sum().backward()
-    store.store(stream, sequence, carry)
+    keep(store, stream, carry)
     assert store.next_sequence.tolist() == [4, 1]
 
 
@@ -196,9 +210,10 @@ def test_streams_and_sequences_may_be_read_only() -> None:
 def test_cores_without_sensitivities(core: ELSTM | FeedForward) -> None:
     store = CarryStore(core, 3)
     cells = torch.randn(3, core.cell_size)
-    store.store(ints(2, 0, 1), ints(0, 0, 0), Carry(cells))
+    fetch(store, ints(2, 0, 1), ints(0, 0, 0), cells)
+    keep(store, ints(2, 0, 1), Carry(cells))
     ship = shipped([0, 2])[:, : core.cell_size]
-    carry = store.fetch(ints(0, 2), ints(1, 4), ship)
+    carry = fetch(store, ints(0, 2), ints(1, 4), ship)
     assert carry.sensitivities is None
     assert torch.equal(carry.cell, torch.stack((cells[1], ship[1])))
     assert store.resets == 1
@@ -209,7 +224,7 @@ def test_the_store_has_the_cores_dtype_and_size() -> None:
     store = CarryStore(make_core(), 5)
     # The cell, and two gates with WIDTH input weights, a recurrent weight and a bias for each unit.
     assert store.nbytes() == 8 * 5 * HIDDEN * (1 + 2 * (WIDTH + 2))
-    carry = store.fetch(ints(0), ints(3), shipped([0]))
+    carry = fetch(store, ints(0), ints(3), shipped([0]))
     assert all(tensor.dtype == DOUBLE for tensor in rows(carry))
     assert isinstance(carry.sensitivities, Sensitivities)
 
@@ -225,6 +240,6 @@ def test_the_store_has_the_cores_dtype_and_size() -> None:
 def test_unknown_and_repeated_streams_are_one_sentence(stream: tuple[int, ...], sentence: str) -> None:
     store = CarryStore(make_core(), 3)
     with pytest.raises(ValueError, match=sentence) as caught:
-        store.fetch(ints(*stream), ints(*(5 for _ in stream)), shipped(stream))
+        fetch(store, ints(*stream), ints(*(5 for _ in stream)), shipped(stream))
     assert "\n" not in str(caught.value)
     assert store.resets == 0
