@@ -1,40 +1,107 @@
-"""The suite `memory`: tasks that only an agent which remembers can solve. They need no engine."""
+"""The suite `memory`: tasks that only an agent which remembers can solve. They need no engine.
+
+With the option `pixels` every task shows uint8 [3,24,24] pictures of 3 x 3 coloured fields in place of its float32
+vector, and nothing else changes: one seed is the same episodes with and without.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from gymnasium.vector import VectorEnv
 
+from r2ac.envs.key_to_door import KeyToDoor
+from r2ac.envs.recall import COLOURS, WHITE, PictureVector, paint
+from r2ac.envs.recall_tasks import Copy, MatchToSample, Parity, RepeatFirst, RepeatPrevious
 from r2ac.envs.seeding import SeedFirstReset, engine_seeds
-from r2ac.envs.suite import ReferenceScores, Split, Suite, check_at_least
+from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, check_at_least
 from r2ac.envs.tmaze import TMazeVector
 
 
 @dataclass(frozen=True)
 class MemoryOptions:
-    """Options of the memory tasks."""
+    """Options of the memory tasks; in brackets the tasks that an option belongs to."""
 
     corridor_length: int = 40
     """Steps between seeing the cue and choosing (tmaze); an episode has one step more. At least 1."""
+    symbols: int = 4
+    """Number of different symbols (copy, repeat_previous, repeat_first, match_to_sample). 2 or more; 8 with pixels."""
+    sequence_length: int = 10
+    """Symbols to copy (copy), bits to count (parity). At least 1."""
+    lag: int = 4
+    """How many steps ago the symbol was shown that is asked for (repeat_previous). At least 1."""
+    episode_length: int = 50
+    """Steps of an episode (repeat_previous). More than lag."""
+    delay: int = 20
+    """Steps from cue to question (repeat_first, match_to_sample), or in the corridor (key_to_door). At least 1."""
+    pixels: bool = False
+    """Show small pictures, uint8 [3,24,24], in place of vectors; they take the encoder impala."""
+
+
+_Recall = Copy | RepeatPrevious | RepeatFirst | Parity | MatchToSample | KeyToDoor
+_RECALL: dict[str, Callable[[int, MemoryOptions], _Recall]] = {
+    "copy": lambda num_envs, options: Copy(num_envs, options.symbols, options.sequence_length),
+    "repeat_previous": lambda num_envs, options: RepeatPrevious(
+        num_envs, options.symbols, options.lag, options.episode_length
+    ),
+    "repeat_first": lambda num_envs, options: RepeatFirst(num_envs, options.symbols, options.delay),
+    "parity": lambda num_envs, options: Parity(num_envs, options.sequence_length),
+    "match_to_sample": lambda num_envs, options: MatchToSample(num_envs, options.symbols, options.delay),
+    "key_to_door": lambda num_envs, options: KeyToDoor(num_envs, options.delay),
+}
+_TMAZE_SCORES = ReferenceScores(0.5, 1.0, "chance", "best")
+_TMAZE_PICTURES = [
+    paint([(0, 0), (0, 1), (0, 2)], COLOURS[0]),
+    paint([(2, 0), (2, 1), (2, 2)], COLOURS[1]),
+    paint([(1, 0), (1, 1), (1, 2)], WHITE),
+    paint([(0, 2), (1, 2), (2, 2)], WHITE),
+]
+"""Cue up, cue down, corridor, junction."""
 
 
 def _check(name: str, options: MemoryOptions) -> None:
-    check_at_least("corridor_length", options.corridor_length, 1, "steps")
+    if not isinstance(options.pixels, bool):
+        raise InvalidOption(f"pixels is {options.pixels!r}, but it must be True or False")
+    if name == "tmaze":
+        check_at_least("corridor_length", options.corridor_length, 1, "steps")
+        return
+    symbols = getattr(_RECALL[name](1, options), "symbols", 0)
+    if options.pixels and symbols > len(COLOURS):
+        raise InvalidOption(f"symbols is {symbols}, but there are only {len(COLOURS)} colours to show them as pixels")
 
 
 def _make(name: str, num_envs: int, seed: int, split: Split, options: MemoryOptions) -> VectorEnv:
-    return SeedFirstReset(TMazeVector(num_envs, options.corridor_length), engine_seeds(seed, split, num_envs))
+    env: VectorEnv
+    if name == "tmaze":
+        env, pictures = TMazeVector(num_envs, options.corridor_length), _TMAZE_PICTURES
+    else:
+        env = recall = _RECALL[name](num_envs, options)
+        pictures = recall.pictures() if options.pixels else []
+    if options.pixels:
+        env = PictureVector(env, pictures)
+    return SeedFirstReset(env, engine_seeds(seed, split, num_envs))
+
+
+def _spaces(name: str, options: MemoryOptions) -> Spaces:
+    env = _make(name, 1, 0, "train", options)
+    shape: tuple[int, ...] = env.single_observation_space.shape or ()
+    return Spaces(shape, "uint8" if options.pixels else "float32", int(env.single_action_space.n))  # type: ignore[attr-defined]
+
+
+def _reference_scores(name: str, options: MemoryOptions) -> ReferenceScores:
+    return _TMAZE_SCORES if name == "tmaze" else _RECALL[name](1, options).scores
 
 
 SUITE = Suite(
     name="memory",
-    summary="one bit to remember through a corridor (passive T-maze)",
+    summary="small tasks that need recall, as vectors or as small pictures",
     options=MemoryOptions,
-    list_tasks=lambda: ("tmaze",),
+    list_tasks=lambda: ("tmaze", *_RECALL),
     missing=lambda: None,
     check=_check,
     make=_make,
     frames_per_step=lambda name, options: 1,
-    reference_scores=lambda name, options: ReferenceScores(0.5, 1.0, "chance", "best"),
+    reference_scores=_reference_scores,
+    spaces=_spaces,
 )

@@ -7,10 +7,21 @@ from typing import Any, get_args
 
 from gymnasium.vector import VectorEnv
 
-from r2ac.envs import atari, memory, procgen
+from r2ac.envs import atari, dmlab, gym, memory, minigrid, popgym, procgen
 from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, Task, UnknownTask, check_at_least
 
-SUITES: dict[str, Suite] = {suite.name: suite for suite in (memory.SUITE, atari.SUITE, procgen.SUITE)}
+SUITES: dict[str, Suite] = {
+    suite.name: suite
+    for suite in (
+        memory.SUITE,
+        popgym.SUITE,
+        minigrid.SUITE,
+        atari.SUITE,
+        procgen.SUITE,
+        dmlab.SUITE,
+        gym.SUITE,
+    )
+}
 """A new suite is added here."""
 
 
@@ -19,6 +30,9 @@ def find_task(name: str) -> Task:
     suite_name, _, short_name = name.partition("/")
     suite = SUITES.get(suite_name)
     if suite is not None and short_name in suite.list_tasks():
+        return Task(suite, short_name)
+    if suite is not None and suite.look_up is not None:
+        suite.look_up(short_name)
         return Task(suite, short_name)
     raise UnknownTask(_unknown(name))
 
@@ -35,6 +49,8 @@ def make_vector(task: str, num_envs: int, seed: int, *, split: Split = "train", 
     to the step that ended it, the observation beside them is the first of the next episode. Call `reset()` once,
     without a seed. step(actions int64 [N]) gives observations uint8 [N,C,H,W] or float32 [N,K], rewards float [N] as
     the engine pays them (unclipped), terminated and truncated bool [N], and a dict. Arrays are the caller's to keep.
+    Where an episode of the agent is a part of a game (atari with episodic_life), `game_over` in the dict, bool [N],
+    says which games ended: a return is the sum over a whole game.
 
     Raises UnknownTask, InvalidOption or MissingPackage.
     """
@@ -63,6 +79,9 @@ def _unknown(name: str) -> str:
     short = folded.rpartition("/")[2]
     if exact := by_full.get(folded) or by_short.get(short):
         return f"there is no task {name!r}; the nearest is {exact}"
+    if not short and (suite := SUITES.get(folded.rstrip("/"))):
+        some = ", ".join(task.name for task in suite.tasks[:3])
+        return f"there is no task {name!r}; those of {suite.name} are named such as {some}"
     near = [by_full[match] for match in difflib.get_close_matches(folded, by_full, cutoff=0.75)]
     near += [by_short[match] for match in difflib.get_close_matches(short, by_short)]
     if near:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 from numbers import Integral
 from typing import Any, Literal
@@ -14,7 +14,7 @@ Split = Literal["train", "test"]
 
 
 class UnknownTask(ValueError):
-    """There is no task of that name; the message gives the nearest names."""
+    """There is no task of that name; the message gives the nearest names, or what stands in the way."""
 
 
 class InvalidOption(ValueError):
@@ -51,6 +51,18 @@ class ReferenceScores:
 
 
 @dataclass(frozen=True)
+class Spaces:
+    """What a task shows and takes."""
+
+    shape: tuple[int, ...]
+    """Of one observation: [C, H, W] of an image, [K] of a vector."""
+    dtype: str
+    """`uint8` for images, `float32` for vectors."""
+    actions: int | None
+    """The number of actions; None where only the engine knows."""
+
+
+@dataclass(frozen=True)
 class Suite:
     """A family of tasks that share an engine and its options. A new suite is one more value of this type.
 
@@ -71,6 +83,12 @@ class Suite:
     """make(name, num_envs, seed, split, options): see `make_vector`."""
     frames_per_step: Callable[[str, Any], int]
     reference_scores: Callable[[str, Any], ReferenceScores | None]
+    look_up: Callable[[str], None] | None = None
+    """For names beyond those that `list_tasks` can list: look_up(name) raises UnknownTask unless there is the task."""
+    spaces: Callable[[str, Any], Spaces | None] = lambda name, options: None
+    """spaces(name, options) of the environment that `make` makes, told without the engine; None where it cannot be."""
+    presets: Mapping[str, Any] = field(default_factory=dict)
+    """Options of published protocols by their names, in suites that have more than the defaults."""
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -103,6 +121,10 @@ class Task:
     def frames_per_step(self, options: Any = None) -> int:
         """Engine frames that one agent step takes (the action repeat)."""
         return self.suite.frames_per_step(self.short_name, self.checked_options(options))
+
+    def spaces(self, options: Any = None) -> Spaces | None:
+        """What the task shows and takes, told without the engine; None where only the engine knows."""
+        return self.suite.spaces(self.short_name, self.checked_options(options))
 
     def reference_scores(self, options: Any = None) -> ReferenceScores | None:
         """The returns to normalise with, or None where none are published."""

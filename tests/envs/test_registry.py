@@ -38,6 +38,9 @@ def test_every_task_is_found_by_its_full_name() -> None:
         ("tmaze", "memory/tmaze"),
         ("memroy/tmaze", "memory/tmaze"),
         ("memory/", "memory/tmaze"),
+        ("popgym/RepeatFirst", "popgym/RepeatFirstEasy"),
+        ("minigrid/memorys13", "minigrid/MemoryS13"),
+        ("gym/CartPole-v9", "`v1`"),
         ("", "memory"),
     ],
 )
@@ -137,16 +140,24 @@ def test_a_missing_engine_is_one_sentence(
 def test_the_tasks_are_listed_without_the_engines() -> None:
     printed = run_python(
         "import sys\n"
-        "for name in ('ale_py', 'procgen', 'gym3'): sys.modules[name] = None\n"
+        "for name in ('ale_py', 'procgen', 'gym3', 'popgym', 'minigrid'): sys.modules[name] = None\n"
         "from r2ac.envs import SUITES\n"
-        "print(*(len(suite.tasks) for suite in SUITES.values()))\n"
-        "print(*(suite.missing() is None for suite in SUITES.values()))"
+        "for name in ('memory', 'popgym', 'minigrid', 'atari', 'procgen'):\n"
+        "    print(name, len(SUITES[name].tasks), SUITES[name].missing() is None)"
     )
-    assert printed.splitlines() == ["1 57 16", "True False False"]
+    assert printed.splitlines() == [
+        "memory 7 True",
+        "popgym 36 False",
+        "minigrid 6 False",
+        "atari 57 False",
+        "procgen 16 False",
+    ]
 
 
 def test_the_import_loads_no_engine_no_torch_and_no_ray() -> None:
     printed = run_python(
-        "import sys, r2ac.envs\nprint(sorted({'torch', 'ray', 'ale_py', 'procgen', 'gym3', 'gym'} & set(sys.modules)))"
+        "import sys, r2ac.envs\n"
+        "engines = {'ale_py', 'procgen', 'gym3', 'gym', 'popgym', 'minigrid', 'pygame'}\n"
+        "print(sorted(({'torch', 'ray'} | engines) & set(sys.modules)))"
     )
     assert printed.strip() == "[]"

@@ -1,0 +1,46 @@
+"""The folders of DeepMind Lab processes: made in the system's folder for temporary files, and removed from there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import tempfile
+from pathlib import Path
+from typing import BinaryIO
+
+_PREFIX, _OUTPUT = "r2ac-dmlab-", "output.txt"
+
+
+def make_folder() -> tuple[Path, BinaryIO]:
+    """A new folder, and the file in it that a process is to print to.
+
+    The file is locked as long as it is open anywhere: whoever removes what dead processes have left goes by that.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    output = (folder / "starting").open("ab")
+    fcntl.flock(output, fcntl.LOCK_EX)
+    (folder / "starting").rename(folder / _OUTPUT)
+    return folder, output
+
+
+def last_lines(folder: Path) -> str:
+    """The end of what the folder's process has printed; nothing where that is lost."""
+    with contextlib.suppress(OSError):
+        lines = (folder / _OUTPUT).read_text(errors="replace").strip().splitlines()
+        return " / ".join(line.strip() for line in lines[-3:])[-500:]
+    return ""
+
+
+def remove_folder(folder: Path) -> None:
+    """Removes a folder that `make_folder` has made; one of another name is none of those and stays."""
+    if folder.name.startswith(_PREFIX):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_left_folders() -> None:
+    """Removes the folders of processes that were killed together with all who would have removed them, as by Ray."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError), (folder / _OUTPUT).open("rb") as output:
+            fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            remove_folder(folder)

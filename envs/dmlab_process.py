@@ -1,0 +1,128 @@
+"""The process of one DeepMind Lab engine, as seen from outside.
+
+An engine has a process to itself: it keeps Python's lock while it works, a missing map ends its process by C's exit(),
+and some errors are segmentation faults. It is a fresh interpreter, as multiprocessing's `spawn` makes one, for a fork
+after a reset hangs; but it never imports the caller's main module, with which each engine would load torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from multiprocessing import Pipe
+from typing import Any
+
+from r2ac.envs.dmlab_engine import Answer, EngineSettings, Failure
+from r2ac.envs.dmlab_folders import last_lines, make_folder, remove_folder
+
+# Seconds that a process outlives the longest time-out if nobody is left to end it.
+_GRACE = 60
+
+
+class EngineProcess:
+    """Starts an engine and talks to it; raises OSError where no process can be started.
+
+    The process has a TMPDIR of its own, which goes with it: an engine that dies leaves files there. What it prints is
+    kept there too, so that its last words can be told.
+
+    longest_timeout: the most seconds that anybody waits for an answer.
+    """
+
+    def __init__(self, settings: EngineSettings, longest_timeout: float) -> None:
+        self._folder, output = make_folder()
+        self.busy = False
+        """A command has been sent and not been answered."""
+        self.connection, theirs = Pipe()
+        try:
+            with output, theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-m", "r2ac.envs.dmlab_worker", str(theirs.fileno()), str(self._folder)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(theirs.fileno(),),
+                    # A group of its own: it can be killed with the programs that it has started to compile a map, and
+                    # an interrupt from the keyboard is for the caller alone.
+                    start_new_session=True,
+                    cwd=self._folder,
+                    env=self._environment(),
+                )
+        except OSError:
+            self.connection.close()
+            remove_folder(self._folder)
+            raise
+        self._send((settings, int(longest_timeout) + _GRACE))
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def reset(self, seed: int) -> None:
+        """Asks for an episode; `connection` is ready when `receive` need not wait."""
+        self._ask(("reset", seed))
+
+    def step(self, action: int) -> None:
+        """Asks for a step."""
+        self._ask(("step", action))
+
+    def receive(self, seconds: float = 0.0) -> Answer | Failure:
+        """The answer to what was asked, or why there will be none; waits for it that long."""
+        try:
+            if not self.connection.poll(max(0.0, seconds)):
+                return Failure("gave no answer in time")
+            answer: Answer | Failure = self.connection.recv()
+        except (EOFError, OSError):
+            return Failure("died")
+        self.busy = False
+        return answer
+
+    def kill(self) -> str:
+        """Ends the process now, removes its files, and says in a few words how it ended."""
+        # The group before the process is waited for: afterwards its number may be another's.
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self.connection.close()
+        try:
+            status = self._process.wait(timeout=_GRACE)
+        except subprocess.TimeoutExpired:
+            return "and cannot be killed"
+        ended = f"signal {-status}, {signal.strsignal(-status)}" if status < 0 else f"exit code {status}"
+        if words := last_lines(self._folder):
+            ended += f', its last words "{words}"'
+        remove_folder(self._folder)
+        return ended
+
+    def ask_to_end(self) -> None:
+        """Lets the engine close itself; `wait_and_kill` has to follow."""
+        if not self.busy:
+            self._send(None)
+
+    def wait_and_kill(self, seconds: float) -> None:
+        """Gives the process that long to end by itself, unless it is busy."""
+        if not self.busy:
+            # Not by waiting for the process: the end of the connection says the same and leaves its number reserved.
+            with contextlib.suppress(OSError):
+                self.connection.poll(seconds)
+        self.kill()
+
+    def _ask(self, command: Any) -> None:
+        if self.busy:
+            raise RuntimeError("a step was interrupted: the environment must be reset")
+        self.busy = True
+        self._send(command)
+
+    def _send(self, message: Any) -> None:
+        # Whoever waits for the answer learns that the process is dead.
+        with contextlib.suppress(OSError):
+            self.connection.send(message)
+
+    def _environment(self) -> dict[str, str]:
+        # The modules that this process finds, wherever it runs: as multiprocessing's `spawn` hands them over.
+        paths = [os.path.abspath(entry) for entry in sys.path]
+        # The engine prefers TEST_TMPDIR where it is set.
+        folder = str(self._folder)
+        return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "TMPDIR": folder, "TEST_TMPDIR": folder}

@@ -1,0 +1,244 @@
+"""DeepMind Lab engines in processes of their own, as a Gymnasium vector environment that outlives them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from typing import Any
+
+import numpy as np
+from gymnasium.error import ClosedEnvironmentError
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from r2ac.envs.dmlab_engine import INSTRUCTION_LENGTH, EngineSettings, Failure, Frame
+from r2ac.envs.dmlab_folders import remove_left_folders
+from r2ac.envs.dmlab_process import EngineProcess
+
+_LOG = logging.getLogger(__name__)
+# Seconds that the engines together get to close themselves.
+_CLOSING = 5.0
+
+
+class EngineFailed(RuntimeError):
+    """An engine cannot be started, or dies over and over; the message says why."""
+
+
+@dataclass(frozen=True)
+class Supervision:
+    """When an engine is given up, and how many may begin an episode together."""
+
+    step_timeout: float
+    """Seconds."""
+    reset_timeout: float
+    """Seconds, the start of the engine included."""
+    parallel_resets: int
+    """0 for any number."""
+    max_failures: int
+    """Failures in a row of one stream, without a step between them, that raise EngineFailed."""
+
+
+class DmlabVector(VectorEnv):
+    """`num_envs` streams of one level, each with an engine in a process of its own; autoreset SAME_STEP.
+
+    Observations are uint8 [N,3,H,W], rewards float32 [N]. The engine has no observation of an episode's end, so that
+    `info` has no `final_obs`; nor does it tell a time-out from an end in the game: every end is `terminated`.
+    With `settings.instruction`, `info["instruction"]` is int32 [N,INSTRUCTION_LENGTH], and belongs to the observation.
+
+    An engine that exits, crashes or gives no answer in time is replaced. Its stream goes on with a new episode: in the
+    step that lost the engine the reward is 0, `truncated` is set and `info["engine_failed"]` (bool [N], there only in
+    such a step or reset) marks the stream. `engine_restarts` counts the replacements, and each is logged as a warning.
+    The seed that an engine failed with is not drawn again on purpose.
+
+    Engines start with the first `reset`. They begin episodes `supervision.parallel_resets` at a time.
+
+    size: (height, width) of the image, as `settings.config` has it.
+    seeds: one for each stream, for the first `reset`; later resets go on with the streams' generators.
+    levels: (first, number): episodes have seeds drawn uniformly from [first, first + number).
+
+    Raises EngineFailed from `reset` and `step`.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        size: tuple[int, int],
+        seeds: Sequence[int],
+        levels: tuple[int, int],
+        supervision: Supervision,
+    ) -> None:
+        self.num_envs = len(seeds)
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self._image = (3, *size)
+        self.single_observation_space = Box(0, 255, self._image, np.uint8)
+        self.single_action_space = Discrete(len(settings.actions))
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self.engine_restarts = 0
+        self._settings, self._levels, self._supervision = settings, levels, supervision
+        self._generators = [np.random.default_rng(seed) for seed in seeds]
+        self._processes: list[EngineProcess | None] = [None] * self.num_envs
+        self._level_seeds = np.zeros(self.num_envs, dtype=np.int64)
+        self._steps = np.zeros(self.num_envs, dtype=np.int64)
+        self._failures = [0] * self.num_envs
+        self._one_has_run = False
+        remove_left_folders()
+
+    def reset(
+        self, *, seed: int | Sequence[int] | np.ndarray | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begins an episode in every stream.
+
+        seed: one seed a stream, or an int s for s, s + 1, ...; None goes on with the generators as they are.
+        """
+        self._check_open()
+        if isinstance(seed, int | np.integer):
+            seed = range(int(seed), int(seed) + self.num_envs)
+        if seed is not None:
+            if len(seed) != self.num_envs:
+                raise ValueError(f"got {len(seed)} seeds for {self.num_envs} streams: give one int or one a stream")
+            self._generators = [np.random.default_rng(int(s)) for s in seed]
+        for stream, process in enumerate(self._processes):
+            if process is not None and process.busy:
+                # An exception has come between a command and its answer, which must not be taken for another's.
+                process.kill()
+                self._processes[stream] = None
+        batch = self._batch()
+        self._begin_episodes(range(self.num_envs), batch)
+        return batch.observation, batch.info()
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        self._check_open()
+        if any(process is None for process in self._processes):
+            raise RuntimeError("the environment must be reset before its first step")
+        batch = self._batch()
+        rewards = np.zeros(self.num_envs, dtype=np.float32)
+        terminated, truncated = np.zeros(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=bool)
+        for stream, action in enumerate(actions):
+            self._process(stream).step(int(action))
+        deadline = time.monotonic() + self._supervision.step_timeout
+        for stream in range(self.num_envs):
+            answer = self._process(stream).receive(deadline - time.monotonic())
+            if isinstance(answer, Failure):
+                self._lose_engine(stream, answer, batch)
+                truncated[stream] = True
+                continue
+            self._failures[stream] = 0
+            self._steps[stream] += 1
+            rewards[stream] = answer.reward
+            if answer.frame is None:
+                terminated[stream] = True
+            else:
+                batch.put(stream, answer.frame)
+        self._begin_episodes(np.flatnonzero(terminated | truncated), batch)
+        return batch.observation, rewards, terminated, truncated, batch.info()
+
+    def level_seeds(self) -> np.ndarray:
+        """The seed of the episode that each stream now plays, int64 [N]."""
+        return self._level_seeds.copy()
+
+    def engine_pids(self) -> list[int | None]:
+        """The process of each stream's engine; None where none has been started."""
+        return [None if process is None else process.pid for process in self._processes]
+
+    def close_extras(self, **kwargs: Any) -> None:
+        processes = [process for process in self._processes if process is not None]
+        self._processes = [None] * self.num_envs
+        for process in processes:
+            process.ask_to_end()
+        deadline = time.monotonic() + _CLOSING
+        for process in processes:
+            process.wait_and_kill(max(0.0, deadline - time.monotonic()))
+
+    def _begin_episodes(self, streams: Iterable[int], batch: _Batch) -> None:
+        """Begins an episode in each of the streams, in a new engine where there is none, and waits for all of them."""
+        waiting = deque(int(stream) for stream in streams)
+        most = self._supervision.parallel_resets or self.num_envs
+        deadlines: dict[int, float] = {}
+        while waiting or deadlines:
+            while waiting and len(deadlines) < most:
+                stream = waiting.popleft()
+                first, number = self._levels
+                self._level_seeds[stream] = first + self._generators[stream].integers(number)
+                self._steps[stream] = 0
+                try:
+                    self._process(stream).reset(int(self._level_seeds[stream]))
+                except OSError as error:
+                    self._lose_engine(stream, Failure(f"could not be started: {error}"), batch)
+                    waiting.append(stream)
+                else:
+                    deadlines[stream] = time.monotonic() + self._supervision.reset_timeout
+            for stream in self._ready(deadlines):
+                del deadlines[stream]
+                answer = self._process(stream).receive()
+                if isinstance(answer, Failure):
+                    self._lose_engine(stream, answer, batch)
+                    waiting.append(stream)
+                elif answer.frame is not None:
+                    self._one_has_run = True
+                    batch.put(stream, answer.frame)
+
+    def _ready(self, deadlines: dict[int, float]) -> list[int]:
+        """Waits for one or more of the streams to answer, die or run out of time, and returns them."""
+        if not deadlines:
+            return []
+        connections = {stream: self._process(stream).connection for stream in deadlines}
+        ready = wait(list(connections.values()), max(0.0, min(deadlines.values()) - time.monotonic()))
+        now = time.monotonic()
+        return [stream for stream, deadline in deadlines.items() if connections[stream] in ready or deadline <= now]
+
+    def _process(self, stream: int) -> EngineProcess:
+        """The stream's engine, started where it has none."""
+        process = self._processes[stream]
+        if process is None:
+            longest = max(self._supervision.step_timeout, self._supervision.reset_timeout)
+            process = self._processes[stream] = EngineProcess(self._settings, longest)
+        return process
+
+    def _lose_engine(self, stream: int, failure: Failure, batch: _Batch) -> None:
+        """Counts and tells it, and pauses where it keeps happening; raises EngineFailed where that has to end."""
+        process, self._processes[stream] = self._processes[stream], None
+        ended = "" if process is None else f" ({process.kill()})"
+        what = f"the engine of stream {stream} {failure.reason}{ended}"
+        where = f"{self._settings.level}, episode seed {self._level_seeds[stream]}, step {self._steps[stream]}"
+        if failure.in_constructor and not self._one_has_run:
+            raise EngineFailed(f"DeepMind Lab cannot play {self._settings.level}: {failure.reason}")
+        self._failures[stream] += 1
+        if self._failures[stream] >= self._supervision.max_failures:
+            raise EngineFailed(f"{what} in {where}, and so {self._failures[stream]} times in a row")
+        self.engine_restarts += 1
+        batch.failed[stream] = True
+        _LOG.warning("%s in %s: replaced, its stream begins a new episode", what, where)
+        # Only what happens again at once is likely to need time to pass: memory or a disk that is full.
+        time.sleep(min(2.0 ** (self._failures[stream] - 2), 10.0) if self._failures[stream] > 1 else 0.0)
+
+    def _batch(self) -> _Batch:
+        return _Batch((self.num_envs, *self._image), self._settings.instruction)
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise ClosedEnvironmentError("the environment is closed")
+
+
+class _Batch:
+    """What all streams show after one step or reset."""
+
+    def __init__(self, shape: tuple[int, ...], with_instruction: bool) -> None:
+        self.observation = np.zeros(shape, dtype=np.uint8)
+        self.failed = np.zeros(shape[0], dtype=bool)
+        self._instruction = np.zeros((shape[0], INSTRUCTION_LENGTH), dtype=np.int32)
+        self._with_instruction = with_instruction
+
+    def put(self, stream: int, frame: Frame) -> None:
+        self.observation[stream] = np.moveaxis(frame.image, 2, 0)
+        if frame.instruction is not None:
+            self._instruction[stream] = frame.instruction
+
+    def info(self) -> dict[str, Any]:
+        info: dict[str, Any] = {"instruction": self._instruction} if self._with_instruction else {}
+        return {**info, "engine_failed": self.failed} if self.failed.any() else info

@@ -1,0 +1,136 @@
+"""The suite `minigrid`: the memory mazes of MiniGrid (Chevalier-Boisvert et al. 2023).
+
+The agent starts in a corridor that leads from a small room with a key or a ball to a fork with one of each, and must go
+to the one that is in the room. `minigrid/MemoryS13` is MiniGrid's id `MiniGrid-MemoryS13-v0`: S is the width of the
+maze, and with `Random` each episode has a corridor of its own length. MiniGrid's other ids are left out: they can be
+solved without memory (RedBlueDoors too, by MiniGrid's own word), and most ask for a mission in words.
+
+MiniGrid shows a dictionary: the codes of the 7 x 7 fields in view, the direction that the agent faces, the mission,
+which is always the same here. It becomes a float32 vector: for each field one-hot its object (11), colour (6) and
+state (3), then one-hot the direction (4); or, with the option `pixels`, the view as an image, uint8 [3,56,56], which
+does not show the direction.
+
+Reward: 1 - 0.9 n / (5 S^2) for reaching the right object in step n, 0 for the wrong one; both terminate. An episode is
+truncated after 5 S^2 steps. All 7 actions of MiniGrid.
+
+Best: who knew the object from the start would take, from place x of a corridor that ends at place E, E + 3 - x steps;
+x is uniform in 1 … E, E is S - 3 (uniform in 4 … S - 3 with `Random`), so that the mean is (E + 5) / 2. It is a bound:
+most starts face away from the object, and looking costs some steps of 5 S^2. Chance: the same path to a random end,
+half of that; a random walk has less.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box
+from gymnasium.vector import VectorEnv
+
+from r2ac.envs.seeding import SeedFirstReset, engine_seeds
+from r2ac.envs.single import OneDiscreteAction, SingleVector
+from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, missing_modules
+
+_TASKS = {
+    "MemoryS7": (7, False),
+    "MemoryS9": (9, False),
+    "MemoryS11": (11, False),
+    "MemoryS13": (13, False),
+    "MemoryS13Random": (13, True),
+    "MemoryS17Random": (17, True),
+}
+"""Width of the maze, and whether the corridor's length is random."""
+_CODES = (11, 6, 3)
+"""MiniGrid's numbers of objects, colours and states."""
+_VIEW = 7
+_TILE = 8
+
+
+@dataclass(frozen=True)
+class MinigridOptions:
+    """Options of the MiniGrid mazes."""
+
+    pixels: bool = False
+    """Show the view as an image, uint8 [3,56,56], in place of a vector; it takes the encoder impala."""
+
+
+class CodesAsVector(gymnasium.ObservationWrapper):
+    """MiniGrid's dictionary as float32 [7 * 7 * 20 + 4], see the module."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self._one_hot = [np.eye(size, dtype=np.float32) for size in (*_CODES, 4)]
+        self.observation_space = Box(0.0, 1.0, (_VIEW * _VIEW * sum(_CODES) + 4,), np.float32)
+
+    def observation(self, observation: dict[str, Any]) -> np.ndarray:
+        *codes, direction = self._one_hot
+        image = observation["image"]
+        fields = np.concatenate([code[image[..., i]] for i, code in enumerate(codes)], axis=-1)
+        return np.concatenate([fields.ravel(), direction[observation["direction"]]])
+
+
+class ViewAsPixels(gymnasium.ObservationWrapper):
+    """What the agent sees, drawn by MiniGrid: uint8 [3,56,56]."""
+
+    def __init__(self, env: gymnasium.Env) -> None:
+        super().__init__(env)
+        self.observation_space = Box(0, 255, (3, _VIEW * _TILE, _VIEW * _TILE), np.uint8)
+
+    def observation(self, observation: dict[str, Any]) -> np.ndarray:
+        engine: Any = self.unwrapped
+        return np.moveaxis(engine.get_frame(tile_size=_TILE, agent_pov=True), 2, 0)
+
+
+def _missing() -> str | None:
+    if missing_modules("minigrid"):
+        return "the suite minigrid needs MiniGrid, which is not installed: pip install 'r2ac[minigrid]'"
+    return None
+
+
+def _check(name: str, options: MinigridOptions) -> None:
+    if not isinstance(options.pixels, bool):
+        raise InvalidOption(f"pixels is {options.pixels!r}, but it must be True or False")
+
+
+def _make_one(name: str, options: MinigridOptions) -> gymnasium.Env:
+    env = OneDiscreteAction(gymnasium.make(f"MiniGrid-{name}-v0", disable_env_checker=True))
+    return ViewAsPixels(env) if options.pixels else CodesAsVector(env)
+
+
+def _make(name: str, num_envs: int, seed: int, split: Split, options: MinigridOptions) -> VectorEnv:
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on standard output when it is imported
+    importlib.import_module("minigrid")  # registers the ids
+    env = SingleVector(functools.partial(_make_one, name, options), num_envs)
+    return SeedFirstReset(env, engine_seeds(seed, split, num_envs))
+
+
+def _spaces(name: str, options: MinigridOptions) -> Spaces:
+    if options.pixels:
+        return Spaces((3, _VIEW * _TILE, _VIEW * _TILE), "uint8", 7)
+    return Spaces((_VIEW * _VIEW * sum(_CODES) + 4,), "float32", 7)
+
+
+def _reference_scores(name: str, options: MinigridOptions) -> ReferenceScores:
+    size, random_length = _TASKS[name]
+    corridor_end = (4 + size - 3) / 2 if random_length else size - 3
+    best = 1 - 0.9 * (corridor_end + 5) / 2 / (5 * size**2)
+    return ReferenceScores(best / 2, best, "chance", "best")
+
+
+SUITE = Suite(
+    name="minigrid",
+    summary="mazes whose fork asks for the object at their start (MiniGrid)",
+    options=MinigridOptions,
+    list_tasks=lambda: tuple(_TASKS),
+    missing=_missing,
+    check=_check,
+    make=_make,
+    frames_per_step=lambda name, options: 1,
+    reference_scores=_reference_scores,
+    spaces=_spaces,
+)
