@@ -328,7 +328,7 @@ def _pass_kernel(
     i_tile, i_split = tl.program_id(0), tl.program_id(1)
     i_first = i_split * streams_each
     i_last = tl.minimum(i_first + streams_each, B)
-    p_partial = p_term + i_split * (ROWS * D)
+    p_partial = p_term + i_split.to(tl.int64) * (ROWS * D)
     pointers = (p_matrix, p_streams, p_fresh, p_boundary, p_decay, p_weighted, p_inputs, p_partial)
     if i_tile < DOWN * ACROSS:
         i_row, i_input = i_tile % DOWN * HEIGHT, i_tile // DOWN * INPUTS

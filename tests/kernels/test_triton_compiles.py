@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-FLOATS, BOOLS, SIZE = "*fp32", "*i1", "i32"
+FLOATS, HALVES, ROWS, BOOLS, SIZE = "*fp32", "*bf16", "*i64", "*i1", "i32"
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,19 @@ class Case:
     options: dict[str, int] = field(default_factory=lambda: {"num_warps": 1})
 
 
+def a_pass(steps: int, parts: int = 1, precision: str = "tf32x3", stored: str = FLOATS) -> Case:
+    """Over the sensitivities of 32 streams, 2 gates, 512 units and 257 inputs, as its launcher cuts it."""
+    from r2ac.kernels.triton_sensitivity import pass_constants, tiles
+
+    cut = tiles(32, 2 * 512, 257, steps, parts)
+    return Case(
+        "_pass_kernel",
+        (stored, ROWS, BOOLS, *[FLOATS] * 5, *[SIZE] * 3),
+        pass_constants(2, 512, 257, parts, cut, precision),
+        {"num_warps": cut.warps, "num_stages": cut.stages},
+    )
+
+
 CASES = {
     "r2ac.kernels.triton_scan": [
         Case("_forward_kernel", (*[FLOATS] * 4, BOOLS, FLOATS, *[SIZE] * 3), {"BLOCK": 32}),
@@ -39,6 +52,13 @@ CASES = {
         Case("_backward_kernel", (*[FLOATS] * 6, BOOLS, *[FLOATS] * 6, *[SIZE] * 3), {"JUMP": False, "BLOCK": 32}),
         Case("_scan_kernel", (*[FLOATS] * 3, *[SIZE] * 2), {"BLOCK": 32}),
     ],
+    "r2ac.kernels.triton_sensitivity": [
+        *(a_pass(steps, parts) for parts in (1, 2) for steps in (10, 100)),
+        *(a_pass(steps, stored=HALVES) for steps in (10, 100)),
+        *(a_pass(100, parts, precision="tf32") for parts in (1, 2)),
+    ]
+    if find_spec("triton")
+    else [],
 }
 CAPABILITIES = {80: "Ampere", 90: "Hopper"}
 SHARED_MEMORY = {80: 163 * 1024, 90: 227 * 1024}
