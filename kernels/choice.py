@@ -29,6 +29,19 @@ class _Pass(Protocol):
     ) -> Tensor: ...
 
 
+class _VectorPass(Protocol):
+    def __call__(
+        self,
+        recurrent: Tensor,
+        biases: Tensor,
+        streams: Tensor,
+        fresh: Tensor,
+        boundary: Tensor,
+        decay: Tensor,
+        gained: Tensor,
+    ) -> Tensor: ...
+
+
 class _Forward(Protocol):
     def __call__(
         self, projection: Tensor, recurrent_weight: Tensor, bias: Tensor, cell: Tensor, is_first: Tensor
@@ -66,6 +79,8 @@ class Kernels:
     """:func:`r2ac.kernels.scan.backward_scan`"""
     sensitivity_pass_: _Pass
     """:func:`r2ac.kernels.sensitivity.sensitivity_pass_`"""
+    vector_pass_: _VectorPass
+    """:func:`r2ac.kernels.sensitivity.vector_pass_`"""
     block_sensitivity_pass_: _Pass
     """:func:`r2ac.kernels.block.block_sensitivity_pass_`"""
 
@@ -76,6 +91,7 @@ REFERENCE = Kernels(
     elstm.elstm_backward,
     scan.backward_scan,
     sensitivity.sensitivity_pass_,
+    sensitivity.vector_pass_,
     block.block_sensitivity_pass_,
 )
 """Plain PyTorch: readable, for every device and dtype."""
@@ -119,5 +135,11 @@ def _native() -> Kernels | None:
 
 def _from_modules(name: str, scans: Any, passes: Any, block_pass: _Pass) -> Kernels:
     return Kernels(
-        name, scans.elstm_forward, scans.elstm_backward, scans.backward_scan, passes.sensitivity_pass_, block_pass
+        name,
+        scans.elstm_forward,
+        scans.elstm_backward,
+        scans.backward_scan,
+        passes.sensitivity_pass_,
+        passes.vector_pass_,
+        block_pass,
     )

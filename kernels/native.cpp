@@ -334,6 +334,27 @@ void sensitivity_pass(
     }
 }
 
+// The same for the vectors, which have one number where the matrix has a row: too little for a second thread.
+template <class Real>
+void vector_pass(
+    Real* recurrent, Real* biases, Real* terms, const Size* streams, const bool* keeps, const Real* boundary,
+    const Real* decay, const Real* gained, Size batch, Size gates, Size units) {
+    std::fill_n(terms, 2 * gates * units, Real(0));
+    for (Size row = 0; row < 2 * batch * gates; ++row) {
+        const Size vector = row / (batch * gates), b = row / gates % batch, k = row % gates;
+        Real* s = (vector ? biases : recurrent) + (streams[b] * gates + k) * units;
+        Real* term = terms + (vector * gates + k) * units;
+        const Real *by_cell = boundary + b * units, *factor = decay + b * units, *gain = gained + row * units;
+        const bool keep = keeps[b];
+#pragma omp simd
+        for (Size i = 0; i < units; ++i) {
+            const Real before = keep ? s[i] : Real(0);
+            term[i] += by_cell[i] * before;
+            s[i] = factor[i] * before + gain[i];
+        }
+    }
+}
+
 }  // namespace
 
 // Arrays first, then sizes, then the number of threads; native.py declares the same. For arrays that a call without
@@ -363,6 +384,11 @@ void sensitivity_pass(
         int threads) {                                                                                                 \
         sensitivity_pass(matrix, term, streams, keeps, boundary, decay, weighted, inputs, steps, batch, gates, units,  \
                          width, threads);                                                                              \
+    }                                                                                                                  \
+    void vector_pass_##Real(                                                                                           \
+        Real* recurrent, Real* biases, Real* terms, const Size* streams, const bool* keeps, const Real* boundary,      \
+        const Real* decay, const Real* gained, Size batch, Size gates, Size units, int) {                              \
+        vector_pass(recurrent, biases, terms, streams, keeps, boundary, decay, gained, batch, gates, units);           \
     }
 
 extern "C" {

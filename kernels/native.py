@@ -43,6 +43,7 @@ SIGNATURES = {
     "elstm_backward": (14, 3),
     "backward_scan": (3, 2),
     "sensitivity_pass": (8, 5),
+    "vector_pass": (8, 3),
 }
 
 
@@ -147,15 +148,50 @@ def sensitivity_pass_(
     boundary, decay = (
         _ready(name, tensor, (batch, units), dtype) for name, tensor in (("boundary", boundary), ("decay", decay))
     )
-    streams = _ready("streams", streams, (batch,), torch.int64)
-    rows = streams.tolist()
-    if len({*rows}) < batch or not all(0 <= row < len(matrix) for row in rows):
-        raise ValueError(f"streams must be different rows of the {len(matrix)} of matrix, not {rows}")
-    keeps = ~_ready("fresh", fresh, (batch,), torch.bool)
+    streams, keeps = _rows(streams, len(matrix), batch), ~_ready("fresh", fresh, (batch,), torch.bool)
     term = inputs.new_zeros(gates, units, width)
     given = streams, keeps, boundary, decay, weighted, inputs
     _call("sensitivity_pass", (matrix, term, *given), (steps, batch, gates, units, width), work=batch * term.numel())
     return term
+
+
+def vector_pass_(
+    recurrent: Tensor,
+    biases: Tensor,
+    streams: Tensor,
+    fresh: Tensor,
+    boundary: Tensor,
+    decay: Tensor,
+    gained: Tensor,
+) -> Tensor:
+    """The same for the two vectors, in place: see :func:`r2ac.kernels.sensitivity.vector_pass_`."""
+    if gained.dim() != 4:
+        raise ValueError(f"gained must be [2, B, K, N], not {list(gained.shape)}")
+    _check_type(gained)
+    _, batch, gates, units = gained.shape
+    dtype = gained.dtype
+    gained = _ready("gained", gained, (2, batch, gates, units), dtype)
+    for name, kept in (("recurrent", recurrent), ("biases", biases)):
+        if not kept.is_contiguous():
+            raise ValueError(f"{name} is changed in place and must be contiguous")
+        _ready(name, kept, (*(recurrent.shape[:1] or (0,)), gates, units), dtype)
+    boundary, decay = (
+        _ready(name, tensor, (batch, units), dtype) for name, tensor in (("boundary", boundary), ("decay", decay))
+    )
+    streams, keeps = _rows(streams, len(recurrent), batch), ~_ready("fresh", fresh, (batch,), torch.bool)
+    terms = gained.new_empty(2, gates, units)
+    given = streams, keeps, boundary, decay, gained
+    _call("vector_pass", (recurrent, biases, terms, *given), (batch, gates, units), work=0)
+    return terms
+
+
+def _rows(streams: Tensor, count: int, batch: int) -> Tensor:
+    """The same, if these are different rows of ``count``."""
+    streams = _ready("streams", streams, (batch,), torch.int64)
+    rows = streams.tolist()
+    if len({*rows}) < batch or not all(0 <= row < count for row in rows):
+        raise ValueError(f"streams must be different rows of the {count} that are kept, not {rows}")
+    return streams
 
 
 def _rollout(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from r2ac.kernels.choice import kernels_for
 from r2ac.kernels.elstm import BackwardScan
-from r2ac.kernels.sensitivity import Sensitivities, boundary_contraction, vector_pass_
+from r2ac.kernels.sensitivity import Sensitivities, boundary_contraction
 
 
 @torch.library.custom_op("r2ac::elstm_backward", mutates_args=())
@@ -98,6 +98,33 @@ def _(
     inputs: Tensor,
 ) -> Tensor:
     return inputs.new_empty(matrix.shape[1:])
+
+
+@torch.library.custom_op("r2ac::vector_pass_", mutates_args=("recurrent", "biases"))
+def vector_pass_(
+    recurrent: Tensor,
+    biases: Tensor,
+    streams: Tensor,
+    fresh: Tensor,
+    boundary: Tensor,
+    decay: Tensor,
+    gained: Tensor,
+) -> Tensor:
+    """:func:`r2ac.kernels.sensitivity.vector_pass_` on the device's kernel."""
+    return kernels_for(gained).vector_pass_(recurrent, biases, streams, fresh, boundary, decay, gained)
+
+
+@vector_pass_.register_fake
+def _(
+    recurrent: Tensor,
+    biases: Tensor,
+    streams: Tensor,
+    fresh: Tensor,
+    boundary: Tensor,
+    decay: Tensor,
+    gained: Tensor,
+) -> Tensor:
+    return gained.new_empty(2, *gained.shape[2:])
 
 
 @torch.library.custom_op("r2ac::block_sensitivity_pass_", mutates_args=("matrix",))
@@ -204,7 +231,7 @@ def _gradients(ctx: Any, direct: Tensor | None) -> tuple[Tensor | None, ...]:
         else:
             common = streams, fresh, scan.boundary, scan.decay
             by_input_weight = sensitivity_pass_(matrix, *common, scan.weighted, x)
-            by_vectors = by_vectors + vector_pass_((recurrent, biases), *common, scan.gained)
+            by_vectors = by_vectors + vector_pass_(recurrent, biases, *common, scan.gained)
     return scan.by_projection, by_vectors[0], by_vectors[1], None, None, by_input_weight, *(None for _ in range(6))
 
 
@@ -229,5 +256,5 @@ def elstm_jump(
     streams = torch.arange(cell.shape[0], device=cell.device)
     fresh = torch.zeros_like(streams, dtype=torch.bool)
     sensitivity_pass_(after.input_weight, streams, fresh, scan.boundary, scan.decay, scan.weighted, inputs)
-    vector_pass_((after.recurrent_weight, after.bias), streams, fresh, scan.boundary, scan.decay, scan.gained)
+    vector_pass_(after.recurrent_weight, after.bias, streams, fresh, scan.boundary, scan.decay, scan.gained)
     return after

@@ -134,20 +134,26 @@ def sensitivity_pass_(
 
 
 def vector_pass_(
-    kept: tuple[Tensor, Tensor], streams: Tensor, fresh: Tensor, boundary: Tensor, decay: Tensor, gained: Tensor
+    recurrent: Tensor,
+    biases: Tensor,
+    streams: Tensor,
+    fresh: Tensor,
+    boundary: Tensor,
+    decay: Tensor,
+    gained: Tensor,
 ) -> Tensor:
     """The same for the recurrent weights and the biases, whose sensitivities are small.
 
     Args:
-        kept: S of the two vectors, [R, K, N] each; changed in place.
-        gained: sum_t weighted_t c_{t-1} and sum_t weighted_t, [2, B, K, N].
+        recurrent, biases: S of the two vectors, [R, K, N] each; changed in place.
         streams, fresh, boundary, decay: as in :func:`sensitivity_pass_`.
+        gained: sum_t weighted_t c_{t-1} and sum_t weighted_t, [2, B, K, N].
 
     Returns:
         The boundary terms of the two vectors, [2, K, N].
     """
     terms = []
-    for sensitivity, gain in zip(kept, gained, strict=True):
+    for sensitivity, gain in zip((recurrent, biases), gained, strict=True):
         before = sensitivity[streams].masked_fill(fresh[:, None, None], 0)
         terms.append((boundary.unsqueeze(1) * before).sum(0))
         sensitivity[streams] = torch.addcmul(gain, decay.unsqueeze(1), before)

@@ -38,6 +38,10 @@ _TALLEST = 256
 """Rows of a tile at most, so that its operands leave room in shared memory for another program's."""
 
 
+_LINE = 32
+"""Units of a program over the vectors, which takes as many streams at a time."""
+
+
 @dataclass(frozen=True)
 class Tiles:
     """How a pass is cut into programs. Sizes are powers of two; a warp has 32 threads."""
@@ -112,6 +116,27 @@ def block_sensitivity_pass_(
 ) -> Tensor:
     """:func:`r2ac.kernels.block.block_sensitivity_pass_` in one launch; otherwise as :func:`sensitivity_pass_`."""
     return _launch(2, matrix, streams, fresh, boundary, decay, weighted, inputs, tiles)
+
+
+def vector_pass_(
+    recurrent: Tensor,
+    biases: Tensor,
+    streams: Tensor,
+    fresh: Tensor,
+    boundary: Tensor,
+    decay: Tensor,
+    gained: Tensor,
+) -> Tensor:
+    """:func:`r2ac.kernels.sensitivity.vector_pass_` in one launch."""
+    if not (recurrent.is_contiguous() and biases.is_contiguous()):
+        raise ValueError("the sensitivities are changed in place and have to be contiguous")
+    _, batch, gates, hidden = gained.shape
+    terms = gained.new_empty(2, gates, hidden)
+    operands = (tensor.contiguous() for tensor in (streams, fresh, boundary, decay, gained))
+    grid = (2, triton.cdiv(gates * hidden, _LINE))
+    with torch.cuda.device_of(gained):
+        _vector_kernel[grid](recurrent, biases, *operands, terms, batch, hidden, gates * hidden, _LINE)
+    return terms
 
 
 def _launch(
@@ -336,3 +361,37 @@ def _pass_kernel(
     elif TAIL is not None:
         i_row, i_input = (i_tile - DOWN * ACROSS) * (TAIL[1] * TAIL[2]), ACROSS * INPUTS
         _visit(pointers, T, B, i_first, i_last, i_row, i_input, N, ROWS, D, PARTS, TAIL, False, STEPS, PRECISION)
+
+
+@triton.jit(do_not_specialize=["B", "N", "ROWS"])
+def _vector_kernel(
+    p_recurrent,
+    p_biases,
+    p_streams,
+    p_fresh,
+    p_boundary,
+    p_decay,
+    p_gained,
+    p_terms,
+    B,
+    N,
+    ROWS,
+    LINE: tl.constexpr,
+):
+    i_vector = tl.program_id(0).to(tl.int64)
+    p_kept = p_recurrent if i_vector == 0 else p_biases
+    o_row = tl.program_id(1) * LINE + tl.arange(0, LINE)
+    o_unit = o_row % N
+    b_term = tl.zeros([LINE], tl.float32)
+    for i_b in range(0, B, LINE):
+        o_b = i_b + tl.arange(0, LINE)
+        b_mask = (o_b < B)[:, None] & (o_row < ROWS)[None, :]
+        o_stream = tl.load(p_streams + o_b, o_b < B, 0)
+        b_kept = b_mask & (tl.load(p_fresh + o_b, o_b < B, 0) == 0)[:, None]
+        p_vector = p_kept + o_stream[:, None] * ROWS + o_row[None, :]
+        o_cell = o_b[:, None] * N + o_unit[None, :]
+        b_before = tl.load(p_vector, b_kept, 0.0)
+        b_gained = tl.load(p_gained + (i_vector * B + o_b[:, None]) * ROWS + o_row[None, :], b_mask, 0.0)
+        b_term += tl.sum(tl.load(p_boundary + o_cell, b_mask, 0.0) * b_before, 0)
+        tl.store(p_vector, tl.load(p_decay + o_cell, b_mask, 0.0) * b_before + b_gained, b_mask)
+    tl.store(p_terms + i_vector * ROWS + o_row, b_term, o_row < ROWS)

@@ -1,11 +1,7 @@
-"""The native kernels against their references in float64, what they refuse, and how their library comes about."""
+"""The native kernels against their references in float64, and what they refuse."""
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -223,6 +219,13 @@ def make_pass(steps: int, rows: int, batch: int, gates: int, units: int, width: 
     }
 
 
+def make_vectors(rows: int, batch: int, gates: int, units: int, seed: int = 0) -> Pass:
+    drawn = make_pass(2, rows, batch, gates, units, 2, seed)
+    vectors = {"recurrent": drawn["matrix"][..., 0].contiguous(), "biases": drawn["matrix"][..., 1].contiguous()}
+    common = {name: drawn[name] for name in ("streams", "fresh", "boundary", "decay")}
+    return {**vectors, **common, "gained": drawn["weighted"]}
+
+
 def cast(given: Pass, dtype: torch.dtype) -> Pass:
     """Copies in another precision."""
     return {name: t.to(dtype if t.is_floating_point() else t.dtype, copy=True) for name, t in given.items()}
@@ -252,6 +255,27 @@ def test_the_pass_is_the_reference(
         assert torch.equal(actual["matrix"][others].to(DOUBLE), given["matrix"][others])
         for name in given.keys() - {"matrix"}:
             assert torch.equal(actual[name].to(given[name].dtype), given[name])
+
+
+@given(
+    st.tuples(st.integers(1, 4), st.integers(0, 3)), st.integers(1, 3), st.sampled_from((1, 5, 33)), st.integers(0, 99)
+)
+def test_the_pass_over_the_vectors_is_the_reference(
+    streams: tuple[int, int], gates: int, units: int, seed: int
+) -> None:
+    batch, more = streams
+    given = make_vectors(batch + more, batch, gates, units, seed)
+    for name in ("recurrent", "biases"):
+        given[name][given["streams"][given["fresh"]]] = NAN
+    expected = cast(given, DOUBLE)
+    terms = sensitivity.vector_pass_(**expected)
+    for dtype, bound in ((DOUBLE, 1e-12), (SINGLE, 2e-5)):
+        actual = cast(given, dtype)
+        close(native.vector_pass_(**actual), terms, bound)
+        for name in ("recurrent", "biases"):
+            close(actual[name][given["streams"]], expected[name][given["streams"]], bound)
+            others = [row for row in range(batch + more) if row not in given["streams"].tolist()]
+            assert torch.equal(actual[name][others].to(DOUBLE), given[name][others])
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
@@ -291,7 +315,9 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("kind", REFUSALS)
-@pytest.mark.parametrize("name", ["elstm_forward", "elstm_backward", "backward_scan", "sensitivity_pass_"])
+@pytest.mark.parametrize(
+    "name", ["elstm_forward", "elstm_backward", "backward_scan", "sensitivity_pass_", "vector_pass_"]
+)
 def test_what_does_not_fit_is_refused(name: str, kind: str) -> None:
     """Each tensor in turn."""
     tensors = dict(vars(make_rollout(3, 4, 5)))
@@ -302,6 +328,7 @@ def test_what_does_not_fit_is_refused(name: str, kind: str) -> None:
         "elstm_backward": tensors | direct | {"cells": cells},
         "backward_scan": direct | {"jacobian": cells},
         "sensitivity_pass_": make_pass(3, 6, 4, 2, 5, 7),
+        "vector_pass_": make_vectors(6, 4, 2, 5),
     }[name]
     call = partial(getattr(native, name), **{"jump": True} if name == "elstm_backward" else {})
     call(**arguments)
@@ -322,64 +349,3 @@ def test_what_is_changed_in_place_is_contiguous_and_there_is_a_step() -> None:
         native.sensitivity_pass_(**tensors | {"matrix": tensors["matrix"].mT.contiguous().mT})
     with pytest.raises(ValueError, match="T >= 1"):
         native.backward_scan(torch.zeros(0, 3), torch.zeros(0, 3))
-
-
-PROBE = """
-import torch
-from r2ac.kernels import native
-print(native.available(), native.missing_reason())
-try:
-    print(native.backward_scan(torch.ones(3), torch.ones(3)).tolist())
-except RuntimeError as error:
-    print(error)
-"""
-WORKS = "True None\n[3.0, 2.0, 1.0]\n"
-
-
-def start(**environment: object) -> subprocess.Popen[str]:
-    variables = os.environ | {"OMP_NUM_THREADS": "1"} | {name: str(value) for name, value in environment.items()}
-    command = [sys.executable, "-c", PROBE]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=variables)
-
-
-def outputs(*processes: subprocess.Popen[str]) -> list[str]:
-    """What each printed; on standard error there must be nothing."""
-    both = [process.communicate(timeout=120) for process in processes]
-    assert [errors for _, errors in both] == [""] * len(both)
-    return [printed for printed, _ in both]
-
-
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder that two processes filled at once."""
-    folder = tmp_path_factory.mktemp("cache")
-    assert outputs(*(start(XDG_CACHE_HOME=folder) for _ in range(2))) == [WORKS] * 2
-    return folder / "r2ac"
-
-
-def test_two_processes_may_compile_at_once(cache: Path) -> None:
-    (library,) = cache.iterdir()
-    assert library.suffix == ".so"
-
-
-def test_a_cached_file_is_used_and_a_damaged_one_built_anew(cache: Path, tmp_path: Path) -> None:
-    (library,) = cache.iterdir()
-    whole = library.read_bytes()
-    folders = [tmp_path / name / "r2ac" for name in ("whole", "short", "empty")]
-    for folder, content in zip(folders, (whole, whole[: len(whole) // 2], b""), strict=True):
-        folder.mkdir(parents=True)
-        (folder / library.name).write_bytes(content)
-    first = (folders[0] / library.name).stat().st_ino
-    assert outputs(*(start(XDG_CACHE_HOME=folder.parent) for folder in folders)) == [WORKS] * 3
-    assert (folders[0] / library.name).stat().st_ino == first
-    for folder in folders:
-        assert [path.name for path in folder.iterdir()] == [library.name]
-        assert (folder / library.name).stat().st_size == len(whole)
-
-
-def test_without_a_cache_folder_or_a_compiler(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    unwritable, missing = outputs(start(XDG_CACHE_HOME=tmp_path / "file"), start(CXX="/nonexistent"))
-    assert unwritable == WORKS
-    assert missing.startswith("False /nonexistent cannot be run")
-    assert missing.splitlines()[-1].startswith("no native kernels: /nonexistent cannot be run")

@@ -145,7 +145,7 @@ def test_the_pass_in_place_is_the_contraction_and_then_the_jump(rollout: Rollout
     gained = torch.stack(((weighted * rollout.previous.unsqueeze(-2)).sum(0), weighted.sum(0)))
     with unchanged(boundary, streams, fresh, decay, weighted, gained, rollout.inputs):
         term = sensitivity_pass_(kept.input_weight, streams, fresh, boundary, decay, weighted, rollout.inputs)
-        terms = vector_pass_((kept.recurrent_weight, kept.bias), streams, fresh, boundary, decay, gained)
+        terms = vector_pass_(kept.recurrent_weight, kept.bias, streams, fresh, boundary, decay, gained)
     close((term, *terms), boundary_contraction(boundary, rollout.before))
     after = jump(rollout.before, rollout.linear, rollout.inputs, rollout.previous)
     close(tuple(tensor[streams] for tensor in kept.tensors()), after.tensors())

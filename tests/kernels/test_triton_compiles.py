@@ -56,6 +56,12 @@ CASES = {
         *(a_pass(steps, parts) for parts in (1, 2) for steps in (10, 100)),
         *(a_pass(steps, stored=HALVES) for steps in (10, 100)),
         *(a_pass(100, parts, precision="tf32") for parts in (1, 2)),
+        Case(
+            "_vector_kernel",
+            (*[FLOATS] * 2, ROWS, BOOLS, *[FLOATS] * 4, *[SIZE] * 3),
+            {"LINE": 32},
+            {"num_warps": 4},
+        ),
     ]
     if find_spec("triton")
     else [],

@@ -117,6 +117,28 @@ def test_the_pass_is_the_reference(
     assert term.isfinite().all()
 
 
+@given(
+    batch=st.sampled_from((1, 3, 32, 40)),
+    gates=st.integers(1, 3),
+    hidden=st.sampled_from((1, 7, 32, 33)),
+    chance=st.randoms(use_true_random=False),
+)
+def test_the_pass_over_the_vectors_is_the_reference(batch: int, gates: int, hidden: int, chance: Random) -> None:
+    drawn = case(1, gates, hidden, 2, 1, batch, chance)
+    kept, gained = drawn.matrix.unbind(-1), torch.stack((drawn.operands[2][0], drawn.operands[2][0].flip(0)))
+    given = drawn.streams, drawn.fresh, *drawn.operands[:2], gained
+    single = [vector.contiguous() for vector in kept]
+    double = [vector.double() for vector in kept]
+    terms = triton_sensitivity.vector_pass_(*single, *given)
+    expected = sensitivity.vector_pass_(
+        *double, *(tensor.double() if tensor.is_floating_point() else tensor for tensor in given)
+    )
+    assert torch.allclose(terms.double(), expected, rtol=1e-5, atol=1e-5)
+    for mine, other, before in zip(single, double, kept, strict=True):
+        near(mine[drawn.streams], other[drawn.streams])
+        assert torch.equal(mine[drawn.others()], before[drawn.others()])
+
+
 @pytest.fixture(params=("highest", "high", "medium"))
 def tolerance(request: pytest.FixtureRequest) -> Iterator[float]:
     """What the matrix products may be wrong by; no other product of the pass is less than float32."""
