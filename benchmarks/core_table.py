@@ -185,23 +185,21 @@ def core_columns(form: str) -> list[Column]:
     ]
 
 
-def core_goals(rows: list[Row], on_gpu: bool) -> list[Goal]:
-    """The goals of the core with its output gate."""
+def core_goals(name: str, rows: list[Row], on_gpu: bool) -> list[Goal]:
+    """The goals of the core; ``name`` says whether with its output gate, which costs every method the same."""
     if not on_gpu:
-        goals = []
-        for least, (batch, hidden, steps) in ((12, (32, 256, 50)), (15, (32, 512, 100))):
-            size = f"B={batch}, N={hidden}, T={steps}"
-            ratios = _ratios(rows, "plain", batch, hidden, steps)
-            goals.append(Goal(f"core, {size}: times faster than step by step", ratios.get("speed-up"), least, True))
-            goals.append(Goal(f"core, {size}: over TBPTT", ratios.get("over TBPTT"), 1.5, False))
-        return goals
+        sizes = ((12, (32, 256, 50)), (15, (32, 512, 100)))
+        forms = {"plain": ""}
+    else:
+        sizes = ((50, (32, 512, 100)), (50, (256, 1024, 100)))
+        forms = {"plain": ", each launched from Python", "graph": ", each as a CUDA graph"}
     goals = []
-    for batch, hidden, steps in ((32, 512, 100), (256, 1024, 100)):
-        for form, name in (("plain", "each launched from Python"), ("graph", "each as a CUDA graph")):
-            size = f"B={batch}, N={hidden}, T={steps}, {name}"
+    for least, (batch, hidden, steps) in sizes:
+        for form, how in forms.items():
+            of = f"{name}, B={batch}, N={hidden}, T={steps}{how}"
             ratios = _ratios(rows, form, batch, hidden, steps)
-            goals.append(Goal(f"core, {size}: times faster than step by step", ratios.get("speed-up"), 50, True))
-            goals.append(Goal(f"core, {size}: over TBPTT", ratios.get("over TBPTT"), 1.5, False))
+            goals.append(Goal(f"{of}: times faster than step by step", ratios.get("speed-up"), least, True))
+            goals.append(Goal(f"{of}: over TBPTT", ratios.get("over TBPTT"), 1.5, False))
     return goals
 
 

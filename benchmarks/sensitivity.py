@@ -115,8 +115,8 @@ rollout, and its output gate is always in it."""
 def draw(figure: Any, figures: Row) -> None:
     """Share of the copy's bandwidth, speed-up over step by step, cost over TBPTT, each over the rollout's length; what
     the dashed lines tell is all of the bandwidth, no gain, and the goal."""
-    lengths = sorted({row["T"] for row in figures["core"]})
-    form = "graph" if "graph" in figures["core"][0] else "plain"
+    lengths = sorted({row["T"] for row in figures["recurrence"]})
+    form = "graph" if "graph" in figures["recurrence"][0] else "plain"
     how = " (CUDA graphs)" if form == "graph" else ""
 
     def of_core(name: str) -> Any:
@@ -124,8 +124,8 @@ def draw(figure: Any, figures: Row) -> None:
 
     panels = (
         ("pass", "pass: % of the copy's bandwidth", lambda row: 100 * row["share_of_copy"], 100),
-        ("core", "core: times faster than step by step", of_core("speed-up"), 1),
-        ("core", "core: RTRL over TBPTT", of_core("over TBPTT"), 1.5),
+        ("recurrence", "recurrence: times faster than step by step", of_core("speed-up"), 1),
+        ("recurrence", "recurrence: RTRL over TBPTT", of_core("over TBPTT"), 1.5),
     )
     for axes, (table, label, value, goal) in zip(figure.subplots(1, 3), panels, strict=True):
         sizes = list(dict.fromkeys((row["B"], row["N"]) for row in figures[table]))
@@ -153,7 +153,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_header(head, f"D={options.inputs}, {options.rounds} rounds")
     figures = {**head, "D": options.inputs, "rounds": options.rounds, **measure(options, device)}
     on_gpu = device.type == "cuda"
-    goals = [*pass_goals(figures["pass"], on_gpu), *core_goals(figures["core"], on_gpu)]
+    cores = (("recurrence", "recurrence"), ("core with output gate", "core"))
+    goals = pass_goals(figures["pass"], on_gpu)
+    goals += [goal for name, table in cores for goal in core_goals(name, figures[table], on_gpu)]
     print_goals(goals)
     write_files("sensitivity", options, figures, goals, draw)
 
