@@ -179,7 +179,8 @@ def pass_constants(gates: int, hidden: int, inputs: int, parts: int, cut: Tiles,
 
 
 def _precision() -> str:
-    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    # Not torch.get_float32_matmul_precision, which raises where the newer switch was used; this one reads both.
+    return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
 
 def _tail(inputs: int, cut: Tiles) -> tuple[int, int] | None:

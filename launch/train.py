@@ -89,6 +89,9 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
     device = choose_device(config.device)
     set_up_process(config.learner_threads or max(1, available_cores() - config.num_actors))
     torch.set_float32_matmul_precision(config.learner.matmul_precision)
+    torch.backends.cudnn.allow_tf32 = config.learner.matmul_precision == "high"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     learner = _make_learner(config, device, resumed)
     with ExitStack() as stack:
         run = stack.enter_context(resumed.run if resumed else _create(config))
@@ -147,6 +150,7 @@ class Training:
                 batch = self._source.next_batch(signals.stop_requested)
                 if batch is not None:
                     self._learn(batch)
+            self._learner.check()
         except (TrainingDiverged, ActorsLost):
             self._finish()
             raise

@@ -16,8 +16,8 @@ class CarryStore:
     ended; where the sequence number shows a gap (a lost rollout, a restarted actor), or where its last update was
     skipped, the stream begins again at the shipped cell with zero sensitivities, and ``resets`` counts it.
 
-    An update calls :meth:`begin`, which works on the host, then :meth:`fetch` and :meth:`store`, which only enqueue
-    work on the device: nothing waits for it, and a CUDA graph can hold them.
+    :meth:`gaps` and :meth:`advance`, before and after an update, work on the host; :meth:`fetch` and :meth:`store`,
+    within it, only enqueue work on the device: nothing waits for it, and a CUDA graph can hold them.
 
     Args:
         core: the recurrent core whose carries are kept.
@@ -47,23 +47,22 @@ class CarryStore:
     def resets(self, count: int) -> None:
         self._resets.fill_(count)
 
-    def begin(self, stream: np.ndarray, sequence: np.ndarray) -> np.ndarray:
-        """Note that these rollouts are learned from now.
+    def gaps(self, stream: np.ndarray, sequence: np.ndarray) -> np.ndarray:
+        """[B] bool, true where a rollout does not follow the stream's last one.
 
         Args:
             stream: [B] int64, all different.
             sequence: [B] int64, the number of each rollout within its stream.
 
-        Returns:
-            [B] bool, true where a rollout does not follow the stream's last one.
-
         Raises:
             ValueError: for streams that are unknown or come twice.
         """
         self._check(stream)
-        gap = sequence != self.next_sequence[stream]
+        return sequence != self.next_sequence[stream]
+
+    def advance(self, stream: np.ndarray, sequence: np.ndarray) -> None:
+        """Note that these rollouts were learned from, or their update skipped."""
         self.next_sequence[stream] = sequence + 1
-        return gap
 
     def fetch(self, streams: Tensor, gap: Tensor, first_cell: Tensor) -> Carry:
         """The carries with which the rollouts of a batch begin.
@@ -72,7 +71,7 @@ class CarryStore:
 
         Args:
             streams: [B] int64, on the device, all different.
-            gap: [B] bool, as :meth:`begin` told.
+            gap: [B] bool, as :meth:`gaps` told.
             first_cell: the cells that the actor held before the rollouts, [B, N]; used where a stream begins again.
         """
         cell = self._carry.cell[streams]

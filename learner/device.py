@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import gc
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -18,7 +18,7 @@ class DeviceFeed:
 
     On a GPU they go through pinned memory and a stream of their own, so that a batch is copied while the update before
     it still runs, and end in tensors that are the same for every batch of the same shapes, as a CUDA graph wants. The
-    host waits only where it is two batches ahead. On a CPU arrays become tensors as they are.
+    host waits only where it is some batches ahead. On a CPU arrays become tensors as they are.
 
     Args:
         device: where the tensors are to be.
@@ -39,6 +39,8 @@ class DeviceFeed:
             self._shapes = shapes
             self._stream = torch.cuda.Stream(self._device)
             self._slots = [_Slot(arrays, self._device) for _ in range(2)]
+            # The memory of the new tensors may have been another's, whose kernels are still to run.
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
             self._inputs = {name: torch.empty_like(staged) for name, staged in self._slots[0].staged.items()}
         slot = self._slots.pop(0)
         self._slots.append(slot)
@@ -55,14 +57,15 @@ class _Slot:
         like = {name: _as_tensor(array) for name, array in arrays.items()}
         self.pinned = {name: torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for name, t in like.items()}
         self.staged = {name: torch.empty(t.shape, dtype=t.dtype, device=device) for name, t in like.items()}
-        self._copied = torch.cuda.Event()
+        # One that the host sleeps for: beside the learner, rollout actors want the cores.
+        self._copied = torch.cuda.Event(blocking=True)
         self._taken = torch.cuda.Event()
 
     def fill(self, arrays: Arrays, stream: torch.cuda.Stream) -> None:
         """Write the batch to pinned memory and copy it to the GPU on ``stream``."""
         self._copied.synchronize()  # by the batch before the last: pinned memory must not change under a copy
         for name, array in arrays.items():
-            self.pinned[name].copy_(_as_tensor(array))
+            np.copyto(self.pinned[name].numpy(), array)
         with torch.cuda.stream(stream):
             stream.wait_event(self._taken)
             for name, pinned in self.pinned.items():
@@ -83,58 +86,75 @@ def _as_tensor(array: np.ndarray) -> Tensor:
 
 
 class CapturedStep:
-    """A step that runs as one CUDA graph: its kernels follow one another without a launch from Python between them.
+    """Runs steps as one CUDA graph: their kernels follow one another without a launch from Python between them.
 
     The first steps run as they are, then one is captured and from then on replayed. A step must read the host's
     numbers from tensors alone, and wait for the device nowhere.
 
     Args:
-        step: called with the tensors of a batch; its results are overwritten by the next call.
+        device: where the steps run.
         captured: false to run every step as it is, which is all that other devices than GPUs can do.
     """
 
     WARM_UP = 3
     """Steps before the capture: libraries choose their kernels and set up their memory in the first."""
 
-    def __init__(self, step: Callable[[Tensors], Tensors], captured: bool) -> None:
-        self._step = step
+    def __init__(self, device: torch.device, captured: bool) -> None:
+        self._device = device
         self._captured = captured
+        # One stream for warm-up and capture: each stream keeps its own memory.
+        self._stream = torch.cuda.Stream(device) if captured else None
         self._inputs: Tensors | None = None
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
         self._outputs: Tensors = {}
 
-    def __call__(self, inputs: Tensors) -> Tensors:
-        """One step with ``inputs``; the same dictionary each time, or the capture begins again."""
+    @property
+    def replays(self) -> bool:
+        """Whether steps are replayed by now."""
+        return self._graph is not None
+
+    def __call__(self, step: Callable[[Tensors], Tensors], inputs: Tensors) -> Tensors:
+        """One ``step(inputs)``; the same step and the same dictionary each time, or the capture begins again.
+
+        Raises:
+            RuntimeError: if the step cannot be captured. The device is then in no state to go on.
+        """
         if not self._captured:
-            return self._step(inputs)
+            return step(inputs)
         if inputs is not self._inputs:
             self._inputs, self._calls, self._graph = inputs, 0, None
         self._calls += 1
-        if self._calls <= self.WARM_UP:
-            return self._warm_up(inputs)
-        if self._graph is None:
-            try:
-                self._capture(inputs)
-            except RuntimeError as error:
-                warnings.warn(f"updates run without a CUDA graph, because its capture failed: {error}", stacklevel=2)
-                self._captured = False
-                return self._step(inputs)
-        assert self._graph is not None
-        self._graph.replay()
+        with torch.cuda.device(self._device):
+            if self._calls <= self.WARM_UP:
+                return self._warm_up(step, inputs)
+            if self._graph is None:
+                self._graph = self._capture(step, inputs)
+            self._graph.replay()
         return self._outputs
 
-    def _warm_up(self, inputs: Tensors) -> Tensors:
-        """A step beside the default stream, as the capture's will be: autograd remembers the stream of its nodes."""
-        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
-            outputs = self._step(inputs)
-        current.wait_stream(stream)
+    def _warm_up(self, step: Callable[[Tensors], Tensors], inputs: Tensors) -> Tensors:
+        """A step on the capture's stream: autograd remembers the stream of its nodes."""
+        assert self._stream is not None
+        current = torch.cuda.current_stream()
+        self._stream.wait_stream(current)
+        with torch.cuda.stream(self._stream):
+            outputs = step(inputs)
+        current.wait_stream(self._stream)
         return outputs
 
-    def _capture(self, inputs: Tensors) -> None:
+    def _capture(self, step: Callable[[Tensors], Tensors], inputs: Tensors) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._outputs = self._step(inputs)
-        self._graph = graph
+        # What is collected during a capture may own another graph, whose end would spoil it.
+        gc.collect()
+        collects = gc.isenabled()
+        gc.disable()
+        try:
+            with torch.cuda.graph(graph, stream=self._stream):
+                self._outputs = step(inputs)
+        except RuntimeError as error:
+            raise RuntimeError(f"the update cannot be captured as a CUDA graph (--no-cuda-graph): {error}") from error
+        finally:
+            if collects:
+                gc.enable()
+        return graph

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import Agent, RolloutOutput
+from r2ac.kernels import REFERENCE, kernels_for
 from r2ac.learner.carries import CarryStore
 from r2ac.learner.device import CapturedStep, DeviceFeed
 from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
@@ -17,6 +18,9 @@ from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, make_optimi
 from r2ac.learner.rollout import Rollout
 from r2ac.learner.tally import Tally
 from r2ac.learner.vtrace import vtrace
+
+METRICS = ("loss/total", "loss/policy", "loss/baseline", "loss/entropy", "loss/gradient_norm")
+"""What an update measures: losses per step, mean entropy in nats, gradient norm before clipping."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class LearnerConfig:
     max_skipped_updates: int = 10
     """The run stops after so many updates in a row with a loss or gradient that is not finite."""
     matmul_precision: Literal["highest", "high"] = "highest"
-    """Matrix products of float32 on a GPU: in float32, or in TF32, which is faster and good to three digits."""
+    """float32 products and convolutions on a GPU: in float32, or in TF32, which is faster and good to three digits."""
     encoder_precision: Literal["float32", "bfloat16"] = "float32"
     """What the encoder computes in; its weights and all that follows stay float32."""
     sensitivity_storage: Literal["float32", "bfloat16"] = "float32"
@@ -119,9 +123,11 @@ class Learner:
         """Environment steps learned from."""
         self.updates = 0
         """Updates made, with those that were skipped; also the version of the weights."""
-        self._tally = Tally(self.device)
+        self._tally = Tally(METRICS, self.device)
         self._feed = DeviceFeed(self.device)
-        self._run = CapturedStep(self._step, captured=on_gpu and config.cuda_graph)
+        # The readable references read the streams' numbers on the host, which no capture allows.
+        has_kernels = kernels_for(self.parameters[0]) is not REFERENCE
+        self._run = CapturedStep(self.device, captured=on_gpu and config.cuda_graph and has_kernels)
 
     def learning_rate(self) -> float:
         """The learning rate of the next update."""
@@ -140,26 +146,32 @@ class Learner:
         Raises:
             TrainingDiverged: after ``max_skipped_updates`` such updates in a row; on a GPU only :meth:`check` does.
         """
-        gap = self.carries.begin(rollout.stream, rollout.sequence)
+        gap = self.carries.gaps(rollout.stream, rollout.sequence)
         set_learning_rate(self.optimiser, self.learning_rate())
-        metrics = self._run(self._feed({**rollout.arrays(), "gap": gap}))
-        if self.device.type != "cuda":
-            self.check()
+        metrics = self._run(self._step, self._feed({**rollout.arrays(), "gap": gap}))
+        self.carries.advance(rollout.stream, rollout.sequence)
         self.env_steps += rollout.length * rollout.batch_size
         self.updates += 1
+        if self.device.type != "cuda":
+            self.check()
         return metrics
+
+    @property
+    def captured(self) -> bool:
+        """Whether updates are replayed as a CUDA graph by now."""
+        return self._run.replays
 
     def check(self) -> None:
         """Waits for the device.
 
         Raises:
-            TrainingDiverged: after ``max_skipped_updates`` skipped updates in a row.
+            TrainingDiverged: where ``max_skipped_updates`` in a row were skipped since the last check.
         """
         skips = self._tally.skips()
-        if skips.in_a_row >= self.config.max_skipped_updates:
+        if skips.most_in_a_row >= self.config.max_skipped_updates:
             raise TrainingDiverged(
-                f"training diverged: {skips.in_a_row} updates in a row had a loss or gradient that is not finite (loss "
-                f"{skips.loss}, gradient norm {skips.gradient_norm}) after {self.env_steps:,} environment steps; lower "
+                f"training diverged: {skips.most_in_a_row} updates in a row had a loss or gradient that is not finite "
+                f"(loss {skips.loss}, gradient norm {skips.gradient_norm}) after {self.env_steps:,} environment steps; lower "
                 "--learning-rate or raise --max-skipped-updates"
             )
 
@@ -189,12 +201,7 @@ class Learner:
         step_where(self.optimiser, finite)
         self.carries.store(batch.stream, output.carry, finite)
         steps = batch.action.numel()
-        metrics = {
-            "loss/total": losses.total.detach() / steps,
-            "loss/policy": losses.policy / steps,
-            "loss/baseline": losses.baseline / steps,
-            "loss/entropy": losses.entropy,
-            "loss/gradient_norm": gradient_norm,
-        }
+        values = (losses.total.detach() / steps, losses.policy / steps, losses.baseline / steps, losses.entropy)
+        metrics = dict(zip(METRICS, (*values, gradient_norm), strict=True))
         self._tally.add(metrics, finite)
         return metrics

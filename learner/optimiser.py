@@ -75,15 +75,15 @@ def step_where(optimiser: torch.optim.Optimizer, condition: Tensor) -> None:
     A selection and not a branch: the host would have to wait for the condition.
     """
     tensors = _all_tensors(optimiser)
-    before = [tensor.detach().clone() for tensor in tensors]
-    optimiser.step()
     with torch.no_grad():
+        before = [tensor.clone() for tensor in tensors]
+        optimiser.step()
         for tensor, kept in zip(tensors, before, strict=True):
-            tensor.copy_(torch.where(condition, tensor, kept))
+            torch.where(condition, tensor, kept, out=tensor)
 
 
 def load_optimiser_state(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Bring the optimiser to a ``state_dict`` that may have been saved on another device."""
+    """Bring the optimiser, before its first step, to a ``state_dict`` that may have been saved on another device."""
     own = [{name: group[name] for name in ("lr", "capturable")} for group in optimiser.param_groups]
     optimiser.load_state_dict(state)
     for group, settings in zip(optimiser.param_groups, own, strict=True):

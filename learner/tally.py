@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,8 @@ class Skips:
 
     total: int
     """Since the start."""
-    in_a_row: int
-    """Up to now, without a good update between."""
+    most_in_a_row: int
+    """The most without a good update between, since the counts were last read."""
     loss: float
     """Of the last one skipped, per step; 0 before the first."""
     gradient_norm: float
@@ -26,40 +27,40 @@ class Tally:
     """Sums of metrics and counts of skipped updates, in tensors that an update changes without the host.
 
     Args:
+        names: of the metrics; the first is the loss, the last the gradient norm.
         device: where the updates run.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._names: list[str] = []
-        self._device = device
-        self._skips = torch.zeros(2, dtype=torch.int64, device=device)  # total, in a row
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self._names = tuple(names)
+        self._total = torch.zeros((), dtype=torch.int64, device=device)
+        self._in_a_row = torch.zeros((), dtype=torch.int64, device=device)
+        self._most_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self._last_skipped = torch.zeros(2, dtype=torch.float64, device=device)  # loss, gradient norm
-        self._sums = torch.zeros(0)
+        self._sums = torch.zeros(len(names), dtype=torch.float64, device=device)
         self._count = torch.zeros((), dtype=torch.float64, device=device)
 
     def add(self, metrics: dict[str, Tensor], finite: Tensor) -> None:
-        """Note the metrics (scalars, the same names every time) of an update, good where ``finite`` (bool scalar)."""
-        if not self._names:
-            self._names = list(metrics)
-            self._sums = torch.zeros(len(metrics), dtype=torch.float64, device=self._device)
-        values = torch.stack(list(metrics.values())).double()
+        """Note the metrics (scalars) of an update, which was good where ``finite`` (bool scalar)."""
+        values = torch.stack([metrics[name].double() for name in self._names])
         self._sums += values.where(finite, torch.zeros_like(values))
         self._count += finite
-        skipped = (~finite).to(torch.int64)
-        self._skips += skipped
-        self._skips[1] *= skipped
-        named = torch.stack([values[self._names.index(name)] for name in ("loss/total", "loss/gradient_norm")])
-        self._last_skipped.copy_(torch.where(finite, self._last_skipped, named))
+        self._total += ~finite
+        self._in_a_row += 1
+        self._in_a_row *= ~finite
+        torch.maximum(self._most_in_a_row, self._in_a_row, out=self._most_in_a_row)
+        self._last_skipped.copy_(torch.where(finite, self._last_skipped, torch.stack((values[0], values[-1]))))
 
     def skips(self) -> Skips:
         """The counts; waits for the device."""
-        total, in_a_row = self._skips.tolist()
         loss, gradient_norm = self._last_skipped.tolist()
-        return Skips(total, in_a_row, loss, gradient_norm)
+        skips = Skips(int(self._total), int(self._most_in_a_row), loss, gradient_norm)
+        self._most_in_a_row.copy_(self._in_a_row)
+        return skips
 
     def set_skips(self, total: int) -> None:
         """Go on from the count of an earlier run."""
-        self._skips[0] = total
+        self._total.fill_(total)
 
     def read_means(self) -> dict[str, float]:
         """Means over the good updates since the last call, empty where there was none; waits for the device."""

@@ -1,6 +1,7 @@
 """What the learner computes is the same on every device."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -76,14 +77,15 @@ def carries_after(device: torch.device) -> list[Tensor]:
     for stream, sequence in [((2, 0, 3), (0, 0, 0)), ((1, 2), (0, 1)), ((3, 1, 0), (1, 3, 1)), ((0, 2), (2, 2))]:
         first_cell = torch.randn(len(stream), HIDDEN, generator=generator).to(device)
         x = torch.randn(3, len(stream), WIDTH, dtype=DOUBLE, generator=generator).to(device)
-        gap = torch.from_numpy(store.begin(ints(*stream), ints(*sequence)))
+        gap = torch.from_numpy(store.gaps(ints(*stream), ints(*sequence)))
+        store.advance(ints(*stream), ints(*sequence))
         carry = store.fetch(torch.tensor(stream, device=device), gap.to(device), first_cell)
         h, carry = core(x, carry, torch.zeros(3, len(stream), dtype=torch.bool, device=device))
         h.square().sum().backward()
         store.store(torch.tensor(stream, device=device), carry, torch.tensor(True, device=device))
     assert store.resets == 1
     assert store.next_sequence.tolist() == [3, 4, 3, 2]
-    gap = torch.from_numpy(store.begin(ints(3, 0, 2, 1), ints(2, 3, 4, 4))).to(device)
+    gap = torch.from_numpy(store.gaps(ints(3, 0, 2, 1), ints(2, 3, 4, 4))).to(device)
     carry = store.fetch(torch.tensor([3, 0, 2, 1], device=device), gap, torch.ones(4, HIDDEN, device=device))
     assert store.resets == 2
     assert carry.sensitivities is not None
@@ -101,10 +103,12 @@ def test_carries_of_streams_out_of_order_and_after_a_gap(device: str) -> None:
     close(carries_after(torch.device(device)), carries_after(CPU), 1e-10)
 
 
-def make_rollout(sequence: int = 0) -> Rollout[np.ndarray]:
-    rng, steps, actions = np.random.default_rng(sequence), 6, 3
+def make_rollout(sequence: int = 0, steps: int = 6, shape: tuple[int, ...] = (WIDTH,)) -> Rollout[np.ndarray]:
+    rng, actions = np.random.default_rng(sequence), 3
+    image = len(shape) == 3
+    seen = rng.integers(0, 256, (steps + 1, BATCH, *shape)) if image else rng.normal(size=(steps + 1, BATCH, *shape))
     return Rollout(
-        observation=rng.normal(size=(steps + 1, BATCH, WIDTH)).astype(np.float32),
+        observation=seen.astype(np.uint8 if image else np.float32),
         reward=rng.normal(size=(steps + 1, BATCH)).astype(np.float32),
         is_first=rng.random((steps + 1, BATCH)) < 0.1,
         action=rng.integers(0, actions, (steps, BATCH)),
@@ -116,10 +120,12 @@ def make_rollout(sequence: int = 0) -> Rollout[np.ndarray]:
     )
 
 
-def make_learner(device: torch.device, **config: Any) -> Learner:
+def make_learner(
+    device: torch.device, shape: tuple[int, ...] = (WIDTH,), agent: AgentConfig | None = None, **config: Any
+) -> Learner:
     torch.manual_seed(5)
-    agent = Agent(ObservationSpec((WIDTH,), 3), AgentConfig(hidden_size=HIDDEN, encoder="mlp", encoder_features=8))
-    return Learner(agent.to(device), LearnerConfig(**config), BATCH, total_steps=10**6)
+    agent = agent or AgentConfig(hidden_size=HIDDEN, encoder_features=8)
+    return Learner(Agent(ObservationSpec(shape, 3), agent).to(device), LearnerConfig(**config), BATCH, 10**6)
 
 
 def weights(learner: Learner) -> list[Tensor]:
@@ -145,22 +151,42 @@ def test_an_update_changes_the_weights_by_the_same(device: str) -> None:
     close(changes, changes_of_the_weights(CPU), 1e-4)
 
 
-@pytest.mark.parametrize("optimiser", ["rmsprop", "adam"])
+SMALL = AgentConfig(hidden_size=HIDDEN, encoder_features=8)
+IMAGE = (3, 16, 16)
+CAPTURES: dict[str, dict[str, Any]] = {
+    "rmsprop": {},
+    "adam": {"optimiser": "adam"},
+    "many steps": {"steps": 20},
+    "images": {"shape": IMAGE},
+    "images in bfloat16": {"shape": IMAGE, "encoder_precision": "bfloat16"},
+    "sensitivities in bfloat16": {"sensitivity_storage": "bfloat16"},
+    "tbptt": {"agent": replace(SMALL, gradient="tbptt")},
+    "feed-forward": {"agent": replace(SMALL, core="feedforward")},
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", CAPTURES)
 @every_device
-def test_captured_updates_are_the_same_as_those_run_one_by_one(device: str, optimiser: str) -> None:
-    """Ten updates, of which one is spoilt; on a CPU both run one by one."""
-    learners = [make_learner(torch.device(device), optimiser=optimiser, cuda_graph=graph) for graph in (True, False)]
+def test_captured_updates_are_the_same_as_those_run_one_by_one(device: str, name: str) -> None:
+    """Ten updates, of which one is spoilt, then some of another length; on a CPU all run one by one."""
+    config = dict(CAPTURES[name])
+    steps, shape = config.pop("steps", 6), config.pop("shape", (WIDTH,))
+    learners = [make_learner(torch.device(device), shape, cuda_graph=graph, **config) for graph in (True, False)]
     for learner in learners:
-        for sequence in range(10):
-            rollout = make_rollout(sequence)
+        for sequence in range(15):
+            rollout = make_rollout(sequence, steps if sequence < 10 else steps + 1, shape)
+            if learner.agent.core.cell_size == 0:
+                rollout = replace(rollout, first_cell=rollout.first_cell[:, :0])
             if sequence == 7:
                 rollout.reward[2, 1] = np.nan
             learner.update(rollout)
+            assert learner.captured == (learner is learners[0] and device == "cuda" and sequence % 10 >= 3)
     one, other = learners
-    close(weights(one), weights(other), 1e-6)
+    close(weights(one), weights(other), 1e-3 if "bfloat16" in name else 1e-5)
     assert one.skipped_updates == other.skipped_updates == 1
     assert one.carries.resets == other.carries.resets == BATCH
-    assert one.read_tally() == pytest.approx(other.read_tally(), rel=1e-4)
+    assert one.read_tally() == pytest.approx(other.read_tally(), rel=1e-2 if "bfloat16" in name else 1e-4)
 
 
 @NEEDS_GPU

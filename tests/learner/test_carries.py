@@ -54,7 +54,8 @@ def rows(carry: Carry) -> tuple[Tensor, ...]:
 
 def fetch(store: CarryStore, stream: np.ndarray, sequence: np.ndarray, first_cell: Tensor) -> Carry:
     """What an update does first."""
-    gap = store.begin(stream, sequence)
+    gap = store.gaps(stream, sequence)
+    store.advance(stream, sequence)
     return store.fetch(torch.tensor(stream), torch.from_numpy(gap), first_cell)
 
 

@@ -234,7 +234,7 @@ def test_the_gradient_of_a_batch_is_the_sum_of_its_blocks() -> None:
 def carries(learner: Learner, sequence: int) -> list[Tensor]:
     """Cells and sensitivities of all streams before their rollout of this number."""
     batch = len(learner.carries.next_sequence)
-    gap = learner.carries.begin(np.arange(batch), np.full(batch, sequence))
+    gap = learner.carries.gaps(np.arange(batch), np.full(batch, sequence))
     carry = learner.carries.fetch(torch.arange(batch), torch.from_numpy(gap), torch.full((batch, HIDDEN), 50.0))
     assert learner.carries.resets == 0
     sensitivities = carry.sensitivities.tensors() if carry.sensitivities else ()

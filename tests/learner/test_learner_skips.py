@@ -108,7 +108,7 @@ def test_too_many_skips_in_a_row_are_one_sentence() -> None:
     words = r"training diverged: 3 updates in a row had a loss or gradient that is not finite \(loss nan"
     with pytest.raises(TrainingDiverged, match=words) as caught:
         learner.update(spoil(make_rollout(3), "reward"))
-    assert "36 environment steps" in str(caught.value)
+    assert "48 environment steps" in str(caught.value)
     assert "--learning-rate" in str(caught.value)
     assert "\n" not in str(caught.value)
 
