@@ -1,7 +1,9 @@
 """The suite `atari`: Atari 2600 games by ale-py's own vector environment.
 
-The preset is that of Irie et al. 2024 (section 4, after Mnih et al. 2015): 84 x 84 grey, 4 frames stacked, each
-action repeated 4 times with the pixel-wise maximum of the last two frames, up to 30 no-ops at the start, no sticky
+Two presets, `PRESETS`, of which every option can be changed:
+
+`paper`, the defaults, is that of Irie et al. 2024 (section 4, after Mnih et al. 2015): 84 x 84 grey, 4 frames stacked,
+each action repeated 4 times with the pixel-wise maximum of the last two frames, up to 30 no-ops at the start, no sticky
 actions, all 18 actions in every game. An episode is a whole game, not a life, and is truncated after 108,000 frames.
 Rewards are the game's own: to clip them is the loss's business. (The released code of the paper differs: by its
 wrapper's default an episode ends with each life.)
@@ -9,6 +11,15 @@ wrapper's default an episode ends with each life.)
 Games that know FIRE get it for one frame at the start of an episode, after the no-ops: a policy that has not yet found
 FIRE would stand still in the games that wait for it. The paper's code presses FIRE too, by the wrapper of the OpenAI
 baselines, which repeats it 4 times and lets one more action follow.
+
+`machado2018` follows Machado et al. 2018, "Revisiting the Arcade Learning Environment": the randomness is sticky
+actions (each frame repeats the action before it with probability 0.25) and no no-ops; nobody presses FIRE for the
+agent; all 18 actions; an episode is a whole game, and lives tell the agent nothing. The rest is as in `paper`: action
+repeat 4, the images and the limit of 108,000 frames, as Castro et al. 2018, "Dopamine", have them.
+
+With `episodic_life` an episode of the agent ends with each life, as in Mnih et al. 2015: `terminated` is set, and the
+game goes on from where it is (ale-py's own option of this name would begin a new game). `info["game_over"]` says which
+ends are those of a game: returns are summed over whole games, in training and in evaluation.
 """
 
 from __future__ import annotations
@@ -20,11 +31,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
 
 from r2ac.envs.scores import ATARI_RANDOM_HUMAN
 from r2ac.envs.seeding import SeedFirstReset, engine_seeds
-from r2ac.envs.suite import InvalidOption, ReferenceScores, Split, Suite, check_at_least, missing_modules
+from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, check_at_least, missing_modules
 
 _TWO_PLAYERS_ONLY = {"combat", "joust", "maze_craze", "warlords"}
 
@@ -39,6 +52,8 @@ class AtariOptions:
     """Observations stacked, oldest first: the channels of the image."""
     image_size: int = 84
     """Height and width of the image, in pixels."""
+    colour: bool = False
+    """Red, green and blue of each observation (three channels, beside one another in the stack) in place of grey."""
     full_action_space: bool = True
     """All 18 actions in every game, not only those that the game uses."""
     sticky_actions: float = 0.0
@@ -46,21 +61,74 @@ class AtariOptions:
     max_noops: int = 30
     """Most no-ops at the start of an episode, in frames; their number is drawn uniformly from 0 up."""
     fire_on_reset: bool = True
-    """Press FIRE at the start of an episode where the game knows it."""
+    """Press FIRE at the start of a game that knows it."""
+    episodic_life: bool = False
+    """End an episode with each life; the game goes on, and returns are those of whole games all the same."""
     max_episode_frames: int = 108_000
-    """Frames (not steps) after which an episode is truncated: 30 minutes of play."""
+    """Frames (not steps) after which a game is truncated: 30 minutes of play."""
     threads: int = 0
     """Engine threads of one vector environment; 0 for one a core. They do not change what is computed."""
 
 
+PRESETS = {
+    "paper": AtariOptions(),
+    "machado2018": AtariOptions(sticky_actions=0.25, max_noops=0, fire_on_reset=False),
+}
+"""By name; the module says what each one sets and where it is from."""
+
+
 class AtariVector(VectorWrapper):
-    """ale-py's vector environment with float32 rewards and Gymnasium's mask beside `final_obs`."""
+    """ale-py's vector environment with float32 rewards, uint8 [C,H,W] images in colour too, and Gymnasium's mask beside
+    `final_obs`.
+
+    episodic_life: report each loss of a life as terminated, and the true ends of games in `info["game_over"]`.
+    """
+
+    def __init__(self, env: VectorEnv, *, episodic_life: bool = False) -> None:
+        super().__init__(env)
+        self._episodic_life = episodic_life
+        self._lives = np.zeros(self.num_envs, dtype=np.int64)
+        shape = env.single_observation_space.shape
+        assert shape is not None
+        self._in_colour = len(shape) == 4
+        if self._in_colour:
+            stack, height, width, channels = shape
+            self.single_observation_space = Box(0, 255, (stack * channels, height, width), np.uint8)
+            self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._lives = info["lives"]
+        return self._channels_first(observation), info
 
     def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(actions)
+        observation, game_over = self._channels_first(observation), terminated | truncated
         if "final_obs" in info:
-            info["_final_obs"] = terminated | truncated
+            info["final_obs"], info["_final_obs"] = self._channels_first(info["final_obs"]), game_over
+        if self._episodic_life:
+            # Some games show 0 lives for a while before they are over.
+            lost = (info["lives"] < self._lives) & (info["lives"] > 0) & ~game_over
+            self._lives, info["game_over"] = info["lives"], game_over
+            if lost.any():
+                info["final_obs"] = _mixed(lost, observation, info.get("final_obs", observation))
+                info["_final_obs"] = game_over | lost
+                terminated = terminated | lost
         return observation, reward.astype(np.float32), terminated, truncated, info
+
+    def _channels_first(self, observation: np.ndarray) -> np.ndarray:
+        """[N,S,H,W,3] as [N,3S,H,W]; grey images as they are."""
+        if not self._in_colour:
+            return observation
+        moved = np.moveaxis(observation, 4, 2)
+        return moved.reshape(len(moved), -1, *moved.shape[3:])
+
+
+def _mixed(first: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """A copy of `b` with the rows of `a` where `first`, bool [N], is set."""
+    mixed = b.copy()
+    mixed[first] = a[first]
+    return mixed
 
 
 @functools.cache
@@ -86,6 +154,9 @@ def _check(name: str, options: AtariOptions) -> None:
     check_at_least("max_noops", options.max_noops, 0, "frames")
     check_at_least("max_episode_frames", options.max_episode_frames, options.action_repeat, "frames, one action repeat")
     check_at_least("threads", options.threads, 0, "threads, 0 for one a core")
+    for label in ("full_action_space", "colour", "fire_on_reset", "episodic_life"):
+        if not isinstance(getattr(options, label), bool):
+            raise InvalidOption(f"{label} is {getattr(options, label)!r}, but it must be True or False")
     if not 0.0 <= options.sticky_actions < 1.0:
         raise InvalidOption(f"sticky_actions is {options.sticky_actions}, but it must be a probability in [0, 1)")
 
@@ -103,16 +174,24 @@ def _make(name: str, num_envs: int, seed: int, split: Split, options: AtariOptio
         autoreset_mode=AutoresetMode.SAME_STEP,
         img_height=options.image_size,
         img_width=options.image_size,
-        grayscale=True,
+        grayscale=not options.colour,
         stack_num=options.frame_stack,
         frameskip=options.action_repeat,
         maxpool=True,
         noop_max=options.max_noops,
-        episodic_life=False,
+        episodic_life=False,  # see the module
         reward_clipping=False,
         use_fire_reset=options.fire_on_reset,
     )
-    return SeedFirstReset(AtariVector(engine), engine_seeds(seed, split, num_envs))
+    env = AtariVector(engine, episodic_life=options.episodic_life)
+    return SeedFirstReset(env, engine_seeds(seed, split, num_envs))
+
+
+def _spaces(name: str, options: AtariOptions) -> Spaces:
+    channels = options.frame_stack * (3 if options.colour else 1)
+    # How many actions a game uses only the engine knows.
+    actions = 18 if options.full_action_space else None
+    return Spaces((channels, options.image_size, options.image_size), "uint8", actions)
 
 
 def _reference_scores(name: str, options: AtariOptions) -> ReferenceScores | None:
@@ -130,4 +209,6 @@ SUITE = Suite(
     make=_make,
     frames_per_step=lambda name, options: options.action_repeat,
     reference_scores=_reference_scores,
+    spaces=_spaces,
+    presets=PRESETS,
 )

@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 from r2ac.envs.procgen_engine import ProcgenVector
 from r2ac.envs.scores import PROCGEN_MIN_MAX
 from r2ac.envs.seeding import HALF, engine_seeds
-from r2ac.envs.suite import InvalidOption, ReferenceScores, Split, Suite, check_at_least, missing_modules
+from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, check_at_least, missing_modules
 
 DistributionMode = Literal["easy", "hard", "extreme", "memory", "exploration"]
 
@@ -117,4 +117,5 @@ SUITE = Suite(
     make=_make,
     frames_per_step=lambda name, options: 1,
     reference_scores=_reference_scores,
+    spaces=lambda name, options: Spaces((3, 64, 64), "uint8", 15),
 )

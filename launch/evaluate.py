@@ -191,14 +191,16 @@ def _play(env: VectorEnv, agent: Agent, config: EvaluationConfig, seed: int) -> 
         output = agent.step(frame, last_reward, first, cell)
         cell, logits = output.cell, output.logits.cpu().numpy()
         action = logits.argmax(axis=1) if config.greedy else sample_actions(logits, generator.random(streams))
-        observation, raw_reward, terminated, truncated, _ = env.step(action)
+        observation, raw_reward, terminated, truncated, info = env.step(action)
         reward, is_first = raw_reward.astype(np.float32), terminated | truncated
         returns += raw_reward
         lengths += 1
-        for i in np.flatnonzero(is_first):
+        # What the agent was trained to take for an episode may be a life: whole games are counted.
+        ended = np.flatnonzero(info.get("game_over", is_first))
+        for i in ended:
             if share[i] > 0:
                 cut = bool(truncated[i] and not terminated[i])
                 share[i] -= 1
                 yield EvaluatedEpisode(seed, float(returns[i]), int(lengths[i]), cut)
-        returns[is_first] = 0
-        lengths[is_first] = 0
+        returns[ended] = 0
+        lengths[ended] = 0

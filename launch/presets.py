@@ -2,35 +2,107 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import fields, replace
 from typing import Any
 
 from r2ac.agents import AgentConfig
-from r2ac.envs import find_task
-from r2ac.launch.config import TrainConfig
+from r2ac.envs import Task, find_task, make_vector
+from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.learner import LearnerConfig
 
+_Settings = Callable[[Task, Any], TrainConfig[Any]]
 
-def preset(task: str) -> TrainConfig[Any]:
+
+def preset(task: str, protocol: str | None = None, options: Any = None) -> TrainConfig[Any]:
     """The settings for a task: the paper's for its suites (Irie et al. 2024, section 4 and appendix A).
 
+    Args:
+        task: full name.
+        protocol: one of the suite's presets for the environment, by name; None for its defaults.
+        options: the environment's options where they are known: what suits the agent depends on what it is shown.
+
     Raises:
-        UnknownTask: for a task that does not exist.
+        UnknownTask, InvalidOption, MissingPackage: for a task that does not exist or, of the suite gym, cannot start.
+        ConfigError: for a protocol that the suite does not have.
     """
-    suite = find_task(task).suite
-    if suite.name == "memory":
-        return TrainConfig(
-            task,
-            suite.options(),
-            # Without the spread of time scales the forget gates lose the cue within a few steps. Without an encoder
-            # below the core the gradient is exact from end to end.
-            agent=AgentConfig(hidden_size=64, encoder="none", chrono_steps=100),
-            learner=LearnerConfig(optimiser="adam", learning_rate=4e-3),
-            total_steps=1_500_000,
-            rollout_length=10,
-            batch_size=64,
-            num_actors=1,
-            streams_per_actor=64,
-            learner_threads=1,
-        )
-    # Each rollout actor has one core, on which it also runs the agent.
-    return TrainConfig(task, suite.options(threads=1))
+    found = find_task(task)
+    suite = found.suite
+    if options is None:
+        options = suite.options() if protocol is None else _protocol(found, protocol)
+        if "threads" in {field.name for field in fields(options)}:
+            # Each rollout actor has one core, on which it also runs the agent.
+            options = replace(options, threads=1)
+    return _SETTINGS.get(suite.name, _paper)(found, options)
+
+
+def _protocol(task: Task, name: str) -> Any:
+    presets = task.suite.presets
+    if name not in presets:
+        has = f"{task.suite.name} has {', '.join(presets)}" if presets else f"{task.suite.name} has its defaults only"
+        raise ConfigError(f"--preset is {name!r}, but {has}")
+    return presets[name]
+
+
+def _paper(task: Task, options: Any) -> TrainConfig[Any]:
+    """Atari and ProcGen: the defaults of the configuration are the paper's."""
+    return TrainConfig(task.name, options)
+
+
+def _dmlab(task: Task, options: Any) -> TrainConfig[Any]:
+    """Of the rollouts of 10, 50 and 100 steps in the paper the longest do best."""
+    steps = 30_000_000 if task.short_name == "rooms_select_nonmatching_object" else 100_000_000
+    return TrainConfig(task.name, options, agent=AgentConfig(hidden_size=512), total_steps=steps, rollout_length=100)
+
+
+def _memory(task: Task, options: Any) -> TrainConfig[Any]:
+    """Settings that solve the T-maze; the others start from them."""
+    spaces = task.spaces(options)
+    return _small(task, options, images=spaces is not None and len(spaces.shape) == 3)
+
+
+def _small(task: Task, options: Any, images: bool) -> TrainConfig[Any]:
+    """For tasks with little to see. Without the spread of time scales the forget gates lose the cue within a few steps.
+    Without an encoder below the core, which vectors can do without, the gradient is exact from end to end. The settings
+    for images are not tuned."""
+    return TrainConfig(
+        task.name,
+        options,
+        agent=AgentConfig(hidden_size=64, encoder="auto" if images else "none", chrono_steps=100),
+        learner=LearnerConfig(optimiser="adam", learning_rate=1e-3 if images else 4e-3),
+        total_steps=1_500_000,
+        rollout_length=10,
+        batch_size=64,
+        num_actors=1,
+        streams_per_actor=64,
+        learner_threads=1,
+    )
+
+
+def _popgym(task: Task, options: Any) -> TrainConfig[Any]:
+    """The budget is that of POPGym's own benchmark (Morad et al. 2023)."""
+    return replace(_memory(task, options), total_steps=15_000_000)
+
+
+def _minigrid(task: Task, options: Any) -> TrainConfig[Any]:
+    """The engine is the slow part: two actors."""
+    return replace(_memory(task, options), total_steps=10_000_000, num_actors=2, streams_per_actor=32)
+
+
+def _gym(task: Task, options: Any) -> TrainConfig[Any]:
+    """What an id shows only the environment itself knows. Most ids do not ask for long memory."""
+    env = make_vector(task.name, 1, 0, options=options)
+    shape = env.single_observation_space.shape or ()
+    env.close()
+    config = _small(task, options, images=len(shape) == 3)
+    return replace(config, agent=replace(config.agent, chrono_steps=0))
+
+
+_SETTINGS: dict[str, _Settings] = {
+    "dmlab": _dmlab,
+    "memory": _memory,
+    "popgym": _popgym,
+    "minigrid": _minigrid,
+    "gym": _gym,
+}
+"""By suite; the others have the paper's."""

@@ -27,7 +27,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Episode:
-    """An episode that ended within a rollout."""
+    """A whole episode (a game, where the agent's episodes are lives) that ended within a rollout."""
 
     episode_return: float
     """Sum of the rewards as the environment gave them."""
@@ -130,12 +130,13 @@ class RolloutActor:
         return np.random.SeedSequence(config.seed, spawn_key=(config.index, config.incarnation, *more))
 
     def _step(self, action: np.ndarray) -> list[Episode]:
-        self._observation, reward, terminated, truncated, _ = self._env.step(action)
+        self._observation, reward, terminated, truncated, info = self._env.step(action)
         self._reward = reward.astype(np.float32)
         self._is_first = terminated | truncated
         self._returns += reward
         self._lengths += 1
-        ended = np.flatnonzero(self._is_first)
+        # Returns are those of whole games, also where an episode of the agent is a life.
+        ended = np.flatnonzero(info.get("game_over", self._is_first))
         episodes = [Episode(float(self._returns[i]), int(self._lengths[i])) for i in ended]
         self._returns[ended] = 0
         self._lengths[ended] = 0

@@ -1,4 +1,4 @@
-"""What evaluate, plot and envs show on the terminal."""
+"""What evaluate and plot show on the terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bars
 from rich.table import Table
 
-from r2ac.envs import SUITES, find_task
+from r2ac.envs import find_task
 from r2ac.launch.config import config_from_json
 from r2ac.launch.evaluate import Evaluation
 from r2ac.launch.progress import short_count
@@ -92,13 +92,3 @@ def reference_lines(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
         if scores is not None:
             lines[config.task] = {scores.low_name: scores.low, scores.high_name: scores.high}
     return lines
-
-
-def print_suites(console: Console) -> None:
-    """Every suite with its tasks, whether it can run here, and if not, what to install."""
-    for suite in SUITES.values():
-        missing = suite.missing()
-        console.print(f"[bold]{suite.name}[/bold]  {suite.summary}")
-        console.print(f"  {'runs here' if missing is None else 'cannot run here: ' + missing}", markup=False)
-        names = "  ".join(task.name for task in suite.tasks)
-        console.print(f"  {len(suite.tasks)} {'task' if len(suite.tasks) == 1 else 'tasks'}: {names}\n", markup=False)

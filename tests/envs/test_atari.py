@@ -1,10 +1,12 @@
 """Atari by the real engine."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from r2ac.envs import find_task, make_vector
-from r2ac.envs.atari import AtariOptions
+from r2ac.envs import InvalidOption, Spaces, find_task, make_vector
+from r2ac.envs.atari import PRESETS, AtariOptions
 
 pytest.importorskip("ale_py")
 
@@ -94,6 +96,97 @@ def test_an_episode_is_a_game_not_a_life() -> None:
         assert lives[step, stream] == 1, "from the last life"
     lost = (np.diff(lives, axis=0) < 0) & ~terminated
     assert lost.any()
+
+
+def test_a_life_is_an_episode_of_the_same_game() -> None:
+    """The very same games; only what is called their end differs."""
+    setting = {"seed": 3, "steps": 480, "num_envs": 2, "frame_stack": 1, "image_size": 42}
+    observations, rewards, ends, cut, infos = play("atari/Breakout", **setting, max_episode_frames=700)
+    seen, paid, life_ends, life_cut, life_infos = play(
+        "atari/Breakout", **setting, max_episode_frames=700, episodic_life=True
+    )
+    np.testing.assert_array_equal(seen, observations)
+    np.testing.assert_array_equal(paid, rewards)
+    np.testing.assert_array_equal(life_cut, cut)
+    lives = np.stack([info["lives"] for info in infos])
+    lost = (np.diff(lives, axis=0) < 0) & ~ends
+    assert cut.any()
+    assert ends.any()
+    assert lost.sum() > 4
+    np.testing.assert_array_equal(life_ends, ends | lost)
+    np.testing.assert_array_equal(np.stack([info["game_over"] for info in life_infos[1:]]), ends | cut)
+    for t, info in enumerate(life_infos[1:]):
+        assert ("final_obs" in info) == (life_ends | cut)[t].any()
+        for stream in np.flatnonzero((life_ends | cut)[t]):
+            assert info["_final_obs"][stream]
+            last = seen[t + 1, stream] if lost[t, stream] else infos[t + 1]["final_obs"][stream]
+            np.testing.assert_array_equal(info["final_obs"][stream], last)
+
+
+def test_colour_is_three_channels_an_observation_oldest_first() -> None:
+    setting = {"seed": 1, "steps": 60, "frame_stack": 2, "max_episode_frames": 200}
+    grey, rewards, *_, grey_infos = play("atari/MsPacman", **setting)
+    colour, colour_rewards, *_, infos = play("atari/MsPacman", **setting, colour=True)
+    assert (colour.shape, colour.dtype) == ((61, 2, 6, 84, 84), np.uint8)
+    np.testing.assert_array_equal(colour_rewards, rewards)
+    np.testing.assert_array_equal(colour[1:40, :, :3], colour[:39, :, 3:])
+    luma = np.tensordot(colour[:, :, 3:].astype(float), [0.299, 0.587, 0.114], axes=(2, 0))
+    assert np.abs(luma - grey[:, :, 1]).mean() < 3
+    assert infos[50]["final_obs"].shape == (2, 6, 84, 84)
+    final = np.tensordot(infos[50]["final_obs"][:, 3:].astype(float), [0.299, 0.587, 0.114], axes=(1, 0))
+    assert np.abs(final - grey_infos[50]["final_obs"][:, 1]).mean() < 3
+    env = make_vector("atari/MsPacman", 2, 0, options=AtariOptions(colour=True, frame_stack=1))
+    assert env.reset()[0].shape == env.observation_space.shape == (2, 3, 84, 84)
+    env.close()
+
+
+def test_the_presets_are_what_their_sources_say() -> None:
+    assert PRESETS["paper"] == AtariOptions()
+    assert PRESETS["machado2018"] == AtariOptions(
+        action_repeat=4,
+        full_action_space=True,
+        sticky_actions=0.25,
+        max_noops=0,
+        fire_on_reset=False,
+        episodic_life=False,
+        max_episode_frames=108_000,
+    )
+    assert dict(find_task("atari/Pong").suite.presets) == PRESETS
+
+
+def test_sticky_actions_are_the_only_chance_in_machado2018() -> None:
+    def positions(seed: int, **options: float) -> np.ndarray:
+        chosen = replace(PRESETS["machado2018"], threads=2, frame_stack=1, **options)
+        env = make_vector("atari/Freeway", 2, seed, options=chosen)
+        observations = [env.reset()[0]]
+        assert (env.reset()[1]["episode_frame_number"] == 0).all()
+        actions = np.arange(60) % 3
+        observations += [env.step(np.full(2, [0, 2, 5][action]))[0] for action in actions]
+        env.close()
+        return np.stack(observations)
+
+    sticky, plain = positions(0), positions(0, sticky_actions=0.0)
+    assert (sticky[:, 0] != sticky[:, 1]).any(), "the streams have chances of their own"
+    np.testing.assert_array_equal(plain[:, 0], plain[:, 1])
+    np.testing.assert_array_equal(plain, positions(1, sticky_actions=0.0))
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"colour": True}, {"frame_stack": 1, "image_size": 60, "full_action_space": False}]
+)
+def test_the_spaces_are_told_without_the_engine(options: dict[str, int]) -> None:
+    task, chosen = find_task("atari/Breakout"), AtariOptions(**options)
+    env = make_vector(task.name, 1, 0, options=chosen)
+    space, actions = env.single_observation_space, env.single_action_space.n
+    env.close()
+    told = task.spaces(chosen)
+    assert told == Spaces(space.shape, str(space.dtype), actions if chosen.full_action_space else None)
+
+
+@pytest.mark.parametrize("name", ["colour", "episodic_life", "full_action_space", "fire_on_reset"])
+def test_switches_are_true_or_false(name: str) -> None:
+    with pytest.raises(InvalidOption, match=f"{name} is 1, but it must be True or False"):
+        find_task("atari/Pong").checked_options(AtariOptions(**{name: 1}))
 
 
 def test_one_seed_is_one_game_and_another_is_another() -> None:

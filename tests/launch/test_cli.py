@@ -86,7 +86,7 @@ def test_an_unknown_task_names_the_nearest(capsys: Capture, task: str, nearest: 
         (["evaluate", "run", "--split", "valid"], "valid"),
         (["evaluate", "run", "--episodes", "many"], "many"),
         (["plot", "run", "--x", "hours"], "hours"),
-        (["envs", "atari"], "atari"),
+        (["envs", "--watch", "memory/tmaze", "--full-action-space"], "--full-action-space"),
     ],
 )
 def test_flags_that_cannot_be_read_are_named(capsys: Capture, command: list[str], word: str) -> None:
@@ -350,6 +350,9 @@ def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
         (["train"], ["--total-steps", "--gradient", "--learning-rate", "--run-dir", "--encoder-from"]),
         (["train", "memory/tmaze"], ["--corridor-length", "1500000"]),
         (["train", "procgen/chaser"], ["--distribution-mode", "200000000"]),
+        (["train", "atari/Pong"], ["--preset", "machado2018", "--sticky-actions", "(default: 0.0)"]),
+        (["train", "atari/Pong", "--preset", "machado2018"], ["(default: 0.25)"]),
+        (["envs", "--watch", "memory/tmaze"], ["--agent", "--output", "--corridor-length"]),
         (["evaluate"], ["--episodes", "--seeds", "--greedy", "--split"]),
         (["plot"], ["--output", "--metric", "--smoothing"]),
         (["envs"], ["suite"]),
@@ -372,6 +375,20 @@ def test_version_and_envs(capsys: Capture) -> None:
     assert main(["envs"]) == 0
     printed = capsys.readouterr().out
     assert all(word in printed for word in ("memory/tmaze", "atari/Breakout", "procgen/chaser", "runs here"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--preset", "machado"], ["'machado'", "paper, machado2018"]),
+        (["--preset"], ["--preset"]),
+        (["--preset", "machado2018", "--batch-size", "8", "--sticky-actions", "1.5"], ["sticky_actions is 1.5"]),
+    ],
+)
+def test_presets_of_the_environment(capsys: Capture, flags: list[str], words: list[str]) -> None:
+    message = refused(capsys, ["train", "atari/Breakout", *HERE, *flags])
+    assert all(word in message for word in words)
+    assert "defaults only" in refused(capsys, ["train", "memory/tmaze", *HERE, "--preset", "paper"])
 
 
 def test_the_installed_command_ends_in_order(tmp_path: Path) -> None:

@@ -1,0 +1,73 @@
+"""What `r2ac envs` tells about suites and tasks."""
+
+import re
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from r2ac.envs import SUITES, find_task, make_vector
+from r2ac.launch.cli import main
+
+Capture = pytest.CaptureFixture[str]
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def test_envs_tells_about_a_suite_and_a_task(capsys: Capture) -> None:
+    assert main(["envs", "memory"]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    (copy,) = (line.split() for line in printed if "memory/copy" in line)
+    assert copy == ["memory/copy", "float32", "[5]", "4", "1", "2.5", "10"]
+    assert main(["envs", "atari/Breakout"]) == 0
+    printed = capsys.readouterr().out
+    words = ("uint8 [4, 84, 84]", "actions        18", "random 1.7, human 30.5", "machado2018", "episodic_life=False")
+    assert all(word in printed for word in words)
+    assert "memory/tmaze" not in printed
+    for name, words in (("Breakout", "the nearest is atari/Breakout"), ("nonsense", "the suites are memory")):
+        assert main(["envs", name]) == 2
+        message = capsys.readouterr().err
+        assert words in message
+        assert message.count("\n") == 1
+
+
+def test_envs_all_tells_about_every_task(capsys: Capture) -> None:
+    assert main(["envs", "--all"]) == 0
+    first_words = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert {task.name for suite in SUITES.values() for task in suite.tasks} <= set(first_words)
+
+
+def test_a_suite_that_cannot_run_here_says_what_to_install(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "popgym", None)
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    for arguments in (["envs"], ["envs", "popgym"], ["envs", "popgym/AutoencodeEasy"], ["envs", "atari"]):
+        assert main(arguments) == 0
+        assert "pip install" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_what_is_told_without_the_engine_is_what_it_shows(suite: str) -> None:
+    if SUITES[suite].missing() is not None:
+        pytest.skip("the engine is not installed")
+    for task in SUITES[suite].tasks[:7]:
+        told = task.spaces()
+        if told is not None:
+            env = make_vector(task.name, 1, 0)
+            space, actions = env.single_observation_space, env.single_action_space
+            env.close()
+            assert (told.shape, told.dtype, told.actions) == (space.shape, str(space.dtype), actions.n)
+    assert (find_task(SUITES[suite].tasks[0].name).spaces() is None) == (suite in ("popgym", "gym"))
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_a_page_tells_of_every_option_and_of_no_other(suite: str) -> None:
+    page = (DOCS / "environments" / f"{suite}.md").read_text()
+    told = {flag.replace("-", "_") for flag in re.findall(r"`--([a-z-]+)`", page)}
+    assert told == {field.name for field in fields(SUITES[suite].options)}
+    assert f"(environments/{suite}.md)" in (DOCS / "environments.md").read_text()
+
+
+def test_every_page_is_linked_where_it_is() -> None:
+    for page in (DOCS / "environments.md", *(DOCS / "environments").glob("*.md")):
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page}: {link}"
