@@ -19,14 +19,11 @@ from gymnasium.vector.utils import batch_space
 from r2ac.envs.dmlab_engine import INSTRUCTION_LENGTH, EngineSettings, Failure, Frame
 from r2ac.envs.dmlab_folders import remove_left_folders
 from r2ac.envs.dmlab_process import EngineProcess
+from r2ac.envs.suite import EngineFailed
 
 _LOG = logging.getLogger(__name__)
 # Seconds that the engines together get to close themselves.
 _CLOSING = 5.0
-
-
-class EngineFailed(RuntimeError):
-    """An engine cannot be started, or dies over and over; the message says why."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,10 @@ class MissingPackage(ImportError):
     """The engine of a suite is not installed; the message says what to install."""
 
 
+class EngineFailed(RuntimeError):
+    """An engine cannot be started, or dies over and over; the message says why."""
+
+
 def missing_modules(*modules: str) -> list[str]:
     """Those of the top-level modules that are not installed; none of them is imported."""
     return [module for module in modules if find_spec(module) is None]

@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 import tyro
 from rich.console import Console
 
-from r2ac.envs import SUITES, InvalidOption, MissingPackage, Split, UnknownTask, find_task
+from r2ac.envs import SUITES, EngineFailed, InvalidOption, MissingPackage, Split, UnknownTask, find_task
 from r2ac.launch.cluster import ConnectionFailed
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.errors import RunError
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         errors.print(f"r2ac: {error}", markup=False, soft_wrap=True)
         return 2
-    except (TrainingDiverged, ActorsLost) as error:
+    except (TrainingDiverged, ActorsLost, EngineFailed) as error:
         errors.print(f"r2ac: {error}", markup=False, soft_wrap=True)
         return 1
     except BrokenPipeError:

@@ -14,7 +14,7 @@ from rich.console import Console
 from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent, ObservationSpec
-from r2ac.envs import find_task, make_vector
+from r2ac.envs import EngineFailed, find_task, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
 from r2ac.launch.metrics import MetricsWriter
@@ -151,7 +151,7 @@ class Training:
                 if batch is not None:
                     self._learn(batch)
             self._learner.check()
-        except (TrainingDiverged, ActorsLost):
+        except (TrainingDiverged, ActorsLost, EngineFailed):
             self._finish()
             raise
         self._finish()

@@ -171,8 +171,8 @@ class Learner:
         if skips.most_in_a_row >= self.config.max_skipped_updates:
             raise TrainingDiverged(
                 f"training diverged: {skips.most_in_a_row} updates in a row had a loss or gradient that is not finite "
-                f"(loss {skips.loss}, gradient norm {skips.gradient_norm}) after {self.env_steps:,} environment steps; lower "
-                "--learning-rate or raise --max-skipped-updates"
+                f"(loss {skips.loss}, gradient norm {skips.gradient_norm}) after {self.env_steps:,} environment steps; "
+                "lower --learning-rate or raise --max-skipped-updates"
             )
 
     @property

@@ -85,11 +85,15 @@ def test_an_update_of_the_core_takes_no_more_than_the_documents_say(
 ) -> None:
     """The formula of docs/rtrl.md; it does not depend on how many streams are stored."""
     steps, weights, vectors = T * B * N, GATES * N * D, GATES * B * N
-    bound = 4 * (3 * GATES * steps + steps + T * B * D + 3 * weights + 12 * vectors) + (8 * GPU_BLOCK if ON_GPU else 0)
+    # Triton's pass sums its term over up to 16 groups of streams.
+    partial = 16 * weights if ON_GPU else 0
+    bound = 4 * (3 * GATES * steps + steps + T * B * D + 3 * weights + 12 * vectors + partial) + (
+        8 * GPU_BLOCK if ON_GPU else 0
+    )
     peak, largest = bytes_of_the_core("rtrl", T, B, N, D, streams)
     assert peak <= bound
     # No tensor of T x B x N x D, and no copy of the sensitivities of the batch.
-    assert largest <= 4 * max(GATES * steps, T * B * D, weights) + (GPU_BLOCK if ON_GPU else 0)
+    assert largest <= 4 * max(GATES * steps, T * B * D, weights, partial) + (GPU_BLOCK if ON_GPU else 0)
     if B > 2 * T and not ON_GPU:
         assert peak < 4 * B * weights
 
