@@ -11,8 +11,8 @@ from methods import Advance, lean_advance, tuned_advance
 from report import Column, Goal, Row, own_columns, scaled
 from torch import Tensor
 
-from r2ac.kernels import sensitivity_pass_
 from r2ac.kernels.operators import sensitivity_pass_ as device_pass_
+from r2ac.kernels.sensitivity import sensitivity_pass_
 
 K = 2
 PASS, COPY, PRODUCT, PLAIN, FUSED = "pass", "copy", "product", "plain step", "fused step"

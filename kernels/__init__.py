@@ -1,27 +1,31 @@
-"""Sensitivity and scan kernels: the maths of exact RTRL as pure functions on tensors."""
+"""The maths of exact RTRL as functions on tensors.
 
+What is exported here runs on the kernels of the tensors' device (:mod:`r2ac.kernels.choice`); each has a readable
+reference of the same name in :mod:`scan`, :mod:`elstm`, :mod:`sensitivity` or :mod:`block`.
+"""
+
+from r2ac.kernels.block import block_backward_scan, block_decay_products, complex_blocks
 from r2ac.kernels.choice import REFERENCE, Kernels, kernels_for
-from r2ac.kernels.elstm import BackwardScan, elstm_backward, elstm_forward
-from r2ac.kernels.operators import elstm_cells, elstm_jump
+from r2ac.kernels.elstm import BackwardScan
+from r2ac.kernels.operators import (
+    backward_scan,
+    block_sensitivity_pass_,
+    elstm_cells,
+    elstm_jump,
+    sensitivity_pass_,
+    vector_pass_,
+)
 from r2ac.kernels.oracle import StepByStepRTRL
 from r2ac.kernels.scan import (
     GATES,
     CellScan,
     Linearisation,
-    backward_scan,
     decay_products,
     elstm_linearisation,
     elstm_scan,
     elstm_step,
 )
-from r2ac.kernels.sensitivity import (
-    Sensitivities,
-    boundary_contraction,
-    jump,
-    rollout_gradient,
-    sensitivity_pass_,
-    vector_pass_,
-)
+from r2ac.kernels.sensitivity import Sensitivities, boundary_contraction, jump, rollout_gradient
 
 __all__ = [
     "GATES",
@@ -33,11 +37,13 @@ __all__ = [
     "Sensitivities",
     "StepByStepRTRL",
     "backward_scan",
+    "block_backward_scan",
+    "block_decay_products",
+    "block_sensitivity_pass_",
     "boundary_contraction",
+    "complex_blocks",
     "decay_products",
-    "elstm_backward",
     "elstm_cells",
-    "elstm_forward",
     "elstm_jump",
     "elstm_linearisation",
     "elstm_scan",

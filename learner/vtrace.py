@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from r2ac.kernels.operators import backward_scan
+from r2ac.kernels import backward_scan
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from torch import Tensor
 from r2ac.kernels import (
     GATES,
     CellScan,
-    backward_scan,
     decay_products,
     elstm_linearisation,
     elstm_scan,
     elstm_step,
 )
+from r2ac.kernels.scan import backward_scan
 
 RESETS = ("nowhere", "first", "last", "everywhere", "anywhere")
 

@@ -15,16 +15,15 @@ from r2ac.kernels import (
     GATES,
     Linearisation,
     Sensitivities,
-    backward_scan,
     boundary_contraction,
     decay_products,
     elstm_linearisation,
     elstm_scan,
     jump,
     rollout_gradient,
-    sensitivity_pass_,
-    vector_pass_,
 )
+from r2ac.kernels.scan import backward_scan
+from r2ac.kernels.sensitivity import sensitivity_pass_, vector_pass_
 
 DOUBLE = torch.float64
 
