@@ -141,6 +141,13 @@ class ELSTM(nn.Module):
             raise ValueError(f"is_first must be bool [{steps}, {batch}], not {is_first.dtype} {list(is_first.shape)}")
         if carry.cell.shape != (batch, self.hidden_size):
             raise ValueError(f"carry.cell must be [{batch}, {self.hidden_size}], not {list(carry.cell.shape)}")
+        weight = self.input_weight
+        if (carry.cell.dtype, carry.cell.device) != (weight.dtype, weight.device):
+            raise ValueError(
+                f"carry.cell must be {weight.dtype} on {weight.device}, not {carry.cell.dtype} on {carry.cell.device}"
+            )
+        if carry.fresh is not None and carry.streams is None:
+            raise ValueError("carry.fresh goes with carry.streams: without these, begin with initial_carry()")
         if self.gradient == "tbptt":
             return
         if carry.sensitivities is None:

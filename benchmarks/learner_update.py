@@ -165,7 +165,6 @@ COLUMNS = [
 NOTE = """The core is trained step by step, a rollout at a time or by TBPTT, or is torch's LSTM with TBPTT, another
 cell. Ratios, steps/s and frames/s are those of RTRL, a rollout at a time. What it takes more than TBPTT is told in
 copies of S, too: one is the least that RTRL must cost."""
-GPU_NOTE = " cuDNN's convolutions and LSTM compute in TF32, PyTorch's default."
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, torch.device]:
@@ -218,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in options.presets
         for steps in (presets[name].lengths if options.all_lengths else [presets[name].length])
     ]
-    print_table("The whole update", COLUMNS, rows, NOTE + (GPU_NOTE if on_gpu else ""))
+    print_table("The whole update", COLUMNS, rows, NOTE)
     goals = [
         Goal(f"update, {row['preset']}, T={row['T']}: over TBPTT", row["ratios"]["RTRL over TBPTT"], 1.05, False)
         for row in rows

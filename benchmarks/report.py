@@ -21,6 +21,7 @@ import torch
 
 from r2ac.kernels import kernels_for
 from r2ac.launch.process import available_cores, set_up_process
+from r2ac.learner import use_matmul_precision
 
 Row = dict[str, Any]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -64,7 +65,7 @@ def open_device(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     if not os.access(options.output_dir, os.W_OK):
         parser.error(f"--output-dir {options.output_dir} cannot be written to")
     set_up_process(options.threads)
-    torch.set_float32_matmul_precision(options.matmul_precision)
+    use_matmul_precision(options.matmul_precision)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device

@@ -147,8 +147,6 @@ def draw(figure: Any, figures: Row) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     options, device = parse(arguments)
-    # Otherwise cuDNN's LSTM alone would compute in TF32.
-    torch.backends.cudnn.allow_tf32 = options.matmul_precision == "high"
     head = header(device, options)
     print_header(head, f"D={options.inputs}, {options.rounds} rounds")
     figures = {**head, "D": options.inputs, "rounds": options.rounds, **measure(options, device)}

@@ -1,7 +1,8 @@
 """The maths of exact RTRL as functions on tensors.
 
-What is exported here runs on the kernels of the tensors' device (:mod:`r2ac.kernels.choice`); each has a readable
-reference of the same name in :mod:`scan`, :mod:`elstm`, :mod:`sensitivity` or :mod:`block`.
+``elstm_cells``, ``elstm_jump``, ``backward_scan`` and the passes (``…_pass_``) are PyTorch operators that run on the
+kernels of their tensors' device (:mod:`r2ac.kernels.choice`); each kernel has a readable reference of the same name in
+:mod:`scan`, :mod:`elstm`, :mod:`sensitivity` or :mod:`block`. All else here is plain PyTorch.
 """
 
 from r2ac.kernels.block import block_backward_scan, block_decay_products, complex_blocks

@@ -116,6 +116,7 @@ def kernels_for(tensor: Tensor) -> Kernels:
 @cache
 def _triton() -> Kernels | None:
     if find_spec("triton") is None or torch.version.cuda is None:
+        warnings.warn("the recurrence runs in plain PyTorch, many launches a step: Triton is missing", stacklevel=2)
         return None
     from r2ac.kernels import triton_scan, triton_sensitivity
 
@@ -128,7 +129,7 @@ def _native() -> Kernels | None:
 
     reason = native.missing_reason()
     if reason is not None:
-        warnings.warn(f"the recurrence runs in plain PyTorch, which is several times slower: {reason}", stacklevel=2)
+        warnings.warn(f"the recurrence runs in plain PyTorch, two to three times slower: {reason}", stacklevel=2)
         return None
     return _from_modules("native", native, native, block.block_sensitivity_pass_)
 

@@ -25,7 +25,7 @@ from r2ac.launch.rollout_source import ActorsLost, Batch, InProcessSource, RaySo
 from r2ac.launch.run_directory import RunDirectory, default_run_directory
 from r2ac.launch.signals import StopSignals
 from r2ac.launch.training_log import TrainingLog
-from r2ac.learner import Learner, TrainingDiverged, load_optimiser_state
+from r2ac.learner import Learner, TrainingDiverged, load_optimiser_state, use_matmul_precision
 from r2ac.learner.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -88,8 +88,7 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
             return 0
     device = choose_device(config.device)
     set_up_process(config.learner_threads or max(1, available_cores() - config.num_actors))
-    torch.set_float32_matmul_precision(config.learner.matmul_precision)
-    torch.backends.cudnn.allow_tf32 = config.learner.matmul_precision == "high"
+    use_matmul_precision(config.learner.matmul_precision)
     if device.type == "cuda":
         torch.cuda.set_device(device)
     learner = _make_learner(config, device, resumed)

@@ -13,6 +13,13 @@ Arrays = Mapping[str, np.ndarray]
 Tensors = dict[str, Tensor]
 
 
+def use_matmul_precision(precision: str) -> None:
+    """Let products and convolutions of float32 on a GPU be computed in float32 ("highest") or in TF32 ("high"), in all
+    of this process; the sensitivity pass obeys the same switch."""
+    torch.set_float32_matmul_precision(precision)
+    torch.backends.cudnn.allow_tf32 = precision == "high"
+
+
 class DeviceFeed:
     """Brings the arrays of a batch to a device.
 

@@ -48,7 +48,7 @@ class LearnerConfig:
     max_skipped_updates: int = 10
     """The run stops after so many updates in a row with a loss or gradient that is not finite."""
     matmul_precision: Literal["highest", "high"] = "highest"
-    """float32 products and convolutions on a GPU: in float32, or in TF32, which is faster and good to three digits."""
+    """float32 products and convolutions on a GPU: in float32, or in TF32 (good to three digits)."""
     encoder_precision: Literal["float32", "bfloat16"] = "float32"
     """What the encoder computes in; its weights and all that follows stay float32."""
     sensitivity_storage: Literal["float32", "bfloat16"] = "float32"
@@ -108,12 +108,18 @@ class Learner:
         config: how it learns.
         num_streams: the number of streams that all rollout actors step together.
         total_steps: environment steps after which the learning rate has fallen to zero.
+
+    Raises:
+        ValueError: for a precision or storage that is neither float32 nor bfloat16.
     """
 
     def __init__(self, agent: Agent, config: LearnerConfig, num_streams: int, total_steps: int) -> None:
         self.agent, self.config, self.total_steps = agent, config, total_steps
         self.device = next(agent.parameters()).device
         on_gpu = self.device.type == "cuda"
+        for name in ("encoder_precision", "sensitivity_storage"):
+            if getattr(config, name) not in ("float32", "bfloat16"):
+                raise ValueError(f"{name} must be float32 or bfloat16, not {getattr(config, name)!r}")
         agent.encoder_dtype = getattr(torch, config.encoder_precision)
         storage = torch.bfloat16 if config.sensitivity_storage == "bfloat16" else None
         self.carries = CarryStore(agent.core, num_streams, storage)
@@ -167,10 +173,11 @@ class Learner:
         Raises:
             TrainingDiverged: where ``max_skipped_updates`` in a row were skipped since the last check.
         """
-        skips = self._tally.skips()
-        if skips.most_in_a_row >= self.config.max_skipped_updates:
+        in_a_row = self._tally.take_most_in_a_row()
+        if in_a_row >= self.config.max_skipped_updates:
+            skips = self._tally.skips()
             raise TrainingDiverged(
-                f"training diverged: {skips.most_in_a_row} updates in a row had a loss or gradient that is not finite "
+                f"training diverged: {in_a_row} updates in a row had a loss or gradient that is not finite "
                 f"(loss {skips.loss}, gradient norm {skips.gradient_norm}) after {self.env_steps:,} environment steps; "
                 "lower --learning-rate or raise --max-skipped-updates"
             )

@@ -15,8 +15,6 @@ class Skips:
 
     total: int
     """Since the start."""
-    most_in_a_row: int
-    """The most without a good update between, since the counts were last read."""
     loss: float
     """Of the last one skipped, per step; 0 before the first."""
     gradient_norm: float
@@ -54,9 +52,13 @@ class Tally:
     def skips(self) -> Skips:
         """The counts; waits for the device."""
         loss, gradient_norm = self._last_skipped.tolist()
-        skips = Skips(int(self._total), int(self._most_in_a_row), loss, gradient_norm)
+        return Skips(int(self._total), loss, gradient_norm)
+
+    def take_most_in_a_row(self) -> int:
+        """The most skipped without a good update between since this was last called; waits for the device."""
+        most = int(self._most_in_a_row)
         self._most_in_a_row.copy_(self._in_a_row)
-        return skips
+        return most
 
     def set_skips(self, total: int) -> None:
         """Go on from the count of an earlier run."""

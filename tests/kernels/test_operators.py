@@ -10,7 +10,17 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import ELSTM, Carry
-from r2ac.kernels import GATES, REFERENCE, elstm_cells, kernels_for
+from r2ac.kernels import (
+    GATES,
+    REFERENCE,
+    Kernels,
+    Sensitivities,
+    StepByStepRTRL,
+    elstm_cells,
+    kernels_for,
+    native,
+    operators,
+)
 from r2ac.kernels.operators import backward_scan, block_sensitivity_pass_, sensitivity_pass_
 
 STEPS, BATCH, ROWS, WIDTH, HIDDEN = 4, 3, 5, 6, 7
@@ -96,6 +106,52 @@ def test_torch_compile_goes_across_the_core_without_a_break() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_dtype_without_kernels_takes_the_reference(dtype: torch.dtype) -> None:
     assert kernels_for(torch.zeros(1, dtype=dtype)) is REFERENCE
+
+
+def test_a_cpu_takes_the_compiled_kernels_where_there_are_any() -> None:
+    for dtype in (torch.float32, torch.float64):
+        assert kernels_for(torch.zeros(1, dtype=dtype)).name == ("native" if native.available() else "reference")
+
+
+def test_the_whole_of_rtrl_on_tritons_kernels_is_step_by_step_rtrl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells, gradients and sensitivities over rollouts with resets, float32 beside float64, to 1e-5."""
+    pytest.importorskip("triton", reason="Triton has no build for this machine")
+    from r2ac.kernels import triton_scan, triton_sensitivity
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    kernels = Kernels(
+        "triton",
+        triton_scan.elstm_forward,
+        triton_scan.elstm_backward,
+        triton_scan.backward_scan,
+        triton_sensitivity.sensitivity_pass_,
+        triton_sensitivity.vector_pass_,
+        triton_sensitivity.block_sensitivity_pass_,
+    )
+    monkeypatch.setattr(operators, "kernels_for", lambda tensor: kernels)
+    core = ELSTM(WIDTH, HIDDEN).to(device)
+    weights = core.input_weight, core.recurrent_weight, core.bias
+    oracle = StepByStepRTRL(
+        *(weight.detach().double() for weight in weights),
+        torch.zeros(BATCH, HIDDEN, dtype=torch.float64, device=device),
+        Sensitivities.zeros(BATCH, GATES, HIDDEN, WIDTH, torch.device(device), torch.float64),
+    )
+    rows = torch.tensor([4, 0, 2], device=device)
+    carry = Carry(core.initial_carry(BATCH).cell, core.initial_carry(ROWS).sensitivities, rows)
+    for steps in (3, 17, 1):
+        x, by_cell = (torch.randn(steps, BATCH, size, device=device) for size in (WIDTH, HIDDEN))
+        is_first = (torch.rand(steps, BATCH) < 0.1).to(device)
+        cells, carry = core.cells(x, carry, is_first)
+        cells.backward(by_cell)
+        for t in range(steps):
+            torch.testing.assert_close(
+                oracle.step(x[t].double(), is_first[t]), cells[t].detach().double(), atol=1e-5, rtol=0
+            )
+            oracle.accumulate(by_cell[t].double())
+    assert carry.sensitivities is not None
+    found = [weight.grad for weight in weights] + [tensor[rows] for tensor in carry.sensitivities.tensors()]
+    for mine, exact in zip(found, (*oracle.gradient, *oracle.sensitivities.tensors()), strict=True):
+        assert (mine - exact).norm() <= 1e-5 * exact.norm()  # type: ignore[operator]
 
 
 def test_the_reference_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -240,3 +240,21 @@ def test_what_the_tensor_cores_precisions_lose(steps: int) -> None:
     one = bits_of(rows, 11, nearest=False) @ bits_of(inputs, 11, nearest=False)
     assert ((one - exact).abs() <= 2e-3 * size).all()
     assert 2e-4 * exact.norm() <= (one - exact).norm() <= 1e-3 * exact.norm()
+
+
+@pytest.mark.parametrize(("setting", "dot"), [("highest", "tf32x3"), ("high", "tf32"), ("medium", "tf32")])
+def test_pytorchs_own_switch_rules_the_precision(monkeypatch: pytest.MonkeyPatch, setting: str, dot: str) -> None:
+    before, chosen = torch.get_float32_matmul_precision(), []
+
+    def constants(*arguments: object) -> dict[str, object]:
+        chosen.append(arguments[-1])
+        return original(*arguments)  # type: ignore[arg-type]
+
+    original = triton_sensitivity.pass_constants
+    monkeypatch.setattr(triton_sensitivity, "pass_constants", constants)
+    torch.set_float32_matmul_precision(setting)
+    try:
+        case(1, 1, 4, 3, 2, 1, Random(0)).triton()
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert chosen == [dot]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.learner import Learner, LearnerConfig, Rollout, concatenate
@@ -297,3 +298,21 @@ def test_a_frozen_encoder_stays_as_it_is() -> None:
         learner.update(rollout)
     for name, tensor in agent.state_dict().items():
         assert torch.equal(tensor, before[name]) == name.startswith("encoder.")
+
+
+@pytest.mark.parametrize("gradient", ["rtrl", "tbptt"])
+@pytest.mark.parametrize("optimiser", ["rmsprop", "adam"])
+def test_no_part_of_an_update_asks_for_a_number(gradient: str, optimiser: str) -> None:
+    """Tensors without numbers stand for a device that has not yet computed them: whoever waits for one, fails."""
+    with FakeTensorMode():
+        agent = Agent(ObservationSpec((3, 16, 16), ACTIONS), AgentConfig(gradient, hidden_size=HIDDEN))  # type: ignore[arg-type]
+        learner = Learner(agent, LearnerConfig(optimiser=optimiser), 3, 10**6)  # type: ignore[arg-type]
+        rollout = replace(make_stream().cut(0, 6, 0), observation=np.zeros((7, 3, 3, 16, 16), dtype=np.uint8))
+        numbers = {**rollout.arrays(), "gap": np.zeros(3, dtype=bool)}
+        inputs = {
+            name: torch.empty(array.shape, dtype=torch.from_numpy(np.zeros(1, array.dtype)).dtype)
+            for name, array in numbers.items()
+        }
+        metrics = learner._step(inputs)
+        with pytest.raises(DataDependentOutputException):
+            metrics["loss/total"].item()
