@@ -90,10 +90,13 @@ def boundary_contraction(boundary: Tensor, before: Sensitivities) -> tuple[Tenso
     Returns:
         The gradient's boundary term for the input weights [K, N, D], recurrent weights [K, N] and biases [K, N].
     """
-    # Stream by stream the sum stays in the cache and each S is read once; as one einsum it would be copied first.
-    matrix = torch.zeros_like(before.input_weight[0])
-    for weight, sensitivity in zip(boundary, before.input_weight, strict=True):
-        matrix.addcmul_(sensitivity, weight.unsqueeze(-1))
+    if boundary.is_cuda:
+        matrix = torch.einsum("bn,bknd->knd", boundary, before.input_weight)
+    else:
+        # Stream by stream the sum stays in the cache and each S is read once; as one einsum it would be copied first.
+        matrix = torch.zeros_like(before.input_weight[0])
+        for weight, sensitivity in zip(boundary, before.input_weight, strict=True):
+            matrix.addcmul_(sensitivity, weight.unsqueeze(-1))
     return matrix, *_contraction_of_vectors(boundary, before.recurrent_weight, before.bias)
 
 

@@ -29,7 +29,7 @@ from r2ac.launch.suites import print_named, print_overview, print_suites
 from r2ac.launch.tables import EpisodeProgress, print_evaluations, reference_lines
 from r2ac.launch.train import open_interrupted, train
 from r2ac.launch.watch import TrainedAgent, record
-from r2ac.learner import TrainingDiverged
+from r2ac.learner import CaptureFailed, TrainingDiverged
 from r2ac.learner.checkpoint import CheckpointError
 
 USAGE = """\
@@ -261,7 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except USER_ERRORS as error:
         errors.print(f"r2ac: {error}", markup=False, soft_wrap=True)
         return 2
-    except (TrainingDiverged, ActorsLost, EngineFailed) as error:
+    except (TrainingDiverged, ActorsLost, EngineFailed, CaptureFailed) as error:
         errors.print(f"r2ac: {error}", markup=False, soft_wrap=True)
         return 1
     except BrokenPipeError:

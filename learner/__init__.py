@@ -1,7 +1,7 @@
 """The learner: V-trace, losses, optimiser and the update. Checkpoints are in ``r2ac.learner.checkpoint``."""
 
 from r2ac.learner.carries import CarryStore
-from r2ac.learner.device import CapturedStep, DeviceFeed, use_matmul_precision
+from r2ac.learner.device import CapturedStep, CaptureFailed, DeviceFeed, use_matmul_precision
 from r2ac.learner.learner import Learner, LearnerConfig, Losses, TrainingDiverged, actor_critic_losses
 from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
 from r2ac.learner.optimiser import OPTIMISERS, clip_gradient_norm, linear_decay, load_optimiser_state, make_optimiser
@@ -10,6 +10,7 @@ from r2ac.learner.vtrace import VTrace, vtrace
 
 __all__ = [
     "OPTIMISERS",
+    "CaptureFailed",
     "CapturedStep",
     "CarryStore",
     "DeviceFeed",

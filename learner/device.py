@@ -92,6 +92,10 @@ def _as_tensor(array: np.ndarray) -> Tensor:
     return torch.from_numpy(np.require(array, requirements="W"))
 
 
+class CaptureFailed(RuntimeError):
+    """A step could not be captured as a CUDA graph; the message says how to do without."""
+
+
 class CapturedStep:
     """Runs steps as one CUDA graph: their kernels follow one another without a launch from Python between them.
 
@@ -125,7 +129,7 @@ class CapturedStep:
         """One ``step(inputs)``; the same step and the same dictionary each time, or the capture begins again.
 
         Raises:
-            RuntimeError: if the step cannot be captured. The device is then in no state to go on.
+            CaptureFailed: if the step cannot be captured. The device is then in no state to go on.
         """
         if not self._captured:
             return step(inputs)
@@ -160,7 +164,8 @@ class CapturedStep:
             with torch.cuda.graph(graph, stream=self._stream):
                 self._outputs = step(inputs)
         except RuntimeError as error:
-            raise RuntimeError(f"the update cannot be captured as a CUDA graph (--no-cuda-graph): {error}") from error
+            sentence = f"the update cannot be captured as a CUDA graph ({error}); --no-cuda-graph does without one"
+            raise CaptureFailed(sentence) from error
         finally:
             if collects:
                 gc.enable()
