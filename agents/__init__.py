@@ -2,8 +2,9 @@
 
 from r2ac.agents.agent import Agent, AgentConfig, ObservationSpec, RolloutOutput, StepOutput
 from r2ac.agents.elstm import ELSTM, Carry, Gradient
-from r2ac.agents.encoders import ImpalaEncoder, MLPEncoder
+from r2ac.agents.encoders import ImpalaEncoder, MLPEncoder, NatureEncoder
 from r2ac.agents.feedforward import FeedForward
+from r2ac.agents.instruction import InstructionEncoder
 
 __all__ = [
     "ELSTM",
@@ -13,7 +14,9 @@ __all__ = [
     "FeedForward",
     "Gradient",
     "ImpalaEncoder",
+    "InstructionEncoder",
     "MLPEncoder",
+    "NatureEncoder",
     "ObservationSpec",
     "RolloutOutput",
     "StepOutput",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from r2ac.agents.elstm import ELSTM, Carry, Gradient
 from r2ac.agents.encoders import EncoderName, make_encoder
 from r2ac.agents.feedforward import FeedForward
+from r2ac.agents.instruction import InstructionEncoder
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class AgentConfig:
     hidden_size: int = 256
     """Units of the core (N)."""
     encoder: EncoderName = "auto"
-    """What stands below the core: IMPALA's network for images, for vectors an MLP, or none; auto takes the first."""
+    """What stands below the core: for images IMPALA's network, or the small one of DQN (nature); for vectors an MLP, or
+    none; auto takes the first."""
     encoder_features: int = 256
     """Features that the encoder hands to the core, beside the last reward."""
     chrono_steps: int = 0
@@ -44,11 +46,19 @@ class ObservationSpec:
     """[C, H, W] of an image, or [size] of a vector."""
     num_actions: int
     """The number of discrete actions (A)."""
+    instruction_length: int = 0
+    """Words of an instruction (L); 0 where there are no instructions."""
+    instruction_ids: int = 0
+    """The number of ids that a word can have."""
 
     @staticmethod
     def of(env: Any) -> ObservationSpec:
         """The spec of a ``gymnasium.vector.VectorEnv``; the agent's folder does without Gymnasium."""
-        return ObservationSpec(tuple(env.single_observation_space.shape), int(env.single_action_space.n))
+        shape, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
+        ids = getattr(env, "single_instruction_space", None)
+        if ids is None:
+            return ObservationSpec(shape, actions)
+        return ObservationSpec(shape, actions, instruction_length=len(ids.nvec), instruction_ids=int(ids.nvec[0]))
 
 
 @dataclass(frozen=True)
@@ -96,7 +106,8 @@ class Agent(nn.Module):
         features = encoder(observation)     h = core([features; clip(last reward, -1, 1)])
         logits = policy(h)                  value = value(h)
 
-    The last reward is zero in the first step of an episode. Irie et al. 2024, section 4.
+    The last reward is zero in the first step of an episode. Irie et al. 2024, section 4. Where the task gives
+    instructions, the core reads their features too, those of :class:`InstructionEncoder`.
 
     Args:
         spec: what the environment shows and takes.
@@ -115,6 +126,9 @@ class Agent(nn.Module):
                 f"{config.hidden_size} and {config.encoder_features}"
             )
         self.encoder, features = make_encoder(spec.shape, config.encoder, config.encoder_features)
+        self.instruction_encoder = InstructionEncoder(spec.instruction_ids) if spec.instruction_length else None
+        if self.instruction_encoder is not None:
+            features += self.instruction_encoder.features
         self.core: ELSTM | FeedForward = make_core(features + 1, config)
         self.policy = nn.Linear(config.hidden_size, spec.num_actions)
         self.value = nn.Linear(config.hidden_size, 1)
@@ -125,7 +139,9 @@ class Agent(nn.Module):
         """Keep the encoder as it is: it gets no gradient and costs no backward pass."""
         self.encoder.requires_grad_(False)
 
-    def forward(self, observation: Tensor, reward: Tensor, is_first: Tensor, carry: Carry) -> RolloutOutput:
+    def forward(
+        self, observation: Tensor, reward: Tensor, is_first: Tensor, carry: Carry, instruction: Tensor | None = None
+    ) -> RolloutOutput:
         """Run over a rollout of T steps and the observation after them.
 
         The core advances its carry over T steps; the observation after them gives the bootstrap value only, which
@@ -136,15 +152,19 @@ class Agent(nn.Module):
             reward: the reward that arrived with each observation, unclipped, [T+1, B].
             is_first: [T+1, B] bool, true where a step begins an episode.
             carry: the core's carry before the rollout.
+            instruction: ids of words, [T+1, B, L] int; None where the task has none.
         """
         steps = observation.shape[0] - 1
-        x = self._core_input(observation[:steps], reward[:steps], is_first[:steps])
+        words = (None, None) if instruction is None else (instruction[:steps], instruction[steps])
+        x = self._core_input(observation[:steps], reward[:steps], is_first[:steps], words[0])
         h, carry = self.core(x, carry, is_first[:steps])
-        bootstrap = self.step(observation[steps], reward[steps], is_first[steps], carry.cell)
+        bootstrap = self.step(observation[steps], reward[steps], is_first[steps], carry.cell, words[1])
         return RolloutOutput(self.policy(h), self.value(h).squeeze(-1), bootstrap.value, carry)
 
     @torch.no_grad()
-    def step(self, observation: Tensor, reward: Tensor, is_first: Tensor, cell: Tensor) -> StepOutput:
+    def step(
+        self, observation: Tensor, reward: Tensor, is_first: Tensor, cell: Tensor, instruction: Tensor | None = None
+    ) -> StepOutput:
         """One step of B streams without gradients or sensitivities, which is all that acting needs.
 
         Args:
@@ -152,13 +172,15 @@ class Agent(nn.Module):
             reward: the reward that arrived with the observation, unclipped, [B].
             is_first: [B] bool.
             cell: the core's cell state before the step, [B, N].
+            instruction: ids of words, [B, L] int; None where the task has none.
         """
-        x = self._core_input(observation.unsqueeze(0), reward.unsqueeze(0), is_first.unsqueeze(0)).squeeze(0)
+        words = None if instruction is None else instruction.unsqueeze(0)
+        x = self._core_input(observation.unsqueeze(0), reward.unsqueeze(0), is_first.unsqueeze(0), words).squeeze(0)
         h, cell = self.core.step(x, cell, is_first)
         return StepOutput(self.policy(h), self.value(h).squeeze(-1), cell)
 
-    def _core_input(self, observation: Tensor, reward: Tensor, is_first: Tensor) -> Tensor:
-        """[features; clipped last reward], [T, B, D]."""
+    def _core_input(self, observation: Tensor, reward: Tensor, is_first: Tensor, instruction: Tensor | None) -> Tensor:
+        """[features; clipped last reward; features of the instruction], [T, B, D]."""
         dtype = self.policy.weight.dtype
         # Casts are not kept from call to call: weights change, and a captured update must cast them each time.
         low = self.encoder_dtype == torch.bfloat16
@@ -166,4 +188,9 @@ class Agent(nn.Module):
             features = self.encoder(observation.flatten(0, 1)).unflatten(0, reward.shape)
         features = features.to(dtype)
         last_reward = reward.clamp(-1, 1).masked_fill(is_first, 0).to(dtype)
-        return torch.cat((features, last_reward.unsqueeze(-1)), dim=-1)
+        parts = [features, last_reward.unsqueeze(-1)]
+        if self.instruction_encoder is not None:
+            if instruction is None:
+                raise ValueError("this agent reads instructions, but the step has none")
+            parts.append(self.instruction_encoder(instruction.flatten(0, 1)).unflatten(0, reward.shape))
+        return torch.cat(parts, dim=-1)

@@ -1,6 +1,7 @@
 """Suites, task names and vector environments. Importing this package loads no engine, no torch and no Ray."""
 
-from r2ac.envs.registry import SUITES, find_task, frames_per_step, make_vector
+from r2ac.envs.mixed import spread
+from r2ac.envs.registry import SUITES, find_task, find_tasks, frames_per_step, list_names, make_vector, one_suite
 from r2ac.envs.suite import (
     EngineFailed,
     InvalidOption,
@@ -11,6 +12,7 @@ from r2ac.envs.suite import (
     Suite,
     Task,
     UnknownTask,
+    mean_normalised_return,
 )
 
 __all__ = [
@@ -25,6 +27,11 @@ __all__ = [
     "Task",
     "UnknownTask",
     "find_task",
+    "find_tasks",
     "frames_per_step",
+    "list_names",
     "make_vector",
+    "mean_normalised_return",
+    "one_suite",
+    "spread",
 ]

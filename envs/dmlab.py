@@ -14,6 +14,7 @@ IMPALA's for evaluation too.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -139,11 +140,11 @@ def _dataset(name: str, folder: str) -> str:
     )
 
 
-def _make(name: str, num_envs: int, seed: int, split: Split, options: DmlabOptions) -> VectorEnv:
+def _make_each(names: Sequence[str], seed: int, split: Split, options: DmlabOptions) -> VectorEnv:
     return DmlabVector(
-        engine_settings(name, split, options),
+        [engine_settings(name, split, options) for name in names],
         size=(options.image_height, options.image_width),
-        seeds=engine_seeds(seed, split, num_envs),
+        seeds=engine_seeds(seed, split, len(names)),
         levels=level_seeds(split, options),
         supervision=Supervision(
             options.step_timeout, options.reset_timeout, options.parallel_resets, options.max_failures
@@ -158,7 +159,8 @@ SUITE = Suite(
     list_tasks=lambda: TASKS,
     missing=_missing,
     check=_check,
-    make=_make,
+    make=lambda name, num_envs, seed, split, options: _make_each([name] * num_envs, seed, split, options),
+    make_each=_make_each,
     frames_per_step=lambda name, options: options.action_repeat,
     reference_scores=lambda name, options: reference_scores(name),
     spaces=lambda name, options: Spaces((3, options.image_height, options.image_width), "uint8", options.actions),

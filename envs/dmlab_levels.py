@@ -5,8 +5,6 @@ Sources: the levels' folder and README of DeepMind Lab; `dmlab30.py` of scalable
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from r2ac.envs.suite import ReferenceScores, Split
 
 # fmt: off
@@ -57,19 +55,3 @@ def reference_scores(task: str) -> ReferenceScores | None:
     """Random play and a human; None for the basic levels."""
     scores = DMLAB30_RANDOM_HUMAN.get(task)
     return None if scores is None else ReferenceScores(*scores, "random", "human")
-
-
-def capped_human_score(mean_returns: Mapping[str, float], cap: float = 1.0) -> float:
-    """The score of DMLab-30: the mean over its 30 tasks of min((return - random) / (human - random), cap).
-
-    Espeholt et al. 2018, "IMPALA", section 5.3; there in percent.
-
-    mean_returns: the mean return of each task by its bare name; basic levels are left out of the score.
-
-    Raises ValueError where one of the 30 is missing.
-    """
-    missing = [task for task in DMLAB30_RANDOM_HUMAN if task not in mean_returns]
-    if missing:
-        raise ValueError(f"the score of DMLab-30 needs a mean return of each task, but lacks {', '.join(missing)}")
-    scores = {task: ReferenceScores(*pair, "random", "human") for task, pair in DMLAB30_RANDOM_HUMAN.items()}
-    return sum(min(scores[task].normalise(mean_returns[task]), cap) for task in scores) / len(scores)

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from r2ac.envs.dmlab_engine import INSTRUCTION_LENGTH, EngineSettings, Failure, Frame
+from r2ac.envs.dmlab_engine import INSTRUCTION_IDS, INSTRUCTION_LENGTH, EngineSettings, Failure, Frame
 from r2ac.envs.dmlab_folders import remove_left_folders
 from r2ac.envs.dmlab_process import EngineProcess
 from r2ac.envs.suite import EngineFailed
@@ -41,11 +41,12 @@ class Supervision:
 
 
 class DmlabVector(VectorEnv):
-    """`num_envs` streams of one level, each with an engine in a process of its own; autoreset SAME_STEP.
+    """Streams of levels, each with an engine in a process of its own; autoreset SAME_STEP.
 
     Observations are uint8 [N,3,H,W], rewards float32 [N]. The engine has no observation of an episode's end, so that
     `info` has no `final_obs`; nor does it tell a time-out from an end in the game: every end is `terminated`.
-    With `settings.instruction`, `info["instruction"]` is int32 [N,INSTRUCTION_LENGTH], and belongs to the observation.
+    Where `settings` ask for it, `info["instruction"]` is int32 [N,INSTRUCTION_LENGTH], and belongs to the observation;
+    `single_instruction_space` is the space of a row, or None.
 
     An engine that exits, crashes or gives no answer in time is replaced. Its stream goes on with a new episode: in the
     step that lost the engine the reward is 0, `truncated` is set and `info["engine_failed"]` (bool [N], there only in
@@ -54,7 +55,8 @@ class DmlabVector(VectorEnv):
 
     Engines start with the first `reset`. They begin episodes `supervision.parallel_resets` at a time.
 
-    size: (height, width) of the image, as `settings.config` has it.
+    settings: one for each stream; they differ in the level alone.
+    size: (height, width) of the image, as the settings' `config` has it.
     seeds: one for each stream, for the first `reset`; later resets go on with the streams' generators.
     levels: (first, number): episodes have seeds drawn uniformly from [first, first + number).
 
@@ -63,7 +65,7 @@ class DmlabVector(VectorEnv):
 
     def __init__(
         self,
-        settings: EngineSettings,
+        settings: Sequence[EngineSettings],
         size: tuple[int, int],
         seeds: Sequence[int],
         levels: tuple[int, int],
@@ -73,9 +75,11 @@ class DmlabVector(VectorEnv):
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
         self._image = (3, *size)
         self.single_observation_space = Box(0, 255, self._image, np.uint8)
-        self.single_action_space = Discrete(len(settings.actions))
+        self.single_action_space = Discrete(len(settings[0].actions))
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
+        words = np.full(INSTRUCTION_LENGTH, INSTRUCTION_IDS)
+        self.single_instruction_space = MultiDiscrete(words, dtype=np.int32) if settings[0].instruction else None
         self.engine_restarts = 0
         self._settings, self._levels, self._supervision = settings, levels, supervision
         self._generators = [np.random.default_rng(seed) for seed in seeds]
@@ -83,7 +87,7 @@ class DmlabVector(VectorEnv):
         self._level_seeds = np.zeros(self.num_envs, dtype=np.int64)
         self._steps = np.zeros(self.num_envs, dtype=np.int64)
         self._failures = [0] * self.num_envs
-        self._one_has_run = False
+        self._levels_that_run: set[str] = set()
         remove_left_folders()
 
     def reset(
@@ -177,7 +181,7 @@ class DmlabVector(VectorEnv):
                     self._lose_engine(stream, answer, batch)
                     waiting.append(stream)
                 elif answer.frame is not None:
-                    self._one_has_run = True
+                    self._levels_that_run.add(self._settings[stream].level)
                     batch.put(stream, answer.frame)
 
     def _ready(self, deadlines: dict[int, float]) -> list[int]:
@@ -194,7 +198,7 @@ class DmlabVector(VectorEnv):
         process = self._processes[stream]
         if process is None:
             longest = max(self._supervision.step_timeout, self._supervision.reset_timeout)
-            process = self._processes[stream] = EngineProcess(self._settings, longest)
+            process = self._processes[stream] = EngineProcess(self._settings[stream], longest)
         return process
 
     def _lose_engine(self, stream: int, failure: Failure, batch: _Batch) -> None:
@@ -202,9 +206,10 @@ class DmlabVector(VectorEnv):
         process, self._processes[stream] = self._processes[stream], None
         ended = "" if process is None else f" ({process.kill()})"
         what = f"the engine of stream {stream} {failure.reason}{ended}"
-        where = f"{self._settings.level}, episode seed {self._level_seeds[stream]}, step {self._steps[stream]}"
-        if failure.in_constructor and not self._one_has_run:
-            raise EngineFailed(f"DeepMind Lab cannot play {self._settings.level}: {failure.reason}")
+        level = self._settings[stream].level
+        where = f"{level}, episode seed {self._level_seeds[stream]}, step {self._steps[stream]}"
+        if failure.in_constructor and level not in self._levels_that_run:
+            raise EngineFailed(f"DeepMind Lab cannot play {level}: {failure.reason}")
         self._failures[stream] += 1
         if self._failures[stream] >= self._supervision.max_failures:
             raise EngineFailed(f"{what} in {where}, and so {self._failures[stream]} times in a row")
@@ -215,7 +220,7 @@ class DmlabVector(VectorEnv):
         time.sleep(min(2.0 ** (self._failures[stream] - 2), 10.0) if self._failures[stream] > 1 else 0.0)
 
     def _batch(self) -> _Batch:
-        return _Batch((self.num_envs, *self._image), self._settings.instruction)
+        return _Batch((self.num_envs, *self._image), self._settings[0].instruction)
 
     def _check_open(self) -> None:
         if self.closed:

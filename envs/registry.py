@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 from typing import Any, get_args
 
 from gymnasium.vector import VectorEnv
 
 from r2ac.envs import atari, dmlab, gym, memory, minigrid, popgym, procgen
+from r2ac.envs.mixed import MixedVector, spread
 from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, Task, UnknownTask, check_at_least
 
 SUITES: dict[str, Suite] = {
@@ -24,6 +26,9 @@ SUITES: dict[str, Suite] = {
 }
 """A new suite is added here."""
 
+_BENCHMARKS = {"atari-57": "atari", "procgen-16": "procgen", "dmlab-30": "dmlab"}
+"""Lists of the tasks of a suite that have reference scores."""
+
 
 def find_task(name: str) -> Task:
     """The task of a full name `suite/task`, spelt exactly; raises UnknownTask with the nearest names."""
@@ -31,19 +36,50 @@ def find_task(name: str) -> Task:
     suite = SUITES.get(suite_name)
     if suite is not None and short_name in suite.list_tasks():
         return Task(suite, short_name)
-    if suite is not None and suite.look_up is not None:
+    if suite is not None and suite.look_up is not None and short_name:
         suite.look_up(short_name)
         return Task(suite, short_name)
     raise UnknownTask(_unknown(name))
 
 
-def make_vector(task: str, num_envs: int, seed: int, *, split: Split = "train", options: Any = None) -> VectorEnv:
-    """`num_envs` streams of a task, stepped together.
+def list_names() -> tuple[str, ...]:
+    """The names that stand for several tasks: the benchmarks, and the suites that can list theirs."""
+    return (*_BENCHMARKS, *(suite.name for suite in SUITES.values() if suite.look_up is None))
 
-    task: full name, such as `atari/Breakout`.
+
+def find_tasks(names: str) -> tuple[Task, ...]:
+    """The tasks that `names` stands for: full names and names of lists (`dmlab-30`, `memory`), separated by commas.
+
+    Raises UnknownTask for a name that is neither, and for a task that is named twice.
+    """
+    tasks: list[Task] = []
+    for name in names.split(","):
+        for task in _listed(name) or (find_task(name),):
+            if task in tasks:
+                raise UnknownTask(f"{task.name} is named twice in {names!r}")
+            tasks.append(task)
+    return tuple(tasks)
+
+
+def _listed(name: str) -> tuple[Task, ...]:
+    """The tasks of a list; none where there is no list of that name."""
+    if name in _BENCHMARKS:
+        return tuple(task for task in SUITES[_BENCHMARKS[name]].tasks if task.reference_scores() is not None)
+    suite = SUITES.get(name)
+    # Of a suite that cannot list its tasks, some examples are no list.
+    return suite.tasks if suite is not None and suite.look_up is None else ()
+
+
+def make_vector(
+    task: str, num_envs: int, seed: int, *, split: Split = "train", options: Any = None, first_stream: int = 0
+) -> VectorEnv:
+    """`num_envs` streams of a task, stepped together; or of several, over which they are spread evenly.
+
+    task: full name, such as `atari/Breakout`, or several tasks of one suite as `find_tasks` reads them.
     seed: int >= 0 of any size. One seed gives one sequence of episodes; each stream has its own engine seed.
     split: "train" or "test". The engine seeds (and ProcGen's levels) of the two are disjoint, whatever the base seeds.
     options: the suite's options dataclass, or None for the paper's preset.
+    first_stream: the number of the first stream: of n tasks, stream i plays number i mod n.
 
     The environment resets itself in the step that ends an episode (SAME_STEP): reward, terminated and truncated belong
     to the step that ended it, the observation beside them is the first of the next episode. Call `reset()` once,
@@ -54,20 +90,37 @@ def make_vector(task: str, num_envs: int, seed: int, *, split: Split = "train", 
 
     Raises UnknownTask, InvalidOption or MissingPackage.
     """
-    found = find_task(task)
+    tasks = find_tasks(task)
+    suite = one_suite(tasks)
     check_at_least("num_envs", num_envs, 1, "streams")
     check_at_least("seed", seed, 0, "of any size")
     if split not in get_args(Split):
         raise InvalidOption(f"split is {split!r}, but it must be one of {', '.join(get_args(Split))}")
-    options = found.checked_options(options)
-    if (sentence := found.suite.missing()) is not None:
+    for each in tasks:
+        options = each.checked_options(options)
+    if (sentence := suite.missing()) is not None:
         raise MissingPackage(sentence)
-    return found.suite.make(found.short_name, int(num_envs), int(seed), split, options)
+    names = [each.short_name for each in spread(tasks, num_envs, first_stream)]
+    if len(tasks) == 1:
+        return suite.make(names[0], int(num_envs), int(seed), split, options)
+    if suite.make_each is not None:
+        return suite.make_each(names, int(seed), split, options)
+    # The tasks share no engine: in each, streams have the seeds that they would have in it alone.
+    parts = {name: suite.make(name, names.count(name), int(seed), split, options) for name in dict.fromkeys(names)}
+    return MixedVector(parts, names)
+
+
+def one_suite(tasks: Sequence[Task]) -> Suite:
+    """The suite of the tasks; raises InvalidOption where they have more than one."""
+    suites = list(dict.fromkeys(task.suite.name for task in tasks))
+    if len(suites) > 1:
+        raise InvalidOption(f"tasks in one training must be of one suite, not of {', '.join(suites)}")
+    return tasks[0].suite
 
 
 def frames_per_step(task: str, options: Any = None) -> int:
     """Engine frames in one agent step of a task (see `make_vector` for the arguments)."""
-    return find_task(task).frames_per_step(options)
+    return find_tasks(task)[0].frames_per_step(options)
 
 
 def _unknown(name: str) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from numbers import Integral
@@ -54,6 +55,18 @@ class ReferenceScores:
         return (episode_return - self.low) / (self.high - self.low)
 
 
+def mean_normalised_return(
+    scores: Sequence[ReferenceScores], episode_returns: Sequence[float], cap: float = math.inf
+) -> float:
+    """The mean over tasks of min((return - low) / (high - low), cap); with cap = 1 and all of its 30 tasks it is the
+    score of DMLab-30 (Espeholt et al. 2018, "IMPALA", section 5.3; there in percent).
+
+    scores, episode_returns: of each task; the return is its mean over episodes.
+    """
+    pairs = zip(scores, episode_returns, strict=True)
+    return sum(min(score.normalise(mean), cap) for score, mean in pairs) / len(scores)
+
+
 @dataclass(frozen=True)
 class Spaces:
     """What a task shows and takes."""
@@ -91,6 +104,8 @@ class Suite:
     """For names beyond those that `list_tasks` can list: look_up(name) raises UnknownTask unless there is the task."""
     spaces: Callable[[str, Any], Spaces | None] = lambda name, options: None
     """spaces(name, options) of the environment that `make` makes, told without the engine; None where it cannot be."""
+    make_each: Callable[[Sequence[str], int, Split, Any], VectorEnv] | None = None
+    """make_each(names, seed, split, options): stream i plays names[i]. None where a vector environment has one task."""
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Options of published protocols by their names, in suites that have more than the defaults."""
 

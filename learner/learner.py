@@ -199,7 +199,7 @@ class Learner:
         """The part of an update that runs on the device; numbers of the host reach it through tensors alone."""
         gap, batch = inputs["gap"], Rollout(**{name: inputs[name] for name in inputs if name != "gap"})
         carry = self.carries.fetch(batch.stream, gap, batch.first_cell)
-        output = self.agent(batch.observation, batch.reward, batch.is_first, carry)
+        output = self.agent(batch.observation, batch.reward, batch.is_first, carry, batch.instruction)
         losses = actor_critic_losses(output, batch, self.config)
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()

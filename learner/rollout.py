@@ -40,6 +40,8 @@ class Rollout(Generic[Array]):
     """[B] int64, the number of this rollout within its stream, counted from 0."""
     weights_version: Array
     """[B] int64, the version of the weights that chose the actions."""
+    instruction: Array | None = None
+    """[T+1, B, L] int32, ids of the words of the instructions; None where the task has none."""
 
     @property
     def length(self) -> int:
@@ -52,11 +54,12 @@ class Rollout(Generic[Array]):
         return self.action.shape[1]
 
     def _map(self, change: Callable[[str, Any], Any]) -> dict[str, Any]:
-        return {field.name: change(field.name, getattr(self, field.name)) for field in fields(self)}
+        return {name: change(name, array) for name, array in self.arrays().items()}
 
     def arrays(self) -> dict[str, Array]:
-        """The fields by their names."""
-        return self._map(lambda _, array: array)
+        """The fields by their names, without the instruction where there is none."""
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in named.items() if array is not None}
 
     def columns(self, start: int, stop: int) -> Rollout[Array]:
         """The streams ``start`` to ``stop`` (exclusive) of this rollout, as views."""

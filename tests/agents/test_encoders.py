@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from r2ac.agents import Agent, AgentConfig, ImpalaEncoder, MLPEncoder, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, ImpalaEncoder, MLPEncoder, NatureEncoder, ObservationSpec
 
 
 def images(batch: int, *shape: int) -> Tensor:
@@ -51,6 +51,18 @@ def test_image_sizes_of_the_suites_and_odd_ones(size: tuple[int, int]) -> None:
     assert ImpalaEncoder((3, *size), 16)(images(2, 3, *size)).shape == (2, 16)
 
 
+@given(sides=st.tuples(st.integers(36, 100), st.integers(36, 100)), channels=st.integers(1, 4))
+def test_nature_at_any_image_size(sides: tuple[int, int], channels: int) -> None:
+    encoder = NatureEncoder((channels, *sides), 5).double()
+    image = images(2, channels, *sides)
+    parameters = iter(encoder.parameters())
+    x = image.double() / 255
+    for stride in (4, 2, 1):
+        x = F.conv2d(x, next(parameters), next(parameters), stride=stride).relu()
+    expected = F.linear(x.flatten(1), next(parameters), next(parameters)).relu()
+    torch.testing.assert_close(encoder(image), expected)
+
+
 def test_bytes_are_scaled_to_the_unit_interval() -> None:
     encoder = ImpalaEncoder((1, 1, 1), 1, channels=(1,)).double()
     for parameter in encoder.parameters():
@@ -77,6 +89,7 @@ def test_mlp() -> None:
     [
         ((3, 9, 9), "auto", "ImpalaEncoder", 12 + 1),
         ((3, 9, 9), "impala", "ImpalaEncoder", 12 + 1),
+        ((3, 36, 40), "nature", "NatureEncoder", 12 + 1),
         ((6,), "auto", "MLPEncoder", 12 + 1),
         ((6,), "mlp", "MLPEncoder", 12 + 1),
         ((6,), "none", "_NoEncoder", 6 + 1),
@@ -98,7 +111,8 @@ def test_no_encoder_hands_the_observation_on() -> None:
 @pytest.mark.parametrize(
     ("shape", "encoder", "sentence"),
     [
-        ((3, 9, 9), "mlp", r"encoder is 'mlp', but observations of shape \[3, 9, 9\] take impala"),
+        ((3, 9, 9), "mlp", r"encoder is 'mlp', but observations of shape \[3, 9, 9\] take impala or nature"),
+        ((3, 35, 40), "nature", r"encoder is 'nature', but it reads images of at least 36x36, not \[3, 35, 40\]"),
         ((3, 9, 9), "none", r"encoder is 'none', but observations of shape \[3, 9, 9\] take impala"),
         ((6,), "impala", r"encoder is 'impala', but observations of shape \[6\] take mlp or none"),
         ((6,), "resnet", r"encoder is 'resnet', but observations of shape \[6\] take mlp or none"),

@@ -16,7 +16,7 @@ from r2ac.envs import InvalidOption
 from r2ac.envs.dmlab import SUITE, DmlabOptions, engine_settings, level_seeds
 from r2ac.envs.dmlab_cache import LevelCache
 from r2ac.envs.dmlab_engine import ACTION_SETS, INSTRUCTION_IDS, INSTRUCTION_LENGTH, hash_instruction
-from r2ac.envs.dmlab_levels import BASIC_LEVELS, DMLAB30_RANDOM_HUMAN, HAS_HOLD_OUT, TASKS, capped_human_score
+from r2ac.envs.dmlab_levels import BASIC_LEVELS, DMLAB30_RANDOM_HUMAN, HAS_HOLD_OUT, TASKS
 from r2ac.envs.seeding import HALF
 from r2ac.envs.suite import Task
 
@@ -92,19 +92,6 @@ def test_scores() -> None:
     assert Task(SUITE, "psychlab_continuous_recognition").reference_scores() is not None
     assert task.frames_per_step() == 4
     assert task.frames_per_step(DmlabOptions(action_repeat=2)) == 2
-
-
-def test_the_score_of_dmlab_30_is_capped_task_by_task() -> None:
-    returns = {task: random for task, (random, _) in DMLAB30_RANDOM_HUMAN.items()}
-    assert capped_human_score(returns) == 0.0
-    returns["rooms_watermaze"] = 54.0 + 3 * (54.0 - 4.065)
-    assert math.isclose(capped_human_score(returns), 1 / 30)
-    assert math.isclose(capped_human_score(returns, cap=math.inf), 4 / 30)
-    returns["lt_chasm"] = 100.0
-    assert math.isclose(capped_human_score(returns), 1 / 30)
-    del returns["rooms_watermaze"]
-    with pytest.raises(ValueError, match="lacks rooms_watermaze"):
-        capped_human_score(returns)
 
 
 @pytest.mark.parametrize(

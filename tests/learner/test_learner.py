@@ -282,10 +282,10 @@ def test_after_a_gap_a_rollout_is_learned_from_as_by_tbptt_from_the_shipped_cell
 
 def test_the_rollout_stays_as_it_is_and_may_be_read_only() -> None:
     rollout, kept = make_stream().cut(0, 6, 0), make_stream().cut(0, 6, 0)
-    for array in vars(rollout).values():
+    for array in rollout.arrays().values():
         array.setflags(write=False)
     make_learner().update(rollout)
-    for name, array in vars(kept).items():
+    for name, array in kept.arrays().items():
         np.testing.assert_array_equal(getattr(rollout, name), array)
 
 

@@ -27,6 +27,7 @@ def make_rollout(steps: int = 3, batch: int = 4, first_stream: int = 0, seed: in
         stream=np.arange(first_stream, first_stream + batch),
         sequence=rng.integers(0, 50, batch),
         weights_version=rng.integers(0, 50, batch),
+        instruction=rng.integers(0, 40, (steps + 1, batch, 3), dtype=np.int32),
     )
 
 

@@ -1,0 +1,102 @@
+"""Streams of several tasks in one vector environment, spread evenly."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from r2ac.envs.suite import InvalidOption
+
+Item = TypeVar("Item")
+
+
+def spread(items: Sequence[Item], count: int, first: int = 0) -> tuple[Item, ...]:
+    """Which of ``items`` each of ``count`` streams has, the first stream being number ``first``: stream i has item
+    i mod n, so that the numbers of streams of two items differ by one at most."""
+    return tuple(items[i % len(items)] for i in range(first, first + count))
+
+
+class MixedVector(VectorEnv):
+    """Vector environments of several tasks side by side; they are stepped in turn. Autoreset SAME_STEP.
+
+    All must show observations of one shape and dtype and take the same number of actions. An entry of ``info`` that is
+    an array with a row for each stream is put together from those of the parts, zero in the streams of a part that
+    has none.
+
+    parts: the environments by the names of their tasks.
+    names: the task that each stream plays, [N]; a part has as many streams as its name occurs.
+
+    Raises InvalidOption where the parts show or take different things.
+    """
+
+    def __init__(self, parts: dict[str, VectorEnv], names: Sequence[str]) -> None:
+        first_name, first = next(iter(parts.items()))
+        for name, part in parts.items():
+            if _shown(part) != _shown(first):
+                raise InvalidOption(
+                    "tasks in one training must show the same and take the same actions, but "
+                    f"{first_name} has {_words(first)}, and {name} {_words(part)}"
+                )
+        self.num_envs = len(names)
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space = first.single_observation_space
+        self.single_action_space = first.single_action_space
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._parts = list(parts.values())
+        self._streams = [np.flatnonzero(np.asarray(names) == name) for name in parts]
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begins an episode in every stream.
+
+        seed: an int for every part, or one a stream; None goes on with the generators as they are.
+        """
+        by_stream = None if seed is None or isinstance(seed, int | np.integer) else np.asarray(seed)
+        observations, infos = [], []
+        for part, streams in zip(self._parts, self._streams, strict=True):
+            own = seed if by_stream is None else by_stream[streams].tolist()
+            observation, info = part.reset(seed=own, options=options)
+            observations.append(observation)
+            infos.append(info)
+        return self._join(observations), self._join_infos(infos)
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        results = [part.step(actions[streams]) for part, streams in zip(self._parts, self._streams, strict=True)]
+        observations, rewards, terminated, truncated, infos = zip(*results, strict=True)
+        arrays = (self._join(rows) for rows in (observations, rewards, terminated, truncated))
+        return (*arrays, self._join_infos(infos))  # type: ignore[return-value]
+
+    def close_extras(self, **kwargs: Any) -> None:
+        for part in self._parts:
+            part.close()
+
+    def _join(self, rows: Sequence[np.ndarray]) -> np.ndarray:
+        """One array [N, ...] of those of the parts."""
+        whole = np.empty((self.num_envs, *rows[0].shape[1:]), dtype=rows[0].dtype)
+        for streams, own in zip(self._streams, rows, strict=True):
+            whole[streams] = own
+        return whole
+
+    def _join_infos(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        whole: dict[str, Any] = {}
+        for streams, info in zip(self._streams, infos, strict=True):
+            for name, value in info.items():
+                if isinstance(value, np.ndarray) and value.shape[:1] == streams.shape:
+                    shape = (self.num_envs, *value.shape[1:])
+                    whole.setdefault(name, np.zeros(shape, dtype=value.dtype))[streams] = value
+        return whole
+
+
+def _shown(env: VectorEnv) -> tuple[Any, ...]:
+    observation: Any = env.single_observation_space
+    action: Any = env.single_action_space
+    return observation.shape, observation.dtype, int(action.n)
+
+
+def _words(env: VectorEnv) -> str:
+    shape, dtype, actions = _shown(env)
+    return f"{dtype} {list(shape)} and {actions} actions"
