@@ -32,6 +32,8 @@ Renderer = Literal["software", "hardware"]
 
 # From scalable_agent's experiment.py.
 _MIXER_SEED_OF_TESTS = 0x600D5EED
+# In place of a data set: the engine then shows coloured squares of its own.
+_COLOURED_SQUARES = "dummy"
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,15 @@ class DmlabOptions:
     image_width: int = 96
     """Width of the image, in pixels, a multiple of 4."""
     instruction: bool = False
-    """Observe the instructions of the language levels too, as ids of their words."""
+    """Observe the instructions of the language levels too, as ids of their words; r2ac train turns it on where one of
+    these levels is among the tasks."""
     num_levels: int = 0
     """Number of seeds that training episodes are drawn from, the same for all workers; 0 for 2**30."""
     level_cache: str = ""
     """Folder of compiled maps that all workers share; worth its disk where num_levels makes seeds repeat."""
     dataset_path: str = ""
-    """Folder of the pictures that two of the psychlab tasks show."""
+    """Folder of the pictures (0001.png, …) that two of the psychlab tasks show; dummy for coloured squares, to try them
+    without."""
     renderer: Renderer = "software"
     """What draws the frames: software (OSMesa), or hardware (EGL or GLX, whichever the engine was built with)."""
     parallel_resets: int = 4
@@ -132,11 +136,14 @@ def engine_settings(name: str, split: Split, options: DmlabOptions) -> EngineSet
 
 def _dataset(name: str, folder: str) -> str:
     path = Path(folder).expanduser().absolute()
-    if folder and path.is_dir():
+    if folder == _COLOURED_SQUARES:
+        return folder
+    # A picture that is missing would end the engine in the middle of an episode.
+    if folder and (path / "0001.png").is_file():
         return str(path)
     raise InvalidOption(
         f"dataset_path is {folder!r}, but {name} shows the pictures of Brady, Konkle et al. 2008 and needs the folder "
-        "that holds them, which data/brady_konkle_oliva2008/README.md of DeepMind Lab tells how to get"
+        "that holds them (0001.png, …), which data/brady_konkle_oliva2008/README.md of DeepMind Lab tells how to get"
     )
 
 

@@ -25,10 +25,12 @@ def make_folder() -> tuple[Path, BinaryIO]:
 
 
 def last_lines(folder: Path) -> str:
-    """The end of what the folder's process has printed; nothing where that is lost."""
+    """The end of what the folder's process has printed, or the check that failed, which the engine's own code prints
+    above a stack; nothing where that is lost."""
     with contextlib.suppress(OSError):
         lines = (folder / _OUTPUT).read_text(errors="replace").strip().splitlines()
-        return " / ".join(line.strip() for line in lines[-3:])[-500:]
+        checks = [line for line in lines if "Check failed" in line]
+        return " / ".join(line.strip() for line in checks[-1:] or lines[-3:])[-500:]
     return ""
 
 

@@ -54,7 +54,7 @@ def connect(address: str, num_actors: int) -> Any:
         if cpus < num_actors:
             ray.shutdown()
             raise ConnectionFailed(
-                f"the Ray cluster at {address} has {cpus} CPUs, but each of the {num_actors} rollout actors needs one"
+                f"the Ray cluster at {address} has {cpus} CPUs, but each of the {num_actors} processes needs one"
             )
         return ray
     os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_typ
 import tyro
 
 from r2ac.agents import AgentConfig
-from r2ac.envs import find_task
+from r2ac.envs import Task, find_tasks, one_suite
 from r2ac.learner import LearnerConfig
 
 EnvOptions = TypeVar("EnvOptions")
@@ -27,7 +27,8 @@ class TrainConfig(Generic[EnvOptions]):
     goes on with: r2ac train --resume RUN [--flags]"""
 
     task: tyro.conf.Fixed[str]
-    """Suite and task, such as memory/tmaze (`r2ac envs` lists them)."""
+    """Suite and task, such as memory/tmaze (`r2ac envs` lists them); several of one suite, separated by commas, or the
+    name of a list such as dmlab-30, for one agent that learns all of them."""
     env: EnvOptions
     agent: AgentConfig = field(default_factory=AgentConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
@@ -75,6 +76,11 @@ class TrainConfig(Generic[EnvOptions]):
         return max(self.num_actors, 1) * self.streams_per_actor
 
     @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks that the agent learns; raises UnknownTask."""
+        return find_tasks(self.task)
+
+    @property
     def log_interval(self) -> int:
         """Environment steps between two lines of metrics.jsonl."""
         return self.log_steps or max(1, min(self.total_steps // 200, 100_000))
@@ -116,7 +122,14 @@ class TrainConfig(Generic[EnvOptions]):
             )
         if self.freeze_encoder and self.encoder_from is None:
             raise ConfigError("--freeze-encoder needs --encoder-from: a random encoder would stay as it is")
-        find_task(self.task).checked_options(self.env)
+        one_suite(self.tasks)
+        if self.num_streams < len(self.tasks):
+            raise ConfigError(
+                f"--streams-per-actor is {self.streams_per_actor}, which makes {self.num_streams} streams, but "
+                f"{len(self.tasks)} tasks need at least one each"
+            )
+        for task in self.tasks:
+            task.checked_options(self.env)
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
@@ -137,7 +150,7 @@ def config_from_json(values: dict[str, Any], source: Path) -> TrainConfig[Any]:
         UnknownTask: for a task that does not exist.
     """
     try:
-        options = find_task(values["task"]).suite.options
+        options = find_tasks(values["task"])[0].suite.options
         paths = {name: Path(values[name]) for name in ("run_dir", "encoder_from") if values.get(name) is not None}
         parts = {
             "env": _typed(options, values["env"]),

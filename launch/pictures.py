@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -22,30 +23,30 @@ from r2ac.launch.errors import RunError, os_reason
 from r2ac.launch.watch import Moment, Recording
 
 EXTENSIONS = (".png", ".gif", ".mp4")
-# Of Okabe and Ito's palette, which the colour-blind can tell apart.
-_FIRST, _GAIN, _LOSS = "#E69F00", "#00785A", "#C04A00"
-_INK, _GREY, _LINE, _PAPER = "#1a1a1a", "#6b6b6b", "#c8c8c8", "#ffffff"
+# Of Okabe and Ito's palette, which the colour-blind can tell apart; two are darker than theirs, to be read as text.
+FIRST, GAIN, LOSS = "#E69F00", "#00785A", "#C04A00"
+INK, GREY, LINE, PAPER = "#1a1a1a", "#6b6b6b", "#c8c8c8", "#ffffff"
 _LEGEND = "reward: what arrived with the observation; in the first step of an episode, that of the episode before"
 # Pixels.
-_CELL, _SCREEN, _SHEET_WIDTH = 144, 420, 1500
-_GAP, _MARGIN, _TEXT, _TITLE = 12, 20, 13, 20
+_CELL, SCREEN, _SHEET_WIDTH = 144, 420, 1500
+_GAP, MARGIN, TEXT, TITLE = 12, 20, 13, 20
 _MOST_CELLS = 96
 _WINDOW = 60
 """Steps of a vector that one frame of a video shows."""
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, extensions: Sequence[str] = EXTENSIONS) -> None:
     """Raise before anything is played where the picture could not be written.
 
     Raises:
-        RunError: for a file that is none of the known kinds, or that cannot be written.
+        RunError: for a file that does not end in one of ``extensions``, or that cannot be written.
         MissingPackage: for an MP4 without what writes it.
     """
-    if path.suffix.lower() not in EXTENSIONS:
-        raise RunError(f"{path} must end in {', '.join(EXTENSIONS)}")
+    if path.suffix.lower() not in extensions:
+        raise RunError(f"{path} must end in {', '.join(extensions)}")
     if path.suffix.lower() == ".mp4" and missing_modules("imageio_ffmpeg"):
         raise MissingPackage(
-            f"{path} needs imageio-ffmpeg, which is not installed: pip install imageio-ffmpeg, or write a .gif or .png"
+            f"{path} needs imageio-ffmpeg, which is not installed: pip install 'r2ac[video]', or write a .gif or .png"
         )
     there = path.exists()
     try:
@@ -67,13 +68,23 @@ def draw(recording: Recording, output: Path, fps: int) -> None:
         if output.suffix.lower() == ".png":
             sheet = _image_sheet(recording) if len(recording.shape) == 3 else _vector_sheet(recording)
             sheet.save(output)
-        elif output.suffix.lower() == ".gif":
-            first, *rest = _video_frames(recording)
-            first.save(output, save_all=True, append_images=rest, duration=round(1000 / fps), loop=0)
         else:
-            _write_mp4(_video_frames(recording), output, fps)
+            write_video(_video_frames(recording), output, fps)
     except OSError as error:
         raise RunError(f"{output} cannot be written: {os_reason(error)}") from error
+
+
+def write_video(frames: Iterator[Image.Image], output: Path, fps: int) -> None:
+    """Write a video (.gif, .mp4) of frames of one size, ``fps`` a second. Those of an MP4 are written as they come,
+    those of a GIF kept until the last.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    if output.suffix.lower() == ".gif":
+        next(frames).save(output, save_all=True, append_images=frames, duration=round(1000 / fps), loop=0)
+    else:
+        _write_mp4(frames, output, fps)
 
 
 def newest_image(observation: np.ndarray, stacked: int) -> np.ndarray:
@@ -99,9 +110,9 @@ def _image_sheet(recording: Recording) -> Image.Image:
             cells.append(_cell(step, replace(moment, reward=rewards), recording, _CELL))
             rewards = 0.0
     width, height = cells[0].size
-    columns = min(len(cells), max(1, (_SHEET_WIDTH - 2 * _MARGIN + _GAP) // (width + _GAP)))
+    columns = min(len(cells), max(1, (_SHEET_WIDTH - 2 * MARGIN + _GAP) // (width + _GAP)))
     rows = math.ceil(len(cells) / columns)
-    body = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), _PAPER)
+    body = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), PAPER)
     for i, cell in enumerate(cells):
         row, column = divmod(i, columns)
         body.paste(cell, (column * (width + _GAP), row * (height + _GAP)))
@@ -111,14 +122,14 @@ def _image_sheet(recording: Recording) -> Image.Image:
 def _with_headlines(recording: Recording, body: Image.Image, note: str = "") -> Image.Image:
     """A margin around the body, and above it the task, who plays how, and what is seen."""
     header = _headlines(recording, note)
-    wide = max([body.width, *(math.ceil(_font(size, bold).getlength(line)) for line, size, bold in header)])
-    top = _MARGIN + sum(size + 8 for _, size, _ in header) + 4
-    sheet = Image.new("RGB", (wide + 2 * _MARGIN, top + body.height + _MARGIN), _PAPER)
-    pen, y = ImageDraw.Draw(sheet), _MARGIN
+    wide = max([body.width, *(math.ceil(font(size, bold).getlength(line)) for line, size, bold in header)])
+    top = MARGIN + sum(size + 8 for _, size, _ in header) + 4
+    sheet = Image.new("RGB", (wide + 2 * MARGIN, top + body.height + MARGIN), PAPER)
+    pen, y = ImageDraw.Draw(sheet), MARGIN
     for line, size, bold in header:
-        pen.text((_MARGIN, y), line, fill=_INK if bold else _GREY, font=_font(size, bold))
+        pen.text((MARGIN, y), line, fill=INK if bold else GREY, font=font(size, bold))
         y += size + 8
-    sheet.paste(body, (_MARGIN, top))
+    sheet.paste(body, (MARGIN, top))
     return sheet
 
 
@@ -132,8 +143,8 @@ def _headlines(recording: Recording, note: str) -> list[tuple[str, int, bool]]:
     if recording.frames_per_step > 1:
         how.append(f"{recording.frames_per_step} frames a step")
     what = [f"observation {seen}", *([note] if note else [])]
-    lines = [(recording.task, _TITLE, True), (" · ".join(how), _TEXT, False), (" · ".join(what), _TEXT, False)]
-    return [*lines, (_LEGEND, _TEXT, False)]
+    lines = [(recording.task, TITLE, True), (" · ".join(how), TEXT, False), (" · ".join(what), TEXT, False)]
+    return [*lines, (_LEGEND, TEXT, False)]
 
 
 def _cell(step: int, moment: Moment, recording: Recording, least: int) -> Image.Image:
@@ -146,23 +157,23 @@ def _cell(step: int, moment: Moment, recording: Recording, least: int) -> Image.
 def _captioned(picture: Image.Image, step: int, moment: Moment) -> Image.Image:
     """A framed picture; below it two lines: step and action, reward and whether an episode begins."""
     width, border = max(picture.width, _CELL), 2
-    cell = Image.new("RGB", (width + 2 * border, picture.height + 2 * border + 2 * (_TEXT + 5) + 4), _PAPER)
+    cell = Image.new("RGB", (width + 2 * border, picture.height + 2 * border + 2 * (TEXT + 5) + 4), PAPER)
     pen = ImageDraw.Draw(cell)
     left = border + (width - picture.width) // 2
     frame = (left - border, 0, left + picture.width + border - 1, picture.height + 2 * border - 1)
-    pen.rectangle(frame, fill=_FIRST if moment.is_first else _LINE)
+    pen.rectangle(frame, fill=FIRST if moment.is_first else LINE)
     cell.paste(picture, (left, border))
     y, right = picture.height + 2 * border + 4, cell.width - 1
-    plain, bold = _font(_TEXT), _font(_TEXT, bold=True)
-    pen.text((0, y), f"step {step}", fill=_INK, font=bold)
-    pen.text((right, y), f"action {moment.action}", fill=_INK, font=plain, anchor="ra")
-    y += _TEXT + 5
-    colour = _GAIN if moment.reward > 0 else _LOSS if moment.reward < 0 else _GREY
-    pen.text((0, y), f"reward {_signed(moment.reward)}", fill=colour, font=bold if moment.reward else plain)
+    plain, bold = font(TEXT), font(TEXT, bold=True)
+    pen.text((0, y), f"step {step}", fill=INK, font=bold)
+    pen.text((right, y), f"action {moment.action}", fill=INK, font=plain, anchor="ra")
+    y += TEXT + 5
+    colour = GAIN if moment.reward > 0 else LOSS if moment.reward < 0 else GREY
+    pen.text((0, y), f"reward {signed(moment.reward)}", fill=colour, font=bold if moment.reward else plain)
     if moment.is_first:
         length = pen.textlength("first", font=bold)
-        pen.rectangle((right - length - 7, y - 1, right, y + _TEXT + 3), fill=_FIRST)
-        pen.text((right - 4, y), "first", fill=_INK, font=bold, anchor="ra")
+        pen.rectangle((right - length - 7, y - 1, right, y + TEXT + 3), fill=FIRST)
+        pen.text((right - 4, y), "first", fill=INK, font=bold, anchor="ra")
     return cell
 
 
@@ -180,12 +191,12 @@ def _vector_sheet(recording: Recording) -> Image.Image:
     figure.colorbar(picture, ax=heat, pad=0.01, fraction=0.03)
     heat.set_ylabel("feature")
     heat.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(len(seen), 12)))
-    action.plot(range(steps), [m.action for m in moments], ".", color=_INK, markersize=5)
+    action.plot(range(steps), [m.action for m in moments], ".", color=INK, markersize=5)
     action.set(ylabel="action", ylim=(-0.6, recording.num_actions - 0.4))
     action.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1))
     values = np.array([m.reward for m in moments])
-    reward.bar(range(steps), values, width=0.8, color=np.where(values < 0, _LOSS, _GAIN))
-    reward.axhline(0, color=_LINE, linewidth=0.8)
+    reward.bar(range(steps), values, width=0.8, color=np.where(values < 0, LOSS, GAIN))
+    reward.axhline(0, color=LINE, linewidth=0.8)
     reward.set(ylabel="reward", xlabel="step", xlim=(-0.5, steps - 0.5))
     reward.xaxis.set_major_locator(MaxNLocator(integer=True))
     if not values.any():
@@ -193,7 +204,7 @@ def _vector_sheet(recording: Recording) -> Image.Image:
     firsts = [step for step, m in enumerate(moments) if m.is_first]
     for panel in (heat, action, reward):
         for step in firsts:
-            panel.axvline(step - 0.5, color=_FIRST, linewidth=2.0, clip_on=False)
+            panel.axvline(step - 0.5, color=FIRST, linewidth=2.0, clip_on=False)
     return _with_headlines(recording, _rendered(figure), "orange lines: an episode begins")
 
 
@@ -223,31 +234,33 @@ def _video_frames(recording: Recording) -> Iterator[Image.Image]:
     seen = None if images else np.stack([m.observation for m in recording.moments], axis=1)
     for step, moment in enumerate(recording.moments):
         if seen is None:
-            cell = _cell(step, moment, recording, _SCREEN)
+            cell = _cell(step, moment, recording, SCREEN)
         else:
-            cell = _captioned(_window(seen, step, recording), step, moment)
-        frame = Image.new("RGB", (cell.width + 2 * _MARGIN, cell.height + 2 * _MARGIN + _TITLE + 8), _PAPER)
+            firsts = [m.is_first for m in recording.moments]
+            cell = _captioned(recent_vectors(seen, step, firsts), step, moment)
+        frame = Image.new("RGB", (cell.width + 2 * MARGIN, cell.height + 2 * MARGIN + TITLE + 8), PAPER)
         pen = ImageDraw.Draw(frame)
-        pen.text((_MARGIN, _MARGIN - 6), recording.task, fill=_INK, font=_font(_TITLE, bold=True))
-        frame.paste(cell, (_MARGIN, _MARGIN + _TITLE + 8))
+        pen.text((MARGIN, MARGIN - 6), recording.task, fill=INK, font=font(TITLE, bold=True))
+        frame.paste(cell, (MARGIN, MARGIN + TITLE + 8))
         yield frame
 
 
-def _window(seen: np.ndarray, step: int, recording: Recording) -> Image.Image:
-    """The vectors of the last steps up to this one, which stands at the right; a strip above marks first steps."""
+def recent_vectors(seen: np.ndarray, step: int, firsts: Sequence[bool]) -> Image.Image:
+    """The vectors ``seen``, [K, S], of the last steps up to this one, which stands at the right; a strip above marks
+    first steps."""
     name, low, high = _colour_scale(seen)
     columns = np.full((len(seen), _WINDOW), np.nan)
     first = max(0, step + 1 - _WINDOW)
     columns[:, _WINDOW - (step + 1 - first) :] = seen[:, first : step + 1]
     colours = colormaps[name].with_extremes(bad="#efefef")
     pixels = (colours((columns - low) / (high - low))[..., :3] * 255).astype(np.uint8)
-    height = max(1, min(24, _SCREEN // len(seen)))
+    height = max(1, min(24, SCREEN // len(seen)))
     body = pixels.repeat(height, axis=0).repeat(8, axis=1)
     strip = np.full((6, body.shape[1], 3), 255, dtype=np.uint8)
     for past in range(first, step + 1):
-        if recording.moments[past].is_first:
+        if firsts[past]:
             left = 8 * (_WINDOW - 1 - step + past)
-            strip[:, left : left + 8] = np.array(_rgb(_FIRST), dtype=np.uint8)
+            strip[:, left : left + 8] = np.array(_rgb(FIRST), dtype=np.uint8)
     return Image.fromarray(np.concatenate([strip, body]))
 
 
@@ -257,10 +270,11 @@ def _write_mp4(frames: Iterator[Image.Image], output: Path, fps: int) -> None:
     try:
         for frame in frames:
             # The usual pixel format wants even sizes.
-            even = Image.new("RGB", (frame.width + frame.width % 2, frame.height + frame.height % 2), _PAPER)
+            even = Image.new("RGB", (frame.width + frame.width % 2, frame.height + frame.height % 2), PAPER)
             even.paste(frame)
             if writer is None:
-                writer = ffmpeg.write_frames(str(output), even.size, fps=fps, macro_block_size=2)
+                # Above the usual quality: letters have sharp edges.
+                writer = ffmpeg.write_frames(str(output), even.size, fps=fps, macro_block_size=2, quality=8)
                 writer.send(None)
             writer.send(even.tobytes())
     finally:
@@ -268,7 +282,7 @@ def _write_mp4(frames: Iterator[Image.Image], output: Path, fps: int) -> None:
             writer.close()
 
 
-def _signed(reward: float) -> str:
+def signed(reward: float) -> str:
     return "0" if reward == 0 else f"{reward:+.3g}" if abs(reward) < 1000 else f"{reward:+,.0f}"
 
 
@@ -276,7 +290,8 @@ def _rgb(colour: str) -> tuple[int, ...]:
     return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
 
 
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+@functools.cache
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     """The font that comes with matplotlib: every machine draws the same letters."""
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
     return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

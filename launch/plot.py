@@ -1,220 +1,132 @@
-"""Learning curves: runs that differ only in their seed become one curve with a band."""
+"""Pictures of learning curves: runs that differ only in their seed become one curve with a band."""
 
 from __future__ import annotations
 
-import json
 import math
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
 
-from r2ac.launch.errors import RunDirectoryError, RunError, os_reason
-from r2ac.launch.metrics import read_metrics
+from r2ac.launch.curves import AXES, Axis, Band, GroupCurve, Panel, make_panels
+from r2ac.launch.errors import RunError, os_reason
+from r2ac.launch.paper_results import paper_tasks
+from r2ac.launch.plot_csv import write_csv
+from r2ac.launch.plot_groups import group_runs
+from r2ac.launch.plot_lines import Line, paper_lines, reference_lines
 from r2ac.launch.progress import short_count
-from r2ac.launch.run_directory import RunDirectory
 
-Curve = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""x (rising) and y of one run, [P] each."""
-
-EXTENSIONS = (".png", ".svg", ".pdf")
-_X_KEYS = {"steps": "env_steps", "frames": "env_frames"}
-# Settings that change where and how fast a run goes, or what is kept of it, but not what is learned.
-_NOT_COMPARED = frozenset(
-    {"seed", "run_dir", "device", "learner_threads", "threads", "ray_address", "log_steps", "checkpoint_minutes"}
-    | {"keep_checkpoints"}
-)
-_GRID_POINTS = 400
+EXTENSIONS = (".png", ".svg", ".pdf", ".csv")
+_X_LABELS: Mapping[Axis, str] = {"steps": "environment steps", "frames": "environment frames", "hours": "hours"}
 # Okabe and Ito's palette, which the colour-blind can tell apart, without its yellow, too pale for a line on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":", "-.")
+_MANY = 9  # more panels than these are drawn smaller
 _LEGEND_WIDTH = 60  # characters: what fits below a panel
 _INCHES_A_LINE = 0.19
 _GREY = "#6b6b6b"
-_UNSET = "unset"
-
-
-@dataclass(frozen=True)
-class RunGroup:
-    """Runs whose settings are equal in everything that what is learned depends on, but for the seed."""
-
-    settings: dict[str, Any]
-    """The settings that are compared, flat: ``{"task": "memory/tmaze", "agent.gradient": "rtrl", ...}``."""
-    runs: tuple[Path, ...]
-    seeds: tuple[Any, ...]
-    """The seed of each run."""
-
-    @property
-    def task(self) -> str:
-        return str(self.settings["task"])
-
-
-def group_runs(runs: Iterable[Path | str]) -> list[RunGroup]:
-    """The runs by their settings, in the order in which they are first met; a run named twice counts once.
-
-    Raises RunDirectoryError where one is not a run or its ``config.json`` is damaged or names no task.
-    """
-    members: dict[str, dict[Path, tuple[Path, dict[str, Any]]]] = {}
-    settings_of: dict[str, dict[str, Any]] = {}
-    for run in map(Path, runs):
-        config = RunDirectory.open(run, for_writing=False).read_config()
-        if not isinstance(config.get("task"), str):
-            raise RunDirectoryError(f"config.json of {run} names no task")
-        settings = {name: value for name, value in _flat(config) if name.split(".")[-1] not in _NOT_COMPARED}
-        key = json.dumps(settings, sort_keys=True)
-        settings_of[key] = settings
-        members.setdefault(key, {}).setdefault(run.resolve(), (run, config))
-    return [
-        RunGroup(
-            settings_of[key],
-            runs=tuple(run for run, _ in group.values()),
-            seeds=tuple(config.get("seed") for _, config in group.values()),
-        )
-        for key, group in members.items()
-    ]
-
-
-def differing_fields(groups: Sequence[RunGroup]) -> list[str]:
-    """The settings, by their flat names, in which groups of the same task differ; the task is never one of them."""
-    names = list(dict.fromkeys(name for group in groups for name in group.settings))
-    return [name for name in names if any(_value(a, name) != _value(b, name) for a, b in _neighbours(groups))]
-
-
-def group_label(group: RunGroup, names: Sequence[str]) -> str:
-    """``gradient=rtrl, rollout_length=10`` for the flat names given; the part before the dot stays where it must."""
-    last_parts = [name.split(".")[-1] for name in names]
-    short = [last if last_parts.count(last) == 1 else name for name, last in zip(names, last_parts, strict=True)]
-    return ", ".join(f"{label}={_value(group, name)}" for label, name in zip(short, names, strict=True))
-
-
-def mean_curve(curves: Sequence[Curve], grid: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Mean and standard deviation over the curves, each interpolated linearly at ``grid`` [G] -> ([G], [G]).
-
-    The deviation is that of a sample, sqrt(sum((y - mean)^2) / (n - 1)), and 0 for a single curve. The grid must lie
-    within the range that all the curves share (see `shared_grid`).
-    """
-    values = np.stack([np.interp(grid, x, y) for x, y in curves])
-    deviation = values.std(axis=0, ddof=1) if len(curves) > 1 else np.zeros_like(grid)
-    return values.mean(axis=0), deviation
-
-
-def shared_grid(curves: Sequence[Curve], points: int = _GRID_POINTS) -> NDArray[np.float64]:
-    """Evenly spaced x over the range that all the curves share; empty where they share none."""
-    start = max(x[0] for x, _ in curves)
-    stop = min(x[-1] for x, _ in curves)
-    if start > stop:
-        return np.empty(0)
-    return np.unique(np.linspace(start, stop, points))
-
-
-def smooth(curve: Curve, window: float) -> Curve:
-    """The trailing mean: y[i] <- mean of the y[j] with x[i] - window < x[j] <= x[i]."""
-    x, y = curve
-    first = np.minimum(np.searchsorted(x, x - window, side="right"), np.arange(len(x)))
-    # Equal x see each other.
-    past = np.searchsorted(x, x, side="right")
-    total = np.concatenate([[0.0], np.cumsum(y)])
-    return x, (total[past] - total[first]) / (past - first)
+_LINE_STYLES = {"reference": (_GREY, (0, (4, 3))), "paper": ("#8a5a00", (0, (1, 2)))}
+_PAPER = "Irie et al. 2024: test return after training, mean ± std"
 
 
 def plot_runs(
     runs: Sequence[Path | str],
     output: Path | str,
-    x: Literal["steps", "frames"] = "steps",
+    x: Axis = "steps",
     metric: str = "episode_return",
     smoothing: float | None = None,
-    reference_lines: Mapping[str, Mapping[str, float]] | None = None,
+    lines: Mapping[str, Mapping[str, float]] | None = None,
+    band: Band = "std",
+    paper: bool = False,
 ) -> Path:
-    """Draws the learning curves of ``runs`` into ``output`` (.png, .svg or .pdf) and returns its path.
+    """Draws the learning curves of ``runs`` into ``output`` (.png, .svg, .pdf, or .csv for a table of their points) and
+    returns its path.
 
     One panel a task, one colour a group of runs (`group_runs`); a group of several seeds is drawn as its mean with a
-    band of one standard deviation on either side, over the range that all its seeds share. ``smoothing`` is the window
-    of the trailing mean that each run is smoothed by, in units of x (None: about 2 % of the longest run of the task; 0:
-    none); the picture says which. ``reference_lines``: task -> name -> value, such as the return of chance.
+    band, over the range that all its seeds share.
 
-    Raises RunDirectoryError where a run is missing, damaged or has not measured ``metric``, and RunError where the
-    extension or x is unknown, no run is given or ``output`` cannot be written.
+    Args:
+        runs: run directories of r2ac, directories that hold some, and directories with TensorBoard event files.
+        x: what the x axis counts.
+        metric: what the y axis shows.
+        smoothing: window of the trailing mean that each run is smoothed by, in units of x (None: about 2 % of the
+            longest run of the task; 0: none); the picture says which.
+        lines: task -> name -> return, drawn as lines; None: the reference scores of each task.
+        band: see `mean_curve`; the picture says which.
+        paper: also draw the paper's results.
+
+    Raises:
+        RunDirectoryError: where a run is missing, damaged or has not measured ``metric``.
+        RunError: where the extension, x or the band is unknown, no run is given, the paper has no results of these
+            tasks, or ``output`` cannot be written.
     """
     output = Path(output)
-    if output.suffix.lower() not in EXTENSIONS:
-        raise RunError(f"a picture cannot be written to {output}: its name must end in {', '.join(EXTENSIONS)}")
-    if x not in _X_KEYS:
-        raise RunError(f"the x axis cannot be {x!r}: choose {' or '.join(_X_KEYS)}")
-    if smoothing is not None and not (math.isfinite(smoothing) and smoothing >= 0):
-        raise RunError(f"the smoothing window cannot be {smoothing}: it is a number of {x}, 0 or more")
+    _check(output, x, metric, smoothing, band, paper)
     groups = group_runs(runs)
     if not groups:
         raise RunError("there is nothing to plot: name at least one run directory")
-
-    curves = {run: _read_curve(run, _X_KEYS[x], metric) for group in groups for run in group.runs}
-    names = differing_fields(groups)
-    labels = list(dict.fromkeys(group_label(group, names) for group in groups))
-    tasks = list(dict.fromkeys(group.task for group in groups))
-    figure, panels = _figure(len(tasks))
-    for task, axes in zip(tasks, panels, strict=True):
-        here = [group for group in groups if group.task == task]
-        longest = max(curves[run][0][-1] for group in here for run in group.runs)
-        window = float(f"{longest / 50:.1g}") if smoothing is None else smoothing
-        for group in here:
-            label = group_label(group, names)
-            smoothed = [smooth(curves[run], window) for run in group.runs]
-            _draw_group(axes, group, smoothed, label, labels.index(label), x)
-        for name, value in (reference_lines or {}).get(task, {}).items():
-            _draw_reference(axes, name, value)
-        statement = f"trailing mean of {short_count(window)} {x}" if window else "not smoothed"
-        _finish(axes, task, f"environment {x}", metric.replace("_", " "), statement)
-    _make_room_for_legends(figure, panels)
-    _save(figure, output)
+    panels = make_panels(groups, x, metric, smoothing, band)
+    if output.suffix.lower() == ".csv":
+        write_csv(panels, output, x, metric, band)
+        return output
+    of_task = {panel.task: _lines(panel, metric, lines, paper) for panel in panels}
+    if paper and not any(line.kind == "paper" for here in of_task.values() for line in here):
+        tasks = ", ".join(panel.task for panel in panels)
+        raise RunError(f"the paper has no results of {tasks}; it has some of {', '.join(paper_tasks())}")
+    _save(draw(panels, x, metric, band, of_task), output)
     return output
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in config.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+def draw(
+    panels: Sequence[Panel], x: Axis, metric: str, band: Band, lines: Mapping[str, Sequence[Line]] | None = None
+) -> Figure:
+    """The figure of the panels, with the lines of each task."""
+    labels = list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves))
+    figure, every_axes = _figure(len(panels))
+    for panel, axes in zip(panels, every_axes, strict=True):
+        for curve in panel.curves:
+            _draw_curve(axes, curve, labels.index(curve.label), band)
+        _finish(axes, panel, x, metric, small=len(panels) > _MANY)
+        _draw_lines(axes, (lines or {}).get(panel.task, ()))
+    _draw_legends(figure, every_axes)
+    return figure
 
 
-def _value(group: RunGroup, name: str) -> Any:
-    return group.settings.get(name, _UNSET)
+def _check(output: Path, x: str, metric: str, smoothing: float | None, band: str, paper: bool) -> None:
+    if output.suffix.lower() not in EXTENSIONS:
+        raise RunError(f"curves cannot be written to {output}: its name must end in {', '.join(EXTENSIONS)}")
+    if x not in AXES:
+        raise RunError(f"the x axis cannot be {x!r}: choose {', '.join(AXES)}")
+    if band not in get_args(Band):
+        raise RunError(f"the band cannot be {band!r}: choose {', '.join(get_args(Band))}")
+    if smoothing is not None and not (math.isfinite(smoothing) and smoothing >= 0):
+        raise RunError(f"the smoothing window cannot be {smoothing}: it is a number of {x}, 0 or more")
+    if paper and metric != "episode_return":
+        raise RunError(f"the paper's results are returns and cannot be drawn over {metric}")
+    if paper and output.suffix.lower() == ".csv":
+        raise RunError(f"the paper's results are drawn in a picture, not in a table of curves such as {output}")
 
 
-def _neighbours(groups: Sequence[RunGroup]) -> Iterable[tuple[RunGroup, RunGroup]]:
-    """Pairs of groups of one task, so many that a field that differs anywhere within a task differs in a pair."""
-    for task in dict.fromkeys(group.task for group in groups):
-        yield from pairwise(group for group in groups if group.task == task)
-
-
-def _read_curve(run: Path, x_key: str, metric: str) -> Curve:
-    """The points of a run where the metric was measured and finite, by rising x."""
-    rows = read_metrics(run)
-    points = [(row[x_key], row[metric]) for row in rows if _is_number(row.get(x_key)) and _is_number(row.get(metric))]
-    if not points:
-        measured = ", ".join(sorted({name for row in rows for name in row}))
-        raise RunDirectoryError(f"{run} has not measured {metric} (it has measured {measured})")
-    x, y = np.asarray(points, dtype=np.float64).T
-    order = np.argsort(x, kind="stable")
-    return x[order], y[order]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
+def _lines(panel: Panel, metric: str, given: Mapping[str, Mapping[str, float]] | None, paper: bool) -> list[Line]:
+    groups = [curve.group for curve in panel.curves]
+    if given is not None:
+        lines = [Line(name, value) for name, value in given.get(panel.task, {}).items()]
+    else:
+        lines = reference_lines(panel.task, groups) if metric == "episode_return" else []
+    return lines + (paper_lines(panel.task, groups) if paper else [])
 
 
 def _figure(panels: int) -> tuple[Figure, list[Axes]]:
-    columns = 2 if panels == 4 else min(panels, 3)
+    columns = 2 if panels == 4 else min(panels, 3 if panels <= _MANY else 5)
     rows = math.ceil(panels / columns)
-    size = (7.2, 4.8) if panels == 1 else (4.8 * columns, 4.0 * rows)
-    figure = Figure(figsize=size, layout="constrained", facecolor="white")
+    width, height = (7.2, 4.8) if panels == 1 else (4.8, 4.0) if panels <= _MANY else (3.8, 3.0)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained", facecolor="white")
     figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr, call-arg]
     every = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for unused in every[panels:]:
@@ -222,67 +134,110 @@ def _figure(panels: int) -> tuple[Figure, list[Axes]]:
     return figure, every[:panels]
 
 
-def _draw_group(axes: Axes, group: RunGroup, curves: Sequence[Curve], label: str, index: int, x: str) -> None:
-    grid = shared_grid(curves)
-    if not grid.size:
-        names = ", ".join(map(str, group.runs))
-        raise RunDirectoryError(f"the runs {names} share no range of {x} and cannot be averaged")
-    mean, deviation = mean_curve(curves, grid)
+def _draw_curve(axes: Axes, curve: GroupCurve, index: int, band: Band) -> None:
     colour = _COLOURS[index % len(_COLOURS)]
     dash = _DASHES[index // len(_COLOURS) % len(_DASHES)]
     # A line through a single point would not be seen.
-    marker = "o" if grid.size == 1 else ""
-    text = _count_text(group)
-    legend = textwrap.fill(f"{label} ({text})" if label else text, _LEGEND_WIDTH)
-    axes.plot(grid, mean, dash, color=colour, marker=marker, lw=1.9, label=legend)
-    if len(curves) > 1:
-        axes.fill_between(grid, mean - deviation, mean + deviation, color=colour, alpha=0.18, lw=0)
+    marker = "o" if curve.grid.size == 1 else ""
+    text = _count_text(curve, band)
+    legend = textwrap.fill(f"{curve.label} ({text})" if curve.label else text, _LEGEND_WIDTH)
+    axes.plot(curve.grid, curve.mean, dash, color=colour, marker=marker, lw=1.9, label=legend)
+    if curve.band is not None:
+        axes.fill_between(curve.grid, *curve.band, color=colour, alpha=0.18, lw=0)
 
 
-def _count_text(group: RunGroup) -> str:
-    count = len(group.runs)
+def _count_text(curve: GroupCurve, band: Band) -> str:
+    count = len(curve.runs)
+    # The same seed twice is no second seed, and a run that tells none may have any.
+    seeds = len(set(curve.seeds) - {None}) == count
     if count == 1:
-        return "1 seed"
-    # The same seed twice is no second seed.
-    return f"mean ± std of {count} {'seeds' if len(set(group.seeds)) == count else 'runs'}"
+        return "1 seed" if seeds else "1 run"
+    of = f"of {count} {'seeds' if seeds else 'runs'}"
+    return f"mean {of}, 95 % bootstrap interval" if band == "bootstrap" else f"mean ± {band} {of}"
 
 
-def _draw_reference(axes: Axes, name: str, value: float) -> None:
-    axes.axhline(value, color=_GREY, lw=1.0, ls=(0, (4, 3)), zorder=1)
+def _finish(axes: Axes, panel: Panel, x: Axis, metric: str, small: bool) -> None:
+    statement = f"trailing mean of {short_count(panel.window)} {x}" if panel.window else "not smoothed"
+    axes.set_title(panel.task, loc="left", fontsize=8 if small else 12, fontweight="bold", pad=20)
     axes.annotate(
-        name, (1.0, value), xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
-        va="center", fontsize=9, color=_GREY, annotation_clip=False,
+        statement, (0, 1), xycoords="axes fraction", xytext=(0, 7), textcoords="offset points", fontsize=8.5,
+        color=_GREY,
     )  # fmt: skip
-
-
-def _finish(axes: Axes, task: str, x_label: str, y_label: str, statement: str) -> None:
-    axes.set_title(task, loc="left", fontsize=12, fontweight="bold", pad=10)
-    axes.set_title(statement, loc="right", fontsize=8.5, color=_GREY, pad=10)
-    axes.set_xlabel(x_label)
-    axes.set_ylabel(y_label)
+    axes.set_xlabel(_X_LABELS[x])
+    axes.set_ylabel(metric.replace("_", " "))
     # The margin first: the limit on the left freezes the one on the right.
     axes.margins(x=0.01)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
-    if max(map(abs, axes.get_ylim())) >= 10_000:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
     axes.grid(color="#e6e6e6", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#b0b0b0")
     axes.tick_params(color="#b0b0b0", labelcolor="#404040")
-    # Below the axes it hides no curve, whatever the curves do.
-    axes.legend(loc="upper left", bbox_to_anchor=(-0.01, -0.16), frameon=False, fontsize=9.5, borderaxespad=0.2)
 
 
-def _make_room_for_legends(figure: Figure, panels: Sequence[Axes]) -> None:
-    """Make the figure higher for legends of more than two lines, so that they do not squeeze the axes."""
-    legends = [axes.get_legend() for axes in panels]
-    lines = max(sum(text.get_text().count("\n") + 1 for text in legend.get_texts()) for legend in legends if legend)
+def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
+    """The lines, each with its name at the right end, where names that would overlap are moved apart."""
+    for line in lines:
+        colour, dash = _LINE_STYLES[line.kind]
+        axes.axhline(
+            line.value, color=colour, lw=1.0, ls=dash, zorder=1, label=_PAPER if line.kind == "paper" else None
+        )
+    low, high = axes.get_ylim()
+    if max(abs(low), abs(high)) >= 10_000:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+    ordered = sorted(lines, key=lambda line: line.value)
+    heights = [(line.value - low) / (high - low) for line in ordered]
+    inches = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]
+    for line, height, at in zip(ordered, heights, spaced(heights, 12 / 72 / inches), strict=True):
+        colour, _ = _LINE_STYLES[line.kind]
+        axes.annotate(
+            line.name, (1.0, height), xycoords="axes fraction", xytext=(1.035, at), textcoords="axes fraction",
+            va="center", fontsize=9, color=colour, annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.6, "shrinkA": 1, "shrinkB": 0},
+        )  # fmt: skip
+
+
+def spaced(heights: ArrayLike, gap: float) -> list[float]:
+    """Rising heights moved as little as possible (least squares) to be at least ``gap`` apart: isotonic regression of
+    heights[i] - i gap by pooling adjacent violators."""
+    pools: list[tuple[float, int]] = []
+    for i, height in enumerate(np.asarray(heights, dtype=np.float64).tolist()):
+        mean, size = height - i * gap, 1
+        while pools and pools[-1][0] > mean:
+            before, count = pools.pop()
+            mean, size = (before * count + mean * size) / (count + size), count + size
+        pools.append((mean, size))
+    level = [mean for mean, size in pools for _ in range(size)]
+    return [mean + i * gap for i, mean in enumerate(level)]
+
+
+def _draw_legends(figure: Figure, panels: Sequence[Axes]) -> None:
+    """One legend for the figure where a colour means the same in every panel, else one below each panel: there it hides
+    no curve. The figure grows with them, so that they do not squeeze the axes."""
+    own = [dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True)) for axes in panels]
+    entries = {label: handle for legend in own for label, handle in legend.items()}
+    colours = {(handle.get_color(), handle.get_linestyle()) for handle in entries.values()}
+    style: dict[str, Any] = {"frameon": False, "fontsize": 9.5}
     width, height = figure.get_size_inches()
-    rows = len({axes.get_subplotspec().rowspan.start for axes in panels})  # type: ignore[union-attr]
-    figure.set_size_inches(width, height + _INCHES_A_LINE * max(0, lines - 2) * rows)
+    if len(panels) > 1 and len(colours) == len(entries):
+        columns = min(len(entries), max(1, int(width / 4.8)))
+        figure.legend(entries.values(), entries.keys(), loc="outside lower left", ncols=columns, **style)
+        extra = math.ceil(len(entries) / columns) * max(label.count("\n") + 1 for label in entries)
+    else:
+        for axes, legend in zip(panels, own, strict=True):
+            axes.legend(
+                legend.values(),
+                legend.keys(),
+                loc="upper left",
+                bbox_to_anchor=(-0.01, -0.16),
+                borderaxespad=0.2,
+                **style,
+            )
+        rows = len({axes.get_subplotspec().rowspan.start for axes in panels})  # type: ignore[union-attr]
+        extra = rows * max(0, max(sum(label.count("\n") + 1 for label in legend) for legend in own) - 2)
+    figure.set_size_inches(width, height + _INCHES_A_LINE * extra)
 
 
 def _save(figure: Figure, output: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from typing import Any
 
 from r2ac.agents import AgentConfig
-from r2ac.envs import Task, find_task, make_vector
+from r2ac.envs import Suite, Task, find_tasks, make_vector, one_suite
 from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.learner import LearnerConfig
 
@@ -18,7 +18,8 @@ def preset(task: str, protocol: str | None = None, options: Any = None) -> Train
     """The settings for a task: the paper's for its suites (Irie et al. 2024, section 4 and appendix A).
 
     Args:
-        task: full name.
+        task: full name, or several tasks as `find_tasks` reads them: they have the settings of the first, and at least
+            one stream each.
         protocol: one of the suite's presets for the environment, by name; None for its defaults.
         options: the environment's options where they are known: what suits the agent depends on what it is shown.
 
@@ -26,20 +27,25 @@ def preset(task: str, protocol: str | None = None, options: Any = None) -> Train
         UnknownTask, InvalidOption, MissingPackage: for a task that does not exist or, of the suite gym, cannot start.
         ConfigError: for a protocol that the suite does not have.
     """
-    found = find_task(task)
-    suite = found.suite
+    tasks = find_tasks(task)
+    suite = one_suite(tasks)
     if options is None:
-        options = suite.options() if protocol is None else _protocol(found, protocol)
-        if "threads" in {field.name for field in fields(options)}:
+        options = suite.options() if protocol is None else _protocol(suite, protocol)
+        names = {field.name for field in fields(options)}
+        if "threads" in names:
             # Each rollout actor has one core, on which it also runs the agent.
             options = replace(options, threads=1)
-    return _SETTINGS.get(suite.name, _paper)(found, options)
+        if "instruction" in names and any(each.short_name.startswith("language_") for each in tasks):
+            options = replace(options, instruction=True)
+    config = replace(_SETTINGS.get(suite.name, _paper)(tasks[0], options), task=task)
+    streams_needed = -(-len(tasks) // max(config.num_actors, 1))
+    return replace(config, streams_per_actor=max(config.streams_per_actor, streams_needed))
 
 
-def _protocol(task: Task, name: str) -> Any:
-    presets = task.suite.presets
+def _protocol(suite: Suite, name: str) -> Any:
+    presets = suite.presets
     if name not in presets:
-        has = f"{task.suite.name} has {', '.join(presets)}" if presets else f"{task.suite.name} has its defaults only"
+        has = f"{suite.name} has {', '.join(presets)}" if presets else f"{suite.name} has its defaults only"
         raise ConfigError(f"--preset is {name!r}, but {has}")
     return presets[name]
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from r2ac.launch.batcher import Batcher
-from r2ac.launch.rollout_actor import ActorConfig, Episode, RolloutActor, Weights
+from r2ac.launch.rollout_actor import ActorConfig, Collected, Episode, RolloutActor, Weights
 from r2ac.learner import Rollout
 
 
@@ -28,6 +28,9 @@ class RolloutSource(Protocol):
     """Hands the learner batch after batch; the rollouts of one stream come in order, each once."""
 
     actor_restarts: int
+    """Actors that died and were replaced."""
+    engine_restarts: int
+    """Engines that the actors lost and replaced."""
     waited: float
     """Seconds that the learner has waited for rollouts."""
 
@@ -52,7 +55,7 @@ class InProcessSource:
 
     def __init__(self, config: ActorConfig, batch_size: int, sequence: int) -> None:
         self._actor = RolloutActor(config)
-        self.actor_restarts = 0
+        self.actor_restarts = self.engine_restarts = 0
         self.waited = 0.0
         self._batcher = Batcher(batch_size)
         self._sequence = sequence
@@ -69,10 +72,11 @@ class InProcessSource:
         while (rollout := self._batcher.next_batch()) is None:
             if interrupted():
                 return None
-            collected, ended = self._actor.collect(self._weights, self._sequence)
+            collected = self._actor.collect(self._weights, self._sequence)
             self._sequence += 1
-            self._batcher.add(collected)
-            episodes += ended
+            self._batcher.add(collected.rollout)
+            self.engine_restarts += collected.engine_restarts
+            episodes += collected.episodes
         self.waited += time.monotonic() - started
         return Batch(rollout, episodes)
 
@@ -119,7 +123,7 @@ class RaySource:
         self._failures = [0] * len(configs)
         self._batcher = Batcher(batch_size)
         self._orders: dict[Any, int] = {}
-        self.actor_restarts = 0
+        self.actor_restarts = self.engine_restarts = 0
         self.waited = 0.0
         self._actors = [self._start(config) for config in configs]
 
@@ -175,15 +179,16 @@ class RaySource:
     def _take(self, order: Any) -> list[Episode]:
         index = self._orders.pop(order)
         try:
-            rollout, episodes = self._ray.get(order)
+            collected: Collected = self._ray.get(order)
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError) as error:
             self._replace(index, error)
             return []
         except self._ray.exceptions.RayTaskError as error:
             raise ActorsLost(f"rollout actor {index} failed: {error.cause!r}") from error
         self._failures[index] = 0
-        self._batcher.add(rollout)
-        return episodes
+        self._batcher.add(collected.rollout)
+        self.engine_restarts += collected.engine_restarts
+        return collected.episodes
 
     def _replace(self, index: int, error: Exception) -> None:
         self._failures[index] += 1

@@ -17,9 +17,14 @@ from r2ac.launch.errors import RunDirectoryError, os_reason
 
 
 def default_run_directory(task: str, label: str, seed: int, now: datetime | None = None) -> Path:
-    """``runs/<suite>-<name>/<label>-seed<seed>-<YYYYmmdd-HHMMSS>``, relative; ``now`` is the local time if None."""
+    """``runs/<suite>-<name>/<label>-seed<seed>-<YYYYmmdd-HHMMSS>``, relative; ``now`` is the local time if None.
+
+    Of several tasks, separated by commas, the name is the first with the number of the others: ``procgen-maze+3``.
+    """
     started = now or datetime.now()
-    return Path("runs") / task.replace("/", "-") / f"{label}-seed{seed}-{started:%Y%m%d-%H%M%S}"
+    first, *others = task.split(",")
+    folder = first.replace("/", "-") + (f"+{len(others)}" if others else "")
+    return Path("runs") / folder / f"{label}-seed{seed}-{started:%Y%m%d-%H%M%S}"
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
+from rich.text import Text
 
-from r2ac.envs import find_task
-from r2ac.launch.config import config_from_json
 from r2ac.launch.evaluate import Evaluation
+from r2ac.launch.evaluation_means import TaskMeans
 from r2ac.launch.progress import short_count
-from r2ac.launch.run_directory import RunDirectory
 
 
 class EpisodeProgress:
@@ -55,40 +53,74 @@ class EpisodeProgress:
         self._bars.stop()
 
 
-def print_evaluations(console: Console, rows: Sequence[tuple[Path, Evaluation, Path]]) -> None:
-    """One line for each checkpoint (what was named and what was found), the protocol, and what was written."""
-    first = rows[0][1].config
-    actions = "the most probable actions" if first.greedy else "sampled actions"
-    console.print(f"[bold]{first.seeds} x {first.episodes} episodes[/bold], split {first.split}, {actions}")
+_COLUMNS = ("run", "task", "split", "agent", "steps", "episodes", "return", "normalised")
+_NUMBERS = ("steps", "episodes", "return", "normalised")
+
+
+def print_evaluations(
+    console: Console, rows: Sequence[tuple[str, Evaluation]], means: Sequence[tuple[str, TaskMeans]]
+) -> None:
+    """The protocol, one line for each result under the name of its run, and the means over tasks by their names."""
+    statements = list(dict.fromkeys(_statement(evaluation) for _, evaluation in rows))
+    for statement in statements:
+        console.print(statement, style="bold", markup=False, soft_wrap=True)
     table = Table(box=None, padding=(0, 1), pad_edge=False)
-    for name in ("run", "task", "agent"):
-        table.add_column(name, no_wrap=name != "run", overflow="fold")
-    for name in ("steps", "return", "normalised"):
-        table.add_column(name, justify="right", no_wrap=True)
-    names = [path.name for path, _, _ in rows]
-    for path, evaluation, _ in rows:
-        spread = "" if evaluation.std_return is None else f" ± {evaluation.std_return:,.3f}"
-        normalised = evaluation.normalised_return
-        table.add_row(
-            path.name if names.count(path.name) == 1 else str(path),
-            evaluation.task,
-            evaluation.training.agent.label,
-            short_count(evaluation.env_steps),
-            f"{evaluation.mean_return:,.3f}{spread}",
-            "" if normalised is None else f"{100 * normalised:,.1f} %",
-        )
+    for column in _COLUMNS:
+        justify: JustifyMethod = "right" if column in _NUMBERS else "left"
+        table.add_column(column, justify=justify, no_wrap=column != "run", overflow="fold")
+    for name, evaluation in rows:
+        table.add_row(*map(Text, (name, *_cells(evaluation))))
     console.print(table)
-    for _, _, written in rows:
-        console.print(f"  written  {written}", soft_wrap=True, markup=False)
+    for name, mean in means:
+        console.print(f"{name}: {mean}", markup=False, soft_wrap=True)
 
 
-def reference_lines(runs: Sequence[Path]) -> dict[str, dict[str, float]]:
-    """For each task of the runs, the reference returns that a learning curve is read against."""
-    lines = {}
-    for path in runs:
-        run = RunDirectory.open(path, for_writing=False)
-        config = config_from_json(run.read_config(), run.config_path)
-        scores = find_task(config.task).reference_scores(config.env)
-        if scores is not None:
-            lines[config.task] = {scores.low_name: scores.low, scores.high_name: scores.high}
-    return lines
+def evaluation_markdown(evaluations: Sequence[Evaluation], means: Sequence[tuple[str, TaskMeans]]) -> str:
+    """The same table as a page of Markdown, with the protocol, the checkpoint and the date of each result."""
+    lines = ["# Evaluation", ""]
+    lines += [f"- {statement}" for statement in dict.fromkeys(_statement(evaluation) for evaluation in evaluations)]
+    lines += [
+        "",
+        "Returns are means over the evaluation seeds, ± the standard deviation of the seeds' means. Normalised: 0 % at "
+        "the task's low reference score, 100 % at its high one.",
+        "",
+        f"| {' | '.join((*_COLUMNS[1:], 'protocol', 'checkpoint', 'date (UTC)'))} |",
+        f"|{'|'.join([*(' ---: ' if c in _NUMBERS else ' --- ' for c in _COLUMNS[1:]), *(3 * [' --- '])])}|",
+    ]
+    for evaluation in evaluations:
+        checkpoint = f"{evaluation.checkpoint.name} ({evaluation.sha256[:12]})"
+        date = (evaluation.date or "")[:16].replace("T", " ")
+        cells = (*_cells(evaluation), _protocol(evaluation), checkpoint, date)
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    lines += ["", *(f"- {name}: {mean}" for name, mean in means)] if means else []
+    return "\n".join(lines) + "\n"
+
+
+def _protocol(evaluation: Evaluation) -> str:
+    """The name of the protocol, and what is not as it says."""
+    changed = f" with other {', '.join(evaluation.changed)}" if evaluation.changed else ""
+    return f"{evaluation.protocol}{changed}"
+
+
+def _statement(evaluation: Evaluation) -> str:
+    """The protocol and what it came to."""
+    config = evaluation.config
+    actions = "the most probable actions" if config.greedy else "sampled actions"
+    played = f"{config.seeds} x {config.episodes} episodes, split {config.split}"
+    return f"Protocol {_protocol(evaluation)}: {played}, {actions}"
+
+
+def _cells(evaluation: Evaluation) -> tuple[str, ...]:
+    """What stands in all columns but the first."""
+    config, normalised = evaluation.config, evaluation.normalised_return
+    spread = "" if evaluation.std_return is None else f" ± {evaluation.std_return:,.3f}"
+    played = "" if evaluation.complete else f"{len(evaluation.seeds_played)} of "
+    return (
+        evaluation.task,
+        config.split,
+        evaluation.training.agent.label,
+        short_count(evaluation.env_steps),
+        f"{played}{config.seeds} x {config.episodes}",
+        f"{evaluation.mean_return:,.3f}{spread}",
+        "" if normalised is None else f"{100 * normalised:,.1f} %",
+    )

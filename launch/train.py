@@ -14,7 +14,7 @@ from rich.console import Console
 from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent, ObservationSpec
-from r2ac.envs import EngineFailed, find_task, make_vector
+from r2ac.envs import EngineFailed, frames_per_step, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
 from r2ac.launch.metrics import MetricsWriter
@@ -25,7 +25,7 @@ from r2ac.launch.rollout_source import ActorsLost, Batch, InProcessSource, RaySo
 from r2ac.launch.run_directory import RunDirectory, default_run_directory
 from r2ac.launch.signals import StopSignals
 from r2ac.launch.training_log import TrainingLog
-from r2ac.learner import Learner, TrainingDiverged, load_optimiser_state, use_matmul_precision
+from r2ac.learner import CaptureFailed, Learner, TrainingDiverged, load_optimiser_state, use_matmul_precision
 from r2ac.learner.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -35,6 +35,9 @@ from r2ac.learner.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+
+RUN_FAILURES = (TrainingDiverged, ActorsLost, EngineFailed, CaptureFailed)
+"""What ends a run that began well; each message is one sentence."""
 
 
 @dataclass(frozen=True)
@@ -128,10 +131,11 @@ class Training:
     ) -> None:
         self._config, self._run, self._source, self._learner = config, run, source, learner
         self._metrics, self._progress = metrics, progress
-        self._log = TrainingLog(learner, source)
-        self._frames_per_step = find_task(config.task).frames_per_step(config.env)
+        self._log = TrainingLog(learner, source, config.tasks, config.env)
+        self._frames_per_step = frames_per_step(config.task, config.env)
         counters = resumed.checkpoint.counters if resumed else {}
         source.actor_restarts = int(counters.get("actor_restarts", 0))
+        source.engine_restarts = int(counters.get("engine_restarts", 0))
         self._incarnation = int(counters.get("incarnation", -1)) + 1
         self._earlier = float(counters.get("wall_time", 0.0))
         self._began = time.monotonic()
@@ -143,6 +147,9 @@ class Training:
     def loop(self, signals: StopSignals) -> None:
         """Learn from batch after batch until the run's end or a signal, then save; also where the run cannot go on."""
         self._source.publish(_weights(self._learner))
+        if self._learner.updates == 0:
+            # A run can be gone on with from its first moment on.
+            self._save()
         self._progress.update(self._learner.env_steps, self._learner.updates)
         try:
             while self._learner.env_steps < self._config.total_steps and not signals.stop_requested():
@@ -217,6 +224,7 @@ class Training:
                 "skipped_updates": learner.skipped_updates,
                 "stream_resets": learner.carries.resets,
                 "actor_restarts": self._source.actor_restarts,
+                "engine_restarts": self._source.engine_restarts,
                 "next_sequence": int(learner.carries.next_sequence.max()),
                 "wall_time": self._wall_time(),
                 "incarnation": self._incarnation + self._source.actor_restarts,
@@ -256,7 +264,8 @@ def _make_source(config: TrainConfig[Any], counters: dict[str, int | float]) -> 
 
 
 def _make_learner(config: TrainConfig[Any], device: torch.device, resumed: Resumed | None) -> Learner:
-    env = make_vector(config.task, 1, config.seed, options=config.env)
+    # One stream of each task, so that all are seen to show the same.
+    env = make_vector(config.task, len(config.tasks), config.seed, options=config.env)
     spec = ObservationSpec.of(env)
     env.close()
     agent = make_agent(spec, config.agent, config.seed, device)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from r2ac.envs import Task, mean_normalised_return
+from r2ac.launch.rollout_actor import Episode
 from r2ac.launch.rollout_source import Batch, RolloutSource
 from r2ac.learner import Learner
 
@@ -17,11 +21,16 @@ class TrainingLog:
     Args:
         learner: whose counters are reported.
         source: whose counters are reported.
+        tasks: what the agent learns.
+        options: the environment's, on which reference scores depend.
     """
 
-    def __init__(self, learner: Learner, source: RolloutSource) -> None:
+    def __init__(self, learner: Learner, source: RolloutSource, tasks: Sequence[Task], options: Any) -> None:
         self._learner, self._source = learner, source
+        self._scores = {task.name: task.reference_scores(options) for task in tasks}
+        self._short_names = {task.name: task.short_name for task in tasks}
         self._recent_returns: deque[float] = deque(maxlen=100)
+        self._recent_of_task = {task.name: deque[float](maxlen=100) for task in tasks}
         self._notes = self._read_notes()
         self._begin()
 
@@ -32,10 +41,10 @@ class TrainingLog:
 
     def add(self, batch: Batch, version: int) -> None:
         """Note an update: its batch, and the version of the weights that it was made with."""
+        self._episodes += batch.episodes
         for episode in batch.episodes:
-            self._returns.append(episode.episode_return)
-            self._lengths.append(episode.length)
-        self._recent_returns.extend(episode.episode_return for episode in batch.episodes)
+            self._recent_returns.append(episode.episode_return)
+            self._recent_of_task[episode.task].append(episode.episode_return)
         self._lags.append(version - batch.rollout.weights_version)
 
     def values(self) -> dict[str, float]:
@@ -49,16 +58,12 @@ class TrainingLog:
             "throughput/steps_per_second": (learner.env_steps - self._began_steps) / elapsed,
             "throughput/learner_wait": (source.waited - self._began_waited) / elapsed,
             "throughput/actor_restarts": source.actor_restarts,
+            "throughput/engine_restarts": source.engine_restarts,
             "learner/learning_rate": learner.learning_rate(),
             "learner/skipped_updates": self._notes["skipped updates"],
             "learner/stream_resets": self._notes["stream resets"],
         }
-        if self._returns:
-            values |= {
-                "episodes": len(self._returns),
-                "episode_return": float(np.mean(self._returns)),
-                "episode_length": float(np.mean(self._lengths)),
-            }
+        values |= self._episode_values()
         if self._lags:
             lags = np.concatenate(self._lags)
             values |= {"policy_lag/mean": float(lags.mean()), "policy_lag/max": float(lags.max())}
@@ -66,17 +71,42 @@ class TrainingLog:
         self._begin()
         return values
 
+    def _episode_values(self) -> dict[str, float]:
+        """Of the episodes since the last line; the normalised return is that of the last 100 of each task."""
+        values: dict[str, float] = {}
+        if self._episodes:
+            values = {"episodes": len(self._episodes), **_means(self._episodes)}
+        if len(self._scores) > 1:
+            for task, short_name in self._short_names.items():
+                own = [episode for episode in self._episodes if episode.task == task]
+                if own:
+                    values[f"returns/{short_name}"] = _means(own)["episode_return"]
+        scores = [score for score in self._scores.values() if score is not None]
+        if len(scores) == len(self._scores) and all(self._recent_of_task.values()):
+            means = [float(np.mean(returns)) for returns in self._recent_of_task.values()]
+            values["normalised_return"] = mean_normalised_return(scores, means)
+            if len(scores) > 1:
+                values["capped_normalised_return"] = mean_normalised_return(scores, means, cap=1.0)
+        return values
+
     def notes(self) -> dict[str, int]:
         """Counts that should stay zero, for the progress line; those of the learner's device as of the last line."""
-        return {**self._notes, "actor restarts": self._source.actor_restarts}
+        source = self._source
+        return {**self._notes, "actor restarts": source.actor_restarts, "engine restarts": source.engine_restarts}
 
     def _read_notes(self) -> dict[str, int]:
         return {"skipped updates": self._learner.skipped_updates, "stream resets": self._learner.carries.resets}
 
     def _begin(self) -> None:
-        self._returns: list[float] = []
-        self._lengths: list[int] = []
+        self._episodes: list[Episode] = []
         self._lags: list[np.ndarray] = []
         self._began = time.monotonic()
         self._began_steps = self._learner.env_steps
         self._began_waited = self._source.waited
+
+
+def _means(episodes: Sequence[Episode]) -> dict[str, float]:
+    return {
+        "episode_return": float(np.mean([episode.episode_return for episode in episodes])),
+        "episode_length": float(np.mean([episode.length for episode in episodes])),
+    }

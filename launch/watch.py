@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from r2ac.agents import ObservationSpec
+from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import Split, find_task, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
+from r2ac.launch.episodes import Player
 from r2ac.launch.loading import choose_device, find_checkpoint, load_agent, make_agent
-from r2ac.launch.rollout_actor import sample_actions
 from r2ac.learner.checkpoint import Checkpoint, load_checkpoint
-
-Policy = Callable[[np.ndarray, np.ndarray, np.ndarray], int]
-"""From observation [1,...], reward [1] and is_first [1] to an action."""
 
 
 @dataclass(frozen=True)
@@ -75,30 +71,25 @@ class TrainedAgent:
 
     def check_plays(self, task: str) -> None:
         """Raise ConfigError for a task of another suite: its options and its engine are others."""
-        if find_task(task).suite.name != find_task(self.training.task).suite.name:
-            raise ConfigError(
-                f"--agent is {self.path}, which was trained on {self.training.task} and cannot play {task}"
-            )
+        if find_task(task).suite.name != self.training.tasks[0].suite.name:
+            raise ConfigError(f"the agent of {self.path} was trained on {self.training.task} and cannot play {task}")
 
-    def policy(self, spec: ObservationSpec, random: np.random.Generator, greedy: bool) -> Policy:
-        """How it acts: by its most probable action, or drawn from its policy.
+    @property
+    def label(self) -> str:
+        """Which agent it is: ``rtrl agent of my-run``."""
+        resolved = self.path.resolve()
+        run = resolved.parent.parent if resolved.parent.name == "checkpoints" else resolved
+        return f"{self.training.agent.label} agent of {run.name}"
+
+    def agent(self, spec: ObservationSpec, device: torch.device) -> Agent:
+        """The agent itself, on ``device``.
 
         Raises:
             ConfigError, CheckpointError: if it cannot see or do what ``spec`` says.
         """
-        device = choose_device("auto")
         agent = make_agent(spec, self.training.agent, self.training.seed, device).eval()
         load_agent(agent, self.checkpoint, self.path)
-        cell = torch.zeros(1, agent.core.cell_size, device=device)
-
-        def act(observation: np.ndarray, reward: np.ndarray, is_first: np.ndarray) -> int:
-            nonlocal cell
-            seen, got, first = (torch.from_numpy(array).to(device) for array in (observation, reward, is_first))
-            output = agent.step(seen, got, first, cell)
-            cell, logits = output.cell, output.logits.cpu().numpy()
-            return int(logits.argmax() if greedy else sample_actions(logits, random.random(1))[0])
-
-        return act
+        return agent
 
 
 def record(
@@ -124,20 +115,23 @@ def record(
     try:
         spec = ObservationSpec.of(env)
         random = np.random.default_rng(seed)
-        policy = agent.policy(spec, random, greedy) if agent else _random_policy(spec.num_actions, random)
-        observation, _ = env.reset()
+        player = None if agent is None else Player(agent.agent(spec, choose_device("auto")), 1, random, greedy)
+        observation, info = env.reset()
         reward, is_first = np.zeros(1, dtype=np.float32), np.ones(1, dtype=bool)
         moments = []
         for _ in range(steps):
-            action = policy(observation, reward, is_first)
+            if player is None:
+                action = int(random.integers(spec.num_actions))
+            else:
+                action = int(player.step(observation, reward, is_first, info.get("instruction")).action[0])
             moments.append(Moment(observation[0].copy(), float(reward[0]), bool(is_first[0]), action))
-            observation, raw_reward, terminated, truncated, _ = env.step(np.array([action]))
+            observation, raw_reward, terminated, truncated, info = env.step(np.array([action]))
             reward, is_first = raw_reward.astype(np.float32), terminated | truncated
     finally:
         env.close()
     return Recording(
         task=task,
-        player="random actions" if agent is None else f"{agent.training.agent.label} agent of {_name(agent.path)}",
+        player="random actions" if agent is None else agent.label,
         seed=seed,
         split=split,
         stacked=getattr(options, "frame_stack", 1) if len(spec.shape) == 3 else 1,
@@ -145,13 +139,3 @@ def record(
         frames_per_step=find_task(task).frames_per_step(options),
         moments=tuple(moments),
     )
-
-
-def _random_policy(num_actions: int, random: np.random.Generator) -> Policy:
-    return lambda observation, reward, is_first: int(random.integers(num_actions))
-
-
-def _name(checkpoint: Path) -> str:
-    """The run that a checkpoint lies in, or its own name."""
-    resolved = checkpoint.resolve()
-    return resolved.parent.parent.name if resolved.parent.name == "checkpoints" else resolved.name

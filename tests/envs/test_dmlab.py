@@ -118,9 +118,16 @@ def test_a_bad_option_is_named(options: DmlabOptions, named: str) -> None:
 
 
 def test_tasks_with_pictures_ask_for_them(tmp_path: Path) -> None:
-    for options in (PRESET, DmlabOptions(dataset_path=str(tmp_path / "nowhere"))):
+    for options in (
+        PRESET,
+        DmlabOptions(dataset_path=str(tmp_path / "nowhere")),
+        DmlabOptions(dataset_path=str(tmp_path)),
+    ):
         with pytest.raises(InvalidOption, match="psychlab_continuous_recognition shows the pictures"):
             SUITE.make("psychlab_continuous_recognition", 1, 0, "train", options)
+    squares = DmlabOptions(dataset_path="dummy")
+    assert engine_settings("psychlab_continuous_recognition", "train", squares).config["datasetPath"] == "dummy"
+    (tmp_path / "0001.png").touch()
     options = DmlabOptions(dataset_path=str(tmp_path))
     assert engine_settings("psychlab_continuous_recognition", "train", options).config["datasetPath"] == str(tmp_path)
 

@@ -57,7 +57,7 @@ def run_process(arguments: list[str], before: str = "pass", timeout: float = 90)
 def test_an_unknown_command_names_the_commands(capsys: Capture) -> None:
     message = refused(capsys, ["trian", "memory/tmaze"])
     assert "'trian'" in message
-    assert "train, evaluate, plot, envs" in message
+    assert "train, evaluate, plot, watch, envs" in message
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_an_unknown_task_names_the_nearest(capsys: Capture, task: str, nearest: 
         (["train", "memory/tmaze", "--learning-rate"], "--learning-rate"),
         (["evaluate", "run", "--split", "valid"], "valid"),
         (["evaluate", "run", "--episodes", "many"], "many"),
-        (["plot", "run", "--x", "hours"], "hours"),
+        (["plot", "run", "--x", "days"], "days"),
         (["envs", "--watch", "memory/tmaze", "--full-action-space"], "--full-action-space"),
     ],
 )

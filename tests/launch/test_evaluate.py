@@ -1,25 +1,32 @@
 """Evaluation: how many episodes, whose, by which actions, and what is written about them."""
 
+import hashlib
 import json
 import shutil
 import statistics
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from gymnasium.vector import VectorEnv
+from gymnasium.vector.utils import batch_space
 
-from r2ac.agents import ObservationSpec
+from r2ac.agents import AgentConfig, ObservationSpec
 from r2ac.envs import make_vector
+from r2ac.envs.memory import MemoryOptions
+from r2ac.launch import evaluate as evaluate_module
 from r2ac.launch.cli import main
-from r2ac.launch.config import config_from_json
-from r2ac.launch.evaluate import Evaluation, EvaluationConfig, evaluate, write_evaluation
+from r2ac.launch.config import TrainConfig, config_from_json
+from r2ac.launch.evaluate import Evaluation, EvaluationConfig, LoadedCheckpoint, evaluate, evaluation_path, play
 from r2ac.launch.loading import find_checkpoint, make_agent
-from r2ac.learner.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from r2ac.learner.checkpoint import CheckpointError, checkpoint_path, load_checkpoint, save_checkpoint
 
 SMALL = EvaluationConfig(episodes=7, seeds=3, num_envs=3, device="cpu")
 
@@ -28,7 +35,7 @@ def silent(played: int, total: int) -> None:
     """Report nothing."""
 
 
-def play(path: Path, **changes: Any) -> Evaluation:
+def played(path: Path, **changes: Any) -> Evaluation:
     return evaluate(path, replace(SMALL, **changes), silent)
 
 
@@ -59,7 +66,7 @@ def test_every_seed_plays_its_episodes_and_they_are_reported(run: Path) -> None:
 
 @pytest.mark.parametrize("num_envs", [1, 4, 25])
 def test_the_number_of_environments_does_not_change_how_many_episodes_count(run: Path, num_envs: int) -> None:
-    evaluation = play(run, num_envs=num_envs, episodes=6, seeds=2)
+    evaluation = played(run, num_envs=num_envs, episodes=6, seeds=2)
     assert Counter(episode.seed for episode in evaluation.episodes) == {0: 6, 1: 6}
 
 
@@ -71,7 +78,7 @@ def test_returns_are_those_of_each_environments_first_episodes(run: Path, episod
     env = make_vector(config.task, num_envs, 0, split="test", options=config.env)
     agent = make_agent(ObservationSpec.of(env), config.agent, 1, torch.device("cpu"))
     agent.load_state_dict(load_checkpoint(find_checkpoint(run)).model)
-    played: list[list[float]] = [[] for _ in range(num_envs)]
+    by_stream: list[list[float]] = [[] for _ in range(num_envs)]
     observation, _ = env.reset()
     reward, is_first, cell = np.zeros(num_envs), np.ones(num_envs, dtype=bool), torch.zeros(num_envs, 8)
     for _ in range(5 * 8):
@@ -81,10 +88,10 @@ def test_returns_are_those_of_each_environments_first_episodes(run: Path, episod
         observation, reward, terminated, truncated, _ = env.step(output.logits.argmax(dim=1).numpy())
         is_first = terminated | truncated
         for i in np.flatnonzero(is_first):
-            played[i].append(float(reward[i]))
+            by_stream[i].append(float(reward[i]))
     shares = [episodes // num_envs + (i < episodes % num_envs) for i in range(num_envs)]
-    expected = Counter(value for values, share in zip(played, shares, strict=True) for value in values[:share])
-    assert Counter(returns(play(run, episodes=episodes, seeds=1, greedy=True))) == expected
+    expected = Counter(value for values, share in zip(by_stream, shares, strict=True) for value in values[:share])
+    assert Counter(returns(played(run, episodes=episodes, seeds=1, greedy=True))) == expected
 
 
 def test_greedy_takes_the_most_probable_action_and_sampling_draws(run: Path) -> None:
@@ -94,56 +101,64 @@ def test_greedy_takes_the_most_probable_action_and_sampling_draws(run: Path) -> 
     checkpoint.model["policy.weight"][:] = 0
     checkpoint.model["policy.bias"][:] = torch.tensor([0.2, 0.0])
     save_checkpoint(path, checkpoint)
-    greedy, again = play(run, episodes=40, greedy=True), play(run, episodes=40, greedy=True)
-    sampled = play(run, episodes=40)
+    greedy, again = played(run, episodes=40, greedy=True), played(run, episodes=40, greedy=True)
+    sampled = played(run, episodes=40)
     assert greedy.episodes == again.episodes
-    assert play(run, episodes=40).episodes == sampled.episodes
+    assert played(run, episodes=40).episodes == sampled.episodes
     assert returns(greedy) != returns(sampled)
     checkpoint.model["policy.bias"][:] = torch.tensor([0.0, 0.2])
     save_checkpoint(path, checkpoint)
     # The other action, greedily, is right exactly where the first was wrong.
-    assert returns(play(run, episodes=40, greedy=True)) == [1 - value for value in returns(greedy)]
+    assert returns(played(run, episodes=40, greedy=True)) == [1 - value for value in returns(greedy)]
 
 
 def test_seeds_and_splits_play_different_episodes(run: Path) -> None:
-    tested, trained = play(run, episodes=40, greedy=True), play(run, episodes=40, greedy=True, split="train")
+    tested, trained = played(run, episodes=40, greedy=True), played(run, episodes=40, greedy=True, split="train")
     assert returns(tested) != returns(trained)
     by_seed = {tuple(e.episode_return for e in tested.episodes if e.seed == seed) for seed in range(3)}
     assert len(by_seed) == 3
 
 
 def test_mean_deviation_and_normalised_return(run: Path) -> None:
-    evaluation = play(run)
+    evaluation = played(run)
     means = [np.mean([e.episode_return for e in evaluation.episodes if e.seed == seed]) for seed in range(3)]
     assert evaluation.seed_means == pytest.approx(means)
     assert evaluation.mean_return == pytest.approx(np.mean(means))
     assert evaluation.std_return == pytest.approx(np.std(means, ddof=1))
     assert evaluation.normalised_return == pytest.approx((np.mean(means) - 0.5) / 0.5)
-    assert play(run, seeds=1).std_return is None
+    assert played(run, seeds=1).std_return is None
 
 
 def test_evaluation_json_tells_all(run: Path) -> None:
     config = config_from_json(json.loads((run / "config.json").read_text()), run)
-    assert main(["evaluate", str(run), "--episodes", "4", "--seeds", "2", "--num-envs", "2", "--greedy"]) == 0
+    flags = ["--episodes", "4", "--seeds", "2", "--num-envs", "2", "--greedy"]
+    assert main(["evaluate", str(run), *flags]) == 0
     written = json.loads((run / "evaluation.json").read_text())
-    expected = evaluate(run, EvaluationConfig(episodes=4, seeds=2, num_envs=2, greedy=True), silent)
-    assert written == json.loads(json.dumps(expected.to_json()))
-    assert written["task"] == "memory/tmaze"
-    assert written["checkpoint"] == str(find_checkpoint(run))
-    assert written["env_steps"] == 2000
-    assert written["evaluation"] == {
+    assert (written["format"], written["format_version"], written["means"]) == ("r2ac evaluation", 2, [])
+    (result,) = written["results"]
+    expected = played(run, episodes=4, seeds=2, num_envs=2, greedy=True)
+    assert result["episodes"] == [asdict(episode) for episode in expected.episodes]
+    assert result["task"] == "memory/tmaze"
+    assert result["checkpoint"] == str(find_checkpoint(run))
+    assert result["sha256"] == hashlib.sha256(find_checkpoint(run).read_bytes()).hexdigest()
+    assert result["env_steps"] == 2000
+    assert (result["protocol"], result["changed"]) == ("default", ["episodes", "seeds", "greedy"])
+    assert result["evaluation"] == {
         "episodes": 4,
         "seeds": 2,
         "greedy": True,
         "split": "test",
         "num_envs": 2,
-        "device": "auto",
+        "device": "cpu",
     }
-    assert config_from_json(written["training"], run) == config
-    assert len(written["episodes"]) == 8
-    assert set(written["episodes"][0]) == {"seed", "episode_return", "length", "truncated"}
-    assert written["mean_return"] == statistics.mean(e["episode_return"] for e in written["episodes"])
-    assert set(written["versions"]) == {"r2ac", "torch", "numpy", "gymnasium"}
+    assert config_from_json(result["training"], run) == config
+    assert result["environment"] == result["training"]["env"]
+    assert len(result["episodes"]) == 8
+    assert set(result["episodes"][0]) == {"seed", "episode_return", "length", "truncated"}
+    assert result["mean_return"] == statistics.mean(e["episode_return"] for e in result["episodes"])
+    assert result["complete"] is True
+    assert set(result["versions"]) == {"r2ac", "torch", "numpy", "gymnasium"}
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(result["date"])) < timedelta(minutes=5)
 
 
 def test_a_run_is_its_newest_checkpoint(run: Path) -> None:
@@ -151,9 +166,9 @@ def test_a_run_is_its_newest_checkpoint(run: Path) -> None:
     older = checkpoint_path(newest.parent, 1000)
     checkpoint = load_checkpoint(newest)
     save_checkpoint(older, replace(checkpoint, counters={**checkpoint.counters, "env_steps": 1000}))
-    assert play(run).env_steps == 2000
-    assert play(newest).episodes == play(run).episodes
-    evaluation = play(older)
+    assert played(run).env_steps == 2000
+    assert played(newest).episodes == played(run).episodes
+    evaluation = played(older)
     assert evaluation.env_steps == 1000
     assert evaluation.checkpoint == older
 
@@ -162,23 +177,21 @@ def test_a_checkpoint_alone_is_enough(run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "elsewhere" / "agent.safetensors"
     alone.parent.mkdir()
     shutil.copy(find_checkpoint(run), alone)
-    expected = play(run)
+    expected = played(run)
     shutil.rmtree(run)
-    evaluation = play(alone)
+    evaluation = played(alone)
     assert evaluation.episodes == expected.episodes
-    assert write_evaluation(alone, evaluation) == alone.parent / "evaluation.json"
+    assert main(["evaluate", str(alone), "--episodes", "3"]) == 0
+    assert (alone.parent / "evaluation.json").is_file()
 
 
-def test_the_evaluation_of_a_runs_checkpoint_is_written_into_the_run(run: Path) -> None:
+def test_the_evaluation_of_a_runs_checkpoint_is_written_into_the_run(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = find_checkpoint(run)
-    assert write_evaluation(path, play(path)) == run / "evaluation.json"
-
-
-def test_also_where_the_checkpoint_is_named_from_its_own_folder(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = find_checkpoint(run)
+    assert evaluation_path(path) == run.resolve() / "evaluation.json"
     monkeypatch.chdir(path.parent)
-    written = write_evaluation(Path(path.name), play(Path(path.name)))
-    assert written.resolve() == (run / "evaluation.json").resolve()
+    assert evaluation_path(Path(path.name)) == run.resolve() / "evaluation.json"
 
 
 def test_evaluation_changes_nothing_else_in_the_run(run: Path) -> None:
@@ -186,9 +199,10 @@ def test_evaluation_changes_nothing_else_in_the_run(run: Path) -> None:
         return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
     before = contents()
-    write_evaluation(run, play(run))
+    assert main(["evaluate", str(run), "--episodes", "3"]) == 0
     after = contents()
     assert after.pop(run / "evaluation.json")
+    assert after.pop(run / "evaluation.md")
     assert after == before
 
 
@@ -203,3 +217,91 @@ def test_several_runs_each_get_their_evaluation(
     assert "tbptt" in printed
     assert (run / "evaluation.json").is_file()
     assert (other / "evaluation.json").is_file()
+
+
+def test_a_task_that_the_agent_cannot_read_is_named(run: Path) -> None:
+    assert played(run).episodes == evaluate(run, SMALL, silent, "memory/tmaze").episodes
+    with pytest.raises(CheckpointError, match=r"cannot play memory/copy, which has observations \[5\] and 4 actions"):
+        evaluate(run, SMALL, silent, "memory/copy")
+
+
+class Fragile(VectorEnv):
+    """Tells each stream which action pays, by instruction; episodes last 4 steps, and stream 1 loses its engine in the
+    third step of its first one, after a reward of 100."""
+
+    def __init__(self, num_envs: int) -> None:
+        self.num_envs = num_envs
+        self.single_observation_space, self.single_action_space = Box(0, 1, (4,), np.float32), Discrete(2)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.single_instruction_space = MultiDiscrete([9, 9, 9], dtype=np.int32)
+        self.words = np.zeros((num_envs, 3), dtype=np.int32)
+        self.seen: list[np.ndarray] = []
+        self.actions: list[np.ndarray] = []
+        self._ages, self._steps = np.zeros(num_envs, dtype=np.int64), 0
+
+    def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
+        return self._show()
+
+    def _show(self) -> tuple[np.ndarray, dict[str, Any]]:
+        self.words = np.random.default_rng(self._steps).integers(1, 9, (self.num_envs, 3), dtype=np.int32)
+        self.seen.append(self.words.copy())
+        return np.zeros((self.num_envs, 4), np.float32), {"instruction": self.words}
+
+    def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        self.actions.append(actions)
+        self._steps += 1
+        self._ages += 1
+        terminated = self._ages == 4
+        failed = (np.arange(self.num_envs) == 1) & (self._steps == 3)
+        rewards = np.where(failed, 0.0, 1.0) + 100.0 * ((np.arange(self.num_envs) == 1) & (self._steps == 2))
+        self._ages[terminated | failed] = 0
+        observation, info = self._show()
+        return observation, rewards, terminated, failed, {**info, "engine_failed": failed}
+
+
+@pytest.fixture
+def fragile(monkeypatch: pytest.MonkeyPatch) -> list[Fragile]:
+    made: list[Fragile] = []
+
+    def make(task: str, num_envs: int, *args: object, **options: object) -> VectorEnv:
+        made.append(Fragile(num_envs))
+        return made[-1]
+
+    monkeypatch.setattr(evaluate_module, "make_vector", make)
+    return made
+
+
+def test_what_is_lost_with_an_engine_is_played_again(fragile: list[Fragile]) -> None:
+    evaluation, model = instructed(episodes=5, num_envs=3)
+    together = [episode for _, ended in play(model, evaluation, seed=0) for episode in ended]
+    assert [(e.episode_return, e.length, e.truncated) for e in together] == [(4.0, 4, False)] * 5
+
+
+def test_the_agent_reads_the_instruction_of_each_step(fragile: list[Fragile]) -> None:
+    evaluation, model = instructed(episodes=6, num_envs=3, greedy=True)
+    for _ in play(model, evaluation, seed=0):
+        pass
+    (env,) = fragile
+    agent = make_agent(ObservationSpec.of(env), evaluation.training.agent, 1, torch.device("cpu"))
+    agent.load_state_dict(model)
+    cell, nothing = torch.zeros(3, 4), torch.zeros(3, 4)
+    ages = np.zeros(3, dtype=np.int64)
+    for step, (words, actions) in enumerate(zip(env.seen[:-1], env.actions, strict=True)):
+        reward = torch.full((3,), 1.0 if step else 0.0)
+        reward[1] = {2: 101.0, 3: 0.0}.get(step, float(reward[1]))
+        output = agent.step(nothing, reward, torch.from_numpy(ages == 0), cell, torch.from_numpy(words))
+        cell = output.cell
+        np.testing.assert_array_equal(actions, output.logits.argmax(dim=1).numpy())
+        ages = (ages + 1) % 4
+        ages[1] = 0 if step == 2 else ages[1]
+    assert len({tuple(actions) for actions in env.actions}) > 1
+
+
+def instructed(**changes: Any) -> tuple[Evaluation, dict[str, torch.Tensor]]:
+    """An evaluation of an agent that reads instructions, and the agent's weights."""
+    training = TrainConfig("memory/tmaze", MemoryOptions(), agent=AgentConfig(hidden_size=4, encoder="none"))
+    agent = make_agent(ObservationSpec.of(Fragile(1)), training.agent, 1, torch.device("cpu"))
+    model = {name: 3 * tensor for name, tensor in agent.state_dict().items()}
+    checkpoint = LoadedCheckpoint(Path("agent"), "0", 0, training, model)
+    return checkpoint.evaluation("memory/tmaze", replace(SMALL, **changes)), model

@@ -1,6 +1,6 @@
 """The rollout actor: what it hands over, how rollouts join, and what its random numbers follow from."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -45,13 +45,13 @@ def agent_with(weights: Weights) -> Agent:
 def collect(config: ActorConfig, rollouts: int) -> tuple[list[Rollout[np.ndarray]], list[list[Episode]]]:
     """``rollouts`` rollouts, each with weights of its own."""
     actor = RolloutActor(config)
-    pairs = [actor.collect(make_weights(number + 1), number) for number in range(rollouts)]
+    collected = [actor.collect(make_weights(number + 1), number) for number in range(rollouts)]
     actor.close()
-    return [rollout for rollout, _ in pairs], [episodes for _, episodes in pairs]
+    return [each.rollout for each in collected], [each.episodes for each in collected]
 
 
 def arrays(rollout: Rollout[np.ndarray]) -> dict[str, np.ndarray]:
-    return {field.name: getattr(rollout, field.name) for field in fields(rollout)}
+    return rollout.arrays()
 
 
 def same(a: Rollout[np.ndarray], b: Rollout[np.ndarray]) -> bool:
@@ -67,7 +67,7 @@ def test_shapes_and_dtypes(task: str, shape: tuple[int, ...]) -> None:
     actor = RolloutActor(config)
     spec = actor.spec
     assert spec.shape == shape
-    rollout, _ = actor.collect(make_weights(9, agent, spec), 4)
+    rollout = actor.collect(make_weights(9, agent, spec), 4).rollout
     actor.close()
     pixels = np.uint8 if len(shape) == 3 else np.float32
     expected: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -129,7 +129,7 @@ def test_rewards_follow_actions_and_episodes_are_counted() -> None:
             np.testing.assert_array_equal(rollout.reward[t + 1], reward)
             np.testing.assert_array_equal(rollout.is_first[t + 1], chooses)
             returns, lengths, paid = returns + reward, lengths + 1, paid + reward.sum()
-            expected += [Episode(float(returns[i]), int(lengths[i])) for i in np.flatnonzero(chooses)]
+            expected += [Episode(float(returns[i]), int(lengths[i]), CONFIG.task) for i in np.flatnonzero(chooses)]
             returns[chooses], lengths[chooses] = 0, 0
         assert episodes == expected
         assert {episode.length for episode in episodes} <= {CORRIDOR + 1}
@@ -139,7 +139,7 @@ def test_rewards_follow_actions_and_episodes_are_counted() -> None:
 
 def test_a_rollout_does_not_change_when_the_actor_goes_on() -> None:
     actor = RolloutActor(CONFIG)
-    first, _ = actor.collect(make_weights(1), 0)
+    first = actor.collect(make_weights(1), 0).rollout
     kept = {name: array.copy() for name, array in arrays(first).items()}
     actor.collect(make_weights(2), 1)
     actor.close()

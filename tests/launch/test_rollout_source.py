@@ -229,9 +229,10 @@ def test_in_process_the_rollouts_are_those_of_the_actor_with_the_newest_weights(
     for number in range(4):
         source.publish(make_weights(number))
         batch = source.next_batch(never)
-        expected, episodes = actor.collect(make_weights(number), FIRST_SEQUENCE + number)
+        collected = actor.collect(make_weights(number), FIRST_SEQUENCE + number)
+        expected = collected.rollout
         assert batch is not None
-        assert batch.episodes == episodes
+        assert batch.episodes == collected.episodes
         np.testing.assert_array_equal(batch.rollout.observation, expected.observation)
         np.testing.assert_array_equal(batch.rollout.action, expected.action)
         np.testing.assert_array_equal(batch.rollout.sequence, FIRST_SEQUENCE + number)

@@ -276,7 +276,7 @@ def test_an_engine_from_training_to_curves(task: str, frames: int, flags: list[s
     assert rows[-1]["updates"] == 20
     assert rows[-1]["learner/skipped_updates"] == rows[-1]["learner/stream_resets"] == 0
     assert main(["evaluate", str(run), "--episodes", "2", "--seeds", "1", "--num-envs", "2"]) == 0
-    evaluation = json.loads((run / "evaluation.json").read_text())
+    (evaluation,) = json.loads((run / "evaluation.json").read_text())["results"]
     assert len(evaluation["episodes"]) == 2
     assert evaluation["normalised_return"] is not None
     picture = tmp_path / "curves.png"

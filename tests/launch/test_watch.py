@@ -191,7 +191,7 @@ def test_an_output_that_cannot_be_is_refused_before_playing(tmp_path: Path, monk
     check_output(tmp_path / "new" / "x.gif")
     assert not (tmp_path / "new" / "x.gif").exists(), "nothing is left behind"
     monkeypatch.setattr(pictures, "missing_modules", lambda *modules: list(modules))
-    with pytest.raises(MissingPackage, match="pip install imageio-ffmpeg"):
+    with pytest.raises(MissingPackage, match=r"pip install 'r2ac\[video\]'"):
         check_output(tmp_path / "x.mp4")
 
 

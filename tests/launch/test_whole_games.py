@@ -60,11 +60,11 @@ def test_an_actor_begins_an_episode_with_each_life_and_counts_games() -> None:
     weights = Weights(1, parameters_to_vector(Agent(ObservationSpec((4,), 2), agent).parameters()).detach().numpy())
     firsts, episodes = [], []
     for sequence in range(3):
-        rollout, ended = actor.collect(weights, sequence)
-        firsts.append(rollout.is_first[:-1])
-        episodes += ended
+        collected = actor.collect(weights, sequence)
+        firsts.append(collected.rollout.is_first[:-1])
+        episodes += collected.episodes
     assert (np.concatenate(firsts).all(axis=1) == (np.arange(24) % LIFE == 0)).all()
-    assert episodes == [Episode(12.0, 12)] * 4, "two games of two streams"
+    assert episodes == [Episode(12.0, 12, "memory/tmaze")] * 4, "two games of two streams"
 
 
 @pytest.mark.usefixtures("three_lives")

@@ -1,0 +1,55 @@
+"""What the actions of a task mean, for pictures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gymnasium.vector import VectorEnv
+
+_MOVES = ("up", "down", "left", "right")
+# As the docstrings of the tasks number them; answers that are symbols have no other name than their number.
+_MEMORY = {
+    "tmaze": ("up", "down"),
+    "parity": ("even", "odd"),
+    "match_to_sample": ("left", "right"),
+    "key_to_door": _MOVES,
+}
+_PROCGEN = (
+    *("left down", "left", "left up", "down", "nothing", "up", "right down", "right", "right up"),
+    *("key D", "key A", "key W", "key S", "key Q", "key E"),
+)
+_DMLAB_MOVES = ("forward", "back", "strafe left", "strafe right")
+_DMLAB = {
+    9: (*_DMLAB_MOVES, "look left", "look right", "forward + left", "forward + right", "fire"),
+    15: (
+        *_DMLAB_MOVES,
+        *("look left 10", "look right 10", "look left 60", "look right 60", "look down", "look up"),
+        *("forward + left 10", "forward + right 10", "forward + left 60", "forward + right 60", "fire"),
+    ),
+}
+
+
+def action_names(task: str, env: VectorEnv) -> tuple[str, ...]:
+    """The name of every action: its meaning where the suite or the engine knows it, else its number.
+
+    Args:
+        task: full name.
+        env: the task's environment, as `make_vector` makes it.
+    """
+    number = int(env.single_action_space.n)  # type: ignore[attr-defined]
+    suite, _, name = task.partition("/")
+    names = _known(suite, name, number, env.unwrapped)
+    return names if len(names) == number else tuple(map(str, range(number)))
+
+
+def _known(suite: str, name: str, number: int, engine: Any) -> tuple[str, ...]:
+    if suite == "atari":
+        return tuple(action.name.lower() for action in engine.ale.get_action_set())
+    if suite == "minigrid":
+        return tuple(action.name for action in engine.envs[0].unwrapped.actions)
+    if suite == "gym":
+        meanings = getattr(engine.envs[0].unwrapped, "get_action_meanings", None)
+        return tuple(str(meaning).lower() for meaning in meanings()) if meanings else ()
+    if suite == "procgen":
+        return _PROCGEN
+    return _DMLAB.get(number, ()) if suite == "dmlab" else _MEMORY.get(name, ()) if suite == "memory" else ()

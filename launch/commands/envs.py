@@ -1,0 +1,105 @@
+"""``r2ac envs``: what there is, and what an agent sees of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import tyro
+from rich.console import Console
+
+from r2ac.envs import SUITES, Split
+from r2ac.launch.commands.parsing import flag_value, parse, take_flag, with_options
+from r2ac.launch.config import ConfigError
+from r2ac.launch.pictures import check_output, draw
+from r2ac.launch.presets import preset
+from r2ac.launch.progress import print_table
+from r2ac.launch.suites import print_named, print_overview, print_suites
+from r2ac.launch.watch import TrainedAgent, record
+
+
+@dataclass(frozen=True)
+class EnvsArguments:
+    """Show every suite and task, what an agent sees and does there, whether it can run here, and if not, what to
+    install. What an agent sees, as a picture: r2ac envs --watch TASK [--flags]"""
+
+    name: tyro.conf.Positional[str | None] = None
+    """A suite or a task to tell more about, such as atari or atari/Breakout."""
+    all: bool = False
+    """Tell about every task of every suite, one line each."""
+
+
+EnvOptions = TypeVar("EnvOptions")
+
+
+@dataclass(frozen=True)
+class WatchArguments(Generic[EnvOptions]):
+    """Write a picture or a video of what an agent sees, with its actions and rewards."""
+
+    env: EnvOptions
+    agent: Path | None = None
+    """Run directory or checkpoint of the agent that plays; uniformly random actions if not given."""
+    greedy: bool = False
+    """Let the agent take its most probable action instead of drawing from its policy."""
+    steps: int | None = None
+    """Steps to play; if not given, 48 for a picture and 240 for a video."""
+    seed: int = 0
+    """Seeds the environment and what is drawn."""
+    split: Split = "train"
+    """Which episodes to play: train, or test (held out)."""
+    output: Path | None = None
+    """The contact sheet (.png) or video (.gif, or .mp4 where imageio-ffmpeg is installed); <suite>-<task>.png in this
+    folder if not given."""
+    fps: int = 15
+    """Steps that a video shows in a second."""
+
+    def check(self) -> None:
+        """Raise ConfigError for the first setting that is not allowed."""
+        for name, least, most in (("steps", 1, 100_000), ("seed", 0, 2**64 - 1), ("fps", 1, 50)):
+            value = getattr(self, name)
+            if value is not None and not least <= value <= most:
+                raise ConfigError(f"--{name} is {value}, but it must be from {least} to {most}")
+
+
+def envs_command(arguments: Sequence[str], console: Console) -> int:
+    """``r2ac envs [SUITE | SUITE/TASK] [--all]`` or ``r2ac envs --watch TASK [--flags]``."""
+    rest = list(arguments)
+    watched = take_flag(rest, "--watch")
+    if watched is not None:
+        return _watch(watched, rest, console)
+    parsed = parse(EnvsArguments, "r2ac envs", rest)
+    if parsed.name is not None:
+        print_named(console, parsed.name)
+    elif parsed.all:
+        print_suites(console, SUITES.values())
+    else:
+        print_overview(console)
+    return 0
+
+
+def _watch(task: str, arguments: list[str], console: Console) -> int:
+    """``r2ac envs --watch TASK [--flags]``."""
+    options, agent = preset(task, take_flag(arguments, "--preset")).env, flag_value(arguments, "--agent")
+    trained = None if agent is None else TrainedAgent.load(Path(agent))
+    if trained is not None:
+        # It is shown what it was trained with, unless flags say otherwise.
+        trained.check_plays(task)
+        options = trained.training.env
+    kind = with_options(WatchArguments, options)
+    parsed = parse(kind, f"r2ac envs --watch {task}", arguments, WatchArguments(options))
+    parsed.check()
+    output = parsed.output or Path(re.sub(r"[^\w.-]+", "-", task) + ".png")
+    check_output(output)
+    steps = parsed.steps or (48 if output.suffix.lower() == ".png" else 240)
+    recording = record(
+        task, parsed.env, trained, steps=steps, seed=parsed.seed, split=parsed.split, greedy=parsed.greedy
+    )
+    draw(recording, output, parsed.fps)
+    ended = sum(moment.is_first for moment in recording.moments) - 1
+    rewards = sum(moment.reward for moment in recording.moments)
+    rows: list[tuple[str, object]] = [("player", recording.player), ("steps", steps), ("episodes ended", ended)]
+    print_table(console, task, [*rows, ("rewards", f"{rewards:,.6g}")], {"written": output})
+    return 0

@@ -1,0 +1,48 @@
+"""``r2ac plot``: learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from r2ac.launch.commands.parsing import parse, require_runs
+from r2ac.launch.curves import Axis, Band
+from r2ac.launch.plot import plot_runs
+from r2ac.launch.progress import print_table
+from r2ac.launch.run_directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class PlotArguments:
+    """Draw the learning curves of runs: mean and band over the seeds of one configuration, a panel a task."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories, directories that hold some, or directories with TensorBoard event files of other programs."""
+    output: Path | None = None
+    """The picture (.png, .svg or .pdf) or the table of the curves (.csv); curves.png in the first run if not given."""
+    x: Axis = "steps"
+    """What the x axis counts."""
+    metric: str = "episode_return"
+    """What the y axis shows, a key of metrics.jsonl or a TensorBoard tag; a wrong name lists those there are."""
+    smoothing: float | None = None
+    """Window of the trailing mean, in units of the x axis; 0: none; about 2 % of the run if not given."""
+    band: Band = "std"
+    """Around the mean over seeds: standard deviation, standard error, or 95 % bootstrap interval of the mean."""
+    paper: bool = False
+    """Also draw the results of Irie et al. 2024 on the task."""
+
+
+def plot_command(arguments: Sequence[str], console: Console) -> int:
+    """``r2ac plot RUN … [--flags]``."""
+    parsed = parse(PlotArguments, "r2ac plot", arguments)
+    require_runs(parsed.runs, "plot")
+    output = parsed.output or RunDirectory(parsed.runs[0]).curves_path
+    written = plot_runs(
+        parsed.runs, output, parsed.x, parsed.metric, parsed.smoothing, band=parsed.band, paper=parsed.paper
+    )
+    print_table(console, "learning curves", [], {"table" if written.suffix.lower() == ".csv" else "figure": written})
+    return 0
