@@ -93,7 +93,8 @@ class NatureEncoder(nn.Module):
             if isinstance(module, nn.Conv2d | nn.Linear):
                 # PyTorch's own start is so small that most units die within some hundred updates.
                 nn.init.orthogonal_(module.weight, gain=2**0.5)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
     def forward(self, observation: Tensor) -> Tensor:
         """uint8 images [batch, C, H, W] -> features [batch, features], computed from pixels scaled to [0, 1]."""

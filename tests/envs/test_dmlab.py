@@ -118,11 +118,8 @@ def test_a_bad_option_is_named(options: DmlabOptions, named: str) -> None:
 
 
 def test_tasks_with_pictures_ask_for_them(tmp_path: Path) -> None:
-    for options in (
-        PRESET,
-        DmlabOptions(dataset_path=str(tmp_path / "nowhere")),
-        DmlabOptions(dataset_path=str(tmp_path)),
-    ):
+    for folder in ("", str(tmp_path / "nowhere"), str(tmp_path)):
+        options = DmlabOptions(dataset_path=folder)
         with pytest.raises(InvalidOption, match="psychlab_continuous_recognition shows the pictures"):
             SUITE.make("psychlab_continuous_recognition", 1, 0, "train", options)
     squares = DmlabOptions(dataset_path="dummy")
