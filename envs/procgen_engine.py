@@ -47,11 +47,13 @@ class ProcgenVector(VectorEnv):
         self.single_action_space = Discrete(15)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        threads = min(num_envs, threads or len(os.sched_getaffinity(0)))
         self._settings: dict[str, Any] = {
             "num": num_envs,
             "env_name": game,
             "distribution_mode": mode,
-            "num_threads": min(num_envs, threads or len(os.sched_getaffinity(0))),
+            # One thread is the caller's own: to hand all steps to a single other one costs a quarter of the speed.
+            "num_threads": threads if threads > 1 else 0,
         }
         if levels is not None:
             self._settings["start_level"], self._settings["num_levels"] = levels

@@ -142,3 +142,15 @@ def test_the_engine_leaves_no_trace_in_the_interpreter() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "True []", done.stderr
+
+
+def test_threads_do_not_change_what_is_computed() -> None:
+    actions = np.random.default_rng(0).integers(15, size=(60, 5))
+    envs = [make_vector("procgen/starpilot", 5, 3, options=ProcgenOptions(threads=threads)) for threads in (1, 2, 0)]
+    seen = [[env.reset()[0], *(env.step(row)[:3] for row in actions)] for env in envs]
+    for env in envs:
+        env.close()
+    for other in seen[1:]:
+        for one, two in zip(seen[0], other, strict=True):
+            for a, b in zip(one, two, strict=True):
+                np.testing.assert_array_equal(a, b)
