@@ -141,7 +141,10 @@ def make_engine(task: str, streams: int, threads: int) -> Step:
         engine.reset(seed=0)
         return engine.step
     if suite == "procgen":
-        games = _procgen(num=streams, env_name=name, rand_seed=0, num_threads=min(streams, threads))
+        # One thread is the caller's own, as in the vector environment.
+        games = _procgen(
+            num=streams, env_name=name, rand_seed=0, num_threads=min(streams, threads) if threads > 1 else 0
+        )
 
         def step(actions: np.ndarray) -> None:
             games.act(actions)

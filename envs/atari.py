@@ -8,9 +8,10 @@ actions, all 18 actions in every game. An episode is a whole game, not a life, a
 Rewards are the game's own: to clip them is the loss's business. (The released code of the paper differs: by its
 wrapper's default an episode ends with each life.)
 
-Games that know FIRE get it for one frame at the start of an episode, after the no-ops: a policy that has not yet found
-FIRE would stand still in the games that wait for it. The paper's code presses FIRE too, by the wrapper of the OpenAI
-baselines, which repeats it 4 times and lets one more action follow.
+FIRE is pressed for one frame at the start of an episode, in place of the last no-op, where it is one of the actions (of
+all 18 it is, in every game): a policy that has not yet found FIRE would stand still in the games that wait for it. The
+paper's code presses FIRE too, by the wrapper of the OpenAI baselines, which repeats it 4 times and lets one more action
+follow.
 
 `machado2018` follows Machado et al. 2018, "Revisiting the Arcade Learning Environment": the randomness is sticky
 actions (each frame repeats the action before it with probability 0.25) and no no-ops; nobody presses FIRE for the
@@ -178,7 +179,7 @@ def _make(name: str, num_envs: int, seed: int, split: Split, options: AtariOptio
         stack_num=options.frame_stack,
         frameskip=options.action_repeat,
         maxpool=True,
-        noop_max=options.max_noops,
+        noop_max=options.max_noops + 1,  # the engine draws below it
         episodic_life=False,  # see the module
         reward_clipping=False,
         use_fire_reset=options.fire_on_reset,

@@ -102,6 +102,11 @@ def _check(name: str, options: DmlabOptions) -> None:
             raise InvalidOption(f"{label} is {getattr(options, label)}, but it must be above 0 and finite (seconds)")
 
 
+def _check_here(name: str, options: DmlabOptions) -> None:
+    if name in NEEDS_DATASET:
+        _dataset(name, options.dataset_path)
+
+
 def level_seeds(split: Split, options: DmlabOptions) -> tuple[int, int]:
     """(first, number) of the seeds that the episodes of a split are drawn from."""
     return (0, options.num_levels or HALF) if split == "train" else (HALF, HALF)
@@ -167,6 +172,7 @@ SUITE = Suite(
     missing=_missing,
     check=_check,
     make=lambda name, num_envs, seed, split, options: _make_each([name] * num_envs, seed, split, options),
+    check_here=_check_here,
     make_each=_make_each,
     frames_per_step=lambda name, options: options.action_repeat,
     reference_scores=lambda name, options: reference_scores(name),

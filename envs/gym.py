@@ -44,11 +44,19 @@ def _look_up(name: str) -> None:
     module, colon, env_id = name.rpartition(":")
     try:
         if colon:
-            importlib.import_module(module)
+            _import(module)
         gymnasium.spec(env_id)
     except (ImportError, ValueError, gymnasium.error.Error) as error:
         said = " ".join(str(error).split()).rstrip(".")
         raise UnknownTask(f"there is no task {'gym/' + name!r}: {said}") from error
+
+
+def _import(module: str) -> None:
+    """Raises ImportError whatever is wrong with the module."""
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        raise ImportError(f"{module} cannot be imported: {error!r}") from error
 
 
 def _check(name: str, options: GymOptions) -> None:

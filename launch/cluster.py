@@ -37,7 +37,8 @@ def connect(address: str, num_actors: int) -> Any:
         The module ``ray``, connected.
 
     Raises:
-        ConnectionFailed: if there is no cluster at ``address``, or it has fewer CPUs than there are actors.
+        ConnectionFailed: if there is no cluster at ``address``, it has fewer CPUs than there are actors, or Ray cannot be
+            started here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would else announce on every start that accelerators stay visible to tasks that ask for none.
@@ -58,15 +59,20 @@ def connect(address: str, num_actors: int) -> Any:
             )
         return ray
     os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # On a machine that is busy a process may take long to start; one that is late is waited for in vain.
+    os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
     # Despite its name this holds on Linux too: without clusters Ray takes 127.0.0.1 as the node's address and listens
     # there alone. An address given to ray.init would be resolved to one that other machines reach.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=max(available_cores(), num_actors),
-        include_dashboard=False,
-        logging_level=logging.WARNING,
-    )
+    try:
+        ray.init(
+            address="local",
+            num_cpus=max(available_cores(), num_actors),
+            include_dashboard=False,
+            logging_level=logging.WARNING,
+        )
+    except Exception as error:  # Ray raises nothing narrower where its services do not come up in time.
+        raise ConnectionFailed(f"Ray could not be started on this machine: {' '.join(str(error).split())}") from error
     return ray

@@ -85,8 +85,7 @@ class TrainingLog:
         if len(scores) == len(self._scores) and all(self._recent_of_task.values()):
             means = [float(np.mean(returns)) for returns in self._recent_of_task.values()]
             values["normalised_return"] = mean_normalised_return(scores, means)
-            if len(scores) > 1:
-                values["capped_normalised_return"] = mean_normalised_return(scores, means, cap=1.0)
+            values["capped_normalised_return"] = mean_normalised_return(scores, means, cap=1.0)
         return values
 
     def notes(self) -> dict[str, int]:

@@ -28,8 +28,8 @@ class EnvsArguments:
 
     name: tyro.conf.Positional[str | None] = None
     """A suite or a task to tell more about, such as atari or atari/Breakout."""
-    all: bool = False
-    """Tell about every task of every suite, one line each."""
+    short: bool = False
+    """Tell about the suites in a few lines each, without a line for each task."""
 
 
 EnvOptions = TypeVar("EnvOptions")
@@ -65,7 +65,7 @@ class WatchArguments(Generic[EnvOptions]):
 
 
 def envs_command(arguments: Sequence[str], console: Console) -> int:
-    """``r2ac envs [SUITE | SUITE/TASK] [--all]`` or ``r2ac envs --watch TASK [--flags]``."""
+    """``r2ac envs [SUITE | SUITE/TASK] [--short]`` or ``r2ac envs --watch TASK [--flags]``."""
     rest = list(arguments)
     watched = take_flag(rest, "--watch")
     if watched is not None:
@@ -73,10 +73,10 @@ def envs_command(arguments: Sequence[str], console: Console) -> int:
     parsed = parse(EnvsArguments, "r2ac envs", rest)
     if parsed.name is not None:
         print_named(console, parsed.name)
-    elif parsed.all:
-        print_suites(console, SUITES.values())
-    else:
+    elif parsed.short:
         print_overview(console)
+    else:
+        print_suites(console, SUITES.values())
     return 0
 
 

@@ -97,7 +97,9 @@ def _train_suite(suite: SuiteRun, console: Console) -> int:
         # Before the first is begun: a wrong flag or a missing engine shall not be met after days.
         if (sentence := task.suite.missing()) is not None:
             raise MissingPackage(sentence)
-        _begun(task.name, suite.flags).check()
+        config = _begun(task.name, suite.flags)
+        config.check()
+        task.suite.check_here(task.short_name, config.env)
     suite.write()
 
     def configure(task: Task, path: Path, resumed: Resumed | None) -> TrainConfig[Any]:

@@ -1,6 +1,7 @@
 """Atari by the real engine."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -57,7 +58,37 @@ def test_a_step_takes_the_action_repeat_in_frames(repeat: int) -> None:
     assert (np.diff(frames, axis=0) == repeat).all()
 
 
-def test_an_episode_starts_after_up_to_30_no_ops_and_fire_where_the_game_knows_it() -> None:
+@pytest.mark.parametrize(("most", "fire", "expected"), [(0, False, {0}), (2, False, {0, 1, 2}), (2, True, {1, 2})])
+def test_no_ops_and_fire(most: int, fire: bool, expected: set[int]) -> None:
+    env = make_vector("atari/Breakout", 24, 0, options=AtariOptions(max_noops=most, fire_on_reset=fire))
+    assert set(env.reset()[1]["episode_frame_number"].tolist()) == expected
+    env.close()
+
+
+def test_an_observation_is_the_maximum_of_the_last_two_frames() -> None:
+    settings: dict[str, Any] = {"frame_stack": 1, "max_noops": 0, "fire_on_reset": False}
+    steps, frames = (
+        make_vector("atari/SpaceInvaders", 1, 0, options=AtariOptions(action_repeat=repeat, **settings))
+        for repeat in (4, 1)
+    )
+    steps.reset()
+    frames.reset()
+    far_from_maximum, far_from_last = [], []
+    for action in np.random.default_rng(0).integers(18, size=(60, 1)):
+        observation, reward, *_ = steps.step(action)
+        seen = [frames.step(action)[:2] for _ in range(4)]
+        assert reward == sum(paid for _, paid in seen)
+        shown = observation.astype(int)
+        # The two are scaled down after the maximum, here before it: pixels differ by rounding.
+        far_from_maximum.append(np.abs(shown - np.maximum(seen[2][0], seen[3][0])).mean())
+        far_from_last.append(np.abs(shown - seen[3][0]).mean())
+    steps.close()
+    frames.close()
+    assert max(far_from_maximum) < 0.02
+    assert max(far_from_last) > 5 * max(far_from_maximum)
+
+
+def test_an_episode_starts_after_up_to_30_no_ops_and_fire() -> None:
     *_, infos = play("atari/Breakout", 0, steps=1, num_envs=16)
     starts = infos[0]["episode_frame_number"]
     assert starts.min() >= 1

@@ -107,14 +107,14 @@ def test_what_the_parts_tell_is_put_together() -> None:
 @pytest.mark.parametrize(
     ("tasks", "words"),
     [
-        ("memory/tmaze,memory/copy", ["memory", "tmaze has float32", "copy float32", "actions"]),
+        ("memory/tmaze,memory/copy", ["tmaze has float32", "copy float32", "actions"]),
         ("memory/tmaze,procgen/maze", ["one suite", "memory, procgen"]),
     ],
 )
 def test_tasks_that_do_not_go_together(tasks: str, words: list[str]) -> None:
     with pytest.raises(InvalidOption) as error:
         make_vector(tasks, 4, 0)
-    assert all(word in str(error.value) for word in words[1:])
+    assert all(word in str(error.value) for word in words)
 
 
 def test_engines_of_deepmind_lab_play_several_levels_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:

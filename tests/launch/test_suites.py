@@ -32,7 +32,7 @@ def test_envs_tells_about_a_suite_and_a_task(capsys: Capture) -> None:
 
 
 def test_envs_all_tells_about_every_task(capsys: Capture) -> None:
-    assert main(["envs", "--all"]) == 0
+    assert main(["envs"]) == 0
     first_words = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
     assert {task.name for suite in SUITES.values() for task in suite.tasks} <= set(first_words)
 
