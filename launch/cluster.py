@@ -37,8 +37,7 @@ def connect(address: str, num_actors: int) -> Any:
         The module ``ray``, connected.
 
     Raises:
-        ConnectionFailed: if there is no cluster at ``address``, it has fewer CPUs than there are actors, or Ray cannot be
-            started here.
+        ConnectionFailed: if there is no cluster at ``address``, it has too few CPUs, or Ray cannot be started here.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would else announce on every start that accelerators stay visible to tasks that ask for none.
