@@ -1,0 +1,45 @@
+"""``r2ac report``: one page about runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+
+from r2ac.launch.commands.parsing import parse, require_runs
+from r2ac.launch.pictures import check_output
+from r2ac.launch.progress import print_table
+from r2ac.launch.report import EXTENSIONS, write_report
+
+
+@dataclass(frozen=True)
+class ReportArguments:
+    """Write one HTML page about runs, which needs nothing beside itself: learning curves, evaluations, statistics over
+    tasks with intervals, settings, throughput and an episode of each agent."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """Run directories, directories that hold some, or directories with TensorBoard event files of other programs."""
+    baseline: tuple[Path, ...] = ()
+    """Runs that the others are compared with; without any, 2 to 4 configurations are compared pair by pair."""
+    output: Path | None = None
+    """The page (.html); report.html in the first run if not given."""
+    title: str = ""
+    """Of the page; the tasks if not given."""
+    episodes: bool = True
+    """Play an episode with the newest checkpoint of the first run of each configuration."""
+
+
+def report_command(arguments: Sequence[str], console: Console) -> int:
+    """``r2ac report RUN … [--baseline RUN …] [--flags]``."""
+    parsed = parse(ReportArguments, "r2ac report", arguments)
+    require_runs(parsed.runs, "report")
+    output = parsed.output or parsed.runs[0] / "report.html"
+    if parsed.output is not None:
+        # To be known before episodes are played.
+        check_output(output, EXTENSIONS)
+    written = write_report(parsed.runs, output, parsed.baseline, parsed.title, parsed.episodes)
+    print_table(console, "report", [], {"page": written})
+    return 0

@@ -1,0 +1,187 @@
+"""Episodes of the agents of a study: what they saw and did, and what they remember."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from r2ac.agents import Agent, ObservationSpec
+from r2ac.envs import EngineFailed, find_task, make_vector
+from r2ac.launch.action_names import action_names
+from r2ac.launch.episodes import PlayedEpisode, Player, play
+from r2ac.launch.evaluation_plan import BAD_INPUT
+from r2ac.launch.loading import choose_device
+from r2ac.launch.memory_analysis import CueMemory, NoCues, cue_groups, cue_memory
+from r2ac.launch.memory_plot import draw_cue_memory
+from r2ac.launch.pictures import newest_image, signed
+from r2ac.launch.plot_groups import RunGroup
+from r2ac.launch.progress import short_count
+from r2ac.launch.report.blocks import Block, Figure, Figures, Heading, Picture, Pictures, Section, Text
+from r2ac.launch.report.episode_figure import draw_episode
+from r2ac.launch.report.study import Configuration, Study
+from r2ac.launch.report.words import clean, counted
+from r2ac.launch.watch import TrainedAgent
+
+_SEED = 0
+_MOST_AGENTS = 8
+_MOST_STEPS = 1000
+_FRAMES = 12
+_LARGEST = 160
+"""Dots of a picture, in height and width."""
+_CUE_EPISODES = 64
+_PICTURE_BYTES = 200_000
+
+
+@dataclass(frozen=True)
+class PlayedAgent:
+    """An episode of a trained agent."""
+
+    agent: Agent
+    task: str
+    steps: int
+    """Environment steps that it was trained for."""
+    action_names: tuple[str, ...]
+    stacked: int
+    episode: PlayedEpisode
+
+
+def episode_section(study: Study) -> Section:
+    """One episode of the newest checkpoint of the first run of each group; what cannot be played is told."""
+    groups = [(configuration, group) for configuration in study.configurations for group in configuration.groups]
+    how = (
+        f"One episode of the newest checkpoint of the first run of each configuration on each task: sampled actions, "
+        f"split test, seed {_SEED}, at most {_MOST_STEPS:,} steps."
+    )
+    blocks: list[Block] = [Text(how)]
+    for configuration, group in groups[:_MOST_AGENTS]:
+        blocks += _group_blocks(configuration, group)
+    if len(groups) > _MOST_AGENTS:
+        rest = len(groups) - _MOST_AGENTS
+        blocks.append(Text(f"{counted(rest, 'more agent')} could be watched with r2ac watch RUN.", "missing"))
+    return Section("episodes", "Episodes", tuple(blocks))
+
+
+def play_newest(run: Path) -> tuple[TrainedAgent, PlayedAgent]:
+    """One episode of the newest checkpoint of ``run``, on the first task that it was trained on.
+
+    Raises:
+        RunError, CheckpointError, ConfigError, UnknownTask, InvalidOption, MissingPackage, EngineFailed.
+    """
+    trained = TrainedAgent.load(run)
+    task, options = trained.training.tasks[0].name, trained.training.env
+    env = make_vector(task, 1, _SEED, split="test", options=options)
+    try:
+        agent = trained.agent(ObservationSpec.of(env), choose_device("auto"))
+        names = tuple(map(clean, action_names(task, env)))
+        player = Player(agent, 1, np.random.default_rng(_SEED))
+        (episode,) = play(player, env, 1, _MOST_STEPS)
+    finally:
+        env.close()
+    steps = int(trained.checkpoint.counters["env_steps"])
+    stacked = getattr(options, "frame_stack", 1)
+    return trained, PlayedAgent(agent, task, steps, names, stacked, episode)
+
+
+def _group_blocks(configuration: Configuration, group: RunGroup) -> list[Block]:
+    title = f"{configuration.name}, {group.task}" if group.task else configuration.name
+    heading: Block = Heading(title)
+    if group.name is not None:
+        return [heading, Text("A run of another program has no checkpoint that can play here.", "missing")]
+    try:
+        trained, played = play_newest(group.runs[0])
+        memory, without = _memory(trained, played)
+    except (*BAD_INPUT, EngineFailed) as error:
+        return [heading, Text(f"No episode: {error!s}.", "missing")]
+    episode = played.episode
+    ended = "ended" if episode.complete else "cut off"
+    told = (
+        f"{group.runs[0]!s} after {short_count(played.steps)} steps of training: return "
+        f"{episode.rewards.sum():,.6g} in {counted(len(episode), 'step')}, {ended}."
+    )
+    blocks: list[Block] = [heading, Text(told)]
+    if episode.observations.ndim == 4:
+        blocks.append(Pictures(_frames(played)))
+    shown = f"Observations, actions and value estimates of an episode on {played.task}: {told}"
+    svg = draw_episode(episode, played.action_names, played.stacked, shown)
+    title = f"One episode of {played.task}"
+    blocks.append(Figures((Figure(svg, title, _how_to_read(played)), *memory)))
+    return [*blocks, *without]
+
+
+def _how_to_read(played: PlayedAgent) -> str:
+    seen = "Observed features (blue above 0, orange below); " if played.episode.observations.ndim == 2 else ""
+    rest = "probabilities of the actions (darker: more probable; dots: taken); value estimate, and rewards as bars"
+    return seen + rest + "." if seen else rest[0].upper() + rest[1:] + "."
+
+
+def _frames(played: PlayedAgent) -> tuple[Picture, ...]:
+    """A dozen steps at even distances, as the agent saw them."""
+    episode = played.episode
+    pictures = []
+    for step in dict.fromkeys(np.linspace(0, len(episode) - 1, _FRAMES).round().astype(int).tolist()):
+        image = Image.fromarray(newest_image(episode.observations[step], played.stacked))
+        image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
+        reward, action = float(episode.rewards[step]), played.action_names[int(episode.actions[step])]
+        lines = (f"step {step}", action, f"value {episode.values[step]:.3g}")
+        paid = (f"reward {signed(reward)}",) if reward else ()
+        alt = f"Observation of {played.task} at step {step}"
+        pictures.append(Picture(_png(image), alt, (*lines, *paid)))
+    return tuple(pictures)
+
+
+def _memory(trained: TrainedAgent, played: PlayedAgent) -> tuple[tuple[Picture, ...], tuple[Text, ...]]:
+    """What is remembered of the cue, in the suite whose episodes are short enough to play many; else why not."""
+    if find_task(played.task).suite.name != "memory" or played.agent.core.cell_size == 0:
+        return (), ()
+    try:
+        memory = cue_memory(_cue_episodes(trained, played), None, _SEED)
+    except NoCues as why:
+        return (), (Text(f"There is no picture of what is remembered: {why}.", "missing"),)
+    told = (
+        f"At the last step the cell state names the cue of {100 * memory.decision_accuracy:.0f} % of "
+        f"{len(memory.cues)} episodes; by chance it would be {100 / len(memory.labels):.0f} %."
+    )
+    alt = f"Cell states by cue, how well they name it, and half-lives of the units. {told}"
+    return (Picture(_memory_picture(memory, f"{played.task}: {trained.training.agent.label} agent"), alt, (told,)),), ()
+
+
+def _memory_picture(memory: CueMemory, title: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "memory.png"
+        draw_cue_memory(memory, title, path)
+        with Image.open(path) as image:
+            return _png(image.convert("RGB"), _PICTURE_BYTES)
+
+
+def _cue_episodes(trained: TrainedAgent, played: PlayedAgent) -> list[PlayedEpisode]:
+    """One episode of each of many streams, if their first observations are cues. Raises NoCues if they are not."""
+    for look in (True, False):
+        # An environment is reset once.
+        env = make_vector(played.task, _CUE_EPISODES, _SEED, split="test", options=trained.training.env)
+        try:
+            if look:
+                cue_groups(env.reset()[0])
+            else:
+                player = Player(played.agent, _CUE_EPISODES, np.random.default_rng(_SEED))
+                return play(player, env, _CUE_EPISODES, _MOST_STEPS)
+        finally:
+            env.close()
+    raise AssertionError
+
+
+def _png(image: Image.Image, most_bytes: int | None = None) -> bytes:
+    """The picture as a file; of at most so many bytes, with fewer colours and then fewer dots where it must be."""
+    for attempt in range(100):
+        few = image.quantize(256, dither=Image.Dither.NONE) if attempt else image
+        file = io.BytesIO()
+        few.save(file, "PNG", optimize=True)
+        if most_bytes is None or len(file.getvalue()) <= most_bytes:
+            break
+        if attempt:
+            image = image.resize((image.width * 3 // 4, image.height * 3 // 4), Image.Resampling.LANCZOS)
+    return file.getvalue()

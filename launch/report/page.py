@@ -1,0 +1,103 @@
+"""The page: all sections, put into ``page.html``."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from r2ac.launch.errors import RunError, os_reason
+from r2ac.launch.report.aggregates import aggregate_section
+from r2ac.launch.report.episodes import episode_section
+from r2ac.launch.report.evaluations import evaluation_section
+from r2ac.launch.report.head import configuration_table, repeated_seeds, summary
+from r2ac.launch.report.learning import learning_curves, learning_section
+from r2ac.launch.report.scores import newest_results
+from r2ac.launch.report.settings import settings_section
+from r2ac.launch.report.study import Study, read_study
+from r2ac.launch.report.throughput import throughput_section
+from r2ac.launch.report.words import clean, listed
+from r2ac.launch.run_directory import write_atomically
+
+EXTENSIONS = (".html", ".htm")
+_VERSIONS = ("r2ac", "torch", "numpy", "gymnasium", "matplotlib")
+
+
+def write_report(
+    runs: Sequence[Path],
+    output: Path,
+    baseline: Sequence[Path] = (),
+    title: str = "",
+    episodes: bool = True,
+    now: datetime | None = None,
+) -> Path:
+    """Write one HTML page about ``runs`` into ``output`` and return its path.
+
+    Whatever is missing or damaged in a run is told on the page, beside what there is.
+
+    Args:
+        runs: run directories, or directories that hold some.
+        baseline: the same; what the runs are compared with.
+        title: of the page; the tasks if empty.
+        episodes: also play an episode with an agent of each configuration.
+        now: when the page is made.
+
+    Raises:
+        RunError: where one of them is no run, or ``output`` cannot be written.
+    """
+    if output.suffix.lower() not in EXTENSIONS:
+        raise RunError(f"a report cannot be written to {output}: its name must end in {', '.join(EXTENSIONS)}")
+    study = read_study(runs, baseline)
+    if not study.runs:
+        raise RunError("there is nothing to report on: name at least one run directory")
+    text = render(study, title, episodes, now or datetime.now(UTC))
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(output, text)
+    except OSError as error:
+        raise RunError(f"{output} cannot be written: {os_reason(error)}") from error
+    return output
+
+
+def render(study: Study, title: str, episodes: bool, now: datetime) -> str:
+    """The page as HTML, which refers to nothing beside itself."""
+    curves = learning_curves(study)
+    results = newest_results(study)
+    main, compared = next(iter(results.items()), (None, []))
+    sections = [
+        learning_section(curves),
+        evaluation_section(study, results),
+        aggregate_section(main, compared),
+        settings_section(study),
+        throughput_section(study),
+        *([episode_section(study)] if episodes else []),
+    ]
+    folder = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    tasks = list(dict.fromkeys(task for configuration in study.configurations for task in configuration.tasks))
+    page = environment.get_template("page.html").render(
+        title=title or f"r2ac: {listed(tasks, most=3) or 'training runs'}",
+        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        summary=summary(study, results, curves),
+        made=_made(now),
+        configurations=configuration_table(study),
+        remarks=repeated_seeds(study),
+        sections=sections,
+    )
+    return clean(page.strip()) + "\n"
+
+
+def _made(now: datetime) -> str:
+    versions = ", ".join(f"{name} {version(name)}" for name in _VERSIONS)
+    return f"Made on {now.astimezone(UTC):%Y-%m-%d %H:%M} UTC with {versions}, Python {platform.python_version()}."

@@ -1,0 +1,198 @@
+"""What a report is made from: the runs, which of them belong together, and what is known of each."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from r2ac.launch.errors import RunError
+from r2ac.launch.evaluate import Evaluation, evaluation_path
+from r2ac.launch.evaluation_file import read_evaluation
+from r2ac.launch.metrics import read_metrics
+from r2ac.launch.plot_groups import RunGroup, differing_fields, group_label, group_runs, tasks_of
+from r2ac.launch.run_directory import RunDirectory
+
+# What sets agents apart is always part of their names, even where no two of them share a task.
+_ALWAYS_NAMED = ("agent.core", "agent.gradient")
+_UNSET = "unset"
+_CHECKPOINT = re.compile(r"step_(\d+)\.safetensors")
+
+
+@dataclass(frozen=True, eq=False)
+class StudiedRun:
+    """A training run and all that could be read of it."""
+
+    path: Path
+    seed: Any
+    tasks: tuple[str, ...]
+    """What the agent was trained on."""
+    config: dict[str, Any]
+    """``config.json``; empty for a run of another program."""
+    rows: tuple[dict[str, Any], ...] = ()
+    """The lines of ``metrics.jsonl``."""
+    metrics_problem: str | None = None
+    """Why there are none, in a sentence."""
+    evaluations: tuple[Evaluation, ...] = ()
+    """What ``evaluation.json`` holds, each with at least one seed."""
+    evaluation_problem: str | None = None
+    """What is wrong with ``evaluation.json``, in a sentence; None also where there is none."""
+
+    @property
+    def steps(self) -> int | None:
+        """Environment steps of the last line that was measured."""
+        return int(self.rows[-1]["env_steps"]) if self.rows else None
+
+    @property
+    def checkpoint_steps(self) -> int | None:
+        """Environment steps of the newest checkpoint, by the names of the files."""
+        folder = RunDirectory(self.path).checkpoints
+        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+        return max((int(match[1]) for name in names if (match := _CHECKPOINT.fullmatch(name))), default=None)
+
+    @property
+    def name(self) -> str:
+        """The path, as it was given."""
+        return str(self.path)
+
+
+@dataclass(frozen=True, eq=False)
+class Configuration:
+    """Runs that are trained in the same way: equal settings but for the seed, and but for the task."""
+
+    name: str
+    """What sets it apart from the others, such as ``gradient=rtrl``; no two have the same."""
+    number: int
+    """Its place among all, from 0."""
+    baseline: bool
+    """Whether the others are compared with it."""
+    groups: tuple[RunGroup, ...]
+    """One for each task (or list of tasks) that it is trained on."""
+    runs: tuple[StudiedRun, ...]
+    """Of all groups."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """All that are trained on, each once."""
+        return tuple(dict.fromkeys(task for run in self.runs for task in run.tasks))
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything that a report tells about."""
+
+    configurations: tuple[Configuration, ...]
+
+    @property
+    def runs(self) -> tuple[StudiedRun, ...]:
+        """Those of all configurations."""
+        return tuple(run for configuration in self.configurations for run in configuration.runs)
+
+
+def read_study(runs: Sequence[Path], baseline: Sequence[Path] = ()) -> Study:
+    """The configurations of ``runs``, then those of the ``baseline``.
+
+    A directory that is no run stands for the runs that it holds. Whatever cannot be read of a run is noted in it.
+
+    Raises:
+        RunError: where a path is no run, its ``config.json`` is damaged, or a run is both a run and the baseline.
+    """
+    theirs = {run.resolve() for group in group_runs(baseline) for run in group.runs}
+    for group in group_runs(runs):
+        for run in group.runs:
+            if run.resolve() in theirs:
+                raise RunError(f"{run} is named both as a run and as the baseline: it would be compared with itself")
+    groups = group_runs([*runs, *baseline])
+    # Runs and baseline may have equal settings, such as those of two versions of the program.
+    apart = [
+        (label, is_baseline, part)
+        for is_baseline in (False, True)
+        for label, group in zip(_labels(groups), groups, strict=True)
+        if (part := _part(group, theirs, is_baseline)).runs
+    ]
+    found: dict[tuple[str, bool], list[RunGroup]] = {}
+    for label, is_baseline, part in apart:
+        found.setdefault((label, is_baseline), []).append(part)
+    return Study(
+        tuple(
+            Configuration(
+                name=f"{label} (baseline)" if is_baseline else label,
+                number=number,
+                baseline=is_baseline,
+                groups=tuple(own),
+                runs=tuple(run for group in own for run in _read_group(group)),
+            )
+            for number, ((label, is_baseline), own) in enumerate(found.items())
+        )
+    )
+
+
+def differing_settings(groups: Iterable[RunGroup]) -> list[str]:
+    """The settings, by their flat names, in which any two of the groups differ, whatever their tasks."""
+    every = list(groups)
+    names = dict.fromkeys(name for group in every for name in group.settings if group.name is None)
+    return [name for name in names if len({json.dumps(value) for _, value in setting_of(every, name)}) > 1]
+
+
+def setting_of(groups: Iterable[RunGroup], name: str) -> list[tuple[RunGroup, Any]]:
+    """(group, its value of a setting), ``unset`` for a group without; not of runs of other programs, nor, of an option
+    of the environment, of groups whose suites do not have it."""
+    own = [group for group in groups if group.name is None]
+    return [(g, g.settings.get(name, _UNSET)) for g in own if name in g.settings or not name.startswith("env.")]
+
+
+def _part(group: RunGroup, baseline: set[Path], is_baseline: bool) -> RunGroup:
+    """The runs of a group that are in the baseline, or those that are not."""
+    chosen = [
+        (run, seed)
+        for run, seed in zip(group.runs, group.seeds, strict=True)
+        if (run.resolve() in baseline) == is_baseline
+    ]
+    return replace(group, runs=tuple(run for run, _ in chosen), seeds=tuple(seed for _, seed in chosen))
+
+
+def _labels(groups: Sequence[RunGroup]) -> list[str]:
+    """What sets each group apart from those that it shares a task with, and which agent it is where there are several.
+
+    Groups on different tasks with one label are one configuration: settings that differ between their tasks only, such
+    as budgets, come with the task.
+    """
+    tasks = dict.fromkeys(task for group in groups for task in tasks_of(group.task))
+    panels = [[group for group in groups if task in tasks_of(group.task)] for task in tasks]
+    differing = differing_fields(panels)
+    differing += [name for name in differing_settings(groups) if name in _ALWAYS_NAMED and name not in differing]
+    mixed = any(len({group.task for group in panel if group.name is None}) > 1 for panel in panels)
+    return [_label(group, differing, mixed) for group in groups]
+
+
+def _label(group: RunGroup, differing: Sequence[str], mixed: bool) -> str:
+    label = group_label(group, differing)
+    if mixed and group.name is None and len(tasks_of(group.task)) > 1:
+        label = ", ".join(filter(None, [label, f"trained on {group.task.replace(',', ', ')}"]))
+    core, gradient = (group.settings.get(name) for name in _ALWAYS_NAMED)
+    agent = gradient if core in (None, "elstm") else core
+    return label or str(agent or "r2ac")
+
+
+def _read_group(group: RunGroup) -> list[StudiedRun]:
+    return [_read_run(run, seed, group) for run, seed in zip(group.runs, group.seeds, strict=True)]
+
+
+def _read_run(path: Path, seed: Any, group: RunGroup) -> StudiedRun:
+    tasks = tuple(task for task in tasks_of(group.task) if task)
+    if group.name is not None:
+        return StudiedRun(path, seed, tasks, {})
+    run = StudiedRun(path, seed, tasks, RunDirectory(path).read_config())
+    try:
+        run = replace(run, rows=tuple(read_metrics(path)))
+    except RunError as error:
+        run = replace(run, metrics_problem=str(error))
+    if not evaluation_path(path).exists():
+        return run
+    try:
+        return replace(run, evaluations=read_evaluation(path))
+    except RunError as error:
+        return replace(run, evaluation_problem=str(error))
