@@ -26,6 +26,8 @@ class Carry:
     backward pass then advances them in place, where it reads them anyway; without one they stay behind the cell."""
     fresh: Tensor | None = None
     """[B] bool, beside ``streams``: the sensitivities of these streams count as zero, whatever is kept."""
+    noted: Tensor | None = None
+    """[BN] or [2BN + KND + 2KN], beside ``streams``: what the backward pass notes, as ``elstm_cells`` says."""
 
 
 class ELSTM(nn.Module):
@@ -122,7 +124,7 @@ class ELSTM(nn.Module):
             after = elstm_jump(carry.sensitivities, *own, cells, carry.cell, is_first, x)
             return cells, Carry(cells[-1].detach(), after)
         fresh = carry.fresh if carry.fresh is not None else torch.zeros_like(carry.streams, dtype=torch.bool)
-        cells = elstm_cells(*own, carry.cell, is_first, *rtrl, carry.streams, fresh)
+        cells = elstm_cells(*own, carry.cell, is_first, *rtrl, carry.streams, fresh, carry.noted)
         return cells, Carry(cells[-1].detach(), carry.sensitivities, carry.streams)
 
     @torch.no_grad()
@@ -148,6 +150,12 @@ class ELSTM(nn.Module):
             )
         if carry.fresh is not None and carry.streams is None:
             raise ValueError("carry.fresh goes with carry.streams: without these, begin with initial_carry()")
+        if carry.noted is not None:
+            sizes = [carry.cell.numel(), 2 * carry.cell.numel() + weight.numel() + 2 * self.bias.numel()]
+            if carry.streams is None or carry.noted.dim() != 1 or len(carry.noted) not in sizes:
+                raise ValueError(
+                    f"carry.noted goes with carry.streams and must be one of {sizes}, not {list(carry.noted.shape)}"
+                )
         if self.gradient == "tbptt":
             return
         if carry.sensitivities is None:

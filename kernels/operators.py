@@ -168,6 +168,7 @@ def elstm_cells(
     biases: Tensor | None = None,
     streams: Tensor | None = None,
     fresh: Tensor | None = None,
+    noted: Tensor | None = None,
 ) -> Tensor:
     """The eLSTM's cell states over a rollout, with the gradient of TBPTT or of RTRL.
 
@@ -183,6 +184,9 @@ def elstm_cells(
             pass takes the rows ``streams`` across the rollout, in place.
         streams: [B] int64, all different; None where the sensitivities are those of the batch and stay as they are.
         fresh: [B] bool; the sensitivities of these streams begin at zero, whatever is kept.
+        noted: beside ``streams``, where the backward pass notes what it found: prod_t a_t, [BN], or besides that
+            a_1 d_1 and the boundary term of the gradient by input weights, recurrent weights and biases,
+            [2BN + KND + 2KN].
 
     Returns:
         c_t, [T, B, N].
@@ -204,6 +208,7 @@ def _(
     biases: Tensor | None = None,
     streams: Tensor | None = None,
     fresh: Tensor | None = None,
+    noted: Tensor | None = None,
 ) -> Tensor:
     steps, batch, _, hidden = projection.shape
     return projection.new_empty(steps, batch, hidden)
@@ -218,8 +223,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gradients(ctx: Any, direct: Tensor | None) -> tuple[Tensor | None, ...]:
     projection, recurrent_weight, bias, cells, cell, is_first, x, *sensitivities = ctx.saved_tensors
     if direct is None:
-        return (None,) * 12
-    matrix, recurrent, biases, streams, fresh = sensitivities
+        return (None,) * 13
+    matrix, recurrent, biases, streams, fresh, noted = sensitivities
     scan = BackwardScan(
         *_elstm_backward(direct, projection, recurrent_weight, bias, cells, cell, is_first, jump=streams is not None)
     )
@@ -231,8 +236,13 @@ def _gradients(ctx: Any, direct: Tensor | None) -> tuple[Tensor | None, ...]:
         else:
             common = streams, fresh, scan.boundary, scan.decay
             by_input_weight = sensitivity_pass_(matrix, *common, scan.weighted, x)
-            by_vectors = by_vectors + vector_pass_(recurrent, biases, *common, scan.gained)
-    return scan.by_projection, by_vectors[0], by_vectors[1], None, None, by_input_weight, *(None for _ in range(6))
+            of_vectors = vector_pass_(recurrent, biases, *common, scan.gained)
+            by_vectors = by_vectors + of_vectors
+            if noted is not None:
+                found = scan.decay, scan.boundary, by_input_weight, of_vectors
+                some = found[:1] if len(noted) == scan.decay.numel() else found
+                torch.cat([tensor.flatten() for tensor in some], out=noted)
+    return scan.by_projection, by_vectors[0], by_vectors[1], None, None, by_input_weight, *(None for _ in range(7))
 
 
 elstm_cells.register_autograd(_gradients, setup_context=_save)

@@ -13,6 +13,7 @@ from r2ac.envs import InvalidOption, MissingPackage, UnknownTask
 from r2ac.launch.cluster import ConnectionFailed
 from r2ac.launch.commands.envs import envs_command
 from r2ac.launch.commands.evaluate import evaluate_command
+from r2ac.launch.commands.inspect import inspect_command
 from r2ac.launch.commands.plot import plot_command
 from r2ac.launch.commands.report import report_command
 from r2ac.launch.commands.train import train_command
@@ -35,6 +36,7 @@ usage: r2ac COMMAND …
                                        chooses the tasks, --protocol paper the published way
   r2ac plot RUN …                      draw learning curves, or write them as a table
   r2ac watch RUN [--flags]             a video of whole episodes, and what the agent remembers
+  r2ac inspect RUN …                   what RTRL adds to the gradient, and how far back it reaches
   r2ac report RUN … [--baseline RUN …] curves, evaluations and statistics of runs on one page (HTML)
   r2ac envs [SUITE | SUITE/TASK]       every suite and task, what is seen there, and whether it can run here
   r2ac envs --watch TASK [--flags]     a picture or video of what an agent sees, of a random or a trained one
@@ -51,6 +53,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "evaluate": evaluate_command,
     "plot": plot_command,
     "watch": watch_command,
+    "inspect": inspect_command,
     "report": report_command,
     "envs": envs_command,
 }

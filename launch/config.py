@@ -114,6 +114,7 @@ class TrainConfig(Generic[EnvOptions]):
             _require(0 < getattr(learner, name) < inf, name, getattr(learner, name), "above 0 and finite")
         for name in ("baseline_cost", "entropy_cost"):
             _require(0 <= getattr(learner, name) < inf, name, getattr(learner, name), "at least 0 and finite")
+        _require(learner.rtrl_metrics_every >= 0, "rtrl_metrics_every", learner.rtrl_metrics_every, "at least 0")
         _require(learner.max_skipped_updates >= 1, "max_skipped_updates", learner.max_skipped_updates, "at least 1")
         if self.batch_size > self.num_streams:
             raise ConfigError(

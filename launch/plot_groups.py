@@ -19,7 +19,7 @@ from r2ac.launch.run_directory import RunDirectory
 # Settings that change where and how fast a run goes, or what is kept of it, but not what is learned.
 _NOT_COMPARED = frozenset(
     {"seed", "run_dir", "device", "learner_threads", "threads", "ray_address", "log_steps", "checkpoint_minutes"}
-    | {"keep_checkpoints"}
+    | {"keep_checkpoints", "rtrl_metrics_every"}
 )
 _UNSET = "unset"
 # CleanRL names its runs <environment>__<experiment>__<seed>__<unix time>.

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2ac.agents import Agent, RolloutOutput
+from r2ac.agents import ELSTM, Agent, RolloutOutput
 from r2ac.kernels import REFERENCE, kernels_for
+from r2ac.learner.boundary import BoundaryMeter
 from r2ac.learner.carries import CarryStore
 from r2ac.learner.device import CapturedStep, DeviceFeed
 from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
@@ -55,6 +56,8 @@ class LearnerConfig:
     """How sensitivities are stored; bfloat16 halves their memory and makes the gradient inexact."""
     cuda_graph: bool = True
     """On a GPU, run an update as one CUDA graph."""
+    rtrl_metrics_every: int = 20
+    """Measure what RTRL adds to the gradient in about one update of so many (on a GPU in each); 0: never."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -110,7 +113,7 @@ class Learner:
         total_steps: environment steps after which the learning rate has fallen to zero.
 
     Raises:
-        ValueError: for a precision or storage that is neither float32 nor bfloat16.
+        ValueError: for a precision or storage that is neither float32 nor bfloat16, or rtrl_metrics_every below 0.
     """
 
     def __init__(self, agent: Agent, config: LearnerConfig, num_streams: int, total_steps: int) -> None:
@@ -120,6 +123,8 @@ class Learner:
         for name in ("encoder_precision", "sensitivity_storage"):
             if getattr(config, name) not in ("float32", "bfloat16"):
                 raise ValueError(f"{name} must be float32 or bfloat16, not {getattr(config, name)!r}")
+        if config.rtrl_metrics_every < 0:
+            raise ValueError(f"rtrl_metrics_every must be at least 0, not {config.rtrl_metrics_every}")
         agent.encoder_dtype = getattr(torch, config.encoder_precision)
         storage = torch.bfloat16 if config.sensitivity_storage == "bfloat16" else None
         self.carries = CarryStore(agent.core, num_streams, storage)
@@ -134,6 +139,10 @@ class Learner:
         # The readable references read the streams' numbers on the host, which no capture allows.
         has_kernels = kernels_for(self.parameters[0]) is not REFERENCE
         self._run = CapturedStep(self.device, captured=on_gpu and config.cuda_graph and has_kernels)
+        self._meter: BoundaryMeter | None = None
+        if isinstance(agent.core, ELSTM) and agent.core.gradient == "rtrl" and config.rtrl_metrics_every:
+            # A CUDA graph has no branches: what is captured is done in every update.
+            self._meter = BoundaryMeter(agent.core, num_streams, 1 if on_gpu else config.rtrl_metrics_every)
 
     def learning_rate(self) -> float:
         """The learning rate of the next update."""
@@ -192,17 +201,25 @@ class Learner:
         self._tally.set_skips(count)
 
     def read_tally(self) -> dict[str, float]:
-        """Means of the metrics over the good updates since the last call; waits for the device."""
-        return self._tally.read_means()
+        """Means of the metrics over the good updates since the last call; waits for the device.
+
+        With RTRL, those of :class:`r2ac.learner.boundary.BoundaryMeter` are among them where any of these updates was
+        measured.
+        """
+        return self._tally.read_means() | (self._meter.take() if self._meter is not None else {})
 
     def _step(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The part of an update that runs on the device; numbers of the host reach it through tensors alone."""
         gap, batch = inputs["gap"], Rollout(**{name: inputs[name] for name in inputs if name != "gap"})
+        meter = self._meter
         carry = self.carries.fetch(batch.stream, gap, batch.first_cell)
+        if meter is not None:
+            carry = meter.begin(carry, self.updates)
         output = self.agent(batch.observation, batch.reward, batch.is_first, carry, batch.instruction)
         losses = actor_critic_losses(output, batch, self.config)
         self.optimiser.zero_grad(set_to_none=True)
         losses.total.backward()
+        measured = meter.measure(carry, batch.length) if meter is not None else None
         gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
         finite = torch.isfinite(losses.total.detach()) & torch.isfinite(gradient_norm)
         step_where(self.optimiser, finite)
@@ -211,4 +228,6 @@ class Learner:
         values = (losses.total.detach() / steps, losses.policy / steps, losses.baseline / steps, losses.entropy)
         metrics = dict(zip(METRICS, (*values, gradient_norm), strict=True))
         self._tally.add(metrics, finite)
+        if meter is not None and measured is not None:
+            meter.add(measured, finite)
         return metrics

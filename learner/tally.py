@@ -21,8 +21,34 @@ class Skips:
     """Of the last one skipped."""
 
 
+class Means:
+    """Means of metrics, in tensors that an update changes without the host.
+
+    Args:
+        names: of the metrics.
+        device: where the updates run.
+    """
+
+    def __init__(self, names: Sequence[str], device: torch.device) -> None:
+        self._names = tuple(names)
+        self._sums = torch.zeros(len(names), dtype=torch.float64, device=device)
+        self._count = torch.zeros((), dtype=torch.float64, device=device)
+
+    def add(self, values: Tensor, good: Tensor) -> None:
+        """Count the metrics (float64, in the order of the names) of an update, where it was ``good`` (bool scalar)."""
+        self._sums += values.where(good, torch.zeros_like(values))
+        self._count += good
+
+    def take(self) -> dict[str, float]:
+        """Means over the good updates since the last call, empty where there was none; waits for the device."""
+        count, sums = float(self._count), self._sums.tolist()
+        self._sums.zero_()
+        self._count.zero_()
+        return {name: value / count for name, value in zip(self._names, sums, strict=True)} if count else {}
+
+
 class Tally:
-    """Sums of metrics and counts of skipped updates, in tensors that an update changes without the host.
+    """Means of metrics and counts of skipped updates, in tensors that an update changes without the host.
 
     Args:
         names: of the metrics; the first is the loss, the last the gradient norm.
@@ -31,18 +57,16 @@ class Tally:
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self._names = tuple(names)
+        self._means = Means(names, device)
         self._total = torch.zeros((), dtype=torch.int64, device=device)
         self._in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self._most_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self._last_skipped = torch.zeros(2, dtype=torch.float64, device=device)  # loss, gradient norm
-        self._sums = torch.zeros(len(names), dtype=torch.float64, device=device)
-        self._count = torch.zeros((), dtype=torch.float64, device=device)
 
     def add(self, metrics: dict[str, Tensor], finite: Tensor) -> None:
         """Note the metrics (scalars) of an update, which was good where ``finite`` (bool scalar)."""
         values = torch.stack([metrics[name].double() for name in self._names])
-        self._sums += values.where(finite, torch.zeros_like(values))
-        self._count += finite
+        self._means.add(values, finite)
         self._total += ~finite
         self._in_a_row += 1
         self._in_a_row *= ~finite
@@ -66,7 +90,4 @@ class Tally:
 
     def read_means(self) -> dict[str, float]:
         """Means over the good updates since the last call, empty where there was none; waits for the device."""
-        count, sums = float(self._count), self._sums.tolist()
-        self._sums.zero_()
-        self._count.zero_()
-        return {name: value / count for name, value in zip(self._names, sums, strict=True)} if count else {}
+        return self._means.take()

@@ -1,0 +1,140 @@
+"""``r2ac inspect``: what RTRL adds to the gradients of a trained agent, and how far back they reach."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from r2ac.launch.commands.parsing import parse, require_runs
+from r2ac.launch.config import ConfigError
+from r2ac.launch.errors import RunDirectoryError
+from r2ac.launch.inspect_plot import EXTENSIONS, draw_inspections
+from r2ac.launch.inspect_run import (
+    PERCENTILES,
+    Inspection,
+    InspectSettings,
+    checkpoints_at,
+    folder_of,
+    inspect_checkpoint,
+    write_inspection,
+)
+from r2ac.launch.metrics import read_metrics
+from r2ac.launch.pictures import check_output
+from r2ac.launch.progress import print_table, short_count
+
+
+@dataclass(frozen=True)
+class InspectArguments:
+    """Take the gradients of trained agents apart: what comes from before the rollout, how far back it reaches, and for
+    how long units remember. Nothing is learned; an agent that was trained by TBPTT shows what RTRL would add."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Run directories (all their checkpoints) or checkpoints."""
+    rollouts: int = 32
+    """Rollouts of every stream; the first three quarters fill the past, the last quarter is measured."""
+    streams: int = 0
+    """Environments stepped together; 0: as many as a batch of the training had rollouts."""
+    seed: int = 0
+    """Seeds the environments and what is drawn."""
+    device: str = "auto"
+    """Where the agents run: cpu, cuda, cuda:1, …; auto takes the GPU where there is one."""
+    output: Path | None = None
+    """The figure (.png, .svg, .pdf); inspect.png in the first run if not given. Each run gets an inspect.json."""
+
+    def settings(self) -> InspectSettings:
+        """Raises ConfigError for the first setting that is not allowed."""
+        limits = {"rollouts": (2, 10_000), "streams": (0, 10_000), "seed": (0, 2**64 - 1)}
+        for name, (least, most) in limits.items():
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ConfigError(f"--{name} is {value}, but it must be from {least} to {most}")
+        return InspectSettings(self.rollouts, self.streams, self.seed, self.device)
+
+
+def inspect_command(arguments: Sequence[str], console: Console) -> int:
+    """``r2ac inspect RUN_OR_CHECKPOINT … [--flags]``."""
+    parsed = parse(InspectArguments, "r2ac inspect", arguments)
+    require_runs(parsed.runs, "inspect")
+    settings = parsed.settings()
+    found: dict[Path, list[Path]] = {}
+    for path in parsed.runs:
+        for checkpoint in checkpoints_at(path):
+            found.setdefault(folder_of(checkpoint), []).append(checkpoint)
+    output = parsed.output or next(iter(found)) / "inspect.png"
+    check_output(output, EXTENSIONS)
+
+    runs: dict[Path, list[Inspection]] = {}
+    paths = {}
+    for folder, checkpoints in found.items():
+        runs[folder] = [_inspect(checkpoint, settings, console) for checkpoint in dict.fromkeys(checkpoints)]
+        _print(console, folder, runs[folder])
+        paths["results" if len(found) == 1 else f"results of {folder.name}"] = folder / "inspect.json"
+        write_inspection(runs[folder], folder / "inspect.json")
+    metrics = {}
+    for folder in runs:
+        # A checkpoint may lie anywhere, and a run may have measured nothing yet.
+        with suppress(RunDirectoryError):
+            metrics[folder] = read_metrics(folder)
+    draw_inspections(runs, metrics, output)
+    print_table(console, "inspected", [], {**paths, "figure": output})
+    return 0
+
+
+def _inspect(checkpoint: Path, settings: InspectSettings, console: Console) -> Inspection:
+    with console.status(checkpoint.name) as status:
+        return inspect_checkpoint(
+            checkpoint, settings, lambda done, total: status.update(f"{checkpoint.name}: {done} of {total} rollouts")
+        )
+
+
+def _print(console: Console, folder: Path, inspections: Sequence[Inspection]) -> None:
+    first = inspections[0]
+    trained = f"{first.agent}, rollouts of {first.rollout_length} steps"
+    rows: list[tuple[str, object]] = [
+        ("task", first.task),
+        ("trained by", trained),
+        ("measured", f"{first.reach.measured} rollouts of {first.streams} streams, after {first.settings.warm_up}"),
+    ]
+    print_table(console, str(folder), rows)
+    console.print(_parts(inspections))
+    console.print("Error of a gradient that stops so many steps before the rollout (0: TBPTT):", style="dim")
+    console.print(_errors(inspections))
+
+
+def _parts(inspections: Sequence[Inspection]) -> Table:
+    """Norms of the two parts, and half-lives."""
+    lives = "half-life " + "/".join(str(at) for at in PERCENTILES) + " %"
+    table = _table("steps", "boundary", "inside", "ratio", "cosine", "horizon", lives)
+    for each in inspections:
+        reach = each.reach
+        numbers = (reach.boundary_norm, reach.inside_norm, each.ratio)
+        table.add_row(
+            short_count(each.env_steps),
+            *(f"{number:.3g}" for number in numbers),
+            f"{reach.cosine:+.2f}",
+            f"{reach.credit_horizon:.1f}",
+            " / ".join(f"{life:.3g}" for life in each.half_life_percentiles()),
+        )
+    return table
+
+
+def _errors(inspections: Sequence[Inspection]) -> Table:
+    table = _table("steps", *(f"{each.steps:,}" for each in inspections[0].reach.truncations))
+    for inspection in inspections:
+        table.add_row(
+            short_count(inspection.env_steps), *(f"{each.error:.2g}" for each in inspection.reach.truncations)
+        )
+    return table
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table

@@ -1,0 +1,63 @@
+"""`r2ac inspect` on runs that the tests train; the numbers themselves are tested with the learner."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from r2ac.launch.cli import main
+from r2ac.launch.metrics import read_metrics
+
+TrainTiny = Callable[..., Path]
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.mark.parametrize("gradient", ["rtrl", "tbptt"])
+def test_a_run_is_taken_apart(train_tiny: TrainTiny, tmp_path: Path, capsys: Capture, gradient: str) -> None:
+    run = train_tiny(tmp_path / "run", {"--gradient": gradient, "--corridor-length": 6})
+    before = {file: file.read_bytes() for file in (run / "checkpoints").iterdir()}
+    assert main(["inspect", str(run), "--rollouts", "8", "--streams", "4"]) == 0
+    assert before == {file: file.read_bytes() for file in (run / "checkpoints").iterdir()}, "nothing is learned"
+    assert (run / "inspect.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads((run / "inspect.json").read_text())
+    assert (found["agent"], found["rollout_length"], found["measured"]) == (gradient, 5, 2)
+    assert [each["checkpoint"] for each in found["checkpoints"]] == sorted(file.name for file in before)
+    for each in found["checkpoints"]:
+        assert each["boundary_norm"] > 0
+        assert each["inside_norm"] > 0
+        assert -1 <= each["cosine"] <= 1
+        assert each["ratio"] == pytest.approx(each["boundary_norm"] / each["inside_norm"])
+        assert [truncation["steps"] for truncation in each["truncations"]] == [0, 5, 10, 20]
+        assert len(each["half_lives"]["units"]) == 8
+        # Episodes of 7 steps reach into one rollout before the present one, and no further.
+        assert each["truncations"][0]["error"] > 1e-3
+        assert [truncation["error"] for truncation in each["truncations"][1:]] == pytest.approx([0] * 3, abs=1e-5)
+    assert "half-life" in capsys.readouterr().out
+
+
+def test_what_rtrl_adds_is_in_the_metrics_of_a_training(train_tiny: TrainTiny, tmp_path: Path) -> None:
+    run = train_tiny(tmp_path / "run", {"--rtrl-metrics-every": 1})
+    rows = read_metrics(run)
+    for name in ("rtrl/boundary_norm", "rtrl/inside_norm", "rtrl/cosine", "rtrl/credit_horizon"):
+        assert all(math.isfinite(row[name]) for row in rows)
+    other = train_tiny(tmp_path / "other", {"--rtrl-metrics-every": 0})
+    assert not any(name.startswith("rtrl/") for row in read_metrics(other) for name in row)
+    assert [row["loss/total"] for row in rows] == [row["loss/total"] for row in read_metrics(other)]
+
+
+def test_bad_input_is_one_sentence(train_tiny: TrainTiny, tmp_path: Path, capsys: Capture) -> None:
+    run = train_tiny(tmp_path / "run", {"--core": "feedforward"})
+    capsys.readouterr()
+    for arguments, words in (
+        ([str(run)], "feed-forward agent: it has no memory"),
+        ([str(tmp_path / "nowhere")], "nowhere does not exist"),
+        ([str(run), "--rollouts", "1"], "--rollouts is 1"),
+        ([str(run), "--output", "x.txt"], "x.txt"),
+        ([], "at least one run"),
+    ):
+        assert main(["inspect", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
