@@ -119,7 +119,7 @@ class TrainConfig(Generic[EnvOptions]):
         if self.batch_size > self.num_streams:
             raise ConfigError(
                 f"--batch-size is {self.batch_size}, but each rollout of a batch comes from another stream and there "
-                f"are only {self.num_streams} (actors times --streams-per-actor)"
+                f"are only {self.num_streams} (actors times --streams-per-actor): lower the one or raise the other"
             )
         if self.freeze_encoder and self.encoder_from is None:
             raise ConfigError("--freeze-encoder needs --encoder-from: a random encoder would stay as it is")

@@ -11,7 +11,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -63,6 +65,7 @@ class EvaluationFile:
     def __init__(self, path: Path, fresh: bool = False) -> None:
         self.path = path
         self._fresh = fresh
+        self._drops = fresh and path.exists()
         self._lock = _lock(path.parent)
         try:
             self._results = {_slot(result): result for result in read_evaluation(path)} if path.exists() else {}
@@ -88,6 +91,7 @@ class EvaluationFile:
             if was != now and name not in ("seeds", "split")
         ]
         if others:
+            self._drops = True
             return wanted, f"{wanted.task} ({wanted.config.split}) begins anew: {'; '.join(others)}"
         kept = tuple(episode for episode in found.episodes if episode.seed < wanted.config.seeds)
         return replace(wanted, episodes=kept, date=found.date, versions=found.versions), None
@@ -98,6 +102,7 @@ class EvaluationFile:
         Raises:
             RunError: where it cannot be written.
         """
+        self._keep_what_is_dropped()
         self._results[_slot(evaluation)] = evaluation
         means = means_by_set(self.results).items()
         values = {
@@ -115,6 +120,17 @@ class EvaluationFile:
             write_atomically(self.path.with_suffix(".md"), evaluation_markdown(self.results, named))
         except OSError as error:
             raise RunError(f"{self.path} cannot be written: {os_reason(error)}") from error
+
+    def _keep_what_is_dropped(self) -> None:
+        """Before anything is written over, as ``evaluation-<when it was written>.json`` beside the file."""
+        if not self._drops:
+            return
+        self._drops = False
+        try:
+            written = datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
+            shutil.copy2(self.path, self.path.with_name(f"{self.path.stem}-{written:%Y%m%d-%H%M%S}.json"))
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be kept before it is replaced: {os_reason(error)}") from error
 
     def close(self) -> None:
         """Let others write; a second call does nothing."""

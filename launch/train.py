@@ -84,10 +84,12 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
     config.check()
     if resumed is not None:
         _check_goes_on(config, resumed)
-        if resumed.checkpoint.counters["env_steps"] >= config.total_steps:
+        learned = int(resumed.checkpoint.counters["env_steps"])
+        if learned >= config.total_steps:
             with resumed.run:
-                steps = f"{config.total_steps:,}"
-                console.print(f"{resumed.run.path} has learned from its {steps} steps; --total-steps N goes on to N")
+                console.print(
+                    f"{resumed.run.path} has learned from its {learned:,} steps; --total-steps N goes on to N"
+                )
             return 0
     device = choose_device(config.device)
     set_up_process(config.learner_threads or max(1, available_cores() - config.num_actors))
@@ -239,6 +241,8 @@ class Training:
 
 def _create(config: TrainConfig[Any]) -> RunDirectory:
     path = config.run_dir or default_run_directory(config.task, config.agent.label, config.seed)
+    if not path.name:
+        raise ConfigError(f"--run-dir is '{path}', but a run needs a folder of its own")
     return RunDirectory.create(path, config.to_json())
 
 

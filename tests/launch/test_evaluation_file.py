@@ -200,3 +200,18 @@ def test_one_evaluation_at_a_time(tmp_path: Path) -> None:
     with EvaluationFile(path), pytest.raises(RunError, match="is being evaluated by another process"):
         EvaluationFile(path)
     EvaluationFile(path).close()
+
+
+def test_what_is_dropped_is_kept_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    put(path, TWO_SEEDS)
+    before = path.read_bytes()
+    shorter = replace(WANTED, config=replace(CONFIG, episodes=1))
+    with EvaluationFile(path) as file:
+        file.go_on(shorter)
+        assert list(tmp_path.glob("evaluation-*.json")) == [], "nothing is written over yet"
+        file.put(shorter.with_seed(seed(0, 1.0)))
+        file.put(shorter.with_seed(seed(1, 1.0)))
+    (kept,) = tmp_path.glob("evaluation-*.json")
+    assert kept.read_bytes() == before
+    assert read_evaluation(path)[0].config.episodes == 1
