@@ -56,7 +56,9 @@ def test_operators_are_what_pytorch_asks_for() -> None:
     decay, weighted = normal(BATCH, HIDDEN), normal(STEPS, BATCH, GATES, HIDDEN)
     torch.library.opcheck(elstm_cells, own, test_utils=CHECKS)
     # The sensitivities change in the backward pass, which the last check would run twice from one state.
-    torch.library.opcheck(elstm_cells, (*own, weight, inputs, *kept, *streams()), test_utils=CHECKS[:3])
+    noted = normal(2 * BATCH * HIDDEN + GATES * HIDDEN * (WIDTH + 2))
+    for more in ((), (noted,)):
+        torch.library.opcheck(elstm_cells, (*own, weight, inputs, *kept, *streams(), *more), test_utils=CHECKS[:3])
     torch.library.opcheck(backward_scan, (normal(STEPS, BATCH), normal(STEPS, BATCH)), test_utils=CHECKS)
     common = streams()
     torch.library.opcheck(sensitivity_pass_, (kept[0], *common, decay, decay, weighted, inputs), test_utils=CHECKS)
@@ -101,6 +103,32 @@ def test_torch_compile_goes_across_the_core_without_a_break() -> None:
     for mine, plain in zip(after_three_rollouts(True), after_three_rollouts(False), strict=True):
         assert plain.count_nonzero()
         torch.testing.assert_close(mine, plain)
+
+
+def test_the_backward_pass_notes_what_it_adds_and_gives_the_same_gradients() -> None:
+    own, weight, inputs = recurrence(), normal(GATES, HIDDEN, WIDTH), normal(STEPS, BATCH, WIDTH)
+    parameters = [tensor.requires_grad_() for tensor in (own[1], own[2], weight)]
+    kept = normal(ROWS, GATES, HIDDEN, WIDTH), normal(ROWS, GATES, HIDDEN), normal(ROWS, GATES, HIDDEN)
+    cells, terms = BATCH * HIDDEN, GATES * HIDDEN * (WIDTH + 2)
+    noted = torch.full((2 * cells + terms,), torch.nan, dtype=torch.float64)
+    decay = torch.full((cells,), torch.nan, dtype=torch.float64)
+    direct, found = normal(STEPS, BATCH, HIDDEN), []
+    for room in (None, noted, decay):
+        sensitivities = [tensor.clone() for tensor in kept]
+        states = elstm_cells(*own, weight, inputs, *sensitivities, *streams(), room)
+        found.append(torch.autograd.grad(states, parameters, direct))
+    for gradients in found[1:]:
+        assert all(torch.equal(mine, plain) for mine, plain in zip(gradients, found[0], strict=True))
+    truncated = torch.autograd.grad(elstm_cells(*own), parameters[:2], direct)
+    # W has no part in the projection here: what it gets is the boundary term alone.
+    terms_of = [found[0][2], *(exact - inside for exact, inside in zip(found[0][:2], truncated, strict=True))]
+    torch.testing.assert_close(noted[2 * cells :], torch.cat([term.flatten() for term in terms_of]))
+    rows, fresh = streams()
+    before = kept[2][rows].masked_fill(fresh[:, None, None], 0)
+    by_cell = noted[cells : 2 * cells].view(BATCH, 1, HIDDEN)
+    torch.testing.assert_close((by_cell * before).sum(0), terms_of[2])
+    assert torch.equal(decay, noted[:cells])
+    assert decay.count_nonzero()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
