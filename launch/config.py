@@ -69,6 +69,9 @@ class TrainConfig(Generic[EnvOptions]):
     """How many of the newest checkpoints are kept."""
     log_steps: int = 0
     """Environment steps between two lines of metrics.jsonl; 0: a 200th of the run, at most 100,000."""
+    video_minutes: float = 0.0
+    """Minutes between two episodes that the learner plays and films for TensorBoard, at most 200 steps each, while
+    training stands still; 0: none."""
 
     @property
     def num_streams(self) -> int:
@@ -100,6 +103,7 @@ class TrainConfig(Generic[EnvOptions]):
             "keep_checkpoints": 1,
             "log_steps": 0,
             "checkpoint_minutes": 0,
+            "video_minutes": 0,
         }
         _require(self.seed < 2**64, "seed", self.seed, "below 2**64")
         for name, least in at_least.items():

@@ -12,12 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2ac.launch.errors import RunDirectoryError, os_reason
+from r2ac.launch.tensorboard import TAGS
 
 _Floats = NDArray[np.float64]
 
-# How other programs call what r2ac calls by its own name: CleanRL, Stable-Baselines3, RLlib (new and old).
+# What stands for a key of metrics.jsonl in r2ac's own event files, and in those of CleanRL, Stable-Baselines3 and RLlib
+# (new and old).
 _KNOWN_TAGS = {
+    **{key: (tag,) for key, tag in TAGS.items()},
     "episode_return": (
+        TAGS["episode_return"],
         "charts/episodic_return",
         "rollout/ep_rew_mean",
         "env_runners/episode_return_mean",
@@ -25,6 +29,7 @@ _KNOWN_TAGS = {
         "episode_reward_mean",
     ),
     "episode_length": (
+        TAGS["episode_length"],
         "charts/episodic_length",
         "rollout/ep_len_mean",
         "env_runners/episode_len_mean",

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from r2ac.launch.curves import smooth
 from r2ac.launch.errors import RunError, os_reason
 from r2ac.launch.inspect_run import Inspection
 from r2ac.launch.progress import short_count
@@ -20,6 +21,8 @@ from r2ac.launch.progress import short_count
 EXTENSIONS = (".png", ".svg", ".pdf")
 _PARTS = {"boundary_norm": ("boundary term", "#D55E00"), "inside_norm": ("inside the rollout (TBPTT)", "#0072B2")}
 _MOST_LABELS = 8
+_LEAST_ERROR = 1e-4
+"""Of the error axis: what is less is hardly told from the rounding of float32."""
 
 
 def draw_inspections(
@@ -28,8 +31,9 @@ def draw_inspections(
     """A row of three panels for each run.
 
     Left: the norms of the boundary term and of the gradient inside the rollout, as lines from the run's metrics where
-    it has measured them, and as points from its checkpoints. Middle: the error of a gradient that stops some steps
-    before the rollout, against these steps, a line for each checkpoint. Right: the units' half-lives, by rank.
+    it has measured them (a trailing mean over 2 % of the run), and as points from its checkpoints. Middle: the error of
+    a gradient that stops some steps before the rollout, against these steps, a line for each checkpoint. Right: the
+    units' half-lives, by rank.
 
     Args:
         runs: the inspections of each run, oldest first.
@@ -60,14 +64,15 @@ def _draw_norms(axes: Axes, inspections: Sequence[Inspection], metrics: Sequence
         key = f"rtrl/{part}"
         rows = [(row["env_steps"], row[key]) for row in metrics if isinstance(row.get(key), int | float)]
         if rows:
-            axes.plot(*np.array(rows, dtype=float).T, color=colour, lw=1.2, alpha=0.8, label=f"{label}, in training")
+            steps, values = np.array(rows, dtype=float).T
+            axes.plot(*smooth((steps, values), steps[-1] / 50), color=colour, lw=1.4, label=f"{label}, in training")
         points = [(each.env_steps, getattr(each.reach, part)) for each in inspections]
         axes.plot(*np.array(points, dtype=float).T, "o", color=colour, label=f"{label}, weights at rest")
     _finish(axes, "Norms of the gradient's two parts", "environment steps", "norm")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
     _logarithmic(axes, [value for line in axes.get_lines() for value in np.asarray(line.get_ydata())])
     axes.set_xlim(left=0)
-    axes.legend(frameon=False, fontsize=8.5)
+    axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(-0.02, -0.13))
 
 
 def _draw_errors(axes: Axes, inspections: Sequence[Inspection]) -> None:
@@ -81,6 +86,8 @@ def _draw_errors(axes: Axes, inspections: Sequence[Inspection]) -> None:
     axes.minorticks_off()
     _finish(axes, "Error of a gradient that stops so early", "steps before the rollout (0: TBPTT)", "|g - g_k| / |g|")
     _logarithmic(axes, [each.error for inspection in inspections for each in inspection.reach.truncations])
+    low, high = axes.get_ylim()
+    axes.set_ylim(bottom=min(max(low, _LEAST_ERROR), high / 10))
     axes.legend(frameon=False, fontsize=8.5, title="after steps", title_fontsize=8.5)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from r2ac.launch.errors import RunDirectoryError, os_reason
 from r2ac.launch.run_directory import RunDirectory, write_atomically
+from r2ac.launch.tensorboard import EventWriter
 
 
 class MetricsWriter:
@@ -25,9 +26,6 @@ class MetricsWriter:
     """
 
     def __init__(self, run: RunDirectory, resume_from_step: int | None) -> None:
-        # TensorBoard and torch take seconds to import, and who reads metrics needs neither.
-        from torch.utils.tensorboard import SummaryWriter
-
         self._path = run.metrics_path
         purge_step = None
         try:
@@ -36,7 +34,7 @@ class MetricsWriter:
                 # TensorBoard hides the steps from purge_step on; the checkpoint's own step stays.
                 purge_step = resume_from_step + 1
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (open until close)
-            self._events = SummaryWriter(str(run.path), purge_step=purge_step, flush_secs=30)
+            self._events = EventWriter(run.path, purge_step)
         except OSError as error:
             raise _unwritable(self._path, error) from error
 
@@ -44,8 +42,8 @@ class MetricsWriter:
         """One line, flushed: steps, frames, seconds since the run began (cumulative over resumes) and ``values``.
 
         A value of NaN or infinity is written as null, which says: measured, but not finite (JSON has no NaN).
-        TensorBoard gets it as it is, and marks it. Tags are the keys; a key ``group/name`` stands in its group. The
-        x axis is ``env_steps``.
+        TensorBoard gets it as it is, and marks it, under the tags that :mod:`r2ac.launch.tensorboard` lists. The x axis
+        is ``env_steps``.
 
         Raises RunDirectoryError where the file system takes no more.
         """
@@ -58,8 +56,27 @@ class MetricsWriter:
         try:
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
             self._file.flush()
-            for name, value in values.items():
-                self._events.add_scalar(name, float(value), int(env_steps))
+            self._events.write(int(env_steps), values)
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+
+    def write_config(self, config: Mapping[str, Any], env_steps: int) -> None:
+        """Tells TensorBoard the settings with which the run begins, or goes on, at ``env_steps``.
+
+        Raises RunDirectoryError where the file system takes no more.
+        """
+        try:
+            self._events.write_config(config, int(env_steps))
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+
+    def write_gif(self, gif: bytes, size: tuple[int, int], env_steps: int) -> None:
+        """Gives TensorBoard an animated GIF of this width and height, of an episode at ``env_steps``.
+
+        Raises RunDirectoryError where the file system takes no more.
+        """
+        try:
+            self._events.write_gif(gif, size, int(env_steps))
         except OSError as error:
             raise _unwritable(self._path, error) from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from r2ac.launch.rollout_source import ActorsLost, Batch, InProcessSource, RaySo
 from r2ac.launch.run_directory import RunDirectory, default_run_directory
 from r2ac.launch.signals import StopSignals
 from r2ac.launch.training_log import TrainingLog
+from r2ac.launch.training_video import film_episode
 from r2ac.learner import CaptureFailed, Learner, TrainingDiverged, load_optimiser_state, use_matmul_precision
 from r2ac.learner.checkpoint import (
     Checkpoint,
@@ -111,6 +112,7 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
         metrics = stack.enter_context(MetricsWriter(run, learner.env_steps if resumed else None))
         if resumed is not None:
             run.write_config(config.to_json())
+        metrics.write_config(config.to_json(), learner.env_steps)
         progress = stack.enter_context(Progress(config.total_steps, console))
         training = Training(config, run, source, learner, metrics, progress, resumed)
         training.loop(signals)
@@ -143,7 +145,7 @@ class Training:
         self._began = time.monotonic()
         self._began_steps = learner.env_steps
         self._last_line = self._began_steps
-        self._last_checkpoint = self._began
+        self._last_checkpoint = self._last_video = self._began
         self._seconds = 0.0
 
     def loop(self, signals: StopSignals) -> None:
@@ -176,6 +178,8 @@ class Training:
             learner.check()
         if time.monotonic() - self._last_checkpoint >= 60 * config.checkpoint_minutes:
             self._save()
+        if config.video_minutes > 0 and time.monotonic() - self._last_video >= 60 * config.video_minutes:
+            self._film()
         self._progress.update(learner.env_steps, learner.updates, self._log.mean_return, self._log.notes())
 
     def _finish(self) -> None:
@@ -214,6 +218,16 @@ class Training:
         steps = self._learner.env_steps
         self._metrics.write(steps, steps * self._frames_per_step, self._wall_time(), self._log.values())
         self._last_line = steps
+
+    def _film(self) -> None:
+        """An episode of one of the tasks as the agent plays it now."""
+        config, steps = self._config, self._learner.env_steps
+        task = config.tasks[self._learner.updates % len(config.tasks)].name
+        # A video is not worth a run: where the engine fails, the next one may come about.
+        with suppress(EngineFailed):
+            gif = film_episode(self._learner.agent, task, config.env, seed=steps)
+            self._metrics.write_gif(gif.data, gif.size, steps)
+        self._last_video = time.monotonic()
 
     def _save(self) -> None:
         learner = self._learner

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from r2ac.envs import Task, mean_normalised_return
 from r2ac.launch.rollout_actor import Episode
@@ -67,7 +71,7 @@ class TrainingLog:
         if self._lags:
             lags = np.concatenate(self._lags)
             values |= {"policy_lag/mean": float(lags.mean()), "policy_lag/max": float(lags.max())}
-        values |= means
+        values |= means | memory_used(learner.device)
         self._begin()
         return values
 
@@ -102,6 +106,18 @@ class TrainingLog:
         self._began = time.monotonic()
         self._began_steps = self._learner.env_steps
         self._began_waited = self._source.waited
+
+
+def memory_used(device: torch.device) -> dict[str, float]:
+    """Memory of this process, in 10^6 bytes: ``system/resident_mb`` where the system tells it as Linux does, and on a
+    GPU ``system/gpu_mb``, what torch has taken there. Waits for no device."""
+    used: dict[str, float] = {}
+    with suppress(OSError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        used["system/resident_mb"] = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    if device.type == "cuda":
+        used["system/gpu_mb"] = torch.cuda.memory_reserved(device) / 1e6
+    return used
 
 
 def _means(episodes: Sequence[Episode]) -> dict[str, float]:

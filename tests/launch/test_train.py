@@ -23,7 +23,8 @@ from r2ac.learner.checkpoint import Checkpoint, load_checkpoint
 
 TrainTiny = Callable[..., Path]
 StartTiny = Callable[..., "subprocess.Popen[str]"]
-TIMED = {"wall_time", "throughput/steps_per_second", "throughput/learner_wait"}
+# What depends on the machine.
+TIMED = {"wall_time", "throughput/steps_per_second", "throughput/learner_wait", "system/resident_mb"}
 # Years of training: only a signal ends it.
 ENDLESS = 10**12
 LONG: dict[str, object] = {"--total-steps": ENDLESS, "--log-steps": 200}
@@ -94,6 +95,7 @@ def test_what_a_run_leaves(finished_run: Path) -> None:
         *("policy_lag/mean", "policy_lag/max", "learner/learning_rate", "learner/skipped_updates"),
         *("learner/stream_resets", "throughput/steps_per_second", "throughput/learner_wait"),
         *("throughput/actor_restarts", "throughput/engine_restarts", "normalised_return", "capped_normalised_return"),
+        "system/resident_mb",
     } == {name for name in rows[-1] if not name.startswith("rtrl/")}
     # Corridor 4: episodes of 5 steps, 8 streams, 200 steps a line.
     assert {(row["episodes"], row["episode_length"]) for row in rows} == {(40, 5.0)}
