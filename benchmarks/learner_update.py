@@ -55,8 +55,8 @@ WARM_UP = {"cpu": 1, "cuda": 6}
 class Preset:
     """What the paper trains on a suite (Irie et al. 2024, section 4 and appendix A)."""
 
-    image: tuple[int, int, int]
-    """[C, H, W]."""
+    image: tuple[int, ...]
+    """[C, H, W], or [D] for vectors."""
     hidden: int
     actions: int
     frames: int
@@ -78,8 +78,10 @@ QUICK = {name: Preset((p.image[0], 16, 16), 16, p.actions, p.frames, 3, (2, 3)) 
 def synthetic_rollout(steps: int, batch: int, preset: Preset, cell_size: int) -> Rollout[np.ndarray]:
     """A rollout of noise."""
     random = np.random.default_rng(2)
+    shown = (steps + 1, batch, *preset.image)
+    is_image = len(preset.image) == 3
     return Rollout(
-        observation=random.integers(0, 256, (steps + 1, batch, *preset.image), dtype=np.uint8),
+        observation=random.integers(0, 256, shown, np.uint8) if is_image else random.random(shown, np.float32),
         reward=random.standard_normal((steps + 1, batch), dtype=np.float32),
         is_first=random.random((steps + 1, batch)) < 0.01,
         action=random.integers(0, preset.actions, (steps, batch)),
@@ -100,7 +102,7 @@ class Update:
         torch.manual_seed(0)
         spec = ObservationSpec(preset.image, preset.actions)
         agent = Agent(spec, AgentConfig(hidden_size=preset.hidden, encoder_features=FEATURES))
-        agent.core = make_core(method, FEATURES + 1, preset.hidden, torch.device("cpu"))
+        agent.core = make_core(method, agent.core.input_size, preset.hidden, torch.device("cpu"))
         self.learner = Learner(agent.to(device), config, num_streams=batch, total_steps=10**12)
         self._rollout = synthetic_rollout(steps, batch, preset, agent.core.cell_size)
 

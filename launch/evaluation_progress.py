@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
+from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.evaluation_workers import Report, Unit
+from r2ac.launch.metrics import read_metrics
 
 # Before that the beginning of all episodes would be taken for their rate.
 _FIRST_ESTIMATE = 3.0
@@ -27,6 +30,40 @@ class Amount:
     """Episodes in all."""
     done: int
     """Those on file."""
+
+
+def expected_seconds(parts: Iterable[tuple[Path, int]]) -> float | None:
+    """What episodes would take that are as long, and played as fast, as when the runs were last measured in training:
+    a rough estimate before anything is played.
+
+    Args:
+        parts: run directories, and how many episodes are to be played with the agent of each.
+
+    Returns:
+        Seconds; None where a run has no such metrics.
+    """
+    paces: dict[Path, float | None] = {}
+    total = 0.0
+    for run, episodes in parts:
+        if run not in paces:
+            paces[run] = _seconds_per_episode(run)
+        pace = paces[run]
+        if pace is None:
+            return None
+        total += episodes * pace
+    return total
+
+
+def _seconds_per_episode(run: Path) -> float | None:
+    try:
+        rows = read_metrics(run)
+    except RunDirectoryError:
+        return None
+    for row in reversed(rows):
+        length, speed = row.get("episode_length"), row.get("throughput/steps_per_second")
+        if length and speed:
+            return float(length) / float(speed)
+    return None
 
 
 class EvaluationProgress:

@@ -1,6 +1,7 @@
 """What is shown while an evaluation plays: plain lines in a log, and how much time is left."""
 
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.config import TrainConfig
 from r2ac.launch.evaluate import Evaluation, EvaluationConfig
 from r2ac.launch.evaluation_plan import Failure
-from r2ac.launch.evaluation_progress import Amount, EvaluationProgress
+from r2ac.launch.evaluation_progress import Amount, EvaluationProgress, expected_seconds
 from r2ac.launch.evaluation_workers import Report, Unit
 
 TRAINING = TrainConfig("memory/tmaze", MemoryOptions())
@@ -79,3 +80,15 @@ def test_a_log_gets_a_line_now_and_then(progress: EvaluationProgress, clock: Clo
     # The process that played it has died: its seed begins anew.
     progress.update(FIRST, Report())
     assert log.getvalue().splitlines()[2:4] == ["run a: 3/20 episodes", "all: 23/50 episodes, about 0:01:15 left"]
+
+
+def test_the_time_is_estimated_from_the_training_before_anything_is_played(tmp_path: Path) -> None:
+    rows = [{"env_steps": 3, "episode_length": 5.0, "throughput/steps_per_second": 10.0}, {"env_steps": 7}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert expected_seconds([(tmp_path, 4), (tmp_path, 6)]) == pytest.approx(10 * 5 / 10)
+
+
+def test_a_run_without_metrics_gives_no_estimate(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"env_steps": 7}\n')
+    assert expected_seconds([(tmp_path, 4)]) is None
+    assert expected_seconds([(tmp_path / "none", 4)]) is None
