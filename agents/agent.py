@@ -12,6 +12,7 @@ from r2ac.agents.elstm import ELSTM, Carry, Gradient
 from r2ac.agents.encoders import EncoderName, make_encoder
 from r2ac.agents.feedforward import FeedForward
 from r2ac.agents.instruction import InstructionEncoder
+from r2ac.agents.scopes import scope
 
 
 @dataclass(frozen=True)
@@ -156,10 +157,13 @@ class Agent(nn.Module):
         """
         steps = observation.shape[0] - 1
         words = (None, None) if instruction is None else (instruction[:steps], instruction[steps])
-        x = self._core_input(observation[:steps], reward[:steps], is_first[:steps], words[0])
-        h, carry = self.core(x, carry, is_first[:steps])
+        with scope("encoder"):
+            x = self._core_input(observation[:steps], reward[:steps], is_first[:steps], words[0])
+        with scope("core"):
+            h, carry = self.core(x, carry, is_first[:steps])
         bootstrap = self.step(observation[steps], reward[steps], is_first[steps], carry.cell, words[1])
-        return RolloutOutput(self.policy(h), self.value(h).squeeze(-1), bootstrap.value, carry)
+        with scope("heads"):
+            return RolloutOutput(self.policy(h), self.value(h).squeeze(-1), bootstrap.value, carry)
 
     @torch.no_grad()
     def step(
@@ -175,9 +179,12 @@ class Agent(nn.Module):
             instruction: ids of words, [B, L] int; None where the task has none.
         """
         words = None if instruction is None else instruction.unsqueeze(0)
-        x = self._core_input(observation.unsqueeze(0), reward.unsqueeze(0), is_first.unsqueeze(0), words).squeeze(0)
-        h, cell = self.core.step(x, cell, is_first)
-        return StepOutput(self.policy(h), self.value(h).squeeze(-1), cell)
+        with scope("encoder"):
+            x = self._core_input(observation.unsqueeze(0), reward.unsqueeze(0), is_first.unsqueeze(0), words).squeeze(0)
+        with scope("core"):
+            h, cell = self.core.step(x, cell, is_first)
+        with scope("heads"):
+            return StepOutput(self.policy(h), self.value(h).squeeze(-1), cell)
 
     def _core_input(self, observation: Tensor, reward: Tensor, is_first: Tensor, instruction: Tensor | None) -> Tensor:
         """[features; clipped last reward; features of the instruction], [T, B, D]."""

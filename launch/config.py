@@ -12,9 +12,11 @@ import tyro
 
 from r2ac.agents import AgentConfig
 from r2ac.envs import Task, find_tasks, one_suite
+from r2ac.launch.policy_lag import PREFETCHED, least_bound
 from r2ac.learner import LearnerConfig
 
 EnvOptions = TypeVar("EnvOptions")
+MAX_GROUPS = 255
 
 
 class ConfigError(ValueError):
@@ -48,7 +50,24 @@ class TrainConfig(Generic[EnvOptions]):
     rollouts_in_flight: int = 2
     """Rollouts that an actor may be ahead of the learner; at least 2, so that it never waits for weights."""
     publish_every: int = 1
-    """Updates between two publications of the weights to the actors."""
+    """Updates between two publications of the weights to those who act."""
+    max_policy_lag: int = 0
+    """The most updates that the weights behind a rollout may be old when it is learned from: the learner waits for late
+    actors; 0: no bound but that of the queue."""
+    inference: Literal["auto", "actor", "worker"] = "auto"
+    """Who computes the actions: each rollout actor for itself, on its core; or an inference worker for all of them, on
+    the GPU; auto takes the worker for images where there is a GPU, on this machine alone."""
+    inference_workers: int = 1
+    """Inference workers, with --inference worker; several GPUs are dealt out among them."""
+    inference_device: str = "auto"
+    """Where inference workers act, or with --num-actors 0 the actor: cpu, cuda, cuda:1, …; auto takes the GPU where
+    there is one (in this process: for images)."""
+    stream_groups: int = 0
+    """Groups of an actor's streams: one is stepped while the actions of another are computed; 0: two with inference
+    workers, else one."""
+    transport: Literal["auto", "shared", "ray"] = "auto"
+    """How rollouts reach the learner: in memory that both share, on one machine; or through Ray's object store, also
+    from other machines; auto shares where Ray is local."""
 
     device: str = "auto"
     """Where the learner runs: cpu, cuda, cuda:1, …; auto takes the GPU where there is one."""
@@ -73,10 +92,20 @@ class TrainConfig(Generic[EnvOptions]):
     """Minutes between two episodes that the learner plays and films for TensorBoard, at most 200 steps each, while
     training stands still; 0: none."""
 
+    profile: bool = False
+    """Write where the time goes into the run's folder `profile`: a page, and traces of the learner and of Ray. On a GPU
+    updates are then launched kernel by kernel."""
+
     @property
     def num_streams(self) -> int:
         """Streams of all rollout actors together."""
         return max(self.num_actors, 1) * self.streams_per_actor
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether rollouts lie in memory that actors and learner share."""
+        local = self.ray_address == "local" and self.num_actors > 0
+        return local if self.transport == "auto" else self.transport == "shared"
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -99,6 +128,9 @@ class TrainConfig(Generic[EnvOptions]):
             "streams_per_actor": 1,
             "rollouts_in_flight": 2,
             "publish_every": 1,
+            "max_policy_lag": 0,
+            "inference_workers": 1,
+            "stream_groups": 0,
             "learner_threads": 0,
             "keep_checkpoints": 1,
             "log_steps": 0,
@@ -125,6 +157,7 @@ class TrainConfig(Generic[EnvOptions]):
                 f"--batch-size is {self.batch_size}, but each rollout of a batch comes from another stream and there "
                 f"are only {self.num_streams} (actors times --streams-per-actor): lower the one or raise the other"
             )
+        self._check_actors()
         if self.freeze_encoder and self.encoder_from is None:
             raise ConfigError("--freeze-encoder needs --encoder-from: a random encoder would stay as it is")
         one_suite(self.tasks)
@@ -135,6 +168,31 @@ class TrainConfig(Generic[EnvOptions]):
             )
         for task in self.tasks:
             task.checked_options(self.env)
+
+    def _check_actors(self) -> None:
+        """Who acts where, and how old weights may be."""
+        if self.inference == "worker" and (self.num_actors == 0 or not self.shares_memory):
+            raise ConfigError(
+                "--inference is worker, but it must be actor with --num-actors 0, --transport ray or another Ray "
+                "address than local: inference workers read the memory of rollout actors on their machine"
+            )
+        if self.transport == "shared" and (self.num_actors == 0 or self.ray_address != "local"):
+            raise ConfigError("--transport is shared, but that needs actors, and --ray-address local")
+        if self.stream_groups > min(self.streams_per_actor, MAX_GROUPS):
+            raise ConfigError(
+                f"--stream-groups is {self.stream_groups}, but it must be at most --streams-per-actor "
+                f"({self.streams_per_actor}) and {MAX_GROUPS}"
+            )
+        if self.max_policy_lag and self.num_actors:
+            least = least_bound(
+                self.num_streams, self.batch_size, self.rollouts_in_flight, PREFETCHED, self.publish_every
+            )
+            if self.max_policy_lag < least:
+                raise ConfigError(
+                    f"--max-policy-lag is {self.max_policy_lag}, but it must be 0 or at least {least}: so many updates "
+                    f"it takes to learn from the {self.rollouts_in_flight} rollouts in flight of {self.num_streams} "
+                    f"streams, {self.batch_size} an update"
+                )
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""

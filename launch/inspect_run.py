@@ -18,7 +18,8 @@ from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import RunError, os_reason
 from r2ac.launch.loading import choose_device
 from r2ac.launch.memory_analysis import half_lives
-from r2ac.launch.rollout_actor import ActorConfig, RolloutActor, Weights
+from r2ac.launch.policies import Weights
+from r2ac.launch.rollout_actor import ActorConfig, RolloutActor
 from r2ac.launch.run_directory import RunDirectory, write_atomically
 from r2ac.launch.watch import TrainedAgent
 from r2ac.learner import Rollout
@@ -179,7 +180,9 @@ def write_inspection(inspections: Sequence[Inspection], path: Path) -> None:
 def _play(actor: RolloutActor, agent: Agent, rollouts: int, report: _Report) -> Iterator[Rollout[np.ndarray]]:
     weights = Weights(0, parameters_to_vector(agent.parameters()).detach().cpu().numpy())
     for number in range(rollouts):
-        yield actor.collect(weights, number).rollout
+        rollout = actor.collect(weights, number).rollout
+        assert rollout is not None
+        yield rollout
         report(number + 1, rollouts)
 
 

@@ -1,50 +1,38 @@
-"""The rollout actor: steps a vector environment with a copy of the agent."""
+"""The rollout actor: steps vector environments with a copy of the agent, or with an inference worker's."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import torch
-from torch.nn.utils import vector_to_parameters
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec, StepOutput
-from r2ac.envs import find_tasks, make_vector, spread
+from r2ac.agents import Agent, AgentConfig
+from r2ac.launch.policies import LocalPolicy, Policy, RemotePolicy, Weights
 from r2ac.launch.process import set_up_process
+from r2ac.launch.rollout_memory import MemoryHandle, RolloutLayout, RolloutMemory
+from r2ac.launch.stream_group import Episode, StreamGroup
 from r2ac.learner import Rollout
 
-
-@dataclass(frozen=True)
-class Weights:
-    """The agent's weights, as they travel from the learner to the actors."""
-
-    version: int
-    """The number of updates that made them."""
-    values: np.ndarray
-    """All parameters, one after another, float32."""
-
-
-@dataclass(frozen=True)
-class Episode:
-    """A whole episode (a game, where the agent's episodes are lives) that ended within a rollout."""
-
-    episode_return: float
-    """Sum of the rewards as the environment gave them."""
-    length: int
-    """Steps."""
-    task: str
-    """Full name."""
+ENVIRONMENT, INFERENCE, WAITING = "environment", "inference", "waiting"
+"""What a rollout actor spends its time with: stepping, waiting for actions or choosing them, waiting for orders."""
 
 
 @dataclass(frozen=True)
 class Collected:
     """What a rollout actor hands over."""
 
-    rollout: Rollout[np.ndarray]
-    """T steps of all its streams."""
+    sequence: int
+    """The rollout's number."""
+    rollout: Rollout[np.ndarray] | None
+    """T steps of all its streams; None where it lies in the memory that the actor was given."""
     episodes: list[Episode]
     """Those that ended in these steps."""
+    seconds: Mapping[str, float]
+    """Of each of ENVIRONMENT, INFERENCE and WAITING, since the last rollout was handed over."""
     engine_restarts: int = 0
     """Engines that were lost and replaced meanwhile; their streams began new episodes."""
 
@@ -64,6 +52,8 @@ class ActorConfig:
     """The actor's number among all actors."""
     incarnation: int = 0
     """How often the actor has been started before: each start gets other episodes."""
+    num_groups: int = 1
+    """Groups of streams: one is stepped while an inference worker computes the actions of another."""
 
     @property
     def first_stream(self) -> int:
@@ -74,6 +64,12 @@ class ActorConfig:
     def last_stream(self) -> int:
         """The number of the actor's last stream."""
         return self.first_stream + self.num_streams - 1
+
+    @property
+    def columns(self) -> tuple[slice, ...]:
+        """The streams of each group, among those of the actor."""
+        bounds = [self.num_streams * i // self.num_groups for i in range(self.num_groups + 1)]
+        return tuple(slice(start, stop) for start, stop in pairwise(bounds))
 
 
 def sample_actions(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
@@ -100,109 +96,90 @@ class RolloutActor:
     Args:
         config: what to step and how.
         threads: CPU threads for the agent's network; None leaves them as they are.
+        memory: where rollouts are written, as many as may be ahead of the learner; None for new memory each time.
+        inference: the address of the inference worker that acts, which needs ``memory``; None for an agent here.
+        device: where an agent here computes.
     """
 
-    def __init__(self, config: ActorConfig, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        config: ActorConfig,
+        threads: int | None = None,
+        memory: MemoryHandle | None = None,
+        inference: str | None = None,
+        device: str = "cpu",
+    ) -> None:
         if threads is not None:
             set_up_process(threads)
         self._config = config
-        env_seed = int(self._randomness().generate_state(1, np.uint64)[0])
-        self._env = make_vector(
-            config.task, config.num_streams, env_seed, options=config.env, first_stream=config.first_stream
-        )
-        names = [task.name for task in find_tasks(config.task)]
-        self._tasks = spread(names, config.num_streams, config.first_stream)
-        self.spec = ObservationSpec.of(self._env)
-        self._agent = Agent(self.spec, config.agent).eval()
-        self._version = -1
-        self._engine_restarts = 0
-        self._observation, info = self._env.reset()
-        self._instruction: np.ndarray | None = info.get("instruction")
-        self._reward = np.zeros(config.num_streams, dtype=np.float32)
-        self._is_first = np.ones(config.num_streams, dtype=bool)
-        self._cell = torch.zeros(config.num_streams, self._agent.core.cell_size)
-        self._returns = np.zeros(config.num_streams)
-        self._lengths = np.zeros(config.num_streams, dtype=np.int64)
+        seeds = self._randomness().generate_state(config.num_groups, np.uint64)
+        self._groups = [
+            StreamGroup(config.task, config.env, int(seed), config.first_stream + columns.start, columns)
+            for seed, columns in zip(seeds, config.columns, strict=True)
+        ]
+        self.spec = self._groups[0].spec
+        self._memory = None if memory is None else RolloutMemory.attach(memory)
+        self._policy: Policy
+        if inference is None:
+            agent = Agent(self.spec, config.agent).to(device)
+            self._policy = LocalPolicy(agent, config.columns)
+            self._layout = RolloutLayout(config.rollout_length, config.num_streams, self.spec, agent.core.cell_size)
+        else:
+            assert self._memory is not None
+            assert memory is not None
+            self._policy = RemotePolicy(inference, self._memory.descriptor, memory.slots, config.first_stream)
+        self._idle_since: float | None = None
 
     def collect(self, weights: Weights, sequence: int) -> Collected:
-        """Step every stream T times with ``weights``; ``sequence`` becomes the rollouts' number."""
-        self._load(weights)
-        rollout = self._empty_rollout(sequence)
+        """Step every stream T times with ``weights``; ``sequence`` becomes the rollouts' number.
+
+        Raises:
+            InferenceLost: if the inference worker is gone.
+        """
+        began = time.perf_counter()
+        waiting = 0.0 if self._idle_since is None else began - self._idle_since
+        rollout, slot = self._room(sequence)
         uniforms = np.random.default_rng(self._randomness(sequence)).random(rollout.action.shape)
+        policy, steps, inferring = self._policy, self._config.rollout_length, 0.0
         episodes: list[Episode] = []
-        for t in range(self._config.rollout_length):
-            self._record(rollout, t)
-            output = self._act()
-            self._cell = output.cell
-            logits = output.logits.numpy()
-            action = sample_actions(logits, uniforms[t])
-            rollout.behaviour_logits[t] = logits
-            rollout.action[t] = action
-            episodes += self._step(action)
-        self._record(rollout, self._config.rollout_length)
-        return Collected(rollout, episodes, self._new_engine_restarts())
+        policy.begin(rollout, slot, weights)
+        for number, group in enumerate(self._groups):
+            group.record(rollout, 0)
+            policy.ask(number, 0)
+        for t in range(steps):
+            for number, group in enumerate(self._groups):
+                asked = time.perf_counter()
+                policy.answer(number, t)
+                logits = rollout.behaviour_logits[t, group.columns]
+                action = sample_actions(logits, uniforms[t, group.columns])
+                rollout.action[t, group.columns] = action
+                inferring += time.perf_counter() - asked
+                episodes += group.step(action)
+                group.record(rollout, t + 1)
+                if t + 1 < steps:
+                    policy.ask(number, t + 1)
+        self._idle_since = time.perf_counter()
+        seconds = {ENVIRONMENT: self._idle_since - began - inferring, INFERENCE: inferring, WAITING: waiting}
+        restarts = sum(group.new_engine_restarts() for group in self._groups)
+        return Collected(sequence, None if self._memory else rollout, episodes, seconds, restarts)
 
     def close(self) -> None:
-        """Close the environment."""
-        self._env.close()
+        """Close the environments."""
+        self._policy.close()
+        for group in self._groups:
+            group.close()
+        if self._memory is not None:
+            self._memory.close()
 
     def _randomness(self, *more: int) -> np.random.SeedSequence:
         config = self._config
         return np.random.SeedSequence(config.seed, spawn_key=(config.index, config.incarnation, *more))
 
-    def _step(self, action: np.ndarray) -> list[Episode]:
-        self._observation, reward, terminated, truncated, info = self._env.step(action)
-        self._instruction = info.get("instruction")
-        self._reward = reward.astype(np.float32)
-        self._is_first = terminated | truncated
-        self._returns += reward
-        self._lengths += 1
-        # Returns are those of whole games, also where an episode of the agent is a life.
-        over = info.get("game_over", self._is_first)
-        # What was under way in an engine that was lost, and so cut off, is no episode.
-        whole = over & ~(truncated & info.get("engine_failed", np.zeros_like(over)))
-        episodes = [
-            Episode(float(self._returns[i]), int(self._lengths[i]), self._tasks[i]) for i in np.flatnonzero(whole)
-        ]
-        ended = np.flatnonzero(over)
-        self._returns[ended] = 0
-        self._lengths[ended] = 0
-        return episodes
-
-    def _act(self) -> StepOutput:
-        shown = torch.from_numpy(self._observation), torch.from_numpy(self._reward), torch.from_numpy(self._is_first)
-        instruction = None if self._instruction is None else torch.from_numpy(self._instruction)
-        return self._agent.step(*shown, self._cell, instruction)
-
-    def _record(self, rollout: Rollout[np.ndarray], t: int) -> None:
-        rollout.observation[t] = self._observation
-        rollout.reward[t] = self._reward
-        rollout.is_first[t] = self._is_first
-        if rollout.instruction is not None:
-            rollout.instruction[t] = self._instruction
-
-    def _new_engine_restarts(self) -> int:
-        """Since the last call; the suites whose engines can be lost count them."""
-        before, self._engine_restarts = self._engine_restarts, getattr(self._env, "engine_restarts", 0)
-        return self._engine_restarts - before
-
-    def _load(self, weights: Weights) -> None:
-        if weights.version != self._version:
-            vector_to_parameters(torch.tensor(weights.values), self._agent.parameters())
-            self._version = weights.version
-
-    def _empty_rollout(self, sequence: int) -> Rollout[np.ndarray]:
-        steps, streams = self._config.rollout_length, self._config.num_streams
-        words = self._instruction
-        return Rollout(
-            observation=np.empty((steps + 1, streams, *self.spec.shape), dtype=self._observation.dtype),
-            reward=np.empty((steps + 1, streams), dtype=np.float32),
-            is_first=np.empty((steps + 1, streams), dtype=bool),
-            action=np.empty((steps, streams), dtype=np.int64),
-            behaviour_logits=np.empty((steps, streams, self.spec.num_actions), dtype=np.float32),
-            first_cell=self._cell.numpy().copy(),
-            stream=np.arange(self._config.first_stream, self._config.last_stream + 1),
-            sequence=np.full(streams, sequence),
-            weights_version=np.full(streams, self._version),
-            instruction=np.empty((steps + 1, *words.shape), dtype=words.dtype) if words is not None else None,
-        )
+    def _room(self, sequence: int) -> tuple[Rollout[np.ndarray], int]:
+        """Where the rollout of this number is written, and the number of the slot."""
+        # The learner orders a rollout when the one that was written here before is used up.
+        slot = 0 if self._memory is None else sequence % len(self._memory.slots)
+        rollout = self._layout.empty() if self._memory is None else self._memory.slots[slot]
+        rollout.stream[:] = np.arange(self._config.first_stream, self._config.last_stream + 1)
+        rollout.sequence[:] = sequence
+        return rollout, slot

@@ -1,16 +1,24 @@
-"""Where the learner's batches come from: rollout actors in this process, or in Ray processes."""
+"""Where the learner's batches come from: a rollout actor in this process, or rollout actors in Ray processes."""
 
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from r2ac.launch.batcher import Batcher
-from r2ac.launch.rollout_actor import ActorConfig, Collected, Episode, RolloutActor, Weights
+from r2ac.launch.batcher import Batcher, BatchRing
+from r2ac.launch.inference_pool import InferencePool
+from r2ac.launch.inference_worker import InferenceConfig
+from r2ac.launch.policies import InferenceLost, Weights
+from r2ac.launch.policy_lag import is_late
+from r2ac.launch.rollout_actor import ActorConfig, Collected, RolloutActor
+from r2ac.launch.rollout_memory import RolloutLayout, RolloutMemory
+from r2ac.launch.stream_group import Episode
 from r2ac.learner import Rollout
 
 
@@ -24,15 +32,28 @@ class Batch:
     """Episodes that ended since the last batch, of any stream."""
 
 
+@dataclass
+class SourceCounts:
+    """What a source counts while it runs."""
+
+    actor_restarts: int = 0
+    """Rollout actors that died and were replaced."""
+    engine_restarts: int = 0
+    """Engines that the actors lost and replaced."""
+    inference_restarts: int = 0
+    """Inference workers that died and were replaced."""
+    held_back: float = 0.0
+    """Seconds in which no batch was handed over because it would have made other rollouts too old."""
+    actor_seconds: Counter[str] = field(default_factory=Counter)
+    """What the actors have spent their time with, summed over them, as `Collected.seconds` names it."""
+
+
 class RolloutSource(Protocol):
     """Hands the learner batch after batch; the rollouts of one stream come in order, each once."""
 
-    actor_restarts: int
-    """Actors that died and were replaced."""
-    engine_restarts: int
-    """Engines that the actors lost and replaced."""
+    counts: SourceCounts
     waited: float
-    """Seconds that the learner has waited for rollouts."""
+    """Seconds that the learner has waited for batches."""
 
     def publish(self, weights: Weights) -> None:
         """Let the rollouts that are begun from now on use ``weights``."""
@@ -43,6 +64,10 @@ class RolloutSource(Protocol):
     def close(self) -> None:
         """Stop the actors."""
 
+    @property
+    def timeline(self) -> Callable[[Path], object] | None:
+        """Writes a trace of the processes of the source; None where there are none."""
+
 
 class InProcessSource:
     """One rollout actor in this process. It steps only when the learner asks, with the newest weights.
@@ -51,12 +76,12 @@ class InProcessSource:
         config: the actor's.
         batch_size: B.
         sequence: the number of each stream's first rollout.
+        device: where the agent acts.
     """
 
-    def __init__(self, config: ActorConfig, batch_size: int, sequence: int) -> None:
-        self._actor = RolloutActor(config)
-        self.actor_restarts = self.engine_restarts = 0
-        self.waited = 0.0
+    def __init__(self, config: ActorConfig, batch_size: int, sequence: int, device: str = "cpu") -> None:
+        self._actor = RolloutActor(config, device=device)
+        self.counts, self.waited = SourceCounts(), 0.0
         self._batcher = Batcher(batch_size)
         self._sequence = sequence
         self._weights: Weights
@@ -73,9 +98,10 @@ class InProcessSource:
             if interrupted():
                 return None
             collected = self._actor.collect(self._weights, self._sequence)
+            assert collected.rollout is not None
             self._sequence += 1
             self._batcher.add(collected.rollout)
-            self.engine_restarts += collected.engine_restarts
+            _count(self.counts, collected)
             episodes += collected.episodes
         self.waited += time.monotonic() - started
         return Batch(rollout, episodes)
@@ -84,9 +110,33 @@ class InProcessSource:
         """See :class:`RolloutSource`."""
         self._actor.close()
 
+    @property
+    def timeline(self) -> None:
+        """See :class:`RolloutSource`."""
+
 
 class ActorsLost(RuntimeError):
     """A rollout actor died again and again, or its environment or agent raised an error."""
+
+
+@dataclass(frozen=True)
+class RayConfig:
+    """How rollout actors in Ray processes are run."""
+
+    batch_size: int
+    """B."""
+    in_flight: int
+    """Rollouts that an actor may be ahead of the learner, at least 2."""
+    address: str = "local"
+    """The cluster to join, or "local" to start Ray on this machine alone."""
+    memory: RolloutLayout | None = None
+    """Of an actor's rollouts, where they are written to memory that it shares with the learner, which must be on the
+    same machine; None where they go through Ray's object store."""
+    inference: InferenceConfig | None = None
+    """Of the inference workers; None where each actor has an agent of its own. Needs ``memory``."""
+    inference_workers: int = 1
+    max_policy_lag: int = 0
+    """The most updates that a rollout's weights may be old when it is learned from; 0: no bound but the queue's."""
 
 
 class RaySource:
@@ -97,14 +147,15 @@ class RaySource:
     its streams, which makes the learner begin these streams again.
 
     Args:
-        configs: one for each actor.
-        batch_size: B.
+        actors: one for each actor.
+        config: how they are run.
         sequence: the number of each stream's first rollout, one for each actor.
-        in_flight: rollouts that an actor may be ahead of the learner, at least 2.
-        address: the cluster to join, or "local" to start Ray on this machine alone.
+        ring: where batches are written; None where nobody keeps a batch for long.
 
     Raises:
-        ConnectionFailed: if there is no cluster at ``address``.
+        ConnectionFailed: if there is no cluster at the address.
+        InferenceFailed: if an inference worker cannot start.
+        OSError: if there is no memory for the rollouts.
     """
 
     poll_seconds = 0.5
@@ -113,52 +164,104 @@ class RaySource:
     """An actor that dies so often without handing over a rollout ends the run."""
 
     def __init__(
-        self, configs: list[ActorConfig], batch_size: int, sequence: list[int], in_flight: int, address: str
+        self, actors: list[ActorConfig], config: RayConfig, sequence: list[int], ring: BatchRing | None = None
     ) -> None:
         from r2ac.launch import cluster
 
-        self._ray = cluster.connect(address, num_actors=len(configs))
-        self._configs, self._in_flight = list(configs), in_flight
+        self._ray = cluster.connect(config.address, num_actors=len(actors))
+        self._configs, self._config = list(actors), config
         self._sequence = list(sequence)
-        self._failures = [0] * len(configs)
-        self._batcher = Batcher(batch_size)
-        self._orders: dict[Any, int] = {}
-        self.actor_restarts = self.engine_restarts = 0
-        self.waited = 0.0
-        self._actors = [self._start(config) for config in configs]
+        self._failures = [0] * len(actors)
+        if ring is None and config.memory is not None:
+            # What a batch was copied from is written again.
+            ring = BatchRing(replace(config.memory, num_streams=config.batch_size), 2)
+        self._batcher = Batcher(config.batch_size, ring)
+        self._orders: dict[Any, tuple[int, int]] = {}  # the actor of each, and the version of its weights
+        self._update = -1
+        self.counts, self.waited = SourceCounts(), 0.0
+        self._pool: InferencePool | None = None
+        if config.inference is not None:
+            self._pool = InferencePool(self._ray, config.inference, config.inference_workers)
+        self._memory: list[RolloutMemory | None] = [self._new_memory() for _ in actors]
+        self._actors = [self._start(index) for index in range(len(actors))]
 
     def publish(self, weights: Weights) -> None:
         """See :class:`RolloutSource`."""
-        self._weights = self._ray.put(weights)
+        reference = self._ray.put(weights)
+        self._published = reference, weights.version
+        if self._update < 0:
+            self._update = weights.version
+        if self._pool is not None:
+            self._pool.publish(reference)
 
     def next_batch(self, interrupted: Callable[[], bool]) -> Batch | None:
-        """See :class:`RolloutSource`."""
+        """See :class:`RolloutSource`.
+
+        Raises:
+            ActorsLost: if an actor failed, or died again and again.
+            InferenceFailed: if an inference worker did.
+        """
         episodes = self._receive(timeout=0)
-        while (rollout := self._batcher.next_batch()) is None:
+        while (late := self._is_late()) or (rollout := self._batcher.next_batch()) is None:
             if interrupted():
                 return None
             started = time.monotonic()
             episodes += self._receive(timeout=self.poll_seconds)
-            self.waited += time.monotonic() - started
+            seconds = time.monotonic() - started
+            self.waited += seconds
+            self.counts.held_back += seconds * late
+        self._update += 1
         self._order()
         return Batch(rollout, episodes)
 
     def close(self) -> None:
         """See :class:`RolloutSource`."""
         self._ray.shutdown()
+        for memory in self._memory:
+            if memory is not None:
+                memory.close()
 
-    def _start(self, config: ActorConfig) -> Any:
-        return self._ray.remote(RolloutActor).options(num_cpus=1).remote(config, threads=1)
+    @property
+    def timeline(self) -> Callable[[Path], object]:
+        """See :class:`RolloutSource`; the trace is Ray's."""
+        return lambda path: self._ray.timeline(filename=str(path))
+
+    def _new_memory(self) -> RolloutMemory | None:
+        layout = self._config.memory
+        return None if layout is None else RolloutMemory.create(layout, self._config.in_flight)
+
+    def _start(self, index: int) -> Any:
+        memory = self._memory[index]
+        return (
+            self._ray.remote(RolloutActor)
+            .options(num_cpus=1)
+            .remote(
+                self._configs[index],
+                threads=1,
+                memory=memory.handle() if memory is not None else None,
+                inference=self._pool.address(index) if self._pool is not None else None,
+            )
+        )
+
+    def _is_late(self) -> bool:
+        config = self._config
+        if not config.max_policy_lag:
+            return False
+        due = [(version, self._configs[index].num_streams) for index, version in self._orders.values()]
+        repeats = config.in_flight
+        return is_late(self._update, config.batch_size, config.max_policy_lag, repeats, self._batcher.held(), due)
 
     def _order(self) -> None:
         """Order rollouts from every actor that is fewer than ``in_flight`` ahead."""
         ahead = [self._batcher.waiting(config.last_stream) for config in self._configs]
-        for index in self._orders.values():
+        for index, _ in self._orders.values():
             ahead[index] += 1
+        # Another thread may publish meanwhile.
+        weights, version = self._published
         for index, count in enumerate(ahead):
-            for _ in range(self._in_flight - count):
-                order = self._actors[index].collect.remote(self._weights, self._sequence[index])
-                self._orders[order] = index
+            for _ in range(self._config.in_flight - count):
+                order = self._actors[index].collect.remote(weights, self._sequence[index])
+                self._orders[order] = index, version
                 self._sequence[index] += 1
 
     def _receive(self, timeout: float) -> list[Episode]:
@@ -177,18 +280,31 @@ class RaySource:
         return episodes
 
     def _take(self, order: Any) -> list[Episode]:
-        index = self._orders.pop(order)
+        index, _ = self._orders.pop(order)
         try:
             collected: Collected = self._ray.get(order)
         except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError) as error:
             self._replace(index, error)
             return []
         except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, InferenceLost) and self._pool is not None:
+                self._pool.revive(index)
+                self.counts.inference_restarts = self._pool.restarts
+                self._replace(index, error)
+                return []
             raise ActorsLost(f"rollout actor {index} failed: {error.cause!r}") from error
         self._failures[index] = 0
-        self._batcher.add(collected.rollout)
-        self.engine_restarts += collected.engine_restarts
+        self._batcher.add(self._rollout(index, collected))
+        _count(self.counts, collected)
         return collected.episodes
+
+    def _rollout(self, index: int, collected: Collected) -> Rollout[np.ndarray]:
+        """What an actor collected, where it lies: the rollouts of one actor take its slots in turn."""
+        if collected.rollout is not None:
+            return collected.rollout
+        memory = self._memory[index]
+        assert memory is not None
+        return memory.slots[collected.sequence % len(memory.slots)]
 
     def _replace(self, index: int, error: Exception) -> None:
         self._failures[index] += 1
@@ -196,10 +312,18 @@ class RaySource:
             raise ActorsLost(
                 f"rollout actor {index} died {self._failures[index]} times in a row without a rollout: {error}"
             ) from error
-        self._orders = {order: owner for order, owner in self._orders.items() if owner != index}
+        self._orders = {order: owner for order, owner in self._orders.items() if owner[0] != index}
         # An actor that is only out of reach must not go on beside the one that takes its place.
         self._ray.kill(self._actors[index])
         config = self._configs[index]
         self._configs[index] = replace(config, incarnation=config.incarnation + 1)
-        self._actors[index] = self._start(self._configs[index])
-        self.actor_restarts += 1
+        old, self._memory[index] = self._memory[index], self._new_memory()
+        if old is not None:
+            old.close()
+        self._actors[index] = self._start(index)
+        self.counts.actor_restarts += 1
+
+
+def _count(counts: SourceCounts, collected: Collected) -> None:
+    counts.engine_restarts += collected.engine_restarts
+    counts.actor_seconds.update(collected.seconds)

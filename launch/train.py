@@ -5,23 +5,28 @@ from __future__ import annotations
 import shlex
 import time
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch.nn.utils import parameters_to_vector
 
-from r2ac.agents import Agent, ObservationSpec
+from r2ac.agents import ObservationSpec
 from r2ac.envs import EngineFailed, frames_per_step, make_vector
+from r2ac.launch.actors import make_source
+from r2ac.launch.batch_pipeline import Batches, BatchPipeline, DirectBatches, ReadyBatch
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
+from r2ac.launch.inference_pool import InferenceFailed
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
+from r2ac.launch.memory_budget import available_memory, check_fits, memory_budget, print_budget
 from r2ac.launch.metrics import MetricsWriter
 from r2ac.launch.process import available_cores, set_up_process
+from r2ac.launch.profile_summary import ProfileSummary
+from r2ac.launch.profiling import NoProfile, TrainingProfile
 from r2ac.launch.progress import Progress, print_table
-from r2ac.launch.rollout_actor import ActorConfig, Weights
-from r2ac.launch.rollout_source import ActorsLost, Batch, InProcessSource, RaySource, RolloutSource
+from r2ac.launch.publisher import WeightsPublisher
+from r2ac.launch.rollout_source import ActorsLost, RolloutSource
 from r2ac.launch.run_directory import RunDirectory, default_run_directory
 from r2ac.launch.signals import StopSignals
 from r2ac.launch.training_log import TrainingLog
@@ -37,8 +42,10 @@ from r2ac.learner.checkpoint import (
     save_checkpoint,
 )
 
-RUN_FAILURES = (TrainingDiverged, ActorsLost, EngineFailed, CaptureFailed)
+RUN_FAILURES = (TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed, CaptureFailed)
 """What ends a run that began well; each message is one sentence."""
+_COUNTED = ("actor_restarts", "engine_restarts", "inference_restarts")
+"""Counts of the source that go on in a run that goes on."""
 
 
 @dataclass(frozen=True)
@@ -97,24 +104,28 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
     use_matmul_precision(config.learner.matmul_precision)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    learner = _make_learner(config, device, resumed)
+    spec = observation_spec(config)
+    learner = make_learner(config, spec, device, resumed, console)
     with ExitStack() as stack:
         run = stack.enter_context(resumed.run if resumed else _create(config))
         signals = stack.enter_context(StopSignals())
         try:
-            source = _make_source(config, resumed.checkpoint.counters if resumed else {})
+            source = make_source(config, spec, learner, resumed.checkpoint.counters if resumed else {})
         except BaseException:
             if resumed is None:
                 run.discard()
             raise
-        stack.enter_context(closing(source))
+        # With one process for all there is nothing to overlap, and the newest weights act.
+        make_batches = BatchPipeline if config.num_actors else DirectBatches
+        batches: Batches = stack.enter_context(closing(make_batches(source, learner.stage)))
         signals.install()
         metrics = stack.enter_context(MetricsWriter(run, learner.env_steps if resumed else None))
         if resumed is not None:
             run.write_config(config.to_json())
         metrics.write_config(config.to_json(), learner.env_steps)
         progress = stack.enter_context(Progress(config.total_steps, console))
-        training = Training(config, run, source, learner, metrics, progress, resumed)
+        publisher = stack.enter_context(closing(WeightsPublisher(learner, batches.publish)))
+        training = Training(config, run, source, batches, publisher, learner, metrics, progress, resumed)
         training.loop(signals)
     training.print_summary(console, signals)
     return 128 + signals.received if signals.received else 0
@@ -128,18 +139,21 @@ class Training:
         config: TrainConfig[Any],
         run: RunDirectory,
         source: RolloutSource,
+        batches: Batches,
+        publish: WeightsPublisher,
         learner: Learner,
         metrics: MetricsWriter,
         progress: Progress,
         resumed: Resumed | None,
     ) -> None:
-        self._config, self._run, self._source, self._learner = config, run, source, learner
+        self._config, self._run, self._source, self._batches = config, run, source, batches
+        self._publish, self._learner = publish, learner
         self._metrics, self._progress = metrics, progress
-        self._log = TrainingLog(learner, source, config.tasks, config.env)
+        self._log = TrainingLog(learner, batches, source.counts, config.tasks, config.env)
         self._frames_per_step = frames_per_step(config.task, config.env)
         counters = resumed.checkpoint.counters if resumed else {}
-        source.actor_restarts = int(counters.get("actor_restarts", 0))
-        source.engine_restarts = int(counters.get("engine_restarts", 0))
+        for name in _COUNTED:
+            setattr(source.counts, name, int(counters.get(name, 0)))
         self._incarnation = int(counters.get("incarnation", -1)) + 1
         self._earlier = float(counters.get("wall_time", 0.0))
         self._began = time.monotonic()
@@ -147,46 +161,57 @@ class Training:
         self._last_line = self._began_steps
         self._last_checkpoint = self._last_video = self._began
         self._seconds = 0.0
+        self._profile = TrainingProfile(run.path / "profile", learner.device) if config.profile else NoProfile()
+        self._profile_summary: ProfileSummary | None = None
 
     def loop(self, signals: StopSignals) -> None:
         """Learn from batch after batch until the run's end or a signal, then save; also where the run cannot go on."""
-        self._source.publish(_weights(self._learner))
+        self._publish()
         if self._learner.updates == 0:
             # A run can be gone on with from its first moment on.
             self._save()
         self._progress.update(self._learner.env_steps, self._learner.updates)
         try:
             while self._learner.env_steps < self._config.total_steps and not signals.stop_requested():
-                batch = self._source.next_batch(signals.stop_requested)
+                with self._profile.phase("waiting"):
+                    batch = self._batches.next_batch(signals.stop_requested)
                 if batch is not None:
                     self._learn(batch)
             self._learner.check()
-        except (TrainingDiverged, ActorsLost, EngineFailed):
+        except (TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed):
             self._finish()
             raise
         self._finish()
 
-    def _learn(self, batch: Batch) -> None:
+    def _learn(self, batch: ReadyBatch) -> None:
         """One update, and whatever is due after it."""
         config, learner, version = self._config, self._learner, self._learner.updates
-        learner.update(batch.rollout)
+        phase = self._profile.phase
+        with phase("update"):
+            learner.update(batch.staged)
         self._log.add(batch, version)
         if learner.updates % config.publish_every == 0:
-            self._source.publish(_weights(learner))
+            with phase("publish"):
+                self._publish()
         if learner.env_steps - self._last_line >= config.log_interval:
-            self._write_line()
-            learner.check()
+            with phase("log"):
+                self._write_line()
+                learner.check()
         if time.monotonic() - self._last_checkpoint >= 60 * config.checkpoint_minutes:
-            self._save()
+            with phase("checkpoint"):
+                self._save()
         if config.video_minutes > 0 and time.monotonic() - self._last_video >= 60 * config.video_minutes:
-            self._film()
+            with phase("video"):
+                self._film()
         self._progress.update(learner.env_steps, learner.updates, self._log.mean_return, self._log.notes())
 
     def _finish(self) -> None:
         if self._learner.env_steps > self._last_line:
             self._write_line()
-        self._save()
+        with self._profile.phase("checkpoint"):
+            self._save()
         self._seconds = time.monotonic() - self._began
+        self._profile_summary = self._profile.write(self._actor_seconds(), self._source.timeline)
 
     def print_summary(self, console: Console, signals: StopSignals) -> None:
         """The table at the end, and where everything lies."""
@@ -201,15 +226,23 @@ class Training:
             ("return, last 100 episodes", "–" if mean_return is None else f"{mean_return:,.3f}"),  # noqa: RUF001
         ]
         rows += [(name, f"{count:,}") for name, count in self._log.notes().items() if count]
+        if self._profile_summary is not None:
+            rows += self._profile_summary.rows()
         paths = {
             "run": self._run.path,
             "checkpoint": latest_checkpoint(self._run.checkpoints),
             "metrics": self._run.metrics_path,
         }
+        if self._profile_summary is not None:
+            paths["profile"] = self._run.path / "profile" / "summary.md"
         print_table(console, title, rows, paths)
         if signals.received:
             command = shlex.join(("r2ac", "train", "--resume", str(self._run.path)))
             console.print(f"Continue with: {command}", soft_wrap=True, markup=False)
+
+    def _actor_seconds(self) -> dict[str, float]:
+        """What the actors spent their time with; an actor in this process waits for no orders."""
+        return {key: value for key, value in self._source.counts.actor_seconds.items() if value > 0}
 
     def _wall_time(self) -> float:
         return self._earlier + time.monotonic() - self._began
@@ -239,11 +272,10 @@ class Training:
                 "updates": learner.updates,
                 "skipped_updates": learner.skipped_updates,
                 "stream_resets": learner.carries.resets,
-                "actor_restarts": self._source.actor_restarts,
-                "engine_restarts": self._source.engine_restarts,
+                **{name: getattr(self._source.counts, name) for name in _COUNTED},
                 "next_sequence": int(learner.carries.next_sequence.max()),
                 "wall_time": self._wall_time(),
-                "incarnation": self._incarnation + self._source.actor_restarts,
+                "incarnation": self._incarnation + self._source.counts.actor_restarts,
             },
             random_state=torch.get_rng_state(),
             config=self._config.to_json(),
@@ -260,38 +292,47 @@ def _create(config: TrainConfig[Any]) -> RunDirectory:
     return RunDirectory.create(path, config.to_json())
 
 
-def _make_source(config: TrainConfig[Any], counters: dict[str, int | float]) -> RolloutSource:
-    """The rollout actors; those of a resumed run begin other episodes than the ones already played."""
-    sequence = int(counters.get("next_sequence", 0))
-    actors = [
-        ActorConfig(
-            task=config.task,
-            env=config.env,
-            agent=config.agent,
-            seed=config.seed,
-            rollout_length=config.rollout_length,
-            num_streams=config.streams_per_actor,
-            index=index,
-            incarnation=int(counters.get("incarnation", -1)) + 1,
-        )
-        for index in range(max(config.num_actors, 1))
-    ]
-    if config.num_actors == 0:
-        return InProcessSource(actors[0], config.batch_size, sequence)
-    return RaySource(actors, config.batch_size, [sequence] * len(actors), config.rollouts_in_flight, config.ray_address)
-
-
-def _make_learner(config: TrainConfig[Any], device: torch.device, resumed: Resumed | None) -> Learner:
+def observation_spec(config: TrainConfig[Any]) -> ObservationSpec:
     # One stream of each task, so that all are seen to show the same.
     env = make_vector(config.task, len(config.tasks), config.seed, options=config.env)
-    spec = ObservationSpec.of(env)
-    env.close()
+    try:
+        return ObservationSpec.of(env)
+    finally:
+        env.close()
+
+
+def make_learner(
+    config: TrainConfig[Any],
+    spec: ObservationSpec,
+    device: torch.device,
+    resumed: Resumed | None = None,
+    console: Console | None = None,
+) -> Learner:
+    """The learner, as new or as it was.
+
+    Args:
+        config: checked settings.
+        spec: what the environment shows and takes.
+        device: where it learns.
+        resumed: the run that goes on; None for a new one.
+        console: where the memory that the run will hold is printed.
+
+    Raises:
+        ConfigError: where the memory is not there.
+        CheckpointError: where the checkpoint, or that of the encoder, does not fit.
+    """
     agent = make_agent(spec, config.agent, config.seed, device)
     if resumed is None and config.encoder_from is not None:
         load_encoder(agent, config.encoder_from)
     if config.freeze_encoder:
         agent.freeze_encoder()
-    learner = Learner(agent, config.learner, config.num_streams, config.total_steps)
+    budget = memory_budget(config, agent, spec)
+    if console is not None:
+        print_budget(console, budget)
+    check_fits(budget, available_memory(device))
+    # A trace of a captured update has no parts.
+    settings = replace(config.learner, cuda_graph=False) if config.profile else config.learner
+    learner = Learner(agent, settings, config.num_streams, config.total_steps)
     if resumed is not None:
         _restore(learner, resumed)
     return learner
@@ -318,8 +359,3 @@ def _restore(learner: Learner, resumed: Resumed) -> None:
     learner.carries.resets = int(counters["stream_resets"])
     learner.carries.next_sequence[:] = int(counters["next_sequence"])
     torch.set_rng_state(resumed.checkpoint.random_state)
-
-
-def _weights(learner: Learner) -> Weights:
-    agent: Agent = learner.agent
-    return Weights(learner.updates, parameters_to_vector(agent.parameters()).detach().cpu().numpy())

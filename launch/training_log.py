@@ -14,8 +14,10 @@ import numpy as np
 import torch
 
 from r2ac.envs import Task, mean_normalised_return
-from r2ac.launch.rollout_actor import Episode
-from r2ac.launch.rollout_source import Batch, RolloutSource
+from r2ac.launch.batch_pipeline import Batches, ReadyBatch
+from r2ac.launch.rollout_actor import ENVIRONMENT, INFERENCE, WAITING
+from r2ac.launch.rollout_source import SourceCounts
+from r2ac.launch.stream_group import Episode
 from r2ac.learner import Learner
 
 
@@ -24,13 +26,16 @@ class TrainingLog:
 
     Args:
         learner: whose counters are reported.
-        source: whose counters are reported.
+        batches: whose waits are reported.
+        counts: of the source of the rollouts.
         tasks: what the agent learns.
         options: the environment's, on which reference scores depend.
     """
 
-    def __init__(self, learner: Learner, source: RolloutSource, tasks: Sequence[Task], options: Any) -> None:
-        self._learner, self._source = learner, source
+    def __init__(
+        self, learner: Learner, batches: Batches, counts: SourceCounts, tasks: Sequence[Task], options: Any
+    ) -> None:
+        self._learner, self._batches, self._counts = learner, batches, counts
         self._scores = {task.name: task.reference_scores(options) for task in tasks}
         self._short_names = {task.name: task.short_name for task in tasks}
         self._recent_returns: deque[float] = deque(maxlen=100)
@@ -43,26 +48,28 @@ class TrainingLog:
         """Mean return of the last 100 episodes; None before the first has ended."""
         return float(np.mean(self._recent_returns)) if self._recent_returns else None
 
-    def add(self, batch: Batch, version: int) -> None:
+    def add(self, batch: ReadyBatch, version: int) -> None:
         """Note an update: its batch, and the version of the weights that it was made with."""
         self._episodes += batch.episodes
         for episode in batch.episodes:
             self._recent_returns.append(episode.episode_return)
             self._recent_of_task[episode.task].append(episode.episode_return)
-        self._lags.append(version - batch.rollout.weights_version)
+        self._lags.append(version - batch.weights_version)
 
     def values(self) -> dict[str, float]:
         """The values of the next line; what follows counts for the line after it. Waits for the learner's device."""
         means = self._learner.read_tally()
         self._notes = self._read_notes()
         elapsed = max(time.monotonic() - self._began, 1e-9)
-        learner, source = self._learner, self._source
+        learner, counts = self._learner, self._counts
         values: dict[str, float] = {
             "updates": learner.updates,
             "throughput/steps_per_second": (learner.env_steps - self._began_steps) / elapsed,
-            "throughput/learner_wait": (source.waited - self._began_waited) / elapsed,
-            "throughput/actor_restarts": source.actor_restarts,
-            "throughput/engine_restarts": source.engine_restarts,
+            "throughput/learner_wait": (self._batches.waited - self._began_waited) / elapsed,
+            "throughput/held_back": (counts.held_back - self._began_held_back) / elapsed,
+            "throughput/actor_restarts": counts.actor_restarts,
+            "throughput/engine_restarts": counts.engine_restarts,
+            "throughput/inference_restarts": counts.inference_restarts,
             "learner/learning_rate": learner.learning_rate(),
             "learner/skipped_updates": self._notes["skipped updates"],
             "learner/stream_resets": self._notes["stream resets"],
@@ -71,6 +78,8 @@ class TrainingLog:
         if self._lags:
             lags = np.concatenate(self._lags)
             values |= {"policy_lag/mean": float(lags.mean()), "policy_lag/max": float(lags.max())}
+            values |= {f"policy_lag/p{percent}": float(np.percentile(lags, percent)) for percent in (5, 50, 95)}
+        values |= self._actor_shares()
         values |= means | memory_used(learner.device)
         self._begin()
         return values
@@ -94,8 +103,21 @@ class TrainingLog:
 
     def notes(self) -> dict[str, int]:
         """Counts that should stay zero, for the progress line; those of the learner's device as of the last line."""
-        source = self._source
-        return {**self._notes, "actor restarts": source.actor_restarts, "engine restarts": source.engine_restarts}
+        counts = self._counts
+        restarts = {
+            "actor restarts": counts.actor_restarts,
+            "engine restarts": counts.engine_restarts,
+            "inference restarts": counts.inference_restarts,
+        }
+        return {**self._notes, **restarts}
+
+    def _actor_shares(self) -> dict[str, float]:
+        """What the rollout actors have spent their time with since the last line; nothing before the first rollout."""
+        spent = self._counts.actor_seconds - self._began_actors
+        total = spent.total()
+        names = {ENVIRONMENT: "throughput/actor_environment", INFERENCE: "throughput/actor_inference"}
+        names[WAITING] = "throughput/actor_wait"
+        return {name: spent[key] / total for key, name in names.items()} if total > 0 else {}
 
     def _read_notes(self) -> dict[str, int]:
         return {"skipped updates": self._learner.skipped_updates, "stream resets": self._learner.carries.resets}
@@ -105,7 +127,9 @@ class TrainingLog:
         self._lags: list[np.ndarray] = []
         self._began = time.monotonic()
         self._began_steps = self._learner.env_steps
-        self._began_waited = self._source.waited
+        self._began_waited = self._batches.waited
+        self._began_held_back = self._counts.held_back
+        self._began_actors = self._counts.actor_seconds.copy()
 
 
 def memory_used(device: torch.device) -> dict[str, float]:

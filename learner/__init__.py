@@ -2,7 +2,14 @@
 
 from r2ac.learner.carries import CarryStore
 from r2ac.learner.device import CapturedStep, CaptureFailed, DeviceFeed, use_matmul_precision
-from r2ac.learner.learner import Learner, LearnerConfig, Losses, TrainingDiverged, actor_critic_losses
+from r2ac.learner.learner import (
+    Learner,
+    LearnerConfig,
+    Losses,
+    StagedBatch,
+    TrainingDiverged,
+    actor_critic_losses,
+)
 from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
 from r2ac.learner.optimiser import OPTIMISERS, clip_gradient_norm, linear_decay, load_optimiser_state, make_optimiser
 from r2ac.learner.rollout import Rollout, concatenate
@@ -18,6 +25,7 @@ __all__ = [
     "LearnerConfig",
     "Losses",
     "Rollout",
+    "StagedBatch",
     "TrainingDiverged",
     "VTrace",
     "actor_critic_losses",

@@ -98,7 +98,7 @@ class BoundaryMeter:
     the mean over streams and units, each weighted by its credit |dL/dc_0|, c_0 being the cells before the rollout: the
     ratio of the two sums of :func:`travelled`, over the measured updates. An episode's beginning lets nothing through
     (a_t = 0): the horizon ends there, however slowly units forget. Streams that begin afresh have no past and do not
-    count; 0 where there is no credit.
+    count; where no credit left a rollout, there is no such metric.
 
     Args:
         core: trained by RTRL.
@@ -145,10 +145,8 @@ class BoundaryMeter:
         """The metrics of the measured good updates since the last call, empty where there was none; waits for the
         device."""
         means = self._means.take()
-        credit = means.pop(_CREDIT, None)
-        if credit is not None:
-            means[_HORIZON] = means[_HORIZON] / credit if credit else 0.0
-        return means
+        credit, way = means.pop(_CREDIT, 0.0), means.pop(_HORIZON, 0.0)
+        return means | {_HORIZON: way / credit} if credit else means
 
     def _catch_up(self) -> None:
         # All at once: on a CPU, small operations cost less in a row than one by one between others.

@@ -16,8 +16,8 @@ class CarryStore:
     ended; where the sequence number shows a gap (a lost rollout, a restarted actor), or where its last update was
     skipped, the stream begins again at the shipped cell with zero sensitivities, and ``resets`` counts it.
 
-    :meth:`gaps` and :meth:`advance`, before and after an update, work on the host; :meth:`fetch` and :meth:`store`,
-    within it, only enqueue work on the device: nothing waits for it, and a CUDA graph can hold them.
+    :meth:`gaps` and :meth:`advance`, before the updates and in their order, work on the host; :meth:`fetch` and
+    :meth:`store`, within one, only enqueue work on the device: nothing waits for it, and a CUDA graph can hold them.
 
     Args:
         core: the recurrent core whose carries are kept.
@@ -61,7 +61,7 @@ class CarryStore:
         return sequence != self.next_sequence[stream]
 
     def advance(self, stream: np.ndarray, sequence: np.ndarray) -> None:
-        """Note that these rollouts were learned from, or their update skipped."""
+        """Note that these rollouts are the next to be learned from."""
         self.next_sequence[stream] = sequence + 1
 
     def fetch(self, streams: Tensor, gap: Tensor, first_cell: Tensor) -> Carry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,71 +21,108 @@ def use_matmul_precision(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision == "high"
 
 
+@dataclass(frozen=True)
+class Staged:
+    """A batch on its way to where an update reads it."""
+
+    tensors: Tensors
+    """On the device; on a GPU they may still be under way there."""
+    slot: _Slot | None = None
+    """Where they are on a GPU."""
+
+
 class DeviceFeed:
-    """Brings the arrays of a batch to a device.
+    """Brings the arrays of batches to a device, in two steps: :meth:`stage` may run on another thread.
 
     On a GPU they go through pinned memory and a stream of their own, so that a batch is copied while the update before
     it still runs, and end in tensors that are the same for every batch of the same shapes, as a CUDA graph wants. The
-    host waits only where it is some batches ahead. On a CPU arrays become tensors as they are.
+    host waits only where it is some batches ahead, and for arrays that are in pinned memory already: they may be
+    written again as soon as they are staged. On a CPU arrays become tensors as they are.
 
     Args:
         device: where the tensors are to be.
     """
 
+    SLOTS = 3
+    """Batches under way on a GPU: one is staged, one waits, one is taken."""
+
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
         self._slots: list[_Slot] = []
-        self._inputs: Tensors = {}
 
     def __call__(self, arrays: Arrays) -> Tensors:
         """The arrays as tensors on the device. On a GPU they are valid until the next call."""
+        return self.take(self.stage(arrays))
+
+    def stage(self, arrays: Arrays) -> Staged:
+        """Begin to bring a batch there. On a GPU no more than ``SLOTS`` may be staged beyond those taken."""
         if self._device.type != "cuda":
-            return {name: _as_tensor(array).to(self._device) for name, array in arrays.items()}
-        shapes = {name: (array.shape, array.dtype) for name, array in arrays.items()}
-        if shapes != self._shapes:
-            self._shapes = shapes
-            self._stream = torch.cuda.Stream(self._device)
-            self._slots = [_Slot(arrays, self._device) for _ in range(2)]
-            # The memory of the new tensors may have been another's, whose kernels are still to run.
-            self._stream.wait_stream(torch.cuda.current_stream(self._device))
-            self._inputs = {name: torch.empty_like(staged) for name, staged in self._slots[0].staged.items()}
-        slot = self._slots.pop(0)
-        self._slots.append(slot)
-        slot.fill(arrays, self._stream)
-        update_stream = torch.cuda.current_stream(self._device)
-        slot.hand_over(self._inputs, update_stream)
-        return self._inputs
+            return Staged({name: _as_tensor(array).to(self._device) for name, array in arrays.items()})
+        with torch.cuda.device(self._device):
+            shapes = {name: (array.shape, array.dtype) for name, array in arrays.items()}
+            if shapes != self._shapes:
+                self._shapes = shapes
+                self._stream = torch.cuda.Stream(self._device)
+                # The memory of the new tensors may have been another's, whose kernels are still to run.
+                self._stream.wait_stream(torch.cuda.current_stream(self._device))
+                inputs = {
+                    name: torch.empty(array.shape, dtype=_as_tensor(array).dtype, device=self._device)
+                    for name, array in arrays.items()
+                }
+                self._slots = [_Slot(inputs) for _ in range(self.SLOTS)]
+            slot = self._slots.pop(0)
+            self._slots.append(slot)
+            slot.fill(arrays, self._stream)
+        return Staged(slot.staged, slot)
+
+    def take(self, staged: Staged) -> Tensors:
+        """The batch, for what is enqueued now: in the order in which batches were staged. On a GPU the tensors are
+        valid until the next call."""
+        if staged.slot is None:
+            return staged.tensors
+        return staged.slot.hand_over(torch.cuda.current_stream(self._device))
 
 
 class _Slot:
-    """One batch under way: in pinned memory, and staged on the GPU."""
+    """One batch under way: in pinned memory, and staged on the GPU.
 
-    def __init__(self, arrays: Arrays, device: torch.device) -> None:
-        like = {name: _as_tensor(array) for name, array in arrays.items()}
-        self.pinned = {name: torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for name, t in like.items()}
-        self.staged = {name: torch.empty(t.shape, dtype=t.dtype, device=device) for name, t in like.items()}
+    Args:
+        inputs: where updates read their batches.
+    """
+
+    def __init__(self, inputs: Tensors) -> None:
+        self._inputs = inputs
+        self.staged = {name: torch.empty_like(tensor) for name, tensor in inputs.items()}
+        self._pinned: Tensors = {}
         # One that the host sleeps for: beside the learner, rollout actors want the cores.
         self._copied = torch.cuda.Event(blocking=True)
         self._taken = torch.cuda.Event()
 
     def fill(self, arrays: Arrays, stream: torch.cuda.Stream) -> None:
-        """Write the batch to pinned memory and copy it to the GPU on ``stream``."""
-        self._copied.synchronize()  # by the batch before the last: pinned memory must not change under a copy
-        for name, array in arrays.items():
-            np.copyto(self.pinned[name].numpy(), array)
+        """Copy the batch to the GPU on ``stream``, through pinned memory where it is not there."""
+        self._copied.synchronize()  # by an earlier batch: pinned memory must not change under a copy
+        tensors = {name: _as_tensor(array) for name, array in arrays.items()}
+        own = {name for name, tensor in tensors.items() if not tensor.is_pinned()}
+        for name in own:
+            if name not in self._pinned:
+                self._pinned[name] = torch.empty_like(tensors[name], pin_memory=True)
+            self._pinned[name].copy_(tensors[name])
         with torch.cuda.stream(stream):
             stream.wait_event(self._taken)
-            for name, pinned in self.pinned.items():
-                self.staged[name].copy_(pinned, non_blocking=True)
+            for name, tensor in tensors.items():
+                self.staged[name].copy_(self._pinned[name] if name in own else tensor, non_blocking=True)
             self._copied.record(stream)
+        if len(own) < len(tensors):
+            self._copied.synchronize()
 
-    def hand_over(self, inputs: Tensors, stream: torch.cuda.Stream) -> None:
+    def hand_over(self, stream: torch.cuda.Stream) -> Tensors:
         """Copy the batch to where the update reads it, on the update's ``stream``."""
         stream.wait_event(self._copied)
         for name, staged in self.staged.items():
-            inputs[name].copy_(staged, non_blocking=True)
+            self._inputs[name].copy_(staged, non_blocking=True)
         self._taken.record(stream)
+        return self._inputs
 
 
 def _as_tensor(array: np.ndarray) -> Tensor:
@@ -161,7 +199,8 @@ class CapturedStep:
         collects = gc.isenabled()
         gc.disable()
         try:
-            with torch.cuda.graph(graph, stream=self._stream):
+            # Other threads go on with their copies.
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._outputs = step(inputs)
         except RuntimeError as error:
             sentence = f"the update cannot be captured as a CUDA graph ({error}); --no-cuda-graph does without one"

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import ELSTM, Agent, RolloutOutput
+from r2ac.agents.scopes import scope
 from r2ac.kernels import REFERENCE, kernels_for
 from r2ac.learner.boundary import BoundaryMeter
 from r2ac.learner.carries import CarryStore
-from r2ac.learner.device import CapturedStep, DeviceFeed
+from r2ac.learner.device import CapturedStep, DeviceFeed, Staged
 from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
 from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, make_optimiser, set_learning_rate, step_where
 from r2ac.learner.rollout import Rollout
@@ -58,6 +59,15 @@ class LearnerConfig:
     """On a GPU, run an update as one CUDA graph."""
     rtrl_metrics_every: int = 20
     """Measure what RTRL adds to the gradient in about one update of so many (on a GPU in each); 0: never."""
+
+
+@dataclass(frozen=True)
+class StagedBatch:
+    """A batch of rollouts on its way to the device."""
+
+    steps: int
+    """T times B."""
+    staged: Staged
 
 
 class TrainingDiverged(RuntimeError):
@@ -148,7 +158,20 @@ class Learner:
         """The learning rate of the next update."""
         return self.config.learning_rate * linear_decay(self.env_steps, self.total_steps)
 
-    def update(self, rollout: Rollout[np.ndarray]) -> dict[str, Tensor]:
+    def stage(self, rollout: Rollout[np.ndarray]) -> StagedBatch:
+        """Begin to bring a batch of rollouts to the device, for an update that is made later: in the order of staging,
+        at most ``DeviceFeed.SLOTS`` batches ahead. May run on another thread than the updates.
+
+        Raises:
+            ValueError: for streams that are unknown or come twice.
+        """
+        with scope("copies"):
+            gap = self.carries.gaps(rollout.stream, rollout.sequence)
+            self.carries.advance(rollout.stream, rollout.sequence)
+            staged = self._feed.stage({**rollout.arrays(), "gap": gap})
+        return StagedBatch(rollout.length * rollout.batch_size, staged)
+
+    def update(self, batch: Rollout[np.ndarray] | StagedBatch) -> dict[str, Tensor]:
         """One update from a batch of rollouts: T steps of B streams.
 
         An update whose loss or gradient is not finite changes nothing but the counters, and its streams begin again
@@ -159,13 +182,16 @@ class Learner:
             are overwritten by the next update.
 
         Raises:
+            ValueError: for streams that are unknown or come twice.
             TrainingDiverged: after ``max_skipped_updates`` such updates in a row; on a GPU only :meth:`check` does.
         """
-        gap = self.carries.gaps(rollout.stream, rollout.sequence)
+        if isinstance(batch, Rollout):
+            batch = self.stage(batch)
         set_learning_rate(self.optimiser, self.learning_rate())
-        metrics = self._run(self._step, self._feed({**rollout.arrays(), "gap": gap}))
-        self.carries.advance(rollout.stream, rollout.sequence)
-        self.env_steps += rollout.length * rollout.batch_size
+        with scope("copies"):
+            inputs = self._feed.take(batch.staged)
+        metrics = self._run(self._step, inputs)
+        self.env_steps += batch.steps
         self.updates += 1
         if self.device.type != "cuda":
             self.check()
@@ -212,22 +238,29 @@ class Learner:
         """The part of an update that runs on the device; numbers of the host reach it through tensors alone."""
         gap, batch = inputs["gap"], Rollout(**{name: inputs[name] for name in inputs if name != "gap"})
         meter = self._meter
-        carry = self.carries.fetch(batch.stream, gap, batch.first_cell)
+        with scope("copies"):
+            carry = self.carries.fetch(batch.stream, gap, batch.first_cell)
         if meter is not None:
             carry = meter.begin(carry, self.updates)
         output = self.agent(batch.observation, batch.reward, batch.is_first, carry, batch.instruction)
-        losses = actor_critic_losses(output, batch, self.config)
+        with scope("losses"):
+            losses = actor_critic_losses(output, batch, self.config)
         self.optimiser.zero_grad(set_to_none=True)
-        losses.total.backward()
-        measured = meter.measure(carry, batch.length) if meter is not None else None
-        gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
-        finite = torch.isfinite(losses.total.detach()) & torch.isfinite(gradient_norm)
-        step_where(self.optimiser, finite)
-        self.carries.store(batch.stream, output.carry, finite)
-        steps = batch.action.numel()
-        values = (losses.total.detach() / steps, losses.policy / steps, losses.baseline / steps, losses.entropy)
-        metrics = dict(zip(METRICS, (*values, gradient_norm), strict=True))
-        self._tally.add(metrics, finite)
-        if meter is not None and measured is not None:
-            meter.add(measured, finite)
+        with scope("backward"):
+            losses.total.backward()
+        with scope("metrics"):
+            measured = meter.measure(carry, batch.length) if meter is not None else None
+        with scope("optimiser"):
+            gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
+            finite = torch.isfinite(losses.total.detach()) & torch.isfinite(gradient_norm)
+            step_where(self.optimiser, finite)
+        with scope("copies"):
+            self.carries.store(batch.stream, output.carry, finite)
+        with scope("metrics"):
+            steps = batch.action.numel()
+            values = (losses.total.detach() / steps, losses.policy / steps, losses.baseline / steps, losses.entropy)
+            metrics = dict(zip(METRICS, (*values, gradient_norm), strict=True))
+            self._tally.add(metrics, finite)
+            if meter is not None and measured is not None:
+                meter.add(measured, finite)
         return metrics

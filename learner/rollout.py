@@ -70,14 +70,24 @@ class Rollout(Generic[Array]):
         )
 
 
-def concatenate(rollouts: Sequence[Rollout[np.ndarray]]) -> Rollout[np.ndarray]:
-    """One rollout of all the streams of several rollouts of equal length T."""
-    if len(rollouts) == 1:
+def concatenate(
+    rollouts: Sequence[Rollout[np.ndarray]], into: Rollout[np.ndarray] | None = None
+) -> Rollout[np.ndarray]:
+    """One rollout of all the streams of several rollouts of equal length T.
+
+    Args:
+        rollouts: one or more.
+        into: the rollout to write; None for new memory, or for a single rollout that rollout itself.
+    """
+    if len(rollouts) == 1 and into is None:
         return rollouts[0]
+    written = {} if into is None else into.arrays()
     return Rollout(
         **rollouts[0]._map(
             lambda name, _: np.concatenate(
-                [getattr(rollout, name) for rollout in rollouts], axis=0 if name in _STREAM_FIRST else 1
+                [getattr(rollout, name) for rollout in rollouts],
+                axis=0 if name in _STREAM_FIRST else 1,
+                out=written.get(name),
             )
         )
     )

@@ -37,10 +37,10 @@ def train_command(arguments: Sequence[str], console: Console) -> int:
         return _begin_suite(names, rest, console)
     if rest[0].startswith("-"):
         raise ConfigError("the task comes first, then the flags, such as r2ac train memory/tmaze --seed 2")
-    return train(_begun(rest[0], rest[1:]), console)
+    return train(training_config(rest[0], rest[1:]), console)
 
 
-def _begun(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
+def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
     """The task's preset with what the flags say. What suits the agent depends on what it is shown, and that on the
     flags of the environment: where those change the preset, the flags are read once more over the fitting one."""
     rest = list(arguments)
@@ -82,7 +82,7 @@ def _begin_suite(names: str, arguments: list[str], console: Console) -> int:
         raise ConfigError(f"--suite {names} trains an agent on each of its tasks: {arguments[0]!r} cannot be given too")
     flags = list(arguments)
     given = take_flag(flags, "--run-dir")
-    first = _begun(find_tasks(names)[0].name, flags)
+    first = training_config(find_tasks(names)[0].name, flags)
     path = Path(given) if given else default_run_directory(names, first.agent.label, first.seed)
     if SuiteRun.at(path) and (begun := SuiteRun.open(path)) != SuiteRun(path, names, tuple(flags)):
         raise ConfigError(
@@ -97,7 +97,7 @@ def _train_suite(suite: SuiteRun, console: Console) -> int:
         # Before the first is begun: a wrong flag or a missing engine shall not be met after days.
         if (sentence := task.suite.missing()) is not None:
             raise MissingPackage(sentence)
-        config = _begun(task.name, suite.flags)
+        config = training_config(task.name, suite.flags)
         config.check()
         task.suite.check_here(task.short_name, config.env)
     suite.write()
@@ -107,6 +107,6 @@ def _train_suite(suite: SuiteRun, console: Console) -> int:
             flags = list(suite.flags)
             take_flag(flags, "--preset")
             return _continued(resumed, path, flags)
-        return replace(_begun(task.name, suite.flags), run_dir=path)
+        return replace(training_config(task.name, suite.flags), run_dir=path)
 
     return train_suite(suite, tasks, configure, console)

@@ -4,7 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2ac.launch.batcher import Batcher
+from r2ac.agents import ObservationSpec
+from r2ac.launch.batcher import Batcher, BatchRing
+from r2ac.launch.rollout_memory import RolloutLayout
 from r2ac.learner import Rollout
 
 
@@ -103,3 +105,41 @@ def test_a_batch_takes_the_oldest_first() -> None:
     second = batcher.next_batch()
     assert second is not None
     assert list(zip(second.stream.tolist(), second.sequence.tolist(), strict=True)) == [(1, 0), (0, 1), (2, 1)]
+
+
+def test_a_ring_is_filled_in_turn_and_batches_are_the_same() -> None:
+    spec = ObservationSpec((3,), 2)
+    layout = RolloutLayout(length=2, num_streams=4, spec=spec, cell_size=2)
+    parts = []
+    for number in range(6):
+        part = RolloutLayout(2, 2, spec, 2).empty()
+        for array in part.arrays().values():
+            array[...] = number + 1
+        part.stream[:] = [0, 1] if number % 2 == 0 else [2, 3]
+        parts.append(part)
+    plain, ringed = Batcher(4), Batcher(4, BatchRing(layout, count=2))
+    for part in parts:
+        plain.add(part)
+        ringed.add(part)
+    batches = []
+    for _ in range(3):
+        batch, expected = ringed.next_batch(), plain.next_batch()
+        assert batch is not None
+        assert expected is not None
+        for name, array in expected.arrays().items():
+            np.testing.assert_array_equal(batch.arrays()[name], array)
+        batches.append(batch)
+    assert batches[0].observation is batches[2].observation
+    assert batches[0].observation is not batches[1].observation
+
+
+def test_the_oldest_weights_come_first() -> None:
+    spec = ObservationSpec((3,), 2)
+    batcher = Batcher(2)
+    for stream, version in ((0, 5), (1, 3), (2, 3), (3, 4)):
+        rollout = RolloutLayout(2, 1, spec, 2).empty()
+        rollout.stream[:], rollout.weights_version[:] = stream, version
+        batcher.add(rollout)
+    assert batcher.held() == [(3, 1), (3, 1), (4, 1), (5, 1)]
+    batches = [batcher.next_batch(), batcher.next_batch()]
+    assert [batch.stream.tolist() for batch in batches if batch is not None] == [[1, 2], [3, 0]]

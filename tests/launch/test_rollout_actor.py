@@ -14,7 +14,9 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import find_task
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.rollout_actor import ActorConfig, Episode, RolloutActor, Weights, sample_actions
+from r2ac.launch.policies import Weights
+from r2ac.launch.rollout_actor import ActorConfig, Collected, RolloutActor, sample_actions
+from r2ac.launch.stream_group import Episode
 from r2ac.learner import DeviceFeed, Rollout
 
 CORRIDOR = 3
@@ -42,12 +44,17 @@ def agent_with(weights: Weights) -> Agent:
     return agent
 
 
+def rollout_of(collected: Collected) -> Rollout[np.ndarray]:
+    assert collected.rollout is not None
+    return collected.rollout
+
+
 def collect(config: ActorConfig, rollouts: int) -> tuple[list[Rollout[np.ndarray]], list[list[Episode]]]:
     """``rollouts`` rollouts, each with weights of its own."""
     actor = RolloutActor(config)
     collected = [actor.collect(make_weights(number + 1), number) for number in range(rollouts)]
     actor.close()
-    return [each.rollout for each in collected], [each.episodes for each in collected]
+    return [rollout_of(each) for each in collected], [each.episodes for each in collected]
 
 
 def arrays(rollout: Rollout[np.ndarray]) -> dict[str, np.ndarray]:
@@ -67,7 +74,7 @@ def test_shapes_and_dtypes(task: str, shape: tuple[int, ...]) -> None:
     actor = RolloutActor(config)
     spec = actor.spec
     assert spec.shape == shape
-    rollout = actor.collect(make_weights(9, agent, spec), 4).rollout
+    rollout = rollout_of(actor.collect(make_weights(9, agent, spec), 4))
     actor.close()
     pixels = np.uint8 if len(shape) == 3 else np.float32
     expected: dict[str, tuple[tuple[int, ...], Any]] = {
@@ -139,7 +146,7 @@ def test_rewards_follow_actions_and_episodes_are_counted() -> None:
 
 def test_a_rollout_does_not_change_when_the_actor_goes_on() -> None:
     actor = RolloutActor(CONFIG)
-    first = actor.collect(make_weights(1), 0).rollout
+    first = rollout_of(actor.collect(make_weights(1), 0))
     kept = {name: array.copy() for name, array in arrays(first).items()}
     actor.collect(make_weights(2), 1)
     actor.close()

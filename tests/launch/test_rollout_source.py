@@ -15,8 +15,10 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.rollout_actor import ActorConfig, RolloutActor, Weights
-from r2ac.launch.rollout_source import Batch, InProcessSource, RaySource
+from r2ac.launch.policies import Weights
+from r2ac.launch.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, ActorConfig, RolloutActor
+from r2ac.launch.rollout_memory import RolloutLayout
+from r2ac.launch.rollout_source import Batch, InProcessSource, RayConfig, RaySource
 from r2ac.learner import DeviceFeed, Rollout
 
 # A batch needs rollouts of both actors, so that neither can fall behind the other.
@@ -139,10 +141,11 @@ def earlier_processes() -> set[int]:
     return set(descendants())
 
 
-@pytest.fixture(scope="module")
-def consumer(earlier_processes: set[int]) -> Iterator[Consumer]:
+@pytest.fixture(scope="module", params=["shared memory", "object store"])
+def consumer(earlier_processes: set[int], request: pytest.FixtureRequest) -> Iterator[Consumer]:
     configs = [actor_config(index) for index in range(ACTORS)]
-    source = RaySource(configs, BATCH, [FIRST_SEQUENCE] * ACTORS, IN_FLIGHT, "local")
+    memory = RolloutLayout(6, STREAMS, SPEC, AGENT.hidden_size) if request.param == "shared memory" else None
+    source = RaySource(configs, RayConfig(BATCH, IN_FLIGHT, memory=memory), [FIRST_SEQUENCE] * ACTORS)
     try:
         yield Consumer(source)
     finally:
@@ -153,8 +156,11 @@ def test_batches_are_in_order_and_use_every_stream(consumer: Consumer) -> None:
     episodes = [episode for _ in range(24) if (batch := consumer.take()) is not None for episode in batch.episodes]
     assert consumer.next_sequence.min() > FIRST_SEQUENCE
     assert not consumer.lost.any()
-    assert consumer.source.actor_restarts == 0
+    assert consumer.source.counts.actor_restarts == 0
     assert {episode.length for episode in episodes} == {4}
+    spent = consumer.source.counts.actor_seconds
+    assert spent.keys() == {ENVIRONMENT, INFERENCE, WAITING}
+    assert min(spent.values()) > 0
 
 
 def test_actors_wait_for_a_slow_learner(consumer: Consumer) -> None:
@@ -189,7 +195,7 @@ def test_a_killed_actor_is_replaced_and_leaves_a_gap(consumer: Consumer) -> None
     assert victim.shape == (1, STREAMS)
     assert len(set(victim[0].tolist())) == 1
     assert 1 <= victim.max() <= IN_FLIGHT
-    assert consumer.source.actor_restarts == 1
+    assert consumer.source.counts.actor_restarts == 1
     before = consumer.next_sequence.copy()
     for _ in range(24):
         consumer.take()
@@ -231,6 +237,7 @@ def test_in_process_the_rollouts_are_those_of_the_actor_with_the_newest_weights(
         batch = source.next_batch(never)
         collected = actor.collect(make_weights(number), FIRST_SEQUENCE + number)
         expected = collected.rollout
+        assert expected is not None
         assert batch is not None
         assert batch.episodes == collected.episodes
         np.testing.assert_array_equal(batch.rollout.observation, expected.observation)

@@ -24,7 +24,10 @@ from r2ac.learner.checkpoint import Checkpoint, load_checkpoint
 TrainTiny = Callable[..., Path]
 StartTiny = Callable[..., "subprocess.Popen[str]"]
 # What depends on the machine.
-TIMED = {"wall_time", "throughput/steps_per_second", "throughput/learner_wait", "system/resident_mb"}
+TIMED = {
+    *("wall_time", "throughput/steps_per_second", "throughput/learner_wait", "system/resident_mb"),
+    *("throughput/actor_environment", "throughput/actor_inference", "throughput/actor_wait"),
+}
 # Years of training: only a signal ends it.
 ENDLESS = 10**12
 LONG: dict[str, object] = {"--total-steps": ENDLESS, "--log-steps": 200}
@@ -95,6 +98,8 @@ def test_what_a_run_leaves(finished_run: Path) -> None:
         *("policy_lag/mean", "policy_lag/max", "learner/learning_rate", "learner/skipped_updates"),
         *("learner/stream_resets", "throughput/steps_per_second", "throughput/learner_wait"),
         *("throughput/actor_restarts", "throughput/engine_restarts", "normalised_return", "capped_normalised_return"),
+        *("policy_lag/p5", "policy_lag/p50", "policy_lag/p95", "throughput/held_back", "throughput/inference_restarts"),
+        *("throughput/actor_environment", "throughput/actor_inference", "throughput/actor_wait"),
         "system/resident_mb",
     } == {name for name in rows[-1] if not name.startswith("rtrl/")}
     # Corridor 4: episodes of 5 steps, 8 streams, 200 steps a line.
@@ -257,8 +262,8 @@ def test_ctrl_c_and_resume_with_ray(start_tiny: StartTiny, tmp_path: Path) -> No
     assert [row["env_steps"] for row in rows] == sorted({row["env_steps"] for row in rows})
     assert rows[-1]["env_steps"] >= steps + 2000
     assert rows[-1]["learner/stream_resets"] == rows[-1]["throughput/actor_restarts"] == 0
-    # An actor is at most two rollouts ahead: each of the two has half of the batch.
-    assert max(row["policy_lag/max"] for row in rows) <= 3
+    # An actor is at most two rollouts ahead, each of the two has half of the batch, and two batches are made ready.
+    assert max(row["policy_lag/max"] for row in rows) <= 5
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,10 @@ from torch.nn.utils import parameters_to_vector
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch import evaluate as evaluation
-from r2ac.launch import rollout_actor
-from r2ac.launch.rollout_actor import ActorConfig, Episode, RolloutActor, Weights
+from r2ac.launch import stream_group
+from r2ac.launch.policies import Weights
+from r2ac.launch.rollout_actor import ActorConfig, RolloutActor
+from r2ac.launch.stream_group import Episode
 
 LIFE, LIVES = 3, 4
 
@@ -47,7 +49,7 @@ def three_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(task: str, num_envs: int, *args: object, **options: object) -> VectorEnv:
         return ThreeLives(num_envs)
 
-    monkeypatch.setattr(rollout_actor, "make_vector", make)
+    monkeypatch.setattr(stream_group, "make_vector", make)
     monkeypatch.setattr(evaluation, "make_vector", make)
 
 
@@ -61,6 +63,7 @@ def test_an_actor_begins_an_episode_with_each_life_and_counts_games() -> None:
     firsts, episodes = [], []
     for sequence in range(3):
         collected = actor.collect(weights, sequence)
+        assert collected.rollout is not None
         firsts.append(collected.rollout.is_first[:-1])
         episodes += collected.episodes
     assert (np.concatenate(firsts).all(axis=1) == (np.arange(24) % LIFE == 0)).all()

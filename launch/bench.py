@@ -1,0 +1,154 @@
+"""Finds how many rollout actors, streams and threads make a training fast on this machine, by trying."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from r2ac.launch.actors import make_source
+from r2ac.launch.batch_pipeline import Batches, BatchPipeline, DirectBatches
+from r2ac.launch.config import TrainConfig
+from r2ac.launch.loading import choose_device
+from r2ac.launch.process import available_cores, set_up_process
+from r2ac.launch.publisher import WeightsPublisher
+from r2ac.launch.rollout_actor import WAITING
+from r2ac.launch.train import make_learner, observation_spec
+from r2ac.learner import use_matmul_precision
+
+_WARM_UP_UPDATES = 3
+_WORTH_TRYING_MORE = 1.02
+"""A change that makes a training faster by less than this is in the noise."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A training that was run for some seconds."""
+
+    config: TrainConfig[Any]
+    steps_per_second: float
+    learner_wait: float
+    """Share of the time in which the learner waited for rollouts."""
+    actor_wait: float | None
+    """Share of the time in which the rollout actors waited for orders; None where nothing was counted."""
+
+    def flags(self) -> str:
+        """The settings that were tried, as flags of ``r2ac train``."""
+        config = self.config
+        named = {
+            "--num-actors": config.num_actors,
+            "--streams-per-actor": config.streams_per_actor,
+            "--learner-threads": config.learner_threads,
+        }
+        return " ".join(f"{flag} {value}" for flag, value in named.items())
+
+
+Measure = Callable[[TrainConfig[Any], float], Trial]
+
+
+def measure(config: TrainConfig[Any], seconds: float) -> Trial:
+    """Train for ``seconds`` after the first updates; nothing is written.
+
+    Raises:
+        ConfigError, ConnectionFailed: as a training does.
+    """
+    config.check()
+    device = choose_device(config.device)
+    set_up_process(config.learner_threads or max(1, available_cores() - config.num_actors))
+    use_matmul_precision(config.learner.matmul_precision)
+    spec = observation_spec(config)
+    learner = make_learner(config, spec, device, None)
+    with ExitStack() as stack:
+        source = make_source(config, spec, learner, {})
+        make_batches = BatchPipeline if config.num_actors else DirectBatches
+        batches: Batches = stack.enter_context(closing(make_batches(source, learner.stage)))
+        publish = stack.enter_context(closing(WeightsPublisher(learner, batches.publish)))
+
+        def learn() -> None:
+            publish()
+            batch = batches.next_batch(lambda: False)
+            assert batch is not None
+            learner.update(batch.staged)
+
+        for _ in range(_WARM_UP_UPDATES):
+            learn()
+        learner.check()
+        began, steps, waited = time.monotonic(), learner.env_steps, batches.waited
+        before = source.counts.actor_seconds.copy()
+        while time.monotonic() - began < seconds:
+            learn()
+        learner.check()
+        elapsed = time.monotonic() - began
+        spent = source.counts.actor_seconds - before
+    actor_wait = spent[WAITING] / spent.total() if config.num_actors and spent.total() else None
+    return Trial(config, (learner.env_steps - steps) / elapsed, (batches.waited - waited) / elapsed, actor_wait)
+
+
+def search(
+    config: TrainConfig[Any],
+    budget: float,
+    seconds: float,
+    measure: Measure = measure,
+) -> Iterator[Trial]:
+    """Trials one after another, until nothing is left to try or the next would take longer than is left.
+
+    First the settings as they are, then other numbers of actors, then of the best of them other numbers of streams and
+    of threads of the learner; what makes it faster is kept.
+
+    Args:
+        config: checked settings to begin with.
+        budget: seconds in all.
+        seconds: of each trial, beside its start.
+        measure: makes a trial.
+    """
+    began = time.monotonic()
+    tried: dict[tuple[int, int, int], Trial] = {}
+    best: Trial | None = None
+    longest = 0.0
+    for changes in (_other_actors, _other_streams, _other_threads):
+        for candidate in changes(best.config if best is not None else config):
+            key = candidate.num_actors, candidate.streams_per_actor, candidate.learner_threads
+            if key in tried:
+                continue
+            started = time.monotonic()
+            if tried and started - began + longest > budget:
+                return
+            trial = tried[key] = measure(candidate, seconds)
+            longest = max(longest, time.monotonic() - started)
+            if best is None or trial.steps_per_second > _WORTH_TRYING_MORE * best.steps_per_second:
+                best = trial
+            yield trial
+
+
+def fastest(trials: list[Trial]) -> Trial:
+    """The first of those that are as fast as the fastest but for the noise."""
+    most = max(trial.steps_per_second for trial in trials)
+    return next(trial for trial in trials if _WORTH_TRYING_MORE * trial.steps_per_second >= most)
+
+
+def _other_actors(config: TrainConfig[Any]) -> Iterator[TrainConfig[Any]]:
+    """As it is, and with one actor for some of the cores; there are always streams enough for a batch."""
+    cores = available_cores()
+    yield _with_threads(config)
+    for actors in (*sorted({1, cores // 2, cores - 1, cores} - {0}, reverse=True), 0):
+        streams = max(config.streams_per_actor, -(-config.batch_size // max(actors, 1)))
+        yield _with_threads(replace(config, num_actors=actors, streams_per_actor=streams))
+
+
+def _other_streams(config: TrainConfig[Any]) -> Iterator[TrainConfig[Any]]:
+    for streams in (2 * config.streams_per_actor, config.streams_per_actor // 2):
+        if streams * max(config.num_actors, 1) >= max(config.batch_size, len(config.tasks)):
+            yield replace(config, streams_per_actor=streams)
+
+
+def _other_threads(config: TrainConfig[Any]) -> Iterator[TrainConfig[Any]]:
+    for threads in (1, available_cores()):
+        yield replace(config, learner_threads=threads)
+
+
+def _with_threads(config: TrainConfig[Any]) -> TrainConfig[Any]:
+    """The learner's threads as a number, so that flags say what was tried."""
+    threads = config.learner_threads or max(1, available_cores() - config.num_actors)
+    return replace(config, learner_threads=threads)

@@ -1,0 +1,142 @@
+"""Memory that rollouts are written into once: shared by the processes of one machine, and allocated before the run."""
+
+from __future__ import annotations
+
+import math
+import mmap
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from r2ac.agents import ObservationSpec
+from r2ac.learner import Rollout
+
+_Shapes = dict[str, tuple[tuple[int, ...], type[np.generic]]]
+_ALIGNMENT = 64  # bytes, a line of the cache
+
+
+@dataclass(frozen=True)
+class RolloutLayout:
+    """The shapes and dtypes of the arrays of a rollout."""
+
+    length: int
+    """T."""
+    num_streams: int
+    """B, all streams of a rollout actor or of a batch."""
+    spec: ObservationSpec
+    cell_size: int
+    """N, or 0 for a core without memory."""
+
+    def arrays(self) -> _Shapes:
+        """Shape and dtype of each array, by the names of :class:`r2ac.learner.Rollout`."""
+        steps, streams, spec = self.length, self.num_streams, self.spec
+        shapes: _Shapes = {
+            "observation": ((steps + 1, streams, *spec.shape), np.uint8 if len(spec.shape) == 3 else np.float32),
+            "reward": ((steps + 1, streams), np.float32),
+            "is_first": ((steps + 1, streams), np.bool_),
+            "action": ((steps, streams), np.int64),
+            "behaviour_logits": ((steps, streams, spec.num_actions), np.float32),
+            "first_cell": ((streams, self.cell_size), np.float32),
+            "stream": ((streams,), np.int64),
+            "sequence": ((streams,), np.int64),
+            "weights_version": ((streams,), np.int64),
+        }
+        if spec.instruction_length:
+            shapes["instruction"] = ((steps + 1, streams, spec.instruction_length), np.int32)
+        return shapes
+
+    def nbytes(self) -> int:
+        """Bytes of a rollout, each array's rounded up to whole lines of the cache."""
+        return sum(size for _, size in self._places())
+
+    def empty(self) -> Rollout[np.ndarray]:
+        """A rollout in memory of this process, with nothing in it yet."""
+        return self.over(np.empty(self.nbytes(), dtype=np.uint8))
+
+    def over(self, memory: np.ndarray) -> Rollout[np.ndarray]:
+        """A rollout whose arrays are views of ``memory``, uint8, of :meth:`nbytes` bytes."""
+        views: dict[str, Any] = {}
+        for (name, (shape, dtype)), (start, _) in zip(self.arrays().items(), self._places(), strict=True):
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            views[name] = memory[start : start + size].view(dtype).reshape(shape)
+        return Rollout(**views)
+
+    def _places(self) -> Iterator[tuple[int, int]]:
+        """Where each array begins, and the bytes that it takes."""
+        start = 0
+        for shape, dtype in self.arrays().values():
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            rounded = -(-size // _ALIGNMENT) * _ALIGNMENT
+            yield start, rounded
+            start += rounded
+
+
+@dataclass(frozen=True)
+class MemoryHandle:
+    """With what another process of this machine and user finds a :class:`RolloutMemory`."""
+
+    process: int
+    """The id of the process that made it."""
+    descriptor: int
+    """Its file descriptor there."""
+    layout: RolloutLayout
+    slots: int
+
+
+class RolloutMemory:
+    """Room for some rollouts of one layout, in memory that several processes of this machine see.
+
+    The memory has no name in the file system: it is given back with the last process that holds it, however that ends,
+    and no limit of /dev/shm holds for it. Linux only.
+
+    Args:
+        layout: of each rollout.
+        descriptor: of the memory; this object closes it.
+        slots: the number of rollouts.
+    """
+
+    def __init__(self, layout: RolloutLayout, descriptor: int, slots: int) -> None:
+        self.descriptor, self._layout = descriptor, layout
+        size = layout.nbytes()
+        # The views keep the mapping alive, also where this object is gone.
+        whole = np.frombuffer(mmap.mmap(descriptor, slots * size), dtype=np.uint8)
+        self.slots = [layout.over(whole[i * size : (i + 1) * size]) for i in range(slots)]
+        """The rollouts, whose arrays are views of the memory."""
+
+    @staticmethod
+    def create(layout: RolloutLayout, slots: int) -> RolloutMemory:
+        """New memory, all of it taken from the system now, so that it cannot be missing later.
+
+        Raises:
+            OSError: where there is not so much.
+        """
+        descriptor = os.memfd_create("r2ac-rollouts")
+        try:
+            os.posix_fallocate(descriptor, 0, slots * layout.nbytes())
+            return RolloutMemory(layout, descriptor, slots)
+        except OSError:
+            os.close(descriptor)
+            raise
+
+    @staticmethod
+    def attach(handle: MemoryHandle) -> RolloutMemory:
+        """The memory that another process made.
+
+        Raises:
+            OSError: if that process is gone.
+        """
+        descriptor = os.open(f"/proc/{handle.process}/fd/{handle.descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        return RolloutMemory(handle.layout, descriptor, handle.slots)
+
+    def handle(self) -> MemoryHandle:
+        """For :meth:`attach`, as long as this object is open."""
+        return MemoryHandle(os.getpid(), self.descriptor, self._layout, len(self.slots))
+
+    def close(self) -> None:
+        """Close the descriptor; the rollouts stay as long as somebody holds them."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1

@@ -1,0 +1,87 @@
+"""Streams that are stepped together, and what they showed last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from r2ac.agents import ObservationSpec
+from r2ac.envs import find_tasks, make_vector, spread
+from r2ac.learner import Rollout
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A whole episode (a game, where the agent's episodes are lives) that ended within a rollout."""
+
+    episode_return: float
+    """Sum of the rewards as the environment gave them."""
+    length: int
+    """Steps."""
+    task: str
+    """Full name."""
+
+
+class StreamGroup:
+    """A vector environment with the returns of its episodes.
+
+    Args:
+        task: one task or several, as `find_tasks` reads them.
+        options: the environment's.
+        seed: the environment's.
+        first_stream: the number of its first stream among all streams.
+        columns: the streams of the rollout actor that these are.
+    """
+
+    def __init__(self, task: str, options: Any, seed: int, first_stream: int, columns: slice) -> None:
+        count = columns.stop - columns.start
+        self.columns = columns
+        self._env = make_vector(task, count, seed, options=options, first_stream=first_stream)
+        self._tasks = spread([each.name for each in find_tasks(task)], count, first_stream)
+        self.spec = ObservationSpec.of(self._env)
+        self._engine_restarts = 0
+        self._observation, info = self._env.reset()
+        self._instruction: np.ndarray | None = info.get("instruction")
+        self._reward = np.zeros(count, dtype=np.float32)
+        self._is_first = np.ones(count, dtype=bool)
+        self._returns = np.zeros(count)
+        self._lengths = np.zeros(count, dtype=np.int64)
+
+    def record(self, rollout: Rollout[np.ndarray], t: int) -> None:
+        """Write what the streams show into step ``t`` of their columns of the rollout."""
+        rollout.observation[t, self.columns] = self._observation
+        rollout.reward[t, self.columns] = self._reward
+        rollout.is_first[t, self.columns] = self._is_first
+        if rollout.instruction is not None:
+            rollout.instruction[t, self.columns] = self._instruction
+
+    def step(self, action: np.ndarray) -> list[Episode]:
+        """Step every stream; returns the episodes that ended."""
+        self._observation, reward, terminated, truncated, info = self._env.step(action)
+        self._instruction = info.get("instruction")
+        self._reward = reward.astype(np.float32)
+        self._is_first = terminated | truncated
+        self._returns += reward
+        self._lengths += 1
+        # Returns are those of whole games, also where an episode of the agent is a life.
+        over = info.get("game_over", self._is_first)
+        # What was under way in an engine that was lost, and so cut off, is no episode.
+        whole = over & ~(truncated & info.get("engine_failed", np.zeros_like(over)))
+        episodes = [
+            Episode(float(self._returns[i]), int(self._lengths[i]), self._tasks[i]) for i in np.flatnonzero(whole)
+        ]
+        ended = np.flatnonzero(over)
+        self._returns[ended] = 0
+        self._lengths[ended] = 0
+        return episodes
+
+    def new_engine_restarts(self) -> int:
+        """Since the last call; the suites whose engines can be lost count them."""
+        before, self._engine_restarts = self._engine_restarts, getattr(self._env, "engine_restarts", 0)
+        return self._engine_restarts - before
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
