@@ -75,6 +75,7 @@ def make_source(
         in_flight=config.rollouts_in_flight,
         address=config.ray_address,
         memory=layout if config.shares_memory else None,
+        num_parameters=sum(parameter.numel() for parameter in learner.agent.parameters()),
         inference=inference,
         inference_workers=config.inference_workers,
         max_policy_lag=config.max_policy_lag,

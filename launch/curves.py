@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.event_files import find_tag, has_event_files, read_scalars
 from r2ac.launch.metrics import read_metrics
-from r2ac.launch.plot_groups import RunGroup, differing_fields, group_label, tasks_of
+from r2ac.launch.plot_groups import RunGroup, differing_fields, group_label, leave_out, tasks_of
 from r2ac.launch.run_directory import RunDirectory
 from r2ac.launch.statistics import bootstrap_mean
 
@@ -67,17 +67,24 @@ class Panel:
 
 
 def make_panels(
-    groups: Sequence[RunGroup], x: Axis, metric: str, smoothing: float | None = None, band: Band = "std"
+    groups: Sequence[RunGroup],
+    x: Axis,
+    metric: str,
+    smoothing: float | None = None,
+    band: Band = "std",
+    left_out: list[str] | None = None,
 ) -> list[Panel]:
     """One panel for each task, with a curve for each group that has measured it; in the order of the groups.
 
     ``smoothing`` is the window of the trailing mean that each run is smoothed by, in units of x; None: about 2 % of the
-    longest run of the task.
+    longest run of the task. ``left_out`` takes a sentence for each run without a curve, and for each group whose runs
+    cannot be averaged, in place of the error.
 
     Raises:
         RunDirectoryError: where a run is damaged or has not measured ``metric`` over x, or runs share no range of x.
     """
-    points = {run: read_curves(run, group.task, x, metric) for group in groups for run in group.runs}
+    points = _read_all(groups, x, metric, left_out)
+    groups = [group for group in groups if any(points[run] for run in group.runs)]
     tasks = dict.fromkeys(task for curves in points.values() for task in curves)
     members = {
         task: [i for i, group in enumerate(groups) if any(task in points[run] for run in group.runs)] for task in tasks
@@ -89,7 +96,14 @@ def make_panels(
         longest = max(at[-1] for at, _ in curves.values())
         window = float(f"{longest / 50:.1g}") if smoothing is None else smoothing
         smoothed = {run: smooth(curve, window) for run, curve in curves.items()}
-        panels.append(Panel(task, window, tuple(_group_curve(labels[i], groups[i], smoothed, x, band) for i in here)))
+        drawn = []
+        for i in here:
+            try:
+                drawn.append(_group_curve(labels[i], groups[i], smoothed, x, band))
+            except RunDirectoryError as error:
+                leave_out(error, left_out)
+        if drawn:
+            panels.append(Panel(task, window, tuple(drawn)))
     return panels
 
 
@@ -160,6 +174,21 @@ def smooth(curve: Curve, window: float) -> Curve:
     past = np.searchsorted(x, x, side="right")
     total = np.concatenate([[0.0], np.cumsum(y)])
     return x, (total[past] - total[first]) / (past - first)
+
+
+def _read_all(
+    groups: Sequence[RunGroup], x: Axis, metric: str, left_out: list[str] | None
+) -> dict[Path, dict[str, Curve]]:
+    """The curves of every run, none of one that is left out."""
+    points: dict[Path, dict[str, Curve]] = {}
+    for group in groups:
+        for run in group.runs:
+            try:
+                points[run] = read_curves(run, group.task, x, metric)
+            except RunDirectoryError as error:
+                leave_out(error, left_out)
+                points[run] = {}
+    return points
 
 
 def _group_curve(label: str, group: RunGroup, smoothed: Mapping[Path, Curve], x: Axis, band: Band) -> GroupCurve:

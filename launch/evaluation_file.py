@@ -94,7 +94,10 @@ class EvaluationFile:
             self._drops = True
             return wanted, f"{wanted.task} ({wanted.config.split}) begins anew: {'; '.join(others)}"
         kept = tuple(episode for episode in found.episodes if episode.seed < wanted.config.seeds)
-        return replace(wanted, episodes=kept, date=found.date, versions=found.versions), None
+        going_on = replace(wanted, episodes=kept, date=found.date, versions=found.versions)
+        # Of fewer seeds than are on file nothing is written, unless some of them are still to be played.
+        self._drops |= len(kept) < len(found.episodes) and not going_on.complete
+        return going_on, None
 
     def put(self, evaluation: Evaluation) -> None:
         """Take in a result with one seed or more, in place of that of the same checkpoint, task, split and protocol.

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from r2ac.envs import InvalidOption, MissingPackage, Task, UnknownTask, find_tasks
+from r2ac.envs import InvalidOption, MissingPackage, Task, UnknownTask, find_task, find_tasks
 from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import RunError
 from r2ac.launch.evaluate import Evaluation, LoadedCheckpoint, evaluation_path
 from r2ac.launch.evaluation_protocols import Settings
+from r2ac.launch.plot_groups import runs_of
+from r2ac.launch.run_directory import RunDirectory
 from r2ac.launch.suite_training import SuiteRun
 from r2ac.learner.checkpoint import CheckpointError
 
@@ -36,7 +38,7 @@ class Planned:
     path: Path
     """The run or checkpoint that it stands for."""
     of_suite: bool
-    """Whether the argument is a directory of runs."""
+    """Whether the argument is a directory of r2ac train --suite."""
     evaluation: Evaluation
 
     @property
@@ -74,20 +76,23 @@ def make_plan(paths: Sequence[Path], names: str | None, settings: Settings) -> P
     """Read the checkpoints and find out what each one plays; what is wrong with one does not keep the others.
 
     Args:
-        paths: runs, checkpoints, or directories of a training on a suite, which stand for all their runs.
+        paths: runs, checkpoints, or directories of runs, which stand for all of them.
         names: the tasks to play, as `find_tasks` reads them, each agent those of its own suite; None for the tasks
             that each agent was trained on.
         settings: how to play them.
 
     Raises:
-        UnknownTask: for names that are none.
+        UnknownTask: for a task that is named twice.
     """
-    if names is not None:
-        find_tasks(names)
     plan = Plan()
+    if names is not None:
+        names = _known(names, plan)
+        if not names:
+            return plan
+        find_tasks(names)
     for argument in paths:
         of_suite = _is_suite(argument)
-        for path in _runs_of_suite(argument, plan) if of_suite else [argument]:
+        for path in _runs_of_suite(argument, plan) if of_suite else _runs_at(argument):
             try:
                 checkpoint = LoadedCheckpoint.read(path)
                 tasks = _tasks_of(checkpoint, path, names)
@@ -104,6 +109,36 @@ def make_plan(paths: Sequence[Path], names: str | None, settings: Settings) -> P
                 for evaluation in wanted:
                     plan.add(Planned(argument, path, of_suite, evaluation))
     return plan
+
+
+def is_refused(evaluation: Evaluation) -> bool:
+    """Whether it is known, without the engine, that the task shows or takes something else than all that the agent was
+    trained on."""
+    shown = find_task(evaluation.task).spaces(evaluation.environment)
+    known = [task.spaces(evaluation.training.env) for task in evaluation.training.tasks]
+    return shown is not None and None not in known and shown not in known
+
+
+def _known(names: str, plan: Plan) -> str:
+    """The names that stand for tasks."""
+    known = []
+    for name in names.split(","):
+        try:
+            find_tasks(name)
+            known.append(name)
+        except UnknownTask as error:
+            plan.fail(Failure(str(error), bad_input=True))
+    return ",".join(known)
+
+
+def _runs_at(argument: Path) -> list[Path]:
+    """The argument itself, or the runs that the directory holds (those of r2ac: no others can play)."""
+    try:
+        runs = [run for run in runs_of(argument) if RunDirectory(run).config_path.exists()]
+    except (OSError, RunError):
+        # Whoever looks for a checkpoint there says what is wrong.
+        runs = []
+    return runs or [argument]
 
 
 def _is_suite(argument: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +32,7 @@ class Amount:
     """Those on file."""
 
 
-def expected_seconds(parts: Iterable[tuple[Path, int]]) -> float | None:
+def expected_time(parts: Sequence[tuple[Path, int]]) -> str | None:
     """What episodes would take that are as long, and played as fast, as when the runs were last measured in training:
     a rough estimate before anything is played.
 
@@ -40,18 +40,19 @@ def expected_seconds(parts: Iterable[tuple[Path, int]]) -> float | None:
         parts: run directories, and how many episodes are to be played with the agent of each.
 
     Returns:
-        Seconds; None where a run has no such metrics.
+        ``about 0:01:30``; ``at least 0:01:30`` where some runs have no such metrics; None where nothing is known.
     """
-    paces: dict[Path, float | None] = {}
-    total = 0.0
-    for run, episodes in parts:
-        if run not in paces:
-            paces[run] = _seconds_per_episode(run)
-        pace = paces[run]
-        if pace is None:
-            return None
-        total += episodes * pace
-    return total
+    paces = {run: _seconds_per_episode(run) for run, _ in parts}
+    known = [episodes * pace for run, episodes in parts if (pace := paces[run]) is not None]
+    if not known:
+        return None
+    if len(known) < len(parts):
+        return f"at least {_time(sum(known))}" if sum(known) >= 1 else None
+    return f"about {_time(sum(known))}"
+
+
+def _time(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds))) if seconds >= 1.5 else "a second"
 
 
 def _seconds_per_episode(run: Path) -> float | None:
@@ -111,7 +112,7 @@ class EvaluationProgress:
         under_way = played[unit.row] < self._amounts[unit.row].total and report.failure is None
         self._bars.update(self._rows[unit.row], completed=played[unit.row], visible=under_way)
         left = self.seconds_left()
-        words = "" if left is None else f", about {timedelta(seconds=round(left))} left"
+        words = "" if left is None or done == total else f", about {_time(left)} left"
         self._bars.update(self._all, completed=done, left=words)
         now = self._clock()
         if self._console.is_interactive or now < self._next_line:

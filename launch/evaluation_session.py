@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 
@@ -15,8 +14,8 @@ from r2ac.launch.errors import RunError, os_reason
 from r2ac.launch.evaluate import Evaluation
 from r2ac.launch.evaluation_file import EvaluationFile
 from r2ac.launch.evaluation_means import TaskMeans, task_means
-from r2ac.launch.evaluation_plan import Failure, Plan, Planned
-from r2ac.launch.evaluation_progress import Amount, EvaluationProgress, expected_seconds
+from r2ac.launch.evaluation_plan import Failure, Plan, Planned, is_refused
+from r2ac.launch.evaluation_progress import Amount, EvaluationProgress, expected_time
 from r2ac.launch.evaluation_workers import Unit, Workers, play_units
 from r2ac.launch.run_directory import write_atomically
 from r2ac.launch.signals import StopSignals
@@ -82,10 +81,14 @@ class EvaluationSession:
         seeds = sum(row.evaluation.config.seeds for row in rows)
         on_file = f"; {seeds - len(missing)} of {seeds} seeds are on file" if seeds > len(missing) else ""
         parts = f"{len(missing)} part{'' if len(missing) == 1 else 's'}"
-        expected = expected_seconds(
-            [(rows[unit.row].target.parent, unit.evaluation.config.episodes) for unit in missing]
+        expected = expected_time(
+            [
+                (rows[unit.row].target.parent, unit.evaluation.config.episodes)
+                for unit in missing
+                if not is_refused(unit.evaluation)
+            ]
         )
-        pace = "" if expected is None else f"; about {timedelta(seconds=round(expected))} at the pace of the training"
+        pace = "" if expected is None else f"; {expected} at the pace of the training"
         self._print(f"{episodes:,} episodes to play, in {parts}{on_file}{pace}")
         models = {sha256: checkpoint.model for sha256, checkpoint in self._plan.checkpoints.items()}
         amounts = [_amount(row) for row in rows]

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from r2ac.launch.inference_worker import InferenceConfig, InferenceStatistics, InferenceWorker
+from r2ac.launch.weights_board import BoardHandle
 
 
 class InferenceFailed(RuntimeError):
@@ -13,20 +14,20 @@ class InferenceFailed(RuntimeError):
 
 
 class InferencePool:
-    """Starts inference workers, gives them weights and replaces those that died.
+    """Starts inference workers and replaces those that died.
 
     Args:
         ray: the module, connected.
         config: of each worker; devices without a number are dealt out in turn where there are several.
         workers: how many; rollout actor i asks worker i mod ``workers``.
+        board: where they find the weights.
     """
 
     restarts_in_a_row = 3
-    """A worker that dies so often without new weights in between ends the run."""
+    """A worker that dies so often before it was seen to serve ends the run."""
 
-    def __init__(self, ray: Any, config: InferenceConfig, workers: int) -> None:
-        self._ray, self._config = ray, config
-        self._weights: Any = None
+    def __init__(self, ray: Any, config: InferenceConfig, workers: int, board: BoardHandle) -> None:
+        self._ray, self._config, self._board = ray, config, board
         self._failures = [0] * workers
         self.restarts = 0
         """Workers that died and were replaced."""
@@ -36,12 +37,6 @@ class InferencePool:
     def address(self, actor: int) -> str:
         """Of the worker that the rollout actor of this number asks."""
         return self._addresses[actor % len(self._workers)]
-
-    def publish(self, weights: Any) -> None:
-        """Let all act with the weights that this reference of Ray stands for."""
-        self._weights = weights
-        for worker in self._workers:
-            worker.load.remote(weights)
 
     def revive(self, actor: int) -> None:
         """Replace the worker that this rollout actor asks, where it does not answer.
@@ -62,8 +57,6 @@ class InferencePool:
         self._ray.kill(self._workers[index])
         self._workers[index] = self._start(index)
         self._addresses[index] = self._where(index)
-        if self._weights is not None:
-            self._workers[index].load.remote(self._weights)
         self.restarts += 1
 
     def statistics(self) -> list[InferenceStatistics]:
@@ -77,7 +70,7 @@ class InferencePool:
 
             device = f"cuda:{index % max(1, torch.cuda.device_count())}"
         options = self._ray.remote(InferenceWorker).options(num_cpus=0)
-        return options.remote(replace(self._config, device=device))
+        return options.remote(replace(self._config, device=device), self._board)
 
     def _where(self, index: int) -> str:
         try:

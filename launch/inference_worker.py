@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import Agent, AgentConfig
-from r2ac.launch.policies import HELLO, REQUEST, Weights
+from r2ac.launch.policies import HELLO, REQUEST
 from r2ac.launch.process import set_up_process
 from r2ac.launch.rollout_memory import RolloutLayout, RolloutMemory
+from r2ac.launch.weights_board import BoardHandle, WeightsBoard
 from r2ac.learner import Rollout
 
 _POLL_SECONDS = 0.5
+_FIRST_WEIGHTS_SECONDS = 0.01
 
 
 @dataclass(frozen=True)
@@ -81,16 +83,17 @@ class InferenceWorker:
 
     Args:
         config: what to compute.
+        board: where the newest weights are; nobody is answered before the first.
     """
 
-    def __init__(self, config: InferenceConfig) -> None:
+    def __init__(self, config: InferenceConfig, board: BoardHandle) -> None:
         if config.threads is not None:
             set_up_process(config.threads)
         self._config, self._device = config, torch.device(config.device)
         self._agent = Agent(config.layout.spec, config.agent).eval().to(self._device)
         self._cells = torch.zeros(config.num_streams, config.layout.cell_size, device=self._device)
-        self._weights: Weights | None = None
-        self._has_weights, self._closed = threading.Event(), threading.Event()
+        self._board = WeightsBoard.attach(board)
+        self._closed = threading.Event()
         self._version = -1
         self._statistics = InferenceStatistics(0.0, 0, 0)
         # Nobody but this user enters the folder.
@@ -110,11 +113,6 @@ class InferenceWorker:
         """Whether it answers; not after an error."""
         return self._thread.is_alive()
 
-    def load(self, weights: Weights) -> None:
-        """Act with these from the next batch on."""
-        self._weights = weights
-        self._has_weights.set()
-
     def statistics(self) -> InferenceStatistics:
         """What it has done so far."""
         return self._statistics
@@ -122,15 +120,16 @@ class InferenceWorker:
     def close(self) -> None:
         """Stop answering; who still waits for an answer is told so."""
         self._closed.set()
-        self._has_weights.set()
         self._thread.join()
+        self._board.close()
 
     def _serve(self) -> None:
         clients: set[_Client] = set()
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._listener, selectors.EVENT_READ)
-                self._has_weights.wait()
+                while self._board.newest() is None and not self._closed.wait(_FIRST_WEIGHTS_SECONDS):
+                    pass
                 while not self._closed.is_set():
                     requests: list[_Request] = []
                     for key, _ in selector.select(_POLL_SECONDS):
@@ -177,7 +176,7 @@ class InferenceWorker:
 
     def _answer(self, requests: list[_Request]) -> None:
         began = time.perf_counter()
-        weights = self._weights
+        weights = self._board.newest()
         if weights is not None and weights.version != self._version:
             weights.load_into(self._agent)
             self._version = weights.version

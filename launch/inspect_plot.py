@@ -28,7 +28,7 @@ _LEAST_ERROR = 1e-4
 def draw_inspections(
     runs: Mapping[Path, Sequence[Inspection]], metrics: Mapping[Path, Sequence[Mapping[str, Any]]], output: Path
 ) -> None:
-    """A row of three panels for each run.
+    """A row of three panels for each run, or checkpoint that was named by itself.
 
     Left: the norms of the boundary term and of the gradient inside the rollout, as lines from the run's metrics where
     it has measured them (a trailing mean over 2 % of the run), and as points from its checkpoints. Middle: the error of
@@ -36,20 +36,20 @@ def draw_inspections(
     units' half-lives, by rank.
 
     Args:
-        runs: the inspections of each run, oldest first.
-        metrics: the lines of ``metrics.jsonl`` of runs that have some.
+        runs: the inspections of each, oldest first, by the files that they are written to.
+        metrics: by the same files, the lines of ``metrics.jsonl`` of runs that have some.
 
     Raises:
         RunError: if it cannot be written.
     """
     figure = Figure(figsize=(14.5, 4.6 * len(runs)), layout="constrained", facecolor="white")
     rows = figure.subfigures(len(runs), 1, squeeze=False).ravel()
-    for row, (run, inspections) in zip(rows, runs.items(), strict=True):
+    for row, (results, inspections) in zip(rows, runs.items(), strict=True):
         first = inspections[0]
         about = f"{first.task}: {first.agent}, rollouts of {first.rollout_length} steps, {first.streams} streams"
-        row.suptitle(f"{run.name}\n{about}", x=0.01, ha="left", fontsize=11)
+        row.suptitle(f"{results.parent.name}\n{about}", x=0.01, ha="left", fontsize=11)
         norms, errors, lives = row.subplots(1, 3)
-        _draw_norms(norms, inspections, metrics.get(run, ()))
+        _draw_norms(norms, inspections, metrics.get(results, ()))
         _draw_errors(errors, inspections)
         _draw_half_lives(lives, inspections)
     try:

@@ -113,10 +113,15 @@ def checkpoints_at(path: Path) -> list[Path]:
     return sorted(newest.parent.glob("step_*.safetensors"), key=lambda file: (len(file.name), file.name))
 
 
-def folder_of(checkpoint: Path) -> Path:
-    """The run that the checkpoint lies in, else the folder beside it."""
-    folder = checkpoint.resolve().parent
-    return folder.parent if folder.name == "checkpoints" else folder
+def results_path(path: Path) -> Path:
+    """Where the inspection of ``path`` is written: ``inspect.json`` of the run; that of a checkpoint has a file of its
+    own, ``inspect-<step>.json``, in the run that it lies in, else beside it."""
+    path = path.resolve()
+    if path.is_dir():
+        return path / "inspect.json"
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    step = path.stem.removeprefix("step_")
+    return folder / f"inspect-{int(step) if step.isdecimal() else path.stem}.json"
 
 
 def inspect_checkpoint(path: Path, settings: InspectSettings, report: _Report = lambda done, total: None) -> Inspection:

@@ -15,15 +15,17 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from r2ac.launch.curves import AXES, Axis, Band, GroupCurve, Panel, make_panels
-from r2ac.launch.errors import RunError, os_reason
+from r2ac.launch.errors import RunDirectoryError, RunError, os_reason
 from r2ac.launch.paper_results import paper_tasks
 from r2ac.launch.plot_csv import write_csv
-from r2ac.launch.plot_groups import group_runs
+from r2ac.launch.plot_groups import NO_TASK, group_runs
 from r2ac.launch.plot_lines import Line, paper_lines, reference_lines
 from r2ac.launch.progress import short_count
 
 EXTENSIONS = (".png", ".svg", ".pdf", ".csv")
-_X_LABELS: Mapping[Axis, str] = {"steps": "environment steps", "frames": "environment frames", "hours": "hours"}
+_X_LABELS = {"steps": "environment steps", "frames": "environment frames"}
+_TIMES = (("hours", 1.0), ("minutes", 60.0), ("seconds", 3600.0))
+"""Units of time, and how many of them make an hour."""
 # Okabe and Ito's palette, which the colour-blind can tell apart, without its yellow, too pale for a line on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _DASHES = ("-", "--", ":", "-.")
@@ -44,6 +46,7 @@ def plot_runs(
     lines: Mapping[str, Mapping[str, float]] | None = None,
     band: Band = "std",
     paper: bool = False,
+    left_out: list[str] | None = None,
 ) -> Path:
     """Draws the learning curves of ``runs`` into ``output`` (.png, .svg, .pdf, or .csv for a table of their points) and
     returns its path.
@@ -60,18 +63,21 @@ def plot_runs(
         lines: task -> name -> return, drawn as lines; None: the reference scores of each task.
         band: see `mean_curve`; the picture says which.
         paper: also draw the paper's results.
+        left_out: takes a sentence for each run that cannot be drawn beside the others, in place of the error.
 
     Raises:
-        RunDirectoryError: where a run is missing, damaged or has not measured ``metric``.
+        RunDirectoryError: where a run is missing, damaged or has not measured ``metric``; with ``left_out`` the last of
+            these errors, where no run is left.
         RunError: where the extension, x or the band is unknown, no run is given, the paper has no results of these
             tasks, or ``output`` cannot be written.
     """
     output = Path(output)
     _check(output, x, metric, smoothing, band, paper)
-    groups = group_runs(runs)
-    if not groups:
+    if not runs:
         raise RunError("there is nothing to plot: name at least one run directory")
-    panels = make_panels(groups, x, metric, smoothing, band)
+    panels = make_panels(group_runs(runs, left_out), x, metric, smoothing, band, left_out)
+    if not panels and left_out:
+        raise RunDirectoryError(left_out.pop())
     if output.suffix.lower() == ".csv":
         write_csv(panels, output, x, metric, band)
         return output
@@ -90,9 +96,12 @@ def draw(
     labels = list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves))
     figure, every_axes = _figure(len(panels))
     for panel, axes in zip(panels, every_axes, strict=True):
+        unit, size = _unit(panel, x)
         for curve in panel.curves:
-            _draw_curve(axes, curve, labels.index(curve.label), band)
-        _finish(axes, panel, x, metric, small=len(panels) > _MANY)
+            _draw_curve(axes, curve, size, labels.index(curve.label), band)
+        window = f"{short_count(panel.window * size)} {unit}"
+        statement = f"trailing mean of {window}" if panel.window else "not smoothed"
+        _finish(axes, panel.task or NO_TASK, statement, _X_LABELS.get(unit, unit), metric, small=len(panels) > _MANY)
         _draw_lines(axes, (lines or {}).get(panel.task, ()))
     _draw_legends(figure, every_axes)
     return figure
@@ -134,16 +143,25 @@ def _figure(panels: int) -> tuple[Figure, list[Axes]]:
     return figure, every[:panels]
 
 
-def _draw_curve(axes: Axes, curve: GroupCurve, index: int, band: Band) -> None:
+def _unit(panel: Panel, x: Axis) -> tuple[str, float]:
+    """The unit that x is drawn in, and how many of it are one of x: of time the largest that there are two of."""
+    longest = max(curve.grid[-1] for curve in panel.curves)
+    return (
+        next(((unit, size) for unit, size in _TIMES if longest * size >= 2), _TIMES[-1]) if x == "hours" else (x, 1.0)
+    )
+
+
+def _draw_curve(axes: Axes, curve: GroupCurve, size: float, index: int, band: Band) -> None:
+    """``size``: what x is multiplied by."""
     colour = _COLOURS[index % len(_COLOURS)]
     dash = _DASHES[index // len(_COLOURS) % len(_DASHES)]
     # A line through a single point would not be seen.
     marker = "o" if curve.grid.size == 1 else ""
     text = _count_text(curve, band)
     legend = textwrap.fill(f"{curve.label} ({text})" if curve.label else text, _LEGEND_WIDTH)
-    axes.plot(curve.grid, curve.mean, dash, color=colour, marker=marker, lw=1.9, label=legend)
+    axes.plot(curve.grid * size, curve.mean, dash, color=colour, marker=marker, lw=1.9, label=legend)
     if curve.band is not None:
-        axes.fill_between(curve.grid, *curve.band, color=colour, alpha=0.18, lw=0)
+        axes.fill_between(curve.grid * size, *curve.band, color=colour, alpha=0.18, lw=0)
 
 
 def _count_text(curve: GroupCurve, band: Band) -> str:
@@ -156,14 +174,13 @@ def _count_text(curve: GroupCurve, band: Band) -> str:
     return f"mean {of}, 95 % bootstrap interval" if band == "bootstrap" else f"mean ± {band} {of}"
 
 
-def _finish(axes: Axes, panel: Panel, x: Axis, metric: str, small: bool) -> None:
-    statement = f"trailing mean of {short_count(panel.window)} {x}" if panel.window else "not smoothed"
-    axes.set_title(panel.task, loc="left", fontsize=8 if small else 12, fontweight="bold", pad=20)
+def _finish(axes: Axes, title: str, statement: str, x_label: str, metric: str, small: bool) -> None:
+    axes.set_title(title, loc="left", fontsize=8 if small else 12, fontweight="bold", pad=20)
     axes.annotate(
         statement, (0, 1), xycoords="axes fraction", xytext=(0, 7), textcoords="offset points", fontsize=8.5,
         color=_GREY,
     )  # fmt: skip
-    axes.set_xlabel(_X_LABELS[x])
+    axes.set_xlabel(x_label)
     axes.set_ylabel(metric.replace("_", " "))
     # The margin first: the limit on the left freezes the one on the right.
     axes.margins(x=0.01)

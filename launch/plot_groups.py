@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from r2ac.envs import SUITES, UnknownTask, find_tasks
+from r2ac.launch.config import TrainConfig
 from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.event_files import has_event_files
 from r2ac.launch.run_directory import RunDirectory
@@ -19,9 +21,12 @@ from r2ac.launch.run_directory import RunDirectory
 # Settings that change where and how fast a run goes, or what is kept of it, but not what is learned.
 _NOT_COMPARED = frozenset(
     {"seed", "run_dir", "device", "learner_threads", "threads", "ray_address", "log_steps", "checkpoint_minutes"}
-    | {"keep_checkpoints", "rtrl_metrics_every"}
+    | {"keep_checkpoints", "rtrl_metrics_every", "video_minutes", "profile"}
+    | {"transport", "inference", "inference_workers", "inference_device"}
 )
 _UNSET = "unset"
+NO_TASK = "(no task)"
+"""Stands where the name of a task would, for runs of other programs that tell none."""
 # CleanRL names its runs <environment>__<experiment>__<seed>__<unix time>.
 _CLEANRL = re.compile(r"(?P<env>.+?)__(?P<name>.+)__(?P<seed>\d+)__\d+")
 # What stands around the name of a task in the id of a Gymnasium environment.
@@ -35,7 +40,8 @@ class RunGroup:
     task: str
     """A task, or several as `find_tasks` reads them; empty for a run of another program that tells none."""
     settings: dict[str, Any]
-    """The settings that are compared, flat: ``{"agent.gradient": "rtrl", ...}``."""
+    """The settings that are compared, flat: ``{"agent.gradient": "rtrl", ...}``; what a ``config.json`` does not name,
+    for it is older than the setting, has its default."""
     runs: tuple[Path, ...]
     seeds: tuple[Any, ...]
     """The seed of each run."""
@@ -43,26 +49,48 @@ class RunGroup:
     """What the runs are called where another program wrote them."""
 
 
-def group_runs(runs: Iterable[Path | str]) -> list[RunGroup]:
+def group_runs(runs: Iterable[Path | str], left_out: list[str] | None = None) -> list[RunGroup]:
     """The runs by their settings, in the order in which they are first met; a run named twice counts once.
 
     A directory that is no run stands for the runs that it holds. A directory with TensorBoard event files and nothing
     of r2ac is a run of another program, and a group of its own; runs with names of CleanRL's form, side by side, that
     differ in their seed and time only are one group.
 
+    Args:
+        left_out: takes a sentence for each run that cannot be read, in place of the error.
+
     Raises:
         RunDirectoryError: where one is not a run or its ``config.json`` is damaged or names no task.
     """
-    unique = {run.resolve(): run for path in runs for run in _expand(Path(path))}
+    unique = {run.resolve(): run for path in runs for run in runs_of(Path(path)) or [Path(path)]}
     groups: dict[str, RunGroup] = {}
     for run in unique.values():
-        one = _ours(run) or _of_another_program(run)
+        try:
+            one = _ours(run) or _of_another_program(run)
+        except RunDirectoryError as error:
+            leave_out(error, left_out)
+            continue
         key = json.dumps([one.task, one.name, one.settings], sort_keys=True)
         known = groups.get(key)
         groups[key] = (
             one if known is None else replace(known, runs=(*known.runs, *one.runs), seeds=(*known.seeds, *one.seeds))
         )
     return _named_apart(_with_tasks(list(groups.values())))
+
+
+def runs_of(path: Path) -> list[Path]:
+    """The run at ``path``, or those that the directory holds; none where it is no run and holds none."""
+    if _is_run(path):
+        return [path]
+    return sorted(child for child in path.iterdir() if child.is_dir() and _is_run(child)) if path.is_dir() else []
+
+
+def leave_out(error: RunDirectoryError, left_out: list[str] | None) -> None:
+    """Note what is wrong with a run that is left out, once; raise it where nobody asks for such notes."""
+    if left_out is None:
+        raise error
+    if str(error) not in left_out:
+        left_out.append(str(error))
 
 
 def tasks_of(names: str) -> tuple[str, ...]:
@@ -93,12 +121,6 @@ def group_label(group: RunGroup, names: Sequence[str]) -> str:
     return ", ".join(f"{label}={_value(group, name)}" for label, name in zip(short, names, strict=True))
 
 
-def _expand(path: Path) -> list[Path]:
-    if not path.is_dir() or _is_run(path):
-        return [path]
-    return sorted(child for child in path.iterdir() if child.is_dir() and _is_run(child)) or [path]
-
-
 def _is_run(path: Path) -> bool:
     run = RunDirectory(path)
     return run.config_path.exists() or run.metrics_path.exists() or has_event_files(path)
@@ -116,7 +138,10 @@ def _ours(run: Path) -> RunGroup | None:
         if foreign:
             return None
         raise RunDirectoryError(f"config.json of {run} names no task")
-    settings = {name: value for name, value in _flat(config) if name.split(".")[-1] not in _NOT_COMPARED}
+    own = dict(_flat(config))
+    # In the order of config.json.
+    every = own | {name: value for name, value in _defaults(task).items() if name not in own}
+    settings = {name: value for name, value in every.items() if name.split(".")[-1] not in _NOT_COMPARED}
     return RunGroup(task, settings, (run,), (config.get("seed"),))
 
 
@@ -164,6 +189,14 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
+
+
+def _defaults(task: str) -> dict[str, Any]:
+    """Of every setting of a training on the task, as ``config.json`` would hold them."""
+    suite = SUITES.get(tasks_of(task)[0].partition("/")[0])
+    config = TrainConfig(task, {} if suite is None else suite.options()).to_json()
+    del config["task"]
+    return dict(_flat(json.loads(json.dumps(config, default=os.fspath))))
 
 
 def _value(group: RunGroup, name: str) -> Any:

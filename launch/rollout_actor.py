@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ from r2ac.launch.policies import LocalPolicy, Policy, RemotePolicy, Weights
 from r2ac.launch.process import set_up_process
 from r2ac.launch.rollout_memory import MemoryHandle, RolloutLayout, RolloutMemory
 from r2ac.launch.stream_group import Episode, StreamGroup
+from r2ac.launch.weights_board import BoardHandle, WeightsBoard
 from r2ac.learner import Rollout
 
 ENVIRONMENT, INFERENCE, WAITING = "environment", "inference", "waiting"
@@ -97,6 +100,7 @@ class RolloutActor:
         config: what to step and how.
         threads: CPU threads for the agent's network; None leaves them as they are.
         memory: where rollouts are written, as many as may be ahead of the learner; None for new memory each time.
+        board: where :meth:`serve` finds weights.
         inference: the address of the inference worker that acts, which needs ``memory``; None for an agent here.
         device: where an agent here computes.
     """
@@ -106,6 +110,7 @@ class RolloutActor:
         config: ActorConfig,
         threads: int | None = None,
         memory: MemoryHandle | None = None,
+        board: BoardHandle | None = None,
         inference: str | None = None,
         device: str = "cpu",
     ) -> None:
@@ -119,6 +124,7 @@ class RolloutActor:
         ]
         self.spec = self._groups[0].spec
         self._memory = None if memory is None else RolloutMemory.attach(memory)
+        self._board = None if board is None else WeightsBoard.attach(board)
         self._policy: Policy
         if inference is None:
             agent = Agent(self.spec, config.agent).to(device)
@@ -162,6 +168,31 @@ class RolloutActor:
         seconds = {ENVIRONMENT: self._idle_since - began - inferring, INFERENCE: inferring, WAITING: waiting}
         restarts = sum(group.new_engine_restarts() for group in self._groups)
         return Collected(sequence, None if self._memory else rollout, episodes, seconds, restarts)
+
+    def serve(self, address: str, key: int) -> None:
+        """Collect what is ordered through a socket of this machine, with the newest weights of the board, until its
+        other end is closed.
+
+        Args:
+            address: of the socket, in the file system.
+            key: by which the other end knows this actor.
+
+        Raises:
+            InferenceLost: if the inference worker is gone.
+        """
+        assert self._board is not None
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connecting.connect(address)
+        with Connection(connecting.detach()) as orders:
+            orders.send(key)
+            while True:
+                try:
+                    sequence = orders.recv()
+                except EOFError:
+                    return
+                weights = self._board.newest()
+                assert weights is not None
+                orders.send(self.collect(weights, sequence))
 
     def close(self) -> None:
         """Close the environments."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from r2ac.launch.actor_links import ActorLink, RayLink, SocketLink
 from r2ac.launch.batcher import Batcher, BatchRing
 from r2ac.launch.inference_pool import InferencePool
 from r2ac.launch.inference_worker import InferenceConfig
@@ -19,6 +20,7 @@ from r2ac.launch.policy_lag import is_late
 from r2ac.launch.rollout_actor import ActorConfig, Collected, RolloutActor
 from r2ac.launch.rollout_memory import RolloutLayout, RolloutMemory
 from r2ac.launch.stream_group import Episode
+from r2ac.launch.weights_board import WeightsBoard
 from r2ac.learner import Rollout
 
 
@@ -132,6 +134,8 @@ class RayConfig:
     memory: RolloutLayout | None = None
     """Of an actor's rollouts, where they are written to memory that it shares with the learner, which must be on the
     same machine; None where they go through Ray's object store."""
+    num_parameters: int = 0
+    """Of the agent; needed with ``memory``."""
     inference: InferenceConfig | None = None
     """Of the inference workers; None where each actor has an agent of its own. Needs ``memory``."""
     inference_workers: int = 1
@@ -176,23 +180,30 @@ class RaySource:
             # What a batch was copied from is written again.
             ring = BatchRing(replace(config.memory, num_streams=config.batch_size), 2)
         self._batcher = Batcher(config.batch_size, ring)
-        self._orders: dict[Any, tuple[int, int]] = {}  # the actor of each, and the version of its weights
-        self._update = -1
+        # The versions of the weights when each actor got the orders that are still due.
+        self._due: list[deque[int]] = [deque() for _ in actors]
+        self._version = self._update = -1
         self.counts, self.waited = SourceCounts(), 0.0
-        self._pool: InferencePool | None = None
+        self._board, self._pool = None, None
+        if config.memory is not None:
+            self._board = WeightsBoard.create(config.num_parameters)
         if config.inference is not None:
-            self._pool = InferencePool(self._ray, config.inference, config.inference_workers)
-        self._memory: list[RolloutMemory | None] = [self._new_memory() for _ in actors]
-        self._actors = [self._start(index) for index in range(len(actors))]
+            assert self._board is not None
+            handle = self._board.handle()
+            self._pool = InferencePool(self._ray, config.inference, config.inference_workers, handle)
+        self._memory: list[RolloutMemory | None] = [None] * len(actors)
+        self._link: ActorLink
+        if self._board is None:
+            self._link = RayLink(self._ray, len(actors), self._start)
+        else:
+            self._link = SocketLink(self._ray, len(actors), self._start, self._board)
 
     def publish(self, weights: Weights) -> None:
         """See :class:`RolloutSource`."""
-        reference = self._ray.put(weights)
-        self._published = reference, weights.version
+        self._link.publish(weights)
+        self._version = weights.version
         if self._update < 0:
             self._update = weights.version
-        if self._pool is not None:
-            self._pool.publish(reference)
 
     def next_batch(self, interrupted: Callable[[], bool]) -> Batch | None:
         """See :class:`RolloutSource`.
@@ -216,8 +227,9 @@ class RaySource:
 
     def close(self) -> None:
         """See :class:`RolloutSource`."""
+        self._link.close()
         self._ray.shutdown()
-        for memory in self._memory:
+        for memory in (*self._memory, self._board):
             if memory is not None:
                 memory.close()
 
@@ -226,73 +238,57 @@ class RaySource:
         """See :class:`RolloutSource`; the trace is Ray's."""
         return lambda path: self._ray.timeline(filename=str(path))
 
-    def _new_memory(self) -> RolloutMemory | None:
-        layout = self._config.memory
-        return None if layout is None else RolloutMemory.create(layout, self._config.in_flight)
-
     def _start(self, index: int) -> Any:
-        memory = self._memory[index]
-        return (
-            self._ray.remote(RolloutActor)
-            .options(num_cpus=1)
-            .remote(
-                self._configs[index],
-                threads=1,
-                memory=memory.handle() if memory is not None else None,
-                inference=self._pool.address(index) if self._pool is not None else None,
-            )
+        """The rollout actor of this number, with memory that no other has."""
+        old, layout = self._memory[index], self._config.memory
+        memory = self._memory[index] = None if layout is None else RolloutMemory.create(layout, self._config.in_flight)
+        if old is not None:
+            old.close()
+        options = self._ray.remote(RolloutActor).options(num_cpus=1)
+        return options.remote(
+            self._configs[index],
+            threads=1,
+            memory=memory.handle() if memory is not None else None,
+            board=self._board.handle() if self._board is not None else None,
+            inference=self._pool.address(index) if self._pool is not None else None,
         )
 
     def _is_late(self) -> bool:
         config = self._config
         if not config.max_policy_lag:
             return False
-        due = [(version, self._configs[index].num_streams) for index, version in self._orders.values()]
+        due = [(version, self._configs[i].num_streams) for i, versions in enumerate(self._due) for version in versions]
         repeats = config.in_flight
         return is_late(self._update, config.batch_size, config.max_policy_lag, repeats, self._batcher.held(), due)
 
     def _order(self) -> None:
         """Order rollouts from every actor that is fewer than ``in_flight`` ahead."""
-        ahead = [self._batcher.waiting(config.last_stream) for config in self._configs]
-        for index, _ in self._orders.values():
-            ahead[index] += 1
-        # Another thread may publish meanwhile.
-        weights, version = self._published
-        for index, count in enumerate(ahead):
-            for _ in range(self._config.in_flight - count):
-                order = self._actors[index].collect.remote(weights, self._sequence[index])
-                self._orders[order] = index, version
+        for index, config in enumerate(self._configs):
+            ahead = len(self._due[index]) + self._batcher.waiting(config.last_stream)
+            for _ in range(self._config.in_flight - ahead):
+                # Before the order is given: the actor takes these weights or newer ones.
+                self._due[index].append(self._version)
+                self._link.order(index, self._sequence[index])
                 self._sequence[index] += 1
 
     def _receive(self, timeout: float) -> list[Episode]:
         """Take the rollouts that are ready, waiting up to ``timeout`` seconds for the first, and order new ones."""
         self._order()
-        orders = list(self._orders)
-        ready, _ = self._ray.wait(orders, num_returns=1, timeout=timeout)
-        if ready:
-            # A first call that waits and a second that does not: together, all that are ready.
-            ready, _ = self._ray.wait(orders, num_returns=len(orders), timeout=0)
         episodes: list[Episode] = []
-        for order in sorted(ready, key=orders.index):
-            if order in self._orders:
-                episodes += self._take(order)
+        replaced: set[int] = set()
+        for arrival in self._link.receive(timeout):
+            if arrival.actor in replaced:
+                continue  # another of its orders
+            if arrival.collected is None:
+                self._replace(arrival.actor, arrival.error)
+                replaced.add(arrival.actor)
+            else:
+                episodes += self._take(arrival.actor, arrival.collected)
         self._order()
         return episodes
 
-    def _take(self, order: Any) -> list[Episode]:
-        index, _ = self._orders.pop(order)
-        try:
-            collected: Collected = self._ray.get(order)
-        except (self._ray.exceptions.RayActorError, self._ray.exceptions.ObjectLostError) as error:
-            self._replace(index, error)
-            return []
-        except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, InferenceLost) and self._pool is not None:
-                self._pool.revive(index)
-                self.counts.inference_restarts = self._pool.restarts
-                self._replace(index, error)
-                return []
-            raise ActorsLost(f"rollout actor {index} failed: {error.cause!r}") from error
+    def _take(self, index: int, collected: Collected) -> list[Episode]:
+        self._due[index].popleft()
         self._failures[index] = 0
         self._batcher.add(self._rollout(index, collected))
         _count(self.counts, collected)
@@ -306,21 +302,23 @@ class RaySource:
         assert memory is not None
         return memory.slots[collected.sequence % len(memory.slots)]
 
-    def _replace(self, index: int, error: Exception) -> None:
+    def _replace(self, index: int, error: Exception | None) -> None:
+        """Start an actor anew that died. Raises ActorsLost where that is in vain."""
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, InferenceLost) and self._pool is not None:
+            self._pool.revive(index)
+            self.counts.inference_restarts = self._pool.restarts
+        elif isinstance(error, self._ray.exceptions.RayTaskError):
+            raise ActorsLost(f"rollout actor {index} failed: {cause!r}") from error
         self._failures[index] += 1
         if self._failures[index] > self.restarts_in_a_row:
             raise ActorsLost(
                 f"rollout actor {index} died {self._failures[index]} times in a row without a rollout: {error}"
             ) from error
-        self._orders = {order: owner for order, owner in self._orders.items() if owner[0] != index}
-        # An actor that is only out of reach must not go on beside the one that takes its place.
-        self._ray.kill(self._actors[index])
         config = self._configs[index]
         self._configs[index] = replace(config, incarnation=config.incarnation + 1)
-        old, self._memory[index] = self._memory[index], self._new_memory()
-        if old is not None:
-            old.close()
-        self._actors[index] = self._start(index)
+        self._due[index].clear()
+        self._link.replace(index)
         self.counts.actor_restarts += 1
 
 

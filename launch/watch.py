@@ -13,8 +13,8 @@ from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import Split, find_task, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.episodes import Player
-from r2ac.launch.loading import choose_device, find_checkpoint, load_agent, make_agent
-from r2ac.learner.checkpoint import Checkpoint, load_checkpoint
+from r2ac.launch.loading import choose_device, find_checkpoint, make_agent
+from r2ac.learner.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_model_state
 
 
 @dataclass(frozen=True)
@@ -81,14 +81,19 @@ class TrainedAgent:
         run = resolved.parent.parent if resolved.parent.name == "checkpoints" else resolved
         return f"{self.training.agent.label} agent of {run.name}"
 
-    def agent(self, spec: ObservationSpec, device: torch.device) -> Agent:
-        """The agent itself, on ``device``.
+    def agent(self, spec: ObservationSpec, device: torch.device, task: str | None = None) -> Agent:
+        """The agent itself, on ``device``, to play ``task`` (None: the one that it was trained on).
 
         Raises:
-            ConfigError, CheckpointError: if it cannot see or do what ``spec`` says.
+            CheckpointError: if it cannot see or do what ``spec`` says.
         """
-        agent = make_agent(spec, self.training.agent, self.training.seed, device).eval()
-        load_agent(agent, self.checkpoint, self.path)
+        try:
+            agent = make_agent(spec, self.training.agent, self.training.seed, device).eval()
+            load_model_state(agent, self.checkpoint.model)
+        except (ConfigError, CheckpointError) as error:
+            shown = f"observations {list(spec.shape)}{' with instructions' if spec.instruction_length else ''}"
+            there = f"{task or self.training.task}, which has {shown} and {spec.num_actions} actions"
+            raise CheckpointError(f"the agent of {self.path} cannot play {there}: {error}") from error
         return agent
 
 
@@ -115,7 +120,7 @@ def record(
     try:
         spec = ObservationSpec.of(env)
         random = np.random.default_rng(seed)
-        player = None if agent is None else Player(agent.agent(spec, choose_device("auto")), 1, random, greedy)
+        player = None if agent is None else Player(agent.agent(spec, choose_device("auto"), task), 1, random, greedy)
         observation, info = env.reset()
         reward, is_first = np.zeros(1, dtype=np.float32), np.ones(1, dtype=bool)
         moments = []

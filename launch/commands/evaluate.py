@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from r2ac.envs import Split
+from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import parse, require_runs
 from r2ac.launch.config import ConfigError
 from r2ac.launch.evaluation_plan import Plan, make_plan
@@ -28,7 +29,7 @@ class EvaluateArguments:
     evaluation.json and evaluation.md of each run. Interrupted, the same command goes on with what is missing."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Run directories (their newest checkpoint), checkpoints, or directories of r2ac train --suite (all their runs)."""
+    """Run directories (their newest checkpoint), checkpoints, or directories that hold runs (all of them)."""
     suite: str | None = None
     """Tasks to play, by their names or that of a list (atari-57, dmlab-30, memory), each agent those of its own suite;
     if not given, the tasks that it was trained on."""
@@ -115,9 +116,7 @@ def _device(arguments: EvaluateArguments) -> str:
 
 def _exit_code(plan: Plan, session: EvaluationSession, signals: StopSignals) -> int:
     """Says what failed, each in one sentence."""
-    errors = Console(stderr=True, highlight=False)
-    for failure in plan.failures:
-        errors.print(f"r2ac: {failure.sentence}", markup=False, soft_wrap=True)
+    tell_failures(failure.sentence for failure in plan.failures)
     if signals.received is not None:
         return 128 + signals.received
     if not plan.failures:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,22 +11,25 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import parse, require_runs
 from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import RunDirectoryError
+from r2ac.launch.evaluation_plan import BAD_INPUT
 from r2ac.launch.inspect_plot import EXTENSIONS, draw_inspections
 from r2ac.launch.inspect_run import (
     PERCENTILES,
     Inspection,
     InspectSettings,
     checkpoints_at,
-    folder_of,
     inspect_checkpoint,
+    results_path,
     write_inspection,
 )
 from r2ac.launch.metrics import read_metrics
 from r2ac.launch.pictures import check_output
 from r2ac.launch.progress import print_table, short_count
+from r2ac.learner.checkpoint import CheckpointError
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ class InspectArguments:
     device: str = "auto"
     """Where the agents run: cpu, cuda, cuda:1, …; auto takes the GPU where there is one."""
     output: Path | None = None
-    """The figure (.png, .svg, .pdf); inspect.png in the first run if not given. Each run gets an inspect.json."""
+    """The figure (.png, .svg, .pdf); inspect.png in the first run if not given. Each run gets an inspect.json, each
+    checkpoint that is named by itself an inspect-<step>.json (and .png)."""
 
     def settings(self) -> InspectSettings:
         """Raises ConfigError for the first setting that is not allowed."""
@@ -58,32 +62,73 @@ class InspectArguments:
 
 
 def inspect_command(arguments: Sequence[str], console: Console) -> int:
-    """``r2ac inspect RUN_OR_CHECKPOINT … [--flags]``."""
+    """``r2ac inspect RUN_OR_CHECKPOINT … [--flags]``.
+
+    Returns:
+        0 where everything has been inspected, 1 where a part could not be, 2 where nothing could.
+    """
     parsed = parse(InspectArguments, "r2ac inspect", arguments)
     require_runs(parsed.runs, "inspect")
     settings = parsed.settings()
-    found: dict[Path, list[Path]] = {}
-    for path in parsed.runs:
-        for checkpoint in checkpoints_at(path):
-            found.setdefault(folder_of(checkpoint), []).append(checkpoint)
-    output = parsed.output or next(iter(found)) / "inspect.png"
-    check_output(output, EXTENSIONS)
+    failures: list[str] = []
+    found = _find(parsed.runs, failures)
+    if found:
+        check_output(parsed.output or next(iter(found)).with_suffix(".png"), EXTENSIONS)
 
-    runs: dict[Path, list[Inspection]] = {}
-    paths = {}
-    for folder, checkpoints in found.items():
-        runs[folder] = [_inspect(checkpoint, settings, console) for checkpoint in dict.fromkeys(checkpoints)]
-        _print(console, folder, runs[folder])
-        paths["results" if len(found) == 1 else f"results of {folder.name}"] = folder / "inspect.json"
-        write_inspection(runs[folder], folder / "inspect.json")
+    inspected: dict[Path, list[Inspection]] = {}
+    for results, checkpoints in found.items():
+        try:
+            inspections = _inspect_all(checkpoints, settings, console, failures)
+            if inspections:
+                _print(console, results.parent, inspections)
+                write_inspection(inspections, results)
+                inspected[results] = inspections
+        except BAD_INPUT as error:
+            failures.append(str(error))
+    tell_failures(failures)
+    if not inspected:
+        return 2
+    output = parsed.output or next(iter(inspected)).with_suffix(".png")
+    _draw(inspected, output)
+    names = ["results" if len(inspected) == 1 else f"results {n}" for n in range(1, len(inspected) + 1)]
+    print_table(console, "inspected", [], {**dict(zip(names, inspected, strict=True)), "figure": output})
+    return 1 if failures else 0
+
+
+def _find(paths: Sequence[Path], failures: list[str]) -> dict[Path, list[Path]]:
+    """Where the results go -> the checkpoints to inspect."""
+    found: dict[Path, list[Path]] = {}
+    for path in paths:
+        try:
+            for checkpoint in checkpoints_at(path):
+                known = found.setdefault(results_path(path), [])
+                if checkpoint not in known:
+                    known.append(checkpoint)
+        except BAD_INPUT as error:
+            failures.append(str(error))
+    return found
+
+
+def _inspect_all(
+    checkpoints: Sequence[Path], settings: InspectSettings, console: Console, failures: list[str]
+) -> list[Inspection]:
+    """Of one run; what is wrong with one checkpoint does not keep the others, what is wrong with all is told once."""
+    inspections = []
+    for checkpoint in checkpoints:
+        try:
+            inspections.append(_inspect(checkpoint, settings, console))
+        except CheckpointError as error:
+            failures.append(str(error))
+    return inspections
+
+
+def _draw(inspected: Mapping[Path, Sequence[Inspection]], output: Path) -> None:
     metrics = {}
-    for folder in runs:
+    for results in inspected:
         # A checkpoint may lie anywhere, and a run may have measured nothing yet.
         with suppress(RunDirectoryError):
-            metrics[folder] = read_metrics(folder)
-    draw_inspections(runs, metrics, output)
-    print_table(console, "inspected", [], {**paths, "figure": output})
-    return 0
+            metrics[results] = read_metrics(results.parent)
+    draw_inspections(inspected, metrics, output)
 
 
 def _inspect(checkpoint: Path, settings: InspectSettings, console: Console) -> Inspection:

@@ -9,9 +9,11 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import parse, require_runs
 from r2ac.launch.curves import Axis, Band
 from r2ac.launch.plot import plot_runs
+from r2ac.launch.plot_groups import runs_of
 from r2ac.launch.progress import print_table
 from r2ac.launch.run_directory import RunDirectory
 
@@ -25,7 +27,7 @@ class PlotArguments:
     output: Path | None = None
     """The picture (.png, .svg or .pdf) or the table of the curves (.csv); curves.png in the first run if not given."""
     x: Axis = "steps"
-    """What the x axis counts."""
+    """What the x axis counts; hours of short runs are drawn as minutes or seconds."""
     metric: str = "episode_return"
     """What the y axis shows, a key of metrics.jsonl or a TensorBoard tag; a wrong name lists those there are."""
     smoothing: float | None = None
@@ -37,12 +39,22 @@ class PlotArguments:
 
 
 def plot_command(arguments: Sequence[str], console: Console) -> int:
-    """``r2ac plot RUN … [--flags]``."""
+    """``r2ac plot RUN … [--flags]``.
+
+    Returns:
+        0, or 1 where some of the runs could not be drawn.
+    """
     parsed = parse(PlotArguments, "r2ac plot", arguments)
     require_runs(parsed.runs, "plot")
-    output = parsed.output or RunDirectory(parsed.runs[0]).curves_path
-    written = plot_runs(
-        parsed.runs, output, parsed.x, parsed.metric, parsed.smoothing, band=parsed.band, paper=parsed.paper
-    )
+    first = next(filter(runs_of, parsed.runs), parsed.runs[0])
+    output = parsed.output or RunDirectory(first).curves_path
+    settings = {"band": parsed.band, "paper": parsed.paper}
+    left_out: list[str] = []
+    try:
+        written = plot_runs(
+            parsed.runs, output, parsed.x, parsed.metric, parsed.smoothing, **settings, left_out=left_out
+        )
+    finally:
+        tell_failures(left_out)
     print_table(console, "learning curves", [], {"table" if written.suffix.lower() == ".csv" else "figure": written})
-    return 0
+    return 1 if left_out else 0

@@ -9,8 +9,10 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
+from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import parse, require_runs
 from r2ac.launch.pictures import check_output
+from r2ac.launch.plot_groups import runs_of
 from r2ac.launch.progress import print_table
 from r2ac.launch.report import EXTENSIONS, write_report
 
@@ -33,13 +35,22 @@ class ReportArguments:
 
 
 def report_command(arguments: Sequence[str], console: Console) -> int:
-    """``r2ac report RUN … [--baseline RUN …] [--flags]``."""
+    """``r2ac report RUN … [--baseline RUN …] [--flags]``.
+
+    Returns:
+        0, or 1 where some of the paths are no runs; what else is missing is told on the page.
+    """
     parsed = parse(ReportArguments, "r2ac report", arguments)
     require_runs(parsed.runs, "report")
-    output = parsed.output or parsed.runs[0] / "report.html"
+    first = next(filter(runs_of, parsed.runs), parsed.runs[0])
+    output = parsed.output or first / "report.html"
     if parsed.output is not None:
         # To be known before episodes are played.
         check_output(output, EXTENSIONS)
-    written = write_report(parsed.runs, output, parsed.baseline, parsed.title, parsed.episodes)
+    left_out: list[str] = []
+    try:
+        written = write_report(parsed.runs, output, parsed.baseline, parsed.title, parsed.episodes, left_out=left_out)
+    finally:
+        tell_failures(left_out)
     print_table(console, "report", [], {"page": written})
-    return 0
+    return 1 if left_out else 0

@@ -109,8 +109,11 @@ def watch_run(config: WatchRunArguments, console: Console) -> None:
 
     env = _make(config, trained, task, 1)
     try:
-        agent = trained.agent(ObservationSpec.of(env), choose_device(config.device))
+        spec = ObservationSpec.of(env)
+        agent = trained.agent(spec, choose_device(config.device), task)
         names = action_names(task, env)
+        # First: a decision step that no episode has is refused before a video is made.
+        memory = _memory(config, trained, task, agent, spec)
         with EpisodeProgress(console, task) as progress:
             episodes = play(_player(config, agent, 1), env, config.episodes, config.max_steps, progress.update)
     finally:
@@ -122,16 +125,12 @@ def watch_run(config: WatchRunArguments, console: Console) -> None:
 
     rows: list[tuple[str, object]] = [("player", about), *_played(episodes)]
     if agent.core.cell_size == 0:
-        print_table(console, task, [*rows, ("memory", "none: the core is feed-forward")], {"video": video})
+        print_table(console, task, [*rows, ("memory", f"none: {memory}")], {"video": video})
         return
     paths = {"video": video, "memory": picture}
-    try:
-        if episodes[0].observations.ndim == 4 and find_task(task).suite.name != "memory":
-            raise NoCues("the first image of an episode is no cue")
-        memory = cue_memory(_cue_episodes(config, trained, task, agent), config.decision_step, config.seed)
-    except NoCues as why:
-        draw_states(episodes, f"{task}: {about}", str(why), picture)
-        print_table(console, task, [*rows, ("cues", f"none: {why}")], paths)
+    if isinstance(memory, str):
+        draw_states(episodes, f"{task}: {about}", memory, picture)
+        print_table(console, task, [*rows, ("cues", f"none: {memory}")], paths)
     else:
         draw_cue_memory(memory, f"{task}: {about}", picture)
         print_table(console, task, [*rows, *_told(memory)], paths)
@@ -144,6 +143,24 @@ def _make(config: WatchRunArguments, trained: TrainedAgent, task: str, streams: 
 
 def _player(config: WatchRunArguments, agent: Agent, streams: int) -> Player:
     return Player(agent, streams, np.random.default_rng(config.seed), config.greedy)
+
+
+def _memory(
+    config: WatchRunArguments, trained: TrainedAgent, task: str, agent: Agent, spec: ObservationSpec
+) -> CueMemory | str:
+    """What whole episodes say about the memory of their cues, or why there is nothing to say.
+
+    Raises:
+        ConfigError: for a decision step beyond an episode's end.
+    """
+    if agent.core.cell_size == 0:
+        return "the core is feed-forward"
+    if len(spec.shape) == 3 and find_task(task).suite.name != "memory":
+        return "the first image of an episode is no cue"
+    try:
+        return cue_memory(_cue_episodes(config, trained, task, agent), config.decision_step, config.seed)
+    except NoCues as why:
+        return str(why)
 
 
 def _cue_episodes(config: WatchRunArguments, trained: TrainedAgent, task: str, agent: Agent) -> list[PlayedEpisode]:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
+from r2ac.launch.plot_groups import NO_TASK
 from r2ac.launch.report.blocks import Cell, Table, Text
 from r2ac.launch.report.learning import LearningCurves
 from r2ac.launch.report.scores import Comparison, Manner, Result, compare
@@ -41,7 +42,7 @@ def configuration_table(study: Study) -> Table:
             count_range(run.steps for run in runs if run.steps is not None) or "unknown",
             f"{evaluated} of {len(runs)}",
             listed(agents),
-            listed(configuration.tasks, most=4),
+            listed(configuration.tasks or [NO_TASK], most=4),
         )
         rows.append(row)
     return Table("The configurations: runs with equal settings but for the seed and the task", columns, rows)

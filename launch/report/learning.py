@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from r2ac.envs import InvalidOption
 from r2ac.launch.curves import GroupCurve, Panel, make_panels
-from r2ac.launch.errors import RunDirectoryError
-from r2ac.launch.plot_groups import RunGroup
+from r2ac.launch.plot_groups import NO_TASK
 from r2ac.launch.plot_lines import Line, reference_lines
 from r2ac.launch.progress import short_count
 from r2ac.launch.report.blocks import Block, Cell, Figure, Figures, Legend, Section, Table, Text, folded
@@ -39,21 +38,15 @@ def learning_curves(study: Study) -> LearningCurves:
 
     Runs that have measured none, and groups whose runs share no range of steps, are left out and named.
     """
-    problems: list[str] = []
-    owners: list[tuple[RunGroup, Configuration]] = []
-    for configuration in study.configurations:
-        for group in configuration.groups:
-            readable = _readable(group, problems)
-            if readable is not None:
-                owners.append((readable, configuration))
-    groups = [group for group, _ in owners]
-    panels = make_panels(groups, "steps", _METRIC, band="bootstrap") if groups else []
+    left_out: list[str] = []
+    owners = [(group, configuration) for configuration in study.configurations for group in configuration.groups]
+    panels = make_panels([group for group, _ in owners], "steps", _METRIC, band="bootstrap", left_out=left_out)
     return LearningCurves(
         tuple(
             (panel, tuple(next(c for group, c in owners if group is curve.group) for curve in panel.curves))
             for panel in panels
         ),
-        tuple(problems),
+        tuple(f"No learning curve: {problem}." for problem in left_out),
     )
 
 
@@ -81,35 +74,6 @@ def learning_section(curves: LearningCurves) -> Section:
     )
 
 
-def _readable(group: RunGroup, problems: list[str]) -> RunGroup | None:
-    """The runs of a group that have a curve; None where there is none, or none that can be averaged."""
-    if _problem(group) is None:
-        return group
-    kept = []
-    for run, seed in zip(group.runs, group.seeds, strict=True):
-        problem = _problem(replace(group, runs=(run,), seeds=(seed,)))
-        if problem is None:
-            kept.append((run, seed))
-        else:
-            problems.append(f"No learning curve: {problem}.")
-    if not kept:
-        return None
-    readable = replace(group, runs=tuple(run for run, _ in kept), seeds=tuple(seed for _, seed in kept))
-    problem = _problem(readable)
-    if problem is not None:
-        problems.append(f"No learning curve: {problem}.")
-    return readable if problem is None else None
-
-
-def _problem(group: RunGroup) -> str | None:
-    """Why there is no curve of a group, in a sentence."""
-    try:
-        make_panels([group], "steps", _METRIC)
-    except RunDirectoryError as error:
-        return str(error)
-    return None
-
-
 def _figure(panel: Panel, owners: tuple[Configuration, ...], panels: int) -> Figure:
     points = max(40, min(_POINTS, _MOST_POINTS // (panels * len(owners))))
     drawn = [_drawn(curve, owner.number, points) for curve, owner in zip(panel.curves, owners, strict=True)]
@@ -121,7 +85,7 @@ def _figure(panel: Panel, owners: tuple[Configuration, ...], panels: int) -> Fig
     svg = draw_curves(drawn, "environment steps", "return", label, _lines(panel))
     window = f"Trailing mean of {short_count(panel.window)} steps" if panel.window else "Not smoothed"
     runs = sorted({len(curve.runs) for curve in panel.curves})
-    return Figure(svg, panel.task, f"{window}; {' or '.join(counted(n, 'run') for n in runs)} a curve.")
+    return Figure(svg, panel.task or NO_TASK, f"{window}; {' or '.join(counted(n, 'run') for n in runs)} a curve.")
 
 
 def _drawn(curve: GroupCurve, owner: int, points: int) -> Drawn:
@@ -145,7 +109,7 @@ def _table(curves: LearningCurves) -> Table:
             interval = "one run" if curve.band is None else " to ".join(number(float(edge[-1])) for edge in curve.band)
             rows.append(
                 (
-                    panel.task,
+                    panel.task or NO_TASK,
                     Cell(owner.name, swatch(owner.name, owner.number)),
                     str(len(curve.runs)),
                     short_count(float(curve.grid[-1])),

@@ -35,6 +35,7 @@ def write_report(
     title: str = "",
     episodes: bool = True,
     now: datetime | None = None,
+    left_out: list[str] | None = None,
 ) -> Path:
     """Write one HTML page about ``runs`` into ``output`` and return its path.
 
@@ -46,15 +47,16 @@ def write_report(
         title: of the page; the tasks if empty.
         episodes: also play an episode with an agent of each configuration.
         now: when the page is made.
+        left_out: takes a sentence for each path that is no run, in place of the error.
 
     Raises:
-        RunError: where one of them is no run, or ``output`` cannot be written.
+        RunError: where one of them is no run, or with ``left_out`` none of them is; or ``output`` cannot be written.
     """
     if output.suffix.lower() not in EXTENSIONS:
         raise RunError(f"a report cannot be written to {output}: its name must end in {', '.join(EXTENSIONS)}")
-    study = read_study(runs, baseline)
+    study = read_study(runs, baseline, left_out)
     if not study.runs:
-        raise RunError("there is nothing to report on: name at least one run directory")
+        raise RunError(left_out.pop() if left_out else "there is nothing to report on: name at least one run directory")
     text = render(study, title, episodes, now or datetime.now(UTC))
     try:
         output.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,7 @@ from r2ac.launch.errors import RunError
 from r2ac.launch.evaluate import Evaluation, evaluation_path
 from r2ac.launch.evaluation_file import read_evaluation
 from r2ac.launch.metrics import read_metrics
-from r2ac.launch.plot_groups import RunGroup, differing_fields, group_label, group_runs, tasks_of
+from r2ac.launch.plot_groups import RunGroup, differing_fields, group_label, group_runs, runs_of, tasks_of
 from r2ac.launch.run_directory import RunDirectory
 
 # What sets agents apart is always part of their names, even where no two of them share a task.
@@ -92,20 +92,21 @@ class Study:
         return tuple(run for configuration in self.configurations for run in configuration.runs)
 
 
-def read_study(runs: Sequence[Path], baseline: Sequence[Path] = ()) -> Study:
+def read_study(runs: Sequence[Path], baseline: Sequence[Path] = (), left_out: list[str] | None = None) -> Study:
     """The configurations of ``runs``, then those of the ``baseline``.
 
     A directory that is no run stands for the runs that it holds. Whatever cannot be read of a run is noted in it.
+    ``left_out`` takes a sentence for each path that is no run, in place of the error.
 
     Raises:
         RunError: where a path is no run, its ``config.json`` is damaged, or a run is both a run and the baseline.
     """
-    theirs = {run.resolve() for group in group_runs(baseline) for run in group.runs}
-    for group in group_runs(runs):
-        for run in group.runs:
+    theirs = {run.resolve() for path in baseline for run in runs_of(path)}
+    for path in runs:
+        for run in runs_of(path):
             if run.resolve() in theirs:
                 raise RunError(f"{run} is named both as a run and as the baseline: it would be compared with itself")
-    groups = group_runs([*runs, *baseline])
+    groups = group_runs([*runs, *baseline], left_out)
     # Runs and baseline may have equal settings, such as those of two versions of the program.
     apart = [
         (label, is_baseline, part)

@@ -202,6 +202,28 @@ def test_one_evaluation_at_a_time(tmp_path: Path) -> None:
     EvaluationFile(path).close()
 
 
+def test_seeds_beyond_those_asked_for_are_kept_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.json"
+    put(path, TWO_SEEDS)
+    before = path.read_bytes()
+    with EvaluationFile(path) as file:
+        going_on, _ = file.go_on(replace(WANTED, config=replace(CONFIG, seeds=2)))
+        file.put(going_on.with_seed(seed(1, 0.0, 1.0)))
+    (kept,) = tmp_path.glob("evaluation-*.json")
+    assert kept.read_bytes() == before
+    assert read_evaluation(path)[0].seeds_played == [0, 1]
+
+
+def test_nothing_is_copied_where_nothing_is_dropped(tmp_path: Path) -> None:
+    put(tmp_path / "evaluation.json", TWO_SEEDS)
+    with EvaluationFile(tmp_path / "evaluation.json") as file:
+        done, _ = file.go_on(replace(WANTED, config=replace(CONFIG, seeds=1)))
+        assert done.complete
+        file.put(replace(WANTED, task="memory/parity").with_seed(seed(0, 1.0, 1.0)))
+        assert TWO_SEEDS in file.results
+    assert not list(tmp_path.glob("evaluation-*.json"))
+
+
 def test_what_is_dropped_is_kept_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "evaluation.json"
     put(path, TWO_SEEDS)

@@ -12,7 +12,7 @@ from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.config import TrainConfig
 from r2ac.launch.evaluate import Evaluation, EvaluationConfig
 from r2ac.launch.evaluation_plan import Failure
-from r2ac.launch.evaluation_progress import Amount, EvaluationProgress, expected_seconds
+from r2ac.launch.evaluation_progress import Amount, EvaluationProgress, expected_time
 from r2ac.launch.evaluation_workers import Report, Unit
 
 TRAINING = TrainConfig("memory/tmaze", MemoryOptions())
@@ -85,10 +85,30 @@ def test_a_log_gets_a_line_now_and_then(progress: EvaluationProgress, clock: Clo
 def test_the_time_is_estimated_from_the_training_before_anything_is_played(tmp_path: Path) -> None:
     rows = [{"env_steps": 3, "episode_length": 5.0, "throughput/steps_per_second": 10.0}, {"env_steps": 7}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert expected_seconds([(tmp_path, 4), (tmp_path, 6)]) == pytest.approx(10 * 5 / 10)
+    assert expected_time([(tmp_path, 4), (tmp_path, 6)]) == "about 0:00:05"
+    assert expected_time([(tmp_path, 1)]) == "about a second"
+    # Of what else is to be played nothing is known.
+    assert expected_time([(tmp_path, 10), (tmp_path / "none", 4)]) == "at least 0:00:05"
+    assert expected_time([(tmp_path, 1), (tmp_path / "none", 4)]) is None
 
 
 def test_a_run_without_metrics_gives_no_estimate(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"env_steps": 7}\n')
-    assert expected_seconds([(tmp_path, 4)]) is None
-    assert expected_seconds([(tmp_path / "none", 4)]) is None
+    assert expected_time([(tmp_path, 4)]) is None
+    assert expected_time([(tmp_path / "none", 4)]) is None
+    assert expected_time([]) is None
+
+
+def test_the_last_line_tells_of_no_time_left(progress: EvaluationProgress, clock: Clock, log: io.StringIO) -> None:
+    progress.update(FIRST, Report())
+    clock.now += 5
+    progress.update(FIRST, Report(steps=100, played=10, ended_steps=100))
+    progress.update(SECOND, Report(steps=99, played=9, ended_steps=90))
+    clock.now += 10
+    progress.update(OTHER, Report(steps=99, played=9, ended_steps=90))
+    assert log.getvalue().splitlines()[-1] == "all: 48/50 episodes, about a second left"
+    clock.now += 10
+    progress.update(SECOND, Report(steps=100, played=10, ended_steps=100))
+    clock.now += 10
+    progress.update(OTHER, Report(steps=100, played=10, ended_steps=100))
+    assert log.getvalue().splitlines()[-1] == "all: 50/50 episodes"

@@ -169,6 +169,39 @@ def test_only_what_is_missing_is_played(folder: Path, run: Path, capsys: Capture
     assert marked(several) == []
 
 
+def test_a_name_that_is_no_task_does_not_keep_the_rest(run: Path, capsys: Capture) -> None:
+    capsys.readouterr()
+    assert evaluate(run, "--suite", "memory/tmaz,memory/tmaze,memory/nope", *FEW, *HERE) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert "there is no task 'memory/tmaz'" in first
+    assert "there is no task 'memory/nope'" in second
+    assert list(by_task(run)) == ["memory/tmaze"]
+
+
+def test_a_directory_stands_for_the_runs_that_it_holds(run: Path, capsys: Capture) -> None:
+    folder = run.parent
+    other = Path(shutil.copytree(run, folder / "other"))
+    (folder / "notes").mkdir()
+    # What another program wrote cannot be played, and is not asked for.
+    (folder / "foreign").mkdir()
+    shutil.copy(next(run.glob("*tfevents*")), folder / "foreign")
+    assert evaluate(folder, *FEW, *HERE) == 0
+    assert list(by_task(run)) == list(by_task(other)) == ["memory/tmaze"]
+    assert not (folder / "evaluation.md").exists()
+    shutil.rmtree(other / "checkpoints")
+    capsys.readouterr()
+    assert evaluate(folder, *FEW, *HERE) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_the_agent_cannot_read_is_not_in_the_estimate(run: Path, capsys: Capture) -> None:
+    rows = [{"env_steps": 9, "episode_length": 10.0, "throughput/steps_per_second": 1.0}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    capsys.readouterr()
+    assert evaluate(run, "--suite", "memory/tmaze,memory/copy", *FEW, *HERE) == 1
+    assert "24 episodes to play, in 6 parts; about 0:02:00 at the pace" in capsys.readouterr().out
+
+
 def test_other_checkpoints_of_a_run_stay_beside_the_newest(run: Path) -> None:
     newest = find_checkpoint(run)
     checkpoint = load_checkpoint(newest)

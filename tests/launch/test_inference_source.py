@@ -41,7 +41,13 @@ def source() -> Iterator[RaySource]:
     actors = [actor_config(index) for index in range(ACTORS)]
     inference = InferenceConfig(AGENT, LAYOUT, actors[0].columns, ACTORS * STREAMS, "cpu", threads=1)
     config = RayConfig(
-        BATCH, IN_FLIGHT, memory=LAYOUT, inference=inference, inference_workers=WORKERS, max_policy_lag=MOST_LAG
+        BATCH,
+        IN_FLIGHT,
+        memory=LAYOUT,
+        num_parameters=len(make_weights(0).values),
+        inference=inference,
+        inference_workers=WORKERS,
+        max_policy_lag=MOST_LAG,
     )
     source = RaySource(actors, config, [0] * ACTORS)
     source.publish(make_weights(0))

@@ -18,6 +18,7 @@ from r2ac.launch.inference_worker import InferenceConfig, InferenceWorker
 from r2ac.launch.policies import InferenceLost, Weights
 from r2ac.launch.rollout_actor import INFERENCE, ActorConfig, RolloutActor
 from r2ac.launch.rollout_memory import RolloutLayout, RolloutMemory
+from r2ac.launch.weights_board import WeightsBoard
 from r2ac.learner import Rollout
 
 AGENT = AgentConfig(hidden_size=6, encoder="mlp", encoder_features=5)
@@ -34,11 +35,19 @@ def make_weights(version: int) -> Weights:
 
 
 @pytest.fixture
-def worker() -> Iterator[InferenceWorker]:
-    worker = InferenceWorker(InferenceConfig(AGENT, LAYOUT, CONFIG.columns, 3 * STREAMS, "cpu"))
-    worker.load(make_weights(1))
+def board() -> Iterator[WeightsBoard]:
+    board = WeightsBoard.create(len(make_weights(1).values))
+    yield board
+    board.close()
+
+
+@pytest.fixture
+def worker(board: WeightsBoard) -> Iterator[InferenceWorker]:
+    worker = InferenceWorker(InferenceConfig(AGENT, LAYOUT, CONFIG.columns, 3 * STREAMS, "cpu"), board.handle())
+    board.write(make_weights(1))
     yield worker
-    worker.close()
+    if worker.is_serving():
+        worker.close()
 
 
 @pytest.fixture
@@ -113,12 +122,12 @@ def test_actors_that_ask_together_are_answered_together_each_with_its_own_cells(
 
 
 def test_new_weights_act_from_the_next_step_and_rollouts_tell_the_oldest(
-    worker: InferenceWorker, start: Callable[[int], tuple[RolloutActor, RolloutMemory]]
+    board: WeightsBoard, start: Callable[[int], tuple[RolloutActor, RolloutMemory]]
 ) -> None:
     actor, memory = start(0)
     actor.collect(make_weights(9), 0)
     assert set(memory.slots[0].weights_version.tolist()) == {1}
-    worker.load(make_weights(4))
+    board.write(make_weights(4))
     actor.collect(make_weights(9), 1)
     assert set(memory.slots[1].weights_version.tolist()) == {4}
     assert not np.allclose(memory.slots[1].behaviour_logits, collect_alone(0, 2)[1].behaviour_logits)
@@ -160,15 +169,15 @@ def test_the_socket_is_for_this_user_only_and_goes_with_the_worker(worker: Infer
     assert not folder.exists()
 
 
-def test_a_worker_waits_for_its_first_weights() -> None:
-    late = InferenceWorker(InferenceConfig(AGENT, LAYOUT, CONFIG.columns, STREAMS, "cpu"))
+def test_a_worker_waits_for_its_first_weights(board: WeightsBoard) -> None:
+    late = InferenceWorker(InferenceConfig(AGENT, LAYOUT, CONFIG.columns, STREAMS, "cpu"), board.handle())
     memory = RolloutMemory.create(LAYOUT, SLOTS)
     actor = RolloutActor(CONFIG, memory=memory.handle(), inference=late.where())
     with ThreadPoolExecutor(1) as pool:
         collected = pool.submit(actor.collect, make_weights(9), 0)
         with pytest.raises(TimeoutError):
             collected.result(timeout=0.3)
-        late.load(make_weights(3))
+        board.write(make_weights(3))
         collected.result(timeout=30)
     assert set(memory.slots[0].weights_version.tolist()) == {3}
     actor.close()

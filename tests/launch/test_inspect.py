@@ -2,12 +2,14 @@
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from r2ac.launch.cli import main
+from r2ac.launch.loading import find_checkpoint
 from r2ac.launch.metrics import read_metrics
 
 TrainTiny = Callable[..., Path]
@@ -37,12 +39,51 @@ def test_a_run_is_taken_apart(train_tiny: TrainTiny, tmp_path: Path, capsys: Cap
     assert "half-life" in capsys.readouterr().out
 
 
+def test_a_checkpoint_that_is_named_by_itself_writes_over_nothing(finished_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    newest = find_checkpoint(run)
+    for path in (newest.with_name("step_000000001000.safetensors"), tmp_path / "best.safetensors"):
+        shutil.copy(newest, path)
+    flags = ["--rollouts", "4", "--streams", "2"]
+    assert main(["inspect", str(run), *flags]) == 0
+    before = (run / "inspect.json").read_bytes(), (run / "inspect.png").read_bytes()
+    best = tmp_path / "best.safetensors"
+    for path, results in ((newest, run / "inspect-2000.json"), (best, tmp_path / "inspect-best.json")):
+        assert main(["inspect", str(path), *flags]) == 0
+        assert [each["checkpoint"] for each in json.loads(results.read_text())["checkpoints"]] == [path.name]
+        assert results.with_suffix(".png").exists()
+    assert ((run / "inspect.json").read_bytes(), (run / "inspect.png").read_bytes()) == before
+
+
+def test_what_is_wrong_with_one_run_does_not_keep_the_others(
+    finished_run: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    good, torn, begun = (Path(shutil.copytree(finished_run, tmp_path / name)) for name in ("good", "torn", "begun"))
+    damaged = find_checkpoint(torn)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    shutil.rmtree(begun / "checkpoints")
+    flags = ["--rollouts", "4", "--streams", "2"]
+    capsys.readouterr()
+    assert main(["inspect", str(begun), str(torn), str(tmp_path / "nowhere"), str(good), *flags]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 3
+    assert all(line.startswith("r2ac: ") for line in errors)
+    assert all(any(str(path) in line for line in errors) for path in (begun, tmp_path / "nowhere", damaged))
+    assert (torn / "inspect.png").exists()
+    (whole,) = json.loads((torn / "inspect.json").read_text())["checkpoints"]
+    assert whole["env_steps"] == 0
+    assert (good / "inspect.json").exists()
+    assert main(["inspect", str(begun), str(tmp_path / "nowhere")]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+
+
 def test_what_rtrl_adds_is_in_the_metrics_of_a_training(train_tiny: TrainTiny, tmp_path: Path) -> None:
-    run = train_tiny(tmp_path / "run", {"--rtrl-metrics-every": 1})
+    # Episodes of 5 steps would begin with every rollout: no credit would leave one.
+    run = train_tiny(tmp_path / "run", {"--rtrl-metrics-every": 1, "--corridor-length": 6})
     rows = read_metrics(run)
     for name in ("rtrl/boundary_norm", "rtrl/inside_norm", "rtrl/cosine", "rtrl/credit_horizon"):
         assert all(math.isfinite(row[name]) for row in rows)
-    other = train_tiny(tmp_path / "other", {"--rtrl-metrics-every": 0})
+    other = train_tiny(tmp_path / "other", {"--rtrl-metrics-every": 0, "--corridor-length": 6})
     assert not any(name.startswith("rtrl/") for row in read_metrics(other) for name in row)
     assert [row["loss/total"] for row in rows] == [row["loss/total"] for row in read_metrics(other)]
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
+from r2ac.launch.cli import main
 from r2ac.launch.curves import make_panels
 from r2ac.launch.errors import RunDirectoryError, RunError
 from r2ac.launch.plot import draw, plot_runs, spaced
@@ -62,7 +63,7 @@ def svg_text(path: Path) -> str:
     return path.read_text()
 
 
-@pytest.mark.parametrize(("x", "end"), [("steps", 1900), ("frames", 7600), ("hours", 0.19)])
+@pytest.mark.parametrize(("x", "end"), [("steps", 1900), ("frames", 7600), ("hours", 11.4)])
 def test_mean_and_band_are_drawn(tmp_path: Path, x: Any, end: float) -> None:
     (axes,) = drawn(make_two_groups(tmp_path), x).axes
     line = curves_of(axes)["gradient=rtrl (mean ± std of 3 seeds)"]
@@ -181,12 +182,31 @@ def test_the_picture_says_what_it_shows(tmp_path: Path) -> None:
         assert f"<!-- {words} -->" in text, words
 
 
-def test_what_is_not_smoothed_says_so_and_hours_are_hours(tmp_path: Path) -> None:
+def test_what_is_not_smoothed_says_so(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     assert "<!-- not smoothed -->" in svg_text(plot_runs([run], tmp_path / "a.svg", smoothing=0))
-    text = svg_text(plot_runs([run], tmp_path / "b.svg", x="hours"))
-    assert "<!-- trailing mean of 0.004 hours -->" in text
-    assert "<!-- hours -->" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "unit", "tick", "window"),
+    [(18000, "hours", "4", "0.1 hours"), (684, "minutes", "10", "0.24 minutes"), (50, "seconds", "40", "1.08 seconds")],
+)
+def test_time_is_told_in_a_unit_that_can_be_read(
+    tmp_path: Path, seconds: float, unit: str, tick: str, window: str
+) -> None:
+    run = make_run(tmp_path / "run")
+    rows = [{"env_steps": i, "wall_time": seconds * i / 10, "episode_return": i} for i in range(11)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = svg_text(plot_runs([run], tmp_path / "curves.svg", x="hours"))
+    for words in (unit, tick, f"trailing mean of {window}"):
+        assert f"<!-- {words} -->" in text, words
+    assert "\nmemory/tmaze,,mean,0.0" in plot_runs([run], tmp_path / "curves.csv", x="hours").read_text()
+
+
+def test_a_panel_without_a_task_says_so(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path / "PPO_1")) as writer:
+        writer.add_scalar("rollout/ep_rew_mean", 1.0, 2048)
+    assert [axes.get_title(loc="left") for axes in drawn([tmp_path / "PPO_1"]).axes] == ["(no task)"]
 
 
 def test_a_pdf_can_be_written(tmp_path: Path) -> None:
@@ -229,6 +249,8 @@ def test_what_cannot_be_plotted_is_one_sentence(tmp_path: Path) -> None:
     output = tmp_path / "curves.png"
     with pytest.raises(RunDirectoryError, match="missing does not exist"):
         plot_runs([run, tmp_path / "missing"], output)
+    with pytest.raises(RunDirectoryError, match="missing does not exist"):
+        plot_runs([tmp_path / "missing"], output, left_out=[])
     with pytest.raises(RunError, match="name at least one run directory"):
         plot_runs([], output)
     with pytest.raises(RunError, match="in a picture, not in a table of curves"):
@@ -237,3 +259,32 @@ def test_what_cannot_be_plotted_is_one_sentence(tmp_path: Path) -> None:
         with pytest.raises(RunError, match="cannot be written: a file stands where a folder should be"):
             plot_runs([run], run / "config.json" / name)
     assert not output.exists()
+
+
+def test_what_cannot_be_drawn_does_not_keep_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ("good", "begun", "damaged", "late")
+    good, begun, damaged, late = (make_run(tmp_path / name, seed=seed) for seed, name in enumerate(names))
+    (begun / "metrics.jsonl").unlink()
+    (damaged / "metrics.jsonl").write_text("{\n{}\n")
+    missing = tmp_path / "missing"
+    assert main(["plot", *map(str, (missing, good, begun, damaged, late))]) == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.startswith("r2ac: ") for line in errors] == [True] * 3
+    assert all(any(str(path) in line for line in errors) for path in (missing, begun, damaged))
+    assert (good / "curves.png").exists()
+    assert not missing.exists()
+    assert main(["plot", str(begun), str(missing), "--output", str(tmp_path / "a.png")]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+    assert not (tmp_path / "a.png").exists()
+    assert main(["plot", str(good)]) == 0
+
+
+def test_runs_without_a_mean_do_not_keep_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gradients = ("rtrl", "rtrl", "tbptt")
+    first, second, other = (make_run(tmp_path / f"{i}", seed=i, gradient=name) for i, name in enumerate(gradients))
+    row = {"env_steps": 10**6, "episode_return": 1.0}
+    (second / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    output = tmp_path / "curves.svg"
+    assert main(["plot", *map(str, (first, second, other)), "--output", str(output)]) == 1
+    assert "share no range of steps" in capsys.readouterr().err
+    assert "<!-- gradient=tbptt (1 seed) -->" in svg_text(output)

@@ -7,14 +7,16 @@ from typing import Any
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
+from r2ac.envs.memory import MemoryOptions
+from r2ac.launch.config import TrainConfig
 from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.plot_groups import differing_fields, group_label, group_runs, tasks_of
 
 
 def make_config(path: Path, task: str = "memory/tmaze", seed: int = 1, gradient: str = "rtrl", **more: Any) -> Path:
     path.mkdir(parents=True)
-    config = {"task": task, "seed": seed, "run_dir": str(path), "agent": {"gradient": gradient}}
-    (path / "config.json").write_text(json.dumps({**config, **more}))
+    config = {"task": task, "seed": seed, "agent": {"gradient": gradient}, **more, "run_dir": str(path)}
+    (path / "config.json").write_text(json.dumps(config))
     return path
 
 
@@ -159,3 +161,43 @@ def test_what_is_no_run_is_one_sentence(tmp_path: Path) -> None:
     (run / "config.json").write_text('{"task": "mem')
     with pytest.raises(RunDirectoryError, match="is not valid JSON"):
         group_runs([run])
+
+
+def test_where_and_how_a_run_executes_is_no_difference(tmp_path: Path) -> None:
+    settings: list[dict[str, Any]] = [
+        {"video_minutes": 5.0, "transport": "ray", "profile": "", "inference": "worker"},
+        {"video_minutes": 0.0, "transport": "auto", "inference_workers": 2, "inference_device": "cuda"},
+        {"max_policy_lag": 40},
+        {"stream_groups": 2},
+    ]
+    runs = [make_config(tmp_path / str(seed), seed=seed, **more) for seed, more in enumerate(settings)]
+    groups = group_runs(runs)
+    assert [group.seeds for group in groups] == [(0, 1), (2,), (3,)]
+    assert differing_fields([groups]) == ["max_policy_lag", "stream_groups"]
+
+
+def test_a_run_from_before_a_setting_has_its_default(tmp_path: Path) -> None:
+    new = TrainConfig("memory/tmaze", MemoryOptions(corridor_length=20)).to_json()
+    old = json.loads(json.dumps(new))
+    for part, name in ((old, "max_policy_lag"), (old["agent"], "chrono_steps"), (old["env"], "pixels")):
+        del part[name]
+    runs = [make_config(tmp_path / "new", **new), make_config(tmp_path / "old", **{**old, "seed": 2})]
+    (group,) = group_runs(runs)
+    assert group.seeds == (1, 2)
+    other = make_config(tmp_path / "other", **{**new, "max_policy_lag": 40})
+    groups = group_runs([*runs, other])
+    assert [group_label(group, differing_fields([groups])) for group in groups] == [
+        "max_policy_lag=0",
+        "max_policy_lag=40",
+    ]
+
+
+def test_a_run_that_cannot_be_read_is_left_out_where_that_is_asked_for(tmp_path: Path) -> None:
+    good, bad = (make_config(tmp_path / name) for name in ("good", "bad"))
+    (bad / "config.json").write_text("{")
+    left_out: list[str] = []
+    (group,) = group_runs([bad, tmp_path / "missing", good, bad], left_out)
+    assert group.runs == (good,)
+    assert len(left_out) == 2
+    assert "bad/config.json is damaged" in left_out[0]
+    assert "missing does not exist" in left_out[1]

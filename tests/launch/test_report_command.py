@@ -49,13 +49,26 @@ def test_what_is_no_run_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="nowhere does not exist"):
         report(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    for words in ([tmp_path / "empty"], [run, "--baseline", tmp_path / "empty"]):
-        with pytest.raises(RunError, match=r"empty is not a run directory: it holds no config\.json"):
-            report(*words)
+    with pytest.raises(RunError, match=r"empty is not a run directory: it holds no config\.json"):
+        report(tmp_path / "empty")
     (run / "config.json").write_text("{")
     with pytest.raises(RunError, match=r"config\.json is damaged"):
         report(run)
     assert not list(tmp_path.rglob("*.html"))
+
+
+def test_what_is_no_run_does_not_keep_the_others(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    damaged = Path(shutil.copytree(run, tmp_path / "damaged"))
+    (damaged / "config.json").write_text("{")
+    capsys.readouterr()
+    assert report(tmp_path / "nowhere", run, damaged, "--no-episodes", "--baseline", tmp_path / "lost") == 1
+    errors = capsys.readouterr().err.splitlines()
+    assert [line.startswith("r2ac: ") for line in errors] == [True] * 3
+    assert "nowhere does not exist" in errors[0]
+    assert "damaged/config.json is damaged" in errors[1]
+    assert "lost does not exist" in errors[2]
+    assert "rtrl ends at" in (run / "report.html").read_text()
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_place_that_cannot_be_written_is_refused(run: Path, tmp_path: Path) -> None:
@@ -73,9 +86,18 @@ def test_runs_of_other_programs_have_their_curves(run: Path, tmp_path: Path) -> 
     assert report(run, foreign, "--output", tmp_path / "page.html") == 0
     page = (tmp_path / "page.html").read_text()
     assert "PPO_1 ends at 2.000 after 2k steps" in page
+    assert "(no task)" not in page
     assert "Runs of other programs have no evaluation here" in page
     assert "The settings of runs of other programs are not known: PPO_1" in page
     assert "A run of another program has no checkpoint that can play here" in page
+
+
+def test_a_run_that_tells_no_task_has_no_empty_cell(tmp_path: Path) -> None:
+    with SummaryWriter(str(tmp_path / "PPO_1")) as writer:
+        writer.add_scalar("rollout/ep_rew_mean", 1.0, 100)
+    assert report(tmp_path / "PPO_1", "--output", tmp_path / "page.html") == 0
+    # Of the drawing, of the configuration, and of the end of its curve.
+    assert (tmp_path / "page.html").read_text().count(">(no task)<") == 3
 
 
 def test_a_run_that_has_only_begun_is_told(run: Path, tmp_path: Path) -> None:

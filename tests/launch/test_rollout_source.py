@@ -145,7 +145,8 @@ def earlier_processes() -> set[int]:
 def consumer(earlier_processes: set[int], request: pytest.FixtureRequest) -> Iterator[Consumer]:
     configs = [actor_config(index) for index in range(ACTORS)]
     memory = RolloutLayout(6, STREAMS, SPEC, AGENT.hidden_size) if request.param == "shared memory" else None
-    source = RaySource(configs, RayConfig(BATCH, IN_FLIGHT, memory=memory), [FIRST_SEQUENCE] * ACTORS)
+    config = RayConfig(BATCH, IN_FLIGHT, memory=memory, num_parameters=len(make_weights(0).values))
+    source = RaySource(configs, config, [FIRST_SEQUENCE] * ACTORS)
     try:
         yield Consumer(source)
     finally:

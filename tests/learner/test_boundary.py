@@ -135,7 +135,7 @@ def meter_of_constant_decay(decay: float, rollouts: int, episode: int) -> dict[s
 def test_where_all_units_decay_by_one_factor_the_horizon_is_its_e_folding_time(decay: float) -> None:
     horizon = meter_of_constant_decay(decay, rollouts=800, episode=10**6)["rtrl/credit_horizon"]
     assert horizon == pytest.approx(-1 / log(decay), rel=1e-9)
-    assert meter_of_constant_decay(decay, rollouts=1, episode=10**6)["rtrl/credit_horizon"] == 0
+    assert "rtrl/credit_horizon" not in meter_of_constant_decay(decay, rollouts=1, episode=10**6), "nothing is no zero"
 
 
 def test_an_episodes_beginning_ends_the_horizon_however_slowly_units_forget() -> None:
@@ -249,7 +249,8 @@ def test_a_skipped_update_does_not_count_and_its_streams_have_no_past_in_the_nex
     assert learner.read_tally() == {}
     learner.update(third)
     found = learner.read_tally()
-    assert found["rtrl/boundary_norm"] == found["rtrl/credit_horizon"] == 0
+    assert found["rtrl/boundary_norm"] == 0
+    assert "rtrl/credit_horizon" not in found
     learner.update(fourth)
     found = learner.read_tally()
     assert found["rtrl/boundary_norm"] > 0

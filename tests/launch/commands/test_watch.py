@@ -16,6 +16,7 @@ from r2ac.launch.cli import main
 from r2ac.launch.commands.watch import watch_command
 from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import RunError
+from r2ac.learner.checkpoint import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,19 @@ def test_what_cannot_be_watched_is_one_sentence(
     with pytest.raises(error, match=sentence) as raised:
         watch(copy, *words)
     assert "\n" not in str(raised.value)
+
+
+def test_a_decision_step_beyond_the_end_is_refused_before_a_video_is_made(finished_run: Path, tmp_path: Path) -> None:
+    video = tmp_path / "episodes.gif"
+    with pytest.raises(ConfigError, match="--decision-step is 99, but the last step of an episode is 4"):
+        watch(finished_run, "--decision-step", 99, "--output", video, "--memory-output", tmp_path / "memory.png")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_that_does_not_fit_is_named_with_what_it_shows(finished_run: Path, tmp_path: Path) -> None:
+    output = ["--output", tmp_path / "a.gif", "--memory-output", tmp_path / "m.png"]
+    with pytest.raises(CheckpointError, match=r"cannot play memory/copy, which has observations \[5\] and 4 act"):
+        watch(finished_run, "--task", "memory/copy", *output)
 
 
 def test_a_run_must_be_named_and_be_one(tmp_path: Path, finished_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
