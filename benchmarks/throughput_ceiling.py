@@ -5,8 +5,10 @@ only so many of them a second:
 
     ceiling = cores / (e + i + l)       e, i, l: core-seconds that a step costs in the environment, inference, learner
 
-which is 1/(1/b + 1/i + 1/c) with the steps a second that each part would reach on all cores. Where the learner has a
-GPU to itself, the slower of the two sides is the ceiling.
+which is 1/(1/b + 1/i + 1/c) with the steps a second that each part would reach on all cores. That takes for granted
+that every part can use every core at every moment. Cores that are dealt out, so many for the learner and the others
+for environments and inference, reach what the slower side reaches, at the best split. Where the learner has a GPU to
+itself, the slower of the two sides is the ceiling.
 """
 
 from __future__ import annotations
@@ -40,6 +42,18 @@ class Parts:
             return min(self.learner, self.cores / acting)
         learning = min(self.cores / self.learner, 1 / self.learner_alone)
         return self.cores / (acting + learning)
+
+    def split(self) -> float:
+        """Steps a second of the slower side where the learner has some of the cores for itself and the actors, with
+        their inference, the others, at the best split; min(share of the environments, learner)."""
+        acting = min(self.actors, self.cores) / self.environment + 1 / self.inference
+        if not self.shared:
+            return min(self.learner, min(self.actors, self.cores) / acting)
+        if self.cores == 1:
+            return self.ceiling()
+        learners = [min(k * self.learner_alone, max(self.learner, self.learner_alone)) for k in range(1, self.cores)]
+        actors = [min(self.actors, self.cores - k) / acting for k in range(1, self.cores)]
+        return max(map(min, learners, actors))
 
     @property
     def slower_side(self) -> float:

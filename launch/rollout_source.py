@@ -44,6 +44,8 @@ class SourceCounts:
     """Engines that the actors lost and replaced."""
     inference_restarts: int = 0
     """Inference workers that died and were replaced."""
+    queue: int = 0
+    """Rollouts of whole actors, used in part or not at all, that waited when the last batch was handed over."""
     held_back: float = 0.0
     """Seconds in which no batch was handed over because it would have made other rollouts too old."""
     actor_seconds: Counter[str] = field(default_factory=Counter)
@@ -222,6 +224,7 @@ class RaySource:
             self.waited += seconds
             self.counts.held_back += seconds * late
         self._update += 1
+        self.counts.queue = len(self._batcher.held())
         self._order()
         return Batch(rollout, episodes)
 

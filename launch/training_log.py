@@ -67,6 +67,7 @@ class TrainingLog:
             "throughput/steps_per_second": (learner.env_steps - self._began_steps) / elapsed,
             "throughput/learner_wait": (self._batches.waited - self._began_waited) / elapsed,
             "throughput/held_back": (counts.held_back - self._began_held_back) / elapsed,
+            "throughput/queue": counts.queue,
             "throughput/actor_restarts": counts.actor_restarts,
             "throughput/engine_restarts": counts.engine_restarts,
             "throughput/inference_restarts": counts.inference_restarts,

@@ -48,7 +48,7 @@ def test_images_have_the_encoder_that_was_asked_for(module: Modules, task: str) 
     _, options = benchmark.parse(["--encoder", "impala", "--threads", "2"])
     setting = benchmark.make_setting(task, options, "cpu")
     assert (setting.encoder, setting.hidden, setting.length, setting.batch) == ("impala", 256, 50, 32)
-    assert (setting.actors, setting.streams, setting.seconds) == (2, 16, 20)
+    assert (setting.actors, setting.streams, setting.seconds) == (1, 32, 20)
     assert module("throughput_setting").read_setting(argparse.ArgumentParser(), setting.flags())[0] == setting
 
 
@@ -65,6 +65,18 @@ def test_the_ceiling_of_all_cores_is_the_harmonic_sum(module: Modules) -> None:
     """b = 6000, i = 2 x 1500, c = 2000: 1/b + 1/i + 1/c = 1/1000."""
     parts = module("throughput_ceiling").Parts(6000, 1500, 2000, 1000, actors=2, cores=2, shared=True)
     assert parts.ceiling() == pytest.approx(1000)
+
+
+def test_the_slower_side_of_the_best_split(module: Modules) -> None:
+    make = module("throughput_ceiling").Parts
+    # Two cores, one each: acting costs 1/2000 + 1/1000 s of a core, 667 steps/s; the learner 500.
+    assert make(2000, 1000, 600, 500, actors=1, cores=2, shared=True).split() == pytest.approx(500)
+    assert make(2000, 1000, 900, 800, actors=1, cores=2, shared=True).split() == pytest.approx(2000 / 3)
+    # Four cores, three actors, 1 ms of a core each step: with one core for the learner 300 against 3000; with two 600
+    # against 2000; with three 900 against 1000, the best.
+    parts = make(6000, 2000, 2000, 300, actors=3, cores=4, shared=True)
+    assert parts.split() == pytest.approx(900)
+    assert make(4000, 1000, 500, 100, actors=4, cores=4, shared=False).split() == pytest.approx(500)
 
 
 def test_the_ceiling_with_a_learner_elsewhere_is_the_slower_side(module: Modules) -> None:
