@@ -210,13 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "processes": rows,
         "speeds": [first, last],
         "memory": {f"{n + 1} {each.name}": (each.seconds, each.resident_mb) for n, each in enumerate(shown)},
-        "steps_per_second": [
-            (
-                after["wall_time"] / 60,
-                (after["env_steps"] - line["env_steps"]) / (after["wall_time"] - line["wall_time"]),
-            )
-            for line, after in zip(lines, lines[1:], strict=False)
-        ],
+        "steps_per_second": [(line["wall_time"] / 60, line["throughput/steps_per_second"]) for line in lines],
     }
     write_files("soak", options, figures, goals, draw)
 

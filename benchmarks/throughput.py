@@ -9,6 +9,8 @@ processes of its own. Ratios are medians over the rounds of the ratio in a round
 
     system         r2ac train with Ray actors, by RTRL; its throughput is that of its metrics.jsonl after the start-up
     tbptt          the same by TBPTT
+    object-store   the system with --transport ray: orders, weights and rollouts through Ray
+    worker         the system with --inference worker: one process acts for all rollout actors
     in-process     r2ac train --num-actors 0: acting and learning in turns in one process, by RTRL
     environment    bare environments with random actions, one process for each actor
     environment-1  one process of them
@@ -60,7 +62,15 @@ BARE = {
     "learner": ("learner",),
     "learner-1": ("learner", "--alone"),
 }
-METHODS = ("system", "tbptt", "in-process", *BARE, "rllib")
+# What each adds to the system's command line.
+TRAININGS = {
+    "system": {"gradient": "rtrl"},
+    "tbptt": {"gradient": "tbptt"},
+    "object-store": {"transport": "ray"},
+    "worker": {"inference": "worker"},
+    "in-process": {"num-actors": 0},
+}
+METHODS = (*TRAININGS, *BARE, "rllib")
 FOLDER = Path(__file__).parent
 START_SECONDS = 180
 Speeds = dict[str, list[float | None]]
@@ -120,9 +130,8 @@ def measure_method(method: str, setting: Setting, rllib_python: str) -> Row:
         MethodFailed: where it gives no figures.
     """
     with tempfile.TemporaryFile() as log:
-        if method in ("system", "tbptt", "in-process"):
-            gradient = "tbptt" if method == "tbptt" else "rtrl"
-            return measure_system(setting, gradient, method == "in-process", log)
+        if method in TRAININGS:
+            return measure_system(setting, TRAININGS[method], log)
         python, words = sys.executable, (str(FOLDER / "throughput_bare.py"), *BARE.get(method, ()))
         if method == "rllib":
             python, words = rllib_python, (str(FOLDER / "rllib_impala.py"),)
@@ -181,6 +190,8 @@ def summary(setting: Setting, speeds: Speeds, more: dict[str, list[Row]]) -> Row
             "without inference": median_ratio(of("system"), without_inference),
             "system over slower side on all cores": median_ratio(of("system"), slower_sides),
             "system over in-process": median_ratio(of("system"), of("in-process")),
+            "system over object store": median_ratio(of("system"), of("object-store")),
+            "system over worker": median_ratio(of("system"), of("worker")),
             "RTRL over TBPTT": median_ratio(of("system"), of("tbptt")),
             "system over RLlib": median_ratio(of("system"), of("rllib")),
             "system over RLlib, learned": median_ratio(of("system"), learned),
@@ -264,7 +275,7 @@ def draw(figure: Any, figures: Row) -> None:
     axes, rows = figure.subplots(), figures["throughput"]
     shown = [method for method in METHODS if any(row["steps_per_second"].get(method) for row in rows)]
     width = 0.8 / max(len(shown), 1)
-    colours = (*COLOURS, "#F0E442", "#000000", "#999999")
+    colours = (*COLOURS, "#F0E442", "#000000", "#999999", "#882255", "#44AA99", "#DDCC77")
     for i, method in enumerate(shown):
         places = np.arange(len(rows)) + (i - (len(shown) - 1) / 2) * width
         heights = [row["steps_per_second"].get(method) or np.nan for row in rows]

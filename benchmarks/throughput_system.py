@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,16 +24,16 @@ LEAST_LOG_STEPS = 2000
 """For each second of the measurement: a line a batch would be a hundred lines a second where batches are small."""
 
 
-def train_command(setting: Setting, gradient: str, in_process: bool, run_dir: Path) -> list[str]:
-    """A training that does not end by itself. In one process it has as many streams as all actors have."""
-    actors = 0 if in_process else setting.actors
+def train_command(setting: Setting, changes: Mapping[str, object], run_dir: Path) -> list[str]:
+    """A training that does not end by itself, with other flags. In one process it has as many streams as all actors
+    have."""
+    actors = int(str(changes.get("num-actors", setting.actors)))
     flags = {
-        "gradient": gradient,
         "encoder": setting.encoder,
         "hidden-size": setting.hidden,
         "encoder-features": setting.features,
         "num-actors": actors,
-        "streams-per-actor": setting.streams * (setting.actors if in_process else 1),
+        "streams-per-actor": setting.streams * setting.actors // max(actors, 1),
         "batch-size": setting.batch,
         "rollout-length": setting.length,
         "learner-threads": preset(setting.task).learner_threads or max(1, setting.threads - actors),
@@ -42,6 +42,7 @@ def train_command(setting: Setting, gradient: str, in_process: bool, run_dir: Pa
         "log-steps": log_steps(setting),
         "checkpoint-minutes": 1000,
         "run-dir": run_dir,
+        **changes,
     }
     return [
         *R2AC,
@@ -79,7 +80,7 @@ def steady(lines: Sequence[dict[str, Any]], leave_out: float = LEAVE_OUT) -> dic
     return {"steps_per_second": steps / seconds, **means}
 
 
-def measure_system(setting: Setting, gradient: str, in_process: bool, log: IO[bytes]) -> dict[str, float]:
+def measure_system(setting: Setting, changes: Mapping[str, object], log: IO[bytes]) -> dict[str, float]:
     """Train until there are lines of long enough a time, and stop.
 
     Raises:
@@ -88,7 +89,7 @@ def measure_system(setting: Setting, gradient: str, in_process: bool, log: IO[by
     needed = setting.seconds / (1 - LEAVE_OUT)
     with tempfile.TemporaryDirectory(prefix="r2ac-throughput-") as folder:
         run_dir = Path(folder) / "run"
-        process = start_group(train_command(setting, gradient, in_process, run_dir), log)
+        process = start_group(train_command(setting, changes, run_dir), log)
         try:
             until = time.monotonic() + START_SECONDS + 4 * needed
             while not long_enough(lines := read_lines(run_dir), needed):

@@ -59,7 +59,7 @@ def measure(config: TrainConfig[Any], seconds: float) -> Trial:
     set_up_process(config.learner_threads or max(1, available_cores() - config.num_actors))
     use_matmul_precision(config.learner.matmul_precision)
     spec = observation_spec(config)
-    learner = make_learner(config, spec, device, None)
+    learner, _ = make_learner(config, spec, device)
     with ExitStack() as stack:
         source = make_source(config, spec, learner, {})
         make_batches = BatchPipeline if config.num_actors else DirectBatches

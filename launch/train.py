@@ -19,7 +19,7 @@ from r2ac.launch.batch_pipeline import Batches, BatchPipeline, DirectBatches, Re
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.inference_pool import InferenceFailed
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
-from r2ac.launch.memory_budget import available_memory, check_fits, memory_budget, print_budget
+from r2ac.launch.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget, print_budget
 from r2ac.launch.metrics import MetricsWriter
 from r2ac.launch.process import available_cores, set_up_process
 from r2ac.launch.profile_summary import ProfileSummary
@@ -105,9 +105,10 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
     if device.type == "cuda":
         torch.cuda.set_device(device)
     spec = observation_spec(config)
-    learner = make_learner(config, spec, device, resumed, console)
+    learner, budget = make_learner(config, spec, device, resumed)
     with ExitStack() as stack:
         run = stack.enter_context(resumed.run if resumed else _create(config))
+        print_budget(console, budget)
         signals = stack.enter_context(StopSignals())
         try:
             source = make_source(config, spec, learner, resumed.checkpoint.counters if resumed else {})
@@ -306,16 +307,14 @@ def make_learner(
     spec: ObservationSpec,
     device: torch.device,
     resumed: Resumed | None = None,
-    console: Console | None = None,
-) -> Learner:
-    """The learner, as new or as it was.
+) -> tuple[Learner, MemoryBudget]:
+    """The learner, as new or as it was, and the memory that the run will hold.
 
     Args:
         config: checked settings.
         spec: what the environment shows and takes.
         device: where it learns.
         resumed: the run that goes on; None for a new one.
-        console: where the memory that the run will hold is printed.
 
     Raises:
         ConfigError: where the memory is not there.
@@ -327,15 +326,13 @@ def make_learner(
     if config.freeze_encoder:
         agent.freeze_encoder()
     budget = memory_budget(config, agent, spec)
-    if console is not None:
-        print_budget(console, budget)
     check_fits(budget, available_memory(device))
     # A trace of a captured update has no parts.
     settings = replace(config.learner, cuda_graph=False) if config.profile else config.learner
     learner = Learner(agent, settings, config.num_streams, config.total_steps)
     if resumed is not None:
         _restore(learner, resumed)
-    return learner
+    return learner, budget
 
 
 def _check_goes_on(config: TrainConfig[Any], resumed: Resumed) -> None:
