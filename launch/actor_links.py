@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import socket
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -16,6 +14,7 @@ from r2ac.launch.policies import Weights
 from r2ac.launch.rollout_actor import Collected
 from r2ac.launch.weights_board import WeightsBoard
 
+_HELLO_SECONDS = 5
 Start = Callable[[int], Any]
 """Starts the rollout actor of a number, and returns its Ray handle."""
 
@@ -107,13 +106,12 @@ class SocketLink:
         count: the number of actors.
         start: starts one, with the board.
         board: where weights are published; the link's owner closes it.
+        folder: for its socket, which nobody but this user enters.
     """
 
-    def __init__(self, ray: Any, count: int, start: Start, board: WeightsBoard) -> None:
+    def __init__(self, ray: Any, count: int, start: Start, board: WeightsBoard, folder: Path) -> None:
         self._ray, self._start, self._board = ray, start, board
-        # Nobody but this user enters the folder.
-        self._folder = Path(tempfile.mkdtemp(prefix="r2ac-"))
-        self._address = str(self._folder / "orders")
+        self._address = str(folder / "orders")
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(self._address)
         self._listener.listen(count + 8)
@@ -165,7 +163,6 @@ class SocketLink:
             if connection is not None:
                 connection.close()
         self._listener.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _begin(self, index: int) -> None:
         self._starts += 1
@@ -176,6 +173,9 @@ class SocketLink:
     def _accept(self) -> None:
         connection = Connection(self._listener.accept()[0].detach())
         try:
+            # An actor says who it is as soon as it is connected.
+            if not connection.poll(_HELLO_SECONDS):
+                raise EOFError
             index = self._keys.index(connection.recv())
         except (OSError, EOFError, ValueError):
             connection.close()

@@ -12,13 +12,12 @@ from r2ac.agents import ObservationSpec
 from r2ac.launch.batch_pipeline import BUFFERS
 from r2ac.launch.batcher import BatchRing
 from r2ac.launch.config import ConfigError, TrainConfig
-from r2ac.launch.errors import os_reason
 from r2ac.launch.inference_worker import InferenceConfig
 from r2ac.launch.loading import choose_device
 from r2ac.launch.process import available_cores
 from r2ac.launch.rollout_actor import ActorConfig
 from r2ac.launch.rollout_memory import RolloutLayout
-from r2ac.launch.rollout_source import InProcessSource, RayConfig, RaySource, RolloutSource
+from r2ac.launch.rollout_source import InProcessSource, NoMemory, RayConfig, RaySource, RolloutSource
 from r2ac.learner import Learner
 
 
@@ -39,6 +38,7 @@ def make_source(
     """
     sequence = int(counters.get("next_sequence", 0))
     uses_workers = acts_on_workers(config, spec)
+    acting = choose_device(config.inference_device, "--inference-device")
     actors = [
         ActorConfig(
             task=config.task,
@@ -55,7 +55,7 @@ def make_source(
     ]
     if config.num_actors == 0:
         on_gpu = config.inference_device != "auto" or len(spec.shape) == 3
-        device = choose_device(config.inference_device) if on_gpu else torch.device("cpu")
+        device = acting if on_gpu else torch.device("cpu")
         return InProcessSource(actors[0], config.batch_size, sequence, str(device))
     layout = RolloutLayout(config.rollout_length, config.streams_per_actor, spec, learner.agent.core.cell_size)
     inference = None
@@ -65,9 +65,7 @@ def make_source(
             layout=layout,
             columns=actors[0].columns,
             num_streams=config.num_streams,
-            device=choose_device(config.inference_device).type
-            if config.inference_device == "auto"
-            else str(choose_device(config.inference_device)),
+            device=acting.type if config.inference_device == "auto" else str(acting),
             threads=max(1, available_cores() // (config.inference_workers + config.num_actors + 1)),
         )
     settings = RayConfig(
@@ -83,8 +81,8 @@ def make_source(
     ring = BatchRing(replace(layout, num_streams=config.batch_size), BUFFERS, pinned=learner.device.type == "cuda")
     try:
         return RaySource(actors, settings, [sequence] * len(actors), ring)
-    except OSError as error:
-        raise ConfigError(f"there is no memory for the rollouts in flight: {os_reason(error)}") from error
+    except NoMemory as error:
+        raise ConfigError(str(error)) from error
 
 
 def acts_on_workers(config: TrainConfig[Any], spec: ObservationSpec) -> bool:

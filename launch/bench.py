@@ -10,15 +10,16 @@ from typing import Any
 
 from r2ac.launch.actors import make_source
 from r2ac.launch.batch_pipeline import Batches, BatchPipeline, DirectBatches
-from r2ac.launch.config import TrainConfig
+from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.loading import choose_device
 from r2ac.launch.process import available_cores, set_up_process
 from r2ac.launch.publisher import WeightsPublisher
 from r2ac.launch.rollout_actor import WAITING
 from r2ac.launch.train import make_learner, observation_spec
-from r2ac.learner import use_matmul_precision
+from r2ac.learner import CapturedStep, use_matmul_precision
 
-_WARM_UP_UPDATES = 3
+# On a GPU some updates run as they are, and the next is captured.
+_WARM_UP_UPDATES = CapturedStep.WARM_UP + 2
 _WORTH_TRYING_MORE = 1.02
 """A change that makes a training faster by less than this is in the noise."""
 
@@ -64,7 +65,7 @@ def measure(config: TrainConfig[Any], seconds: float) -> Trial:
         source = make_source(config, spec, learner, {})
         make_batches = BatchPipeline if config.num_actors else DirectBatches
         batches: Batches = stack.enter_context(closing(make_batches(source, learner.stage)))
-        publish = stack.enter_context(closing(WeightsPublisher(learner, batches.publish)))
+        publish = stack.enter_context(closing(WeightsPublisher(learner, batches.publish, wait=config.num_actors == 0)))
 
         def learn() -> None:
             publish()
@@ -115,7 +116,12 @@ def search(
             started = time.monotonic()
             if tried and started - began + longest > budget:
                 return
-            trial = tried[key] = measure(candidate, seconds)
+            try:
+                trial = tried[key] = measure(candidate, seconds)
+            except ConfigError:
+                if not tried:
+                    raise
+                continue  # what does not go together with other flags, or does not fit into memory
             longest = max(longest, time.monotonic() - started)
             if best is None or trial.steps_per_second > _WORTH_TRYING_MORE * best.steps_per_second:
                 best = trial

@@ -8,11 +8,12 @@ from math import inf
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
+import torch
 import tyro
 
 from r2ac.agents import AgentConfig
 from r2ac.envs import Task, find_tasks, one_suite
-from r2ac.launch.policy_lag import PREFETCHED, least_bound
+from r2ac.launch.policy_lag import PREFETCHED, UNDER_WAY, least_bound
 from r2ac.learner import LearnerConfig
 
 EnvOptions = TypeVar("EnvOptions")
@@ -183,9 +184,14 @@ class TrainConfig(Generic[EnvOptions]):
                 f"--stream-groups is {self.stream_groups}, but it must be at most --streams-per-actor "
                 f"({self.streams_per_actor}) and {MAX_GROUPS}"
             )
-        if self.max_policy_lag and self.num_actors:
+        if self.max_policy_lag and self.num_actors == 0:
+            raise ConfigError(
+                f"--max-policy-lag is {self.max_policy_lag}, but it must be 0 with --num-actors 0: nobody is late there"
+            )
+        if self.max_policy_lag:
+            under_way = UNDER_WAY if self.device != "cpu" and torch.cuda.is_available() else 0
             least = least_bound(
-                self.num_streams, self.batch_size, self.rollouts_in_flight, PREFETCHED, self.publish_every
+                self.num_streams, self.batch_size, self.rollouts_in_flight, PREFETCHED, self.publish_every, under_way
             )
             if self.max_policy_lag < least:
                 raise ConfigError(

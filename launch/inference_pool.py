@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from r2ac.launch.inference_worker import InferenceConfig, InferenceStatistics, InferenceWorker
 from r2ac.launch.weights_board import BoardHandle
+
+_START_SECONDS, _ANSWER_SECONDS = 300, 30
 
 
 class InferenceFailed(RuntimeError):
@@ -21,61 +24,81 @@ class InferencePool:
         config: of each worker; devices without a number are dealt out in turn where there are several.
         workers: how many; rollout actor i asks worker i mod ``workers``.
         board: where they find the weights.
+        folder: for their sockets, which nobody but this user enters.
+
+    Raises:
+        InferenceFailed: if one cannot start.
     """
 
     restarts_in_a_row = 3
-    """A worker that dies so often before it was seen to serve ends the run."""
+    """A worker that dies so often before a rollout came of it ends the run."""
 
-    def __init__(self, ray: Any, config: InferenceConfig, workers: int, board: BoardHandle) -> None:
-        self._ray, self._config, self._board = ray, config, board
+    def __init__(self, ray: Any, config: InferenceConfig, workers: int, board: BoardHandle, folder: Path) -> None:
+        self._ray, self._config, self._board, self._folder = ray, config, board, folder
         self._failures = [0] * workers
-        self.restarts = 0
-        """Workers that died and were replaced."""
-        self._workers = [self._start(index) for index in range(workers)]
-        self._addresses = [self._where(index) for index in range(workers)]
+        self._starts = 0
+        self._addresses = [""] * workers
+        self._workers: list[Any] = [None] * workers
+        for index in range(workers):
+            self._start(index)
+        for index in range(workers):
+            self._await(index)
 
     def address(self, actor: int) -> str:
         """Of the worker that the rollout actor of this number asks."""
         return self._addresses[actor % len(self._workers)]
 
-    def revive(self, actor: int) -> None:
-        """Replace the worker that this rollout actor asks, where it does not answer.
+    def served(self, actor: int) -> None:
+        """A rollout of this actor came: its worker does its work."""
+        self._failures[actor % len(self._workers)] = 0
+
+    def revive(self, actor: int) -> bool:
+        """Replace the worker that this rollout actor asks where it does not answer; returns whether it was replaced.
 
         Raises:
-            InferenceFailed: if it was replaced too often.
+            InferenceFailed: if it was replaced too often, or cannot start.
         """
         index = actor % len(self._workers)
+        reason = "it does not answer"
         try:
-            if self._ray.get(self._workers[index].is_serving.remote()):
-                self._failures[index] = 0
-                return
-        except self._ray.exceptions.RayError:
-            pass
+            failure = self._ray.get(self._workers[index].failure.remote(), timeout=_ANSWER_SECONDS)
+            if failure is None:
+                return False
+            reason = failure
+        except self._ray.exceptions.RayError as error:
+            reason = last_line(error)
         self._failures[index] += 1
         if self._failures[index] > self.restarts_in_a_row:
-            raise InferenceFailed(f"inference worker {index} died {self._failures[index]} times in a row")
+            raise InferenceFailed(f"inference worker {index} died {self._failures[index]} times in a row: {reason}")
         self._ray.kill(self._workers[index])
-        self._workers[index] = self._start(index)
-        self._addresses[index] = self._where(index)
-        self.restarts += 1
+        self._start(index)
+        self._await(index)
+        return True
 
     def statistics(self) -> list[InferenceStatistics]:
         """Of each worker."""
         return list(self._ray.get([worker.statistics.remote() for worker in self._workers]))
 
-    def _start(self, index: int) -> Any:
+    def _start(self, index: int) -> None:
         device = self._config.device
         if device == "cuda":
             import torch
 
             device = f"cuda:{index % max(1, torch.cuda.device_count())}"
+        self._starts += 1
+        self._addresses[index] = str(self._folder / f"inference-{self._starts}")
         options = self._ray.remote(InferenceWorker).options(num_cpus=0)
-        return options.remote(replace(self._config, device=device), self._board)
+        self._workers[index] = options.remote(replace(self._config, device=device), self._board, self._addresses[index])
 
-    def _where(self, index: int) -> str:
+    def _await(self, index: int) -> None:
+        """Until it listens."""
         try:
-            return str(self._ray.get(self._workers[index].where.remote()))
-        except self._ray.exceptions.RayTaskError as error:
-            raise InferenceFailed(f"inference worker {index} failed: {error.cause!r}") from error
-        except self._ray.exceptions.RayActorError as error:
-            raise InferenceFailed(f"inference worker {index} could not be started: {error}") from error
+            self._ray.get(self._workers[index].statistics.remote(), timeout=_START_SECONDS)
+        except self._ray.exceptions.RayError as error:
+            raise InferenceFailed(f"inference worker {index} could not be started: {last_line(error)}") from error
+
+
+def last_line(error: BaseException) -> str:
+    """What an error of Ray says at its end: it brings along the traceback of another process."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)

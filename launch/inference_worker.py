@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import selectors
-import shutil
 import socket
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -84,9 +81,10 @@ class InferenceWorker:
     Args:
         config: what to compute.
         board: where the newest weights are; nobody is answered before the first.
+        address: of its socket in the file system, in a folder that nobody but this user enters.
     """
 
-    def __init__(self, config: InferenceConfig, board: BoardHandle) -> None:
+    def __init__(self, config: InferenceConfig, board: BoardHandle, address: str) -> None:
         if config.threads is not None:
             set_up_process(config.threads)
         self._config, self._device = config, torch.device(config.device)
@@ -96,22 +94,16 @@ class InferenceWorker:
         self._closed = threading.Event()
         self._version = -1
         self._statistics = InferenceStatistics(0.0, 0, 0)
-        # Nobody but this user enters the folder.
-        self._folder = Path(tempfile.mkdtemp(prefix="r2ac-"))
-        self.address = str(self._folder / "inference")
+        self._failure: BaseException | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._listener.bind(self.address)
+        self._listener.bind(address)
         self._listener.listen(128)
         self._thread = threading.Thread(target=self._serve, name="inference", daemon=True)
         self._thread.start()
 
-    def where(self) -> str:
-        """The address of its socket."""
-        return self.address
-
-    def is_serving(self) -> bool:
-        """Whether it answers; not after an error."""
-        return self._thread.is_alive()
+    def failure(self) -> str | None:
+        """Why it answers no more; None while it does."""
+        return None if self._thread.is_alive() else repr(self._failure)
 
     def statistics(self) -> InferenceStatistics:
         """What it has done so far."""
@@ -140,23 +132,28 @@ class InferenceWorker:
                             continue
                         try:
                             requests += self._read(key.data)
-                        except OSError:
+                        except (OSError, ValueError):
                             clients.remove(key.data)
                             selector.unregister(key.fileobj)
                             key.data.socket.close()
                     if requests:
                         self._answer(requests)
+        except BaseException as error:  # told to who asks why nobody answers
+            self._failure = error
+            raise
         finally:
             # Also where the device failed: who waits learns of it by the end of its connection.
             for client in clients:
                 client.socket.close()
             self._listener.close()
-            shutil.rmtree(self._folder, ignore_errors=True)
 
     def _read(self, client: _Client) -> Iterator[_Request]:
         """All that the actor has asked by now. Raises ConnectionError where it is gone."""
         if not client.rollouts:
-            message, (descriptor,), _, _ = socket.recv_fds(client.socket, HELLO.size, 1)
+            message, descriptors, _, _ = socket.recv_fds(client.socket, HELLO.size, 1)
+            if len(message) != HELLO.size or len(descriptors) != 1:
+                raise ConnectionError("the rollout actor is gone before it said what it is")
+            (descriptor,) = descriptors
             client.first_stream, slots = HELLO.unpack(message)
             memory = RolloutMemory(self._config.layout, descriptor, slots)
             client.rollouts = memory.slots

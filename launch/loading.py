@@ -75,7 +75,7 @@ def load_agent(agent: Agent, checkpoint: Checkpoint, source: Path) -> None:
         raise CheckpointError(f"{source} does not fit this agent: {error}") from error
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, flag: str = "--device") -> torch.device:
     """The device called ``name``; "auto" is the GPU where there is one, else the CPU.
 
     Raises:
@@ -87,10 +87,10 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"--device is {name!r}, but it must be auto, cpu, cuda or cuda:<number>") from error
+        raise ConfigError(f"{flag} is {name!r}, but it must be auto, cpu, cuda or cuda:<number>") from error
     if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"--device is {name!r}, but it must be auto, cpu, cuda or cuda:<number>")
+        raise ConfigError(f"{flag} is {name!r}, but it must be auto, cpu, cuda or cuda:<number>")
     count = torch.cuda.device_count() if has_gpu else 0
     if device.type == "cuda" and (device.index or 0) >= count:
-        raise ConfigError(f"--device is {name!r}, but this machine has {count} CUDA devices that torch can use")
+        raise ConfigError(f"{flag} is {name!r}, but this machine has {count} CUDA devices that torch can use")
     return device

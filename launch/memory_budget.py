@@ -20,6 +20,7 @@ from r2ac.launch.batch_pipeline import BUFFERS
 from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.progress import print_table
 from r2ac.launch.rollout_memory import RolloutLayout
+from r2ac.launch.weights_board import WeightsBoard
 from r2ac.learner import DeviceFeed, Learner, LearnerConfig, Rollout, actor_critic_losses
 
 Place = Literal["device", "machine", "shared", "cluster"]
@@ -283,11 +284,13 @@ def _queue_parts(config: TrainConfig[Any], rollout: int, weights_bytes: int) -> 
         count * rollout,
         "lower --rollout-length, --streams-per-actor, --num-actors or --rollouts-in-flight",
     )
-    # Every rollout that was ordered may be waiting for weights of another version, and the newest lie ready.
+    # A board of three; through Ray every rollout that was ordered may be waiting for weights of another version, and
+    # the newest lie ready.
+    copies = WeightsBoard.SLOTS if config.shares_memory else count + 1
     yield Part(
         "weights for the actors",
-        objects,
-        (count + 1) * weights_bytes,
+        "machine" if config.shares_memory else objects,
+        copies * weights_bytes,
         "lower --num-actors, --rollouts-in-flight or --hidden-size, or raise --publish-every",
     )
 

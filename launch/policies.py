@@ -40,7 +40,7 @@ class Weights:
 class Policy(Protocol):
     """Fills the logits of a rollout, group of streams by group, step by step."""
 
-    def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights) -> None:
+    def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights | None) -> None:
         """What follows is of this rollout, which lies in ``slot`` of the actor's memory."""
 
     def ask(self, group: int, t: int) -> None:
@@ -68,9 +68,9 @@ class LocalPolicy:
         self._version = -1
         self._rollout: Rollout[np.ndarray]
 
-    def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights) -> None:
+    def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights | None) -> None:
         """See :class:`Policy`."""
-        if weights.version != self._version:
+        if weights is not None and weights.version != self._version:
             weights.load_into(self._agent)
             self._version = weights.version
         rollout.first_cell[...] = self._cell.cpu().numpy()
@@ -126,7 +126,7 @@ class RemotePolicy:
         except OSError as error:
             raise InferenceLost(f"the inference worker at {address} cannot be reached: {error}") from error
 
-    def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights) -> None:
+    def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights | None) -> None:
         """See :class:`Policy`; the worker gets its weights from the learner."""
         self._slot = slot
 

@@ -9,6 +9,8 @@ Held = tuple[int, int]
 """The version of the weights that rollouts were begun with, at the oldest, and how many streams they have."""
 PREFETCHED = 2
 """Batches that are made ready beyond the one that is learned from."""
+UNDER_WAY = 2
+"""Publications of weights that may be under way, where the learner does not wait for them: on a GPU."""
 
 
 def is_late(
@@ -36,7 +38,10 @@ def is_late(
     return False
 
 
-def least_bound(streams: int, batch_size: int, in_flight: int, prefetched: int, publish_every: int) -> int:
+def least_bound(
+    streams: int, batch_size: int, in_flight: int, prefetched: int, publish_every: int, under_way: int = 0
+) -> int:
     """The smallest bound that can be kept: the lag that the rollouts in flight of ``streams`` streams can have where no
-    actor is late, with ``prefetched`` batches made ready."""
-    return math.ceil(in_flight * streams / batch_size) + in_flight - 1 + prefetched + publish_every
+    actor is late, with ``prefetched`` batches made ready and ``under_way`` publications that have not ended."""
+    weights_age = prefetched + (1 + under_way) * publish_every
+    return math.ceil(in_flight * streams / batch_size) + in_flight - 1 + weights_age

@@ -136,8 +136,9 @@ class RolloutActor:
             self._policy = RemotePolicy(inference, self._memory.descriptor, memory.slots, config.first_stream)
         self._idle_since: float | None = None
 
-    def collect(self, weights: Weights, sequence: int) -> Collected:
-        """Step every stream T times with ``weights``; ``sequence`` becomes the rollouts' number.
+    def collect(self, weights: Weights | None, sequence: int) -> Collected:
+        """Step every stream T times with ``weights`` (None where an inference worker acts); ``sequence`` becomes the
+        rollouts' number.
 
         Raises:
             InferenceLost: if the inference worker is gone.
@@ -190,8 +191,7 @@ class RolloutActor:
                     sequence = orders.recv()
                 except EOFError:
                     return
-                weights = self._board.newest()
-                assert weights is not None
+                weights = self._board.newest() if isinstance(self._policy, LocalPolicy) else None
                 orders.send(self.collect(weights, sequence))
 
     def close(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +15,8 @@ import numpy as np
 
 from r2ac.launch.actor_links import ActorLink, RayLink, SocketLink
 from r2ac.launch.batcher import Batcher, BatchRing
-from r2ac.launch.inference_pool import InferencePool
+from r2ac.launch.errors import os_reason
+from r2ac.launch.inference_pool import InferencePool, last_line
 from r2ac.launch.inference_worker import InferenceConfig
 from r2ac.launch.policies import InferenceLost, Weights
 from r2ac.launch.policy_lag import is_late
@@ -161,7 +164,7 @@ class RaySource:
     Raises:
         ConnectionFailed: if there is no cluster at the address.
         InferenceFailed: if an inference worker cannot start.
-        OSError: if there is no memory for the rollouts.
+        NoMemory: if there is none for the rollouts.
     """
 
     poll_seconds = 0.5
@@ -174,7 +177,6 @@ class RaySource:
     ) -> None:
         from r2ac.launch import cluster
 
-        self._ray = cluster.connect(config.address, num_actors=len(actors))
         self._configs, self._config = list(actors), config
         self._sequence = list(sequence)
         self._failures = [0] * len(actors)
@@ -186,19 +188,35 @@ class RaySource:
         self._due: list[deque[int]] = [deque() for _ in actors]
         self._version = self._update = -1
         self.counts, self.waited = SourceCounts(), 0.0
-        self._board, self._pool = None, None
-        if config.memory is not None:
+        self._board: WeightsBoard | None = None
+        self._pool: InferencePool | None = None
+        self._memory: list[RolloutMemory | None] = [None] * len(actors)
+        self._open = ExitStack()
+        self._ray = cluster.connect(config.address, num_actors=len(actors))
+        self._open.callback(self._ray.shutdown)
+        self._link: ActorLink
+        try:
+            self._link = self._connect()
+        except BaseException:
+            self.close()
+            raise
+
+    def _connect(self) -> ActorLink:
+        """Start the actors, and what they need."""
+        config, count = self._config, len(self._configs)
+        if config.memory is None:
+            return RayLink(self._ray, count, self._start)
+        # Nobody but this user enters the folder.
+        folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="r2ac-", ignore_cleanup_errors=True)))
+        self._open.callback(self._close_memory)
+        with _told_as_memory():
             self._board = WeightsBoard.create(config.num_parameters)
         if config.inference is not None:
-            assert self._board is not None
             handle = self._board.handle()
-            self._pool = InferencePool(self._ray, config.inference, config.inference_workers, handle)
-        self._memory: list[RolloutMemory | None] = [None] * len(actors)
-        self._link: ActorLink
-        if self._board is None:
-            self._link = RayLink(self._ray, len(actors), self._start)
-        else:
-            self._link = SocketLink(self._ray, len(actors), self._start, self._board)
+            self._pool = InferencePool(self._ray, config.inference, config.inference_workers, handle, folder)
+        link = SocketLink(self._ray, count, self._start, self._board, folder)
+        self._open.callback(link.close)
+        return link
 
     def publish(self, weights: Weights) -> None:
         """See :class:`RolloutSource`."""
@@ -230,21 +248,25 @@ class RaySource:
 
     def close(self) -> None:
         """See :class:`RolloutSource`."""
-        self._link.close()
-        self._ray.shutdown()
-        for memory in (*self._memory, self._board):
-            if memory is not None:
-                memory.close()
+        self._open.close()
 
     @property
     def timeline(self) -> Callable[[Path], object]:
         """See :class:`RolloutSource`; the trace is Ray's."""
         return lambda path: self._ray.timeline(filename=str(path))
 
+    def _close_memory(self) -> None:
+        for memory in (*self._memory, self._board):
+            if memory is not None:
+                memory.close()
+
     def _start(self, index: int) -> Any:
         """The rollout actor of this number, with memory that no other has."""
-        old, layout = self._memory[index], self._config.memory
-        memory = self._memory[index] = None if layout is None else RolloutMemory.create(layout, self._config.in_flight)
+        old, memory = self._memory[index], None
+        if self._config.memory is not None:
+            with _told_as_memory():
+                memory = RolloutMemory.create(self._config.memory, self._config.in_flight)
+        self._memory[index] = memory
         if old is not None:
             old.close()
         options = self._ray.remote(RolloutActor).options(num_cpus=1)
@@ -293,6 +315,8 @@ class RaySource:
     def _take(self, index: int, collected: Collected) -> list[Episode]:
         self._due[index].popleft()
         self._failures[index] = 0
+        if self._pool is not None:
+            self._pool.served(index)
         self._batcher.add(self._rollout(index, collected))
         _count(self.counts, collected)
         return collected.episodes
@@ -308,21 +332,37 @@ class RaySource:
     def _replace(self, index: int, error: Exception | None) -> None:
         """Start an actor anew that died. Raises ActorsLost where that is in vain."""
         cause = getattr(error, "cause", None)
-        if isinstance(cause, InferenceLost) and self._pool is not None:
-            self._pool.revive(index)
-            self.counts.inference_restarts = self._pool.restarts
-        elif isinstance(error, self._ray.exceptions.RayTaskError):
+        if isinstance(error, self._ray.exceptions.RayTaskError) and not isinstance(cause, InferenceLost):
             raise ActorsLost(f"rollout actor {index} failed: {cause!r}") from error
+        if self._pool is not None:
+            # An actor cannot go on, or start, without its worker.
+            self.counts.inference_restarts += self._pool.revive(index)
         self._failures[index] += 1
         if self._failures[index] > self.restarts_in_a_row:
+            reason = "" if error is None else f": {last_line(error)}"
             raise ActorsLost(
-                f"rollout actor {index} died {self._failures[index]} times in a row without a rollout: {error}"
+                f"rollout actor {index} died {self._failures[index]} times in a row without a rollout{reason}"
             ) from error
         config = self._configs[index]
         self._configs[index] = replace(config, incarnation=config.incarnation + 1)
         self._due[index].clear()
-        self._link.replace(index)
+        try:
+            self._link.replace(index)
+        except NoMemory as error:
+            raise ActorsLost(f"rollout actor {index} died and cannot be started anew: {error}") from error
         self.counts.actor_restarts += 1
+
+
+class NoMemory(RuntimeError):
+    """There is no memory for what actors and learner share."""
+
+
+@contextmanager
+def _told_as_memory() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise NoMemory(f"there is no memory for the rollouts in flight: {os_reason(error)}") from error
 
 
 def _count(counts: SourceCounts, collected: Collected) -> None:

@@ -125,7 +125,9 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
             run.write_config(config.to_json())
         metrics.write_config(config.to_json(), learner.env_steps)
         progress = stack.enter_context(Progress(config.total_steps, console))
-        publisher = stack.enter_context(closing(WeightsPublisher(learner, batches.publish)))
+        publisher = stack.enter_context(
+            closing(WeightsPublisher(learner, batches.publish, wait=config.num_actors == 0))
+        )
         training = Training(config, run, source, batches, publisher, learner, metrics, progress, resumed)
         training.loop(signals)
     training.print_summary(console, signals)

@@ -10,10 +10,6 @@ import numpy as np
 
 from r2ac.launch.policies import Weights
 
-_SLOTS = 3
-# The newest slot, then the version in each slot: -1 while it is written, or before.
-_HEADER = 8 * (1 + _SLOTS)
-
 
 @dataclass(frozen=True)
 class BoardHandle:
@@ -28,20 +24,23 @@ class BoardHandle:
 class WeightsBoard:
     """The newest weights, in memory that several processes of this machine see; one process writes.
 
-    Three slots are written in turn, so that who reads the newest is disturbed only where it takes longer than two more
-    publications; it then reads again.
+    ``SLOTS`` slots are written in turn, so that who reads the newest is disturbed only where it takes longer than two
+    more publications; it then reads again. That one can tell relies on stores being seen in their order, as on x86-64.
 
     Args:
         descriptor: of the memory; this object closes it.
         size: the number of parameters.
     """
 
+    SLOTS = 3
+
     def __init__(self, descriptor: int, size: int) -> None:
         self._descriptor, self._size = descriptor, size
         whole = np.frombuffer(mmap.mmap(descriptor, _bytes(size)), dtype=np.uint8)
-        header = whole[:_HEADER].view(np.int64)
+        begin = _header(self.SLOTS)
+        header = whole[:begin].view(np.int64)
         self._newest, self._versions = header[:1], header[1:]
-        self._slots = whole[_HEADER:].view(np.float32).reshape(_SLOTS, size)
+        self._slots = whole[begin:].view(np.float32).reshape(self.SLOTS, size)
         self._read: Weights | None = None
 
     @staticmethod
@@ -52,8 +51,12 @@ class WeightsBoard:
             OSError: where there is no memory.
         """
         descriptor = os.memfd_create("r2ac-weights")
-        os.posix_fallocate(descriptor, 0, _bytes(size))
-        board = WeightsBoard(descriptor, size)
+        try:
+            os.posix_fallocate(descriptor, 0, _bytes(size))
+            board = WeightsBoard(descriptor, size)
+        except OSError:
+            os.close(descriptor)
+            raise
         board._newest[:] = board._versions[:] = -1
         return board
 
@@ -69,7 +72,7 @@ class WeightsBoard:
 
     def write(self, weights: Weights) -> None:
         """Make these the newest."""
-        slot = (int(self._newest[0]) + 1) % _SLOTS
+        slot = (int(self._newest[0]) + 1) % self.SLOTS
         self._versions[slot] = -1
         self._slots[slot] = weights.values
         self._versions[slot] = weights.version
@@ -96,5 +99,10 @@ class WeightsBoard:
             self._descriptor = -1
 
 
+def _header(slots: int) -> int:
+    """Bytes of the number of the newest slot, and of the version in each: -1 while it is written, or before."""
+    return 8 * (1 + slots)
+
+
 def _bytes(size: int) -> int:
-    return _HEADER + 4 * _SLOTS * size
+    return _header(WeightsBoard.SLOTS) + 4 * WeightsBoard.SLOTS * size

@@ -9,7 +9,7 @@ TBPTT's gradient and what comes from before the rollout (docs/rtrl.md, section 4
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -128,7 +128,9 @@ class BoundaryMeter:
         assert carry.noted is not None
         assert carry.fresh is not None
         if len(carry.noted) == carry.cell.numel():
-            self._behind.append((carry, steps))
+            # The batch's memory may be written again before it is read here.
+            assert carry.streams is not None
+            self._behind.append((replace(carry, streams=carry.streams.clone()), steps))
             if len(self._behind) == _MOST_BEHIND:
                 self._catch_up()
             return None

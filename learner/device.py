@@ -64,13 +64,13 @@ class DeviceFeed:
             if shapes != self._shapes:
                 self._shapes = shapes
                 self._stream = torch.cuda.Stream(self._device)
-                # The memory of the new tensors may have been another's, whose kernels are still to run.
-                self._stream.wait_stream(torch.cuda.current_stream(self._device))
                 inputs = {
                     name: torch.empty(array.shape, dtype=_as_tensor(array).dtype, device=self._device)
                     for name, array in arrays.items()
                 }
                 self._slots = [_Slot(inputs) for _ in range(self.SLOTS)]
+                # The memory of the new tensors may have been another's, whose kernels are still to run.
+                self._stream.wait_stream(torch.cuda.current_stream(self._device))
             slot = self._slots.pop(0)
             self._slots.append(slot)
             slot.fill(arrays, self._stream)

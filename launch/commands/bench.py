@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,8 +19,9 @@ HELP = """\
 usage: r2ac bench TASK [--bench-seconds 60] [--trial-seconds 4] [flags of r2ac train TASK]
 
 Trains for some seconds with other numbers of rollout actors, streams and threads of the learner, and prints the flags
-that were fastest on this machine. Nothing is written. The flags of r2ac train say what is trained, and where the search
-begins. More streams make the weights behind a rollout older (policy lag): see what a training makes of it.
+that were fastest on this machine. Nothing is written. Where an update takes seconds, give it more time. The flags of
+r2ac train say what is trained, and where the search begins. More streams make the weights behind a rollout older
+(policy lag): see what a training makes of it.
 """
 
 
@@ -42,7 +44,7 @@ def bench_command(arguments: Sequence[str], console: Console) -> int:
         console.print(f"{trial.flags()}: {trial.steps_per_second:,.0f} steps/s", markup=False, soft_wrap=True)
     best = fastest(trials)
     console.print(_table(trials, best))
-    console.print(f"r2ac train {' '.join(rest)} {best.flags()}", markup=False, soft_wrap=True)
+    console.print(f"r2ac train {shlex.join(rest)} {best.flags()}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -60,8 +60,9 @@ def test_a_profile_is_written_beside_the_run(train_tiny: TrainTiny, tmp_path: Pa
         (["--stream-groups", "99"], "--stream-groups is 99, but it must be at most --streams-per-actor (64) and 255"),
         (["--max-policy-lag", "2"], "--max-policy-lag is 2, but it must be 0 or at least 6"),
         (["--max-policy-lag", "-1"], "--max-policy-lag is -1, but it must be at least 0"),
+        (["--num-actors", "0", "--max-policy-lag", "9"], "--max-policy-lag is 9, but it must be 0 with --num-actors 0"),
         (["--inference-workers", "0"], "--inference-workers is 0, but it must be at least 1"),
-        (["--inference", "worker", "--inference-device", "tpu"], "tpu"),
+        (["--inference", "worker", "--inference-device", "tpu"], "--inference-device is 'tpu'"),
     ],
 )
 def test_what_does_not_go_together_is_one_sentence(

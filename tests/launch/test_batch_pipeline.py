@@ -11,15 +11,19 @@ from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.batch_pipeline import BatchPipeline, DirectBatches
+from r2ac.launch.batch_pipeline import BUFFERS, BatchPipeline, DirectBatches
+from r2ac.launch.batcher import Batcher, BatchRing
 from r2ac.launch.policies import Weights
 from r2ac.launch.policy_lag import PREFETCHED
-from r2ac.launch.rollout_actor import ActorConfig
+from r2ac.launch.rollout_actor import ActorConfig, RolloutActor
+from r2ac.launch.rollout_memory import RolloutLayout
 from r2ac.launch.rollout_source import ActorsLost, Batch, InProcessSource
 from r2ac.learner import Learner, LearnerConfig, Rollout, StagedBatch
 
 AGENT = AgentConfig(hidden_size=5, encoder="none")
 STREAMS, STEPS = 4, 6
+SPEC = ObservationSpec((4,), 2)
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda.is_available() is False")
 
 
 class CountingSource(InProcessSource):
@@ -79,6 +83,36 @@ def test_updates_are_those_of_the_batches_in_order(make: type[BatchPipeline]) ->
     assert learner.carries.resets == 0
     for one, other in zip(learner.agent.parameters(), alone.agent.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+def test_a_ring_that_is_filled_ahead_changes_neither_weights_nor_metrics(device: str) -> None:
+    """Four batches make a round of the streams, and the ring has three: what is read late would be of other streams."""
+    streams, batch = 16, 4
+    config = ActorConfig("memory/tmaze", MemoryOptions(corridor_length=40), AGENT, 5, STEPS, streams, index=0)
+    found = []
+    for ring in (None, BatchRing(RolloutLayout(STEPS, batch, SPEC, 5), BUFFERS, pinned=device == "cuda")):
+        torch.manual_seed(0)
+        learner = Learner(Agent(SPEC, AGENT).to(device), LearnerConfig(learning_rate=1e-3), streams, 10**6)
+        actor, batcher = RolloutActor(config), Batcher(batch, ring)
+        weights = Weights(0, parameters_to_vector(learner.agent.parameters()).detach().cpu().numpy())
+        staged: list[StagedBatch] = []
+        for number in range(40):
+            rollout = actor.collect(weights, number).rollout
+            assert rollout is not None
+            batcher.add(rollout)
+            while (ready := batcher.next_batch()) is not None:
+                # As far ahead as the pipeline goes.
+                staged.append(learner.stage(ready))
+                if len(staged) > PREFETCHED:
+                    learner.update(staged.pop(0))
+        actor.close()
+        found.append((learner.read_tally(), [parameter.detach().cpu() for parameter in learner.agent.parameters()]))
+    (metrics, one), (ringed, other) = found
+    assert ringed == pytest.approx(metrics)
+    assert metrics["rtrl/credit_horizon"] > 0
+    for mine, expected in zip(other, one, strict=True):
+        torch.testing.assert_close(mine, expected)
 
 
 def test_no_more_is_taken_than_is_bounded() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from r2ac.launch.bench import Trial, fastest, measure, search
 from r2ac.launch.cli import main
-from r2ac.launch.config import TrainConfig
+from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.presets import preset
 from r2ac.launch.process import available_cores
 
@@ -58,6 +58,18 @@ def test_what_is_faster_by_less_than_the_noise_is_not() -> None:
     first, second, third = trial(CONFIG, 100), trial(CONFIG, 101), trial(CONFIG, 110)
     assert fastest([first, second]) is first
     assert fastest([first, second, third]) is third
+
+
+def test_what_is_not_allowed_is_left_out() -> None:
+    def check(config: TrainConfig[Any], seconds: float) -> Trial:
+        config.check()
+        return trial(config, 1.0)
+
+    tried = [each.config.num_actors for each in search(replace(CONFIG, inference="worker"), 60, 1, check)]
+    assert len(tried) >= 2
+    assert 0 not in tried, "a worker acts for rollout actors"
+    with pytest.raises(ConfigError, match="--stream-groups is 999"):
+        list(search(replace(CONFIG, stream_groups=999), 60, 1, check))
 
 
 def test_a_trial_is_a_training() -> None:

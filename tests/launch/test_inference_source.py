@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -156,6 +157,9 @@ def test_a_killed_worker_is_replaced_with_the_actors_that_asked_it(consumer: Con
 
 def test_a_killed_actor_is_replaced_and_the_worker_stays(consumer: Consumer) -> None:
     restarts = consumer.source.counts.actor_restarts
+    folders = set(Path(tempfile.gettempdir()).glob("r2ac-*/orders"))
+    assert folders
+    assert all(path.parent.stat().st_mode & 0o777 == 0o700 for path in folders)
     workers = set(processes("InferenceWorker"))
     os.kill(processes("RolloutActor")[0], signal.SIGKILL)
     for _ in range(2000):
@@ -166,3 +170,20 @@ def test_a_killed_actor_is_replaced_and_the_worker_stays(consumer: Consumer) -> 
         assert consumer.take()
     assert consumer.source.counts.actor_restarts == restarts + 1
     assert set(processes("InferenceWorker")) == workers
+
+
+def test_an_actor_and_its_worker_are_replaced_that_are_killed_together(consumer: Consumer) -> None:
+    restarts = consumer.source.counts.inference_restarts
+    for pid in (*processes("RolloutActor"), *processes("InferenceWorker")):
+        os.kill(pid, signal.SIGKILL)
+    for _ in range(40):
+        assert consumer.take()
+    assert consumer.source.counts.inference_restarts == restarts + WORKERS
+    assert consumer.following.min() > 10
+
+
+def test_nothing_is_left_in_the_file_system(consumer: Consumer) -> None:
+    ours = set(Path(tempfile.gettempdir()).glob("r2ac-*/inference-*"))
+    assert ours
+    consumer.source.close()
+    assert not [path for path in ours if path.exists() or path.parent.exists()]

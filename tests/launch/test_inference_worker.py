@@ -1,6 +1,6 @@
 """Inference workers: they say what an agent of the actor's own would say, to many actors at once, and can be lost."""
 
-import os
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,23 +42,29 @@ def board() -> Iterator[WeightsBoard]:
 
 
 @pytest.fixture
-def worker(board: WeightsBoard) -> Iterator[InferenceWorker]:
-    worker = InferenceWorker(InferenceConfig(AGENT, LAYOUT, CONFIG.columns, 3 * STREAMS, "cpu"), board.handle())
+def address(tmp_path: Path) -> str:
+    return str(tmp_path / "inference")
+
+
+@pytest.fixture
+def worker(board: WeightsBoard, address: str) -> Iterator[InferenceWorker]:
+    config = InferenceConfig(AGENT, LAYOUT, CONFIG.columns, 3 * STREAMS, "cpu")
+    worker = InferenceWorker(config, board.handle(), address)
     board.write(make_weights(1))
     yield worker
-    if worker.is_serving():
+    if worker.failure() is None:
         worker.close()
 
 
 @pytest.fixture
-def start(worker: InferenceWorker) -> Iterator[Callable[[int], tuple[RolloutActor, RolloutMemory]]]:
+def start(worker: InferenceWorker, address: str) -> Iterator[Callable[[int], tuple[RolloutActor, RolloutMemory]]]:
     """start(index) starts a rollout actor that asks the worker, and gives its memory too."""
     started: list[tuple[RolloutActor, RolloutMemory]] = []
 
     def make(index: int) -> tuple[RolloutActor, RolloutMemory]:
         memory = RolloutMemory.create(LAYOUT, SLOTS)
         config = replace(CONFIG, index=index)
-        started.append((RolloutActor(config, memory=memory.handle(), inference=worker.where()), memory))
+        started.append((RolloutActor(config, memory=memory.handle(), inference=address), memory))
         return started[-1]
 
     yield make
@@ -145,34 +151,41 @@ def test_an_actor_that_goes_and_comes_again_does_not_disturb_the_others(
     stays.collect(make_weights(9), 1)
     check_same(memory.slots[1], collect_alone(1, 2)[1])
     check_same(other.slots[0], collect_alone(0, 1)[0])
-    assert worker.is_serving()
+    assert worker.failure() is None
 
 
 def test_without_a_worker_the_actor_says_so(
-    worker: InferenceWorker, start: Callable[[int], tuple[RolloutActor, RolloutMemory]]
+    worker: InferenceWorker, address: str, start: Callable[[int], tuple[RolloutActor, RolloutMemory]]
 ) -> None:
     actor, memory = start(0)
     actor.collect(make_weights(9), 0)
     worker.close()
-    assert not worker.is_serving()
+    assert worker.failure() is not None
     with pytest.raises(InferenceLost, match="inference worker is gone"):
         actor.collect(make_weights(9), 1)
     with pytest.raises(InferenceLost, match="cannot be reached"):
-        RolloutActor(CONFIG, memory=memory.handle(), inference=worker.where())
+        RolloutActor(CONFIG, memory=memory.handle(), inference=address)
 
 
-def test_the_socket_is_for_this_user_only_and_goes_with_the_worker(worker: InferenceWorker) -> None:
-    folder = Path(worker.where()).parent
-    assert folder.stat().st_mode & 0o777 == 0o700
-    assert folder.stat().st_uid == os.getuid()
-    worker.close()
-    assert not folder.exists()
+def test_who_says_nothing_or_nonsense_does_not_end_the_worker(
+    worker: InferenceWorker, address: str, start: Callable[[int], tuple[RolloutActor, RolloutMemory]]
+) -> None:
+    for words in (b"", b"hello"):
+        stranger = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        stranger.connect(address)
+        if words:
+            stranger.send(words)
+        stranger.close()
+    actor, memory = start(0)
+    actor.collect(make_weights(9), 0)
+    check_same(memory.slots[0], collect_alone(0, 1)[0])
+    assert worker.failure() is None
 
 
-def test_a_worker_waits_for_its_first_weights(board: WeightsBoard) -> None:
-    late = InferenceWorker(InferenceConfig(AGENT, LAYOUT, CONFIG.columns, STREAMS, "cpu"), board.handle())
+def test_a_worker_waits_for_its_first_weights(board: WeightsBoard, address: str) -> None:
+    late = InferenceWorker(InferenceConfig(AGENT, LAYOUT, CONFIG.columns, STREAMS, "cpu"), board.handle(), address)
     memory = RolloutMemory.create(LAYOUT, SLOTS)
-    actor = RolloutActor(CONFIG, memory=memory.handle(), inference=late.where())
+    actor = RolloutActor(CONFIG, memory=memory.handle(), inference=address)
     with ThreadPoolExecutor(1) as pool:
         collected = pool.submit(actor.collect, make_weights(9), 0)
         with pytest.raises(TimeoutError):

@@ -28,21 +28,30 @@ def test_nothing_that_is_due_keeps_nothing_back() -> None:
     streams=st.integers(1, 5),
     in_flight=st.integers(2, 3),
     publish_every=st.integers(1, 3),
+    prefetched=st.integers(0, 2),
+    under_way=st.integers(0, 2),
     data=st.data(),
 )
 def test_the_least_bound_is_kept_whoever_is_late(
-    actors: int, streams: int, in_flight: int, publish_every: int, data: st.DataObject
+    actors: int,
+    streams: int,
+    in_flight: int,
+    publish_every: int,
+    prefetched: int,
+    under_way: int,
+    data: st.DataObject,
 ) -> None:
     batch_size = data.draw(st.integers(1, actors * streams))
-    bound = least_bound(actors * streams, batch_size, in_flight, 0, publish_every)
+    bound = least_bound(actors * streams, batch_size, in_flight, prefetched, publish_every, under_way)
     due: list[list[tuple[int, int]]] = [[] for _ in range(actors)]  # (version, number of the rollout)
     here: list[tuple[int, int, int, list[int]]] = []  # version, actor, number, streams that are left
-    counters, update, published, worst = [0] * actors, 0, 0, 0
+    counters, update, published, worst = [0] * actors, 0, [0], 0
     for _ in range(data.draw(st.integers(1, 25))):
         for actor in range(actors):
             waiting = sum(entry[1] == actor for entry in here)
             while len(due[actor]) + waiting < in_flight:
-                due[actor].append((published, counters[actor]))
+                # The last publications have not arrived.
+                due[actor].append((published[max(0, len(published) - 1 - under_way)], counters[actor]))
                 counters[actor] += 1
         # Somebody arrives, in the order of the actor's own rollouts.
         actor = data.draw(st.sampled_from([a for a in range(actors) if due[a]] or [-1]))
@@ -72,8 +81,10 @@ def test_the_least_bound_is_kept_whoever_is_late(
                 if left[count:]
             ]
             update += 1
-            if update % publish_every == 0:
-                published = update
+            # The learner has not come as far as the batches.
+            learned = update - prefetched
+            if learned > 0 and learned % publish_every == 0:
+                published.append(learned)
     assert worst <= bound
 
 
