@@ -8,13 +8,13 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
-from r2ac.launch.actors import make_source
-from r2ac.launch.batch_pipeline import Batches, BatchPipeline, DirectBatches
 from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.loading import choose_device
 from r2ac.launch.process import available_cores, set_up_process
-from r2ac.launch.publisher import WeightsPublisher
-from r2ac.launch.rollout_actor import WAITING
+from r2ac.launch.rollouts.actors import make_source
+from r2ac.launch.rollouts.batch_pipeline import Batches, BatchPipeline, DirectBatches
+from r2ac.launch.rollouts.publisher import WeightsPublisher
+from r2ac.launch.rollouts.rollout_actor import WAITING
 from r2ac.launch.train import make_learner, observation_spec
 from r2ac.learner import CapturedStep, use_matmul_precision
 

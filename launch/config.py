@@ -13,7 +13,7 @@ import tyro
 
 from r2ac.agents import AgentConfig
 from r2ac.envs import Task, find_tasks, one_suite
-from r2ac.launch.policy_lag import PREFETCHED, UNDER_WAY, least_bound
+from r2ac.launch.rollouts.policy_lag import PREFETCHED, UNDER_WAY, least_bound
 from r2ac.learner import LearnerConfig
 
 EnvOptions = TypeVar("EnvOptions")

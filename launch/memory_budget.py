@@ -15,12 +15,12 @@ from rich.console import Console
 from torch import Tensor
 
 from r2ac.agents import Agent, Carry, ObservationSpec
-from r2ac.launch.actors import acts_on_workers
-from r2ac.launch.batch_pipeline import BUFFERS
 from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.progress import print_table
-from r2ac.launch.rollout_memory import RolloutLayout
-from r2ac.launch.weights_board import WeightsBoard
+from r2ac.launch.rollouts.actors import acts_on_workers
+from r2ac.launch.rollouts.batch_pipeline import BUFFERS
+from r2ac.launch.rollouts.rollout_memory import RolloutLayout
+from r2ac.launch.rollouts.weights_board import WeightsBoard
 from r2ac.learner import DeviceFeed, Learner, LearnerConfig, Rollout, actor_critic_losses
 
 Place = Literal["device", "machine", "shared", "cluster"]

@@ -12,8 +12,8 @@ from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
-from r2ac.launch.evaluate import Evaluation
-from r2ac.launch.evaluation_means import TaskMeans
+from r2ac.launch.evaluation.evaluate import Evaluation
+from r2ac.launch.evaluation.means import TaskMeans
 from r2ac.launch.progress import short_count
 
 

@@ -14,10 +14,7 @@ from rich.console import Console
 
 from r2ac.agents import ObservationSpec
 from r2ac.envs import EngineFailed, frames_per_step, make_vector
-from r2ac.launch.actors import make_source
-from r2ac.launch.batch_pipeline import Batches, BatchPipeline, DirectBatches, ReadyBatch
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
-from r2ac.launch.inference_pool import InferenceFailed
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
 from r2ac.launch.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget, print_budget
 from r2ac.launch.metrics import MetricsWriter
@@ -25,12 +22,15 @@ from r2ac.launch.process import available_cores, set_up_process
 from r2ac.launch.profile_summary import ProfileSummary
 from r2ac.launch.profiling import NoProfile, TrainingProfile
 from r2ac.launch.progress import Progress, print_table
-from r2ac.launch.publisher import WeightsPublisher
-from r2ac.launch.rollout_source import ActorsLost, RolloutSource
+from r2ac.launch.rollouts.actors import make_source
+from r2ac.launch.rollouts.batch_pipeline import Batches, BatchPipeline, DirectBatches, ReadyBatch
+from r2ac.launch.rollouts.inference_pool import InferenceFailed
+from r2ac.launch.rollouts.publisher import WeightsPublisher
+from r2ac.launch.rollouts.rollout_source import ActorsLost, RolloutSource
 from r2ac.launch.run_directory import RunDirectory, default_run_directory
 from r2ac.launch.signals import StopSignals
 from r2ac.launch.training_log import TrainingLog
-from r2ac.launch.training_video import film_episode
+from r2ac.launch.watching.training_video import film_episode
 from r2ac.learner import CaptureFailed, Learner, TrainingDiverged, load_optimiser_state, use_matmul_precision
 from r2ac.learner.checkpoint import (
     Checkpoint,

@@ -14,11 +14,11 @@ from rich.console import Console
 from r2ac.envs import SUITES, Split
 from r2ac.launch.commands.parsing import flag_value, parse, take_flag, with_options
 from r2ac.launch.config import ConfigError
-from r2ac.launch.pictures import check_output, draw
 from r2ac.launch.presets import preset
 from r2ac.launch.progress import print_table
 from r2ac.launch.suites import print_named, print_overview, print_suites
-from r2ac.launch.watch import TrainedAgent, record
+from r2ac.launch.watching.pictures import check_output, draw
+from r2ac.launch.watching.watch import TrainedAgent, record
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ from r2ac.envs import Split
 from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import parse, require_runs
 from r2ac.launch.config import ConfigError
-from r2ac.launch.evaluation_plan import Plan, make_plan
-from r2ac.launch.evaluation_protocols import PROTOCOLS, Settings
-from r2ac.launch.evaluation_session import EvaluationSession
-from r2ac.launch.evaluation_workers import Workers
+from r2ac.launch.evaluation.plan import Plan, make_plan
+from r2ac.launch.evaluation.protocols import PROTOCOLS, Settings
+from r2ac.launch.evaluation.session import EvaluationSession
+from r2ac.launch.evaluation.workers import Workers
 from r2ac.launch.loading import choose_device
 from r2ac.launch.signals import StopSignals
 

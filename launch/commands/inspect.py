@@ -15,9 +15,9 @@ from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import parse, require_runs
 from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import RunDirectoryError
-from r2ac.launch.evaluation_plan import BAD_INPUT
-from r2ac.launch.inspect_plot import EXTENSIONS, draw_inspections
-from r2ac.launch.inspect_run import (
+from r2ac.launch.evaluation.plan import BAD_INPUT
+from r2ac.launch.inspection.inspect_plot import EXTENSIONS, draw_inspections
+from r2ac.launch.inspection.inspect_run import (
     PERCENTILES,
     Inspection,
     InspectSettings,
@@ -27,8 +27,8 @@ from r2ac.launch.inspect_run import (
     write_inspection,
 )
 from r2ac.launch.metrics import read_metrics
-from r2ac.launch.pictures import check_output
 from r2ac.launch.progress import print_table, short_count
+from r2ac.launch.watching.pictures import check_output
 from r2ac.learner.checkpoint import CheckpointError
 
 

@@ -11,9 +11,9 @@ from rich.console import Console
 
 from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import parse, require_runs
-from r2ac.launch.curves import Axis, Band
-from r2ac.launch.plot import plot_runs
-from r2ac.launch.plot_groups import runs_of
+from r2ac.launch.plots.curves import Axis, Band
+from r2ac.launch.plots.groups import runs_of
+from r2ac.launch.plots.plot import plot_runs
 from r2ac.launch.progress import print_table
 from r2ac.launch.run_directory import RunDirectory
 

@@ -11,10 +11,10 @@ from rich.console import Console
 
 from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import parse, require_runs
-from r2ac.launch.pictures import check_output
-from r2ac.launch.plot_groups import runs_of
+from r2ac.launch.plots.groups import runs_of
 from r2ac.launch.progress import print_table
 from r2ac.launch.report import EXTENSIONS, write_report
+from r2ac.launch.watching.pictures import check_output
 
 
 @dataclass(frozen=True)

@@ -15,19 +15,19 @@ from rich.table import Table
 from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import Split, find_task, make_vector
 from r2ac.envs.suite import missing_modules
-from r2ac.launch.action_names import action_names
 from r2ac.launch.commands.parsing import parse
 from r2ac.launch.config import ConfigError
-from r2ac.launch.episode_video import Film, draw_film
-from r2ac.launch.episodes import PlayedEpisode, Player, play
-from r2ac.launch.evaluate import evaluation_path
+from r2ac.launch.evaluation.evaluate import evaluation_path
 from r2ac.launch.loading import choose_device
-from r2ac.launch.memory_analysis import CueMemory, NoCues, cue_groups, cue_memory
-from r2ac.launch.memory_plot import EXTENSIONS, draw_cue_memory, draw_states, life_text
-from r2ac.launch.pictures import check_output
 from r2ac.launch.progress import print_table
 from r2ac.launch.tables import EpisodeProgress
-from r2ac.launch.watch import TrainedAgent
+from r2ac.launch.watching.action_names import action_names
+from r2ac.launch.watching.episode_video import Film, draw_film
+from r2ac.launch.watching.episodes import PlayedEpisode, Player, play
+from r2ac.launch.watching.memory_analysis import CueMemory, NoCues, cue_groups, cue_memory
+from r2ac.launch.watching.memory_plot import EXTENSIONS, draw_cue_memory, draw_states, life_text
+from r2ac.launch.watching.pictures import check_output
+from r2ac.launch.watching.watch import TrainedAgent
 
 _TABLE_UNITS = 8
 

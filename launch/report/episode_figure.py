@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from r2ac.launch.episodes import PlayedEpisode
 from r2ac.launch.report.svg import BLUE, INK, ORANGE, drawn, inline_svg, new_figure
+from r2ac.launch.watching.episodes import PlayedEpisode
 
 _MOST_COLUMNS = 300
 """Of a heat map; longer episodes show every few steps."""

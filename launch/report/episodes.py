@@ -12,20 +12,20 @@ from PIL import Image
 
 from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import EngineFailed, find_task, make_vector
-from r2ac.launch.action_names import action_names
-from r2ac.launch.episodes import PlayedEpisode, Player, play
-from r2ac.launch.evaluation_plan import BAD_INPUT
+from r2ac.launch.evaluation.plan import BAD_INPUT
 from r2ac.launch.loading import choose_device
-from r2ac.launch.memory_analysis import CueMemory, NoCues, cue_groups, cue_memory
-from r2ac.launch.memory_plot import draw_cue_memory
-from r2ac.launch.pictures import newest_image, signed
-from r2ac.launch.plot_groups import RunGroup
+from r2ac.launch.plots.groups import RunGroup
 from r2ac.launch.progress import short_count
 from r2ac.launch.report.blocks import Block, Figure, Figures, Heading, Picture, Pictures, Section, Text
 from r2ac.launch.report.episode_figure import draw_episode
 from r2ac.launch.report.study import Configuration, Study
 from r2ac.launch.report.words import clean, counted
-from r2ac.launch.watch import TrainedAgent
+from r2ac.launch.watching.action_names import action_names
+from r2ac.launch.watching.episodes import PlayedEpisode, Player, play
+from r2ac.launch.watching.memory_analysis import CueMemory, NoCues, cue_groups, cue_memory
+from r2ac.launch.watching.memory_plot import draw_cue_memory
+from r2ac.launch.watching.pictures import newest_image, signed
+from r2ac.launch.watching.watch import TrainedAgent
 
 _SEED = 0
 _MOST_AGENTS = 8

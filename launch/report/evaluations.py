@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import mean, stdev
 
-from r2ac.launch.evaluate import Evaluation
-from r2ac.launch.plot_lines import Line
+from r2ac.launch.evaluation.evaluate import Evaluation
+from r2ac.launch.plots.lines import Line
 from r2ac.launch.progress import short_count
 from r2ac.launch.report.blocks import (
     Block,

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
-from r2ac.launch.plot_groups import NO_TASK
+from r2ac.launch.plots.groups import NO_TASK
 from r2ac.launch.report.blocks import Cell, Table, Text
 from r2ac.launch.report.learning import LearningCurves
 from r2ac.launch.report.scores import Comparison, Manner, Result, compare

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from r2ac.envs import InvalidOption
-from r2ac.launch.curves import GroupCurve, Panel, make_panels
-from r2ac.launch.plot_groups import NO_TASK
-from r2ac.launch.plot_lines import Line, reference_lines
+from r2ac.launch.plots.curves import GroupCurve, Panel, make_panels
+from r2ac.launch.plots.groups import NO_TASK
+from r2ac.launch.plots.lines import Line, reference_lines
 from r2ac.launch.progress import short_count
 from r2ac.launch.report.blocks import Block, Cell, Figure, Figures, Legend, Section, Table, Text, folded
 from r2ac.launch.report.figures import Drawn, draw_curves

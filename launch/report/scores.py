@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from r2ac.launch.evaluate import Evaluation
+from r2ac.launch.evaluation.evaluate import Evaluation
 from r2ac.launch.report.study import Configuration, StudiedRun, Study
 from r2ac.launch.statistics import Aggregates, Estimate, aggregate, probability_of_improvement
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from r2ac.launch.plot_groups import RunGroup
+from r2ac.launch.plots.groups import RunGroup
 from r2ac.launch.report.blocks import Block, Cell, Code, Details, Section, Table, Text
 from r2ac.launch.report.study import Configuration, Study, differing_settings, setting_of
 from r2ac.launch.report.words import listed

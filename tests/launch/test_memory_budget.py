@@ -27,7 +27,7 @@ from r2ac.launch.memory_budget import (
     saved_for_backward,
 )
 from r2ac.launch.presets import preset
-from r2ac.launch.rollout_memory import RolloutLayout
+from r2ac.launch.rollouts.rollout_memory import RolloutLayout
 from r2ac.learner import Learner, LearnerConfig
 
 CPU = torch.device("cpu")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from r2ac.launch.config import TrainConfig
-from r2ac.launch.evaluate import EvaluatedEpisode, Evaluation, EvaluationConfig
-from r2ac.launch.evaluation_file import EvaluationFile
+from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, EvaluationConfig
+from r2ac.launch.evaluation.file import EvaluationFile
 from r2ac.launch.presets import preset
 from r2ac.launch.report.aggregates import aggregate_section
 from r2ac.launch.report.scores import compare, improvements, manner_of, newest_results, transferred_results

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from markupsafe import Markup
 
-from r2ac.launch.plot_lines import Line
+from r2ac.launch.plots.lines import Line
 from r2ac.launch.report.figures import (
     Bar,
     Drawn,

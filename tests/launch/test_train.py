@@ -16,7 +16,7 @@ import torch
 from r2ac.envs import find_task
 from r2ac.launch.cli import main
 from r2ac.launch.config import config_from_json
-from r2ac.launch.evaluate import EvaluationConfig, evaluate
+from r2ac.launch.evaluation.evaluate import EvaluationConfig, evaluate
 from r2ac.launch.loading import find_checkpoint
 from r2ac.launch.metrics import read_metrics
 from r2ac.learner.checkpoint import Checkpoint, load_checkpoint

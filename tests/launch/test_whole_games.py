@@ -13,11 +13,11 @@ from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch import evaluate as evaluation
-from r2ac.launch import stream_group
-from r2ac.launch.policies import Weights
-from r2ac.launch.rollout_actor import ActorConfig, RolloutActor
-from r2ac.launch.stream_group import Episode
+from r2ac.launch.evaluation import evaluate as evaluation
+from r2ac.launch.rollouts import stream_group
+from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
+from r2ac.launch.rollouts.stream_group import Episode
 
 LIFE, LIVES = 3, 4
 

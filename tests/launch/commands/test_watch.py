@@ -11,11 +11,11 @@ from PIL import Image
 from rich.console import Console
 
 from r2ac.envs import MissingPackage, find_task
-from r2ac.launch import pictures
 from r2ac.launch.cli import main
 from r2ac.launch.commands.watch import watch_command
 from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import RunError
+from r2ac.launch.watching import pictures
 from r2ac.learner.checkpoint import CheckpointError
 
 

@@ -1,0 +1,185 @@
+"""What an evaluation is to play: from the runs that are named and the protocol to results that are still empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from r2ac.envs import InvalidOption, MissingPackage, Task, UnknownTask, find_task, find_tasks
+from r2ac.launch.config import ConfigError
+from r2ac.launch.errors import RunError
+from r2ac.launch.evaluation.evaluate import Evaluation, LoadedCheckpoint, evaluation_path
+from r2ac.launch.evaluation.protocols import Settings
+from r2ac.launch.plots.groups import runs_of
+from r2ac.launch.run_directory import RunDirectory
+from r2ac.launch.suite_training import SuiteRun
+from r2ac.learner.checkpoint import CheckpointError
+
+BAD_INPUT = (RunError, CheckpointError, ConfigError, UnknownTask, InvalidOption, MissingPackage)
+"""What the user can mend; each message is one sentence."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Something that could not be evaluated."""
+
+    sentence: str
+    bad_input: bool
+    """Whether the user can mend it."""
+
+
+@dataclass(eq=False)
+class Planned:
+    """One row of the table: a result, empty at first, and where it belongs."""
+
+    argument: Path
+    """What was named on the command line."""
+    path: Path
+    """The run or checkpoint that it stands for."""
+    of_suite: bool
+    """Whether the argument is a directory of r2ac train --suite."""
+    evaluation: Evaluation
+
+    @property
+    def target(self) -> Path:
+        """Its evaluation.json."""
+        return evaluation_path(self.path)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What no two rows have in common."""
+        return self.target, self.evaluation.sha256, self.evaluation.task, self.evaluation.config.split
+
+
+@dataclass
+class Plan:
+    """All that is to be played, and what cannot be."""
+
+    rows: list[Planned] = field(default_factory=list)
+    checkpoints: dict[str, LoadedCheckpoint] = field(default_factory=dict)
+    """By their digests."""
+    failures: list[Failure] = field(default_factory=list)
+
+    def add(self, row: Planned) -> None:
+        """Take in a row; one checkpoint plays the same for the same file once, however often it is named."""
+        if row.key not in {other.key for other in self.rows}:
+            self.rows.append(row)
+
+    def fail(self, failure: Failure) -> None:
+        """Note a failure, once."""
+        if failure not in self.failures:
+            self.failures.append(failure)
+
+
+def make_plan(paths: Sequence[Path], names: str | None, settings: Settings) -> Plan:
+    """Read the checkpoints and find out what each one plays; what is wrong with one does not keep the others.
+
+    Args:
+        paths: runs, checkpoints, or directories of runs, which stand for all of them.
+        names: the tasks to play, as `find_tasks` reads them, each agent those of its own suite; None for the tasks
+            that each agent was trained on.
+        settings: how to play them.
+
+    Raises:
+        UnknownTask: for a task that is named twice.
+    """
+    plan = Plan()
+    if names is not None:
+        names = _known(names, plan)
+        if not names:
+            return plan
+        find_tasks(names)
+    for argument in paths:
+        of_suite = _is_suite(argument)
+        for path in _runs_of_suite(argument, plan) if of_suite else _runs_at(argument):
+            try:
+                checkpoint = LoadedCheckpoint.read(path)
+                tasks = _tasks_of(checkpoint, path, names)
+            except BAD_INPUT as error:
+                plan.fail(Failure(str(error), bad_input=True))
+                continue
+            plan.checkpoints[checkpoint.sha256] = checkpoint
+            for task in tasks:
+                try:
+                    wanted = _evaluations(checkpoint, task, settings)
+                except BAD_INPUT as error:
+                    plan.fail(Failure(str(error), bad_input=True))
+                    continue
+                for evaluation in wanted:
+                    plan.add(Planned(argument, path, of_suite, evaluation))
+    return plan
+
+
+def is_refused(evaluation: Evaluation) -> bool:
+    """Whether it is known, without the engine, that the task shows or takes something else than all that the agent was
+    trained on."""
+    shown = find_task(evaluation.task).spaces(evaluation.environment)
+    known = [task.spaces(evaluation.training.env) for task in evaluation.training.tasks]
+    return shown is not None and None not in known and shown not in known
+
+
+def _known(names: str, plan: Plan) -> str:
+    """The names that stand for tasks."""
+    known = []
+    for name in names.split(","):
+        try:
+            find_tasks(name)
+            known.append(name)
+        except UnknownTask as error:
+            plan.fail(Failure(str(error), bad_input=True))
+    return ",".join(known)
+
+
+def _runs_at(argument: Path) -> list[Path]:
+    """The argument itself, or the runs that the directory holds (those of r2ac: no others can play)."""
+    try:
+        runs = [run for run in runs_of(argument) if RunDirectory(run).config_path.exists()]
+    except (OSError, RunError):
+        # Whoever looks for a checkpoint there says what is wrong.
+        runs = []
+    return runs or [argument]
+
+
+def _is_suite(argument: Path) -> bool:
+    try:
+        return SuiteRun.at(argument)
+    except OSError:
+        # Whoever looks for a run there says what is wrong.
+        return False
+
+
+def _runs_of_suite(argument: Path, plan: Plan) -> Iterator[Path]:
+    try:
+        suite = SuiteRun.open(argument)
+        runs = [(task, suite.run_of(task)) for task in find_tasks(suite.names)]
+    except BAD_INPUT as error:
+        plan.fail(Failure(str(error), bad_input=True))
+        return
+    for task, run in runs:
+        if run.exists():
+            yield run
+        else:
+            plan.fail(Failure(f"{argument} has no run on {task.name} yet", bad_input=True))
+
+
+def _tasks_of(checkpoint: LoadedCheckpoint, path: Path, names: str | None) -> Sequence[Task]:
+    """Raises ConfigError where none of the names is of the agent's suite."""
+    own = checkpoint.training.tasks
+    if names is None:
+        return own
+    tasks = [task for task in find_tasks(names) if task.suite.name == own[0].suite.name]
+    if not tasks:
+        raise ConfigError(f"--suite {names} names no task of {own[0].suite.name}, which {path} was trained on")
+    return tasks
+
+
+def _evaluations(checkpoint: LoadedCheckpoint, task: Task, settings: Settings) -> list[Evaluation]:
+    if (sentence := task.suite.missing()) is not None:
+        raise MissingPackage(sentence)
+    protocol = settings.protocol
+    environment = task.checked_options(protocol.environment(task, checkpoint.training.env))
+    return [
+        checkpoint.evaluation(task.name, config, environment, protocol.name, changed)
+        for config, changed in settings.configs(task)
+    ]

@@ -1,0 +1,131 @@
+"""Published ways to evaluate: how many episodes of which split, and in which environment.
+
+`paper` is the last test of Irie et al. 2024 (section 4, and the test at the end of the training in its code): the most
+probable actions; DMLab 3 x 100 episodes, ProcGen 200 on the training levels and 200 on each of three ranges of unseen
+levels, Atari 5 x 30 with up to 30 no-ops at the start. Two things are ours: its test seeds were seeds of the training,
+here they are of the split test; and returns of Atari are those of whole games.
+
+`machado2018` follows Machado et al. 2018, "Revisiting the Arcade Learning Environment", section 5: Atari with sticky
+actions (probability 0.25), no no-ops, games of at most 108,000 frames. How many games are played is not theirs: they
+average over the last ones of the training.
+
+`default` plays 3 x 100 held-out episodes of any task in the environment of the training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from r2ac.envs import Split, Task
+from r2ac.launch.config import ConfigError
+from r2ac.launch.evaluation.evaluate import EvaluationConfig
+
+# What an episode is. The rest is what the agent sees, does and how often, which stays as in its training.
+_OF_AN_EPISODE = {
+    "atari": ("sticky_actions", "max_noops", "fire_on_reset", "episodic_life", "max_episode_frames"),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """So many episodes of one split."""
+
+    split: Split
+    seeds: int
+    episodes: int
+    """For each seed."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to evaluate, by suite."""
+
+    name: str
+    parts: Mapping[str, tuple[Part, ...]]
+    """What is played of the tasks of a suite, by its name."""
+    others: tuple[Part, ...] = ()
+    """What is played of the tasks of all other suites; nothing where the protocol does not know them."""
+    greedy: bool = False
+    """Take the most probable action instead of drawing from the policy."""
+    presets: Mapping[str, str] = field(default_factory=dict)
+    """Which of a suite's presets says what an episode is; where none does, it is as in training."""
+
+    def parts_of(self, task: Task) -> tuple[Part, ...]:
+        """Raises ConfigError where the protocol does not know the task's suite."""
+        parts = self.parts.get(task.suite.name, self.others)
+        if not parts:
+            raise ConfigError(
+                f"--protocol is {self.name}, which is for {' and '.join(self.parts)} and not for {task.name}"
+            )
+        return parts
+
+    def environment(self, task: Task, trained: Any) -> Any:
+        """The options to play with, for an agent that was trained with the options ``trained`` of the same suite."""
+        name = self.presets.get(task.suite.name)
+        if name is None:
+            return trained
+        preset = task.suite.presets[name]
+        return replace(trained, **{name: getattr(preset, name) for name in _OF_AN_EPISODE[task.suite.name]})
+
+
+_DEFAULT = (Part("test", seeds=3, episodes=100),)
+
+PROTOCOLS: dict[str, Protocol] = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("default", {}, others=_DEFAULT),
+        Protocol(
+            "paper",
+            {
+                "dmlab": (Part("test", seeds=3, episodes=100),),
+                "procgen": (Part("train", seeds=1, episodes=200), Part("test", seeds=3, episodes=200)),
+                "atari": (Part("test", seeds=5, episodes=30),),
+            },
+            greedy=True,
+            presets={"atari": "paper"},
+        ),
+        Protocol("machado2018", {"atari": _DEFAULT}, presets={"atari": "machado2018"}),
+    )
+}
+"""By name."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to play: a protocol, and what is said in its place; None leaves it as it is."""
+
+    protocol: Protocol
+    episodes: int | None = None
+    """For each seed."""
+    seeds: int | None = None
+    split: Split | None = None
+    greedy: bool | None = None
+    num_envs: int = 25
+    """Environments stepped together."""
+    device: str = "cpu"
+    """Where the agents run."""
+
+    def configs(self, task: Task) -> list[tuple[EvaluationConfig, tuple[str, ...]]]:
+        """How each part of the protocol is to be played, and the names of the settings that are not the protocol's.
+
+        Where one split is asked for, only the parts of that split; where the protocol has none, as many episodes as its
+        first part.
+
+        Raises:
+            ConfigError: where the protocol does not know the task's suite, or a number is below 1.
+        """
+        parts = self.protocol.parts_of(task)
+        if self.split is not None:
+            parts = tuple(part for part in parts if part.split == self.split) or parts[:1]
+        return [self._config(part) for part in parts]
+
+    def _config(self, part: Part) -> tuple[EvaluationConfig, tuple[str, ...]]:
+        prescribed: dict[str, Any] = {name: getattr(part, name) for name in ("episodes", "seeds", "split")}
+        prescribed["greedy"] = self.protocol.greedy
+        asked = {name: getattr(self, name) for name in prescribed}
+        chosen = {name: own if asked[name] is None else asked[name] for name, own in prescribed.items()}
+        config = EvaluationConfig(**chosen, num_envs=self.num_envs, device=self.device)
+        config.check()
+        return config, tuple(name for name, own in prescribed.items() if chosen[name] != own)

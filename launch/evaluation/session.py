@@ -1,0 +1,168 @@
+"""An evaluation from its plan to the last result: what is on file, what is played, what is written and shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from rich.console import Console
+
+from r2ac.launch.errors import RunError, os_reason
+from r2ac.launch.evaluation.evaluate import Evaluation
+from r2ac.launch.evaluation.file import EvaluationFile
+from r2ac.launch.evaluation.means import TaskMeans, task_means
+from r2ac.launch.evaluation.plan import Failure, Plan, Planned, is_refused
+from r2ac.launch.evaluation.progress import Amount, EvaluationProgress, expected_time
+from r2ac.launch.evaluation.workers import Unit, Workers, play_units
+from r2ac.launch.run_directory import write_atomically
+from r2ac.launch.signals import StopSignals
+from r2ac.launch.tables import evaluation_markdown, print_evaluations
+
+
+class EvaluationSession:
+    """The results of a plan while they come in; a context manager that keeps others from writing into their files.
+
+    Args:
+        plan: what to play; what fails is noted there.
+        console: where the progress and the results are shown.
+        fresh: do not go on with what is on file.
+    """
+
+    def __init__(self, plan: Plan, console: Console, fresh: bool) -> None:
+        self._plan, self._console, self._fresh = plan, console, fresh
+        self._files: dict[Path, EvaluationFile] = {}
+        self._open_files = ExitStack()
+
+    def __enter__(self) -> EvaluationSession:
+        for row in list(self._plan.rows):
+            try:
+                if row.target not in self._files:
+                    file = self._open_files.enter_context(EvaluationFile(row.target, self._fresh))
+                    self._files[row.target] = file
+            except RunError as error:
+                self._plan.rows.remove(row)
+                self._plan.fail(Failure(str(error), bad_input=True))
+                continue
+            row.evaluation, sentence = self._files[row.target].go_on(row.evaluation)
+            if sentence is not None:
+                self._print(f"{row.path}: {sentence}")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._open_files.close()
+
+    @property
+    def results(self) -> list[Planned]:
+        """The rows that have a seed or more, in the order of the plan."""
+        return [row for row in self._plan.rows if row.evaluation.episodes]
+
+    def play(self, workers: Workers, signals: StopSignals) -> None:
+        """Play what is missing, or until a signal comes; every seed is on file once it has ended.
+
+        Raises:
+            ConnectionFailed: if there is no Ray cluster at the address given.
+            ConfigError: if it has no GPU, and there shall be one.
+            RunError: where a file can no longer be written.
+        """
+        rows = self._plan.rows
+        missing = [
+            Unit(i, seed, replace(row.evaluation, episodes=()))
+            for i, row in enumerate(rows)
+            for seed in row.evaluation.seeds_missing
+        ]
+        if not missing:
+            return
+        episodes = sum(unit.evaluation.config.episodes for unit in missing)
+        seeds = sum(row.evaluation.config.seeds for row in rows)
+        on_file = f"; {seeds - len(missing)} of {seeds} seeds are on file" if seeds > len(missing) else ""
+        parts = f"{len(missing)} part{'' if len(missing) == 1 else 's'}"
+        expected = expected_time(
+            [
+                (rows[unit.row].target.parent, unit.evaluation.config.episodes)
+                for unit in missing
+                if not is_refused(unit.evaluation)
+            ]
+        )
+        pace = "" if expected is None else f"; {expected} at the pace of the training"
+        self._print(f"{episodes:,} episodes to play, in {parts}{on_file}{pace}")
+        models = {sha256: checkpoint.model for sha256, checkpoint in self._plan.checkpoints.items()}
+        amounts = [_amount(row) for row in rows]
+        with (
+            EvaluationProgress(self._console, amounts) as progress,
+            closing(play_units(missing, models, workers, signals)) as reports,
+        ):
+            for unit, report in reports:
+                progress.update(unit, report)
+                row = rows[unit.row]
+                if report.episodes is not None:
+                    row.evaluation = row.evaluation.with_seed(report.episodes)
+                    self._files[row.target].put(row.evaluation)
+                if report.failure is not None:
+                    self._plan.fail(report.failure)
+        if signals.received is not None:
+            left = sum(len(row.evaluation.seeds_missing) for row in rows)
+            self._print(
+                f"Stopped by {signals.received.name}: {seeds - left} of {seeds} seeds are on file; the same command "
+                "plays the others"
+            )
+
+    def print_results(self) -> None:
+        """The table, what was written, and the page of each training on a suite, which is written here."""
+        results = self.results
+        if not results:
+            return
+        means = _means(results)
+        print_evaluations(self._console, [(_name(row.path, results), row.evaluation) for row in results], means)
+        written = dict.fromkeys(row.target for row in results if not row.of_suite)
+        for argument in dict.fromkeys(row.argument for row in results if row.of_suite):
+            written[_write_page(argument, [row.evaluation for row in results if row.argument == argument])] = None
+        for path in written:
+            self._print(f"  written  {path}")
+
+    def _print(self, line: str) -> None:
+        self._console.print(line, soft_wrap=True, markup=False)
+
+
+def _amount(row: Planned) -> Amount:
+    evaluation = row.evaluation
+    label = f"{row.path.name} {evaluation.task} {evaluation.config.split}"
+    return Amount(label, evaluation.config.seeds * evaluation.config.episodes, len(evaluation.episodes))
+
+
+def _name(path: Path, rows: Sequence[Planned]) -> str:
+    """The last part of a path, or all of it where several end so."""
+    others = {row.path for row in rows} | {row.argument for row in rows}
+    return path.name if sum(other.name == path.name for other in others) == 1 else str(path)
+
+
+def _means(rows: Sequence[Planned]) -> list[tuple[str, TaskMeans]]:
+    """Over the tasks of each directory of runs; of each run where it has several tasks of its own."""
+    groups: dict[tuple[Path, str], list[Planned]] = {}
+    for row in rows:
+        tasks = [other.evaluation.task for other in rows if other.argument == row.argument and _alike(other, row)]
+        whole = row.argument if len(tasks) == len(set(tasks)) else row.path
+        groups.setdefault((whole, row.evaluation.config.split), []).append(row)
+    found = [(key, task_means(row.evaluation for row in group)) for key, group in groups.items()]
+    return [(f"{_name(path, rows)}, split {split}", means) for (path, split), means in found if means is not None]
+
+
+def _alike(row: Planned, other: Planned) -> bool:
+    return row.evaluation.config.split == other.evaluation.config.split
+
+
+def _write_page(folder: Path, evaluations: Sequence[Evaluation]) -> Path:
+    page = folder / "evaluation.md"
+    by_split: dict[str, list[Evaluation]] = {}
+    for evaluation in evaluations:
+        by_split.setdefault(evaluation.config.split, []).append(evaluation)
+    means = [(f"split {split}", mean) for split, group in by_split.items() if (mean := task_means(group)) is not None]
+    try:
+        write_atomically(page, evaluation_markdown(evaluations, means))
+    except OSError as error:
+        raise RunError(f"{page} cannot be written: {os_reason(error)}") from error
+    return page

@@ -1,0 +1,235 @@
+"""The work of an evaluation, seed by seed: in this process, or side by side in Ray tasks."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from r2ac.envs import EngineFailed
+from r2ac.launch.config import ConfigError
+from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, play
+from r2ac.launch.evaluation.plan import BAD_INPUT, Failure
+from r2ac.launch.process import set_up_process
+from r2ac.launch.signals import StopSignals
+
+_LOG = logging.getLogger(__name__)
+# Seconds between two reports of a unit, and the longest wait before a look at the signals.
+_REPORT_SECONDS = 0.25
+# What is not done in this process after so many seconds is worth the start of Ray, which takes as long.
+_PATIENCE = 6.0
+_RESTARTS = 3
+
+Models = Mapping[str, Mapping[str, Tensor]]
+"""The weights of checkpoints by their digests."""
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """What is played in one piece: one seed of a result."""
+
+    row: int
+    """Which of the planned results."""
+    seed: int
+    evaluation: Evaluation
+    """The result, of which only the settings matter."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far a unit has come."""
+
+    steps: int = 0
+    """Played so far, by the streams that still had episodes to play."""
+    played: int = 0
+    """Episodes that have ended."""
+    ended_steps: int = 0
+    """The steps of these."""
+    episodes: tuple[EvaluatedEpisode, ...] | None = None
+    """All of them, once the last one has ended."""
+    failure: Failure | None = None
+    """Why it will never end."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether this is the unit's last report."""
+        return self.episodes is not None or self.failure is not None
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Where units are played."""
+
+    number: int | None = None
+    """Ray tasks side by side; 0: this process; None: as many as Ray has cores, or this process where it is quick."""
+    ray_address: str = "local"
+    gpu: bool = False
+    """Whether each task needs a share of a GPU."""
+
+
+def play_units(
+    units: Sequence[Unit], models: Models, workers: Workers, signals: StopSignals
+) -> Generator[tuple[Unit, Report], None, None]:
+    """Play the units and report how far each has come; what is played does not depend on where.
+
+    A unit that fails ends the work on its result, and on nothing else. When a signal has come the reports end.
+
+    Raises:
+        ConnectionFailed: if there is no Ray cluster at the address given.
+    """
+    if workers.number == 0 or len(units) <= 1:
+        yield from _play_here(units, models, signals)
+        return
+    left = dict.fromkeys(units)
+    if workers.number is None and workers.ray_address == "local":
+        until = time.monotonic() + _PATIENCE
+        with closing(_play_here(units, models, signals)) as here:
+            for unit, report in here:
+                yield unit, report
+                if report.ended:
+                    done = [unit] if report.failure is None else [u for u in left if u.row == unit.row]
+                    left = {u: None for u in left if u not in done}
+                elif time.monotonic() > until and len(left) > 1:
+                    # It is begun again where the others are.
+                    yield unit, Report()
+                    break
+    if left and not signals.stop_requested():
+        yield from _play_with_ray(list(left), models, workers, signals)
+
+
+def _play(model: Mapping[str, Tensor], evaluation: Evaluation, seed: int) -> Generator[Report, None, None]:
+    """Reports of one unit. One thread for the network wherever it runs: how sums are split among threads shows in
+    their last bits."""
+    threads = torch.get_num_threads()
+    set_up_process(threads=1)
+    try:
+        yield Report()
+        steps, ended_steps, told = 0, 0, time.monotonic()
+        episodes: list[EvaluatedEpisode] = []
+        with closing(play(model, evaluation, seed)) as played:
+            for own_steps, ended in played:
+                steps += own_steps
+                episodes += ended
+                ended_steps += sum(episode.length for episode in ended)
+                if time.monotonic() - told >= _REPORT_SECONDS:
+                    told = time.monotonic()
+                    yield Report(steps, len(episodes), ended_steps)
+        yield Report(steps, len(episodes), ended_steps, tuple(episodes))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _play_here(
+    units: Sequence[Unit], models: Models, signals: StopSignals
+) -> Generator[tuple[Unit, Report], None, None]:
+    failed: set[int] = set()
+    for unit in units:
+        if unit.row in failed:
+            continue
+        try:
+            with closing(_play(models[unit.evaluation.sha256], unit.evaluation, unit.seed)) as reports:
+                for report in reports:
+                    yield unit, report
+                    if signals.stop_requested():
+                        return
+        except Exception as error:
+            failed.add(unit.row)
+            yield unit, Report(failure=_failure(error, unit))
+
+
+def _play_with_ray(
+    units: Sequence[Unit], models: Models, workers: Workers, signals: StopSignals
+) -> Generator[tuple[Unit, Report], None, None]:
+    from r2ac.launch import cluster
+
+    ray = cluster.connect(workers.ray_address, num_actors=min(workers.number or 1, len(units)))
+    number = min(workers.number or int(ray.cluster_resources()["CPU"]), len(units))
+    try:
+        signals.install()
+        yield from _RayPlayer(ray, units, models, number, workers.gpu).reports(signals)
+    finally:
+        ray.shutdown()
+
+
+class _RayPlayer:
+    """Keeps ``number`` Ray tasks at work; a unit whose process dies is played again."""
+
+    def __init__(self, ray: Any, units: Sequence[Unit], models: Models, number: int, gpu: bool) -> None:
+        self._ray, self._number = ray, number
+        share = _gpu_share(ray.cluster_resources().get("GPU", 0), number) if gpu else 0
+        # Ray's own retries would send the reports of two attempts as those of one.
+        self._play = ray.remote(_play).options(num_cpus=1, num_gpus=share, max_retries=0)
+        digests = {unit.evaluation.sha256 for unit in units}
+        self._models = {sha256: ray.put(models[sha256]) for sha256 in digests}
+        self._waiting, self._running = deque(units), dict[Any, Unit]()
+        self._failed: set[int] = set()
+        self._deaths: Counter[Unit] = Counter()
+
+    def reports(self, signals: StopSignals) -> Generator[tuple[Unit, Report], None, None]:
+        """Of all units, until the last has ended or a signal has come."""
+        self._start()
+        while self._running and not signals.stop_requested():
+            ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=_REPORT_SECONDS)
+            for stream in ready:
+                unit, report = self._running[stream], self._next(stream)
+                if report is None or report.ended:
+                    del self._running[stream]
+                if report is not None:
+                    yield unit, report
+                elif unit in self._waiting:
+                    # From its beginning.
+                    yield unit, Report()
+            self._start()
+
+    def _start(self) -> None:
+        while self._waiting and len(self._running) < self._number:
+            unit = self._waiting.popleft()
+            if unit.row not in self._failed:
+                stream = self._play.remote(self._models[unit.evaluation.sha256], unit.evaluation, unit.seed)
+                self._running[stream] = unit
+
+    def _next(self, stream: Any) -> Report | None:
+        """The next report of a unit; None where its process has died, or it failed as another of its result did."""
+        unit, exceptions = self._running[stream], self._ray.exceptions
+        try:
+            return self._ray.get(next(stream))
+        except exceptions.RayTaskError as error:
+            return self._fail(unit, error.cause)
+        except exceptions.RayError as error:
+            self._deaths[unit] += 1
+            if self._deaths[unit] > _RESTARTS:
+                return self._fail(unit, EngineFailed(f"the process that played it died {_RESTARTS + 1} times: {error}"))
+            _LOG.warning("the process that played %s died: its seed %d begins anew", unit.evaluation.task, unit.seed)
+            self._waiting.append(unit)
+            return None
+
+    def _fail(self, unit: Unit, error: Exception) -> Report | None:
+        first = unit.row not in self._failed
+        self._failed.add(unit.row)
+        return Report(failure=_failure(error, unit)) if first else None
+
+
+def _gpu_share(gpus: float, tasks: int) -> float:
+    """So much of a GPU for each task that all of them can run; in units that Ray can count."""
+    if gpus < 1:
+        raise ConfigError("--device is cuda, but Ray has no GPU: --device cpu, or --workers 0 for this process")
+    return math.floor(1e4 / math.ceil(tasks / int(gpus))) / 1e4
+
+
+def _failure(error: Exception, unit: Unit) -> Failure:
+    if isinstance(error, BAD_INPUT):
+        return Failure(str(error), bad_input=True)
+    where = f"{unit.evaluation.checkpoint} on {unit.evaluation.task}"
+    if isinstance(error, EngineFailed):
+        return Failure(f"{where}: {error}", bad_input=False)
+    # Nothing that is known to happen: what it was is worth more than a sentence.
+    _LOG.error("%s failed", where, exc_info=error)
+    return Failure(f"{where}: {error!r}", bad_input=False)

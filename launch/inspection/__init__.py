@@ -1,0 +1,1 @@
+"""What RTRL adds to the gradient of a trained agent."""

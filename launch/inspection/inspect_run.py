@@ -1,0 +1,199 @@
+"""What checkpoints say about their gradients: rollouts are played with their weights, and nothing is learned."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch.nn.utils import parameters_to_vector
+
+from r2ac.agents import Agent
+from r2ac.launch.config import ConfigError
+from r2ac.launch.errors import RunError, os_reason
+from r2ac.launch.loading import choose_device
+from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
+from r2ac.launch.run_directory import RunDirectory, write_atomically
+from r2ac.launch.watching.memory_analysis import half_lives
+from r2ac.launch.watching.watch import TrainedAgent
+from r2ac.learner import Rollout
+from r2ac.learner.checkpoint import latest_checkpoint
+from r2ac.learner.reach import Reach, measure_reach
+
+PERCENTILES = (10, 50, 90)
+
+_Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class InspectSettings:
+    """How checkpoints are inspected."""
+
+    rollouts: int
+    """Rollouts of every stream; the last quarter of them is measured."""
+    streams: int
+    """Environments stepped together; 0: as many as a batch of the training had rollouts."""
+    seed: int
+    """Seeds the environments and what is drawn."""
+    device: str
+    """As `choose_device` takes it."""
+
+    @property
+    def warm_up(self) -> int:
+        """Rollouts before the first that is measured."""
+        return self.rollouts - max(1, self.rollouts // 4)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found with the weights of one checkpoint."""
+
+    checkpoint: Path
+    task: str
+    agent: str
+    """How it was trained: rtrl or tbptt."""
+    env_steps: int
+    rollout_length: int
+    streams: int
+    settings: InspectSettings
+    reach: Reach
+
+    @property
+    def ratio(self) -> float:
+        """Of the mean norms: boundary term over the gradient inside the rollout; nan where both are zero."""
+        boundary, inside = self.reach.boundary_norm, self.reach.inside_norm
+        return boundary / inside if inside else math.inf if boundary else math.nan
+
+    @cached_property
+    def half_lives(self) -> np.ndarray:
+        """Of each unit, in steps within an episode, [N]: see `r2ac.launch.watching.memory_analysis.half_lives`."""
+        return half_lives(self.reach.jacobians)
+
+    def half_life_percentiles(self) -> tuple[float, ...]:
+        """Over the units, at `PERCENTILES`: those of a unit, none between two, for some may be infinite."""
+        return tuple(np.percentile(self.half_lives, PERCENTILES, method="inverted_cdf").tolist())
+
+    def to_json(self) -> dict[str, Any]:
+        """Numbers that are not finite are None."""
+        reach = self.reach
+        percentiles = zip(PERCENTILES, self.half_life_percentiles(), strict=True)
+        return _finite(
+            {
+                "checkpoint": self.checkpoint.name,
+                "env_steps": self.env_steps,
+                "boundary_norm": reach.boundary_norm,
+                "inside_norm": reach.inside_norm,
+                "ratio": self.ratio,
+                "cosine": reach.cosine,
+                "credit_horizon": reach.credit_horizon,
+                "truncations": [asdict(truncation) for truncation in reach.truncations],
+                "half_lives": {f"p{at}": value for at, value in percentiles} | {"units": self.half_lives.tolist()},
+            }
+        )
+
+
+def checkpoints_at(path: Path) -> list[Path]:
+    """The checkpoint at ``path``, or all that the run at ``path`` has kept, oldest first.
+
+    Raises:
+        RunDirectoryError: if ``path`` is a directory that holds no run, or nothing at all.
+        CheckpointError: if the run has no checkpoint yet.
+    """
+    if path.is_file():
+        return [path]
+    folder = RunDirectory.open(path, for_writing=False).checkpoints
+    newest = latest_checkpoint(folder)
+    # The names count steps, in at least twelve digits.
+    return sorted(newest.parent.glob("step_*.safetensors"), key=lambda file: (len(file.name), file.name))
+
+
+def results_path(path: Path) -> Path:
+    """Where the inspection of ``path`` is written: ``inspect.json`` of the run; that of a checkpoint has a file of its
+    own, ``inspect-<step>.json``, in the run that it lies in, else beside it."""
+    path = path.resolve()
+    if path.is_dir():
+        return path / "inspect.json"
+    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    step = path.stem.removeprefix("step_")
+    return folder / f"inspect-{int(step) if step.isdecimal() else path.stem}.json"
+
+
+def inspect_checkpoint(path: Path, settings: InspectSettings, report: _Report = lambda done, total: None) -> Inspection:
+    """Play rollouts with the weights of the checkpoint at ``path`` and take their gradients apart.
+
+    The episodes are some of the training's, and follow from the settings alone. What RTRL adds is measured for an agent
+    that was trained by TBPTT as well.
+
+    Args:
+        report: called with the rollouts that have been played, and with their number.
+
+    Raises:
+        ConfigError: for a feed-forward agent, or settings that do not fit.
+        CheckpointError, UnknownTask, MissingPackage: where the checkpoint cannot be played.
+    """
+    trained = TrainedAgent.load(path)
+    training = trained.training
+    if training.agent.core != "elstm":
+        raise ConfigError(f"{path} holds a feed-forward agent: it has no memory, and so no gradient through time")
+    exact = replace(training.agent, gradient="rtrl")
+    streams = settings.streams or training.batch_size
+    if streams < len(training.tasks):
+        raise ConfigError(f"--streams is {streams}, but {len(training.tasks)} tasks need at least one each")
+    device = choose_device(settings.device)
+    actor = RolloutActor(
+        ActorConfig(training.task, training.env, exact, settings.seed, training.rollout_length, streams, index=0)
+    )
+    try:
+        agent = replace(trained, training=replace(training, agent=exact)).agent(actor.spec, device)
+        reach = measure_reach(agent, training.learner, _play(actor, agent, settings.rollouts, report), settings.warm_up)
+    finally:
+        actor.close()
+    steps = int(trained.checkpoint.counters["env_steps"])
+    about = (training.task, training.agent.label, steps, training.rollout_length, streams)
+    return Inspection(path, *about, settings, reach)
+
+
+def write_inspection(inspections: Sequence[Inspection], path: Path) -> None:
+    """The inspections of one run as JSON.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    first = inspections[0]
+    contents = {
+        "task": first.task,
+        "agent": first.agent,
+        "rollout_length": first.rollout_length,
+        "streams": first.streams,
+        "rollouts": first.settings.rollouts,
+        "measured": first.reach.measured,
+        "seed": first.settings.seed,
+        "checkpoints": [inspection.to_json() for inspection in inspections],
+    }
+    try:
+        write_atomically(path, json.dumps(contents, indent=2, allow_nan=False) + "\n")
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {os_reason(error)}") from error
+
+
+def _play(actor: RolloutActor, agent: Agent, rollouts: int, report: _Report) -> Iterator[Rollout[np.ndarray]]:
+    weights = Weights(0, parameters_to_vector(agent.parameters()).detach().cpu().numpy())
+    for number in range(rollouts):
+        rollout = actor.collect(weights, number).rollout
+        assert rollout is not None
+        yield rollout
+        report(number + 1, rollouts)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""Learning curves: read, grouped and drawn."""

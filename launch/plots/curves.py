@@ -1,0 +1,260 @@
+"""Learning curves: the points of runs, which runs belong together, and what they come to."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r2ac.launch.errors import RunDirectoryError
+from r2ac.launch.metrics import read_metrics
+from r2ac.launch.plots.event_files import find_tag, has_event_files, read_scalars
+from r2ac.launch.plots.groups import RunGroup, differing_fields, group_label, leave_out, tasks_of
+from r2ac.launch.run_directory import RunDirectory
+from r2ac.launch.statistics import bootstrap_mean
+
+Axis = Literal["steps", "frames", "hours"]
+Band = Literal["std", "stderr", "bootstrap"]
+
+_Floats = NDArray[np.float64]
+Curve = tuple[_Floats, _Floats]
+"""x (rising) and y of one run, [P] each."""
+
+AXES: Mapping[str, tuple[str, float]] = {
+    "steps": ("env_steps", 1.0),
+    "frames": ("env_frames", 1.0),
+    "hours": ("wall_time", 1.0 / 3600.0),
+}
+"""What each x axis counts: a key of metrics.jsonl, and the size of its unit on the axis."""
+
+_GRID_POINTS = 400
+
+
+@dataclass(frozen=True)
+class GroupCurve:
+    """What the runs of a group come to on one task."""
+
+    label: str
+    """What sets the group apart from others; empty where there is only one."""
+    group: RunGroup
+    runs: tuple[Path, ...]
+    """The runs of the group that have measured this task."""
+    seeds: tuple[Any, ...]
+    curves: tuple[Curve, ...]
+    """Of each run, smoothed."""
+    grid: _Floats
+    """[G], evenly spaced over the range that all runs share."""
+    mean: _Floats
+    """[G]."""
+    band: tuple[_Floats, _Floats] | None
+    """Lower and upper edge, [G] each; None for a single run."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The curves of one task."""
+
+    task: str
+    """Empty where no run says which task it is."""
+    window: float
+    """Of the trailing mean, in units of x; 0: not smoothed."""
+    curves: tuple[GroupCurve, ...]
+
+
+def make_panels(
+    groups: Sequence[RunGroup],
+    x: Axis,
+    metric: str,
+    smoothing: float | None = None,
+    band: Band = "std",
+    left_out: list[str] | None = None,
+) -> list[Panel]:
+    """One panel for each task, with a curve for each group that has measured it; in the order of the groups.
+
+    ``smoothing`` is the window of the trailing mean that each run is smoothed by, in units of x; None: about 2 % of the
+    longest run of the task. ``left_out`` takes a sentence for each run without a curve, and for each group whose runs
+    cannot be averaged, in place of the error.
+
+    Raises:
+        RunDirectoryError: where a run is damaged or has not measured ``metric`` over x, or runs share no range of x.
+    """
+    points = _read_all(groups, x, metric, left_out)
+    groups = [group for group in groups if any(points[run] for run in group.runs)]
+    tasks = dict.fromkeys(task for curves in points.values() for task in curves)
+    members = {
+        task: [i for i, group in enumerate(groups) if any(task in points[run] for run in group.runs)] for task in tasks
+    }
+    labels = _labels(groups, [[groups[i] for i in here] for here in members.values()])
+    panels = []
+    for task, here in members.items():
+        curves = {run: points[run][task] for i in here for run in groups[i].runs if task in points[run]}
+        longest = max(at[-1] for at, _ in curves.values())
+        window = float(f"{longest / 50:.1g}") if smoothing is None else smoothing
+        smoothed = {run: smooth(curve, window) for run, curve in curves.items()}
+        drawn = []
+        for i in here:
+            try:
+                drawn.append(_group_curve(labels[i], groups[i], smoothed, x, band))
+            except RunDirectoryError as error:
+                leave_out(error, left_out)
+        if drawn:
+            panels.append(Panel(task, window, tuple(drawn)))
+    return panels
+
+
+def read_curves(run: Path, task: str, x: Axis, metric: str) -> dict[str, Curve]:
+    """The points of a run where ``metric`` was measured and finite, by rising x: task -> curve.
+
+    A run that is trained on several tasks (``task`` is then a list, see `find_tasks`) has measured the return of each:
+    of ``episode_return`` there is a curve for each of them. Of all else there is one, under ``task`` as it stands. The
+    points are those of ``metrics.jsonl``, or, where there is none, of the TensorBoard event files.
+
+    Raises:
+        RunDirectoryError: where the run is damaged or has not measured ``metric`` over x.
+    """
+    if not RunDirectory(run).metrics_path.exists() and has_event_files(run):
+        return _curves_of_events(run, task, x, metric)
+    rows = read_metrics(run)
+    keys = _keys(run, task, metric, {name for row in rows for name in row})
+    axis, unit = AXES[x]
+    curves = {}
+    for panel, key in keys.items():
+        points = [(row[axis], row[key]) for row in rows if _is_number(row.get(axis)) and _is_number(row.get(key))]
+        if points:
+            at, values = np.asarray(points, dtype=np.float64).T
+            curves[panel] = _by_rising_x(at * unit, values)
+    if not curves:
+        raise RunDirectoryError(f"{run} has measured no finite value of {metric} together with {axis}")
+    return curves
+
+
+def mean_curve(curves: Sequence[Curve], grid: _Floats, band: Band) -> tuple[_Floats, tuple[_Floats, _Floats] | None]:
+    """The mean over the curves, each interpolated linearly at ``grid`` [G], and a band around it.
+
+    The grid must lie within the range that all the curves share (see `shared_grid`).
+
+    Args:
+        band: over n curves, ``std``: mean ± the standard deviation of a sample, sqrt(sum((y - mean)^2) / (n - 1));
+            ``stderr``: mean ± that over sqrt(n); ``bootstrap``: the 95 % interval of the mean (`bootstrap_mean`).
+
+    Returns:
+        The mean [G], and the lower and upper edge, [G] each; None in place of these for a single curve.
+    """
+    values = np.stack([np.interp(grid, x, y) for x, y in curves])
+    mean = values.mean(axis=0)
+    if len(curves) == 1:
+        return mean, None
+    if band == "bootstrap":
+        return mean, bootstrap_mean(values)
+    deviation = values.std(axis=0, ddof=1) / (math.sqrt(len(curves)) if band == "stderr" else 1.0)
+    return mean, (mean - deviation, mean + deviation)
+
+
+def shared_grid(curves: Sequence[Curve], points: int = _GRID_POINTS) -> _Floats:
+    """Evenly spaced x over the range that all the curves share; empty where they share none."""
+    start = max(x[0] for x, _ in curves)
+    stop = min(x[-1] for x, _ in curves)
+    if start > stop:
+        return np.empty(0)
+    return np.unique(np.linspace(start, stop, points))
+
+
+def smooth(curve: Curve, window: float) -> Curve:
+    """The trailing mean: y[i] <- mean of the y[j] with x[i] - window < x[j] <= x[i]; with window 0 the curve itself."""
+    if window == 0:
+        return curve
+    x, y = curve
+    first = np.minimum(np.searchsorted(x, x - window, side="right"), np.arange(len(x)))
+    # Equal x see each other.
+    past = np.searchsorted(x, x, side="right")
+    total = np.concatenate([[0.0], np.cumsum(y)])
+    return x, (total[past] - total[first]) / (past - first)
+
+
+def _read_all(
+    groups: Sequence[RunGroup], x: Axis, metric: str, left_out: list[str] | None
+) -> dict[Path, dict[str, Curve]]:
+    """The curves of every run, none of one that is left out."""
+    points: dict[Path, dict[str, Curve]] = {}
+    for group in groups:
+        for run in group.runs:
+            try:
+                points[run] = read_curves(run, group.task, x, metric)
+            except RunDirectoryError as error:
+                leave_out(error, left_out)
+                points[run] = {}
+    return points
+
+
+def _group_curve(label: str, group: RunGroup, smoothed: Mapping[Path, Curve], x: Axis, band: Band) -> GroupCurve:
+    """``smoothed``: of every run of the panel."""
+    runs = tuple(run for run in group.runs if run in smoothed)
+    seeds = tuple(seed for run, seed in zip(group.runs, group.seeds, strict=True) if run in smoothed)
+    curves = tuple(smoothed[run] for run in runs)
+    grid = shared_grid(curves)
+    if not grid.size:
+        names = ", ".join(map(str, runs))
+        raise RunDirectoryError(f"the runs {names} share no range of {x} and cannot be averaged")
+    mean, edges = mean_curve(curves, grid, band)
+    return GroupCurve(label, group, runs, seeds, curves, grid, mean, edges)
+
+
+def _labels(groups: Sequence[RunGroup], panels: Sequence[Sequence[RunGroup]]) -> list[str]:
+    """What sets each group apart from those that it shares a panel with, the same in every panel."""
+    names = differing_fields(panels)
+    mixed = any(len({group.task for group in panel if group.name is None}) > 1 for panel in panels)
+    foreign = any(group.name is not None for group in groups)
+    labels = []
+    for group in groups:
+        label = group_label(group, names)
+        if mixed and group.name is None and len(tasks_of(group.task)) > 1:
+            label = ", ".join(filter(None, [label, f"trained on {group.task.replace(',', ', ')}"]))
+        labels.append(label or ("r2ac" if foreign else ""))
+    return labels
+
+
+def _curves_of_events(run: Path, task: str, x: Axis, metric: str) -> dict[str, Curve]:
+    if x == "frames":
+        raise RunDirectoryError(
+            f"{run} holds TensorBoard events only, which count no frames: choose --x steps or hours"
+        )
+    scalars = read_scalars(run)
+    curves = {}
+    for panel, key in _keys(run, task, metric, scalars).items():
+        scalar = scalars[key]
+        finite = np.isfinite(scalar.values)
+        if finite.any():
+            at = scalar.steps if x == "steps" else scalar.seconds * AXES[x][1]
+            curves[panel] = _by_rising_x(at[finite], scalar.values[finite])
+    if not curves:
+        raise RunDirectoryError(f"{run} has measured no finite value of {metric}")
+    return curves
+
+
+def _keys(run: Path, task: str, metric: str, names: Iterable[str]) -> dict[str, str]:
+    """Task -> the name under which the run has measured ``metric`` there."""
+    measured = set(names)
+    several = tasks_of(task)
+    if metric == "episode_return" and len(several) > 1:
+        of_task = {full: f"returns/{full.partition('/')[2]}" for full in several}
+        keys = {full: key for full, key in of_task.items() if key in measured}
+        if keys:
+            return keys
+    key = find_tag(measured, metric)
+    if key is None:
+        raise RunDirectoryError(f"{run} has not measured {metric} (it has measured {', '.join(sorted(measured))})")
+    return {task: key}
+
+
+def _by_rising_x(x: _Floats, y: _Floats) -> Curve:
+    order = np.argsort(x, kind="stable")
+    return x[order], y[order]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

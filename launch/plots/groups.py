@@ -1,0 +1,209 @@
+"""Which runs belong together in a plot: those whose settings are equal in all that what is learned depends on."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from r2ac.envs import SUITES, UnknownTask, find_tasks
+from r2ac.launch.config import TrainConfig
+from r2ac.launch.errors import RunDirectoryError
+from r2ac.launch.plots.event_files import has_event_files
+from r2ac.launch.run_directory import RunDirectory
+
+# Settings that change where and how fast a run goes, or what is kept of it, but not what is learned.
+_NOT_COMPARED = frozenset(
+    {"seed", "run_dir", "device", "learner_threads", "threads", "ray_address", "log_steps", "checkpoint_minutes"}
+    | {"keep_checkpoints", "rtrl_metrics_every", "video_minutes", "profile"}
+    | {"transport", "inference", "inference_workers", "inference_device"}
+)
+_UNSET = "unset"
+NO_TASK = "(no task)"
+"""Stands where the name of a task would, for runs of other programs that tell none."""
+# CleanRL names its runs <environment>__<experiment>__<seed>__<unix time>.
+_CLEANRL = re.compile(r"(?P<env>.+?)__(?P<name>.+)__(?P<seed>\d+)__\d+")
+# What stands around the name of a task in the id of a Gymnasium environment.
+_ENVIRONMENT_ID = re.compile(r"(popgym-|MiniGrid-)?(?P<name>.+?)(NoFrameskip|Deterministic)?(-v\d+)?")
+
+
+@dataclass(frozen=True)
+class RunGroup:
+    """Runs whose settings are equal in everything that what is learned depends on, but for the seed."""
+
+    task: str
+    """A task, or several as `find_tasks` reads them; empty for a run of another program that tells none."""
+    settings: dict[str, Any]
+    """The settings that are compared, flat: ``{"agent.gradient": "rtrl", ...}``; what a ``config.json`` does not name,
+    for it is older than the setting, has its default."""
+    runs: tuple[Path, ...]
+    seeds: tuple[Any, ...]
+    """The seed of each run."""
+    name: str | None = None
+    """What the runs are called where another program wrote them."""
+
+
+def group_runs(runs: Iterable[Path | str], left_out: list[str] | None = None) -> list[RunGroup]:
+    """The runs by their settings, in the order in which they are first met; a run named twice counts once.
+
+    A directory that is no run stands for the runs that it holds. A directory with TensorBoard event files and nothing
+    of r2ac is a run of another program, and a group of its own; runs with names of CleanRL's form, side by side, that
+    differ in their seed and time only are one group.
+
+    Args:
+        left_out: takes a sentence for each run that cannot be read, in place of the error.
+
+    Raises:
+        RunDirectoryError: where one is not a run or its ``config.json`` is damaged or names no task.
+    """
+    unique = {run.resolve(): run for path in runs for run in runs_of(Path(path)) or [Path(path)]}
+    groups: dict[str, RunGroup] = {}
+    for run in unique.values():
+        try:
+            one = _ours(run) or _of_another_program(run)
+        except RunDirectoryError as error:
+            leave_out(error, left_out)
+            continue
+        key = json.dumps([one.task, one.name, one.settings], sort_keys=True)
+        known = groups.get(key)
+        groups[key] = (
+            one if known is None else replace(known, runs=(*known.runs, *one.runs), seeds=(*known.seeds, *one.seeds))
+        )
+    return _named_apart(_with_tasks(list(groups.values())))
+
+
+def runs_of(path: Path) -> list[Path]:
+    """The run at ``path``, or those that the directory holds; none where it is no run and holds none."""
+    if _is_run(path):
+        return [path]
+    return sorted(child for child in path.iterdir() if child.is_dir() and _is_run(child)) if path.is_dir() else []
+
+
+def leave_out(error: RunDirectoryError, left_out: list[str] | None) -> None:
+    """Note what is wrong with a run that is left out, once; raise it where nobody asks for such notes."""
+    if left_out is None:
+        raise error
+    if str(error) not in left_out:
+        left_out.append(str(error))
+
+
+def tasks_of(names: str) -> tuple[str, ...]:
+    """The full names of the tasks that a run's ``task`` stands for; as they stand where this version knows them not."""
+    try:
+        return tuple(task.name for task in find_tasks(names))
+    except UnknownTask:
+        return tuple(names.split(","))
+
+
+def differing_fields(panels: Iterable[Sequence[RunGroup]]) -> list[str]:
+    """The settings, by their flat names, in which groups of one panel differ.
+
+    Runs of other programs have none. Of groups with different tasks the options of the environment are not compared:
+    they say what the tasks are.
+    """
+    pairs = [pair for panel in panels for pair in combinations([g for g in panel if g.name is None], 2)]
+    names = dict.fromkeys(name for pair in pairs for group in pair for name in group.settings)
+    return [name for name in names if any(_differ(a, b, name) for a, b in pairs)]
+
+
+def group_label(group: RunGroup, names: Sequence[str]) -> str:
+    """``gradient=rtrl, rollout_length=10`` for the flat names given; the part before the dot stays where it must."""
+    if group.name is not None:
+        return group.name
+    last_parts = [name.split(".")[-1] for name in names]
+    short = [last if last_parts.count(last) == 1 else name for name, last in zip(names, last_parts, strict=True)]
+    return ", ".join(f"{label}={_value(group, name)}" for label, name in zip(short, names, strict=True))
+
+
+def _is_run(path: Path) -> bool:
+    run = RunDirectory(path)
+    return run.config_path.exists() or run.metrics_path.exists() or has_event_files(path)
+
+
+def _ours(run: Path) -> RunGroup | None:
+    """None where the directory holds TensorBoard event files and nothing of r2ac."""
+    directory = RunDirectory(run)
+    foreign = not directory.metrics_path.exists() and has_event_files(run)
+    if foreign and not directory.config_path.exists():
+        return None
+    config = RunDirectory.open(run, for_writing=False).read_config()
+    task = config.pop("task", None)
+    if not isinstance(task, str):
+        if foreign:
+            return None
+        raise RunDirectoryError(f"config.json of {run} names no task")
+    own = dict(_flat(config))
+    # In the order of config.json.
+    every = own | {name: value for name, value in _defaults(task).items() if name not in own}
+    settings = {name: value for name, value in every.items() if name.split(".")[-1] not in _NOT_COMPARED}
+    return RunGroup(task, settings, (run,), (config.get("seed"),))
+
+
+def _of_another_program(run: Path) -> RunGroup:
+    path = run.resolve()
+    match = _CLEANRL.fullmatch(path.name)
+    if match is None:
+        return RunGroup("", {"path": str(path)}, (run,), (None,), path.name)
+    # Those of another folder may have other settings, which the name does not tell.
+    return RunGroup(match["env"], {"path": str(path.parent)}, (run,), (int(match["seed"]),), match["name"])
+
+
+def _with_tasks(groups: Sequence[RunGroup]) -> list[RunGroup]:
+    """Runs of other programs with the task that r2ac has for their environment; those that tell none are taken for
+    runs on the one task of all the others."""
+    named = dict.fromkeys(task for group in groups if group.name is None for task in tasks_of(group.task))
+    every = [*named, *(task.name for suite in SUITES.values() for task in suite.tasks)]
+    found = [g if g.name is None or not g.task else replace(g, task=_task_of(g.task, every)) for g in groups]
+    tasks = dict.fromkeys(task for group in found if group.task for task in tasks_of(group.task))
+    only = next(iter(tasks)) if len(tasks) == 1 else ""
+    return [group if group.task else replace(group, task=only) for group in found]
+
+
+def _task_of(environment: str, tasks: Sequence[str]) -> str:
+    """The first of the tasks whose name is that of the environment: BreakoutNoFrameskip-v4 is atari/Breakout."""
+    match = _ENVIRONMENT_ID.fullmatch(environment)
+    names = [environment, match["name"] if match else environment]
+    return next((task for name in names for task in tasks if task.partition("/")[2] == name), environment)
+
+
+def _named_apart(groups: Sequence[RunGroup]) -> list[RunGroup]:
+    """Runs of other programs that have one name in different folders are called by their paths."""
+    count = Counter((group.task, group.name) for group in groups)
+    return [
+        replace(group, name=str(group.runs[0].parent / group.name))
+        if group.name is not None and count[group.task, group.name] > 1
+        else group
+        for group in groups
+    ]
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _defaults(task: str) -> dict[str, Any]:
+    """Of every setting of a training on the task, as ``config.json`` would hold them."""
+    suite = SUITES.get(tasks_of(task)[0].partition("/")[0])
+    config = TrainConfig(task, {} if suite is None else suite.options()).to_json()
+    del config["task"]
+    return dict(_flat(json.loads(json.dumps(config, default=os.fspath))))
+
+
+def _value(group: RunGroup, name: str) -> Any:
+    return group.settings.get(name, _UNSET)
+
+
+def _differ(a: RunGroup, b: RunGroup, name: str) -> bool:
+    if a.task != b.task and name.startswith("env."):
+        return False
+    return bool(_value(a, name) != _value(b, name))

@@ -1,0 +1,1 @@
+"""Rollouts on their way: who steps, who acts, how batches and weights travel."""

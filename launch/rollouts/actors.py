@@ -1,0 +1,92 @@
+"""The rollout actors of a training, from its settings: how many, where they act, and how their rollouts travel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from r2ac.agents import ObservationSpec
+from r2ac.launch.config import ConfigError, TrainConfig
+from r2ac.launch.loading import choose_device
+from r2ac.launch.process import available_cores
+from r2ac.launch.rollouts.batch_pipeline import BUFFERS
+from r2ac.launch.rollouts.batcher import BatchRing
+from r2ac.launch.rollouts.inference_worker import InferenceConfig
+from r2ac.launch.rollouts.rollout_actor import ActorConfig
+from r2ac.launch.rollouts.rollout_memory import RolloutLayout
+from r2ac.launch.rollouts.rollout_source import InProcessSource, NoMemory, RayConfig, RaySource, RolloutSource
+from r2ac.learner import Learner
+
+
+def make_source(
+    config: TrainConfig[Any], spec: ObservationSpec, learner: Learner, counters: Mapping[str, int | float]
+) -> RolloutSource:
+    """The rollout actors; those of a resumed run begin other episodes than the ones already played.
+
+    Args:
+        config: checked settings.
+        spec: what the environment shows and takes.
+        learner: for which the rollouts are.
+        counters: of the checkpoint that the run goes on from, empty for a new run.
+
+    Raises:
+        ConfigError: for a device that is not there, or where there is no memory for the rollouts.
+        ConnectionFailed, InferenceFailed: where Ray or an inference worker cannot start.
+    """
+    sequence = int(counters.get("next_sequence", 0))
+    uses_workers = acts_on_workers(config, spec)
+    acting = choose_device(config.inference_device, "--inference-device")
+    actors = [
+        ActorConfig(
+            task=config.task,
+            env=config.env,
+            agent=config.agent,
+            seed=config.seed,
+            rollout_length=config.rollout_length,
+            num_streams=config.streams_per_actor,
+            index=index,
+            incarnation=int(counters.get("incarnation", -1)) + 1,
+            num_groups=config.stream_groups or (min(2, config.streams_per_actor) if uses_workers else 1),
+        )
+        for index in range(max(config.num_actors, 1))
+    ]
+    if config.num_actors == 0:
+        on_gpu = config.inference_device != "auto" or len(spec.shape) == 3
+        device = acting if on_gpu else torch.device("cpu")
+        return InProcessSource(actors[0], config.batch_size, sequence, str(device))
+    layout = RolloutLayout(config.rollout_length, config.streams_per_actor, spec, learner.agent.core.cell_size)
+    inference = None
+    if uses_workers:
+        inference = InferenceConfig(
+            agent=config.agent,
+            layout=layout,
+            columns=actors[0].columns,
+            num_streams=config.num_streams,
+            device=acting.type if config.inference_device == "auto" else str(acting),
+            threads=max(1, available_cores() // (config.inference_workers + config.num_actors + 1)),
+        )
+    settings = RayConfig(
+        batch_size=config.batch_size,
+        in_flight=config.rollouts_in_flight,
+        address=config.ray_address,
+        memory=layout if config.shares_memory else None,
+        num_parameters=sum(parameter.numel() for parameter in learner.agent.parameters()),
+        inference=inference,
+        inference_workers=config.inference_workers,
+        max_policy_lag=config.max_policy_lag,
+    )
+    ring = BatchRing(replace(layout, num_streams=config.batch_size), BUFFERS, pinned=learner.device.type == "cuda")
+    try:
+        return RaySource(actors, settings, [sequence] * len(actors), ring)
+    except NoMemory as error:
+        raise ConfigError(str(error)) from error
+
+
+def acts_on_workers(config: TrainConfig[Any], spec: ObservationSpec) -> bool:
+    """Whether inference workers compute the actions."""
+    if config.inference != "auto":
+        return config.inference == "worker"
+    return config.num_actors > 0 and config.shares_memory and len(spec.shape) == 3 and torch.cuda.is_available()

@@ -1,0 +1,83 @@
+"""How the learner's weights get to those who act."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.utils import parameters_to_vector
+
+from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.rollouts.policy_lag import UNDER_WAY
+from r2ac.learner import Learner
+
+_POLL_SECONDS = 0.5
+
+
+class WeightsPublisher:
+    """Hands the weights over after an update. On a GPU they are copied to pinned memory behind the update, and a thread
+    of its own waits for them: the learner goes on at once, but for the first time, and for where ``UNDER_WAY``
+    publications have not ended.
+
+    Args:
+        learner: whose weights are published.
+        publish: takes them, on any thread.
+        wait: whether each publication is waited for: who acts only when the learner asks wants the newest.
+    """
+
+    def __init__(self, learner: Learner, publish: Callable[[Weights], None], wait: bool) -> None:
+        self._learner, self._publish = learner, publish
+        self._failure: BaseException | None = None
+        self._thread: threading.Thread | None = None
+        self._is_first = True
+        if learner.device.type == "cuda" and not wait:
+            size = self._vector().numel()
+            self._free: queue.Queue[Tensor] = queue.Queue()
+            for _ in range(UNDER_WAY):
+                self._free.put(torch.empty(size, pin_memory=True))
+            self._copied: queue.Queue[tuple[int, Tensor, torch.cuda.Event] | None] = queue.Queue()
+            self._thread = threading.Thread(target=self._run, name="weights", daemon=True)
+            self._thread.start()
+
+    def __call__(self) -> None:
+        """Publish the weights as they are after what is enqueued by now. Raises what an earlier publication raised."""
+        version = self._learner.updates
+        if self._thread is None or self._is_first:
+            self._is_first = False
+            self._publish(Weights(version, self._vector().cpu().numpy()))
+            return
+        pinned, event = self._next_free(), torch.cuda.Event(blocking=True)
+        pinned.copy_(self._vector(), non_blocking=True)
+        event.record()
+        self._copied.put((version, pinned, event))
+
+    def close(self) -> None:
+        """Publish what is under way, and end the thread."""
+        if self._thread is not None:
+            self._copied.put(None)
+            self._thread.join()
+
+    def _vector(self) -> Tensor:
+        return parameters_to_vector(self._learner.agent.parameters()).detach()
+
+    def _next_free(self) -> Tensor:
+        while True:
+            if self._failure is not None:
+                raise self._failure
+            try:
+                return self._free.get(timeout=_POLL_SECONDS)
+            except queue.Empty:
+                continue
+
+    def _run(self) -> None:
+        try:
+            while (item := self._copied.get()) is not None:
+                version, pinned, event = item
+                event.synchronize()
+                self._publish(Weights(version, pinned.numpy().copy()))
+                self._free.put(pinned)
+        except BaseException as error:  # told to the learner at its next publication
+            self._failure = error

@@ -1,0 +1,216 @@
+"""The rollout actor: steps vector environments with a copy of the agent, or with an inference worker's."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from r2ac.agents import Agent, AgentConfig
+from r2ac.launch.process import set_up_process
+from r2ac.launch.rollouts.policies import LocalPolicy, Policy, RemotePolicy, Weights
+from r2ac.launch.rollouts.rollout_memory import MemoryHandle, RolloutLayout, RolloutMemory
+from r2ac.launch.rollouts.stream_group import Episode, StreamGroup
+from r2ac.launch.rollouts.weights_board import BoardHandle, WeightsBoard
+from r2ac.learner import Rollout
+
+ENVIRONMENT, INFERENCE, WAITING = "environment", "inference", "waiting"
+"""What a rollout actor spends its time with: stepping, waiting for actions or choosing them, waiting for orders."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a rollout actor hands over."""
+
+    sequence: int
+    """The rollout's number."""
+    rollout: Rollout[np.ndarray] | None
+    """T steps of all its streams; None where it lies in the memory that the actor was given."""
+    episodes: list[Episode]
+    """Those that ended in these steps."""
+    seconds: Mapping[str, float]
+    """Of each of ENVIRONMENT, INFERENCE and WAITING, since the last rollout was handed over."""
+    engine_restarts: int = 0
+    """Engines that were lost and replaced meanwhile; their streams began new episodes."""
+
+
+@dataclass(frozen=True)
+class ActorConfig:
+    """What a rollout actor needs to know."""
+
+    task: str
+    """One task or several, as `find_tasks` reads them."""
+    env: Any
+    agent: AgentConfig
+    seed: int
+    rollout_length: int
+    num_streams: int
+    index: int
+    """The actor's number among all actors."""
+    incarnation: int = 0
+    """How often the actor has been started before: each start gets other episodes."""
+    num_groups: int = 1
+    """Groups of streams: one is stepped while an inference worker computes the actions of another."""
+
+    @property
+    def first_stream(self) -> int:
+        """The number of the actor's first stream."""
+        return self.index * self.num_streams
+
+    @property
+    def last_stream(self) -> int:
+        """The number of the actor's last stream."""
+        return self.first_stream + self.num_streams - 1
+
+    @property
+    def columns(self) -> tuple[slice, ...]:
+        """The streams of each group, among those of the actor."""
+        bounds = [self.num_streams * i // self.num_groups for i in range(self.num_groups + 1)]
+        return tuple(slice(start, stop) for start, stop in pairwise(bounds))
+
+
+def sample_actions(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+    """Actions drawn from softmax(logits): the first whose cumulative probability exceeds the uniform number.
+
+    Args:
+        logits: [B, A].
+        uniforms: [B], in [0, 1).
+
+    Returns:
+        [B] int64.
+    """
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
+    cumulative = weights.cumsum(axis=1)
+    return (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(axis=1).clip(max=logits.shape[1] - 1)
+
+
+class RolloutActor:
+    """Steps the streams of one actor and hands over their rollouts.
+
+    What it draws at random follows from the run's seed, its index, its incarnation and the rollout's number alone, so
+    that there is no random state to be saved.
+
+    Args:
+        config: what to step and how.
+        threads: CPU threads for the agent's network; None leaves them as they are.
+        memory: where rollouts are written, as many as may be ahead of the learner; None for new memory each time.
+        board: where :meth:`serve` finds weights.
+        inference: the address of the inference worker that acts, which needs ``memory``; None for an agent here.
+        device: where an agent here computes.
+    """
+
+    def __init__(
+        self,
+        config: ActorConfig,
+        threads: int | None = None,
+        memory: MemoryHandle | None = None,
+        board: BoardHandle | None = None,
+        inference: str | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if threads is not None:
+            set_up_process(threads)
+        self._config = config
+        seeds = self._randomness().generate_state(config.num_groups, np.uint64)
+        self._groups = [
+            StreamGroup(config.task, config.env, int(seed), config.first_stream + columns.start, columns)
+            for seed, columns in zip(seeds, config.columns, strict=True)
+        ]
+        self.spec = self._groups[0].spec
+        self._memory = None if memory is None else RolloutMemory.attach(memory)
+        self._board = None if board is None else WeightsBoard.attach(board)
+        self._policy: Policy
+        if inference is None:
+            agent = Agent(self.spec, config.agent).to(device)
+            self._policy = LocalPolicy(agent, config.columns)
+            self._layout = RolloutLayout(config.rollout_length, config.num_streams, self.spec, agent.core.cell_size)
+        else:
+            assert self._memory is not None
+            assert memory is not None
+            self._policy = RemotePolicy(inference, self._memory.descriptor, memory.slots, config.first_stream)
+        self._idle_since: float | None = None
+
+    def collect(self, weights: Weights | None, sequence: int) -> Collected:
+        """Step every stream T times with ``weights`` (None where an inference worker acts); ``sequence`` becomes the
+        rollouts' number.
+
+        Raises:
+            InferenceLost: if the inference worker is gone.
+        """
+        began = time.perf_counter()
+        waiting = 0.0 if self._idle_since is None else began - self._idle_since
+        rollout, slot = self._room(sequence)
+        uniforms = np.random.default_rng(self._randomness(sequence)).random(rollout.action.shape)
+        policy, steps, inferring = self._policy, self._config.rollout_length, 0.0
+        episodes: list[Episode] = []
+        policy.begin(rollout, slot, weights)
+        for number, group in enumerate(self._groups):
+            group.record(rollout, 0)
+            policy.ask(number, 0)
+        for t in range(steps):
+            for number, group in enumerate(self._groups):
+                asked = time.perf_counter()
+                policy.answer(number, t)
+                logits = rollout.behaviour_logits[t, group.columns]
+                action = sample_actions(logits, uniforms[t, group.columns])
+                rollout.action[t, group.columns] = action
+                inferring += time.perf_counter() - asked
+                episodes += group.step(action)
+                group.record(rollout, t + 1)
+                if t + 1 < steps:
+                    policy.ask(number, t + 1)
+        self._idle_since = time.perf_counter()
+        seconds = {ENVIRONMENT: self._idle_since - began - inferring, INFERENCE: inferring, WAITING: waiting}
+        restarts = sum(group.new_engine_restarts() for group in self._groups)
+        return Collected(sequence, None if self._memory else rollout, episodes, seconds, restarts)
+
+    def serve(self, address: str, key: int) -> None:
+        """Collect what is ordered through a socket of this machine, with the newest weights of the board, until its
+        other end is closed.
+
+        Args:
+            address: of the socket, in the file system.
+            key: by which the other end knows this actor.
+
+        Raises:
+            InferenceLost: if the inference worker is gone.
+        """
+        assert self._board is not None
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        connecting.connect(address)
+        with Connection(connecting.detach()) as orders:
+            orders.send(key)
+            while True:
+                try:
+                    sequence = orders.recv()
+                except EOFError:
+                    return
+                weights = self._board.newest() if isinstance(self._policy, LocalPolicy) else None
+                orders.send(self.collect(weights, sequence))
+
+    def close(self) -> None:
+        """Close the environments."""
+        self._policy.close()
+        for group in self._groups:
+            group.close()
+        if self._memory is not None:
+            self._memory.close()
+
+    def _randomness(self, *more: int) -> np.random.SeedSequence:
+        config = self._config
+        return np.random.SeedSequence(config.seed, spawn_key=(config.index, config.incarnation, *more))
+
+    def _room(self, sequence: int) -> tuple[Rollout[np.ndarray], int]:
+        """Where the rollout of this number is written, and the number of the slot."""
+        # The learner orders a rollout when the one that was written here before is used up.
+        slot = 0 if self._memory is None else sequence % len(self._memory.slots)
+        rollout = self._layout.empty() if self._memory is None else self._memory.slots[slot]
+        rollout.stream[:] = np.arange(self._config.first_stream, self._config.last_stream + 1)
+        rollout.sequence[:] = sequence
+        return rollout, slot

@@ -1,0 +1,1 @@
+"""Episodes step by step, on film, and what the agent remembers in them."""

@@ -1,0 +1,297 @@
+"""Pictures and videos of a recording: images enlarged pixel by pixel, vectors as heat maps over time."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from PIL import Image, ImageDraw, ImageFont
+
+from r2ac.envs import MissingPackage
+from r2ac.envs.suite import missing_modules
+from r2ac.launch.errors import RunError, os_reason
+from r2ac.launch.watching.watch import Moment, Recording
+
+EXTENSIONS = (".png", ".gif", ".mp4")
+# Of Okabe and Ito's palette, which the colour-blind can tell apart; two are darker than theirs, to be read as text.
+FIRST, GAIN, LOSS = "#E69F00", "#00785A", "#C04A00"
+INK, GREY, LINE, PAPER = "#1a1a1a", "#6b6b6b", "#c8c8c8", "#ffffff"
+_LEGEND = "reward: what arrived with the observation; in the first step of an episode, that of the episode before"
+# Pixels.
+_CELL, SCREEN, _SHEET_WIDTH = 144, 420, 1500
+_GAP, MARGIN, TEXT, TITLE = 12, 20, 13, 20
+_MOST_CELLS = 96
+_WINDOW = 60
+"""Steps of a vector that one frame of a video shows."""
+
+
+def check_output(path: Path, extensions: Sequence[str] = EXTENSIONS) -> None:
+    """Raise before anything is played where the picture could not be written.
+
+    Raises:
+        RunError: for a file that does not end in one of ``extensions``, or that cannot be written.
+        MissingPackage: for an MP4 without what writes it.
+    """
+    if path.suffix.lower() not in extensions:
+        raise RunError(f"{path} must end in {', '.join(extensions)}")
+    if path.suffix.lower() == ".mp4" and missing_modules("imageio_ffmpeg"):
+        raise MissingPackage(
+            f"{path} needs imageio-ffmpeg, which is not installed: pip install 'r2ac[video]', or write a .gif or .png"
+        )
+    there = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("ab").close()
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {os_reason(error)}") from error
+
+
+def draw(recording: Recording, output: Path, fps: int) -> None:
+    """Write a contact sheet (.png) or a video (.gif, .mp4; `fps` steps a second).
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    try:
+        if output.suffix.lower() == ".png":
+            sheet = _image_sheet(recording) if len(recording.shape) == 3 else _vector_sheet(recording)
+            sheet.save(output)
+        else:
+            write_video(_video_frames(recording), output, fps)
+    except OSError as error:
+        raise RunError(f"{output} cannot be written: {os_reason(error)}") from error
+
+
+def write_video(frames: Iterator[Image.Image], output: Path, fps: int) -> None:
+    """Write a video (.gif, .mp4) of frames of one size, ``fps`` a second. Those of an MP4 are written as they come,
+    those of a GIF kept until the last.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    if output.suffix.lower() == ".gif":
+        next(frames).save(output, save_all=True, append_images=frames, duration=round(1000 / fps), loop=0)
+    else:
+        _write_mp4(frames, output, fps)
+
+
+def newest_image(observation: np.ndarray, stacked: int) -> np.ndarray:
+    """The newest of the stacked observations as red, green and blue, uint8 [H,W,3].
+
+    One channel is grey; three are red, green and blue, four have transparency beside them; any other number is shown
+    channel by channel, side by side.
+    """
+    channels = observation[-(len(observation) // stacked) :]
+    if len(channels) in (3, 4):
+        return np.moveaxis(channels[:3], 0, 2)
+    return np.concatenate(list(channels), axis=1)[..., None].repeat(3, axis=2)
+
+
+def _image_sheet(recording: Recording) -> Image.Image:
+    """The steps as cells, row by row; in long recordings every few steps, and the first ones of all episodes, with the
+    rewards since the cell before."""
+    every = math.ceil(len(recording.moments) / _MOST_CELLS)
+    cells, rewards = [], 0.0
+    for step, moment in enumerate(recording.moments):
+        rewards += moment.reward
+        if step % every == 0 or moment.is_first:
+            cells.append(_cell(step, replace(moment, reward=rewards), recording, _CELL))
+            rewards = 0.0
+    width, height = cells[0].size
+    columns = min(len(cells), max(1, (_SHEET_WIDTH - 2 * MARGIN + _GAP) // (width + _GAP)))
+    rows = math.ceil(len(cells) / columns)
+    body = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), PAPER)
+    for i, cell in enumerate(cells):
+        row, column = divmod(i, columns)
+        body.paste(cell, (column * (width + _GAP), row * (height + _GAP)))
+    return _with_headlines(recording, body, "" if every == 1 else f"every {every} steps, rewards summed")
+
+
+def _with_headlines(recording: Recording, body: Image.Image, note: str = "") -> Image.Image:
+    """A margin around the body, and above it the task, who plays how, and what is seen."""
+    header = _headlines(recording, note)
+    wide = max([body.width, *(math.ceil(font(size, bold).getlength(line)) for line, size, bold in header)])
+    top = MARGIN + sum(size + 8 for _, size, _ in header) + 4
+    sheet = Image.new("RGB", (wide + 2 * MARGIN, top + body.height + MARGIN), PAPER)
+    pen, y = ImageDraw.Draw(sheet), MARGIN
+    for line, size, bold in header:
+        pen.text((MARGIN, y), line, fill=INK if bold else GREY, font=font(size, bold))
+        y += size + 8
+    sheet.paste(body, (MARGIN, top))
+    return sheet
+
+
+def _headlines(recording: Recording, note: str) -> list[tuple[str, int, bool]]:
+    """(line, size, bold) of each line."""
+    shape, images = recording.shape, len(recording.shape) == 3
+    seen = f"{'uint8' if images else 'float32'} {list(shape)}"
+    if recording.stacked > 1:
+        seen += f", of {recording.stacked} stacked observations the newest is shown"
+    how = [recording.player, f"seed {recording.seed}", f"split {recording.split}", f"{recording.num_actions} actions"]
+    if recording.frames_per_step > 1:
+        how.append(f"{recording.frames_per_step} frames a step")
+    what = [f"observation {seen}", *([note] if note else [])]
+    lines = [(recording.task, TITLE, True), (" · ".join(how), TEXT, False), (" · ".join(what), TEXT, False)]
+    return [*lines, (_LEGEND, TEXT, False)]
+
+
+def _cell(step: int, moment: Moment, recording: Recording, least: int) -> Image.Image:
+    """One enlarged image in a frame, with its caption."""
+    image = newest_image(moment.observation, recording.stacked)
+    scale = max(1, math.ceil(least / max(image.shape[:2])))
+    return _captioned(Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1)), step, moment)
+
+
+def _captioned(picture: Image.Image, step: int, moment: Moment) -> Image.Image:
+    """A framed picture; below it two lines: step and action, reward and whether an episode begins."""
+    width, border = max(picture.width, _CELL), 2
+    cell = Image.new("RGB", (width + 2 * border, picture.height + 2 * border + 2 * (TEXT + 5) + 4), PAPER)
+    pen = ImageDraw.Draw(cell)
+    left = border + (width - picture.width) // 2
+    frame = (left - border, 0, left + picture.width + border - 1, picture.height + 2 * border - 1)
+    pen.rectangle(frame, fill=FIRST if moment.is_first else LINE)
+    cell.paste(picture, (left, border))
+    y, right = picture.height + 2 * border + 4, cell.width - 1
+    plain, bold = font(TEXT), font(TEXT, bold=True)
+    pen.text((0, y), f"step {step}", fill=INK, font=bold)
+    pen.text((right, y), f"action {moment.action}", fill=INK, font=plain, anchor="ra")
+    y += TEXT + 5
+    colour = GAIN if moment.reward > 0 else LOSS if moment.reward < 0 else GREY
+    pen.text((0, y), f"reward {signed(moment.reward)}", fill=colour, font=bold if moment.reward else plain)
+    if moment.is_first:
+        length = pen.textlength("first", font=bold)
+        pen.rectangle((right - length - 7, y - 1, right, y + TEXT + 3), fill=FIRST)
+        pen.text((right - 4, y), "first", fill=INK, font=bold, anchor="ra")
+    return cell
+
+
+def _vector_sheet(recording: Recording) -> Image.Image:
+    """Three panels over the steps: the observation as a heat map, the actions, the rewards."""
+    moments = recording.moments
+    steps, seen = len(moments), np.stack([m.observation for m in moments], axis=1)
+    colours, low, high = _colour_scale(seen)
+    inches = (min(max(6.5, 0.16 * steps + 1.6), 16.0), min(max(1.2, 0.2 * len(seen)), 9.0))
+    figure = Figure(figsize=(inches[0], inches[1] + 2.8), layout="constrained")
+    heat, action, reward = figure.subplots(3, 1, sharex=True, height_ratios=[inches[1], 1.0, 0.8])
+    picture = heat.imshow(
+        seen, aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=high, extent=_extent(seen)
+    )
+    figure.colorbar(picture, ax=heat, pad=0.01, fraction=0.03)
+    heat.set_ylabel("feature")
+    heat.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(len(seen), 12)))
+    action.plot(range(steps), [m.action for m in moments], ".", color=INK, markersize=5)
+    action.set(ylabel="action", ylim=(-0.6, recording.num_actions - 0.4))
+    action.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1))
+    values = np.array([m.reward for m in moments])
+    reward.bar(range(steps), values, width=0.8, color=np.where(values < 0, LOSS, GAIN))
+    reward.axhline(0, color=LINE, linewidth=0.8)
+    reward.set(ylabel="reward", xlabel="step", xlim=(-0.5, steps - 0.5))
+    reward.xaxis.set_major_locator(MaxNLocator(integer=True))
+    if not values.any():
+        reward.set_ylim(-1, 1)
+    firsts = [step for step, m in enumerate(moments) if m.is_first]
+    for panel in (heat, action, reward):
+        for step in firsts:
+            panel.axvline(step - 0.5, color=FIRST, linewidth=2.0, clip_on=False)
+    return _with_headlines(recording, _rendered(figure), "orange lines: an episode begins")
+
+
+def _rendered(figure: Figure) -> Image.Image:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(120)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def _extent(seen: np.ndarray) -> tuple[float, float, float, float]:
+    features, steps = seen.shape
+    return (-0.5, steps - 0.5, features - 0.5, -0.5)
+
+
+def _colour_scale(seen: np.ndarray) -> tuple[str, float, float]:
+    """(colour map, low, high): white is 0, black the largest; red and blue where there are numbers below 0 too."""
+    largest = float(np.abs(seen).max()) or 1.0
+    return ("RdBu", -largest, largest) if seen.min() < 0 else ("Greys", 0.0, largest)
+
+
+def _video_frames(recording: Recording) -> Iterator[Image.Image]:
+    """One picture a step, all of the same size."""
+    images = len(recording.shape) == 3
+    seen = None if images else np.stack([m.observation for m in recording.moments], axis=1)
+    for step, moment in enumerate(recording.moments):
+        if seen is None:
+            cell = _cell(step, moment, recording, SCREEN)
+        else:
+            firsts = [m.is_first for m in recording.moments]
+            cell = _captioned(recent_vectors(seen, step, firsts), step, moment)
+        frame = Image.new("RGB", (cell.width + 2 * MARGIN, cell.height + 2 * MARGIN + TITLE + 8), PAPER)
+        pen = ImageDraw.Draw(frame)
+        pen.text((MARGIN, MARGIN - 6), recording.task, fill=INK, font=font(TITLE, bold=True))
+        frame.paste(cell, (MARGIN, MARGIN + TITLE + 8))
+        yield frame
+
+
+def recent_vectors(seen: np.ndarray, step: int, firsts: Sequence[bool]) -> Image.Image:
+    """The vectors ``seen``, [K, S], of the last steps up to this one, which stands at the right; a strip above marks
+    first steps."""
+    name, low, high = _colour_scale(seen)
+    columns = np.full((len(seen), _WINDOW), np.nan)
+    first = max(0, step + 1 - _WINDOW)
+    columns[:, _WINDOW - (step + 1 - first) :] = seen[:, first : step + 1]
+    colours = colormaps[name].with_extremes(bad="#efefef")
+    pixels = (colours((columns - low) / (high - low))[..., :3] * 255).astype(np.uint8)
+    height = max(1, min(24, SCREEN // len(seen)))
+    body = pixels.repeat(height, axis=0).repeat(8, axis=1)
+    strip = np.full((6, body.shape[1], 3), 255, dtype=np.uint8)
+    for past in range(first, step + 1):
+        if firsts[past]:
+            left = 8 * (_WINDOW - 1 - step + past)
+            strip[:, left : left + 8] = np.array(_rgb(FIRST), dtype=np.uint8)
+    return Image.fromarray(np.concatenate([strip, body]))
+
+
+def _write_mp4(frames: Iterator[Image.Image], output: Path, fps: int) -> None:
+    ffmpeg = import_module("imageio_ffmpeg")
+    writer: Any = None
+    try:
+        for frame in frames:
+            # The usual pixel format wants even sizes.
+            even = Image.new("RGB", (frame.width + frame.width % 2, frame.height + frame.height % 2), PAPER)
+            even.paste(frame)
+            if writer is None:
+                # Above the usual quality: letters have sharp edges.
+                writer = ffmpeg.write_frames(str(output), even.size, fps=fps, macro_block_size=2, quality=8)
+                writer.send(None)
+            writer.send(even.tobytes())
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def signed(reward: float) -> str:
+    return "0" if reward == 0 else f"{reward:+.3g}" if abs(reward) < 1000 else f"{reward:+,.0f}"
+
+
+def _rgb(colour: str) -> tuple[int, ...]:
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+@functools.cache
+def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    """The font that comes with matplotlib: every machine draws the same letters."""
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name), size)

@@ -1,0 +1,114 @@
+"""What is shown while an evaluation plays: plain lines in a log, and how much time is left."""
+
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from r2ac.envs.memory import MemoryOptions
+from r2ac.launch.config import TrainConfig
+from r2ac.launch.evaluation.evaluate import Evaluation, EvaluationConfig
+from r2ac.launch.evaluation.plan import Failure
+from r2ac.launch.evaluation.progress import Amount, EvaluationProgress, expected_time
+from r2ac.launch.evaluation.workers import Report, Unit
+
+TRAINING = TrainConfig("memory/tmaze", MemoryOptions())
+CONFIG = EvaluationConfig(episodes=10, seeds=2)
+EVALUATION = Evaluation(Path("x"), "0", 0, "memory/tmaze", TRAINING.env, CONFIG, TRAINING)
+FIRST, SECOND, OTHER = Unit(0, 0, EVALUATION), Unit(0, 1, EVALUATION), Unit(1, 0, replace(EVALUATION, task="b"))
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def log() -> io.StringIO:
+    return io.StringIO()
+
+
+@pytest.fixture
+def progress(clock: Clock, log: io.StringIO) -> EvaluationProgress:
+    amounts = [Amount("run a", 20, 0), Amount("run b", 30, 20)]
+    return EvaluationProgress(Console(file=log, width=80), amounts, clock=clock)
+
+
+def test_the_time_left_is_what_the_other_episodes_take_at_the_rate_so_far(
+    progress: EvaluationProgress, clock: Clock
+) -> None:
+    progress.update(FIRST, Report())
+    clock.now += 10
+    # 1000 steps in 10 s; 4 episodes of 50 steps have ended, the others are under way.
+    progress.update(FIRST, Report(steps=1000, played=4, ended_steps=200))
+    # 20 episodes of the first task and 10 of the other, of which nothing is known, each of 50 steps.
+    assert progress.seconds_left() == pytest.approx((30 * 50 - 1000) / 100)
+    progress.update(OTHER, Report(steps=500, played=1, ended_steps=300))
+    assert progress.seconds_left() == pytest.approx((20 * 50 + 10 * 300 - 1500) / 150)
+    progress.update(OTHER, Report(failure=Failure("no", bad_input=True)))
+    assert progress.seconds_left() == pytest.approx(0)
+
+
+def test_there_is_no_estimate_before_an_episode_has_ended(progress: EvaluationProgress, clock: Clock) -> None:
+    assert progress.seconds_left() is None
+    progress.update(FIRST, Report())
+    clock.now += 60
+    progress.update(FIRST, Report(steps=1000))
+    assert progress.seconds_left() is None
+
+
+def test_a_log_gets_a_line_now_and_then(progress: EvaluationProgress, clock: Clock, log: io.StringIO) -> None:
+    progress.update(FIRST, Report())
+    progress.update(FIRST, Report(steps=100, played=2, ended_steps=50))
+    assert log.getvalue() == ""
+    clock.now += 5
+    progress.update(FIRST, Report(steps=500, played=10, ended_steps=400))
+    assert log.getvalue().splitlines() == ["run a: 10/20 episodes", "all: 30/50 episodes, about 0:00:07 left"]
+    progress.update(SECOND, Report(steps=500, played=3, ended_steps=300))
+    assert len(log.getvalue().splitlines()) == 2
+    clock.now += 10
+    # The process that played it has died: its seed begins anew.
+    progress.update(FIRST, Report())
+    assert log.getvalue().splitlines()[2:4] == ["run a: 3/20 episodes", "all: 23/50 episodes, about 0:01:15 left"]
+
+
+def test_the_time_is_estimated_from_the_training_before_anything_is_played(tmp_path: Path) -> None:
+    rows = [{"env_steps": 3, "episode_length": 5.0, "throughput/steps_per_second": 10.0}, {"env_steps": 7}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert expected_time([(tmp_path, 4), (tmp_path, 6)]) == "about 0:00:05"
+    assert expected_time([(tmp_path, 1)]) == "about a second"
+    # Of what else is to be played nothing is known.
+    assert expected_time([(tmp_path, 10), (tmp_path / "none", 4)]) == "at least 0:00:05"
+    assert expected_time([(tmp_path, 1), (tmp_path / "none", 4)]) is None
+
+
+def test_a_run_without_metrics_gives_no_estimate(tmp_path: Path) -> None:
+    (tmp_path / "metrics.jsonl").write_text('{"env_steps": 7}\n')
+    assert expected_time([(tmp_path, 4)]) is None
+    assert expected_time([(tmp_path / "none", 4)]) is None
+    assert expected_time([]) is None
+
+
+def test_the_last_line_tells_of_no_time_left(progress: EvaluationProgress, clock: Clock, log: io.StringIO) -> None:
+    progress.update(FIRST, Report())
+    clock.now += 5
+    progress.update(FIRST, Report(steps=100, played=10, ended_steps=100))
+    progress.update(SECOND, Report(steps=99, played=9, ended_steps=90))
+    clock.now += 10
+    progress.update(OTHER, Report(steps=99, played=9, ended_steps=90))
+    assert log.getvalue().splitlines()[-1] == "all: 48/50 episodes, about a second left"
+    clock.now += 10
+    progress.update(SECOND, Report(steps=100, played=10, ended_steps=100))
+    clock.now += 10
+    progress.update(OTHER, Report(steps=100, played=10, ended_steps=100))
+    assert log.getvalue().splitlines()[-1] == "all: 50/50 episodes"

@@ -1,0 +1,210 @@
+"""The rollout actor: what it hands over, how rollouts join, and what its random numbers follow from."""
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.envs import find_task
+from r2ac.envs.memory import MemoryOptions
+from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.rollouts.rollout_actor import ActorConfig, Collected, RolloutActor, sample_actions
+from r2ac.launch.rollouts.stream_group import Episode
+from r2ac.learner import DeviceFeed, Rollout
+
+CORRIDOR = 3
+CONFIG = ActorConfig(
+    task="memory/tmaze",
+    env=MemoryOptions(corridor_length=CORRIDOR),
+    agent=AgentConfig(hidden_size=6, encoder="mlp", encoder_features=5),
+    seed=7,
+    rollout_length=6,
+    num_streams=5,
+    index=2,
+)
+SPEC = ObservationSpec((4,), 2)
+
+
+def make_weights(version: int, config: AgentConfig = CONFIG.agent, spec: ObservationSpec = SPEC) -> Weights:
+    torch.manual_seed(version)
+    values = parameters_to_vector(Agent(spec, config).parameters()).detach()
+    return Weights(version, (3 * values).numpy())
+
+
+def agent_with(weights: Weights) -> Agent:
+    agent = Agent(SPEC, CONFIG.agent)
+    vector_to_parameters(torch.from_numpy(weights.values.copy()), agent.parameters())
+    return agent
+
+
+def rollout_of(collected: Collected) -> Rollout[np.ndarray]:
+    assert collected.rollout is not None
+    return collected.rollout
+
+
+def collect(config: ActorConfig, rollouts: int) -> tuple[list[Rollout[np.ndarray]], list[list[Episode]]]:
+    """``rollouts`` rollouts, each with weights of its own."""
+    actor = RolloutActor(config)
+    collected = [actor.collect(make_weights(number + 1), number) for number in range(rollouts)]
+    actor.close()
+    return [rollout_of(each) for each in collected], [each.episodes for each in collected]
+
+
+def arrays(rollout: Rollout[np.ndarray]) -> dict[str, np.ndarray]:
+    return rollout.arrays()
+
+
+def same(a: Rollout[np.ndarray], b: Rollout[np.ndarray]) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(arrays(a).values(), arrays(b).values(), strict=True))
+
+
+@pytest.mark.parametrize(("task", "shape"), [("memory/tmaze", (4,)), ("procgen/chaser", (3, 64, 64))])
+def test_shapes_and_dtypes(task: str, shape: tuple[int, ...]) -> None:
+    if missing := find_task(task).suite.missing():
+        pytest.skip(missing)
+    agent = AgentConfig(hidden_size=6, encoder_features=5)
+    config = replace(CONFIG, task=task, env=find_task(task).suite.options(), agent=agent, rollout_length=2)
+    actor = RolloutActor(config)
+    spec = actor.spec
+    assert spec.shape == shape
+    rollout = rollout_of(actor.collect(make_weights(9, agent, spec), 4))
+    actor.close()
+    pixels = np.uint8 if len(shape) == 3 else np.float32
+    expected: dict[str, tuple[tuple[int, ...], Any]] = {
+        "observation": ((3, 5, *shape), pixels),
+        "reward": ((3, 5), np.float32),
+        "is_first": ((3, 5), np.bool_),
+        "action": ((2, 5), np.int64),
+        "behaviour_logits": ((2, 5, spec.num_actions), np.float32),
+        "first_cell": ((5, 6), np.float32),
+        "stream": ((5,), np.int64),
+        "sequence": ((5,), np.int64),
+        "weights_version": ((5,), np.int64),
+    }
+    assert {name: (array.shape, array.dtype.type) for name, array in arrays(rollout).items()} == expected
+    assert rollout.stream.tolist() == [10, 11, 12, 13, 14]
+    assert set(rollout.sequence.tolist()) == {4}
+    assert set(rollout.weights_version.tolist()) == {9}
+    assert rollout.is_first[0].all()
+    assert not rollout.first_cell.any()
+
+
+def test_rollouts_join_without_a_seam() -> None:
+    rollouts, _ = collect(CONFIG, 4)
+    for before, after in pairwise(rollouts):
+        for name in ("observation", "reward", "is_first"):
+            np.testing.assert_array_equal(getattr(before, name)[-1], getattr(after, name)[0])
+
+
+def test_cells_and_logits_are_those_of_the_agent_that_acted() -> None:
+    rollouts, _ = collect(CONFIG, 4)
+    for number, rollout in enumerate(rollouts):
+        agent, batch = (
+            agent_with(make_weights(number + 1)),
+            Rollout(**DeviceFeed(torch.device("cpu"))(rollout.arrays())),
+        )
+        cell = batch.first_cell
+        for t in range(CONFIG.rollout_length):
+            output = agent.step(batch.observation[t], batch.reward[t], batch.is_first[t], cell)
+            cell = output.cell
+            assert torch.equal(output.logits, batch.behaviour_logits[t])
+        if number + 1 < len(rollouts):
+            np.testing.assert_array_equal(cell.numpy(), rollouts[number + 1].first_cell)
+            assert cell.abs().max() > 0
+
+
+def test_rewards_follow_actions_and_episodes_are_counted() -> None:
+    rollouts, reported = collect(CONFIG, 5)
+    cue = np.full(CONFIG.num_streams, -1)
+    returns, lengths = np.zeros(CONFIG.num_streams), np.zeros(CONFIG.num_streams, dtype=int)
+    paid = 0.0
+    for rollout, episodes in zip(rollouts, reported, strict=True):
+        expected: list[Episode] = []
+        for t in range(CONFIG.rollout_length):
+            seen = rollout.observation[t].argmax(axis=1)
+            cue = np.where(rollout.is_first[t], seen, cue)
+            assert set(cue.tolist()) <= {0, 1}
+            chooses = seen == 3
+            reward = np.where(chooses, rollout.action[t] == cue, 0.0)
+            np.testing.assert_array_equal(rollout.reward[t + 1], reward)
+            np.testing.assert_array_equal(rollout.is_first[t + 1], chooses)
+            returns, lengths, paid = returns + reward, lengths + 1, paid + reward.sum()
+            expected += [Episode(float(returns[i]), int(lengths[i]), CONFIG.task) for i in np.flatnonzero(chooses)]
+            returns[chooses], lengths[chooses] = 0, 0
+        assert episodes == expected
+        assert {episode.length for episode in episodes} <= {CORRIDOR + 1}
+    assert sum(map(len, reported)) == CONFIG.num_streams * (5 * CONFIG.rollout_length // (CORRIDOR + 1))
+    assert 0 < paid < sum(map(len, reported))
+
+
+def test_a_rollout_does_not_change_when_the_actor_goes_on() -> None:
+    actor = RolloutActor(CONFIG)
+    first = rollout_of(actor.collect(make_weights(1), 0))
+    kept = {name: array.copy() for name, array in arrays(first).items()}
+    actor.collect(make_weights(2), 1)
+    actor.close()
+    assert all(np.array_equal(kept[name], array) for name, array in arrays(first).items())
+
+
+def test_one_seed_index_and_incarnation_give_one_sequence_of_rollouts() -> None:
+    (once, _), (again, _) = collect(CONFIG, 3), collect(CONFIG, 3)
+    assert all(same(a, b) for a, b in zip(once, again, strict=True))
+
+
+@pytest.mark.parametrize("change", [{"seed": 8}, {"index": 0}, {"incarnation": 1}])
+def test_another_seed_index_or_incarnation_gives_others(change: dict[str, int]) -> None:
+    (rollouts, _), (others, _) = collect(CONFIG, 4), collect(replace(CONFIG, **change), 4)
+    for name in ("observation", "action"):
+        assert any(
+            not np.array_equal(getattr(a, name), getattr(b, name)) for a, b in zip(rollouts, others, strict=True)
+        )
+
+
+def test_streams_and_rollouts_draw_different_numbers() -> None:
+    rollouts, _ = collect(replace(CONFIG, rollout_length=40), 2)
+    actions = np.stack([rollout.action for rollout in rollouts])
+    columns = [tuple(column) for rollout in actions for column in rollout.T]
+    assert len(set(columns)) == len(columns)
+
+
+def test_sampled_frequencies_are_those_of_the_softmax() -> None:
+    logits = np.array([[0.0, 1.0, -2.0, 3.0, 0.5]], dtype=np.float32)
+    draws = 200_000
+    actions = sample_actions(np.repeat(logits, draws, axis=0), np.random.default_rng(1).random(draws))
+    expected = torch.softmax(torch.from_numpy(logits[0]).double(), dim=0).numpy()
+    # Five standard deviations.
+    bound = 5 * np.sqrt(expected * (1 - expected) / draws)
+    assert (np.abs(np.bincount(actions, minlength=5) / draws - expected) < bound).all()
+
+
+def test_actions_are_drawn_by_inverting_the_cumulative_probability() -> None:
+    logits = np.log(np.array([[0.25, 0.5, 0.25]]))
+    uniforms = np.array([0.0, 0.2499, 0.2501, 0.7499, 0.7501, 1 - 2**-53])
+    assert sample_actions(np.repeat(logits, 6, axis=0), uniforms).tolist() == [0, 0, 1, 1, 2, 2]
+
+
+finite = st.floats(-1e4, 1e4, width=32)
+
+
+@given(
+    logits=st.lists(st.one_of(finite, st.just(float("-inf"))), min_size=1, max_size=18).filter(
+        lambda row: max(row) > float("-inf")
+    ),
+    uniform=st.one_of(st.floats(0, 1, exclude_max=True), st.sampled_from([0.0, 1 - 2**-53, 2**-60])),
+)
+@example(logits=[float("-inf"), 0.0, float("-inf")], uniform=0.0)
+@example(logits=[0.0, 0.0, 0.0, float("-inf"), -1e4], uniform=1 - 2**-53)
+def test_every_draw_is_an_action_of_positive_probability(logits: list[float], uniform: float) -> None:
+    row = np.array([logits], dtype=np.float32)
+    action = sample_actions(row, np.array([uniform]))
+    assert action.dtype == np.int64
+    assert action.shape == (1,)
+    assert 0 <= action[0] < len(logits)
+    assert np.exp(row[0, action[0]].astype(np.float64) - row.max()) > 0

@@ -1,0 +1,249 @@
+"""Batches from rollout actors in Ray processes, and what becomes of these processes."""
+
+import ipaddress
+import math
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.envs.memory import MemoryOptions
+from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, ActorConfig, RolloutActor
+from r2ac.launch.rollouts.rollout_memory import RolloutLayout
+from r2ac.launch.rollouts.rollout_source import Batch, InProcessSource, RayConfig, RaySource
+from r2ac.learner import DeviceFeed, Rollout
+
+# A batch needs rollouts of both actors, so that neither can fall behind the other.
+ACTORS, STREAMS, BATCH, IN_FLIGHT, FIRST_SEQUENCE = 2, 4, 7, 2, 7
+AGENT = AgentConfig(hidden_size=5, encoder="none")
+SPEC = ObservationSpec((4,), 2)
+LISTENING = "0A"
+
+
+def actor_config(index: int) -> ActorConfig:
+    return ActorConfig("memory/tmaze", MemoryOptions(corridor_length=3), AGENT, 5, 6, STREAMS, index)
+
+
+def make_weights(version: int) -> Weights:
+    torch.manual_seed(version)
+    return Weights(version, parameters_to_vector(Agent(SPEC, AGENT).parameters()).detach().numpy())
+
+
+def never() -> bool:
+    return False
+
+
+def descendants() -> dict[int, str]:
+    """The living processes below this one, with their command lines."""
+    parents, commands = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            command = (folder / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+        if state != "Z":
+            parents[int(folder.name)], commands[int(folder.name)] = int(parent), command
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {pid: commands[pid] for pid in found - {os.getpid()}}
+
+
+def actor_processes() -> list[int]:
+    """The processes of the rollout actors that this process has started."""
+    actors = [pid for pid, command in descendants().items() if command.startswith("ray::RolloutActor")]
+    assert len(actors) == ACTORS
+    return actors
+
+
+def listening_addresses(pids: set[int]) -> list[str]:
+    """The addresses on which the processes listen, from /proc/net/tcp and tcp6."""
+    sockets = set()
+    for pid in pids:
+        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                sockets.add(os.readlink(descriptor))
+            except OSError:
+                continue
+    addresses = []
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            columns = line.split()
+            if columns[3] == LISTENING and f"socket:[{columns[9]}]" in sockets:
+                words = bytes.fromhex(columns[1].partition(":")[0])
+                # The kernel prints each 32-bit word in the machine's byte order, here little-endian.
+                packed = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
+                addresses.append(str(ipaddress.ip_address(packed)))
+    return addresses
+
+
+def is_loopback(address: str) -> bool:
+    parsed = ipaddress.ip_address(address)
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return (mapped or parsed).is_loopback
+
+
+class Consumer:
+    """Takes batches as the learner does, publishing new weights after each, and checks what comes."""
+
+    def __init__(self, source: RaySource | InProcessSource) -> None:
+        self.source = source
+        self.version = 1
+        self.next_sequence = np.full(ACTORS * STREAMS, FIRST_SEQUENCE)
+        self.lost = np.zeros(ACTORS * STREAMS, dtype=int)
+        self.lags: list[int] = []
+        source.publish(make_weights(self.version))
+
+    def take(self, interrupted: Callable[[], bool] = never) -> Batch | None:
+        batch = self.source.next_batch(interrupted)
+        if batch is not None:
+            self._check(batch.rollout)
+            self.version += 1
+            self.source.publish(make_weights(self.version))
+        return batch
+
+    def _check(self, rollout: Rollout[np.ndarray]) -> None:
+        assert rollout.batch_size == BATCH
+        assert len(set(rollout.stream.tolist())) == BATCH
+        gap = rollout.sequence - self.next_sequence[rollout.stream]
+        assert gap.min() >= 0
+        self.lost[rollout.stream] += gap
+        self.next_sequence[rollout.stream] = rollout.sequence + 1
+        self.lags += (self.version - rollout.weights_version).tolist()
+        for version in set(rollout.weights_version.tolist()):
+            check_logits(rollout, rollout.weights_version == version, make_weights(version))
+
+
+def check_logits(rollout: Rollout[np.ndarray], columns: np.ndarray, weights: Weights) -> None:
+    """These columns are what an agent with ``weights`` says, step after step from the first cell."""
+    agent, batch = Agent(SPEC, AGENT), Rollout(**DeviceFeed(torch.device("cpu"))(rollout.arrays()))
+    vector_to_parameters(torch.from_numpy(weights.values), agent.parameters())
+    chosen = torch.from_numpy(columns)
+    cell = batch.first_cell[chosen]
+    for t in range(rollout.length):
+        output = agent.step(batch.observation[t, chosen], batch.reward[t, chosen], batch.is_first[t, chosen], cell)
+        cell = output.cell
+        torch.testing.assert_close(output.logits, batch.behaviour_logits[t, chosen])
+
+
+@pytest.fixture(scope="module")
+def earlier_processes() -> set[int]:
+    """What runs below this process before the actors start, such as a fork server of another test."""
+    return set(descendants())
+
+
+@pytest.fixture(scope="module", params=["shared memory", "object store"])
+def consumer(earlier_processes: set[int], request: pytest.FixtureRequest) -> Iterator[Consumer]:
+    configs = [actor_config(index) for index in range(ACTORS)]
+    memory = RolloutLayout(6, STREAMS, SPEC, AGENT.hidden_size) if request.param == "shared memory" else None
+    config = RayConfig(BATCH, IN_FLIGHT, memory=memory, num_parameters=len(make_weights(0).values))
+    source = RaySource(configs, config, [FIRST_SEQUENCE] * ACTORS)
+    try:
+        yield Consumer(source)
+    finally:
+        source.close()
+
+
+def test_batches_are_in_order_and_use_every_stream(consumer: Consumer) -> None:
+    episodes = [episode for _ in range(24) if (batch := consumer.take()) is not None for episode in batch.episodes]
+    assert consumer.next_sequence.min() > FIRST_SEQUENCE
+    assert not consumer.lost.any()
+    assert consumer.source.counts.actor_restarts == 0
+    assert {episode.length for episode in episodes} == {4}
+    spent = consumer.source.counts.actor_seconds
+    assert spent.keys() == {ENVIRONMENT, INFERENCE, WAITING}
+    assert min(spent.values()) > 0
+
+
+def test_actors_wait_for_a_slow_learner(consumer: Consumer) -> None:
+    del consumer.lags[:]
+    for _ in range(12):
+        time.sleep(0.1)  # time in which an actor could collect a hundred rollouts
+        consumer.take()
+    # The weights are those of the moment when the actor got its order. From then until its rollout is used up, the
+    # batches take what the actor is ahead, at least BATCH - STREAMS streams of it each.
+    assert max(consumer.lags) <= math.ceil(IN_FLIGHT * STREAMS / (BATCH - STREAMS))
+    assert not consumer.lost.any()
+
+
+def test_everything_listens_on_loopback_only(consumer: Consumer, earlier_processes: set[int]) -> None:
+    processes = {pid: command for pid, command in descendants().items() if pid not in earlier_processes}
+    assert any("raylet" in command for command in processes.values())
+    addresses = listening_addresses(set(processes) | {os.getpid()})
+    assert addresses
+    assert [address for address in addresses if not is_loopback(address)] == []
+
+
+def test_a_killed_actor_is_replaced_and_leaves_a_gap(consumer: Consumer) -> None:
+    os.kill(actor_processes()[0], signal.SIGKILL)
+    for _ in range(2000):
+        consumer.take()
+        lost = consumer.lost.reshape(ACTORS, STREAMS)
+        if (lost > 0).any(axis=1).sum() == 1 and (lost > 0).all(axis=1).any():
+            break
+    # All streams of one actor have lost the same few rollouts, those of the other none.
+    assert sorted({tuple(row) for row in lost.tolist()})[0] == (0,) * STREAMS
+    victim = lost[lost.any(axis=1)]
+    assert victim.shape == (1, STREAMS)
+    assert len(set(victim[0].tolist())) == 1
+    assert 1 <= victim.max() <= IN_FLIGHT
+    assert consumer.source.counts.actor_restarts == 1
+    before = consumer.next_sequence.copy()
+    for _ in range(24):
+        consumer.take()
+    assert (consumer.next_sequence > before).all()
+    np.testing.assert_array_equal(consumer.lost.reshape(ACTORS, STREAMS), lost)
+
+
+def test_an_interruption_ends_the_wait_for_actors_that_hang(consumer: Consumer) -> None:
+    actors = actor_processes()
+    try:
+        for pid in actors:
+            os.kill(pid, signal.SIGSTOP)
+        ready = 0
+        while consumer.take(interrupted=lambda: True) is not None:
+            ready += 1
+        # No more was waiting than the actors may be ahead of the learner.
+        assert ready <= IN_FLIGHT * ACTORS * STREAMS / BATCH
+    finally:
+        for pid in actors:
+            os.kill(pid, signal.SIGCONT)
+    assert consumer.take() is not None
+    assert consumer.source.waited > 0
+
+
+def test_nothing_is_left_after_close(consumer: Consumer, earlier_processes: set[int]) -> None:
+    started = set(descendants()) - earlier_processes
+    assert len(started) > ACTORS
+    consumer.source.close()
+    deadline = time.monotonic() + 30
+    while started & set(descendants()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert started & set(descendants()) == set()
+
+
+def test_in_process_the_rollouts_are_those_of_the_actor_with_the_newest_weights() -> None:
+    source, actor = InProcessSource(actor_config(0), STREAMS, FIRST_SEQUENCE), RolloutActor(actor_config(0))
+    for number in range(4):
+        source.publish(make_weights(number))
+        batch = source.next_batch(never)
+        collected = actor.collect(make_weights(number), FIRST_SEQUENCE + number)
+        expected = collected.rollout
+        assert expected is not None
+        assert batch is not None
+        assert batch.episodes == collected.episodes
+        np.testing.assert_array_equal(batch.rollout.observation, expected.observation)
+        np.testing.assert_array_equal(batch.rollout.action, expected.action)
+        np.testing.assert_array_equal(batch.rollout.sequence, FIRST_SEQUENCE + number)
+    assert source.next_batch(lambda: True) is None
+    source.close()
+    actor.close()
