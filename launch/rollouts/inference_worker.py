@@ -73,10 +73,10 @@ class _Request:
 class InferenceWorker:
     """Computes logits for whoever asks, all that have asked together; keeps the cells of all streams on its device.
 
-    A thread of its own answers :class:`r2ac.launch.rollouts.policies.RemotePolicy`. It reads observations from the memory
-    of the rollout actors and writes logits there; with the first step of a rollout also the cells before it and the version of
-    its weights. Newer weights are taken up between two batches, so that a rollout may be of several versions, of which
-    it tells the oldest: V-trace needs the logits, which are those of the weights that acted.
+    A thread of its own answers :class:`r2ac.launch.rollouts.policies.RemotePolicy`. It reads observations from the
+    memory of the rollout actors and writes logits there; with the first step of a rollout also the cells before it and
+    the version of its weights. Newer weights are taken up between two batches, so that a rollout may be of several
+    versions, of which it tells the oldest: V-trace needs the logits, which are those of the weights that acted.
 
     Args:
         config: what to compute.
