@@ -10,10 +10,8 @@ from typing import Any
 
 from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.loading import choose_device
-from r2ac.launch.process import available_cores, set_up_process
-from r2ac.launch.rollouts.actors import make_source
-from r2ac.launch.rollouts.batch_pipeline import Batches, BatchPipeline, DirectBatches
-from r2ac.launch.rollouts.publisher import WeightsPublisher
+from r2ac.launch.process import available_cores, learner_threads, set_up_process
+from r2ac.launch.rollouts.actors import make_batches, make_publisher, make_source
 from r2ac.launch.rollouts.rollout_actor import WAITING
 from r2ac.launch.train import make_learner, observation_spec
 from r2ac.learner import CapturedStep, use_matmul_precision
@@ -57,15 +55,14 @@ def measure(config: TrainConfig[Any], seconds: float) -> Trial:
     """
     config.check()
     device = choose_device(config.device)
-    set_up_process(config.learner_threads or max(1, available_cores() - config.num_actors))
+    set_up_process(learner_threads(config.learner_threads, config.num_actors))
     use_matmul_precision(config.learner.matmul_precision)
     spec = observation_spec(config)
     learner, _ = make_learner(config, spec, device)
     with ExitStack() as stack:
         source = make_source(config, spec, learner, {})
-        make_batches = BatchPipeline if config.num_actors else DirectBatches
-        batches: Batches = stack.enter_context(closing(make_batches(source, learner.stage)))
-        publish = stack.enter_context(closing(WeightsPublisher(learner, batches.publish, wait=config.num_actors == 0)))
+        batches = stack.enter_context(closing(make_batches(config, source, learner)))
+        publish = stack.enter_context(closing(make_publisher(config, batches, learner)))
 
         def learn() -> None:
             publish()
@@ -156,5 +153,4 @@ def _other_threads(config: TrainConfig[Any]) -> Iterator[TrainConfig[Any]]:
 
 def _with_threads(config: TrainConfig[Any]) -> TrainConfig[Any]:
     """The learner's threads as a number, so that flags say what was tried."""
-    threads = config.learner_threads or max(1, available_cores() - config.num_actors)
-    return replace(config, learner_threads=threads)
+    return replace(config, learner_threads=learner_threads(config.learner_threads, config.num_actors))

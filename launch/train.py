@@ -18,12 +18,12 @@ from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
 from r2ac.launch.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget, print_budget
 from r2ac.launch.metrics import MetricsWriter
-from r2ac.launch.process import available_cores, set_up_process
+from r2ac.launch.process import learner_threads, set_up_process
 from r2ac.launch.profile_summary import ProfileSummary
 from r2ac.launch.profiling import NoProfile, TrainingProfile
 from r2ac.launch.progress import Progress, print_table
-from r2ac.launch.rollouts.actors import make_source
-from r2ac.launch.rollouts.batch_pipeline import Batches, BatchPipeline, DirectBatches, ReadyBatch
+from r2ac.launch.rollouts.actors import make_batches, make_source
+from r2ac.launch.rollouts.batch_pipeline import Batches, ReadyBatch
 from r2ac.launch.rollouts.inference_pool import InferenceFailed
 from r2ac.launch.rollouts.publisher import WeightsPublisher
 from r2ac.launch.rollouts.rollout_source import ActorsLost, RolloutSource
@@ -100,7 +100,7 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
                 )
             return 0
     device = choose_device(config.device)
-    set_up_process(config.learner_threads or max(1, available_cores() - config.num_actors))
+    set_up_process(learner_threads(config.learner_threads, config.num_actors))
     use_matmul_precision(config.learner.matmul_precision)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -116,18 +116,14 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
             if resumed is None:
                 run.discard()
             raise
-        # With one process for all there is nothing to overlap, and the newest weights act.
-        make_batches = BatchPipeline if config.num_actors else DirectBatches
-        batches: Batches = stack.enter_context(closing(make_batches(source, learner.stage)))
+        batches = stack.enter_context(closing(make_batches(config, source, learner)))
         signals.install()
         metrics = stack.enter_context(MetricsWriter(run, learner.env_steps if resumed else None))
         if resumed is not None:
             run.write_config(config.to_json())
         metrics.write_config(config.to_json(), learner.env_steps)
         progress = stack.enter_context(Progress(config.total_steps, console))
-        publisher = stack.enter_context(
-            closing(WeightsPublisher(learner, batches.publish, wait=config.num_actors == 0))
-        )
+        publisher = stack.enter_context(closing(make_publisher(config, batches, learner)))
         training = Training(config, run, source, batches, publisher, learner, metrics, progress, resumed)
         training.loop(signals)
     training.print_summary(console, signals)

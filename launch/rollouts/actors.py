@@ -12,9 +12,10 @@ from r2ac.agents import ObservationSpec
 from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.loading import choose_device
 from r2ac.launch.process import available_cores
-from r2ac.launch.rollouts.batch_pipeline import BUFFERS
+from r2ac.launch.rollouts.batch_pipeline import BUFFERS, Batches, BatchPipeline, DirectBatches
 from r2ac.launch.rollouts.batcher import BatchRing
 from r2ac.launch.rollouts.inference_worker import InferenceConfig
+from r2ac.launch.rollouts.publisher import WeightsPublisher
 from r2ac.launch.rollouts.rollout_actor import ActorConfig
 from r2ac.launch.rollouts.rollout_memory import RolloutLayout
 from r2ac.launch.rollouts.rollout_source import InProcessSource, NoMemory, RayConfig, RaySource, RolloutSource
@@ -83,6 +84,16 @@ def make_source(
         return RaySource(actors, settings, [sequence] * len(actors), ring)
     except NoMemory as error:
         raise ConfigError(str(error)) from error
+
+
+def make_batches(config: TrainConfig[Any], source: RolloutSource, learner: Learner) -> Batches:
+    """The learner's batches, made ready ahead; but with one process for all there is nothing to overlap."""
+    return (BatchPipeline if config.num_actors else DirectBatches)(source, learner.stage)
+
+
+def make_publisher(config: TrainConfig[Any], batches: Batches, learner: Learner) -> WeightsPublisher:
+    """Of the learner's weights to those who act; with one process for all the newest act, and are waited for."""
+    return WeightsPublisher(learner, batches.publish, wait=config.num_actors == 0)
 
 
 def acts_on_workers(config: TrainConfig[Any], spec: ObservationSpec) -> bool:

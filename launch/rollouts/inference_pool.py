@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from r2ac.launch.rollouts.inference_worker import InferenceConfig, InferenceStatistics, InferenceWorker
+from r2ac.launch.rollouts.inference_worker import InferenceConfig, InferenceWorker
 from r2ac.launch.rollouts.weights_board import BoardHandle
 
 _START_SECONDS, _ANSWER_SECONDS = 300, 30
@@ -75,10 +75,6 @@ class InferencePool:
         self._await(index)
         return True
 
-    def statistics(self) -> list[InferenceStatistics]:
-        """Of each worker."""
-        return list(self._ray.get([worker.statistics.remote() for worker in self._workers]))
-
     def _start(self, index: int) -> None:
         device = self._config.device
         if device == "cuda":
@@ -93,7 +89,7 @@ class InferencePool:
     def _await(self, index: int) -> None:
         """Until it listens."""
         try:
-            self._ray.get(self._workers[index].statistics.remote(), timeout=_START_SECONDS)
+            self._ray.get(self._workers[index].failure.remote(), timeout=_START_SECONDS)
         except self._ray.exceptions.RayError as error:
             raise InferenceFailed(f"inference worker {index} could not be started: {last_line(error)}") from error
 
