@@ -22,7 +22,7 @@ from r2ac.launch.process import learner_threads, set_up_process
 from r2ac.launch.profile_summary import ProfileSummary
 from r2ac.launch.profiling import NoProfile, TrainingProfile
 from r2ac.launch.progress import Progress, print_table
-from r2ac.launch.rollouts.actors import make_batches, make_source
+from r2ac.launch.rollouts.actors import make_batches, make_publisher, make_source
 from r2ac.launch.rollouts.batch_pipeline import Batches, ReadyBatch
 from r2ac.launch.rollouts.inference_pool import InferenceFailed
 from r2ac.launch.rollouts.publisher import WeightsPublisher
