@@ -3,14 +3,21 @@
 ``r2ac::elstm_cells`` is the recurrence. Its backward pass gives TBPTT's gradient and, where the sensitivities of the
 streams are handed in, adds the boundary term and takes the sensitivities across the rollout: RTRL is TBPTT plus that
 (Irie et al. 2024, section 3; the rearrangement is Schmidhuber's of 1992).
+
+An operator costs more than a small kernel does. Where nobody looks, neither a compiler nor a profiler nor a tensor of
+another kind, the function ``elstm_cells`` goes by a ``torch.autograd.Function`` straight to the kernels.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import profiler
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import increment_version
 
 from r2ac.kernels.choice import kernels_for
 from r2ac.kernels.elstm import BackwardScan
@@ -155,6 +162,115 @@ def _(
 
 
 @torch.library.custom_op("r2ac::elstm_cells", mutates_args=())
+def elstm_cells_operator(
+    projection: Tensor,
+    recurrent_weight: Tensor,
+    bias: Tensor,
+    cell: Tensor,
+    is_first: Tensor,
+    input_weight: Tensor | None = None,
+    inputs: Tensor | None = None,
+    matrix: Tensor | None = None,
+    recurrent: Tensor | None = None,
+    biases: Tensor | None = None,
+    streams: Tensor | None = None,
+    fresh: Tensor | None = None,
+    noted: Tensor | None = None,
+) -> Tensor:
+    """:func:`elstm_cells`, for compilers and profilers."""
+    return kernels_for(projection).elstm_forward(projection, recurrent_weight, bias, cell, is_first)
+
+
+@elstm_cells_operator.register_fake
+def _(
+    projection: Tensor,
+    recurrent_weight: Tensor,
+    bias: Tensor,
+    cell: Tensor,
+    is_first: Tensor,
+    input_weight: Tensor | None = None,
+    inputs: Tensor | None = None,
+    matrix: Tensor | None = None,
+    recurrent: Tensor | None = None,
+    biases: Tensor | None = None,
+    streams: Tensor | None = None,
+    fresh: Tensor | None = None,
+    noted: Tensor | None = None,
+) -> Tensor:
+    steps, batch, _, hidden = projection.shape
+    return projection.new_empty(steps, batch, hidden)
+
+
+class _Calls(NamedTuple):
+    """What the backward pass calls."""
+
+    elstm_backward: Callable[..., tuple[Tensor, ...]]
+    sensitivity_pass_: Callable[..., Tensor]
+    vector_pass_: Callable[..., Tensor]
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    projection, recurrent_weight, bias, cell, is_first, _, x, *sensitivities = inputs
+    ctx.save_for_backward(projection, recurrent_weight, bias, output, cell, is_first, x, *sensitivities)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(ctx: Any, direct: Tensor | None, calls: _Calls) -> tuple[Tensor | None, ...]:
+    projection, recurrent_weight, bias, cells, cell, is_first, x, *sensitivities = ctx.saved_tensors
+    if direct is None:
+        return (None,) * 13
+    matrix, recurrent, biases, streams, fresh, noted = sensitivities
+    scan = BackwardScan(
+        *calls.elstm_backward(direct, projection, recurrent_weight, bias, cells, cell, is_first, streams is not None)
+    )
+    by_input_weight, by_vectors = None, scan.by_vectors
+    if matrix is not None:
+        if streams is None:
+            by_input_weight, *terms = boundary_contraction(scan.boundary, Sensitivities(matrix, recurrent, biases))
+            by_vectors = by_vectors + torch.stack(terms)
+        else:
+            common = streams, fresh, scan.boundary, scan.decay
+            by_input_weight = calls.sensitivity_pass_(matrix, *common, scan.weighted, x)
+            of_vectors = calls.vector_pass_(recurrent, biases, *common, scan.gained)
+            by_vectors = by_vectors + of_vectors
+            if noted is not None:
+                found = scan.decay, scan.boundary, by_input_weight, of_vectors
+                some = found[:1] if len(noted) == scan.decay.numel() else found
+                torch.cat([tensor.flatten() for tensor in some], out=noted)
+    return scan.by_projection, by_vectors[0], by_vectors[1], None, None, by_input_weight, *(None for _ in range(7))
+
+
+def _operator_gradients(ctx: Any, direct: Tensor | None) -> tuple[Tensor | None, ...]:
+    return _gradients(ctx, direct, _Calls(_elstm_backward, sensitivity_pass_, vector_pass_))
+
+
+elstm_cells_operator.register_autograd(_operator_gradients, setup_context=_save)
+
+
+class _ELSTMCells(torch.autograd.Function):
+    """The same without the operators."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        projection, recurrent_weight, bias, cell, is_first, *_ = inputs
+        cells = kernels_for(projection).elstm_forward(projection, recurrent_weight, bias, cell, is_first)
+        _save(ctx, inputs, cells)
+        return cells
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *directs: Tensor | None) -> tuple[Tensor | None, ...]:
+        (direct,) = directs
+        *own, matrix, recurrent, biases, streams, _, _ = ctx.saved_tensors
+        kernels = kernels_for(own[0])
+        calls = _Calls(kernels.elstm_backward, kernels.sensitivity_pass_, kernels.vector_pass_)
+        gradients = _gradients(ctx, direct, calls)
+        if streams is not None and direct is not None:
+            # The kernels write behind PyTorch's back: a second backward pass shall be told that these have changed.
+            increment_version((matrix, recurrent, biases))
+        return gradients
+
+
 def elstm_cells(
     projection: Tensor,
     recurrent_weight: Tensor,
@@ -191,61 +307,10 @@ def elstm_cells(
     Returns:
         c_t, [T, B, N].
     """
-    return kernels_for(projection).elstm_forward(projection, recurrent_weight, bias, cell, is_first)
-
-
-@elstm_cells.register_fake
-def _(
-    projection: Tensor,
-    recurrent_weight: Tensor,
-    bias: Tensor,
-    cell: Tensor,
-    is_first: Tensor,
-    input_weight: Tensor | None = None,
-    inputs: Tensor | None = None,
-    matrix: Tensor | None = None,
-    recurrent: Tensor | None = None,
-    biases: Tensor | None = None,
-    streams: Tensor | None = None,
-    fresh: Tensor | None = None,
-    noted: Tensor | None = None,
-) -> Tensor:
-    steps, batch, _, hidden = projection.shape
-    return projection.new_empty(steps, batch, hidden)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    projection, recurrent_weight, bias, cell, is_first, _, x, *sensitivities = inputs
-    ctx.save_for_backward(projection, recurrent_weight, bias, output, cell, is_first, x, *sensitivities)
-    ctx.set_materialize_grads(False)
-
-
-def _gradients(ctx: Any, direct: Tensor | None) -> tuple[Tensor | None, ...]:
-    projection, recurrent_weight, bias, cells, cell, is_first, x, *sensitivities = ctx.saved_tensors
-    if direct is None:
-        return (None,) * 13
-    matrix, recurrent, biases, streams, fresh, noted = sensitivities
-    scan = BackwardScan(
-        *_elstm_backward(direct, projection, recurrent_weight, bias, cells, cell, is_first, jump=streams is not None)
-    )
-    by_input_weight, by_vectors = None, scan.by_vectors
-    if matrix is not None:
-        if streams is None:
-            by_input_weight, *terms = boundary_contraction(scan.boundary, Sensitivities(matrix, recurrent, biases))
-            by_vectors = by_vectors + torch.stack(terms)
-        else:
-            common = streams, fresh, scan.boundary, scan.decay
-            by_input_weight = sensitivity_pass_(matrix, *common, scan.weighted, x)
-            of_vectors = vector_pass_(recurrent, biases, *common, scan.gained)
-            by_vectors = by_vectors + of_vectors
-            if noted is not None:
-                found = scan.decay, scan.boundary, by_input_weight, of_vectors
-                some = found[:1] if len(noted) == scan.decay.numel() else found
-                torch.cat([tensor.flatten() for tensor in some], out=noted)
-    return scan.by_projection, by_vectors[0], by_vectors[1], None, None, by_input_weight, *(None for _ in range(7))
-
-
-elstm_cells.register_autograd(_gradients, setup_context=_save)
+    watched = torch.compiler.is_compiling() or profiler._is_profiler_enabled or type(projection) is not Tensor
+    compute = elstm_cells_operator if watched else _ELSTMCells.apply
+    rtrl = input_weight, inputs, matrix, recurrent, biases, streams, fresh, noted
+    return compute(projection, recurrent_weight, bias, cell, is_first, *rtrl)
 
 
 @torch.no_grad()

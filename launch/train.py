@@ -202,9 +202,15 @@ class Training:
         if config.video_minutes > 0 and time.monotonic() - self._last_video >= 60 * config.video_minutes:
             with phase("video"):
                 self._film()
-        self._progress.update(learner.env_steps, learner.updates, self._log.mean_return, self._log.notes())
+        if self._progress.is_due():
+            self._show_progress()
+
+    def _show_progress(self) -> None:
+        learner, log = self._learner, self._log
+        self._progress.update(learner.env_steps, learner.updates, log.mean_return, log.notes())
 
     def _finish(self) -> None:
+        self._show_progress()
         if self._learner.env_steps > self._last_line:
             self._write_line()
         with self._profile.phase("checkpoint"):

@@ -253,7 +253,7 @@ class Learner:
         with scope("optimiser"):
             gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
             finite = torch.isfinite(losses.total.detach()) & torch.isfinite(gradient_norm)
-            step_where(self.optimiser, finite)
+            step_where(self.optimiser, finite, may_ask=self.device.type == "cpu")
         with scope("copies"):
             self.carries.store(batch.stream, output.carry, finite)
         with scope("metrics"):

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 OPTIMISERS = ("rmsprop", "adam")
+_OF_THE_DEVICE = ("lr", "capturable", "fused")
+"""Settings that are no part of what was learned."""
 
 
 def make_optimiser(
@@ -53,7 +55,9 @@ def make_optimiser(
             capturable=capturable,
         )
     elif name == "adam":
-        optimiser = torch.optim.Adam(parameters, lr=rate, capturable=capturable)
+        # On a CPU one call for all parameters: its small operations would else take longer than their arithmetic.
+        fused = True if parameters[0].device.type == "cpu" else None
+        optimiser = torch.optim.Adam(parameters, lr=rate, capturable=capturable, fused=fused)
     else:
         raise ValueError(f"unknown optimiser {name!r}: must be one of {', '.join(OPTIMISERS)}")
     _make_state(optimiser)
@@ -69,11 +73,19 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
-def step_where(optimiser: torch.optim.Optimizer, condition: Tensor) -> None:
+def step_where(optimiser: torch.optim.Optimizer, condition: Tensor, may_ask: bool) -> None:
     """One step of the optimiser where ``condition`` (bool scalar) holds; else weights and state stay to the bit.
 
-    A selection and not a branch: the host would have to wait for the condition.
+    Args:
+        optimiser: whose step it is.
+        condition: whether it is made.
+        may_ask: whether the host may read the condition and then branch, as on a CPU. On a GPU it would have to wait:
+            there the step is made and its outcome selected.
     """
+    if may_ask:
+        if condition:
+            optimiser.step()
+        return
     tensors = _all_tensors(optimiser)
     with torch.no_grad():
         before = [tensor.clone() for tensor in tensors]
@@ -84,7 +96,7 @@ def step_where(optimiser: torch.optim.Optimizer, condition: Tensor) -> None:
 
 def load_optimiser_state(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Bring the optimiser, before its first step, to a ``state_dict`` that may have been saved on another device."""
-    own = [{name: group[name] for name in ("lr", "capturable")} for group in optimiser.param_groups]
+    own = [{name: group[name] for name in _OF_THE_DEVICE if name in group} for group in optimiser.param_groups]
     optimiser.load_state_dict(state)
     for group, settings in zip(optimiser.param_groups, own, strict=True):
         rate = float(group["lr"])

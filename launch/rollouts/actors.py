@@ -87,8 +87,10 @@ def make_source(
 
 
 def make_batches(config: TrainConfig[Any], source: RolloutSource, learner: Learner) -> Batches:
-    """The learner's batches, made ready ahead; but with one process for all there is nothing to overlap."""
-    return (BatchPipeline if config.num_actors else DirectBatches)(source, learner.stage)
+    """The learner's batches: for a GPU made ready ahead, while it computes. On a CPU a thread that does so would take
+    the interpreter and a core from the update."""
+    made_ahead = config.num_actors > 0 and learner.device.type == "cuda"
+    return (BatchPipeline if made_ahead else DirectBatches)(source, learner.stage)
 
 
 def make_publisher(config: TrainConfig[Any], batches: Batches, learner: Learner) -> WeightsPublisher:

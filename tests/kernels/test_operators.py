@@ -21,7 +21,7 @@ from r2ac.kernels import (
     native,
     operators,
 )
-from r2ac.kernels.operators import backward_scan, block_sensitivity_pass_, sensitivity_pass_
+from r2ac.kernels.operators import backward_scan, block_sensitivity_pass_, elstm_cells_operator, sensitivity_pass_
 
 STEPS, BATCH, ROWS, WIDTH, HIDDEN = 4, 3, 5, 6, 7
 CHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic")
@@ -54,11 +54,13 @@ def test_operators_are_what_pytorch_asks_for() -> None:
     inputs = normal(STEPS, BATCH, WIDTH)
     kept = normal(ROWS, GATES, HIDDEN, WIDTH), normal(ROWS, GATES, HIDDEN), normal(ROWS, GATES, HIDDEN)
     decay, weighted = normal(BATCH, HIDDEN), normal(STEPS, BATCH, GATES, HIDDEN)
-    torch.library.opcheck(elstm_cells, own, test_utils=CHECKS)
+    torch.library.opcheck(elstm_cells_operator, own, test_utils=CHECKS)
     # The sensitivities change in the backward pass, which the last check would run twice from one state.
     noted = normal(2 * BATCH * HIDDEN + GATES * HIDDEN * (WIDTH + 2))
     for more in ((), (noted,)):
-        torch.library.opcheck(elstm_cells, (*own, weight, inputs, *kept, *streams(), *more), test_utils=CHECKS[:3])
+        torch.library.opcheck(
+            elstm_cells_operator, (*own, weight, inputs, *kept, *streams(), *more), test_utils=CHECKS[:3]
+        )
     torch.library.opcheck(backward_scan, (normal(STEPS, BATCH), normal(STEPS, BATCH)), test_utils=CHECKS)
     common = streams()
     torch.library.opcheck(sensitivity_pass_, (kept[0], *common, decay, decay, weighted, inputs), test_utils=CHECKS)
@@ -198,3 +200,31 @@ def test_a_machine_without_a_compiler_still_learns() -> None:
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "reference True\n"), done.stderr
     assert done.stderr.count("/nonexistent cannot be run") == 1
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_way_past_the_operator_gives_the_same_to_the_bit(kept: bool) -> None:
+    own, weight, inputs = recurrence(), normal(GATES, HIDDEN, WIDTH), normal(STEPS, BATCH, WIDTH)
+    before = normal(ROWS, GATES, HIDDEN, WIDTH), normal(ROWS, GATES, HIDDEN), normal(ROWS, GATES, HIDDEN)
+    direct = normal(STEPS, BATCH, HIDDEN)
+    found: list[list[Tensor]] = []
+    for compute in (elstm_cells, elstm_cells_operator):
+        given = [tensor.detach().clone().requires_grad_() for tensor in (*own[:3], weight)]
+        sensitivities = [tensor.clone() for tensor in before]
+        rtrl = (given[3], inputs, *sensitivities, *streams()) if kept else ()
+        cells = compute(*given[:3], *own[3:], *rtrl)
+        cells.backward(direct)
+        gradients = [tensor.grad for tensor in given[: 4 if kept else 3]]
+        found.append([cells.detach(), *(each for each in gradients if each is not None), *sensitivities])
+    assert len(found[0]) == (8 if kept else 7)
+    for function, operator in zip(*found, strict=True):
+        assert torch.equal(function, operator)
+
+
+def test_sensitivities_that_a_backward_pass_has_advanced_are_not_advanced_again() -> None:
+    own, weight, inputs = recurrence(), normal(GATES, HIDDEN, WIDTH).requires_grad_(), normal(STEPS, BATCH, WIDTH)
+    kept = normal(ROWS, GATES, HIDDEN, WIDTH), normal(ROWS, GATES, HIDDEN), normal(ROWS, GATES, HIDDEN)
+    total = elstm_cells(*own, weight, inputs, *kept, *streams()).sum()
+    total.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        total.backward()

@@ -313,6 +313,7 @@ def test_no_part_of_an_update_asks_for_a_number(gradient: str, optimiser: str) -
             name: torch.empty(array.shape, dtype=torch.from_numpy(np.zeros(1, array.dtype)).dtype)
             for name, array in numbers.items()
         }
+        learner.device = torch.device("cuda")
         metrics = learner._step(inputs)
         with pytest.raises(DataDependentOutputException):
             metrics["loss/total"].item()

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from r2ac.learner import OPTIMISERS, clip_gradient_norm, linear_decay, make_optimiser
+from r2ac.learner.optimiser import step_where
 
 
 def test_rmsprop_adds_eps_outside_the_square_root() -> None:
@@ -86,3 +87,21 @@ def test_a_norm_that_is_not_finite_is_reported() -> None:
 def test_refuses_a_norm_that_is_not_positive(max_norm: float) -> None:
     with pytest.raises(ValueError, match=f"max_norm must be greater than 0, got {max_norm}"):
         clip_gradient_norm([torch.nn.Parameter(torch.zeros(1))], max_norm)
+
+
+@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+@pytest.mark.parametrize("condition", [True, False])
+def test_a_step_that_is_selected_is_a_step_that_is_branched_to(name: str, condition: bool) -> None:
+    outcomes = []
+    for may_ask in (True, False):
+        torch.manual_seed(3)
+        parameter = torch.nn.Parameter(torch.randn(5))
+        optimiser = make_optimiser([parameter], name, 0.1)
+        before = parameter.detach().clone()
+        parameter.grad = torch.randn(5)
+        step_where(optimiser, torch.tensor(condition), may_ask)
+        assert torch.equal(parameter, before) != condition
+        outcomes.append((parameter.detach(), optimiser.state_dict()["state"]))
+    (one, state), (other, other_state) = outcomes
+    assert torch.equal(one, other)
+    assert str(state) == str(other_state)
