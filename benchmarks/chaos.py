@@ -1,0 +1,326 @@
+"""A training on a cluster in which something is killed every twenty seconds: does it go on, and is the task solved?
+
+    python benchmarks/chaos.py                    memory/tmaze, 20 minutes, a kill every 20 s
+    python benchmarks/chaos.py --minutes 5 --every 30 --kinds actor node
+    python benchmarks/chaos.py --flags "--num-learners 2"
+
+The cluster is Ray's own cluster of several nodes on this machine: a head, which holds the learner, and nodes for the
+rollout actors. Each kill is SIGKILL, to a random one of:
+
+    actor        a rollout actor
+    inference    an inference worker (where the flags ask for them)
+    node         the raylet of a node with rollout actors; a new node joins after five seconds
+    learner      a learner's process
+    driver       the process of r2ac train, below the one that supervises it
+
+For each kill it notes the steps that were learned and lost (those since the newest checkpoint, where the learner went)
+and the seconds until training had come further than it was. Lines of metrics.jsonl are read all the time: steps must
+be the rollouts that were learned from, exactly, and never run backwards in the file. At the end the training is asked
+to stop, and its last checkpoint is evaluated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shlex
+import signal
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import checkout  # noqa: F401
+from report import (
+    Column,
+    Goal,
+    Row,
+    header,
+    make_parser,
+    open_device,
+    own_columns,
+    print_goals,
+    print_header,
+    print_table,
+    write_files,
+)
+from soak import processes_below
+from throughput_system import R2AC, read_lines
+
+KINDS = ("actor", "inference", "node", "learner", "driver")
+TITLES = {"actor": "ray::RolloutActor", "inference": "ray::InferenceWorker", "learner": "ray::LearnerProcess"}
+"""What Ray calls the processes."""
+REJOIN_SECONDS = 5.0
+LOOK_SECONDS = 0.2
+
+
+@dataclass
+class Kill:
+    """What was killed, and what came of it."""
+
+    seconds: float
+    """Since the training made its first steps."""
+    kind: str
+    steps: int
+    """Learned by then, as the run's last line told."""
+    lost: int
+    """Steps that were learned again."""
+    recovery: float | None = None
+    """Seconds until the run had come further; None where the next kill, or the end, came first."""
+
+
+class Nodes:
+    """Ray's nodes on this machine.
+
+    Args:
+        count: of nodes with a CPU for each of ``cpus`` rollout actors, beside the head.
+        cpus: of each of these nodes.
+        head_cpus: of the head, for learners.
+    """
+
+    def __init__(self, count: int, cpus: int, head_cpus: int) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": head_cpus, "include_dashboard": False, "resources": {"head": 1}}
+        self._cpus, self._cluster = cpus, Cluster(initialize_head=True, head_node_args=head)
+        self._others = [self._cluster.add_node(num_cpus=cpus) for _ in range(count)]
+        self.address: str = self._cluster.address
+
+    def processes(self, title: str) -> list[int]:
+        """Ids of the processes below our raylets whose title begins so."""
+        found = []
+        for node in (self._cluster.head_node, *self._others):
+            raylet = node.all_processes["raylet"][0].process.pid
+            found += [pid for pid in processes_below(raylet) if title_of(pid).startswith(title)]
+        return found
+
+    def kill_one(self, dice: random.Random) -> None:
+        """SIGKILL to the raylet of a node with rollout actors."""
+        node = self._others.pop(dice.randrange(len(self._others)))
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def add_one(self) -> None:
+        """Another node joins."""
+        self._others.append(self._cluster.add_node(num_cpus=self._cpus))
+
+    def close(self) -> None:
+        """End all nodes."""
+        self._cluster.shutdown()
+
+
+def title_of(pid: int) -> str:
+    """Its command line; empty where it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return ""
+
+
+class Watch:
+    """Reads the lines of a run, and checks what must hold in each.
+
+    Args:
+        run: the run directory.
+        per_update: steps of an update, B T.
+    """
+
+    def __init__(self, run: Path, per_update: int) -> None:
+        self._run, self._per_update = run, per_update
+        self.steps = 0
+        """Of the last line."""
+        self.wrong: list[str] = []
+        """Sentences about what should not be."""
+
+    def look(self) -> None:
+        """Read the file as it is now."""
+        lines = read_lines(self._run)
+        steps = [line["env_steps"] for line in lines]
+        if any(after <= before for before, after in pairwise(steps)):
+            self.wrong.append(f"steps run backwards: {steps}")
+        for line in lines[-3:]:
+            if line["env_steps"] != line["updates"] * self._per_update:
+                self.wrong.append(f"{line['env_steps']} steps after {line['updates']} updates of {self._per_update}")
+        self.steps = steps[-1] if steps else 0
+
+    def checkpoint(self) -> int:
+        """Steps of the newest checkpoint; 0 where there is none."""
+        names = [path.stem for path in (self._run / "checkpoints").glob("*.safetensors")]
+        return max((int("".join(filter(str.isdigit, name)) or 0) for name in names), default=0)
+
+
+def chaos(options: argparse.Namespace, nodes: Nodes, run: Path) -> tuple[list[Kill], Watch, int, float]:
+    """Train and kill; all kills, the watch, the exit code, and how many seconds training took."""
+    dice = random.Random(options.seed)
+    command = [
+        *(*R2AC, "train", options.task, "--ray-address", nodes.address, "--run-dir", str(run), "--seed", "1"),
+        *("--num-actors", str(options.actors), "--num-learners", "1", "--max-failures", "100000"),
+        *("--checkpoint-minutes", str(options.checkpoint_seconds / 60), "--total-steps", str(options.total_steps)),
+        *("--log-steps", "10000", *shlex.split(options.flags)),
+    ]
+    with open(run.parent / "log.txt", "wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+    kills: list[Kill] = []
+    try:
+        wait_for_run(process, run)
+        config = json.loads((run / "config.json").read_text())
+        watch = Watch(run, config["batch_size"] * config["rollout_length"])
+        began = time.monotonic()
+        due, rejoin = options.every, float("inf")
+        while (now := time.monotonic() - began) < 60 * options.minutes and process.poll() is None:
+            watch.look()
+            if kills and kills[-1].recovery is None and watch.steps > kills[-1].steps:
+                kills[-1].recovery = now - kills[-1].seconds
+            if now >= rejoin:
+                nodes.add_one()
+                rejoin = float("inf")
+            if now >= due:
+                due = now + options.every
+                kind = dice.choice(options.kinds)
+                kill = Kill(now, kind, watch.steps, 0)
+                if strike(kind, nodes, process.pid, dice):
+                    if kind == "node":
+                        rejoin = now + REJOIN_SECONDS
+                    if kind in ("learner", "driver"):
+                        kill.lost = max(0, watch.steps - watch.checkpoint())
+                    kills.append(kill)
+                    print(f"{now:5.0f} s: {kind} killed after {watch.steps:,} steps", flush=True)
+            time.sleep(LOOK_SECONDS)
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(180)
+        watch.look()
+        return kills, watch, code, time.monotonic() - began
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def wait_for_run(process: subprocess.Popen[bytes], run: Path, seconds: float = 300) -> None:
+    """Until it has learned something."""
+    until = time.monotonic() + seconds
+    while not read_lines(run):
+        if process.poll() is not None or time.monotonic() > until:
+            raise SystemExit(f"the training did not begin: {(run.parent / 'log.txt').read_text()[-2000:]}")
+        time.sleep(LOOK_SECONDS)
+
+
+def strike(kind: str, nodes: Nodes, supervisor: int, dice: random.Random) -> bool:
+    """Kill one of the kind; whether there was one."""
+    if kind == "node":
+        nodes.kill_one(dice)
+        return True
+    if kind == "driver":
+        below = [pid for pid in processes_below(supervisor) if pid != supervisor and " train " in title_of(pid)]
+        victims = below[:1]
+    else:
+        victims = nodes.processes(TITLES[kind])
+    if not victims:
+        return False
+    os.kill(dice.choice(victims), signal.SIGKILL)
+    return True
+
+
+def mean_return(run: Path, episodes: int) -> float:
+    """Of the last checkpoint, over whole episodes on seeds that no training uses; of the T-maze it is the success."""
+    subprocess.run([*R2AC, "evaluate", str(run), "--episodes", str(episodes)], check=True, stdout=subprocess.DEVNULL)
+    (result,) = json.loads((run / "evaluation.json").read_text())["results"]
+    return float(result["mean_return"])
+
+
+def rows_of(kills: Sequence[Kill]) -> list[Row]:
+    """One row for each kind."""
+    rows = []
+    for kind in KINDS:
+        own = [kill for kill in kills if kill.kind == kind]
+        known = [kill.recovery for kill in own if kill.recovery is not None]
+        if own:
+            rows.append(
+                {
+                    "killed": kind,
+                    "kills": len(own),
+                    "lost_steps": sum(kill.lost for kill in own),
+                    "most_lost": max(kill.lost for kill in own),
+                    "recovery": statistics.median(known) if known else None,
+                    "longest": max(known) if known else None,
+                    "unrecovered": len(own) - len(known),
+                }
+            )
+    return rows
+
+
+COLUMNS = [
+    *own_columns("killed", "kills"),
+    Column("steps learned again", lambda row: row["lost_steps"], ",.0f"),
+    Column("most at once", lambda row: row["most_lost"], ",.0f"),
+    Column("recovery, median s", lambda row: row["recovery"], ",.1f"),
+    Column("longest, s", lambda row: row["longest"], ",.1f"),
+    Column("next kill came first", lambda row: row["unrecovered"], ",.0f"),
+]
+
+
+def draw(figure: Any, figures: Row) -> None:
+    """Recovery times of the kills over the minutes."""
+    axes = figure.subplots()
+    for kind in KINDS:
+        own = [kill for kill in figures["kills"] if kill["kind"] == kind and kill["recovery"] is not None]
+        axes.scatter([kill["seconds"] / 60 for kill in own], [kill["recovery"] for kill in own], label=kind)
+    axes.set(xlabel="minutes", ylabel="seconds until training had come further", ylim=(0, None))
+    axes.legend(fontsize="small")
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    """The arguments."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--task", default="memory/tmaze")
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--every", type=float, default=20.0, help="seconds between two kills")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[kind for kind in KINDS if kind != "inference"])
+    parser.add_argument("--seed", type=int, default=1, help="of what is killed")
+    parser.add_argument("--actors", type=int, default=2)
+    parser.add_argument("--nodes", type=int, default=2, help="beside the head")
+    parser.add_argument("--checkpoint-seconds", type=float, default=10.0)
+    parser.add_argument("--total-steps", type=int, default=30_000_000, help="more than there is time for")
+    parser.add_argument("--episodes", type=int, default=300, help="of the evaluation")
+    parser.add_argument("--flags", default="", help="more, for r2ac train")
+    return parser, parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train, kill, evaluate, print, write."""
+    parser, options = parse(arguments)
+    device = open_device(parser, options)
+    head = header(device, options)
+    print_header(head, f"{options.minutes:g} minutes, a kill every {options.every:g} s, {options.nodes} nodes")
+    cpus = -(-options.actors // options.nodes)
+    with tempfile.TemporaryDirectory(prefix="r2ac-chaos-") as folder:
+        run = Path(folder) / "run"
+        nodes = Nodes(options.nodes, cpus, head_cpus=4)
+        try:
+            kills, watch, code, seconds = chaos(options, nodes, run)
+        finally:
+            nodes.close()
+        for sentence in watch.wrong:
+            print(f"Wrong: {sentence}")
+        solved = mean_return(run, options.episodes)
+    rows = rows_of(kills)
+    print_table(f"{len(kills)} kills in {seconds / 60:.0f} minutes, {watch.steps:,} steps learned", COLUMNS, rows)
+    print(f"\nAt the end: mean return {solved:.3f}; exit code {code}")
+    goals = [
+        Goal("mean return at the end (of the T-maze: success)", solved, 0.95, True),
+        Goal("lines that are wrong", float(len(watch.wrong)), 0.0, False),
+    ]
+    print_goals(goals)
+    more = {"kills": [asdict(kill) for kill in kills], "by_kind": rows, "steps": watch.steps, "seconds": seconds}
+    write_files("chaos", options, {**head, **more, "mean_return": solved}, goals, draw)
+
+
+if __name__ == "__main__":
+    main()
