@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
+from dataclasses import dataclass
 from typing import Any
 
 from r2ac.launch.process import available_cores
@@ -12,6 +14,21 @@ from r2ac.launch.process import available_cores
 
 class ConnectionFailed(RuntimeError):
     """There is no cluster at the address given."""
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A process's connection to Ray."""
+
+    ray: Any
+    """The module, connected."""
+    owned: bool
+    """Whether it was made here: what runs inside Ray already leaves Ray as it is."""
+
+    def close(self) -> None:
+        """Leave Ray, and end it where it was started here."""
+        if self.owned:
+            self.ray.shutdown()
 
 
 def _require_listener(address: str) -> None:
@@ -26,19 +43,20 @@ def _require_listener(address: str) -> None:
         raise ConnectionFailed(f"there is no Ray cluster at --ray-address {address}: {reason}") from error
 
 
-def connect(address: str, num_actors: int) -> Any:
-    """Start Ray on this machine ("local": it listens on loopback only) or join the cluster at ``address``.
+def connect(address: str, num_actors: int) -> Connection:
+    """Start Ray on this machine ("local": it listens on loopback only) or join the cluster at ``address``. A process
+    that is connected already, such as a learner among several, stays where it is.
 
     Args:
         address: "local", "auto" or the address of a cluster's head, such as 127.0.0.1:6379.
         num_actors: how many actors Ray must be able to hold; a local Ray holds more than there are cores if need be.
 
-    Returns:
-        The module ``ray``, connected.
-
     Raises:
         ConnectionFailed: if there is no cluster at ``address``, it has too few CPUs, or Ray cannot be started here.
     """
+    running = sys.modules.get("ray")
+    if running is not None and running.is_initialized():
+        return Connection(running, owned=False)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would else announce on every start that accelerators stay visible to tasks that ask for none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -56,7 +74,7 @@ def connect(address: str, num_actors: int) -> Any:
             raise ConnectionFailed(
                 f"the Ray cluster at {address} has {cpus} CPUs, but each of the {num_actors} processes needs one"
             )
-        return ray
+        return Connection(ray, owned=True)
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     # On a machine that is busy a process may take long to start; one that is late is waited for in vain.
     os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
@@ -74,4 +92,4 @@ def connect(address: str, num_actors: int) -> Any:
         )
     except Exception as error:  # Ray raises nothing narrower where its services do not come up in time.
         raise ConnectionFailed(f"Ray could not be started on this machine: {' '.join(str(error).split())}") from error
-    return ray
+    return Connection(ray, owned=True)

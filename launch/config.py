@@ -72,8 +72,11 @@ class TrainConfig(Generic[EnvOptions]):
 
     device: str = "auto"
     """Where the learner runs: cpu, cuda, cuda:1, …; auto takes the GPU where there is one."""
+    num_learners: int = 0
+    """Learners in Ray processes of their own, each with a share of the actors and of the batch and, where it learns on
+    GPUs, with one of its own; together they make the updates of one learner. 0: one, in this process."""
     learner_threads: int = 0
-    """CPU threads of the learner; 0: all cores but those of the actors, at least one."""
+    """CPU threads of a learner; 0: all cores but those of the actors, at least one."""
     ray_address: str = "local"
     """Ray cluster to join; local starts Ray on this machine, reachable from this machine only."""
 
@@ -132,6 +135,7 @@ class TrainConfig(Generic[EnvOptions]):
             "max_policy_lag": 0,
             "inference_workers": 1,
             "stream_groups": 0,
+            "num_learners": 0,
             "learner_threads": 0,
             "keep_checkpoints": 1,
             "log_steps": 0,
@@ -159,6 +163,7 @@ class TrainConfig(Generic[EnvOptions]):
                 f"are only {self.num_streams} (actors times --streams-per-actor): lower the one or raise the other"
             )
         self._check_actors()
+        self._check_learners()
         if self.freeze_encoder and self.encoder_from is None:
             raise ConfigError("--freeze-encoder needs --encoder-from: a random encoder would stay as it is")
         one_suite(self.tasks)
@@ -199,6 +204,23 @@ class TrainConfig(Generic[EnvOptions]):
                     f"it takes to learn from the {self.rollouts_in_flight} rollouts in flight of {self.num_streams} "
                     f"streams, {self.batch_size} an update"
                 )
+
+    def _check_learners(self) -> None:
+        """Whether several learners have equal shares."""
+        if self.num_learners == 0:
+            return
+        for name in ("num_actors", "batch_size"):
+            value, flag = getattr(self, name), name.replace("_", "-")
+            if value == 0 or value % self.num_learners:
+                raise ConfigError(
+                    f"--{flag} is {value}, but it must be a multiple of --num-learners ({self.num_learners}): each "
+                    "learner has an equal share"
+                )
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(
+                f"--device is {self.device}, but with --num-learners it must be auto, cpu or cuda: Ray gives each "
+                "learner a GPU of its own"
+            )
 
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""

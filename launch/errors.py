@@ -11,6 +11,10 @@ class RunDirectoryError(RunError):
     """A run directory is missing, taken, in use, unwritable or damaged."""
 
 
+class LearnersLost(RuntimeError):
+    """One of several learners is gone; the message is one sentence."""
+
+
 def os_reason(error: OSError) -> str:
     """Why the file system refused, without the path: ``No space left on device``."""
     if isinstance(error, FileExistsError | NotADirectoryError):

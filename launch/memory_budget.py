@@ -198,8 +198,8 @@ def check_fits(budget: MemoryBudget, available: Available) -> None:
         )
 
 
-def print_budget(console: Console, budget: MemoryBudget) -> None:
-    """One line for each place where the run holds memory: the sum, and its parts."""
+def print_budget(console: Console, budget: MemoryBudget, who: str = "the run") -> None:
+    """One line for each place where ``who`` holds memory: the sum, and its parts."""
     labels: dict[Place, str] = {
         "device": f"learner on {budget.device}",
         "machine": "other processes and batches" if budget.device == "cpu" else "this machine",
@@ -212,7 +212,7 @@ def print_budget(console: Console, budget: MemoryBudget) -> None:
         if parts:
             each = ", ".join(f"{part.name} {memory_text(part.nbytes)}" for part in parts)
             rows.append((label, f"{memory_text(sum(part.nbytes for part in parts)):>7}: {each}"))
-    print_table(console, "memory that the run will hold", rows)
+    print_table(console, f"memory that {who} will hold", rows)
 
 
 def memory_text(nbytes: int) -> str:

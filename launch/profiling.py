@@ -26,6 +26,7 @@ FORWARD = {
     "core": "core forward",
     "heads": "heads, losses",
     "losses": "heads, losses",
+    "peers": "other learners",
     "optimiser": "optimiser",
     "copies": "copies",
     "metrics": "metrics",

@@ -46,10 +46,6 @@ class Progress:
         self._shown_line = ""
         self._shown_time = -math.inf
 
-    def is_due(self) -> bool:
-        """Whether an `update` would be shown: one that would not can be left out, but for a run's last."""
-        return self._clock() - self._shown_time >= self._interval
-
     def update(
         self,
         env_steps: int,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,31 @@ from r2ac.launch.rollouts.batch_pipeline import Batches, ReadyBatch
 from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING
 from r2ac.launch.rollouts.rollout_source import SourceCounts
 from r2ac.launch.rollouts.stream_group import Episode
-from r2ac.learner import Learner
+from r2ac.learner import Learner, Peers
+
+COUNTED = ("actor_restarts", "engine_restarts", "inference_restarts")
+"""Counts of the source that go on in a run that goes on."""
+_RESETS, _SEQUENCE = "stream_resets", "next_sequence"
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one learner has to say for a line: of its own rollouts, since its last line."""
+
+    episodes: list[Episode]
+    lags: list[np.ndarray]
+    waited: float
+    held_back: float
+    queue: int
+    actor_seconds: Counter[str]
+    counts: dict[str, int]
 
 
 class TrainingLog:
     """Gathers what a run measures and turns it into the values of a line, each over the steps since the last line.
+
+    Of several learners the first has the values of all: their episodes, lags and counts together, the mean of what each
+    of them waited.
 
     Args:
         learner: whose counters are reported.
@@ -30,16 +51,24 @@ class TrainingLog:
         counts: of the source of the rollouts.
         tasks: what the agent learns.
         options: the environment's, on which reference scores depend.
+        peers: all learners.
     """
 
     def __init__(
-        self, learner: Learner, batches: Batches, counts: SourceCounts, tasks: Sequence[Task], options: Any
+        self,
+        learner: Learner,
+        batches: Batches,
+        counts: SourceCounts,
+        tasks: Sequence[Task],
+        options: Any,
+        peers: Peers,
     ) -> None:
-        self._learner, self._batches, self._counts = learner, batches, counts
+        self._learner, self._batches, self._counts, self._peers = learner, batches, counts, peers
         self._scores = {task.name: task.reference_scores(options) for task in tasks}
         self._short_names = {task.name: task.short_name for task in tasks}
         self._recent_returns: deque[float] = deque(maxlen=100)
         self._recent_of_task = {task.name: deque[float](maxlen=100) for task in tasks}
+        self._others = dict.fromkeys((*COUNTED, _RESETS, _SEQUENCE), 0)  # counts of the other learners
         self._notes = self._read_notes()
         self._begin()
 
@@ -51,48 +80,64 @@ class TrainingLog:
     def add(self, batch: ReadyBatch, version: int) -> None:
         """Note an update: its batch, and the version of the weights that it was made with."""
         self._episodes += batch.episodes
-        for episode in batch.episodes:
-            self._recent_returns.append(episode.episode_return)
-            self._recent_of_task[episode.task].append(episode.episode_return)
+        self._note_returns(batch.episodes)
         self._lags.append(version - batch.weights_version)
 
+    def gather_counts(self) -> None:
+        """Bring the counts of the other learners up to date; all learners call it together."""
+        self._note_counts(self._peers.gather(self._own_counts()))
+
+    def counts(self) -> dict[str, int]:
+        """What a checkpoint keeps: restarts and stream resets, those of the other learners as gathered last, and the
+        largest number that the next rollout of a stream must have. Waits for the learner's device."""
+        own = self._own_counts()
+        summed = {name: own[name] + self._others[name] for name in (*COUNTED, _RESETS)}
+        return {**summed, _SEQUENCE: max(own[_SEQUENCE], self._others[_SEQUENCE])}
+
     def values(self) -> dict[str, float]:
-        """The values of the next line; what follows counts for the line after it. Waits for the learner's device."""
+        """The values of the next line, nothing but at the first learner; what follows counts for the line after it. All
+        learners call it together. Waits for the learner's device."""
+        parts = self._peers.gather(self._part())
         means = self._learner.read_tally()
-        self._notes = self._read_notes()
         elapsed = max(time.monotonic() - self._began, 1e-9)
-        learner, counts = self._learner, self._counts
+        values = self._line(parts, elapsed) | means | memory_used(self._learner.device) if parts else {}
+        self._begin()
+        return values
+
+    def _line(self, parts: Sequence[_Part], elapsed: float) -> dict[str, float]:
+        """What is measured over ``elapsed`` seconds."""
+        own, *others = parts
+        self._note_counts([part.counts for part in parts])
+        for part in others:
+            self._note_returns(part.episodes)
+        self._notes = self._read_notes()
+        learner, counts = self._learner, self._restarts()
         values: dict[str, float] = {
             "updates": learner.updates,
             "throughput/steps_per_second": (learner.env_steps - self._began_steps) / elapsed,
-            "throughput/learner_wait": (self._batches.waited - self._began_waited) / elapsed,
-            "throughput/held_back": (counts.held_back - self._began_held_back) / elapsed,
-            "throughput/queue": counts.queue,
-            "throughput/actor_restarts": counts.actor_restarts,
-            "throughput/engine_restarts": counts.engine_restarts,
-            "throughput/inference_restarts": counts.inference_restarts,
+            "throughput/learner_wait": sum(part.waited for part in parts) / len(parts) / elapsed,
+            "throughput/held_back": sum(part.held_back for part in parts) / len(parts) / elapsed,
+            "throughput/queue": sum(part.queue for part in parts),
+            **{f"throughput/{name}": count for name, count in counts.items()},
             "learner/learning_rate": learner.learning_rate(),
             "learner/skipped_updates": self._notes["skipped updates"],
             "learner/stream_resets": self._notes["stream resets"],
         }
-        values |= self._episode_values()
-        if self._lags:
-            lags = np.concatenate(self._lags)
-            values |= {"policy_lag/mean": float(lags.mean()), "policy_lag/max": float(lags.max())}
-            values |= {f"policy_lag/p{percent}": float(np.percentile(lags, percent)) for percent in (5, 50, 95)}
-        values |= self._actor_shares()
-        values |= means | memory_used(learner.device)
-        self._begin()
-        return values
+        values |= self._episode_values([episode for part in parts for episode in part.episodes])
+        if lags := [lag for part in parts for lag in part.lags]:
+            together = np.concatenate(lags)
+            values |= {"policy_lag/mean": float(together.mean()), "policy_lag/max": float(together.max())}
+            values |= {f"policy_lag/p{percent}": float(np.percentile(together, percent)) for percent in (5, 50, 95)}
+        return values | _actor_shares(sum((part.actor_seconds for part in others), own.actor_seconds))
 
-    def _episode_values(self) -> dict[str, float]:
+    def _episode_values(self, episodes: Sequence[Episode]) -> dict[str, float]:
         """Of the episodes since the last line; the normalised return is that of the last 100 of each task."""
         values: dict[str, float] = {}
-        if self._episodes:
-            values = {"episodes": len(self._episodes), **_means(self._episodes)}
+        if episodes:
+            values = {"episodes": len(episodes), **_means(episodes)}
         if len(self._scores) > 1:
             for task, short_name in self._short_names.items():
-                own = [episode for episode in self._episodes if episode.task == task]
+                own = [episode for episode in episodes if episode.task == task]
                 if own:
                     values[f"returns/{short_name}"] = _means(own)["episode_return"]
         scores = [score for score in self._scores.values() if score is not None]
@@ -103,25 +148,43 @@ class TrainingLog:
         return values
 
     def notes(self) -> dict[str, int]:
-        """Counts that should stay zero, for the progress line; those of the learner's device as of the last line."""
-        counts = self._counts
-        restarts = {
-            "actor restarts": counts.actor_restarts,
-            "engine restarts": counts.engine_restarts,
-            "inference restarts": counts.inference_restarts,
-        }
-        return {**self._notes, **restarts}
+        """Counts that should stay zero, for the progress line; those of the learner's device, and of other learners, as
+        of the last line."""
+        return {**self._notes, **{name.replace("_", " "): count for name, count in self._restarts().items()}}
 
-    def _actor_shares(self) -> dict[str, float]:
-        """What the rollout actors have spent their time with since the last line; nothing before the first rollout."""
-        spent = self._counts.actor_seconds - self._began_actors
-        total = spent.total()
-        names = {ENVIRONMENT: "throughput/actor_environment", INFERENCE: "throughput/actor_inference"}
-        names[WAITING] = "throughput/actor_wait"
-        return {name: spent[key] / total for key, name in names.items()} if total > 0 else {}
+    def _restarts(self) -> dict[str, int]:
+        return {name: getattr(self._counts, name) + self._others[name] for name in COUNTED}
 
     def _read_notes(self) -> dict[str, int]:
-        return {"skipped updates": self._learner.skipped_updates, "stream resets": self._learner.carries.resets}
+        resets = self._learner.carries.resets + self._others[_RESETS]
+        return {"skipped updates": self._learner.skipped_updates, "stream resets": resets}
+
+    def _note_returns(self, episodes: Sequence[Episode]) -> None:
+        for episode in episodes:
+            self._recent_returns.append(episode.episode_return)
+            self._recent_of_task[episode.task].append(episode.episode_return)
+
+    def _own_counts(self) -> dict[str, int]:
+        carries = self._learner.carries
+        restarts = {name: getattr(self._counts, name) for name in COUNTED}
+        return {**restarts, _RESETS: carries.resets, _SEQUENCE: int(carries.next_sequence.max())}
+
+    def _note_counts(self, of_all: Sequence[dict[str, int]]) -> None:
+        """``of_all`` learners, this one first; nothing but at the first learner."""
+        for name in self._others:
+            combine = max if name == _SEQUENCE else sum
+            self._others[name] = combine([0, *(counts[name] for counts in of_all[1:])])
+
+    def _part(self) -> _Part:
+        return _Part(
+            episodes=self._episodes,
+            lags=self._lags,
+            waited=self._batches.waited - self._began_waited,
+            held_back=self._counts.held_back - self._began_held_back,
+            queue=self._counts.queue,
+            actor_seconds=self._counts.actor_seconds - self._began_actors,
+            counts=self._own_counts(),
+        )
 
     def _begin(self) -> None:
         self._episodes: list[Episode] = []
@@ -131,6 +194,14 @@ class TrainingLog:
         self._began_waited = self._batches.waited
         self._began_held_back = self._counts.held_back
         self._began_actors = self._counts.actor_seconds.copy()
+
+
+def _actor_shares(spent: Counter[str]) -> dict[str, float]:
+    """What rollout actors have spent their time with; nothing before the first rollout."""
+    total = spent.total()
+    names = {ENVIRONMENT: "throughput/actor_environment", INFERENCE: "throughput/actor_inference"}
+    names[WAITING] = "throughput/actor_wait"
+    return {name: spent[key] / total for key, name in names.items()} if total > 0 else {}
 
 
 def memory_used(device: torch.device) -> dict[str, float]:

@@ -12,11 +12,13 @@ from r2ac.learner.learner import (
 )
 from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
 from r2ac.learner.optimiser import OPTIMISERS, clip_gradient_norm, linear_decay, load_optimiser_state, make_optimiser
+from r2ac.learner.peers import Alone, Peers, PeersLost, ProcessGroup
 from r2ac.learner.rollout import Rollout, concatenate
 from r2ac.learner.vtrace import VTrace, vtrace
 
 __all__ = [
     "OPTIMISERS",
+    "Alone",
     "CaptureFailed",
     "CapturedStep",
     "CarryStore",
@@ -24,6 +26,9 @@ __all__ = [
     "Learner",
     "LearnerConfig",
     "Losses",
+    "Peers",
+    "PeersLost",
+    "ProcessGroup",
     "Rollout",
     "StagedBatch",
     "TrainingDiverged",

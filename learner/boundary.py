@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import ELSTM, Carry
+from r2ac.learner.peers import Alone, Peers
 from r2ac.learner.tally import Means
 
 _NORMS = ("rtrl/boundary_norm", "rtrl/inside_norm", "rtrl/cosine")
@@ -105,10 +106,11 @@ class BoundaryMeter:
         num_streams: the number of streams.
         every: one update in so many is measured, see :func:`is_measured`; 1 measures all, as a CUDA graph must, which
             has no branches.
+        peers: the learners whose batches are measured as one.
     """
 
-    def __init__(self, core: ELSTM, num_streams: int, every: int) -> None:
-        self._core, self._every = core, every
+    def __init__(self, core: ELSTM, num_streams: int, every: int, peers: Peers | None = None) -> None:
+        self._core, self._every, self._peers = core, every, peers or Alone()
         cell = core.initial_carry(1).cell
         self._through = cell.new_zeros(num_streams, core.hidden_size)  # V, see travelled()
         self._behind: list[tuple[Carry, int]] = []  # rollouts that V does not know yet, and their lengths
@@ -119,7 +121,8 @@ class BoundaryMeter:
         return with_room(self._core, carry, for_parts=is_measured(update, self._every))
 
     def measure(self, carry: Carry, steps: int) -> Tensor | None:
-        """Between the backward pass and clipping: what :meth:`add` is to count; None where nothing is measured.
+        """Between the backward pass and all that changes gradients: what :meth:`add` is to count; None where nothing is
+        measured.
 
         Args:
             carry: from :meth:`begin`.
@@ -136,8 +139,9 @@ class BoundaryMeter:
             return None
         self._catch_up()
         parts, through = gradient_parts(self._core, carry), self._go_through(carry, steps)
-        way = travelled(parts.by_cell.masked_fill(carry.fresh.unsqueeze(-1), 0), through, steps)
-        return torch.stack((*norms_and_cosine(parts), *way)).double()
+        way = torch.stack(travelled(parts.by_cell.masked_fill(carry.fresh.unsqueeze(-1), 0), through, steps))
+        self._peers.sum_((parts.boundary, parts.inside, way))
+        return torch.cat((torch.stack(norms_and_cosine(parts)), way)).double()
 
     def add(self, values: Tensor, good: Tensor) -> None:
         """Count the values of an update, where it was ``good`` (bool scalar)."""

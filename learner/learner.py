@@ -17,6 +17,7 @@ from r2ac.learner.carries import CarryStore
 from r2ac.learner.device import CapturedStep, DeviceFeed, Staged
 from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
 from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, make_optimiser, set_learning_rate, step_where
+from r2ac.learner.peers import Alone, Peers
 from r2ac.learner.rollout import Rollout
 from r2ac.learner.tally import Tally
 from r2ac.learner.vtrace import vtrace
@@ -119,15 +120,19 @@ class Learner:
     Args:
         agent: the agent, on the device where it is to learn.
         config: how it learns.
-        num_streams: the number of streams that all rollout actors step together.
+        num_streams: the number of streams that all rollout actors of this learner step together.
         total_steps: environment steps after which the learning rate has fallen to zero.
+        peers: the learners that it shares the training with: each update is from the batches of all.
 
     Raises:
         ValueError: for a precision or storage that is neither float32 nor bfloat16, or rtrl_metrics_every below 0.
     """
 
-    def __init__(self, agent: Agent, config: LearnerConfig, num_streams: int, total_steps: int) -> None:
+    def __init__(
+        self, agent: Agent, config: LearnerConfig, num_streams: int, total_steps: int, peers: Peers | None = None
+    ) -> None:
         self.agent, self.config, self.total_steps = agent, config, total_steps
+        self._peers = peers or Alone()
         self.device = next(agent.parameters()).device
         on_gpu = self.device.type == "cuda"
         for name in ("encoder_precision", "sensitivity_storage"):
@@ -141,7 +146,7 @@ class Learner:
         self.parameters = [parameter for parameter in agent.parameters() if parameter.requires_grad]
         self.optimiser = make_optimiser(self.parameters, config.optimiser, config.learning_rate, capturable=on_gpu)
         self.env_steps = 0
-        """Environment steps learned from."""
+        """Environment steps learned from, by all learners."""
         self.updates = 0
         """Updates made, with those that were skipped; also the version of the weights."""
         self._tally = Tally(METRICS, self.device)
@@ -152,7 +157,8 @@ class Learner:
         self._meter: BoundaryMeter | None = None
         if isinstance(agent.core, ELSTM) and agent.core.gradient == "rtrl" and config.rtrl_metrics_every:
             # A CUDA graph has no branches: what is captured is done in every update.
-            self._meter = BoundaryMeter(agent.core, num_streams, 1 if on_gpu else config.rtrl_metrics_every)
+            every = 1 if on_gpu else config.rtrl_metrics_every
+            self._meter = BoundaryMeter(agent.core, num_streams, every, self._peers)
 
     def learning_rate(self) -> float:
         """The learning rate of the next update."""
@@ -172,7 +178,7 @@ class Learner:
         return StagedBatch(rollout.length * rollout.batch_size, staged)
 
     def update(self, batch: Rollout[np.ndarray] | StagedBatch) -> dict[str, Tensor]:
-        """One update from a batch of rollouts: T steps of B streams.
+        """One update from a batch of rollouts, T steps of B streams, and from those of the peers, as if they were one.
 
         An update whose loss or gradient is not finite changes nothing but the counters, and its streams begin again
         with zero sensitivities.
@@ -184,6 +190,7 @@ class Learner:
         Raises:
             ValueError: for streams that are unknown or come twice.
             TrainingDiverged: after ``max_skipped_updates`` such updates in a row; on a GPU only :meth:`check` does.
+            PeersLost: where a peer is gone.
         """
         if isinstance(batch, Rollout):
             batch = self.stage(batch)
@@ -191,7 +198,7 @@ class Learner:
         with scope("copies"):
             inputs = self._feed.take(batch.staged)
         metrics = self._run(self._step, inputs)
-        self.env_steps += batch.steps
+        self.env_steps += batch.steps * self._peers.size
         self.updates += 1
         if self.device.type != "cuda":
             self.check()
@@ -250,6 +257,7 @@ class Learner:
             losses.total.backward()
         with scope("metrics"):
             measured = meter.measure(carry, batch.length) if meter is not None else None
+        losses = self._combine(losses)
         with scope("optimiser"):
             gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
             finite = torch.isfinite(losses.total.detach()) & torch.isfinite(gradient_norm)
@@ -257,10 +265,22 @@ class Learner:
         with scope("copies"):
             self.carries.store(batch.stream, output.carry, finite)
         with scope("metrics"):
-            steps = batch.action.numel()
+            steps = batch.action.numel() * self._peers.size
             values = (losses.total.detach() / steps, losses.policy / steps, losses.baseline / steps, losses.entropy)
             metrics = dict(zip(METRICS, (*values, gradient_norm), strict=True))
             self._tally.add(metrics, finite)
             if meter is not None and measured is not None:
                 meter.add(measured, finite)
         return metrics
+
+    def _combine(self, losses: Losses) -> Losses:
+        """Gradients, in place, and losses of the batches of all learners as if they were one batch. From here on all
+        learners compute the same, to the bit."""
+        if self._peers.size == 1:
+            return losses
+        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        values = torch.stack((losses.total.detach(), losses.policy, losses.baseline, losses.entropy))
+        with scope("peers"):
+            self._peers.sum_([*gradients, values])
+        total, policy, baseline, mean_entropy = values.unbind()
+        return Losses(total, policy, baseline, mean_entropy / self._peers.size)

@@ -150,13 +150,14 @@ def _play_with_ray(
 ) -> Generator[tuple[Unit, Report], None, None]:
     from r2ac.launch import cluster
 
-    ray = cluster.connect(workers.ray_address, num_actors=min(workers.number or 1, len(units)))
+    connection = cluster.connect(workers.ray_address, num_actors=min(workers.number or 1, len(units)))
+    ray = connection.ray
     number = min(workers.number or int(ray.cluster_resources()["CPU"]), len(units))
     try:
         signals.install()
         yield from _RayPlayer(ray, units, models, number, workers.gpu).reports(signals)
     finally:
-        ray.shutdown()
+        connection.close()
 
 
 class _RayPlayer:

@@ -23,7 +23,11 @@ from r2ac.learner import Learner
 
 
 def make_source(
-    config: TrainConfig[Any], spec: ObservationSpec, learner: Learner, counters: Mapping[str, int | float]
+    config: TrainConfig[Any],
+    spec: ObservationSpec,
+    learner: Learner,
+    counters: Mapping[str, int | float],
+    first_index: int = 0,
 ) -> RolloutSource:
     """The rollout actors; those of a resumed run begin other episodes than the ones already played.
 
@@ -32,6 +36,7 @@ def make_source(
         spec: what the environment shows and takes.
         learner: for which the rollouts are.
         counters: of the checkpoint that the run goes on from, empty for a new run.
+        first_index: the number of this learner's first actor among the actors of all learners.
 
     Raises:
         ConfigError: for a device that is not there, or where there is no memory for the rollouts.
@@ -48,7 +53,8 @@ def make_source(
             seed=config.seed,
             rollout_length=config.rollout_length,
             num_streams=config.streams_per_actor,
-            index=index,
+            index=first_index + index,
+            first_index=first_index,
             incarnation=int(counters.get("incarnation", -1)) + 1,
             num_groups=config.stream_groups or (min(2, config.streams_per_actor) if uses_workers else 1),
         )

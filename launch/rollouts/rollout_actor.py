@@ -52,16 +52,18 @@ class ActorConfig:
     rollout_length: int
     num_streams: int
     index: int
-    """The actor's number among all actors."""
+    """The actor's number among all actors of the run."""
     incarnation: int = 0
     """How often the actor has been started before: each start gets other episodes."""
     num_groups: int = 1
     """Groups of streams: one is stepped while an inference worker computes the actions of another."""
+    first_index: int = 0
+    """The number of the first of the actors that its learner has; streams are numbered learner by learner."""
 
     @property
     def first_stream(self) -> int:
-        """The number of the actor's first stream."""
-        return self.index * self.num_streams
+        """The number of the actor's first stream among those of its learner."""
+        return (self.index - self.first_index) * self.num_streams
 
     @property
     def last_stream(self) -> int:
@@ -119,7 +121,7 @@ class RolloutActor:
         self._config = config
         seeds = self._randomness().generate_state(config.num_groups, np.uint64)
         self._groups = [
-            StreamGroup(config.task, config.env, int(seed), config.first_stream + columns.start, columns)
+            StreamGroup(config.task, config.env, int(seed), config.index * config.num_streams + columns.start, columns)
             for seed, columns in zip(seeds, config.columns, strict=True)
         ]
         self.spec = self._groups[0].spec

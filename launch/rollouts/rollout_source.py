@@ -192,8 +192,9 @@ class RaySource:
         self._pool: InferencePool | None = None
         self._memory: list[RolloutMemory | None] = [None] * len(actors)
         self._open = ExitStack()
-        self._ray = cluster.connect(config.address, num_actors=len(actors))
-        self._open.callback(self._ray.shutdown)
+        connection = cluster.connect(config.address, num_actors=len(actors))
+        self._ray = connection.ray
+        self._open.callback(connection.close)
         self._link: ActorLink
         try:
             self._link = self._connect()

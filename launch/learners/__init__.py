@@ -1,0 +1,1 @@
+"""Several learners of one training, each in a Ray process of its own."""

@@ -1,0 +1,216 @@
+"""Several learners of one training, as the process sees them that starts them."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from r2ac.launch.cluster import ConnectionFailed, connect
+from r2ac.launch.config import TrainConfig
+from r2ac.launch.errors import LearnersLost
+from r2ac.launch.learners.process import LearnerProcess, Place, Status
+from r2ac.launch.learners.rendezvous import FileRendezvous, TcpRendezvous
+from r2ac.launch.memory_budget import print_budget
+from r2ac.launch.progress import Progress
+from r2ac.launch.rollouts.inference_pool import last_line
+from r2ac.launch.signals import StopSignals
+from r2ac.launch.train import RUN_FAILURES, Resumed, new_run_path, print_summary
+from r2ac.launch.training import OnLine, Summary
+from r2ac.learner import PeersLost
+
+_POLL_SECONDS = 0.2
+_PLACE_SECONDS = 60
+"""How long a cluster is waited for that may still grow."""
+_SAVE_SECONDS, _END_SECONDS = 120, 5
+"""How long the others may take to end after one has: where they save a checkpoint together, and else."""
+
+
+def train_in_group(config: TrainConfig[Any], console: Console, resumed: Resumed | None, on_line: OnLine | None) -> int:
+    """As :func:`r2ac.launch.train.train`, with ``num_learners`` learners in Ray processes."""
+    path = resumed.run.path if resumed else new_run_path(config)
+    if resumed is not None:
+        # The first learner reads and locks it.
+        resumed.run.close()
+    with ExitStack() as stack:
+        signals = StopSignals()
+        stack.push(signals.__exit__)
+        progress = stack.enter_context(Progress(config.total_steps, console))
+        group = LearnerGroup(config, stack)
+        signals.install()
+
+        def show(status: Status) -> None:
+            if status.updates:
+                progress.update(status.env_steps, status.updates, status.mean_return, status.notes)
+
+        place = Place(path.absolute(), resumed is not None, on_line is not None)
+        summary = group.train(place, console, show, signals.stop_requested, on_line)
+    print_summary(console, config.task, summary, signals.received)
+    return 128 + signals.received if signals.received else 0
+
+
+class LearnerGroup:
+    """Learners in Ray processes, each in its place in the cluster; all of them end with the group.
+
+    Args:
+        config: checked settings.
+        stack: ends them.
+
+    Raises:
+        ConnectionFailed: where there is no cluster, or no room in it.
+    """
+
+    def __init__(self, config: TrainConfig[Any], stack: ExitStack) -> None:
+        self._stack, self._count = stack, config.num_learners
+        cpus = max(1, config.learner_threads)
+        connection = connect(config.ray_address, config.num_actors + self._count * cpus)
+        stack.callback(connection.close)
+        self._ray = connection.ray
+        gpus = self._ray.cluster_resources().get("GPU", 0)
+        self._device = ("cuda" if gpus else "cpu") if config.device == "auto" else config.device
+        bundle = {"CPU": cpus, **({"GPU": 1} if self._device == "cuda" else {})}
+        bundles = self._reserve(bundle, may_grow=config.ray_address != "local")
+        learner = self._ray.remote(LearnerProcess)
+        on_device = replace(config, device=self._device)
+        self._learners = [
+            # One thread trains, one saves at a line, and one answers.
+            learner.options(
+                num_cpus=cpus,
+                num_gpus=bundle.get("GPU", 0),
+                max_concurrency=3,
+                scheduling_strategy=bundles(rank),
+            ).remote(rank, on_device)
+            for rank in range(self._count)
+        ]
+        stack.callback(self._kill)
+
+    def train(
+        self,
+        place: Place,
+        console: Console,
+        show: Callable[[Status], None],
+        stop_requested: Callable[[], bool],
+        on_line: OnLine | None,
+    ) -> Summary:
+        """Let all of them train until the end, or until asked to stop.
+
+        Raises:
+            LearnersLost: where one of them died.
+            As :func:`r2ac.launch.train.train`: what one of them raised.
+        """
+        first, *others = self._learners
+        try:
+            meetings = self._meetings()
+            running = [first.train.remote(meetings[0], place)]
+            running += [each.train.remote(meeting, None) for each, meeting in zip(others, meetings[1:], strict=True)]
+        except self._ray.exceptions.RayError as error:
+            raise LearnersLost(f"the {self._count} learners could not be started: {last_line(error)}") from error
+        pending, failures, until = list(running), dict[int, Exception](), math.inf
+        told_budget = told_stop = False
+        while pending and time.monotonic() < until:
+            ready, pending = self._ray.wait(pending, timeout=_POLL_SECONDS)
+            for ended in ready:
+                failure = self._failure(ended)
+                if failure is not None:
+                    failures[running.index(ended)] = failure
+                    patience = _SAVE_SECONDS if isinstance(_cause(failure), RUN_FAILURES) else _END_SECONDS
+                    until = min(until, time.monotonic() + patience)
+            if stop_requested() and not told_stop:
+                told_stop = True
+                for each in self._learners:
+                    each.stop.remote()
+            status = self._status()
+            if status.budget is not None and not told_budget:
+                told_budget = True
+                who = f"each of {self._count} learners, with its actors," if self._count > 1 else "the run"
+                print_budget(console, status.budget, who)
+            show(status)
+            if status.line is not None and on_line is not None:
+                on_line(status.line, lambda: self._ray.get(first.save.remote()))
+                self._ray.get(first.answer.remote())
+        if failures:
+            raise self._verdict(failures, place.path)
+        summary: Summary = self._ray.get(running[0])
+        return summary
+
+    def _reserve(self, bundle: dict[str, int], may_grow: bool) -> Callable[[int], Any]:
+        """Room for the learners, close together; gives the place of each."""
+        from ray.util.placement_group import placement_group, remove_placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        def amounts(resources: dict[str, float]) -> str:
+            return ", ".join(f"{resources.get(name, 0):g} {name}s" for name in ("CPU", "GPU"))
+
+        there = self._ray.cluster_resources()
+        fits = all(there.get(name, 0) >= self._count * amount for name, amount in bundle.items())
+        group = placement_group([bundle] * self._count, strategy="PACK")
+        self._stack.callback(remove_placement_group, group)
+        if not group.wait(_PLACE_SECONDS if fits or may_grow else 0):
+            each = " and ".join(f"{amount} {name}" for name, amount in bundle.items())
+            remedy = "; --device cpu does without GPUs" if "GPU" in bundle else ""
+            raise ConnectionFailed(
+                f"--num-learners is {self._count}, each with {each}, but the Ray cluster has "
+                f"{amounts(there)}, of which {amounts(self._ray.available_resources())} are free{remedy}"
+            )
+        return lambda rank: PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=rank)
+
+    def _meetings(self) -> list[FileRendezvous | TcpRendezvous | None]:
+        """Where each of the learners finds the others."""
+        if self._count == 1:
+            return [None]
+        hosts = self._ray.get([each.host.remote() for each in self._learners])
+        if {node for node, _ in hosts} == {self._ray.get_runtime_context().get_node_id()}:
+            folder = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="r2ac-", ignore_cleanup_errors=True))
+            return [FileRendezvous(Path(folder) / "learners")] * self._count
+        host, port = self._ray.get(self._learners[0].serve.remote())
+        return [TcpRendezvous(host, port, address) for _, address in hosts]
+
+    def _status(self) -> Status:
+        try:
+            status: Status = self._ray.get(self._learners[0].status.remote(), timeout=10)
+        except (self._ray.exceptions.RayError, self._ray.exceptions.GetTimeoutError):
+            return Status()  # what became of it is told where its training ends
+        return status
+
+    def _failure(self, ended: Any) -> Exception | None:
+        try:
+            self._ray.get(ended)
+        except self._ray.exceptions.RayError as error:
+            return error
+        return None
+
+    def _verdict(self, failures: dict[int, Exception], path: Path) -> Exception:
+        """What all failed for. Those that lost their peers did so because another one failed."""
+        for failure in failures.values():
+            cause = _cause(failure)
+            if cause is not None and not isinstance(cause, PeersLost):
+                cause.__cause__ = failure
+                return cause
+        rank, failure = next(
+            ((rank, failure) for rank, failure in failures.items() if _cause(failure) is None),
+            next(iter(failures.items())),
+        )
+        ended = "died" if _cause(failure) is None else "lost the others"
+        lost = LearnersLost(
+            f"learner {rank} of {self._count} {ended} ({last_line(failure)}), so that all were ended; "
+            f"r2ac train --resume {path} goes on"
+        )
+        lost.__cause__ = failure
+        return lost
+
+    def _kill(self) -> None:
+        for each in self._learners:
+            with suppress(self._ray.exceptions.RayError):
+                self._ray.kill(each)
+
+
+def _cause(failure: Exception) -> Exception | None:
+    """What a learner raised; None where it died."""
+    return getattr(failure, "cause", None)

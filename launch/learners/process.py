@@ -1,0 +1,145 @@
+"""One of several learners, as a Ray actor."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from r2ac.launch.config import TrainConfig
+from r2ac.launch.learners.rendezvous import FileRendezvous, TcpRendezvous, serve, use_network_of
+from r2ac.launch.loading import choose_device
+from r2ac.launch.memory_budget import MemoryBudget
+from r2ac.launch.process import available_cores
+from r2ac.launch.train import Front, Resumed, learn, open_interrupted
+from r2ac.launch.training import Save, Summary
+from r2ac.learner import Alone, Peers, ProcessGroup
+
+
+@dataclass(frozen=True)
+class Place:
+    """What a training's first learner does on behalf of the process that started it."""
+
+    path: Path
+    """Of the run, absolute."""
+    goes_on: bool
+    """Whether the run is there already."""
+    reports_lines: bool
+    """Whether each line of metrics is to be reported, and an answer waited for."""
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a training has come."""
+
+    env_steps: int = 0
+    updates: int = 0
+    mean_return: float | None = None
+    notes: Mapping[str, int] | None = None
+    budget: MemoryBudget | None = None
+    """Of the first learner, once it is known."""
+    line: Mapping[str, float] | None = None
+    """The line of metrics that waits for an answer."""
+
+
+def share_of(config: TrainConfig[Any]) -> TrainConfig[Any]:
+    """The settings of each of several learners: its part of the actors, of the batch and of the cores."""
+    count = config.num_learners
+    threads = config.learner_threads or max(1, (available_cores() - config.num_actors) // count)
+    return replace(
+        config,
+        num_actors=config.num_actors // count,
+        batch_size=config.batch_size // count,
+        learner_threads=threads,
+    )
+
+
+class LearnerProcess:
+    """A learner that shares a training with others. While :meth:`train` runs on one thread, the other methods answer.
+
+    Args:
+        rank: its number.
+        config: of the whole training, with the device as torch calls it there.
+    """
+
+    def __init__(self, rank: int, config: TrainConfig[Any]) -> None:
+        self._rank, self._config = rank, config
+        self._stop = threading.Event()
+        self._status = Status()
+        self._save: Save | None = None
+        self._answered = threading.Event()
+
+    def host(self) -> tuple[str, str]:
+        """The Ray node that this process is on, and its address."""
+        import ray
+
+        return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address()
+
+    def serve(self) -> tuple[str, int]:
+        """Open a meeting place for the learners here; returns its address and port."""
+        host = self.host()[1]
+        self._store = serve(host, self._config.num_learners)
+        return host, self._store.port
+
+    def train(self, rendezvous: FileRendezvous | TcpRendezvous | None, place: Place | None) -> Summary | None:
+        """This learner's part of the training.
+
+        Args:
+            rendezvous: where the others are; None where there are none.
+            place: for the first learner.
+
+        Raises:
+            As :func:`r2ac.launch.train.learn`.
+        """
+        config, stop = self._config, self._stop
+        return learn(config, share_of(config), self._join(rendezvous), self._front(place), stop.is_set, lambda: None)
+
+    def stop(self) -> None:
+        """Ask the training to stop."""
+        self._stop.set()
+
+    def status(self) -> Status:
+        """How far it has come; asked of the first learner."""
+        return self._status
+
+    def save(self) -> Path:
+        """A checkpoint, while a line waits for an answer."""
+        assert self._save is not None
+        return self._save()
+
+    def answer(self) -> None:
+        """Let the training go on that waits after a line."""
+        self._status = replace(self._status, line=None)
+        self._answered.set()
+
+    def _join(self, rendezvous: FileRendezvous | TcpRendezvous | None) -> Peers:
+        if rendezvous is None:
+            return Alone()
+        use_network_of(rendezvous.address)
+        store = getattr(self, "_store", None) or rendezvous.join(self._config.num_learners)
+        return ProcessGroup(store, self._rank, self._config.num_learners, choose_device(self._config.device))
+
+    def _front(self, place: Place | None) -> Front | None:
+        if place is None:
+            return None
+        resumed: Resumed | None = open_interrupted(place.path) if place.goes_on else None
+        report = self._report if place.reports_lines else None
+        return Front(place.path, resumed, self, self._tell_budget, report)
+
+    def update(
+        self, env_steps: int, updates: int, mean_return: float | None = None, notes: Mapping[str, int] | None = None
+    ) -> None:
+        """See :class:`r2ac.launch.training.ShowsProgress`."""
+        self._status = replace(self._status, env_steps=env_steps, updates=updates, mean_return=mean_return, notes=notes)
+
+    def _tell_budget(self, budget: MemoryBudget) -> None:
+        self._status = replace(self._status, budget=budget)
+
+    def _report(self, line: Mapping[str, float], save: Save) -> None:
+        """Wait until whoever started the training has seen the line."""
+        self._save = save
+        self._answered.clear()
+        self._status = replace(self._status, line=line)
+        self._answered.wait()

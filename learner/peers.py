@@ -1,0 +1,137 @@
+"""Learners that share one training: each has some of the streams, all have the same weights.
+
+Losses are summed over steps and streams, and so are gradients over learners: K learners with B / K rollouts each make
+the update that one learner makes with all B.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Protocol, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+Value = TypeVar("Value")
+PATIENCE = timedelta(minutes=30)
+"""How long a learner waits for the slowest of the others, such as one whose environments are still starting."""
+
+
+class PeersLost(RuntimeError):
+    """The other learners cannot be reached, or did not come to the same point in time."""
+
+
+class Peers(Protocol):
+    """What learners tell one another. All of them make the same calls in the same order.
+
+    Raises, in each method:
+        PeersLost: where another learner has ended or did not answer in time.
+    """
+
+    rank: int
+    """The number of this learner; learner 0, the first, decides and writes."""
+    size: int
+    """How many there are."""
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Replace each tensor, where it lies, by its sum over the learners, the same to the bit at all of them. All
+        tensors have one dtype, and are on one device; a GPU is not waited for."""
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """Of each flag, whether any learner has it."""
+
+    def gather(self, value: Value) -> list[Value]:
+        """At the first learner the values of all, in the order of their numbers; nothing at the others."""
+
+    def share(self, value: Value) -> Value:
+        """The first learner's value, at all of them."""
+
+
+class Alone:
+    """One learner, which has nobody to ask."""
+
+    rank, size = 0, 1
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """See :class:`Peers`."""
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """See :class:`Peers`."""
+        return flags
+
+    def gather(self, value: Value) -> list[Value]:
+        """See :class:`Peers`."""
+        return [value]
+
+    def share(self, value: Value) -> Value:
+        """See :class:`Peers`."""
+        return value
+
+
+class ProcessGroup:
+    """Learners in processes of their own, connected by torch.distributed: tensors on GPUs through NCCL, all else
+    through gloo. What :meth:`gather` and :meth:`share` bring is pickled: it comes from learners of this run alone.
+
+    Args:
+        store: where the processes find one another.
+        rank: the number of this learner.
+        size: how many there are.
+        device: where this one learns.
+        patience: how long it waits for the others.
+    """
+
+    def __init__(
+        self, store: dist.Store, rank: int, size: int, device: torch.device, patience: timedelta = PATIENCE
+    ) -> None:
+        self.rank, self.size = rank, size
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        with _told_as_lost():
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """See :class:`Peers`."""
+        # One message: what each costs beside its bytes is more than most of the tensors take.
+        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        with _told_as_lost():
+            dist.all_reduce(flat)
+        for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(summed.view_as(tensor))
+
+    def any(self, *flags: bool) -> tuple[bool, ...]:
+        """See :class:`Peers`."""
+        found = torch.tensor(flags, dtype=torch.uint8)
+        with _told_as_lost():
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+        return tuple(map(bool, found.tolist()))
+
+    def gather(self, value: Value) -> list[Value]:
+        """See :class:`Peers`."""
+        values: list[Value] = [value] * self.size if self.rank == 0 else []
+        with _told_as_lost():
+            dist.gather_object(value, values or None)
+        return values
+
+    def share(self, value: Value) -> Value:
+        """See :class:`Peers`."""
+        values = [value]
+        with _told_as_lost():
+            dist.broadcast_object_list(values)
+        return values[0]
+
+    def close(self) -> None:
+        """Leave the others; for those who still wait for this learner it is lost."""
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _told_as_lost() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # torch raises nothing narrower where a connection ends or a time is over
+        # What torch says, without the place in its source and its advice.
+        reason = re.sub(r"^\[\S+\]\s*", "", str(error).strip()).partition("\n")[0].partition(". ")[0]
+        raise PeersLost(f"the other learners cannot be reached: {reason}") from error
