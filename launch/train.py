@@ -18,6 +18,7 @@ from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
 from r2ac.launch.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget, print_budget
 from r2ac.launch.metrics import MetricsWriter
+from r2ac.launch.mirror import Mirror
 from r2ac.launch.process import learner_threads, set_up_process
 from r2ac.launch.profile_summary import ProfileSummary
 from r2ac.launch.profiling import NoProfile, TrainingProfile
@@ -29,6 +30,8 @@ from r2ac.launch.rollouts.publisher import WeightsPublisher
 from r2ac.launch.rollouts.rollout_source import ActorsLost, RolloutSource
 from r2ac.launch.run_directory import RunDirectory, default_run_directory
 from r2ac.launch.signals import StopSignals
+from r2ac.launch.storage import StorageUnavailable
+from r2ac.launch.supervisor import TRY_AGAIN, restarts
 from r2ac.launch.training_log import TrainingLog
 from r2ac.launch.watching.training_video import film_episode
 from r2ac.learner import CaptureFailed, Learner, TrainingDiverged, load_optimiser_state, use_matmul_precision
@@ -42,10 +45,17 @@ from r2ac.learner.checkpoint import (
     save_checkpoint,
 )
 
-RUN_FAILURES = (TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed, CaptureFailed)
+RUN_FAILURES = (TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed, CaptureFailed, StorageUnavailable)
 """What ends a run that began well; each message is one sentence."""
-_COUNTED = ("actor_restarts", "engine_restarts", "inference_restarts")
+FINAL_FAILURES = (TrainingDiverged, CaptureFailed)
+"""Those of them that would come again in another try from the newest checkpoint."""
+_COUNTED = ("actor_restarts", "engine_restarts", "inference_restarts", "restarts")
 """Counts of the source that go on in a run that goes on."""
+
+
+def failure_code(error: BaseException) -> int:
+    """The exit code of what ended a run: TRY_AGAIN where it may go better from the newest checkpoint, else 1."""
+    return TRY_AGAIN if isinstance(error, RUN_FAILURES) and not isinstance(error, FINAL_FAILURES) else 1
 
 
 @dataclass(frozen=True)
@@ -74,13 +84,16 @@ def open_interrupted(path: Path) -> Resumed:
         raise CheckpointError(f"{path} cannot go on: {error} (a damaged file must be removed first)") from error
 
 
-def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = None) -> int:
+def train(
+    config: TrainConfig[Any], console: Console, resumed: Resumed | None = None, mirror: Mirror | None = None
+) -> int:
     """Train until ``total_steps``, or until SIGINT or SIGTERM asks to stop; both save a checkpoint.
 
     Args:
         config: checked settings.
         console: where the progress line and the summary are printed.
         resumed: the interrupted run to go on with; None begins a new one.
+        mirror: takes the run to its URL, where it is one at a URL.
 
     Returns:
         The exit code: 0 at the end of training, 128 + the signal's number where one came.
@@ -124,7 +137,7 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
         metrics.write_config(config.to_json(), learner.env_steps)
         progress = stack.enter_context(Progress(config.total_steps, console))
         publisher = stack.enter_context(closing(make_publisher(config, batches, learner)))
-        training = Training(config, run, source, batches, publisher, learner, metrics, progress, resumed)
+        training = Training(config, run, source, batches, publisher, learner, metrics, progress, resumed, mirror)
         training.loop(signals)
     training.print_summary(console, signals)
     return 128 + signals.received if signals.received else 0
@@ -144,6 +157,7 @@ class Training:
         metrics: MetricsWriter,
         progress: Progress,
         resumed: Resumed | None,
+        mirror: Mirror | None = None,
     ) -> None:
         self._config, self._run, self._source, self._batches = config, run, source, batches
         self._publish, self._learner = publish, learner
@@ -153,6 +167,8 @@ class Training:
         counters = resumed.checkpoint.counters if resumed else {}
         for name in _COUNTED:
             setattr(source.counts, name, int(counters.get(name, 0)))
+        self._mirror, self._again = mirror, resumed is not None and bool(restarts())
+        source.counts.restarts += self._again
         self._incarnation = int(counters.get("incarnation", -1)) + 1
         self._earlier = float(counters.get("wall_time", 0.0))
         self._began = time.monotonic()
@@ -166,8 +182,8 @@ class Training:
     def loop(self, signals: StopSignals) -> None:
         """Learn from batch after batch until the run's end or a signal, then save; also where the run cannot go on."""
         self._publish()
-        if self._learner.updates == 0:
-            # A run can be gone on with from its first moment on.
+        if self._learner.updates == 0 or self._again:
+            # A run can be gone on with from its first moment on, and a restart is counted from then on.
             self._save()
         self._progress.update(self._learner.env_steps, self._learner.updates)
         try:
@@ -227,16 +243,19 @@ class Training:
         rows += [(name, f"{count:,}") for name, count in self._log.notes().items() if count]
         if self._profile_summary is not None:
             rows += self._profile_summary.rows()
-        paths = {
+        paths: dict[str, Path | str] = {
             "run": self._run.path,
             "checkpoint": latest_checkpoint(self._run.checkpoints),
             "metrics": self._run.metrics_path,
         }
         if self._profile_summary is not None:
             paths["profile"] = self._run.path / "profile" / "summary.md"
+        if self._mirror is not None:
+            paths = {name: self._mirror.shown(path) for name, path in paths.items()}
         print_table(console, title, rows, paths)
         if signals.received:
-            command = shlex.join(("r2ac", "train", "--resume", str(self._run.path)))
+            place = self._mirror.url if self._mirror is not None else str(self._run.path)
+            command = shlex.join(("r2ac", "train", "--resume", place))
             console.print(f"Continue with: {command}", soft_wrap=True, markup=False)
 
     def _actor_seconds(self) -> dict[str, float]:
@@ -281,6 +300,9 @@ class Training:
         )
         save_checkpoint(checkpoint_path(self._run.checkpoints, learner.env_steps), checkpoint)
         prune_checkpoints(self._run.checkpoints, self._config.keep_checkpoints)
+        self._metrics.flush()
+        if self._mirror is not None:
+            self._mirror.push()
         self._last_checkpoint = time.monotonic()
 
 
