@@ -68,7 +68,7 @@ class DmlabOptions:
     """Seconds after which an engine that gives no answer to a step is replaced; some load maps in a step."""
     reset_timeout: float = 600.0
     """Seconds that the start of an engine and the compiling of its map may take."""
-    max_failures: int = 5
+    max_engine_failures: int = 5
     """Failures of a stream's engines in a row, without a step between them, that end the run."""
 
 
@@ -96,7 +96,7 @@ def _check(name: str, options: DmlabOptions) -> None:
     if options.num_levels > HALF:
         raise InvalidOption(f"num_levels is {options.num_levels}, but training has only {HALF} seeds")
     check_at_least("parallel_resets", options.parallel_resets, 0, "engines, 0 for all")
-    check_at_least("max_failures", options.max_failures, 1, "failures")
+    check_at_least("max_engine_failures", options.max_engine_failures, 1, "failures")
     for label in ("step_timeout", "reset_timeout"):
         if not 0 < getattr(options, label) < math.inf:
             raise InvalidOption(f"{label} is {getattr(options, label)}, but it must be above 0 and finite (seconds)")
@@ -159,7 +159,7 @@ def _make_each(names: Sequence[str], seed: int, split: Split, options: DmlabOpti
         seeds=engine_seeds(seed, split, len(names)),
         levels=level_seeds(split, options),
         supervision=Supervision(
-            options.step_timeout, options.reset_timeout, options.parallel_resets, options.max_failures
+            options.step_timeout, options.reset_timeout, options.parallel_resets, options.max_engine_failures
         ),
     )
 

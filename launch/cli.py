@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
@@ -21,7 +22,9 @@ from r2ac.launch.commands.train import train_command
 from r2ac.launch.commands.watch import watch_command
 from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import RunError
-from r2ac.launch.train import RUN_FAILURES
+from r2ac.launch.fetched import local_copies
+from r2ac.launch.supervisor import TRY_AGAIN, exit_code, restarts
+from r2ac.launch.train import RUN_FAILURES, failure_code
 from r2ac.learner.checkpoint import CheckpointError
 
 USAGE = """\
@@ -78,16 +81,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if command is None:
             raise ConfigError(f"there is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}")
-        return command(words[1:], console)
+        with local_copies(words, console) as local:
+            return exit_code(command(local[1:], console))
     except USER_ERRORS as error:
         errors.print(f"r2ac: {error}", markup=False, soft_wrap=True)
-        return 2
+        # A cluster that was there when the training began may come back.
+        return TRY_AGAIN if isinstance(error, ConnectionFailed) and restarts() else 2
     except RUN_FAILURES as error:
         errors.print(f"r2ac: {error}", markup=False, soft_wrap=True)
-        return 1
+        return exit_code(failure_code(error))
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has read enough.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130
+    except Exception:
+        if restarts() is None:
+            raise
+        # What nobody foresaw, such as an error of a GPU: the supervisor tries again.
+        traceback.print_exc()
+        return TRY_AGAIN

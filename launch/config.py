@@ -92,6 +92,9 @@ class TrainConfig(Generic[EnvOptions]):
     """How many of the newest checkpoints are kept."""
     log_steps: int = 0
     """Environment steps between two lines of metrics.jsonl; 0: a 200th of the run, at most 100,000."""
+    max_failures: int = 0
+    """Times that the training is started again from its newest checkpoint after it was killed or has failed, by a
+    parent process that watches over it; 0: none."""
     video_minutes: float = 0.0
     """Minutes between two episodes that the learner plays and films for TensorBoard, at most 200 steps each, while
     training stands still; 0: none."""
@@ -139,6 +142,7 @@ class TrainConfig(Generic[EnvOptions]):
             "learner_threads": 0,
             "keep_checkpoints": 1,
             "log_steps": 0,
+            "max_failures": 0,
             "checkpoint_minutes": 0,
             "video_minutes": 0,
         }
@@ -244,13 +248,18 @@ def config_from_json(values: dict[str, Any], source: Path) -> TrainConfig[Any]:
         options = find_tasks(values["task"])[0].suite.options
         paths = {name: Path(values[name]) for name in ("run_dir", "encoder_from") if values.get(name) is not None}
         parts = {
-            "env": _typed(options, values["env"]),
+            "env": _typed(options, _with_new_names(values["env"])),
             "agent": _typed(AgentConfig, values["agent"]),
             "learner": _typed(LearnerConfig, values["learner"]),
         }
         return _typed(TrainConfig, {**values, **paths, **parts})
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{source} is not a configuration of this version of r2ac: {error}") from error
+
+
+def _with_new_names(options: dict[str, Any]) -> dict[str, Any]:
+    """The options of an environment as earlier versions called them, by their names of today."""
+    return {{"max_failures": "max_engine_failures"}.get(name, name): value for name, value in options.items()}
 
 
 def _typed(kind: type, values: dict[str, Any]) -> Any:

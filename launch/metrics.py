@@ -80,6 +80,13 @@ class MetricsWriter:
         except OSError as error:
             raise _unwritable(self._path, error) from error
 
+    def flush(self) -> None:
+        """Writes out what is still held back. Raises RunDirectoryError where the file system takes no more."""
+        try:
+            self._events.flush()
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
+
     def close(self) -> None:
         """Writes out what is still held back and closes both files; a second call does nothing."""
         self._file.close()

@@ -147,9 +147,15 @@ class RunDirectory:
             raise RunDirectoryError(f"{self.config_path} cannot be written: {os_reason(error)}") from error
 
     def discard(self) -> None:
-        """Removes a run that never began: what `create` made, and the directory if nothing else is in it."""
+        """Removes a run that never came to a checkpoint: what `create` made, metrics without a line, unfinished
+        checkpoints, and the directory if nothing else is in it."""
         self.config_path.unlink(missing_ok=True)
         (self.path / "run.lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if self.metrics_path.stat().st_size == 0:
+                self.metrics_path.unlink()
+        for part in self.checkpoints.glob(".*"):
+            part.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.path):
             with contextlib.suppress(OSError):
                 folder.rmdir()

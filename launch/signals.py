@@ -15,7 +15,7 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        """The signal that came, or None."""
+        """The signal that came first, or None."""
         self._before: dict[signal.Signals, Any] = {}
 
     def stop_requested(self) -> bool:
@@ -41,4 +41,5 @@ class StopSignals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.received = signal.Signals(number)
+        if self.received is None:
+            self.received = signal.Signals(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,16 @@ from rich.table import Table
 from r2ac.envs import InvalidOption, MissingPackage, Task
 from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.errors import RunDirectoryError, RunError, os_reason
+from r2ac.launch.mirror import Mirror
 from r2ac.launch.run_directory import RunDirectory, write_atomically
-from r2ac.launch.train import RUN_FAILURES, Resumed, open_interrupted, train
+from r2ac.launch.storage import Store, is_url
+from r2ac.launch.train import RUN_FAILURES, Resumed, failure_code, open_interrupted, train
 from r2ac.learner.checkpoint import CheckpointError
 
 # What can be wrong with one task while others can be trained.
 _OF_ONE_TASK = (*RUN_FAILURES, RunError, CheckpointError, ConfigError, InvalidOption, MissingPackage)
+
+_NAME = "suite.json"
 
 Configure = Callable[[Task, Path, Resumed | None], TrainConfig[Any]]
 """configure(task, run_dir, resumed): the checked settings of a task's run, new or resumed."""
@@ -29,43 +34,58 @@ Configure = Callable[[Task, Path, Resumed | None], TrainConfig[Any]]
 class SuiteRun:
     """A directory of runs, one for each task of a list; ``suite.json`` says which, and with which flags."""
 
-    path: Path
+    place: str
+    """The directory: its path, or its URL."""
     names: str
     """The tasks, as `find_tasks` reads them."""
     flags: tuple[str, ...]
     """What the command line said beside the tasks and the directory."""
 
     @staticmethod
-    def at(path: Path) -> bool:
-        """Whether ``path`` is such a directory."""
-        return _description(path).is_file()
+    def at(place: Path | str) -> bool:
+        """Whether there is such a directory at a path or a URL."""
+        place = str(place)
+        return _read(place) is not None if is_url(place) else _description(place).is_file()
 
     @staticmethod
-    def open(path: Path) -> SuiteRun:
+    def open(place: Path | str) -> SuiteRun:
         """The directory as it was written. Raises RunDirectoryError where it is damaged."""
+        place = str(place)
+        file = _description(place)
         try:
-            values = json.loads(_description(path).read_text(encoding="utf-8"))
-            return SuiteRun(path, str(values["tasks"]), tuple(map(str, values["flags"])))
+            values = json.loads(_read(place) or b"")
+            return SuiteRun(place, str(values["tasks"]), tuple(map(str, values["flags"])))
         except OSError as error:
-            raise RunDirectoryError(f"{_description(path)} cannot be read: {os_reason(error)}") from error
+            raise RunDirectoryError(f"{file} cannot be read: {os_reason(error)}") from error
         except (ValueError, KeyError, TypeError) as error:
-            raise RunDirectoryError(f"{_description(path)} is damaged: {error}") from error
+            raise RunDirectoryError(f"{file} is damaged: {error}") from error
 
     def write(self) -> None:
-        """Raises RunDirectoryError where it cannot be written."""
+        """Raises RunDirectoryError where it cannot be written, or StorageUnavailable."""
+        text = json.dumps({"tasks": self.names, "flags": self.flags}) + "\n"
+        if is_url(self.place):
+            return Store(self.place).write(_NAME, text.encode())
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_atomically(_description(self.path), json.dumps({"tasks": self.names, "flags": self.flags}) + "\n")
+            Path(self.place).mkdir(parents=True, exist_ok=True)
+            write_atomically(_description(self.place), text)
         except OSError as error:
-            raise RunDirectoryError(f"{self.path} cannot hold runs: {os_reason(error)}") from error
+            raise RunDirectoryError(f"{self.place} cannot hold runs: {os_reason(error)}") from error
+
+    def place_of(self, task: Task) -> str:
+        """Where the run of a task lies: a path or a URL."""
+        return f"{self.place.rstrip('/')}/{task.name.replace('/', '-')}"
 
     def run_of(self, task: Task) -> Path:
-        """Where the run of a task lies."""
-        return self.path / task.name.replace("/", "-")
+        """The path of the run of a task, in a directory of this machine."""
+        return Path(self.place_of(task))
 
 
-def _description(path: Path) -> Path:
-    return path / "suite.json"
+def _description(place: str) -> Path:
+    return Path(place) / _NAME
+
+
+def _read(place: str) -> bytes | None:
+    return Store(place).read(_NAME) if is_url(place) else _description(place).read_bytes()
 
 
 def train_suite(suite: SuiteRun, tasks: Sequence[Task], configure: Configure, console: Console) -> int:
@@ -73,9 +93,11 @@ def train_suite(suite: SuiteRun, tasks: Sequence[Task], configure: Configure, co
     that fails is told in one sentence, and the others are trained all the same.
 
     Returns:
-        0 where every task has ended, 1 where one failed, 128 + the signal's number where one came.
+        0 where every task has ended, 128 + the signal's number where one came; where one failed what `failure_code`
+        says of it, TRY_AGAIN if that is so of any.
     """
     states: dict[str, str] = {}
+    failures: set[int] = set()
     for number, task in enumerate(tasks, start=1):
         console.print(f"[bold]{task.name}[/bold] ({number} of {len(tasks)})", highlight=False)
         code = 0
@@ -85,29 +107,29 @@ def train_suite(suite: SuiteRun, tasks: Sequence[Task], configure: Configure, co
         except _OF_ONE_TASK as error:
             console.print(f"r2ac: {error}", markup=False, soft_wrap=True)
             states[task.name] = f"failed: {error}"
+            failures.add(failure_code(error))
         if code:
-            console.print(f"Continue with: r2ac train --resume {suite.path}", soft_wrap=True, markup=False)
+            console.print(f"Continue with: r2ac train --resume {suite.place}", soft_wrap=True, markup=False)
             return code
     _print_summary(console, suite, states)
-    return int(any(state != "trained" for state in states.values()))
+    return max(failures, default=0)
 
 
 def _train_one(suite: SuiteRun, task: Task, configure: Configure, console: Console) -> int:
-    path, resumed = suite.run_of(task), None
-    if path.exists():
-        resumed = _open(path)
-    try:
-        config = configure(task, path, resumed)
-        return train(config, console, resumed)
-    finally:
+    place = suite.place_of(task)
+    with ExitStack() as stack:
+        mirror = stack.enter_context(Mirror(place, console, new=None)) if is_url(place) else None
+        path = mirror.path if mirror is not None else Path(place)
+        resumed = _open(path) if path.exists() else None
         if resumed is not None:
-            resumed.run.close()
+            stack.callback(resumed.run.close)
+        return train(configure(task, path, resumed), console, resumed, mirror)
 
 
 def _open(path: Path) -> Resumed | None:
     """The interrupted run at ``path``; None where it never came to its first checkpoint, and begins anew."""
     checkpoints = RunDirectory.open(path, for_writing=False).checkpoints
-    if checkpoints.is_dir() and any(checkpoints.iterdir()):
+    if any(checkpoints.glob("step_*")):
         return open_interrupted(path)
     RunDirectory.open(path, for_writing=True).discard()
     return None
@@ -120,4 +142,4 @@ def _print_summary(console: Console, suite: SuiteRun, states: dict[str, str]) ->
     for name, state in states.items():
         table.add_row(name, state)
     console.print(table)
-    console.print(f"  runs  {suite.path}", soft_wrap=True, markup=False)
+    console.print(f"  runs  {suite.place}", soft_wrap=True, markup=False)

@@ -81,6 +81,10 @@ class EventWriter:
         summary = Summary(value=[Summary.Value(tag="episode", image=image)])
         self._writer._get_file_writer().add_summary(summary, env_steps)
 
+    def flush(self) -> None:
+        """Writes out what is held back."""
+        self._writer.flush()
+
     def close(self) -> None:
         """Says that the session has ended, and writes out what is held back."""
         if self._end is not None:

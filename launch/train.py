@@ -21,6 +21,7 @@ from r2ac.launch.errors import LearnersLost
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
 from r2ac.launch.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget, print_budget
 from r2ac.launch.metrics import MetricsWriter
+from r2ac.launch.mirror import Mirror
 from r2ac.launch.process import learner_threads, set_up_process
 from r2ac.launch.progress import Progress, print_table
 from r2ac.launch.rollouts.actors import make_batches, make_publisher, make_source
@@ -28,6 +29,8 @@ from r2ac.launch.rollouts.inference_pool import InferenceFailed
 from r2ac.launch.rollouts.rollout_source import ActorsLost
 from r2ac.launch.run_directory import RunDirectory, default_run_directory
 from r2ac.launch.signals import StopSignals
+from r2ac.launch.storage import StorageUnavailable
+from r2ac.launch.supervisor import TRY_AGAIN, restarts
 from r2ac.launch.training import OnLine, Records, Rollouts, ShowsProgress, Summary, Training
 from r2ac.learner import (
     Alone,
@@ -40,8 +43,23 @@ from r2ac.learner import (
 )
 from r2ac.learner.checkpoint import Checkpoint, CheckpointError, latest_checkpoint, load_checkpoint
 
-RUN_FAILURES = (TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed, CaptureFailed, LearnersLost)
+RUN_FAILURES = (
+    TrainingDiverged,
+    ActorsLost,
+    InferenceFailed,
+    EngineFailed,
+    CaptureFailed,
+    LearnersLost,
+    StorageUnavailable,
+)
 """What ends a run that began well; each message is one sentence."""
+FINAL_FAILURES = (TrainingDiverged, CaptureFailed)
+"""Those of them that would come again in another try from the newest checkpoint."""
+
+
+def failure_code(error: BaseException) -> int:
+    """The exit code of what ended a run: TRY_AGAIN where it may go better from the newest checkpoint, else 1."""
+    return TRY_AGAIN if isinstance(error, RUN_FAILURES) and not isinstance(error, FINAL_FAILURES) else 1
 
 
 @dataclass(frozen=True)
@@ -71,7 +89,11 @@ def open_interrupted(path: Path) -> Resumed:
 
 
 def train(
-    config: TrainConfig[Any], console: Console, resumed: Resumed | None = None, on_line: OnLine | None = None
+    config: TrainConfig[Any],
+    console: Console,
+    resumed: Resumed | None = None,
+    on_line: OnLine | None = None,
+    mirror: Mirror | None = None,
 ) -> int:
     """Train until ``total_steps``, or until SIGINT or SIGTERM asks to stop; both save a checkpoint.
 
@@ -81,6 +103,8 @@ def train(
         resumed: the interrupted run to go on with; None begins a new one.
         on_line: called in this process after each line of metrics.jsonl, with its values and ``env_steps``, and with a
             function that saves a checkpoint now and returns its path; the training waits for it.
+        mirror: takes the run to its URL, where it is one at a URL; with learners in processes of their own the first of
+            them has it.
 
     Returns:
         The exit code: 0 at the end of training, 128 + the signal's number where one came.
@@ -91,7 +115,7 @@ def train(
     """
     config.check()
     if resumed is not None:
-        _check_goes_on(config, resumed)
+        check_goes_on(config, resumed)
         learned = int(resumed.checkpoint.counters["env_steps"])
         if learned >= config.total_steps:
             with resumed.run:
@@ -102,14 +126,20 @@ def train(
     if config.num_learners:
         # Its learners are made of what is in this module.
         from r2ac.launch.learners.group import train_in_group
+        from r2ac.launch.learners.process import Place
 
-        return train_in_group(config, console, resumed, on_line)
+        path = resumed.run.path if resumed else new_run_path(config)
+        if resumed is not None:
+            # The first learner reads and locks it.
+            resumed.run.close()
+        place = Place(path.absolute(), resumed is not None, bool(restarts()), on_line is not None)
+        return train_in_group(config, console, place, on_line)
     with ExitStack() as stack:
         signals = StopSignals()
         stack.push(signals.__exit__)
         progress = stack.enter_context(Progress(config.total_steps, console))
         path = resumed.run.path if resumed else new_run_path(config)
-        front = Front(path, resumed, progress, partial(print_budget, console), on_line)
+        front = Front(path, resumed, progress, partial(print_budget, console), on_line, mirror, bool(restarts()))
         summary = learn(config, config, Alone(), front, signals.stop_requested, signals.install)
     assert summary is not None
     print_summary(console, config.task, summary, signals.received)
@@ -127,6 +157,9 @@ class Front:
     progress: ShowsProgress
     tell_budget: Callable[[MemoryBudget], None]
     on_line: OnLine | None
+    mirror: Mirror | None
+    again: bool
+    """Whether the training was started again after a failure."""
 
 
 def learn(
@@ -182,7 +215,8 @@ def learn(
             if resumed is not None:
                 run.write_config(config.to_json())
             metrics.write_config(config.to_json(), learner.env_steps)
-            records = Records(run, metrics, front.progress, front.on_line)
+            again = front.again and resumed is not None
+            records = Records(run, metrics, front.progress, front.on_line, front.mirror, again)
         publisher = stack.enter_context(closing(make_publisher(share, batches, learner)))
         training = Training(config, learner, Rollouts(source, batches, publisher), peers, records, counters)
         return training.loop(stop_requested)
@@ -257,7 +291,7 @@ def make_learner(
     return learner, budget
 
 
-def _check_goes_on(config: TrainConfig[Any], resumed: Resumed) -> None:
+def check_goes_on(config: TrainConfig[Any], resumed: Resumed) -> None:
     """Raise ConfigError where a setting that the checkpoint depends on is not what it was."""
     before = config_from_json(resumed.checkpoint.config, resumed.path)
     pairs = [(name, getattr(before, name), getattr(config, name)) for name in ("encoder_from", "freeze_encoder")]

@@ -14,6 +14,7 @@ import torch
 from r2ac.envs import EngineFailed, frames_per_step
 from r2ac.launch.config import TrainConfig
 from r2ac.launch.metrics import MetricsWriter
+from r2ac.launch.mirror import Mirror
 from r2ac.launch.profile_summary import ProfileSummary
 from r2ac.launch.profiling import NoProfile, TrainingProfile
 from r2ac.launch.rollouts.batch_pipeline import Batches, ReadyBatch
@@ -60,6 +61,10 @@ class Records:
     progress: ShowsProgress
     """Told again and again."""
     on_line: OnLine | None = None
+    mirror: Mirror | None = None
+    """Takes the run to its URL, where it is one at a URL."""
+    again: bool = False
+    """Whether the training was started again after a failure."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ class Summary:
     notes: Mapping[str, int]
     """Counts that should be zero."""
     profile: list[tuple[str, str]]
-    paths: Mapping[str, Path]
+    paths: Mapping[str, Path | str]
 
 
 class Training:
@@ -119,6 +124,7 @@ class Training:
         if records is not None:
             for name in COUNTED:
                 setattr(self._source.counts, name, int(counters.get(name, 0)))
+            self._source.counts.restarts += records.again
         self._log = TrainingLog(learner, self._batches, self._source.counts, config.tasks, config.env, peers)
         self._frames_per_step = frames_per_step(config.task, config.env)
         self._incarnation = int(counters.get("incarnation", -1)) + 1
@@ -150,8 +156,11 @@ class Training:
         self._publish()
         self._show()
         try:
-            if self._learner.updates == 0:
-                # A run can be gone on with from its first moment on.
+            # A run can be gone on with from its first moment on, and a restart is counted from then on.
+            (is_due,) = self._peers.any(
+                self._learner.updates == 0 or (self._records is not None and self._records.again)
+            )
+            if is_due:
                 self._checkpoint()
             while self._learner.env_steps < self._config.total_steps:
                 batch = self._next_batch(stop_requested)
@@ -272,6 +281,9 @@ class Training:
         path = checkpoint_path(records.run.checkpoints, learner.env_steps)
         save_checkpoint(path, checkpoint)
         prune_checkpoints(records.run.checkpoints, self._config.keep_checkpoints)
+        records.metrics.flush()
+        if records.mirror is not None:
+            records.mirror.push()
         self._last_checkpoint = time.monotonic()
         return path
 
@@ -279,9 +291,15 @@ class Training:
         if self._records is None:
             return None
         run, learner, profile = self._records.run, self._learner, self._profile_summary
-        paths = {"run": run.path, "checkpoint": latest_checkpoint(run.checkpoints), "metrics": run.metrics_path}
+        paths: dict[str, Path | str] = {
+            "run": run.path,
+            "checkpoint": latest_checkpoint(run.checkpoints),
+            "metrics": run.metrics_path,
+        }
         if profile is not None:
             paths["profile"] = run.path / "profile" / "summary.md"
+        if (mirror := self._records.mirror) is not None:
+            paths = {name: mirror.shown(path) for name, path in paths.items()}
         return Summary(
             env_steps=learner.env_steps,
             env_frames=learner.env_steps * self._frames_per_step,

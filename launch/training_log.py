@@ -21,7 +21,7 @@ from r2ac.launch.rollouts.rollout_source import SourceCounts
 from r2ac.launch.rollouts.stream_group import Episode
 from r2ac.learner import Learner, Peers
 
-COUNTED = ("actor_restarts", "engine_restarts", "inference_restarts")
+COUNTED = ("restarts", "actor_restarts", "engine_restarts", "inference_restarts")
 """Counts of the source that go on in a run that goes on."""
 _RESETS, _SEQUENCE = "stream_resets", "next_sequence"
 

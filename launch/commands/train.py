@@ -1,7 +1,8 @@
-"""``r2ac train``: one training, or one for each task of a suite."""
+"""``r2ac train``: one training, or one for each task of a suite; here, or in a child process that is watched over."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,16 @@ from typing import Any
 from rich.console import Console
 
 from r2ac.envs import MissingPackage, Task, find_tasks, one_suite
-from r2ac.launch.commands.parsing import parse, take_flag, with_options
+from r2ac.launch.commands.parsing import flag_value, parse, take_flag, with_options
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
+from r2ac.launch.learners.group import train_in_group
+from r2ac.launch.learners.process import Place
+from r2ac.launch.mirror import Mirror, staging_path
 from r2ac.launch.presets import preset
-from r2ac.launch.run_directory import default_run_directory
+from r2ac.launch.run_directory import RunDirectory, default_run_directory
+from r2ac.launch.storage import Store, is_url
 from r2ac.launch.suite_training import SuiteRun, train_suite
+from r2ac.launch.supervisor import restarts, supervise
 from r2ac.launch.train import Resumed, open_interrupted, train
 
 
@@ -31,13 +37,13 @@ def train_command(arguments: Sequence[str], console: Console) -> int:
             raise ConfigError(
                 "--resume comes first, with the run and without a task: r2ac train --resume RUN [--flags]"
             )
-        return _resume(Path(rest[1]), rest[2:], console)
+        return _resume(rest[1], rest[2:], console)
     names = take_flag(rest, "--suite")
     if names is not None:
         return _begin_suite(names, rest, console)
     if rest[0].startswith("-"):
         raise ConfigError("the task comes first, then the flags, such as r2ac train memory/tmaze --seed 2")
-    return train(training_config(rest[0], rest[1:]), console)
+    return _begin(rest[0], rest[1:], console)
 
 
 def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
@@ -57,9 +63,61 @@ def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
     return config
 
 
-def _continued(resumed: Resumed, path: Path, arguments: Sequence[str]) -> TrainConfig[Any]:
+def _begin(task: str, arguments: list[str], console: Console) -> int:
+    flags, url = list(arguments), None
+    if is_url(flag_value(flags, "--run-dir") or ""):
+        url = take_flag(flags, "--run-dir")
+    config = training_config(task, flags)
+    if _is_watched_over(config):
+        config.check()
+        take_flag(flags, "--run-dir")
+        place = url or str(config.run_dir or default_run_directory(config.task, config.agent.label, config.seed))
+        return _supervise(config, place, ["train", task, *flags, "--run-dir", place])
+    if url is None:
+        return train(config, console)
+    if config.num_learners:
+        config.check()
+        return train_in_group(config, console, Place(url, False, bool(restarts()), False))
+    with Mirror(url, console, new=True) as mirror:
+        return train(replace(config, run_dir=mirror.path), console, mirror=mirror)
+
+
+def _resume(place: str, arguments: list[str], console: Console) -> int:
+    if (begun := _suite_at(place)) is not None:
+        # Of a flag that is given twice the last holds.
+        return _train_suite(replace(begun, flags=(*begun.flags, *arguments)), console, ["--resume", place, *arguments])
+    if restarts() is None:
+        config = _continued(_read_config(place), Path(place), arguments)
+        if _is_watched_over(config):
+            return _supervise(config, place, ["train", "--resume", place, *arguments])
+    if not is_url(place):
+        return _go_on(Path(place), arguments, console)
+    config = _continued(_read_config(place), Path(place), arguments)
+    if config.num_learners:
+        config = replace(config, run_dir=None)
+        config.check()
+        return train_in_group(config, console, Place(place, True, bool(restarts()), False))
+    with Mirror(place, console, new=False) as mirror:
+        return _go_on(mirror.path, arguments, console, mirror)
+
+
+def _go_on(path: Path, arguments: Sequence[str], console: Console, mirror: Mirror | None = None) -> int:
+    resumed = open_interrupted(path)
+    return train(_continued(resumed.run.read_config(), path, arguments), console, resumed, mirror=mirror)
+
+
+def _read_config(place: str) -> dict[str, Any]:
+    """``config.json`` of the run at a path or a URL. Raises RunDirectoryError and what a store raises."""
+    if is_url(place):
+        values = Store(place).read_json("config.json")
+        # Of a run that died before it was first copied only this machine knows.
+        return values or RunDirectory.open(staging_path(place), for_writing=False).read_config()
+    return RunDirectory.open(Path(place), for_writing=False).read_config()
+
+
+def _continued(values: dict[str, Any], path: Path, arguments: Sequence[str]) -> TrainConfig[Any]:
     """The settings of an interrupted run with what the flags say."""
-    before = config_from_json(resumed.run.read_config(), resumed.run.config_path)
+    before = config_from_json(values, path / "config.json")
     default = replace(before, run_dir=path)
     config = parse(with_options(TrainConfig, default.env), "r2ac train --resume RUN", arguments, default)
     if config.run_dir != default.run_dir:
@@ -67,13 +125,41 @@ def _continued(resumed: Resumed, path: Path, arguments: Sequence[str]) -> TrainC
     return config
 
 
-def _resume(path: Path, arguments: list[str], console: Console) -> int:
-    if SuiteRun.at(path):
-        begun = SuiteRun.open(path)
-        # Of a flag that is given twice the last holds.
-        return _train_suite(replace(begun, flags=(*begun.flags, *arguments)), console)
-    resumed = open_interrupted(path)
-    return train(_continued(resumed, path, arguments), console, resumed)
+def _is_watched_over(config: TrainConfig[Any]) -> bool:
+    """Whether the training belongs into a child process; the child itself trains."""
+    return config.max_failures > 0 and restarts() is None
+
+
+def _supervise(config: TrainConfig[Any], place: str, words: list[str]) -> int:
+    """Run this command as a child: what has come to a checkpoint goes on, what has not begins anew."""
+    run = RunDirectory(staging_path(place) if is_url(place) else Path(place))
+    again = words if words[1] == "--resume" or "--suite" in words else ["train", "--resume", place]
+
+    def newest() -> Path | None:
+        return max(run.checkpoints.glob("step_*.safetensors"), default=None)
+
+    def words_of(restart: int) -> list[str]:
+        if restart == 0 or again is words:
+            return words
+        if newest() is not None:
+            return again
+        if run.config_path.exists():
+            RunDirectory.open(run.path, for_writing=True).discard()
+        return words
+
+    def state() -> str:
+        checkpoint = newest()
+        return f"with {place}" if checkpoint is None else f"from step {_step(checkpoint):,} of {place}"
+
+    return supervise(words_of, config.max_failures, state, shlex.join(again))
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.stem.removeprefix("step_"))
+
+
+def _suite_at(place: str) -> SuiteRun | None:
+    return SuiteRun.open(place) if SuiteRun.at(place) else None
 
 
 def _begin_suite(names: str, arguments: list[str], console: Console) -> int:
@@ -83,30 +169,35 @@ def _begin_suite(names: str, arguments: list[str], console: Console) -> int:
     flags = list(arguments)
     given = take_flag(flags, "--run-dir")
     first = training_config(find_tasks(names)[0].name, flags)
-    path = Path(given) if given else default_run_directory(names, first.agent.label, first.seed)
-    if SuiteRun.at(path) and (begun := SuiteRun.open(path)) != SuiteRun(path, names, tuple(flags)):
+    place = given or str(default_run_directory(names, first.agent.label, first.seed))
+    suite = SuiteRun(place, names, tuple(flags))
+    if (begun := _suite_at(place)) not in (None, suite):
+        assert begun is not None
         raise ConfigError(
-            f"{path} holds a training on {begun.names} with other flags; r2ac train --resume {path} goes on with it"
+            f"{place} holds a training on {begun.names} with other flags; r2ac train --resume {place} goes on with it"
         )
-    return _train_suite(SuiteRun(path, names, tuple(flags)), console)
+    return _train_suite(suite, console, ["--suite", names, *flags, "--run-dir", place])
 
 
-def _train_suite(suite: SuiteRun, console: Console) -> int:
+def _train_suite(suite: SuiteRun, console: Console, words: Sequence[str]) -> int:
+    """Train on the tasks of a list, or let a child do so that is started with ``words``."""
     tasks = find_tasks(suite.names)
-    for task in tasks:
+    configs = [training_config(task.name, suite.flags) for task in tasks]
+    for task, config in zip(tasks, configs, strict=True):
         # Before the first is begun: a wrong flag or a missing engine shall not be met after days.
         if (sentence := task.suite.missing()) is not None:
             raise MissingPackage(sentence)
-        config = training_config(task.name, suite.flags)
         config.check()
         task.suite.check_here(task.short_name, config.env)
+    if _is_watched_over(configs[0]):
+        return _supervise(configs[0], suite.place, ["train", *words])
     suite.write()
 
     def configure(task: Task, path: Path, resumed: Resumed | None) -> TrainConfig[Any]:
         if resumed is not None:
             flags = list(suite.flags)
             take_flag(flags, "--preset")
-            return _continued(resumed, path, flags)
+            return _continued(resumed.run.read_config(), path, flags)
         return replace(training_config(task.name, suite.flags), run_dir=path)
 
     return train_suite(suite, tasks, configure, console)

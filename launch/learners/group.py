@@ -22,7 +22,7 @@ from r2ac.launch.memory_budget import print_budget
 from r2ac.launch.progress import Progress
 from r2ac.launch.rollouts.inference_pool import last_line
 from r2ac.launch.signals import StopSignals
-from r2ac.launch.train import RUN_FAILURES, Resumed, new_run_path, print_summary
+from r2ac.launch.train import RUN_FAILURES, print_summary
 from r2ac.launch.training import OnLine, Summary
 from r2ac.learner import PeersLost
 
@@ -33,12 +33,8 @@ _SAVE_SECONDS, _END_SECONDS = 120, 5
 """How long the others may take to end after one has: where they save a checkpoint together, and else."""
 
 
-def train_in_group(config: TrainConfig[Any], console: Console, resumed: Resumed | None, on_line: OnLine | None) -> int:
+def train_in_group(config: TrainConfig[Any], console: Console, place: Place, on_line: OnLine | None = None) -> int:
     """As :func:`r2ac.launch.train.train`, with ``num_learners`` learners in Ray processes."""
-    path = resumed.run.path if resumed else new_run_path(config)
-    if resumed is not None:
-        # The first learner reads and locks it.
-        resumed.run.close()
     with ExitStack() as stack:
         signals = StopSignals()
         stack.push(signals.__exit__)
@@ -50,7 +46,6 @@ def train_in_group(config: TrainConfig[Any], console: Console, resumed: Resumed 
             if status.updates:
                 progress.update(status.env_steps, status.updates, status.mean_return, status.notes)
 
-        place = Place(path.absolute(), resumed is not None, on_line is not None)
         summary = group.train(place, console, show, signals.stop_requested, on_line)
     print_summary(console, config.task, summary, signals.received)
     return 128 + signals.received if signals.received else 0
@@ -186,7 +181,7 @@ class LearnerGroup:
             return error
         return None
 
-    def _verdict(self, failures: dict[int, Exception], path: Path) -> Exception:
+    def _verdict(self, failures: dict[int, Exception], path: Path | str) -> Exception:
         """What all failed for. Those that lost their peers did so because another one failed."""
         for failure in failures.values():
             cause = _cause(failure)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
 
 from r2ac.launch.config import TrainConfig
 from r2ac.launch.learners.rendezvous import FileRendezvous, TcpRendezvous, serve, use_network_of
 from r2ac.launch.loading import choose_device
 from r2ac.launch.memory_budget import MemoryBudget
+from r2ac.launch.mirror import Mirror
 from r2ac.launch.process import available_cores
-from r2ac.launch.train import Front, Resumed, learn, open_interrupted
+from r2ac.launch.train import Front, check_goes_on, learn, open_interrupted
 from r2ac.launch.training import Save, Summary
 from r2ac.learner import Alone, Peers, ProcessGroup
 
@@ -22,10 +26,12 @@ from r2ac.learner import Alone, Peers, ProcessGroup
 class Place:
     """What a training's first learner does on behalf of the process that started it."""
 
-    path: Path
-    """Of the run, absolute."""
+    path: Path | str
+    """Of the run, absolute; or its URL."""
     goes_on: bool
     """Whether the run is there already."""
+    again: bool
+    """Whether the training was started again after a failure."""
     reports_lines: bool
     """Whether each line of metrics is to be reported, and an answer waited for."""
 
@@ -94,7 +100,9 @@ class LearnerProcess:
             As :func:`r2ac.launch.train.learn`.
         """
         config, stop = self._config, self._stop
-        return learn(config, share_of(config), self._join(rendezvous), self._front(place), stop.is_set, lambda: None)
+        with ExitStack() as stack:
+            front = self._front(place, stack) if place is not None else None
+            return learn(config, share_of(config), self._join(rendezvous), front, stop.is_set, lambda: None)
 
     def stop(self) -> None:
         """Ask the training to stop."""
@@ -121,12 +129,16 @@ class LearnerProcess:
         store = getattr(self, "_store", None) or rendezvous.join(self._config.num_learners)
         return ProcessGroup(store, self._rank, self._config.num_learners, choose_device(self._config.device))
 
-    def _front(self, place: Place | None) -> Front | None:
-        if place is None:
-            return None
-        resumed: Resumed | None = open_interrupted(place.path) if place.goes_on else None
+    def _front(self, place: Place, stack: ExitStack) -> Front:
+        mirror, path = None, place.path
+        if isinstance(path, str):
+            mirror = stack.enter_context(Mirror(path, Console(), new=not place.goes_on))
+            path = mirror.path
+        resumed = open_interrupted(path) if place.goes_on else None
+        if resumed is not None:
+            check_goes_on(self._config, resumed)
         report = self._report if place.reports_lines else None
-        return Front(place.path, resumed, self, self._tell_budget, report)
+        return Front(path, resumed, self, self._tell_budget, report, mirror, place.again)
 
     def update(
         self, env_steps: int, updates: int, mean_return: float | None = None, notes: Mapping[str, int] | None = None

@@ -21,7 +21,7 @@ from r2ac.launch.run_directory import RunDirectory
 # Settings that change where and how fast a run goes, or what is kept of it, but not what is learned.
 _NOT_COMPARED = frozenset(
     {"seed", "run_dir", "device", "learner_threads", "threads", "ray_address", "log_steps", "checkpoint_minutes"}
-    | {"keep_checkpoints", "rtrl_metrics_every", "video_minutes", "profile"}
+    | {"keep_checkpoints", "rtrl_metrics_every", "video_minutes", "profile", "max_failures"}
     | {"transport", "inference", "inference_workers", "inference_device"}
 )
 _UNSET = "unset"

@@ -47,6 +47,8 @@ class SourceCounts:
     """Engines that the actors lost and replaced."""
     inference_restarts: int = 0
     """Inference workers that died and were replaced."""
+    restarts: int = 0
+    """Times that the training itself was started again after a failure."""
     queue: int = 0
     """Rollouts of whole actors, used in part or not at all, that waited when the last batch was handed over."""
     held_back: float = 0.0

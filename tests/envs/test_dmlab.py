@@ -105,7 +105,7 @@ def test_scores() -> None:
         (DmlabOptions(num_levels=2**30 + 1), "num_levels is 1073741825"),
         (DmlabOptions(num_levels=-1), "num_levels is -1"),
         (DmlabOptions(parallel_resets=-1), "parallel_resets is -1"),
-        (DmlabOptions(max_failures=0), "max_failures is 0"),
+        (DmlabOptions(max_engine_failures=0), "max_engine_failures is 0"),
         (DmlabOptions(step_timeout=0.0), "step_timeout is 0.0"),
         (DmlabOptions(reset_timeout=math.inf), "reset_timeout is inf"),
         (DmlabOptions(step_timeout=math.nan), "step_timeout is nan"),

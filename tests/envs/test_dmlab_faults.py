@@ -120,7 +120,7 @@ def test_a_stream_that_only_fails_ends_the_run(
     make: Make, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
 ) -> None:
     monkeypatch.setenv("DMLAB_DOUBLE_FAULT", fault)
-    env = make(max_failures=2)
+    env = make(max_engine_failures=2)
 
     def play() -> None:
         env.reset()
@@ -135,7 +135,7 @@ def test_a_stream_that_only_fails_ends_the_run(
 
 def test_failures_with_steps_between_them_never_end_the_run(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DMLAB_DOUBLE_FAULT", "raise@step:9")
-    env = make(max_failures=2)
+    env = make(max_engine_failures=2)
     env.reset()
     assert [bool(env.step(STILL)[3][0]) for _ in range(9)] == [False, False, True] * 3
     assert env.engine_restarts == 3
@@ -161,7 +161,7 @@ def test_a_package_that_cannot_be_imported_is_named(
 def test_a_process_that_cannot_be_started_is_a_failure(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
     with pytest.raises(EngineFailed, match=r"could not be started: .* 2 times in a row"):
-        make(max_failures=2).reset()
+        make(max_engine_failures=2).reset()
 
 
 def test_a_hanging_engine_does_not_outlive_a_lost_owner_for_ever(

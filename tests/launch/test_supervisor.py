@@ -1,0 +1,273 @@
+"""A training that is watched over: killed, failing, asked to stop; its parent killed."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from r2ac.launch.cli import main
+from r2ac.launch.loading import find_checkpoint
+from r2ac.launch.metrics import read_metrics
+from r2ac.launch.run_directory import RunDirectory
+from r2ac.launch.supervisor import TRY_AGAIN, exit_code, restarts
+from r2ac.learner.checkpoint import load_checkpoint
+
+StartTiny = Callable[..., "subprocess.Popen[str]"]
+ENDLESS = 10**12
+WATCHED: dict[str, object] = {"--max-failures": 3, "--log-steps": 200, "--checkpoint-minutes": 0.002}
+# What a start of the supervisor itself takes the place of a training in: fails as the first words say, then ends well.
+PROGRAM = """
+import sys
+from r2ac.launch import supervisor
+from r2ac.launch.supervisor import supervise
+supervisor.sys.executable, codes, tries = sys.argv[1], sys.argv[2].split(","), int(sys.argv[3])
+sys.exit(supervise(lambda count: [codes[min(count, len(codes) - 1)]], tries, lambda: "from here", "GO ON"))
+"""
+# Stands where Python does: `-m r2ac.launch WORD` ends as the word says.
+STAND_IN = """#!/bin/sh
+case "$3" in
+    -*) kill "$3" $$; sleep 60;;
+    orphan) sleep 300 & echo $! > "$ORPHAN"; kill -9 $$;;
+    *) exit "$3";;
+esac
+"""
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """ends("-9,0", tries) runs a supervisor whose first child is killed by signal 9 and whose second exits with 0."""
+    stand_in = tmp_path / "stand-in"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o700)
+
+    def run(codes: str, tries: int = 2) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", PROGRAM, str(stand_in), codes, str(tries)]
+        environment = {**os.environ, "ORPHAN": str(tmp_path / "orphan")}
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+
+    return run
+
+
+def wait_until(reached: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def child_of(pid: int) -> int:
+    """The training that the supervisor has started; 0 between two."""
+    texts = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    children = [int(word) for word in " ".join(texts).split()]
+    return next((each for each in children if b"r2ac.launch" in command_line(each)), 0)
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def has_ended(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
+def measured(run: Path) -> int:
+    path = run / "metrics.jsonl"
+    lines = [line for line in path.read_text().splitlines() if line.endswith("}")] if path.exists() else []
+    return int(json.loads(lines[-1])["env_steps"]) if lines else 0
+
+
+def saved(run: Path) -> int:
+    """Steps of the newest checkpoint."""
+    return max((int(path.stem[5:]) for path in run.glob("checkpoints/step_*.safetensors")), default=0)
+
+
+@pytest.mark.parametrize(
+    ("codes", "code", "starts"),
+    [
+        ("0", 0, 1),
+        ("1", 1, 1),
+        ("2", 2, 1),
+        ("130", 130, 1),
+        ("143", 143, 1),
+        ("-15", 143, 1),
+        ("-9,0", 0, 2),
+        ("-11,0", 0, 2),
+        (f"{TRY_AGAIN},1", 1, 2),
+        (f"{TRY_AGAIN},-9,{TRY_AGAIN}", 1, 3),
+    ],
+)
+def test_what_is_tried_again(
+    ends: Callable[..., "subprocess.CompletedProcess[str]"], codes: str, code: int, starts: int
+) -> None:
+    done = ends(codes)
+    assert done.returncode == code
+    gave_up = code == 1 and starts == 3
+    lines = done.stderr.splitlines()
+    assert len(lines) == starts - 1 + gave_up
+    for count, line in enumerate(lines[: starts - 1], start=1):
+        assert line.startswith("r2ac: the training ")
+        assert f"goes on from here in {2 ** (count - 1)} s (restart {count} of 2)" in line
+    if codes.startswith("-11"):
+        assert "killed by SIGSEGV" in lines[0]
+    if gave_up:
+        assert "--max-failures is 2" in lines[-1]
+        assert lines[-1].endswith("GO ON")
+
+
+def test_what_a_killed_training_leaves_is_ended(
+    ends: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path: Path
+) -> None:
+    assert ends("orphan,0", 1).returncode == 0
+    assert has_ended(int((tmp_path / "orphan").read_text()))
+
+
+def test_only_a_supervisor_is_told_to_try_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (restarts(), exit_code(TRY_AGAIN), exit_code(2)) == (None, 1, 2)
+    monkeypatch.setenv("R2AC_SUPERVISED", f"{os.getppid()}:4")
+    assert (restarts(), exit_code(TRY_AGAIN)) == (4, TRY_AGAIN)
+    monkeypatch.setenv("R2AC_SUPERVISED", f"{os.getpid()}:4")
+    assert restarts() is None, "a process further down"
+
+
+@pytest.mark.parametrize("actors", [0, 2], ids=["one process", "Ray"])
+def test_a_training_that_is_killed_again_and_again_goes_on(start_tiny: StartTiny, tmp_path: Path, actors: int) -> None:
+    run, total = tmp_path / "run", 60_000 if actors else 40_000
+    ray: dict[str, object] = {"--num-actors": 2, "--streams-per-actor": 4} if actors else {}
+    process = start_tiny(run, {**WATCHED, **ray, "--total-steps": total})
+    kills, lost, left = 1 if actors else 2, 0, set[int]()
+    for number in range(1, kills + 1):
+        before = saved(run)
+        wait_until(lambda least=before: saved(run) > least and measured(run) > least, process)  # type: ignore[misc]
+        child = child_of(process.pid)
+        os.kill(child, signal.SIGSTOP)
+        left |= descendants(child)
+        assert saved(run) < total * number / (kills + 1), "there is something left to do"
+        lost += max(0, measured(run) - saved(run))
+        os.kill(child, signal.SIGKILL)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert errors.count("was killed by SIGKILL; it goes on from step ") == kills
+    assert f"restart {kills} of 3" in errors
+    # Nothing of the killed training's Ray is left.
+    assert bool(left) == bool(actors)
+    assert all(has_ended(pid) for pid in left)
+
+    rows, checkpoint = read_metrics(run), load_checkpoint(find_checkpoint(run))
+    steps = [row["env_steps"] for row in rows]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == checkpoint.counters["env_steps"] == total
+    assert checkpoint.counters["updates"] == total // 40
+    assert checkpoint.counters["restarts"] == rows[-1]["throughput/restarts"] == kills
+    assert all(row["updates"] == row["env_steps"] / 40 for row in rows), "no step is lost or counted twice"
+    for row in rows:
+        assert row["learner/learning_rate"] == pytest.approx(4e-3 * (1 - row["env_steps"] / total), abs=1e-9)
+    assert [row["wall_time"] for row in rows] == sorted(row["wall_time"] for row in rows)
+    check_events(run, steps, lost)
+
+
+def check_events(run: Path, steps: list[int], lost: int) -> None:
+    """TensorBoard shows the steps of metrics.jsonl, and no curve jumps backward."""
+    accumulator = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    for tag in ("learner/updates", "learner/learning_rate", "throughput/restarts"):
+        events = accumulator.Scalars(tag)
+        assert [event.step for event in events] == steps
+        assert [event.wall_time for event in events] == sorted(event.wall_time for event in events)
+    assert [event.value for event in accumulator.Scalars("learner/updates")] == [step / 40 for step in steps]
+
+
+def descendants(pid: int) -> set[int]:
+    found: set[int] = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, path.read_text().split()):
+            found |= {child} | descendants(child)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_saves_and_ends(start_tiny: StartTiny, tmp_path: Path, number: signal.Signals) -> None:
+    run = tmp_path / "run"
+    process = start_tiny(run, {"--max-failures": 3, "--log-steps": 200, "--total-steps": ENDLESS})
+    wait_until(lambda: measured(run) >= 400, process)
+    if number == signal.SIGINT:
+        # As a terminal does: to parent and child.
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert errors == ""
+    assert f"stopped by {number.name}" in output
+    assert saved(run) == measured(run)
+
+
+def test_a_child_whose_parent_is_killed_saves_and_lets_go(start_tiny: StartTiny, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = start_tiny(run, {"--max-failures": 3, "--log-steps": 200, "--total-steps": ENDLESS})
+    wait_until(lambda: measured(run) >= 400, process)
+    child = child_of(process.pid)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 60
+    while not has_ended(child):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.communicate()
+    stopped = saved(run)
+    assert stopped == measured(run) > 0
+    RunDirectory.open(run, for_writing=True).close()
+    # The run remembers that it is watched over.
+    total = stopped + 2000
+    resumed = [sys.executable, "-m", "r2ac.launch", "train", "--resume", str(run), "--total-steps", str(total)]
+    with subprocess.Popen(resumed, stdout=subprocess.DEVNULL) as again:
+        for _ in itertools.count():
+            if again.poll() is not None or child_of(again.pid):
+                break
+            time.sleep(0.005)
+        assert again.poll() is None
+        assert again.wait(timeout=60) == 0
+    assert saved(run) == total
+
+
+def test_bad_input_is_not_tried_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text("{}")
+    command = ["train", "memory/tmaze", "--num-actors", "0", "--max-failures", "5", "--run-dir", str(run)]
+    assert main(command) == 2
+    error = capfd.readouterr().err
+    assert error.count("\n") == 1
+    assert "already holds a run" in error
+    assert main([*command[:-2], "--max-failures", "-1"]) == 2
+    assert "--max-failures is -1" in capfd.readouterr().err
+
+
+def test_a_list_of_tasks_goes_on_after_a_kill(start_tiny: StartTiny, tmp_path: Path) -> None:
+    path = tmp_path / "suite"
+    small = ["--num-actors", "0", "--hidden-size", "8", "--rollout-length", "5", "--streams-per-actor", "4"]
+    small += ["--batch-size", "4", "--log-steps", "200", "--total-steps", "6000", "--checkpoint-minutes", "0.002"]
+    command = ["train", "--suite", "memory/tmaze,memory/parity", *small, "--max-failures", "1"]
+    program = [sys.executable, "-m", "r2ac.launch", *command, "--run-dir", str(path)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_until(lambda: saved(path / "memory-parity") > 0, process)
+        os.kill(child_of(process.pid), signal.SIGKILL)
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert "has learned from its 6,000 steps" in output, "the first task is left alone"
+    counts = [load_checkpoint(find_checkpoint(path / name)).counters for name in ("memory-tmaze", "memory-parity")]
+    assert [(each["env_steps"], each["restarts"]) for each in counts] == [(6000, 0), (6000, 1)]
