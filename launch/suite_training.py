@@ -123,7 +123,7 @@ def _train_one(suite: SuiteRun, task: Task, configure: Configure, console: Conso
         resumed = _open(path) if path.exists() else None
         if resumed is not None:
             stack.callback(resumed.run.close)
-        return train(configure(task, path, resumed), console, resumed, mirror)
+        return train(configure(task, path, resumed), console, resumed, mirror=mirror)
 
 
 def _open(path: Path) -> Resumed | None:
