@@ -3,9 +3,9 @@
     python benchmarks/learners.py                     memory/tmaze, in about 4 minutes on 2 CPU cores
 
 Every training has the same task, network, actors, streams and batch: with K learners each has a share of 1/K. In every
-round each of them runs once; ratios are medians over the rounds of the ratio in a round. 0 is one learner in the process
-of ``r2ac train``, 1 the same in a Ray process, from 2 on their gradients are summed. On a machine with fewer cores than
-processes the ratios say what the learners cost, not what they gain.
+round each of them runs once; ratios are medians over the rounds of the ratio in a round. 0 is one learner in the
+process of ``r2ac train``, 1 the same in a Ray process, from 2 on their gradients are summed. On a machine with fewer
+cores than processes the ratios say what the learners cost, not what they gain.
 """
 
 from __future__ import annotations
