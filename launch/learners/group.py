@@ -193,8 +193,10 @@ class LearnerGroup:
             next(iter(failures.items())),
         )
         ended = "died" if _cause(failure) is None else "lost the others"
+        # Ray's reason goes on with all that may have been behind it.
+        reason = last_line(failure).partition(". ")[0]
         lost = LearnersLost(
-            f"learner {rank} of {self._count} {ended} ({last_line(failure)}), so that all were ended; "
+            f"learner {rank} of {self._count} {ended} ({reason}), so that all were ended; "
             f"r2ac train --resume {path} goes on"
         )
         lost.__cause__ = failure
