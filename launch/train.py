@@ -15,6 +15,7 @@ from rich.console import Console
 from r2ac.agents import ObservationSpec
 from r2ac.envs import EngineFailed, frames_per_step, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
+from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
 from r2ac.launch.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget, print_budget
 from r2ac.launch.metrics import MetricsWriter
@@ -45,7 +46,15 @@ from r2ac.learner.checkpoint import (
     save_checkpoint,
 )
 
-RUN_FAILURES = (TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed, CaptureFailed, StorageUnavailable)
+
+class RunUnwritable(RuntimeError):
+    """The run directory takes no more: the disk is full, or was taken away."""
+
+
+RUN_FAILURES = (
+    *(TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed, CaptureFailed),
+    *(RunUnwritable, StorageUnavailable),
+)
 """What ends a run that began well; each message is one sentence."""
 FINAL_FAILURES = (TrainingDiverged, CaptureFailed)
 """Those of them that would come again in another try from the newest checkpoint."""
@@ -138,7 +147,14 @@ def train(
         progress = stack.enter_context(Progress(config.total_steps, console))
         publisher = stack.enter_context(closing(make_publisher(config, batches, learner)))
         training = Training(config, run, source, batches, publisher, learner, metrics, progress, resumed, mirror)
-        training.loop(signals)
+        try:
+            training.loop(signals)
+        except (RunDirectoryError, CheckpointError) as error:
+            if not any(run.checkpoints.glob("step_*")):
+                run.discard()
+                raise RunUnwritable(f"{error}; nothing was learned") from error
+            rest = f"the checkpoints before are whole, and {training.resume_command} goes on once there is room"
+            raise RunUnwritable(f"{error}; {rest}") from error
     training.print_summary(console, signals)
     return 128 + signals.received if signals.received else 0
 
@@ -254,9 +270,13 @@ class Training:
             paths = {name: self._mirror.shown(path) for name, path in paths.items()}
         print_table(console, title, rows, paths)
         if signals.received:
-            place = self._mirror.url if self._mirror is not None else str(self._run.path)
-            command = shlex.join(("r2ac", "train", "--resume", place))
-            console.print(f"Continue with: {command}", soft_wrap=True, markup=False)
+            console.print(f"Continue with: {self.resume_command}", soft_wrap=True, markup=False)
+
+    @property
+    def resume_command(self) -> str:
+        """What goes on with this run."""
+        place = self._mirror.url if self._mirror is not None else str(self._run.path)
+        return shlex.join(("r2ac", "train", "--resume", place))
 
     def _actor_seconds(self) -> dict[str, float]:
         """What the actors spent their time with; an actor in this process waits for no orders."""
