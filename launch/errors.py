@@ -11,6 +11,10 @@ class RunDirectoryError(RunError):
     """A run directory is missing, taken, in use, unwritable or damaged."""
 
 
+class RunUnwritable(RuntimeError):
+    """The run directory takes no more: the disk is full, or was taken away."""
+
+
 class LearnersLost(RuntimeError):
     """One of several learners is gone; the message is one sentence."""
 

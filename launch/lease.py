@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 
-from r2ac.launch.storage import StorageError, Store
+from r2ac.launch.storage import StorageError, StorageUnavailable, Store
 
 LEASE_FILE = "writer.json"
 
@@ -63,11 +63,13 @@ class Lease:
         self.check()
 
     def check(self) -> None:
-        """Raises StorageError where another process has taken the lease."""
+        """Raises StorageError where another process has taken the lease, and StorageUnavailable where the file is gone:
+        a file system that is not mounted shows an empty folder."""
         now = self._store.read_json(LEASE_FILE)
-        if now is None or now.get("token") != self._token:
-            who = "nobody: the file that says so is gone" if now is None else _holder(now)
-            raise StorageError(f"{self._store.url} is written by another process now ({who})")
+        if now is None:
+            raise StorageUnavailable(f"{self._store.url} cannot be written: its {LEASE_FILE} is gone")
+        if now.get("token") != self._token:
+            raise StorageError(f"{self._store.url} is written by another process now ({_holder(now)})")
 
     def renew(self) -> None:
         """Say that this process is there. Raises StorageError where another has taken the lease."""

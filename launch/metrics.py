@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from numbers import Integral
 from pathlib import Path
 from types import TracebackType
@@ -88,9 +89,15 @@ class MetricsWriter:
             raise _unwritable(self._path, error) from error
 
     def close(self) -> None:
-        """Writes out what is still held back and closes both files; a second call does nothing."""
-        self._file.close()
-        self._events.close()
+        """Writes out what is still held back and closes both files; a second call does nothing.
+
+        Raises RunDirectoryError where the file system takes no more.
+        """
+        try:
+            self._file.close()
+            self._events.close()
+        except OSError as error:
+            raise _unwritable(self._path, error) from error
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -98,7 +105,9 @@ class MetricsWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        # An error that is under way has told what is wrong.
+        with nullcontext() if error is None else suppress(RunDirectoryError):
+            self.close()
 
 
 def read_metrics(run_path: Path | str) -> list[dict[str, Any]]:

@@ -97,7 +97,7 @@ class Store:
         with self._told("read"):
             self._fs.invalidate_cache()
             found = self._fs.find(self._root, detail=True)
-        marks = {path[len(self._root) :].lstrip("/"): _mark(info) for path, info in found.items()}
+        marks = {path[len(self._root) + 1 :]: _mark(info) for path, info in found.items()}
         return {name: mark for name, mark in marks.items() if _is_inside(name)}
 
     def read(self, name: str) -> bytes | None:
@@ -195,4 +195,6 @@ def _is_inside(name: str) -> bool:
 def _one_line(error: object) -> str:
     if isinstance(error, OSError) and error.strerror:
         return os_reason(error)
+    if isinstance(error, FileNotFoundError):
+        return f"there is no {error}"
     return " ".join(str(error).split()) or type(error).__name__

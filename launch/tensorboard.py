@@ -22,7 +22,7 @@ of the run itself: ``SummaryWriter.add_hparams`` would begin a second run below 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +49,14 @@ class EventWriter:
         from torch.utils.tensorboard import SummaryWriter
 
         self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=30)
+        self._records = _Records(self._writer._get_file_writer().event_writer._async_writer)
         self._end: Any = None
 
     def write(self, env_steps: int, values: Mapping[str, float]) -> None:
         """Scalars by their keys in ``metrics.jsonl``."""
         for key, value in values.items():
             self._writer.add_scalar(TAGS.get(key, key), float(value), env_steps)
+        self._records.check()
 
     def write_config(self, config: Mapping[str, Any], env_steps: int) -> None:
         """The settings, as a text and as hyperparameters."""
@@ -84,6 +86,7 @@ class EventWriter:
     def flush(self) -> None:
         """Writes out what is held back."""
         self._writer.flush()
+        self._records.check()
 
     def close(self) -> None:
         """Says that the session has ended, and writes out what is held back."""
@@ -91,6 +94,35 @@ class EventWriter:
             self._writer._get_file_writer().add_summary(self._end)
             self._end = None
         self._writer.close()
+        self._records.check()
+
+
+class _Records:
+    """Takes the place of the file in TensorBoard's thread, which would end with a traceback where the disk is full: the
+    error is kept for the next call from outside, and what comes after it is dropped."""
+
+    def __init__(self, asynchronous: Any) -> None:
+        self._file = asynchronous._writer
+        self._error: OSError | None = None
+        asynchronous._worker._record_writer = self
+
+    def write(self, record: bytes) -> None:
+        if self._error is None:
+            self._try(self._file.write, record)
+
+    def flush(self) -> None:
+        self._try(self._file.flush)
+
+    def check(self) -> None:
+        """Raises the error that was kept."""
+        if self._error is not None:
+            raise self._error
+
+    def _try(self, action: Callable[..., object], *arguments: object) -> None:
+        try:
+            action(*arguments)
+        except OSError as error:
+            self._error = self._error or error
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from rich.console import Console
 from r2ac.agents import ObservationSpec
 from r2ac.envs import EngineFailed, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
-from r2ac.launch.errors import LearnersLost
+from r2ac.launch.errors import LearnersLost, RunDirectoryError, RunUnwritable
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
 from r2ac.launch.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget, print_budget
 from r2ac.launch.metrics import MetricsWriter
@@ -50,6 +50,7 @@ RUN_FAILURES = (
     EngineFailed,
     CaptureFailed,
     LearnersLost,
+    RunUnwritable,
     StorageUnavailable,
 )
 """What ends a run that began well; each message is one sentence."""
@@ -219,7 +220,15 @@ def learn(
             records = Records(run, metrics, front.progress, front.on_line, front.mirror, again)
         publisher = stack.enter_context(closing(make_publisher(share, batches, learner)))
         training = Training(config, learner, Rollouts(source, batches, publisher), peers, records, counters)
-        return training.loop(stop_requested)
+        try:
+            return training.loop(stop_requested)
+        except (RunDirectoryError, CheckpointError) as error:
+            if not any(run.checkpoints.glob("step_*")):
+                run.discard()
+                raise RunUnwritable(f"{error}; nothing was learned") from error
+            place = front.mirror.url if front is not None and front.mirror is not None else run.path
+            rest = f"the checkpoints before are whole, and {resume_command(place)} goes on once there is room"
+            raise RunUnwritable(f"{error}; {rest}") from error
 
 
 def print_summary(console: Console, task: str, summary: Summary, stopped_by: signal.Signals | None) -> None:
@@ -235,8 +244,12 @@ def print_summary(console: Console, task: str, summary: Summary, stopped_by: sig
     rows += [(name, f"{count:,}") for name, count in summary.notes.items() if count]
     print_table(console, title, [*rows, *summary.profile], summary.paths)
     if stopped_by:
-        command = shlex.join(("r2ac", "train", "--resume", str(summary.paths["run"])))
-        console.print(f"Continue with: {command}", soft_wrap=True, markup=False)
+        console.print(f"Continue with: {resume_command(summary.paths['run'])}", soft_wrap=True, markup=False)
+
+
+def resume_command(place: Path | str) -> str:
+    """What goes on with the run at a path or a URL."""
+    return shlex.join(("r2ac", "train", "--resume", str(place)))
 
 
 def new_run_path(config: TrainConfig[Any]) -> Path:

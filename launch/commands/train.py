@@ -18,7 +18,7 @@ from r2ac.launch.learners.process import Place
 from r2ac.launch.mirror import Mirror, staging_path
 from r2ac.launch.presets import preset
 from r2ac.launch.run_directory import RunDirectory, default_run_directory
-from r2ac.launch.storage import Store, is_url
+from r2ac.launch.storage import StorageError, Store, is_url
 from r2ac.launch.suite_training import SuiteRun, train_suite
 from r2ac.launch.supervisor import restarts, supervise
 from r2ac.launch.train import Resumed, open_interrupted, train
@@ -109,9 +109,12 @@ def _go_on(path: Path, arguments: Sequence[str], console: Console, mirror: Mirro
 def _read_config(place: str) -> dict[str, Any]:
     """``config.json`` of the run at a path or a URL. Raises RunDirectoryError and what a store raises."""
     if is_url(place):
-        values = Store(place).read_json("config.json")
         # Of a run that died before it was first copied only this machine knows.
-        return values or RunDirectory.open(staging_path(place), for_writing=False).read_config()
+        copy = RunDirectory(staging_path(place))
+        values = Store(place).read_json("config.json")
+        if values is None and not copy.config_path.exists():
+            raise StorageError(f"{place} holds no run: there is no config.json")
+        return copy.read_config() if values is None else values
     return RunDirectory.open(Path(place), for_writing=False).read_config()
 
 

@@ -13,7 +13,7 @@ from r2ac.envs import SUITES, find_task, make_vector
 from r2ac.envs.atari import PRESETS
 from r2ac.envs.memory import MemoryOptions
 from r2ac.envs.minigrid import MinigridOptions
-from r2ac.launch.config import ConfigError
+from r2ac.launch.config import ConfigError, config_from_json
 from r2ac.launch.presets import preset
 
 PAPER_TASKS = ["atari/Breakout", "procgen/chaser"]
@@ -146,3 +146,10 @@ def test_pixels_change_what_suits_the_agent(train_tiny: Callable[..., Path], tmp
     assert config["agent"]["encoder"] == "auto"
     assert config["agent"]["hidden_size"] == 8, "as the flags say"
     assert config["learner"]["learning_rate"] == (0.002 if flags else 0.001)
+
+
+def test_a_configuration_with_an_earlier_name_of_an_option_is_still_read() -> None:
+    config = preset("dmlab/rooms_watermaze")
+    values = config.to_json()
+    values["env"]["max_failures"] = values["env"].pop("max_engine_failures")
+    assert config_from_json(values, Path("config.json")) == config

@@ -1,6 +1,5 @@
 """A training that is watched over: killed, failing, asked to stop; its parent killed."""
 
-import itertools
 import json
 import os
 import signal
@@ -144,43 +143,36 @@ def test_only_a_supervisor_is_told_to_try_again(monkeypatch: pytest.MonkeyPatch)
     assert restarts() is None, "a process further down"
 
 
-@pytest.mark.parametrize("actors", [0, 2], ids=["one process", "Ray"])
-def test_a_training_that_is_killed_again_and_again_goes_on(start_tiny: StartTiny, tmp_path: Path, actors: int) -> None:
-    run, total = tmp_path / "run", 60_000 if actors else 40_000
-    ray: dict[str, object] = {"--num-actors": 2, "--streams-per-actor": 4} if actors else {}
-    process = start_tiny(run, {**WATCHED, **ray, "--total-steps": total})
-    kills, lost, left = 1 if actors else 2, 0, set[int]()
-    for number in range(1, kills + 1):
-        before = saved(run)
-        wait_until(lambda least=before: saved(run) > least and measured(run) > least, process)  # type: ignore[misc]
-        child = child_of(process.pid)
-        os.kill(child, signal.SIGSTOP)
-        left |= descendants(child)
-        assert saved(run) < total * number / (kills + 1), "there is something left to do"
-        lost += max(0, measured(run) - saved(run))
-        os.kill(child, signal.SIGKILL)
+def test_a_training_that_is_killed_goes_on_through_ray(start_tiny: StartTiny, tmp_path: Path) -> None:
+    run, total = tmp_path / "run", 60_000
+    process = start_tiny(run, {**WATCHED, "--num-actors": 2, "--streams-per-actor": 4, "--total-steps": total})
+    wait_until(lambda: 0 < saved(run) < measured(run), process)
+    child = child_of(process.pid)
+    os.kill(child, signal.SIGSTOP)
+    left = descendants(child)
+    assert saved(run) < total / 2, "there is something left to do"
+    os.kill(child, signal.SIGKILL)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert errors.count("was killed by SIGKILL; it goes on from step ") == kills
-    assert f"restart {kills} of 3" in errors
-    # Nothing of the killed training's Ray is left.
-    assert bool(left) == bool(actors)
-    assert all(has_ended(pid) for pid in left)
+    assert "was killed by SIGKILL; it goes on from step " in errors
+    assert "in 1 s (restart 1 of 3)" in errors
+    assert len(left) > 4
+    assert all(has_ended(pid) for pid in left), "of the killed training's Ray nothing is left"
 
     rows, checkpoint = read_metrics(run), load_checkpoint(find_checkpoint(run))
     steps = [row["env_steps"] for row in rows]
     assert steps == sorted(set(steps))
     assert steps[-1] == checkpoint.counters["env_steps"] == total
     assert checkpoint.counters["updates"] == total // 40
-    assert checkpoint.counters["restarts"] == rows[-1]["throughput/restarts"] == kills
+    assert checkpoint.counters["restarts"] == rows[-1]["throughput/restarts"] == 1
     assert all(row["updates"] == row["env_steps"] / 40 for row in rows), "no step is lost or counted twice"
     for row in rows:
         assert row["learner/learning_rate"] == pytest.approx(4e-3 * (1 - row["env_steps"] / total), abs=1e-9)
     assert [row["wall_time"] for row in rows] == sorted(row["wall_time"] for row in rows)
-    check_events(run, steps, lost)
+    check_events(run, steps)
 
 
-def check_events(run: Path, steps: list[int], lost: int) -> None:
+def check_events(run: Path, steps: list[int]) -> None:
     """TensorBoard shows the steps of metrics.jsonl, and no curve jumps backward."""
     accumulator = EventAccumulator(str(run), size_guidance={"scalars": 0})
     accumulator.Reload()
@@ -233,15 +225,9 @@ def test_a_child_whose_parent_is_killed_saves_and_lets_go(start_tiny: StartTiny,
     RunDirectory.open(run, for_writing=True).close()
     # The run remembers that it is watched over.
     total = stopped + 2000
-    resumed = [sys.executable, "-m", "r2ac.launch", "train", "--resume", str(run), "--total-steps", str(total)]
-    with subprocess.Popen(resumed, stdout=subprocess.DEVNULL) as again:
-        for _ in itertools.count():
-            if again.poll() is not None or child_of(again.pid):
-                break
-            time.sleep(0.005)
-        assert again.poll() is None
-        assert again.wait(timeout=60) == 0
+    assert main(["train", "--resume", str(run), "--total-steps", str(total)]) == 0
     assert saved(run) == total
+    assert str(os.getpid()) not in (run / "run.lock").read_text(), "a child has trained"
 
 
 def test_bad_input_is_not_tried_again(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -260,7 +246,7 @@ def test_bad_input_is_not_tried_again(tmp_path: Path, capfd: pytest.CaptureFixtu
 def test_a_list_of_tasks_goes_on_after_a_kill(start_tiny: StartTiny, tmp_path: Path) -> None:
     path = tmp_path / "suite"
     small = ["--num-actors", "0", "--hidden-size", "8", "--rollout-length", "5", "--streams-per-actor", "4"]
-    small += ["--batch-size", "4", "--log-steps", "200", "--total-steps", "6000", "--checkpoint-minutes", "0.002"]
+    small += ["--batch-size", "4", "--log-steps", "200", "--total-steps", "4000", "--checkpoint-minutes", "0.002"]
     command = ["train", "--suite", "memory/tmaze,memory/parity", *small, "--max-failures", "1"]
     program = [sys.executable, "-m", "r2ac.launch", *command, "--run-dir", str(path)]
     with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -268,6 +254,6 @@ def test_a_list_of_tasks_goes_on_after_a_kill(start_tiny: StartTiny, tmp_path: P
         os.kill(child_of(process.pid), signal.SIGKILL)
         output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
-    assert "has learned from its 6,000 steps" in output, "the first task is left alone"
+    assert "has learned from its 4,000 steps" in output, "the first task is left alone"
     counts = [load_checkpoint(find_checkpoint(path / name)).counters for name in ("memory-tmaze", "memory-parity")]
-    assert [(each["env_steps"], each["restarts"]) for each in counts] == [(6000, 0), (6000, 1)]
+    assert [(each["env_steps"], each["restarts"]) for each in counts] == [(4000, 0), (4000, 1)]
