@@ -142,7 +142,7 @@ def print_table(
     console: Console,
     title: str,
     rows: Sequence[tuple[str, object]],
-    paths: Mapping[str, Path] | None = None,
+    paths: Mapping[str, Path | str] | None = None,
 ) -> None:
     """A title, two columns (name, value) and below them the paths, which stay on one line each however long."""
     console.print(Text(title, style="bold"))

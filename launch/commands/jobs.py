@@ -179,10 +179,10 @@ def _status(arguments: StatusArguments, console: Console) -> int:
         ("time", _time(job)),
         ("node", job.node or ""),
         ("exit code", str(job.exit_code) if job.has_ended else ""),
-        ("run directory", job.run_directory or ""),
         ("message", _summary(job) if job.status in ("PENDING", "FAILED") else ""),
     ]
-    print_table(console, job.id, [(name, value) for name, value in rows if value])
+    places = {"run directory": job.run_directory} if job.run_directory else {}
+    print_table(console, job.id, [(name, value) for name, value in rows if value], places)
     return 0
 
 

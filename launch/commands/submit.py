@@ -70,8 +70,8 @@ def submit_command(arguments: Sequence[str], console: Console) -> int:
     submission = submission or _resumed(own, words, earlier or "", server)
     job = submit(server, submission)
     cluster = f"{address} (Ray {server.ray_version})"
-    rows = [("job", job.id), ("cluster", cluster), ("run directory", submission.run_directory)]
-    print_table(console, "submitted", rows)
+    rows = [("job", job.id), ("cluster", cluster)]
+    print_table(console, "submitted", rows, {"run directory": submission.run_directory})
     if own.follow:
         return follow_job(server, job, own.cluster, console)
     again = command_line(("jobs", "follow"), job, own.cluster)
