@@ -16,8 +16,10 @@ from r2ac.launch.commands.bench import bench_command
 from r2ac.launch.commands.envs import envs_command
 from r2ac.launch.commands.evaluate import evaluate_command
 from r2ac.launch.commands.inspect import inspect_command
+from r2ac.launch.commands.jobs import jobs_command
 from r2ac.launch.commands.plot import plot_command
 from r2ac.launch.commands.report import report_command
+from r2ac.launch.commands.submit import submit_command
 from r2ac.launch.commands.train import train_command
 from r2ac.launch.commands.watch import watch_command
 from r2ac.launch.config import ConfigError
@@ -36,6 +38,8 @@ usage: r2ac COMMAND …
   r2ac train TASK,TASK,… [--flags]     train one agent on several tasks; dmlab-30 and the like name lists
   r2ac train --suite LIST [--flags]    train an agent on each task of a list in turn, e.g. --suite procgen
   r2ac train --resume RUN [--flags]    go on with an interrupted run, or with a list
+  r2ac submit TASK [--flags]           the same training as a job of a running Ray cluster; also --suite and --resume
+  r2ac jobs COMMAND [JOB]              list, status, logs, follow, stop or fetch submitted trainings
   r2ac evaluate RUN_OR_CHECKPOINT …    play whole episodes, by default on seeds that no training uses; --suite LIST
                                        chooses the tasks, --protocol paper the published way
   r2ac plot RUN …                      draw learning curves, or write them as a table
@@ -62,6 +66,8 @@ COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "report": report_command,
     "bench": bench_command,
     "envs": envs_command,
+    "submit": submit_command,
+    "jobs": jobs_command,
 }
 
 

@@ -1,0 +1,1 @@
+"""Trainings as jobs of a running Ray cluster, through its Jobs API: submitted, followed, stopped and fetched."""

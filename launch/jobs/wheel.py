@@ -1,0 +1,57 @@
+"""The running package as a wheel, however it is installed, so that it can be sent to a cluster."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib
+import zipfile
+from collections.abc import Iterator
+from importlib.metadata import Distribution, distribution
+from pathlib import Path
+
+_FOLDERS = ("agents", "envs", "kernels", "launch", "learner")
+_WHEEL = "Wheel-Version: 1.0\nGenerator: r2ac\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+# One date for every file: the same sources make the same bytes, and a cluster that has them is not sent them again.
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+def build_wheel(folder: Path) -> Path:
+    """Write ``r2ac-VERSION-py3-none-any.whl`` into ``folder`` from the modules that this process imports: those of a
+    checkout, of an editable install or of an installed wheel. Equal sources give equal bytes.
+
+    Raises:
+        OSError: as the file system gives it.
+    """
+    installed = distribution("r2ac")
+    path = folder / f"r2ac-{installed.version}-py3-none-any.whl"
+    record = f"r2ac-{installed.version}.dist-info/RECORD"
+    lines = []
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
+        for name, content in _files(installed):
+            _write(wheel, name, content)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+            lines.append(f"{name},sha256={digest},{len(content)}\n")
+        _write(wheel, record, "".join([*lines, f"{record},,\n"]).encode())
+    return path
+
+
+def _files(installed: Distribution) -> Iterator[tuple[str, bytes]]:
+    """(name in the wheel, content) of the modules, of the data beside them, and of the wheel's own description."""
+    for folder in _FOLDERS:
+        root = Path(importlib.import_module(f"r2ac.{folder}").__path__[0])
+        for file in sorted(root.rglob("*")):
+            inside = file.relative_to(root)
+            if file.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in inside.parts):
+                yield f"r2ac/{folder}/{inside.as_posix()}", file.read_bytes()
+    description = f"r2ac-{installed.version}.dist-info"
+    yield f"{description}/METADATA", (installed.read_text("METADATA") or "").encode()
+    yield f"{description}/WHEEL", _WHEEL.encode()
+    yield f"{description}/entry_points.txt", (installed.read_text("entry_points.txt") or "").encode()
+
+
+def _write(wheel: zipfile.ZipFile, name: str, content: bytes) -> None:
+    entry = zipfile.ZipInfo(name, _DATE)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = 0o644 << 16
+    wheel.writestr(entry, content)
