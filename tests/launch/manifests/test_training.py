@@ -1,0 +1,116 @@
+"""The lines that begin a training or go on with it, run by a real shell; what a training needs of a cluster."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from r2ac.launch.config import ConfigError
+from r2ac.launch.manifests.training import Needs, Training, check_name, check_workers
+from r2ac.launch.presets import preset
+
+MakeTraining = Callable[..., Training]
+# Whatever a process can be told: no NUL, no half of a surrogate pair.
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20)
+NASTY = [
+    "$(touch hit)",
+    "`touch hit`",
+    "a b",
+    "'",
+    '"',
+    "\\",
+    "x\ny",
+    "; touch hit",
+    "$HOME",
+    "$(HOME)",
+    "*",
+    "~/x",
+    "--",
+    "",
+]
+
+
+def chosen(training: Training, folder: Path) -> list[str]:
+    """The command that the shell is left with."""
+    script = training.choose_command() + "printf '%s\\0' \"$@\"\n"
+    done = subprocess.run(["sh", "-ec", script], cwd=folder, capture_output=True, check=True)
+    return done.stdout.decode().split("\0")[:-1]
+
+
+def test_a_new_training_begins(make_training: MakeTraining, tmp_path: Path) -> None:
+    assert chosen(make_training(preset="paper"), tmp_path) == [
+        *("python", "-m", "r2ac.launch", "train", "memory/tmaze", "--preset", "paper", "--seed", "2"),
+        *("--run-dir", "runs/a", "--ray-address", "auto"),
+    ]
+
+
+def test_a_training_with_a_checkpoint_goes_on(make_training: MakeTraining, tmp_path: Path) -> None:
+    (tmp_path / "runs/a/checkpoints").mkdir(parents=True)
+    (tmp_path / "runs/a/checkpoints/step_000000000000.safetensors").touch()
+    assert chosen(make_training(preset="paper"), tmp_path) == [
+        *("python", "-m", "r2ac.launch", "train", "--resume", "runs/a", "--seed", "2", "--ray-address", "auto"),
+    ]
+
+
+def test_a_run_that_died_before_its_first_checkpoint_is_kept_aside(make_training: MakeTraining, tmp_path: Path) -> None:
+    (tmp_path / "runs/a/checkpoints").mkdir(parents=True)
+    (tmp_path / "runs/a/config.json").write_text("{}")
+    assert "--resume" not in chosen(make_training(), tmp_path)
+    (kept,) = (tmp_path / "runs").iterdir()
+    assert kept.name.startswith("a.never-began-")
+    assert (kept / "config.json").read_text() == "{}"
+
+
+def test_what_lies_in_an_object_store_is_not_looked_for_in_the_file_system(
+    make_training: MakeTraining, tmp_path: Path
+) -> None:
+    training = make_training(run_dir="s3://bucket/runs/a")
+    assert "ls " not in training.choose_command()
+    assert chosen(training, tmp_path)[-4:] == ["--run-dir", "s3://bucket/runs/a", "--ray-address", "auto"]
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    words=st.lists(TEXT | st.sampled_from(NASTY), max_size=4), run_dir=TEXT.filter(bool) | st.sampled_from(NASTY[:-1])
+)
+def test_no_word_is_ever_expanded(make_training: MakeTraining, tmp_path: Path, words: list[str], run_dir: str) -> None:
+    training = make_training(flags=tuple(words), run_dir=f"x{run_dir}")
+    before = sorted(tmp_path.iterdir())
+    assert chosen(training, tmp_path)[4:] == [
+        *("memory/tmaze", *words, "--run-dir", f"x{run_dir}", "--ray-address", "auto"),
+    ]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_needs_follow_the_settings() -> None:
+    from dataclasses import replace
+
+    config = replace(preset("procgen/chaser"), num_actors=20, learner_threads=4)
+    needs = Needs.of(config)
+    assert (needs.actors, needs.learner_cpus, needs.gpus) == (20, 4, 0)
+    assert (needs.driver_cpus, needs.worker_cpus, needs.workers(8)) == (4, 20, 3)
+    needs = Needs.of(replace(config, device="cuda"))
+    assert (needs.gpus, needs.driver_cpus, needs.worker_cpus, needs.gpu_nodes(8)) == (1, 0, 20, 1)
+
+
+def test_learners_in_processes_of_their_own_need_cpus_or_gpus_beside_the_actors() -> None:
+    needs = Needs(actors=8, learners=4, learner_cpus=2, gpus=0)
+    assert (needs.worker_cpus, needs.driver_cpus) == (16, 0)
+    needs = Needs(actors=8, learners=4, learner_cpus=2, gpus=4)
+    assert (needs.worker_cpus, needs.driver_cpus, needs.gpu_nodes(8), needs.gpu_nodes(1)) == (8, 0, 1, 4)
+
+
+@pytest.mark.parametrize("name", ["", "A", "1a", "a_b", "a-", "a" * 48, "a\nb", "a;b", "$(a)"])
+def test_names_that_some_cluster_would_not_take_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match="--name is"):
+        check_name(name)
+    check_name("a" * 47)
+
+
+@pytest.mark.parametrize(("least", "most"), [(-1, 3), (3, 2), (0, 0)])
+def test_bounds_that_cannot_be_are_refused(least: int, most: int) -> None:
+    with pytest.raises(ConfigError, match="workers is"):
+        check_workers(least, most)
