@@ -32,11 +32,13 @@ class _Machines:
     head: str
     cpu: str
     gpu: str
+    client: str
+    """What Ray asks the cloud for machines with."""
 
 
 _MACHINES = {
-    "aws": _Machines("us-west-2", "m6i.xlarge", "m6i.4xlarge", "g5.2xlarge"),
-    "gcp": _Machines("us-west1", "n2-standard-4", "n2-standard-16", "g2-standard-8"),
+    "aws": _Machines("us-west-2", "m6i.xlarge", "m6i.4xlarge", "g5.2xlarge", "boto3>=1.4.8"),
+    "gcp": _Machines("us-west1", "n2-standard-4", "n2-standard-16", "g2-standard-8", "google-api-python-client==1.7.8"),
 }
 
 
@@ -124,7 +126,7 @@ def autoscaler_manifest(training: Training, options: AutoscalerOptions, ray_vers
         "idle_timeout_minutes": options.idle_minutes,
         "file_mounts": {_TOKEN: _TOKEN, **files},
         "rsync_exclude": ["/.git", "/.venv", "/runs", "/build", "__pycache__"],
-        **_commands(training, package, ray, has_workers=options.provider != "local" or bool(options.workers)),
+        **_commands(training, options, package, ray),
     }
     about = _HEADER.format(job=_job_command(ray))
     return about + to_yaml(document, {**_COMMENTS, **comments})
@@ -221,9 +223,10 @@ def _node(provider: str, machine: str, gpu: bool) -> dict[str, Any]:
     return {"machineType": machine, "disks": [disk], **stays}
 
 
-def _commands(training: Training, package: str, ray: str, has_workers: bool) -> dict[str, list[str]]:
+def _commands(training: Training, options: AutoscalerOptions, package: str, ray: str) -> dict[str, list[str]]:
     """What is run on the machines. ``ray`` is what stands before the names of the programs."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    machines = _MACHINES.get(options.provider)
     make_venv = f'[ -d "$HOME/r2ac-venv" ] || python{python} -m venv "$HOME/r2ac-venv"'
     script = (
         f'set -e\ncd "$HOME"\n{training.choose_command()}'
@@ -231,14 +234,15 @@ def _commands(training: Training, package: str, ray: str, has_workers: bool) -> 
         + 'export PATH RAY_USAGE_STATS_ENABLED=0\nexec "$@"\n'
     )
     begin = "export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_JOB_STOP_WAIT_TIME_S=120; ulimit -n 65536;"
-    cpus = " --num-cpus=0" if has_workers else ""
+    cpus = " --num-cpus=0" if machines or options.workers else ""
     head = f"{ray}ray start --head --port=6379 --autoscaling-config=~/ray_bootstrap_config.yaml{cpus}"
     worker = f"{ray}ray start --address=$RAY_HEAD_IP:6379"
     return {
         "setup_commands": [*([make_venv] if ray else []), f"{ray}pip install {package}"],
         # Ray itself replaces ~/ in commands for containers.
         "head_setup_commands": [
-            "printf %s " + shlex.quote(script).replace("~", "'\"~\"'") + ' > "$HOME/r2ac-train.sh"'
+            *([f"pip install {shlex.quote(machines.client)}"] if machines else []),
+            "printf %s " + shlex.quote(script).replace("~", "'\"~\"'") + ' > "$HOME/r2ac-train.sh"',
         ],
         "head_start_ray_commands": [f"{ray}ray stop", f"{begin} {head}"],
         "worker_start_ray_commands": [f"{ray}ray stop", f"{begin} {worker}"],

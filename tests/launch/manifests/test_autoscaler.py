@@ -42,10 +42,11 @@ def test_ray_takes_it(make_training: MakeTraining, provider: str, needs: dict[st
     complete = prepare_config(copy.deepcopy(document))
     validate_config(complete)
     # Nothing was dropped: what Ray works with holds what was written.
-    left_to_ray = {"available_node_types", "min_workers", "provider"}
+    left_to_ray = {"available_node_types", "min_workers", "provider", "head_setup_commands"}
     assert {key: complete[key] for key in document if key not in left_to_ray} == {
         key: value for key, value in document.items() if key not in left_to_ray
     }
+    assert complete["head_setup_commands"] == document["setup_commands"] + document["head_setup_commands"]
 
 
 def test_ray_refuses_a_field_that_it_does_not_know(make_training: MakeTraining) -> None:
@@ -118,12 +119,14 @@ def run_as_ray(command: str, folder: Path, tools: Path, docker: bool) -> None:
         # Ray puts the home of the container's user in.
         inside = " ".join(_with_interactive(command.replace("~/", "/home/ray/")))
         (command,) = with_docker_exec([inside], "r2ac", "docker", with_interactive=True)
-    variables = {**os.environ, "HOME": str(folder), "PATH": f"{tools}:{os.environ['PATH']}"}
+    # A login shell begins with the machine's own PATH.
+    (folder / ".bashrc").write_text(f"PATH={tools}:$PATH\n")
+    variables = {**os.environ, "HOME": str(folder)}
     line = " ".join(_with_interactive(command))
     subprocess.run(["sh", "-c", line], env=variables, cwd=folder, check=True, capture_output=True, timeout=60)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=8)
 @given(
     words=st.lists(
         st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20)
@@ -137,7 +140,7 @@ def test_the_training_gets_its_words_through_ssh_and_docker(
 ) -> None:
     tools = programs({"docker": 'shift 3; exec "$@"', "python": "printf '%s\\0' \"$@\" > words"})
     document = cluster(make_training(flags=tuple(words)), PROVIDERS["aws"])
-    run_as_ray(document["head_setup_commands"][0], tmp_path, tools, docker)
+    run_as_ray(document["head_setup_commands"][-1], tmp_path, tools, docker)
     before = sorted(tmp_path.iterdir())
     variables = {"HOME": str(tmp_path), "PATH": f"{tools}:{os.environ['PATH']}"}
     subprocess.run(["sh", "r2ac-train.sh"], cwd=tmp_path, env=variables, check=True)
@@ -156,9 +159,8 @@ def test_own_machines_use_an_environment_of_their_own(
     venv.mkdir(parents=True)
     (venv / "python").write_text('#!/bin/sh\necho "$1 $2" > words\n')
     (venv / "python").chmod(0o755)
-    run_as_ray(document["head_setup_commands"][0], tmp_path, tools, docker=False)
+    run_as_ray(document["head_setup_commands"][-1], tmp_path, tools, docker=False)
     subprocess.run(["sh", "r2ac-train.sh"], cwd=tmp_path, env={**os.environ, "HOME": str(tmp_path)}, check=True)
     assert (tmp_path / "words").read_text() == "-m r2ac.launch\n"
-    assert document["setup_commands"][0].endswith(
-        f'python{sys.version_info.major}.{sys.version_info.minor} -m venv "$HOME/r2ac-venv"'
-    )
+    python = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    assert document["setup_commands"][0].endswith(f'{python} -m venv "$HOME/r2ac-venv"')

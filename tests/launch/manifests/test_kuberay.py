@@ -4,7 +4,9 @@ it is at hand (R2AC_KUBERAY_CRD names the file ray.io_rayjobs.yaml of KubeRay)."
 import copy
 import os
 import re
+import shlex
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ from r2ac.launch.manifests.kuberay import MOUNT, KubeRayOptions, kuberay_manifes
 from r2ac.launch.manifests.training import Training
 
 MakeTraining = Callable[..., Training]
+# Whatever a process can be told.
+TEXT = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20)
 OPTIONS = KubeRayOptions(image="example.org/r2ac:1")
 NEEDS = [{}, {"actors": 100, "gpus": 1}, {"actors": 32, "learners": 4, "gpus": 4}, {"actors": 32, "learners": 4}]
 
@@ -232,9 +236,7 @@ def test_the_claim_is_written_only_where_it_is_asked_for(make_training: MakeTrai
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=12)
-@given(
-    words=st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=20), max_size=3)
-)
+@given(words=st.lists(TEXT, max_size=3))
 def test_the_script_gives_the_training_its_words(
     make_training: MakeTraining, tmp_path: Path, programs: Callable[..., Path], words: list[str]
 ) -> None:
@@ -276,3 +278,19 @@ def test_runs_lie_on_the_volume() -> None:
 def test_options_that_cannot_be_are_named(make_training: MakeTraining, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(words)):
         kuberay_manifest(make_training(), KubeRayOptions(**{"image": "i", **changes}), "2.60.0")
+
+
+def test_a_pod_that_has_to_go_waits_for_the_driver_to_save(make_training: MakeTraining, tmp_path: Path) -> None:
+    pods = documents(make_training())["RayJob"]["spec"]["rayClusterSpec"]
+    hook = pods["headGroupSpec"]["template"]["spec"]["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    hook = [word.replace("/tmp/r2ac.pid", "pid") for word in hook]
+    # Where no driver runs there is nothing to wait for.
+    subprocess.run(hook, cwd=tmp_path, check=True, timeout=60)
+    driver = "echo $$ > new; mv new pid; trap 'sleep 0.5; echo > saved; exit' TERM; while true; do sleep 0.1; done"
+    with subprocess.Popen(["bash", "-c", f"bash -c {shlex.quote(driver)} & wait"], cwd=tmp_path):
+        for _ in range(600):
+            if (tmp_path / "pid").exists():
+                break
+            time.sleep(0.1)
+        subprocess.run(hook, cwd=tmp_path, check=True, timeout=60)
+    assert (tmp_path / "saved").exists()
