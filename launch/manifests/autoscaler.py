@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import shlex
 import sys
@@ -139,6 +138,11 @@ def _cloud(training: Training, options: AutoscalerOptions, ray_version: str) -> 
     provider: dict[str, Any] = {"type": options.provider, "region": region}
     if options.provider == "gcp":
         provider |= {"availability_zone": f"{region}-a", "project_id": options.project}
+    if needs.worker_cpus(options.cpus_per_worker) > options.cpus_per_worker:
+        raise ConfigError(
+            f"--cpus-per-worker is {options.cpus_per_worker}, but a learner takes {needs.learner_cpus} "
+            "(--learner-threads)"
+        )
     enough = needs.workers(options.cpus_per_worker)
     least = enough if options.min_workers is None else options.min_workers
     most = max(enough, least) if options.max_workers is None else options.max_workers
@@ -165,7 +169,7 @@ def _cloud(training: Training, options: AutoscalerOptions, ray_version: str) -> 
         nodes["gpu_worker"] = {
             "min_workers": learner_nodes,
             "max_workers": learner_nodes,
-            "resources": {"CPU": math.ceil(needs.learning_cpus / learner_nodes), "GPU": gpus},
+            "resources": {"CPU": gpus * needs.learner_cpus, "GPU": gpus},
             "node_config": _node(options.provider, gpu_type, gpu=True),
         }
     python = f"py{sys.version_info.major}{sys.version_info.minor}"

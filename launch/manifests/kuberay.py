@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -151,7 +150,7 @@ def _ray_job(training: Training, options: KubeRayOptions, ray_version: str) -> t
 
 def _cpu_group(training: Training, options: KubeRayOptions) -> dict[str, Any]:
     needs: Needs = training.needs
-    cpus = min(options.cpus_per_worker, needs.worker_cpus)
+    cpus = needs.worker_cpus(options.cpus_per_worker)
     enough = needs.workers(cpus)
     least = enough if options.min_workers is None else options.min_workers
     most = max(enough, least) if options.max_workers is None else options.max_workers
@@ -176,7 +175,7 @@ def _gpu_group(training: Training, options: KubeRayOptions) -> dict[str, Any]:
         "minReplicas": nodes,
         "maxReplicas": nodes,
         "rayStartParams": {},
-        "template": _pod("ray-worker", training, options, math.ceil(needs.learning_cpus / nodes) + 1, gpus),
+        "template": _pod("ray-worker", training, options, gpus * needs.learner_cpus + 1, gpus),
     }
 
 

@@ -63,15 +63,15 @@ def slurm_manifest(training: Training, options: SlurmOptions) -> str:
     """
     options.check()
     needs = training.needs
-    total, learning = needs.actors + needs.learning_cpus, needs.learning_cpus
     most = max(options.cpus_per_node, needs.learner_cpus)
-    nodes = math.ceil(total / most) if options.nodes is None else options.nodes
-    # On the first node the driver's CPUs are kept from the rollout actors.
-    reserved = learning if needs.learners == 0 else 0
-    cpus = max(math.ceil(total / nodes), reserved)
+    nodes = needs.equal_nodes(most) if options.nodes is None else options.nodes
+    total = needs.actors + needs.learning_cpus
+    # No node is asked for fewer CPUs than its learners take, the first node's being the driver's where it learns.
+    cpus = max(math.ceil(total / nodes), math.ceil(max(needs.learners, 1) / nodes) * needs.learner_cpus)
+    reserved = 0 if needs.learners else needs.learner_cpus
     if cpus > most:
         raise ConfigError(
-            f"--nodes is {nodes}, but {needs.actors} actors and the learner need {total} CPUs and --cpus-per-node is "
+            f"--nodes is {nodes}, but {needs.actors} actors and the learners need {total} CPUs, and --cpus-per-node is "
             f"{options.cpus_per_node}: raise one of the two"
         )
     gpus = math.ceil(needs.gpus / nodes) if options.gpus_per_node is None else options.gpus_per_node

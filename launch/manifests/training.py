@@ -50,18 +50,29 @@ class Needs:
         """CPUs of the driver, besides what Ray counts: with GPUs it learns where they are."""
         return self.learner_cpus if self.learners == 0 and self.gpus == 0 else 0
 
-    @property
-    def worker_cpus(self) -> int:
-        """CPUs that Ray has to find on nodes without GPUs."""
-        return self.actors + (self.learning_cpus if self.learners and not self.gpus else 0)
-
     def workers(self, cpus: int) -> int:
-        """How many nodes of so many CPUs hold all that runs on CPUs."""
-        return math.ceil(self.worker_cpus / cpus)
+        """How many nodes of so many CPUs hold all that runs on CPUs: the actors, and learners without GPUs."""
+        learners = 0 if self.gpus else self.learners
+        return _nodes(self.actors, learners, self.learner_cpus, cpus)
+
+    def worker_cpus(self, most: int) -> int:
+        """CPUs of such a node: ``most``, or what there is to run; more only where a learner takes more."""
+        learners = 0 if self.gpus else self.learners
+        return max(min(most, self.actors + learners * self.learner_cpus), self.learner_cpus if learners else 1)
 
     def gpu_nodes(self, gpus: int) -> int:
         """How many nodes of so many GPUs hold the learners."""
         return math.ceil(self.gpus / gpus)
+
+    def equal_nodes(self, cpus: int) -> int:
+        """How many nodes of so many CPUs hold everything, the driver's learner too, where all nodes are alike."""
+        return _nodes(self.actors, max(self.learners, 1), self.learner_cpus, cpus)
+
+
+def _nodes(actors: int, learners: int, learner_cpus: int, cpus: int) -> int:
+    """Nodes of ``cpus`` CPUs for actors of one CPU and learners that cannot be split."""
+    total = actors + learners * learner_cpus
+    return max(math.ceil(total / cpus), math.ceil(learners / max(1, cpus // learner_cpus)))
 
 
 @dataclass(frozen=True)
@@ -87,16 +98,24 @@ class Training:
         """
         preset = () if self.preset is None else ("--preset", self.preset)
         begin = f'set -- {shlex.join([self.task, *preset])} "$@" --run-dir "$run"\n'
-        # Whether an object store holds a checkpoint the shell cannot see.
-        choose = begin if "://" in self.run_dir else _GO_ON + "    " + begin + "fi\n"
-        return f"run={shlex.quote(self.run_dir)}\nset -- {shlex.join(self.flags)}\n{choose}{_COMMAND}"
+        goes_on = _IF_URL if "://" in self.run_dir else _IF_FOLDER
+        flags = shlex.join(self.flags)
+        return f"run={shlex.quote(self.run_dir)}\nset -- {flags}\n{goes_on}    {begin}fi\n{_COMMAND}"
 
 
-_GO_ON = """\
+_IF_FOLDER = """\
 if [ -n "$(ls "$run"/checkpoints/*.safetensors 2>/dev/null)" ]; then
     set -- --resume "$run" "$@"
 else
     if [ -e "$run/config.json" ]; then mv -- "$run" "$run.never-began-$$"; fi
+"""
+_IF_URL = """\
+holds='import fsspec.core, sys
+files, path = fsspec.core.url_to_fs(sys.argv[1])
+sys.exit(not files.exists(path.rstrip("/") + "/config.json"))'
+if python -c "$holds" "$run"; then
+    set -- --resume "$run" "$@"
+else
 """
 _COMMAND = 'set -- python -m r2ac.launch train "$@" --ray-address auto\n'
 

@@ -78,6 +78,11 @@ def test_learners_on_gpus_have_machines_of_their_own(make_training: MakeTraining
     assert workers["resources"] == {"CPU": 2, "GPU": 1}
 
 
+def test_a_worker_holds_a_learner(make_training: MakeTraining) -> None:
+    with pytest.raises(ConfigError, match="--cpus-per-worker is 2, but a learner takes 4"):
+        cluster(make_training(learners=2, learner_cpus=4), AutoscalerOptions(package="r2ac", cpus_per_worker=2))
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -112,6 +112,18 @@ def test_the_directives_follow_the_needs(make_training: MakeTraining) -> None:
     }
 
 
+def test_nodes_hold_whole_learners(make_training: MakeTraining) -> None:
+    """Three learners of five CPUs and one actor are 16 CPUs, but two nodes of eight hold two such learners."""
+    found = directives(
+        slurm_manifest(make_training(actors=1, learners=3, learner_cpus=5), SlurmOptions(cpus_per_node=8))
+    )
+    assert (found["nodes"], found["cpus-per-task"]) == ("3", "6")
+    script = slurm_manifest(make_training(learners=4, gpus=4, actors=12), SlurmOptions(nodes=2))
+    assert directives(script)["gpus-per-node"] == "2"
+    # The driver learns nothing: all CPUs are Ray's.
+    assert "\nlearner_cpus=0\n" in script
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

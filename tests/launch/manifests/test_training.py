@@ -1,6 +1,8 @@
 """The lines that begin a training or go on with it, run by a real shell; what a training needs of a cluster."""
 
+import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -33,10 +35,10 @@ NASTY = [
 ]
 
 
-def chosen(training: Training, folder: Path) -> list[str]:
+def chosen(training: Training, folder: Path, environment: dict[str, str] | None = None) -> list[str]:
     """The command that the shell is left with."""
     script = training.choose_command() + "printf '%s\\0' \"$@\"\n"
-    done = subprocess.run(["sh", "-ec", script], cwd=folder, capture_output=True, check=True)
+    done = subprocess.run(["sh", "-ec", script], cwd=folder, env=environment, stdout=subprocess.PIPE, check=True)
     return done.stdout.decode().split("\0")[:-1]
 
 
@@ -64,12 +66,16 @@ def test_a_run_that_died_before_its_first_checkpoint_is_kept_aside(make_training
     assert (kept / "config.json").read_text() == "{}"
 
 
-def test_what_lies_in_an_object_store_is_not_looked_for_in_the_file_system(
-    make_training: MakeTraining, tmp_path: Path
+def test_a_run_at_a_url_goes_on_where_there_is_one(
+    make_training: MakeTraining, tmp_path: Path, programs: Callable[[dict[str, str]], Path]
 ) -> None:
-    training = make_training(run_dir="s3://bucket/runs/a")
-    assert "ls " not in training.choose_command()
-    assert chosen(training, tmp_path)[-4:] == ["--run-dir", "s3://bucket/runs/a", "--ray-address", "auto"]
+    tools = programs({"python": f'exec {sys.executable} "$@"'})
+    training = make_training(run_dir=f"file://{tmp_path}/runs/a")
+    environment = {**os.environ, "PATH": f"{tools}:{os.environ['PATH']}"}
+    assert chosen(training, tmp_path, environment)[-4:-2] == ["--run-dir", f"file://{tmp_path}/runs/a"]
+    (tmp_path / "runs/a").mkdir(parents=True)
+    (tmp_path / "runs/a/config.json").touch()
+    assert chosen(training, tmp_path, environment)[4:6] == ["--resume", f"file://{tmp_path}/runs/a"]
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -91,16 +97,32 @@ def test_needs_follow_the_settings() -> None:
     config = replace(preset("procgen/chaser"), num_actors=20, learner_threads=4)
     needs = Needs.of(config)
     assert (needs.actors, needs.learner_cpus, needs.gpus) == (20, 4, 0)
-    assert (needs.driver_cpus, needs.worker_cpus, needs.workers(8)) == (4, 20, 3)
+    assert (needs.driver_cpus, needs.worker_cpus(8), needs.workers(8)) == (4, 8, 3)
     needs = Needs.of(replace(config, device="cuda"))
-    assert (needs.gpus, needs.driver_cpus, needs.worker_cpus, needs.gpu_nodes(8)) == (1, 0, 20, 1)
+    assert (needs.gpus, needs.driver_cpus, needs.workers(8), needs.gpu_nodes(8)) == (1, 0, 3, 1)
 
 
 def test_learners_in_processes_of_their_own_need_cpus_or_gpus_beside_the_actors() -> None:
     needs = Needs(actors=8, learners=4, learner_cpus=2, gpus=0)
-    assert (needs.worker_cpus, needs.driver_cpus) == (16, 0)
+    assert (needs.workers(8), needs.worker_cpus(8), needs.driver_cpus) == (2, 8, 0)
     needs = Needs(actors=8, learners=4, learner_cpus=2, gpus=4)
-    assert (needs.worker_cpus, needs.driver_cpus, needs.gpu_nodes(8), needs.gpu_nodes(1)) == (8, 0, 1, 4)
+    assert (needs.workers(8), needs.driver_cpus, needs.gpu_nodes(8), needs.gpu_nodes(1)) == (1, 0, 1, 4)
+
+
+@given(
+    actors=st.integers(1, 200), learners=st.integers(0, 20), learner_cpus=st.integers(1, 12), most=st.integers(1, 64)
+)
+def test_workers_hold_what_is_to_run(actors: int, learners: int, learner_cpus: int, most: int) -> None:
+    needs = Needs(actors, learners, learner_cpus, gpus=0)
+    cpus = needs.worker_cpus(most)
+    free = [cpus] * needs.workers(cpus)
+    for _ in range(learners):
+        free[free.index(max(free))] -= learner_cpus
+    assert min(free) >= 0
+    assert sum(free) >= actors
+    # One fewer would be too few, by CPUs or by learners.
+    fewer = len(free) - 1
+    assert fewer * cpus < actors + learners * learner_cpus or fewer * (cpus // learner_cpus) < learners
 
 
 @pytest.mark.parametrize("name", ["", "A", "1a", "a_b", "a-", "a" * 48, "a\nb", "a;b", "$(a)"])
