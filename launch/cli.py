@@ -13,6 +13,7 @@ from rich.console import Console
 from r2ac.envs import InvalidOption, MissingPackage, UnknownTask
 from r2ac.launch.cluster import ConnectionFailed
 from r2ac.launch.commands.bench import bench_command
+from r2ac.launch.commands.cluster import cluster_command
 from r2ac.launch.commands.envs import envs_command
 from r2ac.launch.commands.evaluate import evaluate_command
 from r2ac.launch.commands.inspect import inspect_command
@@ -47,6 +48,7 @@ usage: r2ac COMMAND …
   r2ac inspect RUN …                   what RTRL adds to the gradient, and how far back it reaches
   r2ac report RUN … [--baseline RUN …] curves, evaluations and statistics of runs on one page (HTML)
   r2ac bench TASK [--flags]            how many actors, streams and threads are fast on this machine
+  r2ac cluster KIND TASK [--flags]     a file that trains on a cluster: KIND is kuberay, slurm or autoscaler
   r2ac envs [SUITE | SUITE/TASK]       every suite and task, what is seen there, and whether it can run here
   r2ac envs --watch TASK [--flags]     a picture or video of what an agent sees, of a random or a trained one
 
@@ -65,6 +67,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "inspect": inspect_command,
     "report": report_command,
     "bench": bench_command,
+    "cluster": cluster_command,
     "envs": envs_command,
     "submit": submit_command,
     "jobs": jobs_command,

@@ -1,0 +1,150 @@
+"""``r2ac cluster``: manifests that start a training on Kubernetes, on Slurm, or on machines of a cloud."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import tyro
+from rich.console import Console
+
+from r2ac.launch.commands.parsing import take_flag
+from r2ac.launch.commands.train import training_config
+from r2ac.launch.config import ConfigError
+from r2ac.launch.errors import RunError, os_reason
+from r2ac.launch.manifests.autoscaler import AutoscalerOptions, autoscaler_manifest
+from r2ac.launch.manifests.kuberay import KubeRayOptions, kuberay_manifest, kuberay_run_dir
+from r2ac.launch.manifests.slurm import SlurmOptions, slurm_manifest
+from r2ac.launch.manifests.training import Needs, Training, check_name, ray_version
+
+HELP = """\
+usage: r2ac cluster kuberay    TASK --image IMAGE [--flags]   a RayJob for Kubernetes with KubeRay
+       r2ac cluster slurm      TASK [--flags]                 a batch script around ray symmetric-run
+       r2ac cluster autoscaler TASK [--flags]                 a YAML for ray up: AWS, Google Cloud, own machines
+
+Writes a file that starts the training `r2ac train TASK` on a cluster, with what it needs: a CPU for each rollout actor,
+CPUs for the learner (--learner-threads, or 1), GPUs where --device is cuda. Any flag of r2ac train can be given, and is
+checked here. Comments in the file say what to change; nothing is started. r2ac cluster KIND --help lists the flags of
+a kind. docs/clusters/manifests.md leads from there to a running training.
+"""
+
+
+@dataclass(frozen=True)
+class _Kind:
+    options: type
+    write: Callable[[Training, Any], str]
+    place: Callable[[str], str]
+    """Where a run directory lies, as the nodes see it."""
+
+
+_KINDS = {
+    "kuberay": _Kind(
+        KubeRayOptions, lambda training, options: kuberay_manifest(training, options, ray_version()), kuberay_run_dir
+    ),
+    "slurm": _Kind(SlurmOptions, slurm_manifest, str),
+    "autoscaler": _Kind(
+        AutoscalerOptions, lambda training, options: autoscaler_manifest(training, options, ray_version()), str
+    ),
+}
+
+
+def cluster_command(arguments: Sequence[str], console: Console) -> int:
+    """``r2ac cluster KIND TASK [--flags]``."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        console.print(HELP, markup=False, end="", soft_wrap=True)
+        return 0 if arguments else 2
+    kind = _KINDS.get(arguments[0])
+    if kind is None:
+        raise ConfigError(f"there is no manifest for {arguments[0]!r}; there are {', '.join(_KINDS)}")
+    options, task, flags = _read(kind, arguments[0], arguments[1:])
+    training = read_training(task, flags, kind.place, options.name)
+    text = kind.write(training, options)
+    if options.output is None:
+        sys.stdout.write(text)
+        return 0
+    _write(options.output, text)
+    console.print(f"{options.output} starts the training; it says how", markup=False, soft_wrap=True)
+    return 0
+
+
+def _read(kind: _Kind, name: str, arguments: Sequence[str]) -> tuple[Any, str, list[str]]:
+    """The options of the manifest, the task, and the flags of the training."""
+    rest = list(arguments)
+    task = rest.pop(0) if rest and not rest[0].startswith("-") else None
+    if task is None and not {"-h", "--help"} & set(rest):
+        raise ConfigError(f"the task comes first, then the flags, such as r2ac cluster {name} memory/tmaze --seed 2")
+    options: Any
+    options, flags = tyro.cli(kind.options, prog=f"r2ac cluster {name} TASK", args=rest, return_unknown_args=True)
+    return options, task or "", flags
+
+
+def read_training(
+    task: str, arguments: Sequence[str], place: Callable[[str], str], name: str = "", now: datetime | None = None
+) -> Training:
+    """The training that the flags of r2ac train ask for, checked.
+
+    Args:
+        task: as r2ac train takes it.
+        arguments: its flags.
+        place: where a run directory lies, as the nodes see it.
+        name: of the job; from the task, the agent, the seed and ``now`` (the local time if None) where it is empty.
+
+    Raises:
+        ConfigError, UnknownTask, InvalidOption: for flags that cannot be.
+    """
+    flags = [_with_dashes(word) for word in arguments]
+    for refused, instead in _REFUSED.items():
+        if any(word == refused or word.startswith(f"{refused}=") for word in flags):
+            raise ConfigError(f"{refused} cannot be given to r2ac cluster: {instead}")
+    run_dir = take_flag(flags, "--run-dir")
+    config = training_config(task, [*flags, "--ray-address", "auto"])
+    config.check()
+    if config.num_actors == 0:
+        raise ConfigError("--num-actors is 0, but on a cluster it must be at least 1: rollout actors use its nodes")
+    preset = take_flag(flags, "--preset")
+    chosen = name or _default_name(config.task, config.agent.label, config.seed, now or datetime.now())
+    check_name(chosen)
+    path = place(run_dir or f"runs/{chosen}")
+    if path.startswith("-"):
+        raise ConfigError(f"--run-dir is {path!r}, but it must not begin with a dash")
+    needs = Needs.of(config)
+    if not config.learner_threads:
+        # It would else take all cores that it sees, and in a container those are not all its own.
+        flags += ["--learner-threads", str(needs.learner_cpus)]
+    return Training(task, tuple(flags), preset, path, chosen, needs)
+
+
+_REFUSED = {
+    "--ray-address": "the manifest says where Ray is",
+    "--resume": "the manifest goes on by itself, where its run directory holds a checkpoint",
+    "--suite": "it writes one training; give a list of tasks instead, for one agent, or a manifest for each",
+}
+
+
+def _with_dashes(word: str) -> str:
+    """A flag as it is written here; the parser takes underscores too."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else word
+
+
+def _default_name(task: str, label: str, seed: int, now: datetime) -> str:
+    """Such as ``memory-tmaze-rtrl-seed1-20260101-120000``: unlike that of any other manifest, so that none goes on with
+    another's run."""
+    end = f"-{label}-seed{seed}-{now:%Y%m%d-%H%M%S}"
+    slug = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")
+    return slug[: max(47 - len(end), 1)].rstrip("-") + end[-46:]
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with open(path, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise RunError(f"{path} is there already: remove it, or choose another --output") from error
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {os_reason(error)}") from error

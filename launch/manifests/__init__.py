@@ -1,0 +1,1 @@
+"""Files that start a training elsewhere: a KubeRay RayJob, a Slurm batch script, a YAML for Ray's cluster launcher."""
