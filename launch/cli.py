@@ -17,6 +17,7 @@ from r2ac.launch.commands.evaluate import evaluate_command
 from r2ac.launch.commands.inspect import inspect_command
 from r2ac.launch.commands.plot import plot_command
 from r2ac.launch.commands.report import report_command
+from r2ac.launch.commands.sweep import sweep_command
 from r2ac.launch.commands.train import train_command
 from r2ac.launch.commands.watch import watch_command
 from r2ac.launch.config import ConfigError
@@ -33,6 +34,7 @@ usage: r2ac COMMAND …
   r2ac train TASK,TASK,… [--flags]     train one agent on several tasks; dmlab-30 and the like name lists
   r2ac train --suite LIST [--flags]    train an agent on each task of a list in turn, e.g. --suite procgen
   r2ac train --resume RUN [--flags]    go on with an interrupted run, or with a list
+  r2ac sweep TASK --vary NAME=VALUES … train with many seeds or settings, or as one population, and rank them
   r2ac evaluate RUN_OR_CHECKPOINT …    play whole episodes, by default on seeds that no training uses; --suite LIST
                                        chooses the tasks, --protocol paper the published way
   r2ac plot RUN …                      draw learning curves, or write them as a table
@@ -52,6 +54,7 @@ USER_ERRORS = (UnknownTask, InvalidOption, MissingPackage, ConfigError, Connecti
 
 COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "train": train_command,
+    "sweep": sweep_command,
     "evaluate": evaluate_command,
     "plot": plot_command,
     "watch": watch_command,

@@ -15,6 +15,7 @@ from rich.console import Console
 from r2ac.agents import ObservationSpec
 from r2ac.envs import EngineFailed, frames_per_step, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
+from r2ac.launch.following import Follower
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
 from r2ac.launch.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget, print_budget
 from r2ac.launch.metrics import MetricsWriter
@@ -74,13 +75,16 @@ def open_interrupted(path: Path) -> Resumed:
         raise CheckpointError(f"{path} cannot go on: {error} (a damaged file must be removed first)") from error
 
 
-def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = None) -> int:
+def train(
+    config: TrainConfig[Any], console: Console, resumed: Resumed | None = None, follower: Follower | None = None
+) -> int:
     """Train until ``total_steps``, or until SIGINT or SIGTERM asks to stop; both save a checkpoint.
 
     Args:
         config: checked settings.
         console: where the progress line and the summary are printed.
         resumed: the interrupted run to go on with; None begins a new one.
+        follower: is told of each line of metrics, and can ask to stop too.
 
     Returns:
         The exit code: 0 at the end of training, 128 + the signal's number where one came.
@@ -99,6 +103,7 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
                     f"{resumed.run.path} has learned from its {learned:,} steps; --total-steps N goes on to N"
                 )
             return 0
+    follower = follower or Follower()
     device = choose_device(config.device)
     set_up_process(learner_threads(config.learner_threads, config.num_actors))
     use_matmul_precision(config.learner.matmul_precision)
@@ -109,7 +114,7 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
     with ExitStack() as stack:
         run = stack.enter_context(resumed.run if resumed else _create(config))
         print_budget(console, budget)
-        signals = stack.enter_context(StopSignals())
+        signals = stack.enter_context(StopSignals(also=follower.stop_requested))
         try:
             source = make_source(config, spec, learner, resumed.checkpoint.counters if resumed else {})
         except BaseException:
@@ -124,7 +129,7 @@ def train(config: TrainConfig[Any], console: Console, resumed: Resumed | None = 
         metrics.write_config(config.to_json(), learner.env_steps)
         progress = stack.enter_context(Progress(config.total_steps, console))
         publisher = stack.enter_context(closing(make_publisher(config, batches, learner)))
-        training = Training(config, run, source, batches, publisher, learner, metrics, progress, resumed)
+        training = Training(config, run, source, batches, publisher, learner, metrics, progress, resumed, follower)
         training.loop(signals)
     training.print_summary(console, signals)
     return 128 + signals.received if signals.received else 0
@@ -144,10 +149,11 @@ class Training:
         metrics: MetricsWriter,
         progress: Progress,
         resumed: Resumed | None,
+        follower: Follower,
     ) -> None:
         self._config, self._run, self._source, self._batches = config, run, source, batches
         self._publish, self._learner = publish, learner
-        self._metrics, self._progress = metrics, progress
+        self._metrics, self._progress, self._follower = metrics, progress, follower
         self._log = TrainingLog(learner, batches, source.counts, config.tasks, config.env)
         self._frames_per_step = frames_per_step(config.task, config.env)
         counters = resumed.checkpoint.counters if resumed else {}
@@ -248,8 +254,10 @@ class Training:
 
     def _write_line(self) -> None:
         steps = self._learner.env_steps
-        self._metrics.write(steps, steps * self._frames_per_step, self._wall_time(), self._log.values())
+        values = {**self._log.values(), **self._follower.constants}
+        self._metrics.write(steps, steps * self._frames_per_step, self._wall_time(), values)
         self._last_line = steps
+        self._follower.take_line({"env_steps": steps, **values})
 
     def _film(self) -> None:
         """An episode of one of the tasks as the agent plays it now."""
