@@ -21,6 +21,7 @@ from r2ac.launch.commands.jobs import jobs_command
 from r2ac.launch.commands.plot import plot_command
 from r2ac.launch.commands.report import report_command
 from r2ac.launch.commands.submit import submit_command
+from r2ac.launch.commands.sweep import sweep_command
 from r2ac.launch.commands.train import train_command
 from r2ac.launch.commands.watch import watch_command
 from r2ac.launch.config import ConfigError
@@ -41,6 +42,7 @@ usage: r2ac COMMAND …
   r2ac train --resume RUN [--flags]    go on with an interrupted run, or with a list
   r2ac submit TASK [--flags]           the same training as a job of a running Ray cluster; also --suite and --resume
   r2ac jobs COMMAND [JOB]              list, status, logs, follow, stop or fetch submitted trainings
+  r2ac sweep TASK --vary NAME=VALUES … train with many seeds or settings, or as one population, and rank them
   r2ac evaluate RUN_OR_CHECKPOINT …    play whole episodes, by default on seeds that no training uses; --suite LIST
                                        chooses the tasks, --protocol paper the published way
   r2ac plot RUN …                      draw learning curves, or write them as a table
@@ -61,6 +63,7 @@ USER_ERRORS = (UnknownTask, InvalidOption, MissingPackage, ConfigError, Connecti
 
 COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "train": train_command,
+    "sweep": sweep_command,
     "evaluate": evaluate_command,
     "plot": plot_command,
     "watch": watch_command,

@@ -18,6 +18,7 @@ from r2ac.agents import ObservationSpec
 from r2ac.envs import EngineFailed, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.errors import LearnersLost, RunDirectoryError, RunUnwritable
+from r2ac.launch.following import Follower
 from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
 from r2ac.launch.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget, print_budget
 from r2ac.launch.metrics import MetricsWriter
@@ -31,7 +32,7 @@ from r2ac.launch.run_directory import RunDirectory, default_run_directory
 from r2ac.launch.signals import StopSignals
 from r2ac.launch.storage import StorageUnavailable
 from r2ac.launch.supervisor import TRY_AGAIN, restarts
-from r2ac.launch.training import OnLine, Records, Rollouts, ShowsProgress, Summary, Training
+from r2ac.launch.training import Records, Rollouts, ShowsProgress, Summary, Training
 from r2ac.learner import (
     Alone,
     CaptureFailed,
@@ -93,7 +94,7 @@ def train(
     config: TrainConfig[Any],
     console: Console,
     resumed: Resumed | None = None,
-    on_line: OnLine | None = None,
+    follower: Follower | None = None,
     mirror: Mirror | None = None,
 ) -> int:
     """Train until ``total_steps``, or until SIGINT or SIGTERM asks to stop; both save a checkpoint.
@@ -102,8 +103,7 @@ def train(
         config: checked settings.
         console: where the progress line and the summary are printed.
         resumed: the interrupted run to go on with; None begins a new one.
-        on_line: called in this process after each line of metrics.jsonl, with its values and ``env_steps``, and with a
-            function that saves a checkpoint now and returns its path; the training waits for it.
+        follower: is told of each line of metrics, and can ask to stop too; not of learners in processes of their own.
         mirror: takes the run to its URL, where it is one at a URL; with learners in processes of their own the first of
             them has it.
 
@@ -133,14 +133,15 @@ def train(
         if resumed is not None:
             # The first learner reads and locks it.
             resumed.run.close()
-        place = Place(path.absolute(), resumed is not None, bool(restarts()), on_line is not None)
-        return train_in_group(config, console, place, on_line)
+        place = Place(path.absolute(), resumed is not None, bool(restarts()))
+        return train_in_group(config, console, place)
     with ExitStack() as stack:
-        signals = StopSignals()
+        follower = follower or Follower()
+        signals = StopSignals(also=follower.stop_requested)
         stack.push(signals.__exit__)
         progress = stack.enter_context(Progress(config.total_steps, console))
         path = resumed.run.path if resumed else new_run_path(config)
-        front = Front(path, resumed, progress, partial(print_budget, console), on_line, mirror, bool(restarts()))
+        front = Front(path, resumed, progress, partial(print_budget, console), follower, mirror, bool(restarts()))
         summary = learn(config, config, Alone(), front, signals.stop_requested, signals.install)
     assert summary is not None
     print_summary(console, config.task, summary, signals.received)
@@ -157,7 +158,7 @@ class Front:
     """The run, where it goes on; None where it is to be created."""
     progress: ShowsProgress
     tell_budget: Callable[[MemoryBudget], None]
-    on_line: OnLine | None
+    follower: Follower
     mirror: Mirror | None
     again: bool
     """Whether the training was started again after a failure."""
@@ -217,7 +218,7 @@ def learn(
                 run.write_config(config.to_json())
             metrics.write_config(config.to_json(), learner.env_steps)
             again = front.again and resumed is not None
-            records = Records(run, metrics, front.progress, front.on_line, front.mirror, again)
+            records = Records(run, metrics, front.progress, front.follower, front.mirror, again)
         publisher = stack.enter_context(closing(make_publisher(share, batches, learner)))
         training = Training(config, learner, Rollouts(source, batches, publisher), peers, records, counters)
         try:

@@ -13,6 +13,7 @@ import torch
 
 from r2ac.envs import EngineFailed, frames_per_step
 from r2ac.launch.config import TrainConfig
+from r2ac.launch.following import Follower
 from r2ac.launch.metrics import MetricsWriter
 from r2ac.launch.mirror import Mirror
 from r2ac.launch.profile_summary import ProfileSummary
@@ -37,11 +38,6 @@ _SHOW_SECONDS = 0.1
 _NO_ROLLOUTS = (ActorsLost, InferenceFailed, EngineFailed)
 """Why there may be no next batch."""
 
-Save = Callable[[], Path]
-"""Saves a checkpoint now, and tells where."""
-OnLine = Callable[[Mapping[str, float], Save], None]
-"""Called after each line of metrics.jsonl, with its values and ``env_steps``."""
-
 
 class ShowsProgress(Protocol):
     """Whoever is told how far a training has come: :class:`r2ac.launch.progress.Progress`, or who passes it on."""
@@ -60,7 +56,7 @@ class Records:
     metrics: MetricsWriter
     progress: ShowsProgress
     """Told again and again."""
-    on_line: OnLine | None = None
+    follower: Follower
     mirror: Mirror | None = None
     """Takes the run to its URL, where it is one at a URL."""
     again: bool = False
@@ -240,9 +236,9 @@ class Training:
         values, records = self._log.values(), self._records
         if records is None:
             return
+        values |= records.follower.constants
         records.metrics.write(steps, steps * self._frames_per_step, self._wall_time(), values)
-        if records.on_line is not None:
-            records.on_line({"env_steps": steps, **values}, lambda: self._save(records))
+        records.follower.take_line({"env_steps": steps, **values})
 
     def _film(self) -> None:
         """An episode of one of the tasks as the agent plays it now."""
@@ -262,7 +258,7 @@ class Training:
         if self._records is not None:
             self._save(self._records)
 
-    def _save(self, records: Records) -> Path:
+    def _save(self, records: Records) -> None:
         learner, counts = self._learner, self._log.counts()
         checkpoint = Checkpoint(
             model=learner.agent.state_dict(),
@@ -285,7 +281,6 @@ class Training:
         if records.mirror is not None:
             records.mirror.push()
         self._last_checkpoint = time.monotonic()
-        return path
 
     def _summary(self) -> Summary | None:
         if self._records is None:

@@ -77,7 +77,7 @@ def _begin(task: str, arguments: list[str], console: Console) -> int:
         return train(config, console)
     if config.num_learners:
         config.check()
-        return train_in_group(config, console, Place(url, False, bool(restarts()), False))
+        return train_in_group(config, console, Place(url, False, bool(restarts())))
     with Mirror(url, console, new=True) as mirror:
         return train(replace(config, run_dir=mirror.path), console, mirror=mirror)
 
@@ -96,7 +96,7 @@ def _resume(place: str, arguments: list[str], console: Console) -> int:
     if config.num_learners:
         config = replace(config, run_dir=None)
         config.check()
-        return train_in_group(config, console, Place(place, True, bool(restarts()), False))
+        return train_in_group(config, console, Place(place, True, bool(restarts())))
     with Mirror(place, console, new=False) as mirror:
         return _go_on(mirror.path, arguments, console, mirror)
 

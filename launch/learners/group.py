@@ -23,7 +23,7 @@ from r2ac.launch.progress import Progress
 from r2ac.launch.rollouts.inference_pool import last_line
 from r2ac.launch.signals import StopSignals
 from r2ac.launch.train import RUN_FAILURES, print_summary
-from r2ac.launch.training import OnLine, Summary
+from r2ac.launch.training import Summary
 from r2ac.learner import PeersLost
 
 _POLL_SECONDS = 0.2
@@ -33,7 +33,7 @@ _SAVE_SECONDS, _END_SECONDS = 120, 5
 """How long the others may take to end after one has: where they save a checkpoint together, and else."""
 
 
-def train_in_group(config: TrainConfig[Any], console: Console, place: Place, on_line: OnLine | None = None) -> int:
+def train_in_group(config: TrainConfig[Any], console: Console, place: Place) -> int:
     """As :func:`r2ac.launch.train.train`, with ``num_learners`` learners in Ray processes."""
     with ExitStack() as stack:
         signals = StopSignals()
@@ -46,7 +46,7 @@ def train_in_group(config: TrainConfig[Any], console: Console, place: Place, on_
             if status.updates:
                 progress.update(status.env_steps, status.updates, status.mean_return, status.notes)
 
-        summary = group.train(place, console, show, signals.stop_requested, on_line)
+        summary = group.train(place, console, show, signals.stop_requested)
     print_summary(console, config.task, summary, signals.received)
     return 128 + signals.received if signals.received else 0
 
@@ -75,11 +75,11 @@ class LearnerGroup:
         learner = self._ray.remote(LearnerProcess)
         on_device = replace(config, device=self._device)
         self._learners = [
-            # One thread trains, one saves at a line, and one answers.
+            # One thread trains, and one answers.
             learner.options(
                 num_cpus=cpus,
                 num_gpus=bundle.get("GPU", 0),
-                max_concurrency=3,
+                max_concurrency=2,
                 scheduling_strategy=bundles(rank),
             ).remote(rank, on_device)
             for rank in range(self._count)
@@ -92,7 +92,6 @@ class LearnerGroup:
         console: Console,
         show: Callable[[Status], None],
         stop_requested: Callable[[], bool],
-        on_line: OnLine | None,
     ) -> Summary:
         """Let all of them train until the end, or until asked to stop.
 
@@ -127,9 +126,6 @@ class LearnerGroup:
                 who = f"each of {self._count} learners, with its actors," if self._count > 1 else "the run"
                 print_budget(console, status.budget, who)
             show(status)
-            if status.line is not None and on_line is not None:
-                on_line(status.line, lambda: self._ray.get(first.save.remote()))
-                self._ray.get(first.answer.remote())
         if failures:
             raise self._verdict(failures, place.path)
         summary: Summary = self._ray.get(running[0])

@@ -12,13 +12,14 @@ from typing import Any
 from rich.console import Console
 
 from r2ac.launch.config import TrainConfig
+from r2ac.launch.following import Follower
 from r2ac.launch.learners.rendezvous import FileRendezvous, TcpRendezvous, serve, use_network_of
 from r2ac.launch.loading import choose_device
 from r2ac.launch.memory_budget import MemoryBudget
 from r2ac.launch.mirror import Mirror
 from r2ac.launch.process import available_cores
 from r2ac.launch.train import Front, check_goes_on, learn, open_interrupted
-from r2ac.launch.training import Save, Summary
+from r2ac.launch.training import Summary
 from r2ac.learner import Alone, Peers, ProcessGroup
 
 
@@ -32,8 +33,6 @@ class Place:
     """Whether the run is there already."""
     again: bool
     """Whether the training was started again after a failure."""
-    reports_lines: bool
-    """Whether each line of metrics is to be reported, and an answer waited for."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,6 @@ class Status:
     notes: Mapping[str, int] | None = None
     budget: MemoryBudget | None = None
     """Of the first learner, once it is known."""
-    line: Mapping[str, float] | None = None
-    """The line of metrics that waits for an answer."""
 
 
 def share_of(config: TrainConfig[Any]) -> TrainConfig[Any]:
@@ -74,8 +71,6 @@ class LearnerProcess:
         self._rank, self._config = rank, config
         self._stop = threading.Event()
         self._status = Status()
-        self._save: Save | None = None
-        self._answered = threading.Event()
 
     def host(self) -> tuple[str, str]:
         """The Ray node that this process is on, and its address."""
@@ -112,16 +107,6 @@ class LearnerProcess:
         """How far it has come; asked of the first learner."""
         return self._status
 
-    def save(self) -> Path:
-        """A checkpoint, while a line waits for an answer."""
-        assert self._save is not None
-        return self._save()
-
-    def answer(self) -> None:
-        """Let the training go on that waits after a line."""
-        self._status = replace(self._status, line=None)
-        self._answered.set()
-
     def _join(self, rendezvous: FileRendezvous | TcpRendezvous | None) -> Peers:
         if rendezvous is None:
             return Alone()
@@ -137,8 +122,7 @@ class LearnerProcess:
         resumed = open_interrupted(path) if place.goes_on else None
         if resumed is not None:
             check_goes_on(self._config, resumed)
-        report = self._report if place.reports_lines else None
-        return Front(path, resumed, self, self._tell_budget, report, mirror, place.again)
+        return Front(path, resumed, self, self._tell_budget, Follower(), mirror, place.again)
 
     def update(
         self, env_steps: int, updates: int, mean_return: float | None = None, notes: Mapping[str, int] | None = None
@@ -148,10 +132,3 @@ class LearnerProcess:
 
     def _tell_budget(self, budget: MemoryBudget) -> None:
         self._status = replace(self._status, budget=budget)
-
-    def _report(self, line: Mapping[str, float], save: Save) -> None:
-        """Wait until whoever started the training has seen the line."""
-        self._save = save
-        self._answered.clear()
-        self._status = replace(self._status, line=line)
-        self._answered.wait()

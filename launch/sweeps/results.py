@@ -1,0 +1,108 @@
+"""What the trials of a sweep came to, read from their run directories, and the table of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from r2ac.launch.config import config_from_json
+from r2ac.launch.errors import RunError
+from r2ac.launch.run_directory import RunDirectory
+from r2ac.launch.sweeps.plan import Plan, TrialPlan
+from r2ac.launch.sweeps.space import Settings
+from r2ac.launch.sweeps.trial import Record, lines_since, mean_of
+from r2ac.learner.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
+
+TRAINED, FAILED, BEGUN, WAITING = "trained", "failed", "interrupted", "not begun"
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a trial came to."""
+
+    name: str
+    state: str
+    """trained, failed, interrupted or not begun."""
+    score: float | None
+    """Mean of the metric over the last ten lines; None where it was not measured."""
+    env_steps: int
+    last_settings: Settings
+    """Those of ``settings`` that a population changes, as they are now; else as they were drawn."""
+    copies: int
+    """How often it took over the weights of another."""
+    failure: str | None
+    """One sentence."""
+
+
+def result_of(plan: Plan, trial: TrialPlan, crash: str | None = None) -> Result:
+    """What lies in its run directory.
+
+    Args:
+        plan: the sweep.
+        trial: one of its trials.
+        crash: what ended its process, where that is known.
+    """
+    run = RunDirectory(plan.sweep_dir / trial.name)
+    settings, steps, score = dict(trial.settings), 0, math.nan
+    try:
+        record = Record.read(run.path)
+        if run.config_path.exists():
+            config = config_from_json(run.read_config(), run.config_path)
+            numbers = vars(config.learner)
+            settings |= {name: numbers[name.replace("-", "_")] for name in plan.perturbed}
+            steps = int(load_checkpoint(latest_checkpoint(run.checkpoints)).counters["env_steps"])
+            score = mean_of(lines_since(run.path, record.last_copied, steps), plan.settings.metric)
+    except (RunError, CheckpointError) as error:
+        return Result(trial.name, FAILED if crash else BEGUN, None, steps, settings, 0, crash or str(error))
+    failure = record.failure or crash
+    state = FAILED if failure else TRAINED if steps >= trial.config.total_steps else BEGUN if steps else WAITING
+    finite = None if math.isnan(score) else score
+    return Result(trial.name, state, finite, steps, settings, len(record.copies), failure)
+
+
+def ranked(results: Sequence[Result], minimise: bool) -> list[Result]:
+    """Best first; those that failed or were not measured come last."""
+
+    def key(result: Result) -> tuple[bool, float]:
+        score = result.score
+        bad = score is None or result.state == FAILED
+        return bad, math.inf if score is None else score if minimise else -score
+
+    return sorted(results, key=key)
+
+
+def to_json(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """For ``sweep.json``."""
+    return [asdict(result) for result in results]
+
+
+def print_results(console: Console, plan: Plan, results: Sequence[Result]) -> None:
+    """The table, best first, what failed, and where everything lies."""
+    settings, population = plan.settings, plan.settings.is_population
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    columns = ["trial", settings.metric, "steps", *plan.space, *(["copies"] if population else []), ""]
+    for name in columns:
+        table.add_column(name, justify="left" if name in ("trial", "") else "right", no_wrap=True)
+    for result in ranked(results, settings.minimise):
+        score = "–" if result.score is None else f"{result.score:,.3f}"  # noqa: RUF001
+        cells = [result.name, score, f"{result.env_steps:,}", *(_text(result.last_settings, n) for n in plan.space)]
+        cells += [str(result.copies)] if population else []
+        table.add_row(*map(Text, (*cells, "" if result.state == TRAINED else result.state)))
+    console.print(f"[bold]{plan.task}[/bold]: sweep of {len(results)} trials", highlight=False)
+    console.print(table)
+    for result in results:
+        if result.failure:
+            console.print(f"{result.name} failed: {result.failure}", markup=False, soft_wrap=True)
+    for label, path in (("runs", plan.sweep_dir / "trial-*"), ("summary", plan.description)):
+        console.print(f"  {label:<8} {path}", soft_wrap=True, markup=False)
+
+
+def _text(settings: Mapping[str, Any], name: str) -> str:
+    value = settings.get(name, "")
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,297 @@
+"""One trial of a sweep: an ordinary training in a run directory, which can be asked how far it is.
+
+What a trial is lies in its run directory alone, so that one that was stopped, paused, or whose process died goes on
+from its newest checkpoint, whoever starts it. ``trial.json`` beside the checkpoints tells what the sweep did to it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import threading
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from r2ac.envs import InvalidOption, MissingPackage
+from r2ac.launch.config import ConfigError, TrainConfig
+from r2ac.launch.errors import RunDirectoryError, RunError
+from r2ac.launch.following import Follower
+from r2ac.launch.metrics import read_metrics
+from r2ac.launch.run_directory import RunDirectory, write_atomically
+from r2ac.launch.sweeps.plan import SCORE_LINES, with_settings
+from r2ac.launch.sweeps.space import Settings
+from r2ac.launch.train import Resumed, open_interrupted, train
+from r2ac.learner import TrainingDiverged
+from r2ac.learner.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+
+FINAL_FAILURES = (TrainingDiverged, ConfigError, InvalidOption, MissingPackage, RunError, CheckpointError)
+"""What the same trial would meet again, so that it is told and not tried again."""
+_WEIGHTS, _WHOSE = "checkpoint.safetensors", "whose.json"
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A member of a population took over the weights, the optimiser and the settings of another."""
+
+    generation: int
+    """How many comparisons there had been, with this one."""
+    donor: str
+    donor_env_steps: int
+    env_steps: int
+    """The member's own steps, which go on."""
+    settings: Settings
+    """With which it goes on: those of the donor, changed."""
+
+
+@dataclass
+class Record:
+    """``trial.json``."""
+
+    copies: list[Copy] = field(default_factory=list)
+    failure: str | None = None
+    """One sentence, where the trial cannot go on."""
+
+    @staticmethod
+    def read(run_dir: Path) -> Record:
+        """What was written; an empty one where nothing was. Raises RunDirectoryError where it is damaged."""
+        path = run_dir / "trial.json"
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            return Record([Copy(**copy) for copy in values["copies"]], values["failure"])
+        except FileNotFoundError:
+            return Record()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RunDirectoryError(f"{path} is damaged: {error!r}") from error
+
+    def write(self, run_dir: Path) -> None:
+        """Raises OSError as the file system gives it."""
+        run_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(run_dir / "trial.json", json.dumps(asdict(self), indent=2) + "\n")
+
+    @property
+    def last_copied(self) -> int:
+        """The member's own steps at its last copy; -1 where it never copied: metrics up to there are of other
+        weights."""
+        return self.copies[-1].env_steps if self.copies else -1
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far a trial is."""
+
+    env_steps: int
+    generation: int
+    """Comparisons of the population that it has reached."""
+    score: float
+    """NaN where the metric was not measured; the worst there is where the trial failed."""
+    copies: int
+    done: bool
+    failure: str | None = None
+
+
+class Trial:
+    """A trial that trains on a thread of its own.
+
+    Args:
+        name: of the trial.
+        config: as it was planned.
+        settings: what of it holds now, for a population changes it.
+        metric: what it is judged by.
+        minimise: whether less of it is better.
+        every: environment steps between two comparisons of the population; there the training ends, and the next
+            report lets it go on. 0: none.
+    """
+
+    def __init__(
+        self, name: str, config: TrainConfig[Any], settings: Settings, metric: str, minimise: bool, every: int = 0
+    ) -> None:
+        assert config.run_dir is not None
+        self._name, self._settings, self._run_dir = name, settings, config.run_dir
+        self._config = with_settings(config, settings)
+        self._metric, self._minimise, self._every = metric, minimise, every
+        self._record = Record.read(self._run_dir)
+        self._lines: deque[Mapping[str, Any]] = deque(maxlen=SCORE_LINES)
+        self._env_steps = 0
+        self._generation: int | None = None
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def report(self, timeout: float) -> Report:
+        """Let it train, and tell how far it is: after ``timeout`` seconds, or at the next comparison, or at its end.
+
+        Raises:
+            Exception: whatever ended the training and may not come again.
+        """
+        if self._thread is None:
+            self._begin()
+        assert self._thread is not None
+        assert self._generation is not None
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            return self._tell(done=False)
+        self._thread = None
+        if self._error is not None:
+            raise self._error
+        if self._record.failure is not None and self._comparisons_left() and self._can_be_saved():
+            # It waits for the comparison that may give it the weights of another.
+            self._generation += 1
+            return self._tell(done=False)
+        if self._record.failure is None and self._env_steps < self._config.total_steps:
+            self._generation += 1
+            return self._tell(done=False)
+        return self._tell(done=True)
+
+    def stop(self) -> None:
+        """Let the training save and end, and wait for that."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def save(self, folder: Path) -> None:
+        """Copy the newest checkpoint, for others to go on from, and note whose it is."""
+        shutil.copyfile(latest_checkpoint(RunDirectory(self._run_dir).checkpoints), folder / _WEIGHTS)
+        whose = {"trial": self._name, "generation": self._generation, "env_steps": self._env_steps}
+        (folder / _WHOSE).write_text(json.dumps(whose))
+
+    def load(self, folder: Path) -> None:
+        """Go on from what :meth:`save` wrote. Where it is another's, its weights and optimiser are taken over, once.
+
+        Raises:
+            CheckpointError, RunDirectoryError: where they cannot be.
+        """
+        whose = json.loads((folder / _WHOSE).read_text())
+        self._generation = int(whose["generation"])
+        copy = Copy(self._generation, str(whose["trial"]), int(whose["env_steps"]), 0, dict(self._settings))
+        copies = self._record.copies
+        # A process that dies after the copy is started with the same once more.
+        taken = [(one.donor, one.donor_env_steps) for one in copies[-1:]]
+        if copy.donor == self._name or (copy.donor, copy.donor_env_steps) in taken:
+            return
+        with RunDirectory.open(self._run_dir, for_writing=True) as run:
+            path = latest_checkpoint(run.checkpoints)
+            merged = take_over(load_checkpoint(path), load_checkpoint(folder / _WEIGHTS), self._config.num_streams)
+            save_checkpoint(path, merged)
+            copies.append(replace(copy, env_steps=int(merged.counters["env_steps"])))
+            self._record.failure = None
+            self._record.write(self._run_dir)
+
+    def _begin(self) -> None:
+        """Open the run, or begin it, and train on a thread."""
+        self._stop.clear()
+        self._error = None
+        resumed = open_run(self._run_dir)
+        self._env_steps = int(resumed.checkpoint.counters["env_steps"]) if resumed else 0
+        if self._generation is None:
+            self._generation = generation_of(self._env_steps, self._record, self._every)
+        self._lines.clear()
+        if resumed is not None and resumed.run.metrics_path.exists():
+            self._lines += lines_since(self._run_dir, self._record.last_copied, self._env_steps)
+        constants: dict[str, float] = {}
+        if self._every:
+            constants = {f"population/{name.replace('-', '_')}": float(v) for name, v in self._settings.items()}
+            constants["population/copies"] = len(self._record.copies)
+        follower = Follower(constants, self._take_line, self._stop.is_set)
+        self._thread = threading.Thread(target=self._train, args=(resumed, follower), daemon=True)
+        self._thread.start()
+
+    def _train(self, resumed: Resumed | None, follower: Follower) -> None:
+        self._record.failure = None
+        try:
+            train(self._config, Console(quiet=True), resumed, follower)
+        except FINAL_FAILURES as error:
+            self._record.failure = str(error)
+        except BaseException as error:
+            self._error = error
+        finally:
+            if resumed is not None:
+                resumed.run.close()
+        if self._record.failure is not None:
+            self._record.write(self._run_dir)
+
+    def _take_line(self, line: Mapping[str, float]) -> None:
+        assert self._generation is not None
+        self._lines.append(line)
+        self._env_steps = int(line["env_steps"])
+        if self._comparisons_left() and self._env_steps >= (self._generation + 1) * self._every:
+            self._stop.set()
+
+    def _comparisons_left(self) -> bool:
+        """Whether there is another comparison before the end."""
+        assert self._generation is not None
+        return self._every > 0 and (self._generation + 1) * self._every < self._config.total_steps
+
+    def _can_be_saved(self) -> bool:
+        """Whether there is something that the weights of another can be put into."""
+        folder = RunDirectory(self._run_dir).checkpoints
+        return folder.is_dir() and any(folder.glob("step_*.safetensors"))
+
+    def _tell(self, done: bool) -> Report:
+        assert self._generation is not None
+        failure = self._record.failure
+        worst = math.inf if self._minimise else -math.inf
+        score = worst if failure is not None else mean_of(self._lines, self._metric)
+        return Report(self._env_steps, self._generation, score, len(self._record.copies), done, failure)
+
+
+def generation_of(env_steps: int, record: Record, every: int) -> int:
+    """Comparisons that a member has behind it; one that failed and was copied into has fewer steps than they say."""
+    copied = record.copies[-1].generation if record.copies else 0
+    return max(env_steps // every, copied) if every else 0
+
+
+def take_over(own: Checkpoint, donor: Checkpoint, num_streams: int) -> Checkpoint:
+    """A member's checkpoint with the weights and the optimiser of another.
+
+    Its steps, updates and random state stay its own, so that its learning rate falls on and its curves have no jump.
+    Sensitivities are in no checkpoint: those of all its streams begin again at zero, which is counted.
+    """
+    counters = {**own.counters, "stream_resets": own.counters["stream_resets"] + num_streams}
+    return replace(own, model=donor.model, optimiser=donor.optimiser, counters=counters)
+
+
+def open_run(run_dir: Path) -> Resumed | None:
+    """The run at ``run_dir``, locked; None where it has not begun, or never came to its first checkpoint.
+
+    Raises:
+        RunDirectoryError, CheckpointError: where it cannot be read.
+    """
+    run = RunDirectory(run_dir)
+    if not run.config_path.exists():
+        return None
+    if run.checkpoints.is_dir() and any(run.checkpoints.iterdir()):
+        return open_interrupted(run_dir)
+    RunDirectory.open(run_dir, for_writing=True).discard()
+    return None
+
+
+def lines_since(run_dir: Path, after: int, until: int) -> list[dict[str, Any]]:
+    """The last lines of ``metrics.jsonl``, at most ten, of steps above ``after`` and up to ``until``; none where there
+    are none.
+
+    Raises:
+        RunDirectoryError: where they are damaged.
+    """
+    path = RunDirectory(run_dir).metrics_path
+    if not path.exists() or not path.stat().st_size:
+        return []
+    return [line for line in read_metrics(run_dir) if after < line["env_steps"] <= until][-SCORE_LINES:]
+
+
+def mean_of(lines: Any, metric: str) -> float:
+    """Of the lines that hold the metric, its mean; NaN where none does."""
+    values = [line[metric] for line in lines if line.get(metric) is not None]
+    return math.fsum(values) / len(values) if values else math.nan
