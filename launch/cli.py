@@ -42,6 +42,7 @@ usage: r2ac COMMAND …
   r2ac train --resume RUN [--flags]    go on with an interrupted run, or with a list
   r2ac submit TASK [--flags]           the same training as a job of a running Ray cluster; also --suite and --resume
   r2ac jobs COMMAND [JOB]              list, status, logs, follow, stop or fetch submitted trainings
+  r2ac cluster KIND TASK [--flags]     a file that trains on a cluster: KIND is kuberay, slurm or autoscaler
   r2ac sweep TASK --vary NAME=VALUES … train with many seeds or settings, or as one population, and rank them
   r2ac evaluate RUN_OR_CHECKPOINT …    play whole episodes, by default on seeds that no training uses; --suite LIST
                                        chooses the tasks, --protocol paper the published way
@@ -50,7 +51,6 @@ usage: r2ac COMMAND …
   r2ac inspect RUN …                   what RTRL adds to the gradient, and how far back it reaches
   r2ac report RUN … [--baseline RUN …] curves, evaluations and statistics of runs on one page (HTML)
   r2ac bench TASK [--flags]            how many actors, streams and threads are fast on this machine
-  r2ac cluster KIND TASK [--flags]     a file that trains on a cluster: KIND is kuberay, slurm or autoscaler
   r2ac envs [SUITE | SUITE/TASK]       every suite and task, what is seen there, and whether it can run here
   r2ac envs --watch TASK [--flags]     a picture or video of what an agent sees, of a random or a trained one
 
@@ -63,6 +63,9 @@ USER_ERRORS = (UnknownTask, InvalidOption, MissingPackage, ConfigError, Connecti
 
 COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "train": train_command,
+    "submit": submit_command,
+    "jobs": jobs_command,
+    "cluster": cluster_command,
     "sweep": sweep_command,
     "evaluate": evaluate_command,
     "plot": plot_command,
@@ -70,10 +73,7 @@ COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
     "inspect": inspect_command,
     "report": report_command,
     "bench": bench_command,
-    "cluster": cluster_command,
     "envs": envs_command,
-    "submit": submit_command,
-    "jobs": jobs_command,
 }
 
 

@@ -57,7 +57,7 @@ def run_process(arguments: list[str], before: str = "pass", timeout: float = 90)
 def test_an_unknown_command_names_the_commands(capsys: Capture) -> None:
     message = refused(capsys, ["trian", "memory/tmaze"])
     assert "'trian'" in message
-    assert "train, evaluate, plot, watch, inspect, report, bench, cluster, envs" in message
+    assert "train, submit, jobs, cluster, sweep, evaluate, plot, watch, inspect, report, bench, envs" in message
 
 
 @pytest.mark.parametrize(
