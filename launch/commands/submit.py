@@ -65,6 +65,7 @@ def submit_command(arguments: Sequence[str], console: Console) -> int:
     address = cluster_address(own.cluster)
     earlier = take_flag(words, "--resume")
     # What can be seen without the cluster is said first.
+    _refuse_words(words, earlier)
     submission = _new(own, words) if earlier is None else None
     server = JobServer.connect(address)
     submission = submission or _resumed(own, words, earlier or "", server)
@@ -119,7 +120,6 @@ def _check(own: SubmitArguments) -> None:
 
 def _new(own: SubmitArguments, words: list[str]) -> Submission:
     """A training that begins, checked as r2ac train checks it, but for what only the nodes know."""
-    _refuse_address(words)
     names = take_flag(words, "--suite")
     given = take_flag(words, "--run-dir")
     if names is None and (not words or words[0].startswith("-")):
@@ -143,9 +143,6 @@ def _new(own: SubmitArguments, words: list[str]) -> Submission:
 
 def _resumed(own: SubmitArguments, words: list[str], earlier: str, server: JobServer) -> Submission:
     """A training that goes on: that of an earlier job, or in a run directory that the nodes see."""
-    _refuse_address(words)
-    if words and not words[0].startswith("-"):
-        raise ConfigError(f"--resume goes on with the task of the run: {words[0]!r} cannot be given too")
     flags = [*words, *_defaults(words), "--ray-address", "auto"]
     if is_place(earlier):
         place, label, known = earlier, Path(earlier).name, _config_here(earlier)
@@ -211,7 +208,10 @@ def _config_here(place: str) -> dict[str, Any] | None:
     return config if isinstance(config, dict) else None
 
 
-def _refuse_address(words: Sequence[str]) -> None:
+def _refuse_words(words: Sequence[str], earlier: str | None) -> None:
+    """Raise ConfigError for what a job cannot be given."""
+    if earlier is not None and words and not words[0].startswith("-"):
+        raise ConfigError(f"--resume goes on with the task of the run: {words[0]!r} cannot be given too")
     if any(word == "--ray-address" or word.startswith("--ray-address=") for word in words):
         raise ConfigError("--ray-address cannot be given: a job uses the cluster that it runs on (--cluster names it)")
 

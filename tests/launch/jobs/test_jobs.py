@@ -40,6 +40,8 @@ pytestmark = pytest.mark.timeout(900)
 
 TINY = ["memory/tmaze", "--streams-per-actor", "8", "--batch-size", "8", "--rollout-length", "5"]
 TINY += ["--hidden-size", "8", "--corridor-length", "4"]
+# A machine that is busy starts processes late.
+PATIENT = ["--wait-seconds", "600"]
 NASTY = """a'b "c" $(touch OWNED) `touch OWNED`; touch OWNED & [bold] *"""
 
 
@@ -118,7 +120,7 @@ def test_a_training_that_is_stopped_keeps_a_checkpoint_and_goes_on(
     assert f"{job} goes on" in rest
 
     curves = tmp_path / "curves"
-    output = command(capsys, "jobs", "fetch", "long", "--output", str(curves), "--no-checkpoint")
+    output = command(capsys, "jobs", "fetch", "long", "--output", str(curves), "--no-checkpoint", *PATIENT)
     assert "sent through the cluster" in output
     assert json.loads((curves / "config.json").read_text())["run_dir"] == str(run)
     assert len(read_metrics(curves)) >= 3
@@ -136,7 +138,7 @@ def test_a_training_that_is_stopped_keeps_a_checkpoint_and_goes_on(
     output = command(capsys, "submit", "--resume", "long", "--total-steps", again, "--follow")
     assert submitted(output) != job
     whole = tmp_path / "whole"
-    command(capsys, "jobs", "fetch", submitted(output), "--output", str(whole))
+    command(capsys, "jobs", "fetch", submitted(output), "--output", str(whole), *PATIENT)
     assert load_checkpoint(find_checkpoint(whole)).counters["env_steps"] == steps + 400
     for folder in (tmp_path, cluster.folder):
         assert not list(folder.rglob("OWNED"))
