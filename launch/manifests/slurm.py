@@ -177,6 +177,12 @@ while true; do
     if [ -z "$interrupted" ]; then break; fi
 done
 
+# `ray symmetric-run` ends with 0 where Ray did not start.
+if [ "$code" -eq 0 ] && [ ! -s "$state/driver" ]; then
+    echo "Ray did not start, so that nothing was trained; its words stand above" >&2
+    code=1
+fi
+
 # Told to stop while the job runs on (a time limit, or a preemption): the job goes on later. A job that was cancelled,
 # or that Slurm itself queues again, is left alone.
 if [ -n "$stopping" ] && [ "$code" -ne 0 ] &&

@@ -212,6 +212,16 @@ def test_a_job_that_is_told_to_stop_saves_and_is_queued_again(
     assert calls == ["show job 4711"] + ["requeue 4711"] * requeued
 
 
+def test_a_job_whose_ray_does_not_start_has_failed(
+    make_training: MakeTraining, tmp_path: Path, programs: Programs
+) -> None:
+    """The command says so, but ends with 0."""
+    tools = programs({"srun": SRUN, "scontrol": SCONTROL, "ray": "exit 0", "python": PYTHON})
+    script = slurm_manifest(make_training(), SlurmOptions(venv=tmp_path / "venv"))
+    assert start(script, tmp_path, tools).wait(60) == 1
+    assert not (tmp_path / "scontrol").exists()
+
+
 def test_a_job_that_is_queued_again_goes_on(make_training: MakeTraining, tmp_path: Path, tools: Path) -> None:
     (tmp_path / "runs/a/checkpoints").mkdir(parents=True)
     (tmp_path / "runs/a/checkpoints/step_000000000100.safetensors").touch()
