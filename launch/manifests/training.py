@@ -36,9 +36,9 @@ class Needs:
     @classmethod
     def of(cls, config: TrainConfig[Any]) -> Needs:
         """The needs of checked settings. A GPU is asked for only where --device says cuda."""
-        learners = 0
+        learners = config.num_learners
         gpus = max(learners, 1) if config.device.startswith("cuda") else 0
-        return cls(config.num_actors, learners, config.learner_threads or 1, gpus)
+        return cls(config.num_actors, learners, config.learner_threads or 1, gpus, config.max_failures or RETRIES)
 
     @property
     def learning_cpus(self) -> int:
