@@ -134,7 +134,8 @@ export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
 # On one node Ray listens on loopback only. The ports of its workers and of outgoing connections lie elsewhere.
 head=127.0.0.1
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
-    head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+    head=${hosts%%$'\n'*}
 else
     export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0
 fi
@@ -186,7 +187,7 @@ fi
 # Told to stop while the job runs on (a time limit, or a preemption): the job goes on later. A job that was cancelled,
 # or that Slurm itself queues again, is left alone.
 if [ -n "$stopping" ] && [ "$code" -ne 0 ] &&
-    scontrol show job "$SLURM_JOB_ID" | grep -q 'JobState=RUNNING'; then
+    [[ $(scontrol show job "$SLURM_JOB_ID") == *JobState=RUNNING* ]]; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"
