@@ -100,6 +100,10 @@ def make_plan(task: str, flags: Sequence[str], settings: SweepSettings, drawn: S
     bools = _check_names(space, base, flags)
     if base.ray_address != "local" or base.run_dir is not None:
         raise ConfigError("--run-dir and --ray-address are not for single trials: give --sweep-dir and --ray-address")
+    if base.num_learners:
+        raise ConfigError(
+            f"--num-learners is {base.num_learners}, but it must be 0 in a sweep: a trial learns in one process"
+        )
     for one in base.tasks:
         if (sentence := one.suite.missing()) is not None:
             raise MissingPackage(sentence)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining
 
@@ -13,13 +16,24 @@ from r2ac.launch.sweeps.space import Choice, Domain, Span
 FACTORS = (0.8, 1.25)
 RESAMPLED = 0.25
 """The probability that a number is drawn anew in place of being multiplied by one of the factors."""
+_TIME = "generation"
 
 
 class Population(PopulationBasedTraining):
     """All members train for as long, then wait for one another and are compared.
 
-    Tune's own would wait for ever where the last member that the others wait for fails for good.
+    Two things are mended. Tune's own draws from generators that others draw from too, so that no seed would repeat it;
+    and it would wait for ever where the member that all others wait for fails for good.
     """
+
+    def __init__(self, seed: Sequence[int], **options: Any) -> None:
+        super().__init__(time_attr=_TIME, perturbation_interval=1, synch=True, **options)
+        self._seed = seed
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """A member has come further; the last to reach a comparison brings it about."""
+        with _seeded([*self._seed, int(result[_TIME])]):
+            return str(super().on_trial_result(tune_controller, trial, result))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         """One that was given up."""
@@ -39,7 +53,7 @@ class Population(PopulationBasedTraining):
 
 
 def population(
-    perturbed: Mapping[str, Domain], bounds: Mapping[str, tuple[float, float]], quantile: float
+    perturbed: Mapping[str, Domain], bounds: Mapping[str, tuple[float, float]], quantile: float, seed: Sequence[int]
 ) -> PopulationBasedTraining:
     """The scheduler.
 
@@ -47,6 +61,7 @@ def population(
         perturbed: what changes, and from what it is drawn anew.
         bounds: of numbers, which no change goes beyond.
         quantile: the share that copies, and the share that is copied.
+        seed: whole numbers from which all draws follow.
     """
 
     def within_bounds(config: dict[str, Any]) -> dict[str, Any]:
@@ -54,16 +69,28 @@ def population(
         return {**config, **limited}
 
     return Population(
-        time_attr="generation",
-        perturbation_interval=1,
+        seed,
         hyperparam_mutations={name: _mutation(domain) for name, domain in perturbed.items()},
         quantile_fraction=quantile,
         resample_probability=RESAMPLED,
         perturbation_factors=FACTORS,
         custom_explore_fn=within_bounds,
         log_config=False,
-        synch=True,
     )
+
+
+@contextmanager
+def _seeded(seed: Sequence[int]) -> Iterator[None]:
+    """Within, the generators of the whole process are as they follow from the seed; then they are as before."""
+    before, numpy_before = random.getstate(), np.random.get_state()
+    words = np.random.SeedSequence(seed).generate_state(2)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(numpy_before)
 
 
 def _mutation(domain: Domain) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import shlex
 import shutil
 import signal
@@ -14,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from r2ac.launch.cluster import connect
@@ -22,7 +20,7 @@ from r2ac.launch.config import ConfigError
 from r2ac.launch.process import available_cores
 from r2ac.launch.sweeps.plan import Plan, TrialPlan, write_description
 from r2ac.launch.sweeps.results import BEGUN, FAILED, TRAINED, WAITING, Result, print_results, result_of, to_json
-from r2ac.launch.sweeps.space import Settings, Value
+from r2ac.launch.sweeps.space import Value
 from r2ac.launch.sweeps.trial import Record, generation_of
 
 KEPT_COPIES = 4
@@ -40,9 +38,10 @@ def run_sweep(plan: Plan, console: Console) -> int:
         ConnectionFailed: where Ray cannot be started or joined.
         ConfigError: for a device that the trials cannot have.
     """
-    before = [result_of(plan, trial) for trial in plan.trials]
-    write_description(plan, to_json(before))
-    left = [trial for trial, result in zip(plan.trials, before, strict=True) if result.state not in (TRAINED, FAILED)]
+    before = {trial.name: result_of(plan, trial) for trial in plan.trials}
+    # A member that failed may yet copy another.
+    over = (TRAINED,) if plan.settings.is_population else (TRAINED, FAILED)
+    left = [trial for trial in plan.trials if before[trial.name].state not in over]
     crashes: dict[str, str] = {}
     if left:
         with _quiet(), _terminating_like_ctrl_c():
@@ -59,69 +58,79 @@ def run_sweep(plan: Plan, console: Console) -> int:
     return 0 if any(result.state == TRAINED for result in results) else 1
 
 
-def _tune(plan: Plan, trials: Sequence[TrialPlan], before: Sequence[Result], console: Console) -> dict[str, str]:
+def _tune(plan: Plan, trials: Sequence[TrialPlan], before: Mapping[str, Result], console: Console) -> dict[str, str]:
     """Train these trials; returns what ended the processes of those that were given up, by name."""
-    settings = plan.settings
-    cpus = _cpus(trials[0])
-    atonce = settings.concurrent or max(1, available_cores() // cpus)
-    connection = connect(settings.ray_address, num_actors=cpus * min(atonce, len(trials)))
-    with closing(connection):
-        from ray import tune
-
-        from r2ac.launch.sweeps.telling import telling
-        from r2ac.launch.sweeps.trainable import SweepTrial
-
-        working = plan.sweep_dir / ".tune"
+    settings, cpus = plan.settings, _cpus(trials[0])
+    at_once = settings.concurrent or 1
+    if settings.ray_address == "local":
+        at_once = min(len(trials), settings.concurrent or max(1, available_cores() // cpus))
+    working = plan.sweep_dir / ".tune"
+    with closing(connect(settings.ray_address, num_actors=cpus * at_once)) as connection:
+        # Not before Ray is there: a command that failed by then can be given again.
+        write_description(plan, to_json(list(before.values())))
         shutil.rmtree(working, ignore_errors=True)
-        names = [trial.name for trial in trials]
-        now = {result.name: result.last_settings for result in before}
-        space: dict[str, Any] = {"trial": tune.grid_search(names)}
-        for setting in plan.perturbed:
-            space[setting] = tune.sample_from(partial(_looked_up, now, setting))
-        begun = min(_generation(plan, result) for result in before if result.name in names)
         bundles = _bundles(plan, trials[0], connection.ray.cluster_resources())
-        trainable = tune.with_parameters(SweepTrial, plan=plan, begun=begun)
-        tuner = tune.Tuner(
-            tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
-            param_space=space,
-            tune_config=tune.TuneConfig(
-                metric="score",
-                mode="min" if settings.minimise else "max",
-                scheduler=_population(plan) if settings.is_population else None,
-                max_concurrent_trials=None if settings.is_population else (settings.concurrent or None),
-                reuse_actors=True,
-                trial_name_creator=lambda trial: str(trial.config["trial"]),
-                trial_dirname_creator=lambda trial: str(trial.config["trial"]),
-            ),
-            run_config=tune.RunConfig(
-                name="trials",
-                storage_path=str(working),
-                failure_config=tune.FailureConfig(max_failures=settings.max_failures),
-                checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_COPIES),
-                callbacks=[telling(plan, names, console)],
-                verbose=0,
-            ),
-        )
-        grid = tuner.fit()
+        grid = _tuner(plan, trials, before, console, bundles, working).fit()
         ended = [grid[i] for i in range(len(grid))]
-        crashes = {Path(one.path).name: _last_line(one.error) for one in ended if one.error is not None}
         shutil.rmtree(working, ignore_errors=True)
-    return crashes
+    return {Path(one.path).name: _last_line(one.error) for one in ended if one.error is not None}
 
 
-def _looked_up(now: Mapping[str, Settings], setting: str, config: Mapping[str, Any]) -> Value:
-    """What a setting of the trial is as Tune begins with it."""
-    return now[config["trial"]][setting]
+def _tuner(
+    plan: Plan,
+    trials: Sequence[TrialPlan],
+    before: Mapping[str, Result],
+    console: Console,
+    bundles: list[dict[str, float]],
+    working: Path,
+) -> Any:
+    """Ray Tune, with what it needs to know. What a trial is lies in its run directory; Tune's own files are for the
+    weights that members of a population hand to one another, and are thrown away at the end."""
+    from ray import tune
 
-
-def _population(plan: Plan) -> Any:
-    """Ray Tune's scheduler of population based training, seeded, for what the plan changes."""
     from r2ac.launch.sweeps.population import population
+    from r2ac.launch.sweeps.telling import Telling
+    from r2ac.launch.sweeps.trainable import SweepTrial
 
-    # Tune's scheduler draws from the generators of the whole process.
-    random.seed(plan.settings.sweep_seed)
-    np.random.seed(plan.settings.sweep_seed % 2**32)
-    return population(plan.perturbed, plan.bounds, plan.settings.quantile)
+    settings, names = plan.settings, [trial.name for trial in trials]
+    space: dict[str, Any] = {"trial": tune.grid_search(names)}
+    space |= {name: tune.sample_from(partial(_setting_of, before, name)) for name in plan.perturbed}
+    first_generation = min(_generation(plan, before[name]) for name in names)
+    scheduler, concurrent = None, settings.concurrent or None
+    if settings.is_population:
+        seed = (settings.sweep_seed, first_generation)
+        scheduler, concurrent = population(plan.perturbed, plan.bounds, settings.quantile, seed), None
+    trainable = tune.with_parameters(SweepTrial, plan=plan, first_generation=first_generation)
+    return tune.Tuner(
+        tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric="score",
+            mode="min" if settings.minimise else "max",
+            scheduler=scheduler,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+            trial_name_creator=_name_of,
+            trial_dirname_creator=_name_of,
+        ),
+        run_config=tune.RunConfig(
+            name="trials",
+            storage_path=str(working),
+            failure_config=tune.FailureConfig(max_failures=settings.max_failures),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_COPIES, checkpoint_at_end=False),
+            callbacks=[Telling(plan, names, console)],
+            verbose=0,
+        ),
+    )
+
+
+def _name_of(trial: Any) -> str:
+    return str(trial.config["trial"])
+
+
+def _setting_of(before: Mapping[str, Result], setting: str, config: Mapping[str, Any]) -> Value:
+    """What a setting of the trial is as Tune begins with it."""
+    return before[config["trial"]].last_settings[setting]
 
 
 def _generation(plan: Plan, result: Result) -> int:
@@ -165,6 +174,7 @@ def _last_line(error: Exception) -> str:
 def _quiet() -> Iterator[None]:
     """Without what Tune writes and logs for programs that are Tune's own: our table, and run directories, say it."""
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
     logger = logging.getLogger("ray.tune")
     level = logger.level

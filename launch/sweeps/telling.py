@@ -19,12 +19,17 @@ INTERVAL_SECONDS = 10.0
 class Telling(tune.Callback):
     """A line for each trial that ends or copies another, and now and then one about all of them."""
 
-    def __init__(self, total_steps: int, names: Sequence[str], minimise: bool, console: Console) -> None:
-        self._total, self._minimise, self._console = total_steps * len(names), minimise, console
+    def __init__(self, plan: Plan, names: Sequence[str], console: Console) -> None:
+        self._total, self._console = plan.trials[0].config.total_steps * len(names), console
+        self._minimise, self._perturbed = plan.settings.minimise, list(plan.perturbed)
         self._latest: dict[str, dict[str, Any]] = {}
         self._ended: set[str] = set()
         self._names = list(names)
         self._shown = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune writes its callbacks down for a way of resuming that sweeps do not use; a console cannot be.
+        return {}
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         """Note how far it is."""
@@ -32,7 +37,8 @@ class Telling(tune.Callback):
         before = self._latest.get(name)
         self._latest[name] = result
         if before is not None and result["copies"] > before["copies"]:
-            self._say(f"{name} goes on as a copy of a better member")
+            settings = ", ".join(f"{setting} {trial.config[setting]:.4g}" for setting in self._perturbed)
+            self._say(f"{name} goes on as a copy of {result['donor']}, with {settings}")
         if result["failure"] and not (before and before["failure"]):
             self._say(f"{name} failed: {result['failure']}")
         now = time.monotonic()
@@ -69,8 +75,3 @@ class Telling(tune.Callback):
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)
-
-
-def telling(plan: Plan, names: Sequence[str], console: Console) -> Telling:
-    """Of the trials with these names."""
-    return Telling(plan.trials[0].config.total_steps, names, plan.settings.minimise, console)

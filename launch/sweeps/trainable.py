@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ray import tune
 
 from r2ac.launch.sweeps.plan import Plan
+from r2ac.launch.sweeps.space import Settings
 from r2ac.launch.sweeps.trial import Trial
 
 REPORT_SECONDS = 2.0
@@ -17,16 +19,18 @@ REPORT_SECONDS = 2.0
 class SweepTrial(tune.Trainable):
     """Ray Tune's interface to a :class:`Trial`; ``config`` holds the settings that may change, by their flags."""
 
-    def setup(self, config: dict[str, Any], plan: Plan, begun: int) -> None:  # type: ignore[override]
-        """The trial that this process begins with; ``begun`` is the generation from which this start of the sweep
-        counts."""
-        self._plan, self._begun = plan, begun
+    def setup(self, config: dict[str, Any], plan: Plan, first_generation: int) -> None:  # type: ignore[override]
+        """The trial that this process begins with; Tune counts from the first generation that
+        it sees."""
+        # Ray would else tell of every checkpoint that members hand to one another.
+        logging.getLogger("ray").setLevel(logging.WARNING)
+        self._plan, self._first_generation = plan, first_generation
         self._open(config)
 
     def step(self) -> dict[str, Any]:
         """Some seconds of training, or up to a comparison or the end."""
         report = self._trial.report(REPORT_SECONDS)
-        return {**asdict(report), "generation": report.generation - self._begun}
+        return {**asdict(report), "generation": report.generation - self._first_generation}
 
     def save_checkpoint(self, folder: str) -> None:
         """For the member itself, or for one that copies it."""
@@ -49,6 +53,6 @@ class SweepTrial(tune.Trainable):
     def _open(self, config: dict[str, Any]) -> None:
         plan = self._plan
         planned = next(trial for trial in plan.trials if trial.name == self.trial_name)
-        settings = {name: config[name] for name in plan.perturbed}
+        settings: Settings = {name: float(config[name]) for name in plan.perturbed}
         sweep = plan.settings
         self._trial = Trial(planned.name, planned.config, settings, sweep.metric, sweep.minimise, plan.perturb_every)

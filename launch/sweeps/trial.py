@@ -97,6 +97,8 @@ class Report:
     score: float
     """NaN where the metric was not measured; the worst there is where the trial failed."""
     copies: int
+    donor: str | None
+    """Whose weights it took over last."""
     done: bool
     failure: str | None = None
 
@@ -193,6 +195,9 @@ class Trial:
         """Open the run, or begin it, and train on a thread."""
         self._stop.clear()
         self._error = None
+        if self._record.failure is not None:
+            self._record.failure = None
+            self._record.write(self._run_dir)
         resumed = open_run(self._run_dir)
         self._env_steps = int(resumed.checkpoint.counters["env_steps"]) if resumed else 0
         if self._generation is None:
@@ -209,7 +214,6 @@ class Trial:
         self._thread.start()
 
     def _train(self, resumed: Resumed | None, follower: Follower) -> None:
-        self._record.failure = None
         try:
             train(self._config, Console(quiet=True), resumed, follower)
         except FINAL_FAILURES as error:
@@ -244,7 +248,9 @@ class Trial:
         failure = self._record.failure
         worst = math.inf if self._minimise else -math.inf
         score = worst if failure is not None else mean_of(self._lines, self._metric)
-        return Report(self._env_steps, self._generation, score, len(self._record.copies), done, failure)
+        copies = self._record.copies
+        donor = copies[-1].donor if copies else None
+        return Report(self._env_steps, self._generation, score, len(copies), donor, done, failure)
 
 
 def generation_of(env_steps: int, record: Record, every: int) -> int:
