@@ -182,7 +182,7 @@ class Training:
         with self._profile.phase("waiting"):
             try:
                 if not stop_requested():
-                    batch = self._batches.next_batch(stop_requested)
+                    batch = self._batches.next_batch(lambda: self._show_waiting(stop_requested()))
             except _NO_ROLLOUTS as error:
                 failure = error
             since = time.monotonic() - self._last_checkpoint
@@ -214,6 +214,12 @@ class Training:
                 self._film()
         if time.monotonic() - self._last_shown >= _SHOW_SECONDS:
             self._show()
+
+    def _show_waiting(self, stopped: bool) -> bool:
+        """Asked while the learner waits, which may be long: the line then says which actors are still pending."""
+        if time.monotonic() - self._last_shown >= _SHOW_SECONDS:
+            self._show()
+        return stopped
 
     def _show(self) -> None:
         self._last_shown = time.monotonic()

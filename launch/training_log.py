@@ -35,6 +35,7 @@ class _Part:
     waited: float
     held_back: float
     queue: int
+    actors: int
     actor_seconds: Counter[str]
     counts: dict[str, int]
 
@@ -118,6 +119,7 @@ class TrainingLog:
             "throughput/learner_wait": sum(part.waited for part in parts) / len(parts) / elapsed,
             "throughput/held_back": sum(part.held_back for part in parts) / len(parts) / elapsed,
             "throughput/queue": sum(part.queue for part in parts),
+            "throughput/actors": sum(part.actors for part in parts),
             **{f"throughput/{name}": count for name, count in counts.items()},
             "learner/learning_rate": learner.learning_rate(),
             "learner/skipped_updates": self._notes["skipped updates"],
@@ -150,7 +152,8 @@ class TrainingLog:
     def notes(self) -> dict[str, int]:
         """Counts that should stay zero, for the progress line; those of the learner's device, and of other learners, as
         of the last line."""
-        return {**self._notes, **{name.replace("_", " "): count for name, count in self._restarts().items()}}
+        restarts = {name.replace("_", " "): count for name, count in self._restarts().items()}
+        return {"actors pending": self._counts.pending, **self._notes, **restarts}
 
     def _restarts(self) -> dict[str, int]:
         return {name: getattr(self._counts, name) + self._others[name] for name in COUNTED}
@@ -182,6 +185,7 @@ class TrainingLog:
             waited=self._batches.waited - self._began_waited,
             held_back=self._counts.held_back - self._began_held_back,
             queue=self._counts.queue,
+            actors=self._counts.actors,
             actor_seconds=self._counts.actor_seconds - self._began_actors,
             counts=self._own_counts(),
         )

@@ -65,7 +65,10 @@ class LearnerGroup:
     def __init__(self, config: TrainConfig[Any], stack: ExitStack) -> None:
         self._stack, self._count = stack, config.num_learners
         cpus = max(1, config.learner_threads)
-        connection = connect(config.ray_address, config.num_actors + self._count * cpus)
+        # Locally there is a place for each actor; a cluster need only have those that fill a batch.
+        local = config.ray_address == "local"
+        actors = config.num_actors if local else math.ceil(config.batch_size / config.streams_per_actor)
+        connection = connect(config.ray_address, actors + self._count * cpus)
         stack.callback(connection.close)
         self._ray = connection.ray
         gpus = self._ray.cluster_resources().get("GPU", 0)
