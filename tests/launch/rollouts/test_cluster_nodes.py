@@ -1,6 +1,7 @@
 """Rollout actors on the nodes of a Ray cluster that come and go: who is ordered, what is lost, what is counted."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -278,6 +279,38 @@ def test_nodes_of_another_version_are_told(nodes: Nodes, workers: dict[str, Any]
             source.next_batch(lambda: False)
     finally:
         source.close()
+
+
+OLD_RAY = "import ray; ray.__version__ = '2.0.0'; "
+REFUSED = {
+    "version": (OLD_RAY, {}, [], r"runs Ray \S+ on Python \S+, this process Ray 2\.0\.0 on Python \S+: both must be"),
+    "token": ("", {"RAY_AUTH_TOKEN": "0" * 64}, [], r"refuses the token of this process.*RAY_AUTH_TOKEN"),
+    "CPUs": ("", {}, ["--num-actors", "64", "--batch-size", "512"], r"has \d CPUs and no autoscaler .* must be 64"),
+    "GPUs": (
+        "",
+        {},
+        ["--inference", "worker", "--inference-device", "cuda"],
+        r"--inference-device cuda needs 1 GPU, but the Ray cluster has none on its \d nodes",
+    ),
+}
+
+
+def test_what_a_cluster_cannot_give_is_one_sentence(nodes: Nodes, workers: dict[str, Any], tmp_path: Path) -> None:
+    program = "import sys; from r2ac.launch.cli import main; sys.exit(main())"
+    started = {}
+    for name, (before, environment, flags, _) in REFUSED.items():
+        task = ["train", "memory/tmaze", "--ray-address", nodes.address, "--run-dir", str(tmp_path / name), *flags]
+        command = [sys.executable, "-c", before + program, *task]
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started[name] = subprocess.Popen(command, env={**os.environ, **environment}, **streams)
+    for name, (_, _, _, words) in REFUSED.items():
+        _, errors = started[name].communicate(timeout=300)
+        told = [line for line in errors.splitlines() if line.startswith("r2ac: ")]
+        assert started[name].returncode == 2, errors
+        assert len(told) == 1
+        assert re.search(words, told[0]), told
+        assert "Traceback" not in errors
+        assert not (tmp_path / name).exists()
 
 
 def test_a_training_counts_its_steps_whatever_happens(
