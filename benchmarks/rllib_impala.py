@@ -153,7 +153,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     setting, _ = read_setting(argparse.ArgumentParser(description=__doc__), arguments)
     # Before RLlib is imported: Ray reads how it is to be started when it is imported first.
-    ray = cluster.connect("local", num_actors=setting.actors + learner_threads(setting))
+    connection = cluster.connect("local", num_actors=setting.actors + learner_threads(setting))
     try:
         algorithm = make_config(setting).build_algo()
         figures = measure(algorithm, setting.seconds)
@@ -161,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ImportError as error:
         sys.exit(f"RLlib cannot be imported ({' '.join(str(error).split())}): pip install {' '.join(PACKAGES)}")
     finally:
-        ray.shutdown()
+        connection.close()
     print(json.dumps(figures))
 
 

@@ -45,7 +45,8 @@ class TrainConfig(Generic[EnvOptions]):
     batch_size: int = 32
     """Rollouts in an update (B), each of another stream."""
     num_actors: int = 2
-    """Rollout actors, each a Ray process; 0: one in this process, without Ray, bit-identical for one seed on a CPU."""
+    """Rollout actors, each a Ray process, on a cluster at the most: those for which it has no CPU yet wait for one; 0:
+    one in this process, without Ray, bit-identical for one seed on a CPU."""
     streams_per_actor: int = 24
     """Environments that each rollout actor steps together."""
     rollouts_in_flight: int = 2
@@ -57,7 +58,8 @@ class TrainConfig(Generic[EnvOptions]):
     actors; 0: no bound but that of the queue."""
     inference: Literal["auto", "actor", "worker"] = "auto"
     """Who computes the actions: each rollout actor for itself, on its core; or an inference worker for all of them, on
-    the GPU; auto takes the worker for images where there is a GPU, on this machine alone."""
+    the GPU; auto takes the worker for images where there is a GPU, on this machine alone. On a cluster actors ask
+    workers through Ray."""
     inference_workers: int = 1
     """Inference workers, with --inference worker; several GPUs are dealt out among them."""
     inference_device: str = "auto"
@@ -172,11 +174,11 @@ class TrainConfig(Generic[EnvOptions]):
 
     def _check_actors(self) -> None:
         """Who acts where, and how old weights may be."""
-        if self.inference == "worker" and (self.num_actors == 0 or not self.shares_memory):
-            raise ConfigError(
-                "--inference is worker, but it must be actor with --num-actors 0, --transport ray or another Ray "
-                "address than local: inference workers read the memory of rollout actors on their machine"
-            )
+        if self.inference == "worker" and self.num_actors == 0:
+            raise ConfigError("--inference is worker, but it must be actor with --num-actors 0")
+        if self.inference == "worker" and not self.shares_memory:
+            allowed = self.inference_device in ("auto", "cpu", "cuda")
+            _require(allowed, "inference_device", self.inference_device, "auto, cpu or cuda: Ray deals out the GPUs")
         if self.transport == "shared" and (self.num_actors == 0 or self.ray_address != "local"):
             raise ConfigError("--transport is shared, but that needs actors, and --ray-address local")
         if self.stream_groups > min(self.streams_per_actor, MAX_GROUPS):

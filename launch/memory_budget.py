@@ -306,9 +306,9 @@ def _process_parts(config: TrainConfig[Any], workers: int, *, on_gpu: bool) -> I
             yield Part("Ray (roughly)", "machine", RAY_BYTES, "--num-actors 0 does without it")
     if workers:
         remedy = "lower --inference-workers, or take --inference actor"
-        yield Part(_rough(workers, "inference worker"), "machine", workers * ACTOR_BYTES, remedy)
+        yield Part(_rough(workers, "inference worker"), place, workers * ACTOR_BYTES, remedy)
         # Several may be dealt out among GPUs; what lies on the learner's is no more than this.
-        if on_gpu and config.inference_device != "cpu":
+        if on_gpu and local and config.inference_device != "cpu":
             yield Part(_rough(workers, "inference worker"), "device", workers * WORKER_GPU_BYTES, remedy)
     if config.tasks[0].suite.name == "dmlab":
         remedy = "lower --streams-per-actor or --num-actors"

@@ -173,7 +173,7 @@ class Training:
         try:
             while self._learner.env_steps < self._config.total_steps and not signals.stop_requested():
                 with self._profile.phase("waiting"):
-                    batch = self._batches.next_batch(signals.stop_requested)
+                    batch = self._batches.next_batch(lambda: self._is_stopped(signals))
                 if batch is not None:
                     self._learn(batch)
             self._learner.check()
@@ -181,6 +181,12 @@ class Training:
             self._finish()
             raise
         self._finish()
+
+    def _is_stopped(self, signals: StopSignals) -> bool:
+        """Asked while the learner waits, which may be long: the line then says which actors are still pending."""
+        learner = self._learner
+        self._progress.update(learner.env_steps, learner.updates, self._log.mean_return, self._log.notes())
+        return signals.stop_requested()
 
     def _learn(self, batch: ReadyBatch) -> None:
         """One update, and whatever is due after it."""

@@ -68,6 +68,7 @@ class TrainingLog:
             "throughput/learner_wait": (self._batches.waited - self._began_waited) / elapsed,
             "throughput/held_back": (counts.held_back - self._began_held_back) / elapsed,
             "throughput/queue": counts.queue,
+            "throughput/actors": counts.actors,
             "throughput/actor_restarts": counts.actor_restarts,
             "throughput/engine_restarts": counts.engine_restarts,
             "throughput/inference_restarts": counts.inference_restarts,
@@ -106,6 +107,7 @@ class TrainingLog:
         """Counts that should stay zero, for the progress line; those of the learner's device as of the last line."""
         counts = self._counts
         restarts = {
+            "actors pending": counts.pending,
             "actor restarts": counts.actor_restarts,
             "engine restarts": counts.engine_restarts,
             "inference restarts": counts.inference_restarts,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from r2ac.envs import EngineFailed
+from r2ac.launch.cluster import gpu_share
 from r2ac.launch.config import ConfigError
 from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, play
 from r2ac.launch.evaluation.plan import BAD_INPUT, Failure
@@ -150,13 +150,14 @@ def _play_with_ray(
 ) -> Generator[tuple[Unit, Report], None, None]:
     from r2ac.launch import cluster
 
-    ray = cluster.connect(workers.ray_address, num_actors=min(workers.number or 1, len(units)))
+    connection = cluster.connect(workers.ray_address, num_actors=min(workers.number or 1, len(units)))
+    ray = connection.ray
     number = min(workers.number or int(ray.cluster_resources()["CPU"]), len(units))
     try:
         signals.install()
         yield from _RayPlayer(ray, units, models, number, workers.gpu).reports(signals)
     finally:
-        ray.shutdown()
+        connection.close()
 
 
 class _RayPlayer:
@@ -218,10 +219,10 @@ class _RayPlayer:
 
 
 def _gpu_share(gpus: float, tasks: int) -> float:
-    """So much of a GPU for each task that all of them can run; in units that Ray can count."""
+    """So much of a GPU for each task that all of them can run."""
     if gpus < 1:
         raise ConfigError("--device is cuda, but Ray has no GPU: --device cpu, or --workers 0 for this process")
-    return math.floor(1e4 / math.ceil(tasks / int(gpus))) / 1e4
+    return gpu_share(gpus, tasks)
 
 
 def _failure(error: Exception, unit: Unit) -> Failure:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -35,8 +36,11 @@ class ActorLink(Protocol):
     def publish(self, weights: Weights) -> None:
         """Orders that an actor begins from now on are collected with ``weights``, or with newer ones."""
 
+    def ready(self, actor: int) -> bool:
+        """Whether the actor has started; it may have to wait for a place in the cluster."""
+
     def order(self, actor: int, sequence: int) -> None:
-        """Let the actor collect the rollout of this number, after those ordered before."""
+        """Let the actor, which is ready, collect the rollout of this number, after those ordered before."""
 
     def receive(self, timeout: float) -> list[Arrival]:
         """All that has arrived by now; waits up to ``timeout`` seconds for the first."""
@@ -45,26 +49,37 @@ class ActorLink(Protocol):
         """Start the actor anew, whatever became of it; its orders are forgotten."""
 
     def close(self) -> None:
-        """End the link; the actors end with Ray."""
+        """End the link and the actors."""
 
 
 class RayLink:
     """Through Ray: an order is a call of an actor's method, weights and rollouts lie in the object store.
 
+    Weights are stored once each time and go once to each node that has actors; what no order needs any more is let go.
+
     Args:
         ray: the module, connected.
         count: the number of actors.
         start: starts one.
+        version: of this package, which must be theirs too.
     """
 
-    def __init__(self, ray: Any, count: int, start: Start) -> None:
-        self._ray, self._start = ray, start
-        self._actors = [start(index) for index in range(count)]
+    def __init__(self, ray: Any, count: int, start: Start, version: str) -> None:
+        self._ray, self._start, self._version = ray, start, version
+        self._actors: list[Any] = [None] * count
         self._orders: dict[Any, int] = {}
+        self._starting: dict[Any, int] = {}  # the first call of each that has not answered
+        self._weights: Any = None
+        for index in range(count):
+            self._begin(index)
 
     def publish(self, weights: Weights) -> None:
         """See :class:`ActorLink`."""
         self._weights = self._ray.put(weights)
+
+    def ready(self, actor: int) -> bool:
+        """See :class:`ActorLink`."""
+        return actor not in self._starting.values()
 
     def order(self, actor: int, sequence: int) -> None:
         """See :class:`ActorLink`."""
@@ -72,29 +87,46 @@ class RayLink:
 
     def receive(self, timeout: float) -> list[Arrival]:
         """See :class:`ActorLink`."""
-        orders = list(self._orders)
-        ready, _ = self._ray.wait(orders, num_returns=1, timeout=timeout)
+        calls = [*self._starting, *self._orders]
+        if not calls:
+            time.sleep(timeout)
+            return []
+        ready, _ = self._ray.wait(calls, num_returns=1, timeout=timeout)
         if ready:
             # A first call that waits and a second that does not: together, all that are ready.
-            ready, _ = self._ray.wait(orders, num_returns=len(orders), timeout=0)
-        return [self._take(order) for order in sorted(ready, key=orders.index)]
+            ready, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
+        arrivals = [self._take(call) for call in sorted(ready, key=calls.index)]
+        return [arrival for arrival in arrivals if arrival is not None]
 
     def replace(self, actor: int) -> None:
         """See :class:`ActorLink`."""
         self._orders = {order: owner for order, owner in self._orders.items() if owner != actor}
+        self._starting = {call: owner for call, owner in self._starting.items() if owner != actor}
         # An actor that is only out of reach must not go on beside the one that takes its place.
         self._ray.kill(self._actors[actor])
-        self._actors[actor] = self._start(actor)
+        self._begin(actor)
 
     def close(self) -> None:
         """See :class:`ActorLink`."""
+        for actor in self._actors:
+            self._ray.kill(actor)
 
-    def _take(self, order: Any) -> Arrival:
-        actor = self._orders.pop(order)
+    def _begin(self, index: int) -> None:
+        self._actors[index] = self._start(index)
+        self._starting[self._actors[index].check.remote(self._version)] = index
+
+    def _take(self, call: Any) -> Arrival | None:
+        """What came of an order; None where an actor has started."""
+        is_order = call in self._orders
+        actor = self._orders.pop(call) if is_order else self._starting[call]
         try:
-            return Arrival(actor, self._ray.get(order))
+            collected = self._ray.get(call)
         except self._ray.exceptions.RayError as error:
             return Arrival(actor, None, error)
+        if is_order:
+            return Arrival(actor, collected)
+        del self._starting[call]
+        return None
 
 
 class SocketLink:
@@ -116,7 +148,6 @@ class SocketLink:
         self._listener.bind(self._address)
         self._listener.listen(count + 8)
         self._connections: list[Connection | None] = [None] * count
-        self._early: list[list[int]] = [[] for _ in range(count)]  # orders of actors that are still starting
         self._actors: list[Any] = [None] * count
         self._served: list[Any] = [None] * count
         self._starts = 0
@@ -128,12 +159,14 @@ class SocketLink:
         """See :class:`ActorLink`."""
         self._board.write(weights)
 
+    def ready(self, actor: int) -> bool:
+        """See :class:`ActorLink`."""
+        return self._connections[actor] is not None
+
     def order(self, actor: int, sequence: int) -> None:
         """See :class:`ActorLink`."""
         connection = self._connections[actor]
-        if connection is None:
-            self._early[actor].append(sequence)
-            return
+        assert connection is not None
         # One that is gone is met when its connection is read.
         with contextlib.suppress(OSError):
             connection.send(sequence)
@@ -153,7 +186,6 @@ class SocketLink:
         connection, self._connections[actor] = self._connections[actor], None
         if connection is not None:
             connection.close()
-        self._early[actor].clear()
         self._ray.kill(self._actors[actor])
         self._begin(actor)
 
@@ -163,6 +195,8 @@ class SocketLink:
             if connection is not None:
                 connection.close()
         self._listener.close()
+        for actor in self._actors:
+            self._ray.kill(actor)
 
     def _begin(self, index: int) -> None:
         self._starts += 1
@@ -181,9 +215,6 @@ class SocketLink:
             connection.close()
             return
         self._connections[index] = connection
-        for sequence in self._early[index]:
-            self.order(index, sequence)
-        self._early[index].clear()
 
     def _read(self, index: int, connection: Connection) -> list[Arrival]:
         arrivals: list[Arrival] = []

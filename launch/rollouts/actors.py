@@ -12,13 +12,14 @@ from r2ac.agents import ObservationSpec
 from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.loading import choose_device
 from r2ac.launch.process import available_cores
+from r2ac.launch.rollouts.acting_agent import InferenceConfig
 from r2ac.launch.rollouts.batch_pipeline import BUFFERS, Batches, BatchPipeline, DirectBatches
 from r2ac.launch.rollouts.batcher import BatchRing
-from r2ac.launch.rollouts.inference_worker import InferenceConfig
+from r2ac.launch.rollouts.in_process_source import InProcessSource
 from r2ac.launch.rollouts.publisher import WeightsPublisher
 from r2ac.launch.rollouts.rollout_actor import ActorConfig
 from r2ac.launch.rollouts.rollout_memory import RolloutLayout
-from r2ac.launch.rollouts.rollout_source import InProcessSource, NoMemory, RayConfig, RaySource, RolloutSource
+from r2ac.launch.rollouts.rollout_source import NoMemory, RayConfig, RaySource, RolloutSource
 from r2ac.learner import Learner
 
 
@@ -39,7 +40,8 @@ def make_source(
     """
     sequence = int(counters.get("next_sequence", 0))
     uses_workers = acts_on_workers(config, spec)
-    acting = choose_device(config.inference_device, "--inference-device")
+    anywhere = uses_workers and config.num_actors > 0 and not config.shares_memory
+    acting = _acting_device(config, anywhere)
     actors = [
         ActorConfig(
             task=config.task,
@@ -56,8 +58,7 @@ def make_source(
     ]
     if config.num_actors == 0:
         on_gpu = config.inference_device != "auto" or len(spec.shape) == 3
-        device = acting if on_gpu else torch.device("cpu")
-        return InProcessSource(actors[0], config.batch_size, sequence, str(device))
+        return InProcessSource(actors[0], config.batch_size, sequence, acting if on_gpu else "cpu")
     layout = RolloutLayout(config.rollout_length, config.streams_per_actor, spec, learner.agent.core.cell_size)
     inference = None
     if uses_workers:
@@ -66,8 +67,8 @@ def make_source(
             layout=layout,
             columns=actors[0].columns,
             num_streams=config.num_streams,
-            device=acting.type if config.inference_device == "auto" else str(acting),
-            threads=max(1, available_cores() // (config.inference_workers + config.num_actors + 1)),
+            device=acting,
+            threads=1 if anywhere else max(1, available_cores() // (config.inference_workers + config.num_actors + 1)),
         )
     settings = RayConfig(
         batch_size=config.batch_size,
@@ -101,3 +102,11 @@ def acts_on_workers(config: TrainConfig[Any], spec: ObservationSpec) -> bool:
     if config.inference != "auto":
         return config.inference == "worker"
     return config.num_actors > 0 and config.shares_memory and len(spec.shape) == 3 and torch.cuda.is_available()
+
+
+def _acting_device(config: TrainConfig[Any], anywhere: bool) -> str:
+    """Where actions are computed; auto where Ray may place inference workers on other machines than this one."""
+    if anywhere:
+        return config.inference_device
+    device = choose_device(config.inference_device, "--inference-device")
+    return device.type if config.inference_device == "auto" else str(device)

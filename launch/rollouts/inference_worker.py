@@ -7,38 +7,20 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from r2ac.agents import Agent, AgentConfig
-from r2ac.launch.process import set_up_process
-from r2ac.launch.rollouts.policies import HELLO, REQUEST
-from r2ac.launch.rollouts.rollout_memory import RolloutLayout, RolloutMemory
+from r2ac.launch.rollouts.acting_agent import ActingAgent, InferenceConfig
+from r2ac.launch.rollouts.policies import HELLO, REQUEST, Seen
+from r2ac.launch.rollouts.rollout_memory import RolloutMemory
 from r2ac.launch.rollouts.weights_board import BoardHandle, WeightsBoard
 from r2ac.learner import Rollout
 
 _POLL_SECONDS = 0.5
 _FIRST_WEIGHTS_SECONDS = 0.01
-
-
-@dataclass(frozen=True)
-class InferenceConfig:
-    """What an inference worker needs to know."""
-
-    agent: AgentConfig
-    layout: RolloutLayout
-    """Of the rollouts of each rollout actor."""
-    columns: tuple[slice, ...]
-    """The streams of each group of a rollout actor."""
-    num_streams: int
-    """Streams of all rollout actors, which the cells are indexed by."""
-    device: str
-    threads: int | None = None
-    """CPU threads; None leaves them as they are."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +51,16 @@ class _Request:
     t: int
     columns: slice
 
+    @property
+    def streams(self) -> slice:
+        """Among all streams."""
+        return slice(self.client.first_stream + self.columns.start, self.client.first_stream + self.columns.stop)
+
+    @property
+    def seen(self) -> Seen:
+        """What they show, where the rollout lies."""
+        return Seen.of(self.rollout, self.t, self.columns)
+
 
 class InferenceWorker:
     """Computes logits for whoever asks, all that have asked together; keeps the cells of all streams on its device.
@@ -85,14 +77,9 @@ class InferenceWorker:
     """
 
     def __init__(self, config: InferenceConfig, board: BoardHandle, address: str) -> None:
-        if config.threads is not None:
-            set_up_process(config.threads)
-        self._config, self._device = config, torch.device(config.device)
-        self._agent = Agent(config.layout.spec, config.agent).eval().to(self._device)
-        self._cells = torch.zeros(config.num_streams, config.layout.cell_size, device=self._device)
+        self._config, self._agent = config, ActingAgent(config)
         self._board = WeightsBoard.attach(board)
         self._closed = threading.Event()
-        self._version = -1
         self._statistics = InferenceStatistics(0.0, 0, 0)
         self._failure: BaseException | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -159,7 +146,7 @@ class InferenceWorker:
             client.rollouts = memory.slots
             memory.close()
             # An actor that takes the place of another begins new episodes.
-            self._cells[client.first_stream : client.first_stream + self._config.layout.num_streams] = 0
+            self._agent.forget(slice(client.first_stream, client.first_stream + self._config.layout.num_streams))
             return
         while True:
             try:
@@ -174,23 +161,9 @@ class InferenceWorker:
     def _answer(self, requests: list[_Request]) -> None:
         began = time.perf_counter()
         weights = self._board.newest()
-        if weights is not None and weights.version != self._version:
-            weights.load_into(self._agent)
-            self._version = weights.version
-        streams = torch.cat(
-            [torch.arange(r.columns.start, r.columns.stop) + r.client.first_stream for r in requests]
-        ).to(self._device)
-        cells = self._cells[streams]
-        words = None if requests[0].rollout.instruction is None else self._gather(requests, lambda r: r.instruction)
-        output = self._agent.step(
-            self._gather(requests, lambda rollout: rollout.observation),
-            self._gather(requests, lambda rollout: rollout.reward),
-            self._gather(requests, lambda rollout: rollout.is_first),
-            cells,
-            words,
-        )
-        self._cells[streams] = output.cell
-        logits = output.logits.cpu().numpy()
+        assert weights is not None
+        self._agent.load(weights)
+        logits, cells = self._agent.act([r.streams for r in requests], [r.seen for r in requests])
         done = self._statistics
         self._statistics = replace(
             done,
@@ -200,12 +173,6 @@ class InferenceWorker:
         )
         self._hand_back(requests, logits, cells)
 
-    def _gather(self, requests: list[_Request], field: Callable[[Rollout[np.ndarray]], np.ndarray | None]) -> Tensor:
-        """A field of the rollouts at the steps that are asked for, [B, ...] on the device."""
-        parts = [array[r.t, r.columns] for r in requests if (array := field(r.rollout)) is not None]
-        together = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        return torch.from_numpy(together).to(self._device)
-
     def _hand_back(self, requests: list[_Request], logits: np.ndarray, cells: Tensor) -> None:
         start = 0
         for request in requests:
@@ -213,7 +180,7 @@ class InferenceWorker:
             stop = start + columns.stop - columns.start
             if request.t == 0:
                 rollout.first_cell[columns] = cells[start:stop].cpu().numpy()
-                rollout.weights_version[columns] = self._version
+                rollout.weights_version[columns] = self._agent.version
             rollout.behaviour_logits[request.t, columns] = logits[start:stop]
             start = stop
             # One that is gone is met when its socket is read.

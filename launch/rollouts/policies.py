@@ -6,7 +6,7 @@ import socket
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -35,6 +35,45 @@ class Weights:
         """Make them the agent's, on its device."""
         device = next(agent.parameters()).device
         vector_to_parameters(torch.tensor(self.values, device=device), agent.parameters())
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What streams show at a step, [B, ...] each."""
+
+    observation: np.ndarray
+    reward: np.ndarray
+    is_first: np.ndarray
+    instruction: np.ndarray | None
+
+    @staticmethod
+    def of(rollout: Rollout[np.ndarray], t: int, columns: slice) -> Seen:
+        """The step of a rollout, where it lies."""
+        words = None if rollout.instruction is None else rollout.instruction[t, columns]
+        return Seen(rollout.observation[t, columns], rollout.reward[t, columns], rollout.is_first[t, columns], words)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a rollout actor asks an inference worker through Ray: the next action of a group of streams."""
+
+    streams: slice
+    """Among all streams."""
+    seen: Seen
+    is_new: bool
+    """Whether the actor has just begun these streams."""
+    begins_rollout: bool
+
+
+@dataclass(frozen=True)
+class Answer:
+    """To a :class:`Question`."""
+
+    logits: np.ndarray
+    version: int
+    """Of the weights."""
+    first_cell: np.ndarray | None
+    """Before the step; where the question begins a rollout."""
 
 
 class Policy(Protocol):
@@ -152,3 +191,52 @@ class RemotePolicy:
     def close(self) -> None:
         """See :class:`Policy`."""
         self._socket.close()
+
+
+class RayPolicy:
+    """Asks an inference worker anywhere in the cluster, by calls through Ray that carry what the streams show. Several
+    groups of streams hide how long a call takes.
+
+    Args:
+        worker: Ray's handle of a `RayInferenceWorker`.
+        columns: the streams of each group.
+        first_stream: the number of the actor's first stream among all streams.
+
+    Raises:
+        InferenceLost: from `answer`, if the worker is gone.
+    """
+
+    def __init__(self, worker: Any, columns: Sequence[slice], first_stream: int) -> None:
+        self._worker, self._columns, self._first_stream = worker, columns, first_stream
+        self._new = set(range(len(columns)))
+        self._asked: dict[int, Any] = {}
+        self._rollout: Rollout[np.ndarray]
+
+    def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights | None) -> None:
+        """See :class:`Policy`; the worker gets its weights from the learner."""
+        self._rollout = rollout
+
+    def ask(self, group: int, t: int) -> None:
+        """See :class:`Policy`."""
+        columns = self._columns[group]
+        streams = slice(self._first_stream + columns.start, self._first_stream + columns.stop)
+        question = Question(streams, Seen.of(self._rollout, t, columns), group in self._new, t == 0)
+        self._new.discard(group)
+        self._asked[group] = self._worker.act.remote(question)
+
+    def answer(self, group: int, t: int) -> None:
+        """See :class:`Policy`."""
+        import ray
+
+        try:
+            answer: Answer = ray.get(self._asked.pop(group))
+        except ray.exceptions.RayError as error:
+            raise InferenceLost(f"the inference worker is gone: {type(error).__name__}") from error
+        rollout, columns = self._rollout, self._columns[group]
+        rollout.behaviour_logits[t, columns] = answer.logits
+        if answer.first_cell is not None:
+            rollout.first_cell[columns] = answer.first_cell
+            rollout.weights_version[columns] = answer.version
+
+    def close(self) -> None:
+        """See :class:`Policy`."""

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 
 from r2ac.agents import Agent, AgentConfig
+from r2ac.launch.cluster import installed_version
 from r2ac.launch.process import set_up_process
-from r2ac.launch.rollouts.policies import LocalPolicy, Policy, RemotePolicy, Weights
+from r2ac.launch.rollouts.policies import LocalPolicy, Policy, RayPolicy, RemotePolicy, Weights
 from r2ac.launch.rollouts.rollout_memory import MemoryHandle, RolloutLayout, RolloutMemory
 from r2ac.launch.rollouts.stream_group import Episode, StreamGroup
 from r2ac.launch.rollouts.weights_board import BoardHandle, WeightsBoard
@@ -90,6 +91,10 @@ def sample_actions(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     return (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(axis=1).clip(max=logits.shape[1] - 1)
 
 
+class WrongVersion(RuntimeError):
+    """A node has another version of this package than the learner."""
+
+
 class RolloutActor:
     """Steps the streams of one actor and hands over their rollouts.
 
@@ -101,7 +106,8 @@ class RolloutActor:
         threads: CPU threads for the agent's network; None leaves them as they are.
         memory: where rollouts are written, as many as may be ahead of the learner; None for new memory each time.
         board: where :meth:`serve` finds weights.
-        inference: the address of the inference worker that acts, which needs ``memory``; None for an agent here.
+        inference: the inference worker that acts: the address of its socket on this machine, which needs ``memory``, or
+            Ray's handle; None for an agent here.
         device: where an agent here computes.
     """
 
@@ -111,7 +117,7 @@ class RolloutActor:
         threads: int | None = None,
         memory: MemoryHandle | None = None,
         board: BoardHandle | None = None,
-        inference: str | None = None,
+        inference: Any = None,
         device: str = "cpu",
     ) -> None:
         if threads is not None:
@@ -126,15 +132,26 @@ class RolloutActor:
         self._memory = None if memory is None else RolloutMemory.attach(memory)
         self._board = None if board is None else WeightsBoard.attach(board)
         self._policy: Policy
-        if inference is None:
-            agent = Agent(self.spec, config.agent).to(device)
-            self._policy = LocalPolicy(agent, config.columns)
-            self._layout = RolloutLayout(config.rollout_length, config.num_streams, self.spec, agent.core.cell_size)
-        else:
+        if isinstance(inference, str):
             assert self._memory is not None
             assert memory is not None
             self._policy = RemotePolicy(inference, self._memory.descriptor, memory.slots, config.first_stream)
+        else:
+            agent = Agent(self.spec, config.agent)
+            self._layout = RolloutLayout(config.rollout_length, config.num_streams, self.spec, agent.core.cell_size)
+            if inference is None:
+                self._policy = LocalPolicy(agent.to(device), config.columns)
+            else:
+                self._policy = RayPolicy(inference, config.columns, config.first_stream)
         self._idle_since: float | None = None
+
+    def check(self, version: str) -> None:
+        """Answer that the actor has started. Raises WrongVersion where the learner's package has another version."""
+        own = installed_version()
+        if own != version:
+            raise WrongVersion(
+                f"a node of the Ray cluster has r2ac {own}, the learner {version}: both must be the same"
+            )
 
     def collect(self, weights: Weights | None, sequence: int) -> Collected:
         """Step every stream T times with ``weights`` (None where an inference worker acts); ``sequence`` becomes the

@@ -1,26 +1,30 @@
-"""Where the learner's batches come from: a rollout actor in this process, or rollout actors in Ray processes."""
+"""Where the learner's batches come from: rollout actors in Ray processes."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from r2ac.launch import cluster
+from r2ac.launch.cluster import installed_version
 from r2ac.launch.errors import os_reason
+from r2ac.launch.rollouts.acting_agent import InferenceConfig
 from r2ac.launch.rollouts.actor_links import ActorLink, RayLink, SocketLink
 from r2ac.launch.rollouts.batcher import Batcher, BatchRing
-from r2ac.launch.rollouts.inference_pool import InferencePool, last_line
-from r2ac.launch.rollouts.inference_worker import InferenceConfig
+from r2ac.launch.rollouts.inference_pool import InferencePool, last_line, pool_anywhere, pool_beside
+from r2ac.launch.rollouts.placement import actor_options
 from r2ac.launch.rollouts.policies import InferenceLost, Weights
 from r2ac.launch.rollouts.policy_lag import is_late
-from r2ac.launch.rollouts.rollout_actor import ActorConfig, Collected, RolloutActor
+from r2ac.launch.rollouts.rollout_actor import ActorConfig, Collected, RolloutActor, WrongVersion
 from r2ac.launch.rollouts.rollout_memory import RolloutLayout, RolloutMemory
 from r2ac.launch.rollouts.stream_group import Episode
 from r2ac.launch.rollouts.weights_board import WeightsBoard
@@ -41,6 +45,10 @@ class Batch:
 class SourceCounts:
     """What a source counts while it runs."""
 
+    actors: int = 0
+    """Rollout actors that have started and live."""
+    pending: int = 0
+    """Rollout actors that are starting, or wait for a place in the cluster."""
     actor_restarts: int = 0
     """Rollout actors that died and were replaced."""
     engine_restarts: int = 0
@@ -53,6 +61,11 @@ class SourceCounts:
     """Seconds in which no batch was handed over because it would have made other rollouts too old."""
     actor_seconds: Counter[str] = field(default_factory=Counter)
     """What the actors have spent their time with, summed over them, as `Collected.seconds` names it."""
+
+    def add(self, collected: Collected) -> None:
+        """Count what came with a rollout."""
+        self.engine_restarts += collected.engine_restarts
+        self.actor_seconds.update(collected.seconds)
 
 
 class RolloutSource(Protocol):
@@ -76,50 +89,7 @@ class RolloutSource(Protocol):
         """Writes a trace of the processes of the source; None where there are none."""
 
 
-class InProcessSource:
-    """One rollout actor in this process. It steps only when the learner asks, with the newest weights.
-
-    Args:
-        config: the actor's.
-        batch_size: B.
-        sequence: the number of each stream's first rollout.
-        device: where the agent acts.
-    """
-
-    def __init__(self, config: ActorConfig, batch_size: int, sequence: int, device: str = "cpu") -> None:
-        self._actor = RolloutActor(config, device=device)
-        self.counts, self.waited = SourceCounts(), 0.0
-        self._batcher = Batcher(batch_size)
-        self._sequence = sequence
-        self._weights: Weights
-
-    def publish(self, weights: Weights) -> None:
-        """See :class:`RolloutSource`."""
-        self._weights = weights
-
-    def next_batch(self, interrupted: Callable[[], bool]) -> Batch | None:
-        """See :class:`RolloutSource`."""
-        episodes: list[Episode] = []
-        started = time.monotonic()
-        while (rollout := self._batcher.next_batch()) is None:
-            if interrupted():
-                return None
-            collected = self._actor.collect(self._weights, self._sequence)
-            assert collected.rollout is not None
-            self._sequence += 1
-            self._batcher.add(collected.rollout)
-            _count(self.counts, collected)
-            episodes += collected.episodes
-        self.waited += time.monotonic() - started
-        return Batch(rollout, episodes)
-
-    def close(self) -> None:
-        """See :class:`RolloutSource`."""
-        self._actor.close()
-
-    @property
-    def timeline(self) -> None:
-        """See :class:`RolloutSource`."""
+_Closes = TypeVar("_Closes", InferencePool, RayLink, SocketLink)
 
 
 class ActorsLost(RuntimeError):
@@ -142,10 +112,13 @@ class RayConfig:
     num_parameters: int = 0
     """Of the agent; needed with ``memory``."""
     inference: InferenceConfig | None = None
-    """Of the inference workers; None where each actor has an agent of its own. Needs ``memory``."""
+    """Of the inference workers; None where each actor has an agent of its own. Without ``memory`` its device is auto,
+    cpu or cuda, and Ray places them."""
     inference_workers: int = 1
     max_policy_lag: int = 0
     """The most updates that a rollout's weights may be old when it is learned from; 0: no bound but the queue's."""
+    version: str = field(default_factory=installed_version)
+    """Of this package, which actors on other nodes must have too."""
 
 
 class RaySource:
@@ -155,8 +128,11 @@ class RaySource:
     and nothing is dropped. An actor that dies is replaced; its lost rollouts leave a gap in the sequence numbers of
     its streams, which makes the learner begin these streams again.
 
+    Batches come as soon as the actors that have started fill one. Those for which the cluster has no place yet wait in
+    Ray, and get orders once they have started.
+
     Args:
-        actors: one for each actor.
+        actors: one for each actor, at the most.
         config: how they are run.
         sequence: the number of each stream's first rollout, one for each actor.
         ring: where batches are written; None where nobody keeps a batch for long.
@@ -175,8 +151,6 @@ class RaySource:
     def __init__(
         self, actors: list[ActorConfig], config: RayConfig, sequence: list[int], ring: BatchRing | None = None
     ) -> None:
-        from r2ac.launch import cluster
-
         self._configs, self._config = list(actors), config
         self._sequence = list(sequence)
         self._failures = [0] * len(actors)
@@ -192,8 +166,11 @@ class RaySource:
         self._pool: InferencePool | None = None
         self._memory: list[RolloutMemory | None] = [None] * len(actors)
         self._open = ExitStack()
-        self._ray = cluster.connect(config.address, num_actors=len(actors))
-        self._open.callback(self._ray.shutdown)
+        # Locally there is a place for each actor; a cluster need only have those that fill a batch.
+        enough = len(actors) if config.address == "local" else math.ceil(config.batch_size / actors[0].num_streams)
+        connection = cluster.connect(config.address, num_actors=enough)
+        self._ray = connection.ray
+        self._open.callback(connection.close)
         self._link: ActorLink
         try:
             self._link = self._connect()
@@ -203,24 +180,28 @@ class RaySource:
 
     def _connect(self) -> ActorLink:
         """Start the actors, and what they need."""
-        config, count = self._config, len(self._configs)
+        config, count, ray = self._config, len(self._configs), self._ray
+        inference, workers = config.inference, config.inference_workers
         if config.memory is None:
-            return RayLink(self._ray, count, self._start)
+            if inference is not None:
+                self._pool = self._opened(pool_anywhere(ray, inference, workers))
+            return self._opened(RayLink(ray, count, self._start, config.version))
         # Nobody but this user enters the folder.
         folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="r2ac-", ignore_cleanup_errors=True)))
         self._open.callback(self._close_memory)
         with _told_as_memory():
             self._board = WeightsBoard.create(config.num_parameters)
-        if config.inference is not None:
-            handle = self._board.handle()
-            self._pool = InferencePool(self._ray, config.inference, config.inference_workers, handle, folder)
-        link = SocketLink(self._ray, count, self._start, self._board, folder)
-        self._open.callback(link.close)
-        return link
+        if inference is not None:
+            self._pool = self._opened(pool_beside(ray, inference, workers, self._board.handle(), folder))
+        return self._opened(SocketLink(ray, count, self._start, self._board, folder))
+
+    def _opened(self, part: _Closes) -> _Closes:
+        """To be closed with this."""
+        return self._open.enter_context(closing(part))
 
     def publish(self, weights: Weights) -> None:
         """See :class:`RolloutSource`."""
-        self._link.publish(weights)
+        (self._link if self._sends_to is None else self._sends_to).publish(weights)
         self._version = weights.version
         if self._update < 0:
             self._update = weights.version
@@ -269,13 +250,13 @@ class RaySource:
         self._memory[index] = memory
         if old is not None:
             old.close()
-        options = self._ray.remote(RolloutActor).options(num_cpus=1)
+        options = self._ray.remote(RolloutActor).options(**actor_options(self._ray, here=memory is not None))
         return options.remote(
             self._configs[index],
             threads=1,
             memory=memory.handle() if memory is not None else None,
             board=self._board.handle() if self._board is not None else None,
-            inference=self._pool.address(index) if self._pool is not None else None,
+            inference=self._pool.contact(index) if self._pool is not None else None,
         )
 
     def _is_late(self) -> bool:
@@ -287,18 +268,34 @@ class RaySource:
         return is_late(self._update, config.batch_size, config.max_policy_lag, repeats, self._batcher.held(), due)
 
     def _order(self) -> None:
-        """Order rollouts from every actor that is fewer than ``in_flight`` ahead."""
+        """Order rollouts from every actor that has started and is fewer than ``in_flight`` ahead."""
+        ready = [self._link.ready(index) for index in range(len(self._configs))]
+        self.counts.actors, self.counts.pending = sum(ready), len(ready) - sum(ready)
         for index, config in enumerate(self._configs):
+            version = self._acting_version(index)
+            if not ready[index] or version < 0:
+                continue
             ahead = len(self._due[index]) + self._batcher.waiting(config.last_stream)
             for _ in range(self._config.in_flight - ahead):
                 # Before the order is given: the actor takes these weights or newer ones.
-                self._due[index].append(self._version)
+                self._due[index].append(version)
                 self._link.order(index, self._sequence[index])
                 self._sequence[index] += 1
+
+    def _acting_version(self, index: int) -> int:
+        """Of the weights that a rollout of this actor has at the oldest, if it is ordered now; -1 if nobody acts."""
+        return self._version if self._sends_to is None else self._sends_to.version(index)
+
+    @property
+    def _sends_to(self) -> InferencePool | None:
+        """The inference workers, where they alone need the weights."""
+        return self._pool if self._pool is not None and self._pool.sends_weights else None
 
     def _receive(self, timeout: float) -> list[Episode]:
         """Take the rollouts that are ready, waiting up to ``timeout`` seconds for the first, and order new ones."""
         self._order()
+        if self._pool is not None:
+            self.counts.inference_restarts += self._pool.revive_lost()
         episodes: list[Episode] = []
         replaced: set[int] = set()
         for arrival in self._link.receive(timeout):
@@ -318,7 +315,7 @@ class RaySource:
         if self._pool is not None:
             self._pool.served(index)
         self._batcher.add(self._rollout(index, collected))
-        _count(self.counts, collected)
+        self.counts.add(collected)
         return collected.episodes
 
     def _rollout(self, index: int, collected: Collected) -> Rollout[np.ndarray]:
@@ -331,13 +328,12 @@ class RaySource:
 
     def _replace(self, index: int, error: Exception | None) -> None:
         """Start an actor anew that died. Raises ActorsLost where that is in vain."""
-        cause = getattr(error, "cause", None)
-        if isinstance(error, self._ray.exceptions.RayTaskError) and not isinstance(cause, InferenceLost):
-            raise ActorsLost(f"rollout actor {index} failed: {cause!r}") from error
+        self._check_can_live(index, error)
         if self._pool is not None:
             # An actor cannot go on, or start, without its worker.
             self.counts.inference_restarts += self._pool.revive(index)
-        self._failures[index] += 1
+        # Where nodes come and go an actor may be unlucky again and again.
+        self._failures[index] += not _node_died(error)
         if self._failures[index] > self.restarts_in_a_row:
             reason = "" if error is None else f": {last_line(error)}"
             raise ActorsLost(
@@ -352,6 +348,17 @@ class RaySource:
             raise ActorsLost(f"rollout actor {index} died and cannot be started anew: {error}") from error
         self.counts.actor_restarts += 1
 
+    def _check_can_live(self, index: int, error: Exception | None) -> None:
+        """Raise ActorsLost for what will happen again: the actor's own error, or a node that is not as it must be."""
+        cause, errors = getattr(error, "cause", None), self._ray.exceptions
+        if isinstance(cause, WrongVersion):
+            raise ActorsLost(str(cause)) from error
+        if error is not None and "No module named 'r2ac" in str(error):
+            raise ActorsLost(f"a node of the Ray cluster lacks r2ac {self._config.version}: {last_line(error)}")
+        # An error of Ray's in the actor, such as weights that were lost with a node, is none of its own.
+        if isinstance(error, errors.RayTaskError) and not isinstance(cause, InferenceLost | errors.RayError):
+            raise ActorsLost(f"rollout actor {index} failed: {cause!r}") from error
+
 
 class NoMemory(RuntimeError):
     """There is no memory for what actors and learner share."""
@@ -365,6 +372,6 @@ def _told_as_memory() -> Iterator[None]:
         raise NoMemory(f"there is no memory for the rollouts in flight: {os_reason(error)}") from error
 
 
-def _count(counts: SourceCounts, collected: Collected) -> None:
-    counts.engine_restarts += collected.engine_restarts
-    counts.actor_seconds.update(collected.seconds)
+def _node_died(error: Exception | None) -> bool:
+    """Whether Ray says that the actor was lost with its node."""
+    return error is not None and "node" in last_line(error).lower() and "died" in str(error)

@@ -99,7 +99,7 @@ def test_what_a_run_leaves(finished_run: Path) -> None:
         *("learner/stream_resets", "throughput/steps_per_second", "throughput/learner_wait"),
         *("throughput/actor_restarts", "throughput/engine_restarts", "normalised_return", "capped_normalised_return"),
         *("policy_lag/p5", "policy_lag/p50", "policy_lag/p95", "throughput/held_back", "throughput/inference_restarts"),
-        "throughput/queue",
+        *("throughput/queue", "throughput/actors"),
         *("throughput/actor_environment", "throughput/actor_inference", "throughput/actor_wait"),
         "system/resident_mb",
     } == {name for name in rows[-1] if not name.startswith("rtrl/")}

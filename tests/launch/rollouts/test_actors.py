@@ -55,7 +55,10 @@ def test_a_profile_is_written_beside_the_run(train_tiny: TrainTiny, tmp_path: Pa
     ("flags", "words"),
     [
         (["--num-actors", "0", "--inference", "worker"], "--inference is worker, but it must be actor"),
-        (["--transport", "ray", "--inference", "worker"], "--inference is worker, but it must be actor"),
+        (
+            ["--ray-address", "127.0.0.1:6379", "--inference", "worker", "--inference-device", "cuda:1"],
+            "--inference-device is cuda:1, but it must be auto, cpu or cuda",
+        ),
         (["--transport", "shared", "--ray-address", "127.0.0.1:6379"], "--transport is shared, but that needs"),
         (["--stream-groups", "99"], "--stream-groups is 99, but it must be at most --streams-per-actor (64) and 255"),
         (["--max-policy-lag", "2"], "--max-policy-lag is 2, but it must be 0 or at least 6"),

@@ -50,12 +50,15 @@ def source() -> Iterator[RaySource]:
         inference_workers=WORKERS,
         max_policy_lag=MOST_LAG,
     )
-    source = RaySource(actors, config, [0] * ACTORS)
-    source.publish(make_weights(0))
-    try:
-        yield source
-    finally:
-        source.close()
+    # Of this test alone: other processes leave things behind too.
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", folder)
+        source = RaySource(actors, config, [0] * ACTORS)
+        source.publish(make_weights(0))
+        try:
+            yield source
+        finally:
+            source.close()
 
 
 def take(source: RaySource) -> Batch:
@@ -65,16 +68,20 @@ def take(source: RaySource) -> Batch:
 
 
 def processes(name: str) -> list[int]:
-    """Of this user, by the names that Ray gives them."""
-    found = []
+    """The living processes that Ray calls by this name, below this one."""
+    parents, commands = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
             command = (folder / "cmdline").read_text()
         except OSError:
             continue
-        if command.startswith(f"ray::{name}"):
-            found.append(int(folder.name))
-    return found
+        if state != "Z":
+            parents[int(folder.name)], commands[int(folder.name)] = int(parent), command
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(pid for pid in found if commands.get(pid, "").startswith(f"ray::{name}"))
 
 
 def check_logits(rollout: Rollout[np.ndarray]) -> None:

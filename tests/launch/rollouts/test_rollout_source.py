@@ -15,10 +15,11 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
+from r2ac.launch.rollouts.in_process_source import InProcessSource
 from r2ac.launch.rollouts.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, ActorConfig, RolloutActor
 from r2ac.launch.rollouts.rollout_memory import RolloutLayout
-from r2ac.launch.rollouts.rollout_source import Batch, InProcessSource, RayConfig, RaySource
+from r2ac.launch.rollouts.rollout_source import Batch, RayConfig, RaySource
 from r2ac.learner import DeviceFeed, Rollout
 
 # A batch needs rollouts of both actors, so that neither can fall behind the other.

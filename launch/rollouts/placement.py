@@ -1,0 +1,57 @@
+"""Where in a Ray cluster rollout actors and inference workers run, as options of Ray, which does the rest."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from r2ac.launch.cluster import gpu_share, require_gpus
+
+
+def actor_options(ray: Any, here: bool) -> dict[str, Any]:
+    """Of a rollout actor: one CPU, on any node.
+
+    Without accelerators Ray spreads them over the nodes. Where some nodes have accelerators it prefers those that have
+    none, as its default does for whatever asks for CPUs alone: those are filled half first, one after another, then
+    evenly, and only then the others.
+
+    Args:
+        ray: the module, connected.
+        here: whether actors share memory with this process, so that they must be on its node.
+    """
+    has_accelerators = ray.cluster_resources().get("GPU", 0) > 0
+    return {"num_cpus": 1, **_strategy(ray, here, "DEFAULT" if has_accelerators else "SPREAD")}
+
+
+def worker_options(ray: Any, here: bool, device: str, workers: int) -> dict[str, Any]:
+    """Of an inference worker: its share of a GPU, or a CPU.
+
+    Args:
+        ray: the module, connected.
+        here: whether workers share memory with this process; they then take what they find there.
+        device: cpu or cuda.
+        workers: how many there are; where they are more than the GPUs, several share one.
+
+    Raises:
+        ConnectionFailed: where there is no GPU, and none will come by itself.
+    """
+    if here:
+        return {"num_cpus": 0, **_strategy(ray, here, "DEFAULT")}
+    if device == "cpu":
+        return {"num_cpus": 1, **_strategy(ray, here, "SPREAD")}
+    require_gpus(ray, f"--inference-device {device}")
+    share = gpu_share(ray.cluster_resources().get("GPU", workers), workers)
+    return {"num_cpus": 0, "num_gpus": share, **_strategy(ray, here, "SPREAD")}
+
+
+def _strategy(ray: Any, here: bool, otherwise: str) -> dict[str, Any]:
+    context = ray.get_runtime_context()
+    if context.get_placement_group_id() and context.should_capture_child_tasks_in_placement_group:
+        # A task of a sweep has its places reserved.
+        return {}
+    if not here:
+        return {"scheduling_strategy": otherwise}
+    if len(ray.nodes()) == 1:
+        return {}
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)}

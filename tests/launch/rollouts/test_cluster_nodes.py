@@ -1,0 +1,344 @@
+"""Rollout actors on the nodes of a Ray cluster that come and go: who is ordered, what is lost, what is counted."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.envs.memory import MemoryOptions
+from r2ac.launch import cluster
+from r2ac.launch.metrics import read_metrics
+from r2ac.launch.rollouts.acting_agent import InferenceConfig
+from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.rollouts.rollout_actor import ActorConfig
+from r2ac.launch.rollouts.rollout_memory import RolloutLayout
+from r2ac.launch.rollouts.rollout_source import ActorsLost, RayConfig, RaySource
+from r2ac.learner import DeviceFeed, Rollout
+
+pytestmark = pytest.mark.timeout(600)
+# A batch needs the rollouts of two actors.
+ACTORS, STREAMS, STEPS, BATCH, IN_FLIGHT = 6, 4, 6, 8, 2
+AGENT = AgentConfig(hidden_size=5, encoder="none")
+SPEC = ObservationSpec((4,), 2)
+LAYOUT = RolloutLayout(STEPS, STREAMS, SPEC, AGENT.hidden_size)
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    # Loopback alone.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # A machine that is busy is no node that is lost; a raylet that is gone is told by its connection.
+    "RAY_raylet_start_wait_time_s": "300",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "60000",
+    # Ray's own errors of a cluster that loses nodes are no news here.
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+
+
+class Nodes:
+    """A cluster of Ray nodes on this machine, reachable on loopback alone; its head has no CPU for actors."""
+
+    def __init__(self) -> None:
+        from ray.cluster_utils import Cluster
+
+        self._cluster = Cluster()
+        self.add(num_cpus=0)
+        self.address: str = self._cluster.address
+
+    def add(self, **resources: float) -> Any:
+        """A node; returns what `remove` wants."""
+        return self._cluster.add_node(
+            wait=False,
+            node_ip_address="127.0.0.1",
+            include_dashboard=False,
+            object_store_memory=80_000_000,
+            **resources,
+        )
+
+    def remove(self, node: Any) -> None:
+        """Kill all its processes."""
+        self._cluster.remove_node(node, allow_graceful=False)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        command = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"]
+        subprocess.run(command, check=True, capture_output=True)
+        nodes = Nodes()
+        try:
+            yield nodes
+        finally:
+            nodes.close()
+
+
+@pytest.fixture(scope="module")
+def workers(nodes: Nodes) -> dict[str, Any]:
+    """Nodes with two CPUs each."""
+    return {name: nodes.add(num_cpus=2) for name in ("first", "second")}
+
+
+def actor_configs() -> list[ActorConfig]:
+    options = MemoryOptions(corridor_length=3)
+    return [
+        ActorConfig("memory/tmaze", options, AGENT, 5, STEPS, STREAMS, index, num_groups=2) for index in range(ACTORS)
+    ]
+
+
+def make_weights(version: int) -> Weights:
+    torch.manual_seed(version)
+    return Weights(version, parameters_to_vector(Agent(SPEC, AGENT).parameters()).detach().numpy())
+
+
+def processes(name: str) -> list[int]:
+    """The living processes that Ray calls by this name, on the nodes that this process has started."""
+    parents, commands = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            command = (folder / "cmdline").read_text()
+        except OSError:
+            continue
+        if state != "Z":
+            parents[int(folder.name)], commands[int(folder.name)] = int(parent), command
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(pid for pid in found if commands.get(pid, "").startswith(f"ray::{name}"))
+
+
+class Consumer:
+    """Takes batches as the learner does, publishing new weights after each, and checks what comes.
+
+    Args:
+        source: of the batches.
+        constant: whether the weights are always the same, which inference workers change within a rollout.
+    """
+
+    def __init__(self, source: RaySource, constant: bool = False) -> None:
+        self.source, self.constant = source, constant
+        self.version = 0
+        self.following = np.zeros(ACTORS * STREAMS, dtype=int)
+        self.lost = np.zeros(ACTORS * STREAMS, dtype=int)
+        source.publish(self._weights(0))
+
+    def _weights(self, version: int) -> Weights:
+        return Weights(version, make_weights(0 if self.constant else version).values)
+
+    def take(self) -> None:
+        batch = self.source.next_batch(lambda: False)
+        assert batch is not None
+        rollout = batch.rollout
+        assert len(set(rollout.stream.tolist())) == rollout.batch_size == BATCH
+        gap = rollout.sequence - self.following[rollout.stream]
+        assert gap.min() >= 0
+        self.lost[rollout.stream] += gap
+        self.following[rollout.stream] = rollout.sequence + 1
+        for version in set(rollout.weights_version.tolist()):
+            check_logits(rollout, rollout.weights_version == version, self._weights(version))
+        self.version += 1
+        self.source.publish(self._weights(self.version))
+
+    def take_until(self, holds: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + 240
+        while not holds():
+            assert time.monotonic() < deadline, f"{what}: {self.source.counts}, {self.lost}"
+            self.take()
+
+    def of_actors(self, counts: np.ndarray) -> list[set[int]]:
+        """The counts of the streams of each actor."""
+        return [set(row) for row in counts.reshape(ACTORS, STREAMS).tolist()]
+
+
+def check_logits(rollout: Rollout[np.ndarray], columns: np.ndarray, weights: Weights) -> None:
+    """These columns are what an agent with ``weights`` says, step after step from the first cell."""
+    agent, batch = Agent(SPEC, AGENT), Rollout(**DeviceFeed(torch.device("cpu"))(rollout.arrays()))
+    vector_to_parameters(torch.from_numpy(weights.values), agent.parameters())
+    chosen = torch.from_numpy(columns)
+    cell = batch.first_cell[chosen]
+    for t in range(rollout.length):
+        output = agent.step(batch.observation[t, chosen], batch.reward[t, chosen], batch.is_first[t, chosen], cell)
+        cell = output.cell
+        torch.testing.assert_close(output.logits, batch.behaviour_logits[t, chosen])
+
+
+@pytest.fixture(scope="module")
+def consumer(nodes: Nodes, workers: dict[str, Any]) -> Iterator[Consumer]:
+    config = RayConfig(BATCH, IN_FLIGHT, address=nodes.address)
+    source = RaySource(actor_configs(), config, [0] * ACTORS)
+    try:
+        yield Consumer(source)
+    finally:
+        source.close()
+
+
+def test_actors_that_have_a_place_begin_and_the_others_wait(consumer: Consumer) -> None:
+    counts = consumer.source.counts
+    consumer.take_until(lambda: counts.actors == 4, "four CPUs")
+    for _ in range(20):
+        consumer.take()
+    assert (counts.actors, counts.pending, counts.actor_restarts) == (4, 2, 0)
+    assert sum(max(each) > 0 for each in consumer.of_actors(consumer.following)) == 4
+    assert not consumer.lost.any()
+
+
+def test_a_killed_actor_leaves_a_gap_in_its_streams_alone(consumer: Consumer) -> None:
+    os.kill(processes("RolloutActor")[0], signal.SIGKILL)
+    consumer.take_until(lambda: consumer.lost.any(), "a gap")
+    for _ in range(20):
+        consumer.take()
+    gaps = [each for each in consumer.of_actors(consumer.lost) if each != {0}]
+    assert len(gaps) == 1
+    assert len(gaps[0]) == 1
+    assert 1 <= max(gaps[0]) <= IN_FLIGHT
+    assert consumer.source.counts.actor_restarts == 1
+
+
+def test_training_goes_on_without_a_node(consumer: Consumer, nodes: Nodes, workers: dict[str, Any]) -> None:
+    counts = consumer.source.counts
+    nodes.remove(workers.pop("second"))
+    consumer.take_until(lambda: counts.actor_restarts == 3, "both its actors replaced")
+    for _ in range(20):
+        consumer.take()
+    # Those that take the place of the lost ones wait, and that is no failure.
+    assert (counts.actors, counts.pending, counts.actor_restarts) == (2, 4, 3)
+
+
+def test_a_node_that_joins_is_used(consumer: Consumer, nodes: Nodes, workers: dict[str, Any]) -> None:
+    counts, gaps = consumer.source.counts, consumer.lost.copy()
+    workers["third"] = nodes.add(num_cpus=4)
+    consumer.take_until(lambda: counts.pending == 0, "all have a place")
+    before = consumer.following.copy()
+    consumer.take_until(lambda: bool((consumer.following > before).all()), "all deliver")
+    assert (counts.actors, counts.actor_restarts) == (ACTORS, 3)
+    lost = [each for each in consumer.of_actors(consumer.lost - gaps) if each != {0}]
+    # What the two had been ordered to collect when their node went, and nothing of those that had waited.
+    assert len(lost) == 2
+    assert all(len(each) == 1 and 1 <= max(each) <= IN_FLIGHT for each in lost)
+
+
+def test_what_runs_inside_ray_stays_there(consumer: Consumer) -> None:
+    import ray
+
+    connection = cluster.connect("local", num_actors=1)
+    connection.close()
+    assert not connection.owned
+    assert ray.is_initialized()
+
+
+def test_nothing_is_left_of_a_source_that_is_closed(consumer: Consumer) -> None:
+    consumer.source.close()
+    deadline = time.monotonic() + 60
+    while processes("RolloutActor") and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes("RolloutActor") == []
+
+
+def test_inference_workers_anywhere_and_a_killed_one(nodes: Nodes, workers: dict[str, Any]) -> None:
+    actors = actor_configs()[:4]
+    inference = InferenceConfig(AGENT, LAYOUT, actors[0].columns, ACTORS * STREAMS, "auto", threads=1)
+    config = RayConfig(BATCH, IN_FLIGHT, address=nodes.address, inference=inference, inference_workers=2)
+    source = RaySource(actors, config, [0] * len(actors))
+    try:
+        consumer, counts = Consumer(source, constant=True), source.counts
+        consumer.take_until(lambda: bool((consumer.following[: 4 * STREAMS] > 1).all()), "all deliver")
+        assert not consumer.lost.any()
+        os.kill(processes("RayInferenceWorker")[0], signal.SIGKILL)
+        consumer.take_until(lambda: counts.inference_restarts == 1 and counts.actor_restarts >= 1, "replaced")
+        before = consumer.following.copy()
+        consumer.take_until(lambda: bool((consumer.following > before)[: 4 * STREAMS].all()), "all deliver again")
+        # The actors of one worker, and only they, lost what they were at.
+        assert 1 <= sum(each != {0} for each in consumer.of_actors(consumer.lost)) <= 2
+        assert counts.inference_restarts == 1
+    finally:
+        source.close()
+
+
+def test_nodes_of_another_version_are_told(nodes: Nodes, workers: dict[str, Any]) -> None:
+    source = RaySource(actor_configs()[:2], RayConfig(BATCH, 2, address=nodes.address, version="9.9.9"), [0, 0])
+    source.publish(make_weights(0))
+    try:
+        with pytest.raises(ActorsLost, match=r"has r2ac \S+, the learner 9\.9\.9: both must be the same"):
+            source.next_batch(lambda: False)
+    finally:
+        source.close()
+
+
+OLD_RAY = "import ray; ray.__version__ = '2.0.0'; "
+REFUSED = {
+    "version": (OLD_RAY, {}, [], r"runs Ray \S+ on Python \S+, this process Ray 2\.0\.0 on Python \S+: both must be"),
+    "token": ("", {"RAY_AUTH_TOKEN": "0" * 64}, [], r"refuses the token of this process.*RAY_AUTH_TOKEN"),
+    "CPUs": ("", {}, ["--num-actors", "64", "--batch-size", "512"], r"has \d CPUs and no autoscaler .* must be 64"),
+    "GPUs": (
+        "",
+        {},
+        ["--inference", "worker", "--inference-device", "cuda"],
+        r"--inference-device cuda needs 1 GPU, but the Ray cluster has none on its \d nodes",
+    ),
+}
+
+
+def test_what_a_cluster_cannot_give_is_one_sentence(nodes: Nodes, workers: dict[str, Any], tmp_path: Path) -> None:
+    program = "import sys; from r2ac.launch.cli import main; sys.exit(main())"
+    started = {}
+    for name, (before, environment, flags, _) in REFUSED.items():
+        task = ["train", "memory/tmaze", "--ray-address", nodes.address, "--run-dir", str(tmp_path / name), *flags]
+        command = [sys.executable, "-c", before + program, *task]
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started[name] = subprocess.Popen(command, env={**os.environ, **environment}, **streams)
+    for name, (_, _, _, words) in REFUSED.items():
+        _, errors = started[name].communicate(timeout=300)
+        told = [line for line in errors.splitlines() if line.startswith("r2ac: ")]
+        assert started[name].returncode == 2, errors
+        assert len(told) == 1
+        assert re.search(words, told[0]), told
+        assert "Traceback" not in errors
+        assert not (tmp_path / name).exists()
+
+
+def test_a_training_counts_its_steps_whatever_happens(
+    nodes: Nodes, workers: dict[str, Any], start_tiny: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    flags = {"--num-actors": 6, "--streams-per-actor": 4, "--ray-address": nodes.address, "--total-steps": 60_000}
+    run = tmp_path / "run"
+    training = start_tiny(run, flags)
+    deadline = time.monotonic() + 240
+    while len(lines := steps(run)) < 10:
+        assert training.poll() is None, training.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    os.kill(processes("RolloutActor")[0], signal.SIGKILL)
+    nodes.remove(workers.pop("first"))
+    output, errors = training.communicate(timeout=300)
+    assert training.returncode == 0, errors
+    rows = read_metrics(run)
+    assert rows[-1]["env_steps"] == rows[-1]["updates"] * 8 * 5 == 60_000
+    assert [row["env_steps"] for row in rows] == sorted({row["env_steps"] for row in rows})
+    assert rows[-1]["learner/stream_resets"] >= 4
+    assert max(row["throughput/actors"] for row in rows) == 6
+    assert "actor restarts" in output
+    assert lines
+
+
+def steps(run: Path) -> list[str]:
+    try:
+        return (run / "metrics.jsonl").read_text().splitlines()
+    except OSError:
+        return []
