@@ -54,7 +54,9 @@ def test_every_trial_is_an_ordinary_run_and_one_that_diverges_is_told(
         assert results[name]["env_steps"] == 2000
         config = json.loads((grid / name / "config.json").read_text())
         assert config["learner"]["entropy_cost"] == results[name]["settings"]["entropy-cost"]
-    assert main(["report", str(grid), "--no-episodes", "--output", str(grid / "report.html")]) == 0
+    everything = [str(path) for path in sorted(grid.iterdir())]
+    assert main(["report", *everything, "--no-episodes"]) == 0
+    assert (grid / "report.html").is_file()
     assert main(["plot", *map(str, sorted(grid.glob("trial-*"))), "--output", str(grid / "curves.csv")]) == 0
     runs = [str(grid / "trial-01"), str(grid / "trial-03")]
     assert main(["evaluate", *runs, "--episodes", "2", "--seeds", "1"]) == 0
