@@ -10,6 +10,7 @@ Tags, over environment steps; ``metrics.jsonl`` has the same numbers under the k
 ``learner/``    ``updates``, learning rate, skipped updates, stream resets
 ``policy_lag/`` updates between a rollout's weights and those that learn from it
 ``throughput/`` steps a second, seconds waited, restarts
+``population/`` of a member of a population: copies of others, and the settings that change
 ``system/``     memory of this process: ``resident_mb``, and on a GPU ``gpu_mb``
 ``config``      every setting, as a table (tab TEXT)
 ``episode``     an episode at intervals, as an animated picture (tab IMAGES)

@@ -12,7 +12,7 @@ from rich.console import Console
 from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import parse, require_runs
 from r2ac.launch.plots.curves import Axis, Band
-from r2ac.launch.plots.groups import runs_of
+from r2ac.launch.plots.groups import first_place
 from r2ac.launch.plots.plot import plot_runs
 from r2ac.launch.progress import print_table
 from r2ac.launch.run_directory import RunDirectory
@@ -46,7 +46,7 @@ def plot_command(arguments: Sequence[str], console: Console) -> int:
     """
     parsed = parse(PlotArguments, "r2ac plot", arguments)
     require_runs(parsed.runs, "plot")
-    first = next(filter(runs_of, parsed.runs), parsed.runs[0])
+    first = first_place(parsed.runs)
     output = parsed.output or RunDirectory(first).curves_path
     settings = {"band": parsed.band, "paper": parsed.paper}
     left_out: list[str] = []

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import parse, require_runs
-from r2ac.launch.plots.groups import runs_of
+from r2ac.launch.plots.groups import first_place
 from r2ac.launch.progress import print_table
 from r2ac.launch.report import EXTENSIONS, write_report
 from r2ac.launch.watching.pictures import check_output
@@ -42,7 +42,7 @@ def report_command(arguments: Sequence[str], console: Console) -> int:
     """
     parsed = parse(ReportArguments, "r2ac report", arguments)
     require_runs(parsed.runs, "report")
-    first = next(filter(runs_of, parsed.runs), parsed.runs[0])
+    first = first_place(parsed.runs)
     output = parsed.output or first / "report.html"
     if parsed.output is not None:
         # To be known before episodes are played.

@@ -79,10 +79,19 @@ def group_runs(runs: Iterable[Path | str], left_out: list[str] | None = None) ->
 
 
 def runs_of(path: Path) -> list[Path]:
-    """The run at ``path``, or those that the directory holds; none where it is no run and holds none."""
+    """The run at ``path``, or those that the directory holds; none where it is no run and holds none. A sweep's
+    ``sweep.json`` stands for the sweep, so that ``SWEEP/*`` names its runs."""
+    if _is_sweep(path):
+        return runs_of(path.parent)
     if _is_run(path):
         return [path]
     return sorted(child for child in path.iterdir() if child.is_dir() and _is_run(child)) if path.is_dir() else []
+
+
+def first_place(paths: Sequence[Path]) -> Path:
+    """Where what is made of runs is written if nobody says: the first of the paths with a run, else the first."""
+    first = next(filter(runs_of, paths), paths[0])
+    return first.parent if _is_sweep(first) else first
 
 
 def leave_out(error: RunDirectoryError, left_out: list[str] | None) -> None:
@@ -119,6 +128,10 @@ def group_label(group: RunGroup, names: Sequence[str]) -> str:
     last_parts = [name.split(".")[-1] for name in names]
     short = [last if last_parts.count(last) == 1 else name for name, last in zip(names, last_parts, strict=True)]
     return ", ".join(f"{label}={_value(group, name)}" for label, name in zip(short, names, strict=True))
+
+
+def _is_sweep(path: Path) -> bool:
+    return path.name == "sweep.json" and path.is_file()
 
 
 def _is_run(path: Path) -> bool:

@@ -54,7 +54,9 @@ def test_every_trial_is_an_ordinary_run_and_one_that_diverges_is_told(
         assert results[name]["env_steps"] == 2000
         config = json.loads((grid / name / "config.json").read_text())
         assert config["learner"]["entropy_cost"] == results[name]["settings"]["entropy-cost"]
-    assert main(["report", str(grid), "--no-episodes", "--output", str(grid / "report.html")]) == 0
+    everything = [str(path) for path in sorted(grid.iterdir())]
+    assert main(["report", *everything, "--no-episodes"]) == 0
+    assert (grid / "report.html").is_file()
     assert main(["plot", *map(str, sorted(grid.glob("trial-*"))), "--output", str(grid / "curves.csv")]) == 0
     runs = [str(grid / "trial-01"), str(grid / "trial-03")]
     assert main(["evaluate", *runs, "--episodes", "2", "--seeds", "1"]) == 0
@@ -86,11 +88,11 @@ def test_a_sweep_goes_on_where_it_was(grid: Path, tmp_path: Path, capsys: pytest
 
 
 def test_members_of_a_population_copy_the_better_ones(tmp_path: Path) -> None:
-    """One learning rate is far too small and one diverges: both are copied over."""
+    """Of four, the two with the worse score copy the others, once."""
     sweep = tmp_path / "sweep"
     vary = ["--vary", "learning-rate=choice(1e-9,3e-3)", "--vary", "entropy-cost=loguniform(1e-3,1e-2)"]
-    flags = ["--total-steps", "6000", "--perturb-every", "2000", "--scheduler", "pbt", "--quantile", "0.5"]
-    assert main(arguments(sweep, *flags, *vary, "--trials", "4", "--vary", "seed=1,2", "--concurrent", "2")) == 0
+    flags = ["--total-steps", "4000", "--perturb-every", "2000", "--scheduler", "pbt", "--quantile", "0.5"]
+    assert main(arguments(sweep, *flags, *vary, "--trials", "2", "--vary", "seed=1,2", "--concurrent", "2")) == 0
     results = results_of(sweep)
     assert {result["state"] for result in results.values()} == {"trained"}
     records = {
@@ -98,11 +100,11 @@ def test_members_of_a_population_copy_the_better_ones(tmp_path: Path) -> None:
         for name in results
         if results[name]["copies"]
     }
-    assert sum(map(len, records.values())) >= 4
+    assert sum(map(len, records.values())) == 2
     for name, copies in records.items():
         lines = read_metrics(sweep / name)
         assert rising([line["env_steps"] for line in lines])
-        assert lines[-1]["env_steps"] == 6000
+        assert lines[-1]["env_steps"] == 4000
         assert lines[-1]["population/copies"] == len(copies)
         assert lines[-1]["learner/stream_resets"] == 8 * len(copies)
         previous = results[name]["settings"]["entropy-cost"]
