@@ -55,7 +55,7 @@ from soak import processes_below
 from throughput_system import R2AC, read_lines
 
 KINDS = ("actor", "inference", "node", "learner", "driver")
-TITLES = {"actor": "ray::RolloutActor", "inference": "ray::InferenceWorker", "learner": "ray::LearnerProcess"}
+TITLES = {"actor": "ray::RolloutActor", "inference": "ray::RayInferenceWorker", "learner": "ray::LearnerProcess"}
 """What Ray calls the processes."""
 REJOIN_SECONDS = 5.0
 LOOK_SECONDS = 0.2
