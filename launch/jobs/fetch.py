@@ -194,7 +194,9 @@ def unpack(log: str, folder: Path, limit: int) -> None:
         if not (begun and ended):
             raise ValueError("marks are missing")
         expected = json.loads(first)
-        packed = base64.b64decode("".join(body.split()), validate=True)
+        # Ray's own line about the command may come late, between two of ours.
+        lines = (line for line in body.splitlines() if not line.startswith("Running entrypoint "))
+        packed = base64.b64decode("".join(lines), validate=True)
         if hashlib.sha256(packed).hexdigest() != expected["sha256"]:
             raise ValueError("the checksum is another one")
         unpacker = zlib.decompressobj(wbits=31)

@@ -52,7 +52,9 @@ def test_a_run_travels_as_text(tmp_path: Path, checkpoints: bool) -> None:
     log = io.StringIO()
     send(make_run(tmp_path / "run"), log, LIMIT, checkpoints)
     (tmp_path / "output").mkdir()
-    unpack(f"Running entrypoint …\n{log.getvalue()}bye\n", tmp_path / "output", LIMIT)
+    first, *rest = log.getvalue().splitlines(keepends=True)
+    ray = "Running entrypoint for job j: exec python\n"
+    unpack("".join([ray, first, ray, *rest, "bye\n"]), tmp_path / "output", LIMIT)
     assert contents(tmp_path / "output") == KEPT | (NEWEST if checkpoints else {})
 
 

@@ -1,7 +1,6 @@
 """The wheel that is made of the running package, and its command line without a console script."""
 
 import os
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -54,23 +53,26 @@ def test_it_describes_itself_as_wheels_do(unpacked: Path) -> None:
     }
 
 
-def run_module(folder: Path, *words: str, python: tuple[str, ...] = ()) -> "subprocess.CompletedProcess[str]":
+def run_python(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "PYTHONPATH": str(folder)}
-    command = [sys.executable, *python, "-m", "r2ac.launch", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder, env=environment)
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, check=False, cwd=folder, env=environment
+    )
 
 
-def test_unpacked_it_is_the_package_that_runs(unpacked: Path, tmp_path: Path) -> None:
-    shutil.copytree(unpacked, tmp_path / "package")
-    usage = tmp_path / "package" / "r2ac" / "launch" / "cli.py"
-    usage.write_text(usage.read_text().replace("usage: r2ac COMMAND", "usage: r2ac ANOTHER"))
-    done = run_module(tmp_path / "package", "--help")
-    assert done.returncode == 0
-    assert "usage: r2ac ANOTHER" in done.stdout
+def test_an_installed_wheel_can_be_sent_on(unpacked: Path, tmp_path: Path) -> None:
+    """Without a checkout, and though another r2ac is installed behind it."""
+    program = "import pathlib, sys; from r2ac.launch.jobs.wheel import build_wheel; "
+    program += "build_wheel(pathlib.Path(sys.argv[1])); print(build_wheel.__code__.co_filename)"
+    done = run_python(unpacked, "-c", program, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(unpacked)
+    [wheel] = tmp_path.iterdir()
+    assert wheel.read_bytes() == (unpacked.parent / wheel.name).read_bytes()
 
 
 def test_an_interpreter_without_the_dependencies_is_named(unpacked: Path) -> None:
-    done = run_module(unpacked, "--help", python=("-S",))
+    done = run_python(unpacked, "-S", "-m", "r2ac.launch", "--help")
     assert done.returncode == 1
     assert done.stderr.startswith(f"r2ac: {sys.executable} lacks the module ")
     assert "Traceback" not in done.stderr
