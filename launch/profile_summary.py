@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from r2ac.launch.rollouts.acting_agent import InferenceStatistics
+
 OTHER = "other"
 WAITS, MUCH = 20.0, 10.0
 """Percent from which advice says something: of waiting, and of what should be small."""
@@ -42,10 +44,13 @@ class ProfileSummary:
     """Seconds of each part of the traced updates."""
     actors: Mapping[str, float]
     """Seconds of what the rollout actors do, summed over all of them."""
+    workers: InferenceStatistics | None = None
+    """What the inference workers have done; None where there are none."""
 
     def rows(self) -> list[tuple[str, str]]:
         """A short table: name and shares, for the terminal."""
-        named = (("learner's loop", self.loop), ("updates", self.parts), ("rollout actors", self.actors))
+        named = [("learner's loop", self.loop), ("updates", self.parts), ("rollout actors", self.actors)]
+        named.append(("inference workers", self._workers()))
         rows = [(name, _sentence(percentages(seconds))) for name, seconds in named]
         return [(name, shares) for name, shares in rows if shares]
 
@@ -76,6 +81,8 @@ class ProfileSummary:
         blocks = ["# Where the time went", "## The learner's loop", self._about_loop(), *_table("phase", self.loop)]
         blocks += ["## Inside an update", self._about_parts(), *_table("part", self.parts)]
         blocks += ["## The rollout actors", self._about_actors(), *_table("doing", self.actors)]
+        if self.workers is not None:
+            blocks += ["## The inference workers", self._about_workers(), *_table("doing", self._workers())]
         blocks += ["## How to read this", "\n".join(f"- {sentence}" for sentence in self.advice()), _FILES]
         return "\n\n".join(filter(None, blocks)) + "\n"
 
@@ -113,6 +120,19 @@ class ProfileSummary:
         if "waiting" not in self.actors:
             return "The learner's process steps the environments itself, while its loop is waiting."
         return f"{sum(self.actors.values()):,.1f} s, summed over all actors. Waiting is for weights and the learner."
+
+    def _workers(self) -> dict[str, float]:
+        return {} if self.workers is None else {"computing": self.workers.seconds, "idle": self.workers.idle}
+
+    def _about_workers(self) -> str:
+        done = self.workers
+        if done is None or not done.batches:
+            return "They were not asked."
+        return (
+            f"{done.batches:,} batches, of {done.requests / done.batches:.1f} groups of streams in the mean, which "
+            f"took {1e3 * done.seconds / done.batches:.2f} ms each; since they were first asked, summed over all "
+            "workers. What actors wait for beyond that is the way there and back, and the batches of others."
+        )
 
 
 _FILES = """Open `learner-trace.json.gz` (the traced updates) and `ray-timeline.json` (Ray's tasks), where they are, in

@@ -14,6 +14,7 @@ from torch.profiler import ProfilerActivity
 
 from r2ac.agents.scopes import scope
 from r2ac.launch.profile_summary import OTHER, ProfileSummary
+from r2ac.launch.rollouts.acting_agent import InferenceStatistics
 
 UPDATE = "update"
 """The phase of the updates themselves."""
@@ -50,7 +51,12 @@ class NoProfile:
         """Nothing."""
         return _NOTHING
 
-    def write(self, actors: Mapping[str, float], timeline: Callable[[Path], object] | None = None) -> None:
+    def write(
+        self,
+        actors: Mapping[str, float],
+        workers: InferenceStatistics | None = None,
+        timeline: Callable[[Path], object] | None = None,
+    ) -> None:
         """Nothing."""
 
 
@@ -104,12 +110,18 @@ class TrainingProfile:
                 self._after_update()
             self._ended = self._clock()
 
-    def write(self, actors: Mapping[str, float], timeline: Callable[[Path], object] | None = None) -> ProfileSummary:
+    def write(
+        self,
+        actors: Mapping[str, float],
+        workers: InferenceStatistics | None = None,
+        timeline: Callable[[Path], object] | None = None,
+    ) -> ProfileSummary:
         """Write the trace, the timeline and ``summary.md``, and end the trace if it still runs.
 
         Args:
             actors: seconds of "environment", "inference" and "waiting", summed over all rollout actors; without
                 "waiting" where the learner's process steps the environments.
+            workers: what the inference workers have done; None where there are none.
             timeline: writes Ray's timeline to the path that it is given.
 
         Returns:
@@ -136,6 +148,7 @@ class TrainingProfile:
             loop={**self._seconds, OTHER: max(0.0, rest)},
             parts=parts,
             actors=dict(actors),
+            workers=workers,
         )
         (self._folder / SUMMARY).write_text(summary.markdown())
         return summary

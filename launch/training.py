@@ -234,7 +234,8 @@ class Training:
         with self._profile.phase("checkpoint"):
             self._checkpoint()
         self._seconds = time.monotonic() - self._began
-        self._profile_summary = self._profile.write(self._actor_seconds(), self._source.timeline)
+        workers = self._source.inference_statistics() if self._config.profile else None
+        self._profile_summary = self._profile.write(self._actor_seconds(), workers, self._source.timeline)
 
     def _write_line(self) -> None:
         """A line about all learners, each of which has its part in it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,27 @@ class InferenceConfig:
     """CPU threads; None leaves them as they are."""
 
 
+@dataclass(frozen=True)
+class InferenceStatistics:
+    """What inference workers have done since they were first asked."""
+
+    seconds: float = 0.0
+    """Time in which they computed."""
+    idle: float = 0.0
+    """Time in which they did not."""
+    batches: int = 0
+    requests: int = 0
+    """Groups of streams, a step each: ``requests / batches`` were computed together."""
+
+    def __add__(self, other: InferenceStatistics) -> InferenceStatistics:
+        return InferenceStatistics(
+            self.seconds + other.seconds,
+            self.idle + other.idle,
+            self.batches + other.batches,
+            self.requests + other.requests,
+        )
+
+
 class ActingAgent:
     """Computes logits for any of the streams.
 
@@ -46,6 +68,13 @@ class ActingAgent:
         self._cells = torch.zeros(config.num_streams, config.layout.cell_size, device=self._device)
         self.version = -1
         """Of the weights; -1 before the first."""
+        self._began: float | None = None
+        self._seconds, self._batches, self._requests = 0.0, 0, 0
+
+    def statistics(self) -> InferenceStatistics:
+        """What it has done so far."""
+        lived = 0.0 if self._began is None else time.perf_counter() - self._began
+        return InferenceStatistics(self._seconds, max(0.0, lived - self._seconds), self._batches, self._requests)
 
     def load(self, weights: Weights) -> None:
         """Act with these from now on."""
@@ -59,6 +88,8 @@ class ActingAgent:
 
     def act(self, streams: Sequence[slice], seen: Sequence[Seen]) -> tuple[np.ndarray, Tensor]:
         """The logits [B, A] of all these streams together, and their cells before the step, [B, N] on the device."""
+        began = time.perf_counter()
+        self._began = self._began or began
         chosen = torch.cat([torch.arange(each.start, each.stop) for each in streams]).to(self._device)
         cells = self._cells[chosen]
         words = [each.instruction for each in seen if each.instruction is not None]
@@ -70,7 +101,11 @@ class ActingAgent:
             self._gather(words) if words else None,
         )
         self._cells[chosen] = output.cell
-        return output.logits.cpu().numpy(), cells
+        logits = output.logits.cpu().numpy()
+        self._seconds += time.perf_counter() - began
+        self._batches += 1
+        self._requests += len(streams)
+        return logits, cells
 
     def _gather(self, parts: list[np.ndarray]) -> Tensor:
         """[B, ...] on the device."""

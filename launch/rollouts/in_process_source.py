@@ -53,6 +53,9 @@ class InProcessSource:
         """See :class:`RolloutSource`."""
         self._actor.close()
 
+    def inference_statistics(self) -> None:
+        """See :class:`RolloutSource`."""
+
     @property
     def timeline(self) -> None:
         """See :class:`RolloutSource`."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from r2ac.launch.rollouts.acting_agent import InferenceConfig
+from r2ac.launch.rollouts.acting_agent import InferenceConfig, InferenceStatistics
 from r2ac.launch.rollouts.inference_worker import InferenceWorker
 from r2ac.launch.rollouts.placement import worker_options
 from r2ac.launch.rollouts.policies import Weights
@@ -125,6 +126,15 @@ class InferencePool:
             self._send(self._workers[index])
         self._await(index)
         return True
+
+    def statistics(self) -> InferenceStatistics:
+        """Of all workers that answer, together."""
+        known = InferenceStatistics()
+        calls = [worker.handle.statistics.remote() for worker in self._workers]
+        for call in calls:
+            with suppress(self._ray.exceptions.RayError):
+                known += self._ray.get(call, timeout=_ANSWER_SECONDS)
+        return known
 
     def close(self) -> None:
         """End the workers."""

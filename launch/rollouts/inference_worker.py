@@ -6,14 +6,13 @@ import contextlib
 import selectors
 import socket
 import threading
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
 
-from r2ac.launch.rollouts.acting_agent import ActingAgent, InferenceConfig
+from r2ac.launch.rollouts.acting_agent import ActingAgent, InferenceConfig, InferenceStatistics
 from r2ac.launch.rollouts.policies import HELLO, REQUEST, Seen
 from r2ac.launch.rollouts.rollout_memory import RolloutMemory
 from r2ac.launch.rollouts.weights_board import BoardHandle, WeightsBoard
@@ -21,17 +20,6 @@ from r2ac.learner import Rollout
 
 _POLL_SECONDS = 0.5
 _FIRST_WEIGHTS_SECONDS = 0.01
-
-
-@dataclass(frozen=True)
-class InferenceStatistics:
-    """What a worker has done since it started."""
-
-    seconds: float
-    """Time in which it computed."""
-    batches: int
-    requests: int
-    """Groups of streams, a step each: ``requests / batches`` were computed together."""
 
 
 @dataclass(eq=False)
@@ -80,7 +68,6 @@ class InferenceWorker:
         self._config, self._agent = config, ActingAgent(config)
         self._board = WeightsBoard.attach(board)
         self._closed = threading.Event()
-        self._statistics = InferenceStatistics(0.0, 0, 0)
         self._failure: BaseException | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(address)
@@ -94,7 +81,7 @@ class InferenceWorker:
 
     def statistics(self) -> InferenceStatistics:
         """What it has done so far."""
-        return self._statistics
+        return self._agent.statistics()
 
     def close(self) -> None:
         """Stop answering; who still waits for an answer is told so."""
@@ -159,18 +146,10 @@ class InferenceWorker:
             yield _Request(client, group, client.rollouts[slot], t, self._config.columns[group])
 
     def _answer(self, requests: list[_Request]) -> None:
-        began = time.perf_counter()
         weights = self._board.newest()
         assert weights is not None
         self._agent.load(weights)
         logits, cells = self._agent.act([r.streams for r in requests], [r.seen for r in requests])
-        done = self._statistics
-        self._statistics = replace(
-            done,
-            seconds=done.seconds + time.perf_counter() - began,
-            batches=done.batches + 1,
-            requests=done.requests + len(requests),
-        )
         self._hand_back(requests, logits, cells)
 
     def _hand_back(self, requests: list[_Request], logits: np.ndarray, cells: Tensor) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from r2ac.launch.rollouts.acting_agent import ActingAgent, InferenceConfig
+from r2ac.launch.rollouts.acting_agent import ActingAgent, InferenceConfig, InferenceStatistics
 from r2ac.launch.rollouts.policies import Answer, Question, Weights
 
 _Waiting = tuple[Question, "asyncio.Future[Answer]"]
@@ -33,6 +33,10 @@ class RayInferenceWorker:
     async def failure(self) -> str | None:
         """Why it answers no more; None while it does."""
         return self._failure
+
+    async def statistics(self) -> InferenceStatistics:
+        """What it has done so far."""
+        return self._agent.statistics()
 
     async def load(self, weights: Weights) -> None:
         """Act with these from now on; nobody is answered before the first."""

@@ -17,7 +17,7 @@ import numpy as np
 from r2ac.launch import cluster
 from r2ac.launch.cluster import installed_version
 from r2ac.launch.errors import os_reason
-from r2ac.launch.rollouts.acting_agent import InferenceConfig
+from r2ac.launch.rollouts.acting_agent import InferenceConfig, InferenceStatistics
 from r2ac.launch.rollouts.actor_links import ActorLink, RayLink, SocketLink
 from r2ac.launch.rollouts.batcher import Batcher, BatchRing
 from r2ac.launch.rollouts.inference_pool import InferencePool, last_line, pool_anywhere, pool_beside
@@ -89,6 +89,9 @@ class RolloutSource(Protocol):
     @property
     def timeline(self) -> Callable[[Path], object] | None:
         """Writes a trace of the processes of the source; None where there are none."""
+
+    def inference_statistics(self) -> InferenceStatistics | None:
+        """What the inference workers have done; None where there are none."""
 
 
 _Closes = TypeVar("_Closes", InferencePool, RayLink, SocketLink)
@@ -237,6 +240,10 @@ class RaySource:
     def timeline(self) -> Callable[[Path], object]:
         """See :class:`RolloutSource`; the trace is Ray's."""
         return lambda path: self._ray.timeline(filename=str(path))
+
+    def inference_statistics(self) -> InferenceStatistics | None:
+        """See :class:`RolloutSource`."""
+        return self._pool.statistics() if self._pool is not None else None
 
     def _close_memory(self) -> None:
         for memory in (*self._memory, self._board):

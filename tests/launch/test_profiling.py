@@ -16,6 +16,7 @@ from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.agents.scopes import scope
 from r2ac.launch.profile_summary import ProfileSummary, percentages
 from r2ac.launch.profiling import NoProfile, TrainingProfile, update_seconds
+from r2ac.launch.rollouts.acting_agent import InferenceStatistics
 from r2ac.learner import Learner, LearnerConfig, Rollout
 
 CPU = torch.device("cpu")
@@ -23,6 +24,7 @@ STEPS, BATCH, ACTIONS, HIDDEN = 4, 3, 4, 8
 IMAGE, VECTOR = (3, 16, 16), (3,)
 SCOPES = {"encoder", "core", "heads", "losses", "backward", "optimiser", "copies", "metrics"}
 ACTORS = {"environment": 3.0, "inference": 1.0, "waiting": 4.0}
+WORKERS = InferenceStatistics(seconds=2.0, idle=3.0, batches=200, requests=300)
 
 
 def make_learner(gradient: Any = "rtrl", shape: tuple[int, ...] = IMAGE) -> Learner:
@@ -84,7 +86,7 @@ def summary(folder: Path) -> ProfileSummary:
     """Of RTRL with convolutions, written to ``folder``."""
     profile = small_profile(folder)
     train(make_learner(), IMAGE, profile)
-    return profile.write(ACTORS, lambda path: path.write_text("[]"))
+    return profile.write(ACTORS, WORKERS, lambda path: path.write_text("[]"))
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +103,13 @@ def test_the_trace_names_the_phases_and_the_parts(trace: list[dict[str, Any]]) -
     assert counts["waiting"] >= 3
     assert counts["publish"] >= 3
     assert any(event["name"] == "r2ac::sensitivity_pass_" for event in trace)
+
+
+def test_the_page_tells_what_inference_workers_did(folder: Path, summary: ProfileSummary) -> None:
+    page = (folder / "summary.md").read_text()
+    assert "## The inference workers\n\n200 batches, of 1.5 groups of streams in the mean, which took 10.00 ms" in page
+    assert "| computing | 40.0 % | 2.000 |" in page
+    assert dict(summary.rows())["inference workers"] == "idle 60.0 %, computing 40.0 %"
 
 
 def test_each_moment_of_the_traced_updates_counts_once(trace: list[dict[str, Any]], summary: ProfileSummary) -> None:
@@ -135,7 +144,7 @@ def test_the_page_shows_shares_that_add_up(folder: Path, summary: ProfileSummary
     page = (folder / "summary.md").read_text()
     assert json.loads((folder / "ray-timeline.json").read_text()) == []
     tables = [block for block in page.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 3
+    assert len(tables) == 4
     for table in tables:
         shares = [float(line.split("|")[2].removesuffix(" % ")) for line in table.splitlines()[2:]]
         assert sum(shares) == pytest.approx(100, abs=1e-9)

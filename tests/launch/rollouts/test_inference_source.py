@@ -124,9 +124,10 @@ def consumer(source: RaySource) -> Consumer:
 
 
 def test_batches_are_what_the_agent_says_with_weights_as_new_as_was_asked(consumer: Consumer) -> None:
-    for _ in range(30):
+    # Training begins before the last actor has started.
+    while consumer.following.min() <= 5:
         assert consumer.take()
-    assert consumer.following.min() > 5
+        assert consumer.update < 5000
     assert consumer.source.counts.actor_restarts == 0
 
 
