@@ -38,6 +38,18 @@ case "$3" in
     *) exit "$3";;
 esac
 """
+# The same, but a training that ends in order when it is asked to, and at once when it is asked twice.
+WAITING = """
+import time
+from r2ac.launch.signals import StopSignals
+with StopSignals() as signals:
+    print("ready", flush=True)
+    while not signals.stop_requested():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    print(f"saved after {signals.received.name}", flush=True)
+raise SystemExit(128 + signals.received)
+"""
 
 
 @pytest.fixture
@@ -144,7 +156,7 @@ def test_only_a_supervisor_is_told_to_try_again(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_training_that_is_killed_goes_on_through_ray(start_tiny: StartTiny, tmp_path: Path) -> None:
-    run, total = tmp_path / "run", 60_000
+    run, total = tmp_path / "run", 40_000
     process = start_tiny(run, {**WATCHED, "--num-actors": 2, "--streams-per-actor": 4, "--total-steps": total})
     wait_until(lambda: 0 < saved(run) < measured(run), process)
     child = child_of(process.pid)
@@ -191,21 +203,22 @@ def descendants(pid: int) -> set[int]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_request_to_stop_saves_and_ends(start_tiny: StartTiny, tmp_path: Path, number: signal.Signals) -> None:
-    run = tmp_path / "run"
-    process = start_tiny(run, {"--max-failures": 3, "--log-steps": 200, "--total-steps": ENDLESS})
-    wait_until(lambda: measured(run) >= 400, process)
-    if number == signal.SIGINT:
-        # As a terminal does: to parent and child.
-        os.killpg(process.pid, number)
-    else:
-        process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 128 + number
-    assert errors == ""
-    assert f"stopped by {number.name}" in output
-    assert saved(run) == measured(run)
+@pytest.mark.parametrize(
+    ("sent", "to_all", "noted"),
+    [(signal.SIGTERM, False, "SIGTERM"), (signal.SIGINT, False, "SIGTERM"), (signal.SIGINT, True, "SIGINT")],
+    ids=["SIGTERM to the parent", "SIGINT to the parent", "Ctrl-C, which a terminal sends to both"],
+)
+def test_a_request_to_stop_is_passed_on_once(tmp_path: Path, sent: signal.Signals, to_all: bool, noted: str) -> None:
+    stand_in = tmp_path / "stand-in"
+    stand_in.write_text(f"#!{sys.executable}\n{WAITING}")
+    stand_in.chmod(0o700)
+    command = [sys.executable, "-c", PROGRAM, str(stand_in), "wait", "3"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        (os.killpg if to_all else os.kill)(process.pid, sent)
+        assert process.stdout.read() == f"saved after {noted}\n"
+    assert process.returncode == 128 + sent
 
 
 def test_a_child_whose_parent_is_killed_saves_and_lets_go(start_tiny: StartTiny, tmp_path: Path) -> None:
