@@ -171,9 +171,11 @@ def test_a_member_that_diverges_waits_for_a_copy_and_goes_on(tmp_path: Path) -> 
 def test_what_may_not_come_again_is_raised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trial = trial_at(tmp_path / "a")
     trial.report(timeout=60)
-    # A file of the system in the way: no failure of the training itself.
-    latest_checkpoint(tmp_path / "a" / "checkpoints")
-    monkeypatch.setattr("r2ac.launch.train.make_source", lambda *_: (_ for _ in ()).throw(OSError("no such device")))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError("no such device")
+
+    monkeypatch.setattr("r2ac.launch.train.make_source", fail)
     with pytest.raises(OSError, match="no such device"):
         trial.report(timeout=60)
 
