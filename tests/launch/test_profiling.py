@@ -150,7 +150,9 @@ def test_the_page_shows_shares_that_add_up(folder: Path, summary: ProfileSummary
         assert sum(shares) == pytest.approx(100, abs=1e-9)
     assert "| waiting | 50.0 % | 4.000 |" in tables[2]
     assert len(page.splitlines()) < 60
-    assert [name for name, _ in summary.rows()] == ["learner's loop", "updates", "rollout actors"]
+    assert [name for name, _ in summary.rows()] == [
+        *("learner's loop", "updates", "rollout actors", "inference workers"),
+    ]
 
 
 def test_weights_are_the_same_to_the_bit(tmp_path: Path) -> None:
