@@ -124,6 +124,19 @@ def test_a_learner_is_killed_and_another_number_goes_on(start_tiny: StartTiny, t
     assert len(lines(run)) > len([line for line in kept if json.loads(line)["env_steps"] <= steps])
 
 
+def test_a_supervised_training_outlives_a_learner(start_tiny: StartTiny, tmp_path: Path) -> None:
+    run, total = tmp_path / "run", 60_000
+    process = start_tiny(run, {**TWO, "--total-steps": total, "--max-failures": 2, "--checkpoint-minutes": 0.01})
+    wait_for_lines(run, 3, process)
+    os.kill(learners_of(process)[1], signal.SIGKILL)
+    _, errors = process.communicate(timeout=2 * PATIENCE)
+    assert process.returncode == 0, errors
+    assert "restart 1 of 2" in errors
+    counters = newest(run).counters
+    assert (counters["env_steps"], counters["restarts"]) == (total, 1)
+    check_counts(run)
+
+
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a Ray cluster of two nodes on loopback, each with room for one learner and its actor."""
