@@ -25,6 +25,7 @@ import argparse
 import json
 import os
 import random
+import secrets
 import shlex
 import signal
 import statistics
@@ -86,12 +87,16 @@ class Nodes:
     """
 
     def __init__(self, count: int, cpus: int, head_cpus: int) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        # On loopback, and for who has the token alone.
+        os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         from ray.cluster_utils import Cluster
 
-        head = {"num_cpus": head_cpus, "include_dashboard": False, "resources": {"head": 1}}
+        head = {"num_cpus": head_cpus, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
         self._cpus, self._cluster = cpus, Cluster(initialize_head=True, head_node_args=head)
-        self._others = [self._cluster.add_node(num_cpus=cpus) for _ in range(count)]
+        self._others: list[Any] = []
+        for _ in range(count):
+            self.add_one()
         self.address: str = self._cluster.address
 
     def processes(self, title: str) -> list[int]:
@@ -109,7 +114,8 @@ class Nodes:
 
     def add_one(self) -> None:
         """Another node joins."""
-        self._others.append(self._cluster.add_node(num_cpus=self._cpus))
+        node = {"num_cpus": self._cpus, "include_dashboard": False, "node_ip_address": "127.0.0.1"}
+        self._others.append(self._cluster.add_node(**node))
 
     def close(self) -> None:
         """End all nodes."""

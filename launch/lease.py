@@ -6,7 +6,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from r2ac.launch.storage import StorageError, StorageUnavailable, Store
 
@@ -30,8 +30,10 @@ class Lease:
         clock: seconds since 1970.
     """
 
-    stale_seconds = 600.0
+    stale_seconds = 180.0
     """A lease whose holder has been silent for so long can be taken."""
+    look_seconds = 2.0
+    """Between two looks at a lease that is waited for."""
     settle_seconds = 1.0
     """Longer than another may take from its look at the file to the end of its write."""
 
@@ -44,20 +46,30 @@ class Lease:
         values = self._store.read_json(LEASE_FILE)
         return values is not None and values.get("token") == self._token
 
-    def acquire(self) -> None:
-        """Take the lease. Raises StorageError where another process holds it."""
+    def acquire(self, patient: bool = False) -> None:
+        """Take the lease.
+
+        Args:
+            patient: whether to wait for a holder that may be dead, until it renews its lease or is silent for too long.
+
+        Raises:
+            StorageError: where another process holds it.
+        """
         before = self._store.read_json(LEASE_FILE)
+        first = before
+        while patient and before is not None and before == first and self._is_held(before):
+            time.sleep(self.look_seconds)
+            before = self._store.read_json(LEASE_FILE)
         if before is not None and before.get("token") == self._token:
             # Nobody else uses the copy: whoever held the lease with it is gone.
             self._write()
             return
-        if before is not None and not before.get("released"):
+        if before is not None and self._is_held(before):
             silent = self._clock() - _number(before.get("time"))
-            if silent < self.stale_seconds:
-                raise StorageError(
-                    f"{self._store.url} is in use by {_holder(before)}, heard of {max(silent, 0):.0f} s ago; a lease "
-                    f"that is not renewed for {self.stale_seconds / 60:.0f} minutes can be taken"
-                )
+            raise StorageError(
+                f"{self._store.url} is in use by {_holder(before)}, heard of {max(silent, 0):.0f} s ago; a lease "
+                f"that is not renewed for {self.stale_seconds / 60:.0f} minutes can be taken"
+            )
         self._write()
         time.sleep(self.settle_seconds)
         self.check()
@@ -85,6 +97,12 @@ class Lease:
         """Give it back without a trace, where nothing was written."""
         self.check()
         self._store.remove(LEASE_FILE)
+
+    def _is_held(self, values: Mapping[str, object]) -> bool:
+        """Whether another process holds the lease, as far as one can tell."""
+        if values.get("released") or values.get("token") == self._token:
+            return False
+        return self._clock() - _number(values.get("time")) < self.stale_seconds
 
     def _write(self, released: bool = False) -> None:
         values = {

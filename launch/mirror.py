@@ -41,6 +41,7 @@ class Mirror:
         url: of the run.
         console: where a copy that failed is told.
         new: whether the run is to begin, or else to go on; None for whichever it can.
+        patient: whether to wait for a writer that may be dead, as after a restart.
 
     Raises:
         StorageError: where another process writes the run, where a new one would be written over another, or where
@@ -52,8 +53,8 @@ class Mirror:
     renew_seconds = 60.0
     """Between two signs of life."""
 
-    def __init__(self, url: str, console: Console, new: bool | None) -> None:
-        self._store, self._console, self._new = Store(url), console, new
+    def __init__(self, url: str, console: Console, new: bool | None, patient: bool = False) -> None:
+        self._store, self._console, self._new, self._patient = Store(url), console, new, patient
         self.url = self._store.url
         self.path = staging_path(url)
         self._copy_file = self.path.parent / "copy.json"
@@ -118,7 +119,7 @@ class Mirror:
                 raise StorageError(f"{self.url} holds no run: there is no config.json")
         # Before the lease says that this copy is the last: it is not yet what the URL holds.
         self._write_copy(token, whole)
-        self._lease.acquire()
+        self._lease.acquire(self._patient)
         try:
             if not whole:
                 self._fetch()
@@ -175,7 +176,7 @@ class Mirror:
             except StorageError as error:
                 self._lost = error
                 return
-            except StorageUnavailable as error:
+            except Exception as error:  # whatever it is, the run itself goes on, and so does its copy
                 if due:
                     self._tell(f"{error}; the run goes on in {self.path}, and the next checkpoint tries again")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from r2ac.launch.learners.process import Place
 from r2ac.launch.mirror import Mirror, staging_path
 from r2ac.launch.presets import preset
 from r2ac.launch.run_directory import RunDirectory, default_run_directory
-from r2ac.launch.storage import StorageError, Store, is_url
+from r2ac.launch.storage import StorageError, StorageUnavailable, Store, is_url
 from r2ac.launch.suite_training import SuiteRun, train_suite
 from r2ac.launch.supervisor import restarts, supervise
 from r2ac.launch.train import Resumed, open_interrupted, train
@@ -97,7 +98,7 @@ def _resume(place: str, arguments: list[str], console: Console) -> int:
         config = replace(config, run_dir=None)
         config.check()
         return train_in_group(config, console, Place(place, True, bool(restarts())))
-    with Mirror(place, console, new=False) as mirror:
+    with Mirror(place, console, new=False, patient=bool(restarts())) as mirror:
         return _go_on(mirror.path, arguments, console, mirror)
 
 
@@ -138,27 +139,34 @@ def _supervise(config: TrainConfig[Any], place: str, words: list[str]) -> int:
     run = RunDirectory(staging_path(place) if is_url(place) else Path(place))
     again = words if words[1] == "--resume" or "--suite" in words else ["train", "--resume", place]
 
-    def newest() -> Path | None:
-        return max(run.checkpoints.glob("step_*.safetensors"), default=None)
+    def newest() -> int | None:
+        names = [path.name for path in run.checkpoints.glob("step_*.safetensors")]
+        if is_url(place):
+            # The learner's own folder may lie on another machine.
+            with suppress(StorageUnavailable):
+                names += [name.rpartition("/")[2] for name in Store(place).files() if "checkpoints/step_" in name]
+        steps = [int(name.removeprefix("step_").removesuffix(".safetensors")) for name in names if name[-1] == "s"]
+        return max(steps, default=None)
 
     def words_of(restart: int) -> list[str]:
         if restart == 0 or again is words:
             return words
         if newest() is not None:
             return again
+        if config.num_learners and config.ray_address != "local" and not is_url(place) and not run.path.exists():
+            raise ConfigError(
+                f"--run-dir is {place}, which its learners write but this process cannot see: it must be on a file "
+                "system that all nodes share, or a URL"
+            )
         if run.config_path.exists():
             RunDirectory.open(run.path, for_writing=True).discard()
         return words
 
     def state() -> str:
-        checkpoint = newest()
-        return f"with {place}" if checkpoint is None else f"from step {_step(checkpoint):,} of {place}"
+        step = newest()
+        return f"with {place}" if step is None else f"from step {step:,} of {place}"
 
     return supervise(words_of, config.max_failures, state, shlex.join(again))
-
-
-def _step(checkpoint: Path) -> int:
-    return int(checkpoint.stem.removeprefix("step_"))
 
 
 def _suite_at(place: str) -> SuiteRun | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.console import Console
 
-from r2ac.launch.cluster import ConnectionFailed, connect
+from r2ac.launch.cluster import ConnectionFailed, connect, grows
 from r2ac.launch.config import TrainConfig
 from r2ac.launch.errors import LearnersLost
 from r2ac.launch.learners.process import LearnerProcess, Place, Status
@@ -27,10 +27,10 @@ from r2ac.launch.training import Summary
 from r2ac.learner import PeersLost
 
 _POLL_SECONDS = 0.2
-_PLACE_SECONDS = 60
-"""How long a cluster is waited for that may still grow."""
+_PLACE_SECONDS, _GROW_SECONDS = 60, 1800
+"""How long room is waited for: where there is enough but taken, and where the cluster gets nodes by itself."""
 _SAVE_SECONDS, _END_SECONDS = 120, 5
-"""How long the others may take to end after one has: where they save a checkpoint together, and else."""
+"""How long the others may take to end after one has: where a checkpoint is saved, and after the first has died."""
 
 
 def train_in_group(config: TrainConfig[Any], console: Console, place: Place) -> int:
@@ -39,7 +39,7 @@ def train_in_group(config: TrainConfig[Any], console: Console, place: Place) -> 
         signals = StopSignals()
         stack.push(signals.__exit__)
         progress = stack.enter_context(Progress(config.total_steps, console))
-        group = LearnerGroup(config, stack)
+        group = LearnerGroup(config, stack, console)
         signals.install()
 
         def show(status: Status) -> None:
@@ -57,13 +57,14 @@ class LearnerGroup:
     Args:
         config: checked settings.
         stack: ends them.
+        console: where it is told that there is no room yet.
 
     Raises:
         ConnectionFailed: where there is no cluster, or no room in it.
     """
 
-    def __init__(self, config: TrainConfig[Any], stack: ExitStack) -> None:
-        self._stack, self._count = stack, config.num_learners
+    def __init__(self, config: TrainConfig[Any], stack: ExitStack, console: Console) -> None:
+        self._stack, self._count, self._console = stack, config.num_learners, console
         cpus = max(1, config.learner_threads)
         # Locally there is a place for each actor; a cluster need only have those that fill a batch.
         local = config.ray_address == "local"
@@ -74,7 +75,7 @@ class LearnerGroup:
         gpus = self._ray.cluster_resources().get("GPU", 0)
         self._device = ("cuda" if gpus else "cpu") if config.device == "auto" else config.device
         bundle = {"CPU": cpus, **({"GPU": 1} if self._device == "cuda" else {})}
-        bundles = self._reserve(bundle, may_grow=config.ray_address != "local")
+        bundles = self._reserve(bundle, may_grow=not local and grows(self._ray))
         learner = self._ray.remote(LearnerProcess)
         on_device = replace(config, device=self._device)
         self._learners = [
@@ -116,8 +117,10 @@ class LearnerGroup:
             for ended in ready:
                 failure = self._failure(ended)
                 if failure is not None:
-                    failures[running.index(ended)] = failure
-                    patience = _SAVE_SECONDS if isinstance(_cause(failure), RUN_FAILURES) else _END_SECONDS
+                    rank = running.index(ended)
+                    failures[rank] = failure
+                    saves = rank > 0 or isinstance(_cause(failure), RUN_FAILURES)
+                    patience = _SAVE_SECONDS if saves else _END_SECONDS
                     until = min(until, time.monotonic() + patience)
             if stop_requested() and not told_stop:
                 told_stop = True
@@ -146,7 +149,9 @@ class LearnerGroup:
         fits = all(there.get(name, 0) >= self._count * amount for name, amount in bundle.items())
         group = placement_group([bundle] * self._count, strategy="PACK")
         self._stack.callback(remove_placement_group, group)
-        if not group.wait(_PLACE_SECONDS if fits or may_grow else 0):
+        if may_grow and not group.wait(_POLL_SECONDS):
+            self._console.print(f"waiting for the room of {self._count} learners in the cluster", soft_wrap=True)
+        if not group.wait(_GROW_SECONDS if may_grow else _PLACE_SECONDS if fits else 0):
             each = " and ".join(f"{amount} {name}" for name, amount in bundle.items())
             remedy = "; --device cpu does without GPUs" if "GPU" in bundle else ""
             raise ConnectionFailed(

@@ -56,6 +56,7 @@ def share_of(config: TrainConfig[Any]) -> TrainConfig[Any]:
         num_actors=config.num_actors // count,
         batch_size=config.batch_size // count,
         learner_threads=threads,
+        inference_workers=max(1, config.inference_workers // count),
     )
 
 
@@ -117,7 +118,7 @@ class LearnerProcess:
     def _front(self, place: Place, stack: ExitStack) -> Front:
         mirror, path = None, place.path
         if isinstance(path, str):
-            mirror = stack.enter_context(Mirror(path, Console(), new=not place.goes_on))
+            mirror = stack.enter_context(Mirror(path, Console(), not place.goes_on, patient=place.again))
             path = mirror.path
         resumed = open_interrupted(path) if place.goes_on else None
         if resumed is not None:

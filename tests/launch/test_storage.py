@@ -94,17 +94,42 @@ def test_one_process_at_a_time_holds_the_lease(lease: Callable[[str, float], Lea
     first = lease("a", 1000)
     first.acquire()
     assert first.was_last()
-    with pytest.raises(StorageError, match=r"in use by process \d+ on .*, heard of 599 s ago; .* 10 minutes"):
-        lease("b", 1599).acquire()
+    with pytest.raises(StorageError, match=r"in use by process \d+ on .*, heard of 179 s ago; .* 3 minutes"):
+        lease("b", 1179).acquire()
     first.renew()
     lease("a", 1599).acquire()  # the same copy, whose lock was free: its holder died
     with pytest.raises(StorageError, match="in use"):
         lease("b", 1700).acquire()
-    lease("b", 1599 + 600).acquire()
+    lease("b", 1599 + 180).acquire()
     assert not first.was_last()
     for action in (first.check, first.renew, first.release):
         with pytest.raises(StorageError, match="written by another process now"):
             action()
+
+
+@pytest.mark.parametrize("lives", [False, True])
+def test_who_is_patient_waits_until_it_is_clear_whether_the_holder_lives(
+    lives: bool, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Lease, "settle_seconds", 0)
+    now = [1000.0]
+    holder, patient = (Lease(Store(url), token, lambda: now[0]) for token in "ab")
+    holder.acquire()
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        if lives and now[0] > 1060:
+            holder.renew()
+
+    monkeypatch.setattr("r2ac.launch.lease.time.sleep", sleep)
+    if lives:
+        with pytest.raises(StorageError, match="in use by"):
+            patient.acquire(patient=True)
+        assert 1060 < now[0] < 1070
+    else:
+        patient.acquire(patient=True)
+        assert 1180 <= now[0] < 1190
+        assert patient.was_last()
 
 
 def test_a_lease_that_is_given_back_can_be_taken_at_once(lease: Callable[[str, float], Lease]) -> None:
