@@ -123,16 +123,21 @@ def _start(num_actors: int) -> Any:
 
 
 def _join(address: str, num_actors: int) -> Any:
-    host, port = _require_listener(address)
-    if host in _LOOPBACK and not _listens(_outer_address(), port):
-        # Else Ray would look for it on the address that other machines reach.
-        os.environ[_LOOPBACK_ALONE] = "0"
+    host, separator, port = address.rpartition(":")
+    if separator and port.isdecimal():
+        # Ray itself would try for minutes.
+        reason = _refusal_at(host, int(port))
+        if reason is not None:
+            raise ConnectionFailed(f"there is no Ray cluster at --ray-address {address}: {reason}")
+        if host in _LOOPBACK and _refusal_at(_outer_address(), int(port)) is not None:
+            # Else Ray would look for it on the address that other machines reach.
+            os.environ[_LOOPBACK_ALONE] = "0"
     import ray
 
     try:
         ray.init(address=address, logging_level=logging.WARNING)
     except (ray.exceptions.RayError, ConnectionError, ValueError, RuntimeError) as error:
-        raise ConnectionFailed(_refusal(address, error)) from error
+        raise ConnectionFailed(_why_refused(address, error)) from error
     cpus = int(ray.cluster_resources().get("CPU", 0))
     if cpus < num_actors and not grows(ray):
         ray.shutdown()
@@ -143,26 +148,13 @@ def _join(address: str, num_actors: int) -> Any:
     return ray
 
 
-def _require_listener(address: str) -> tuple[str, int]:
-    """Raise ConnectionFailed at once where nobody listens at host:port; Ray itself would try for minutes. Returns both,
-    or nothing for an address of another form."""
-    host, separator, port = address.rpartition(":")
-    if not separator or not port.isdecimal():
-        return "", 0
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        reason = error.strerror or error
-        raise ConnectionFailed(f"there is no Ray cluster at --ray-address {address}: {reason}") from error
-    return host, int(port)
-
-
-def _listens(host: str, port: int) -> bool:
+def _refusal_at(host: str, port: int) -> str | None:
+    """Why nobody listens there; None if somebody does."""
     try:
         socket.create_connection((host, port), timeout=5).close()
-    except OSError:
-        return False
-    return True
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
 
 
 def _outer_address() -> str:
@@ -175,7 +167,7 @@ def _outer_address() -> str:
         return str(probe.getsockname()[0])
 
 
-def _refusal(address: str, error: Exception) -> str:
+def _why_refused(address: str, error: Exception) -> str:
     """Why the cluster was not joined, in one sentence."""
     where = f"the Ray cluster at --ray-address {address}"
     said = f"{error} {error.__cause__ or ''}"

@@ -383,4 +383,4 @@ def _told_as_memory() -> Iterator[None]:
 
 def _node_died(error: Exception | None) -> bool:
     """Whether Ray says that the actor was lost with its node."""
-    return error is not None and "node" in last_line(error).lower() and "died" in str(error)
+    return "its node has died" in str(error)
