@@ -106,6 +106,7 @@ def _start(num_actors: int) -> Any:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     # On a machine that is busy a process may take long to start; one that is late is waited for in vain.
     os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "240")
     # An address given to ray.init would be resolved to one that other machines reach.
     os.environ[_LOOPBACK_ALONE] = "0"
     import ray

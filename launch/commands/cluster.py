@@ -68,7 +68,11 @@ def cluster_command(arguments: Sequence[str], console: Console) -> int:
         sys.stdout.write(text)
         return 0
     _write(options.output, text)
-    console.print(f"{options.output} starts the training; it says how", markup=False, soft_wrap=True)
+    console.print(
+        f"{options.output} is written; its first lines say how to start the training with it",
+        markup=False,
+        soft_wrap=True,
+    )
     return 0
 
 

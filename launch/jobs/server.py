@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -118,17 +119,20 @@ class JobServer:
             return _job(self._client.get_job_info(job.id))
 
     def submit(self, request: JobRequest) -> Job:
-        """Send a job; it runs when there is room for it. Local files that its environment names are uploaded."""
+        """Send a job; it runs when there is room for it. Local files that its environment names are uploaded. A cluster
+        that has just begun may have nobody yet who takes jobs: that is waited for."""
         resources = {f"node:{request.node}": 0.001} if request.node else None
         with _explained(self.address, self.ray_version):
-            self._client.submit_job(
-                submission_id=request.id,
-                entrypoint=request.entrypoint,
-                runtime_env=dict(request.runtime_env),
-                metadata=dict(request.metadata),
-                entrypoint_num_cpus=request.cpus or None,
-                entrypoint_num_gpus=request.gpus or None,
-                entrypoint_resources=resources,
+            _once_it_has_begun(
+                lambda: self._client.submit_job(
+                    submission_id=request.id,
+                    entrypoint=request.entrypoint,
+                    runtime_env=dict(request.runtime_env),
+                    metadata=dict(request.metadata),
+                    entrypoint_num_cpus=request.cpus or None,
+                    entrypoint_num_gpus=request.gpus or None,
+                    entrypoint_resources=resources,
+                )
             )
             return _job(self._client.get_job_info(request.id))
 
@@ -206,6 +210,19 @@ def _no_other_address() -> Iterator[None]:
         yield
     finally:
         os.environ.update(before)
+
+
+def _once_it_has_begun(submit: Callable[[], object], seconds: float = 60.0) -> None:
+    """Try until a young cluster takes jobs, for so long at most."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            submit()
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(1.0)
 
 
 @contextmanager

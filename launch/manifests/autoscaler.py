@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
@@ -276,11 +276,9 @@ def _package(given: str) -> tuple[Mapping[str, str], str]:
 
 def _installed_from() -> str:
     """The folder that r2ac is installed from; empty where it came from elsewhere."""
-    try:
-        written = distribution("r2ac").read_text("direct_url.json")
-    except PackageNotFoundError:
-        return ""
-    url = urlsplit(json.loads(written or "{}").get("url", ""))
+    # A checkout has an entry of its own, which does not say.
+    said = (each.read_text("direct_url.json") for each in distributions(name="r2ac"))
+    url = urlsplit(json.loads(next(filter(None, said), "{}")).get("url", ""))
     return unquote(url.path) if url.scheme == "file" else ""
 
 

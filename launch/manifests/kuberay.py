@@ -221,8 +221,8 @@ _HEADER = """\
 #   kubectl apply -f FILE
 #   kubectl get rayjob {name}
 #   kubectl logs -f job/{name}
-#   kubectl delete -f FILE
-# To delete saves a checkpoint first; to apply again goes on from it.
+#   kubectl delete rayjob {name}
+# To delete the job saves a checkpoint first; to apply the file again goes on from it.
 """
 _CLAIM_COMMENTS = {
     "kind": "Where the runs are kept. Deleting this file's resources deletes the runs too.",
