@@ -45,9 +45,14 @@ def _files(installed: Distribution) -> Iterator[tuple[str, bytes]]:
             if file.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in inside.parts):
                 yield f"r2ac/{folder}/{inside.as_posix()}", file.read_bytes()
     description = f"r2ac-{installed.version}.dist-info"
-    yield f"{description}/METADATA", (installed.read_text("METADATA") or "").encode()
+    yield f"{description}/METADATA", _metadata(installed).encode()
     yield f"{description}/WHEEL", _WHEEL.encode()
     yield f"{description}/entry_points.txt", (installed.read_text("entry_points.txt") or "").encode()
+
+
+def _metadata(installed: Distribution) -> str:
+    # A checkout's own entry has another name for it.
+    return installed.read_text("METADATA") or installed.read_text("PKG-INFO") or ""
 
 
 def _write(wheel: zipfile.ZipFile, name: str, content: bytes) -> None:
