@@ -45,7 +45,7 @@ def refused(capsys: Capture, *words: str) -> str:
         (["memory/tmaze", "--batch-size", "1000"], "--batch-size"),
         (["memory/tmaze", "--ray-address", "auto"], "--ray-address"),
         (["memory/tmaze", "--ray-address=local"], "--ray-address"),
-        (["memory/tmaze", "--inference", "worker"], "--inference"),
+        (["memory/tmaze", "--inference", "worker", "--inference-device", "cuda:1"], "--inference-device"),
         (["memory/tmaze", "--run-dir", "runs/here"], "--run-dir"),
         (["memory/tmaze", "--storage", "runs"], "--storage"),
         (["memory/tmaze", "--storage", "/a\nb"], "--storage"),
