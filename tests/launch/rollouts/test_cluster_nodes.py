@@ -214,11 +214,12 @@ def test_the_place_of_a_killed_actor_goes_to_one_that_waits(consumer: Consumer) 
 def test_training_goes_on_without_a_node(consumer: Consumer, nodes: Nodes, workers: dict[str, Any]) -> None:
     counts = consumer.source.counts
     nodes.remove(workers.pop("second"))
-    consumer.take_until(lambda: counts.actor_restarts == 3, "both its actors replaced")
+    # One that Ray sends to a node whose loss it has not noticed yet is started once more.
+    consumer.take_until(lambda: counts.actor_restarts >= 3 and counts.actors == 2, "both its actors replaced")
     for _ in range(20):
         consumer.take()
     # Those that take the place of the lost ones wait, and that is no failure.
-    assert (counts.actors, counts.pending, counts.actor_restarts) == (2, 4, 3)
+    assert (counts.actors, counts.pending) == (2, 4)
     assert not consumer.lost.any()
 
 
@@ -228,7 +229,8 @@ def test_a_node_that_joins_is_used(consumer: Consumer, nodes: Nodes, workers: di
     consumer.take_until(lambda: counts.pending == 0, "all have a place")
     before = consumer.following.copy()
     consumer.take_until(lambda: bool((consumer.following > before).all()), "all deliver")
-    assert (counts.actors, counts.actor_restarts) == (ACTORS, 3)
+    assert counts.actors == ACTORS
+    assert counts.actor_restarts >= 3
     # What the three had been ordered to collect when they were lost, and nothing of those that had waited.
     lost = [each for each in consumer.of_actors(consumer.lost) if each != {0}]
     assert len(lost) == 3
