@@ -288,7 +288,7 @@ OLD_RAY = "import ray; ray.__version__ = '2.0.0'; "
 REFUSED = {
     "version": (OLD_RAY, {}, [], r"runs Ray \S+ on Python \S+, this process Ray 2\.0\.0 on Python \S+: both must be"),
     "token": ("", {"RAY_AUTH_TOKEN": "0" * 64}, [], r"refuses the token of this process.*RAY_AUTH_TOKEN"),
-    "CPUs": ("", {}, ["--num-actors", "64", "--batch-size", "512"], r"has \d CPUs and no autoscaler .* must be 64"),
+    "CPUs": ("", {}, ["--num-actors", "64", "--batch-size", "512"], r"has \d CPUs and no autoscaler .* must be 8,"),
     "GPUs": (
         "",
         {},
