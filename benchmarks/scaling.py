@@ -141,7 +141,8 @@ def estimate(rates: Rates, work: Work, cluster: Cluster) -> Row:
 def measure_hand_over(layout: RolloutLayout, seconds: float) -> float:
     """Rollouts of the layout that this process takes from Ray's object store a second, where two actors always have one
     ready, and copies into a batch."""
-    ray = connect("local", num_actors=READY_ACTORS)
+    connection = connect("local", num_actors=READY_ACTORS)
+    ray = connection.ray
     try:
 
         @ray.remote(num_cpus=0)
@@ -170,7 +171,7 @@ def measure_hand_over(layout: RolloutLayout, seconds: float) -> float:
                 taken, began = 0, time.perf_counter()
         return taken / (time.perf_counter() - began)
     finally:
-        ray.shutdown()
+        connection.close()
 
 
 def measured(row: Row, options: argparse.Namespace) -> tuple[Rates, Work, Row]:
