@@ -61,7 +61,8 @@ def start(script: str, folder: Path, tools: Path, **environment: str) -> "subpro
     (folder / "venv/bin/activate").write_text(f"PATH='{tools}':$PATH\n")
     (folder / "job").write_text(script)
     variables = {
-        **os.environ,
+        # Without what other tests of this process have told Ray.
+        **{name: value for name, value in os.environ.items() if not name.startswith("RAY_")},
         "HOME": str(folder / "home"),
         "LOG": str(folder),
         "REAL_PYTHON": sys.executable,
