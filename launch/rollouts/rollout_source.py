@@ -50,7 +50,7 @@ class SourceCounts:
     pending: int = 0
     """Rollout actors that are starting, or wait for a place in the cluster."""
     actor_restarts: int = 0
-    """Rollout actors that died and were replaced."""
+    """Rollout actors that had started, died and were replaced."""
     engine_restarts: int = 0
     """Engines that the actors lost and replaced."""
     inference_restarts: int = 0
@@ -348,14 +348,16 @@ class RaySource:
             raise ActorsLost(
                 f"rollout actor {index} died {self._failures[index]} times in a row without a rollout{reason}"
             ) from error
-        config = self._configs[index]
-        self._configs[index] = replace(config, incarnation=config.incarnation + 1)
+        # One that had not started, or that Ray sent to a node whose loss it had not noticed, has played nothing.
+        if self._link.ready(index):
+            config = self._configs[index]
+            self._configs[index] = replace(config, incarnation=config.incarnation + 1)
+            self.counts.actor_restarts += 1
         self._due[index].clear()
         try:
             self._link.replace(index)
         except NoMemory as error:
             raise ActorsLost(f"rollout actor {index} died and cannot be started anew: {error}") from error
-        self.counts.actor_restarts += 1
 
     def _check_can_live(self, index: int, error: Exception | None) -> None:
         """Raise ActorsLost for what will happen again: the actor's own error, or a node that is not as it must be."""

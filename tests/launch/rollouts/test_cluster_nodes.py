@@ -18,6 +18,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch import cluster
+from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.metrics import read_metrics
 from r2ac.launch.rollouts.acting_agent import InferenceConfig
 from r2ac.launch.rollouts.policies import Weights
@@ -214,12 +215,11 @@ def test_the_place_of_a_killed_actor_goes_to_one_that_waits(consumer: Consumer) 
 def test_training_goes_on_without_a_node(consumer: Consumer, nodes: Nodes, workers: dict[str, Any]) -> None:
     counts = consumer.source.counts
     nodes.remove(workers.pop("second"))
-    # One that Ray sends to a node whose loss it has not noticed yet is started once more.
-    consumer.take_until(lambda: counts.actor_restarts >= 3 and counts.actors == 2, "both its actors replaced")
+    consumer.take_until(lambda: counts.actor_restarts == 3 and counts.actors == 2, "both its actors replaced")
     for _ in range(20):
         consumer.take()
     # Those that take the place of the lost ones wait, and that is no failure.
-    assert (counts.actors, counts.pending) == (2, 4)
+    assert (counts.actors, counts.pending, counts.actor_restarts) == (2, 4, 3)
     assert not consumer.lost.any()
 
 
@@ -229,8 +229,7 @@ def test_a_node_that_joins_is_used(consumer: Consumer, nodes: Nodes, workers: di
     consumer.take_until(lambda: counts.pending == 0, "all have a place")
     before = consumer.following.copy()
     consumer.take_until(lambda: bool((consumer.following > before).all()), "all deliver")
-    assert counts.actors == ACTORS
-    assert counts.actor_restarts >= 3
+    assert (counts.actors, counts.actor_restarts) == (ACTORS, 3)
     # What the three had been ordered to collect when they were lost, and nothing of those that had waited.
     lost = [each for each in consumer.of_actors(consumer.lost) if each != {0}]
     assert len(lost) == 3
@@ -323,7 +322,7 @@ def test_a_training_counts_its_steps_whatever_happens(
     run = tmp_path / "run"
     training = start_tiny(run, flags)
     deadline = time.monotonic() + 240
-    while len(lines := steps(run)) < 10:
+    while not any(row["throughput/actors"] == 6 for row in lines_of(run)):
         assert training.poll() is None, training.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
@@ -335,13 +334,12 @@ def test_a_training_counts_its_steps_whatever_happens(
     assert rows[-1]["env_steps"] == rows[-1]["updates"] * 8 * 5 == 60_000
     assert [row["env_steps"] for row in rows] == sorted({row["env_steps"] for row in rows})
     assert rows[-1]["learner/stream_resets"] >= 4
-    assert max(row["throughput/actors"] for row in rows) == 6
     assert "actor restarts" in output
-    assert lines
 
 
-def steps(run: Path) -> list[str]:
+def lines_of(run: Path) -> list[dict[str, Any]]:
+    """What there is so far."""
     try:
-        return (run / "metrics.jsonl").read_text().splitlines()
-    except OSError:
+        return read_metrics(run)
+    except RunDirectoryError:
         return []
