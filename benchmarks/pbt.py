@@ -59,6 +59,7 @@ def command(options: Any, seed: int, way: str, folder: Path) -> list[str]:
     }
     if way == POPULATION:
         flags |= {"scheduler": "pbt", "perturb-every": options.perturb_every}
+        flags |= {"perturb-factor": options.factor, "resample": 0}
         flags |= {"bounds": f"learning-rate={low:g},{options.highest:g}"}
     return [
         *R2AC,
@@ -159,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--chrono", type=count, default=25, help="longest time scale of the memory")
     parser.add_argument("--rates", type=float, nargs=2, default=(1e-5, 1e-3), help="the range of the first draws")
     parser.add_argument("--highest", type=float, default=0.1, help="how far the population may go")
+    parser.add_argument("--factor", type=float, default=2.0, help="by which a member changes its rate")
     options = parser.parse_args(arguments)
     device = open_device(parser, options)
     small = options.quick
@@ -183,9 +185,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         Goal("success of random search, most of the sweep seeds", max(by_way[RANDOM]), SOLVED, False),
     ]
     print_goals(goals)
-    settings = {
-        n: getattr(options, n) for n in ("members", "steps", "perturb_every", "corridor", "chrono", "rates", "highest")
-    }
+    names = ("members", "steps", "perturb_every", "corridor", "chrono", "rates", "highest", "factor")
+    settings = {name: getattr(options, name) for name in names}
     write_files("pbt", options, {**head, "settings": settings, "sweeps": rows}, goals, draw)
 
 

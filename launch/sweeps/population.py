@@ -11,11 +11,9 @@ import numpy as np
 from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining
 
+from r2ac.launch.sweeps.settings import SweepSettings
 from r2ac.launch.sweeps.space import Choice, Domain, Span
 
-FACTORS = (0.8, 1.25)
-RESAMPLED = 0.25
-"""The probability that a number is drawn anew in place of being multiplied by one of the factors."""
 _TIME = "generation"
 
 
@@ -53,14 +51,17 @@ class Population(PopulationBasedTraining):
 
 
 def population(
-    perturbed: Mapping[str, Domain], bounds: Mapping[str, tuple[float, float]], quantile: float, seed: Sequence[int]
+    perturbed: Mapping[str, Domain],
+    bounds: Mapping[str, tuple[float, float]],
+    settings: SweepSettings,
+    seed: Sequence[int],
 ) -> PopulationBasedTraining:
     """The scheduler.
 
     Args:
         perturbed: what changes, and from what it is drawn anew.
         bounds: of numbers, which no change goes beyond.
-        quantile: the share that copies, and the share that is copied.
+        settings: how many copy, and how far changes go.
         seed: whole numbers from which all draws follow.
     """
 
@@ -71,9 +72,9 @@ def population(
     return Population(
         seed,
         hyperparam_mutations={name: _mutation(domain) for name, domain in perturbed.items()},
-        quantile_fraction=quantile,
-        resample_probability=RESAMPLED,
-        perturbation_factors=FACTORS,
+        quantile_fraction=settings.quantile,
+        resample_probability=settings.resample,
+        perturbation_factors=(1 / settings.perturb_factor, settings.perturb_factor),
         custom_explore_fn=within_bounds,
         log_config=False,
     )

@@ -99,7 +99,7 @@ def _tuner(
     scheduler, concurrent = None, settings.concurrent or None
     if settings.is_population:
         seed = (settings.sweep_seed, first_generation)
-        scheduler, concurrent = population(plan.perturbed, plan.bounds, settings.quantile, seed), None
+        scheduler, concurrent = population(plan.perturbed, plan.bounds, settings, seed), None
     trainable = tune.with_parameters(SweepTrial, plan=plan, first_generation=first_generation)
     return tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),

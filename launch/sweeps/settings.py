@@ -40,6 +40,10 @@ class SweepSettings:
     """With pbt: environment steps between two comparisons; 0: a twentieth of the run."""
     quantile: float = 0.25
     """With pbt: the share of the population that copies, and the share that is copied."""
+    perturb_factor: float = 1.25
+    """With pbt: one that has copied multiplies or divides each of its numbers by this."""
+    resample: float = 0.25
+    """With pbt: the probability that it draws a number anew from its range instead."""
     bounds: Many = ()
     """NAME=LOW,HIGH, with pbt: how far changes may carry a setting; by default as far as its first draws reach."""
     concurrent: int = 0
@@ -74,6 +78,10 @@ class SweepSettings:
             )
         if not 0 < self.quantile <= 0.5:
             raise ConfigError(f"--quantile is {self.quantile}, but it must be above 0 and at most 0.5")
+        if not self.perturb_factor > 1:
+            raise ConfigError(f"--perturb-factor is {self.perturb_factor}, but it must be above 1")
+        if not 0 <= self.resample <= 1:
+            raise ConfigError(f"--resample is {self.resample}, but it must be 0 to 1")
         if not self.gpus_per_trial > 0 or (self.gpus_per_trial > 1 and not float(self.gpus_per_trial).is_integer()):
             raise ConfigError(f"--gpus-per-trial is {self.gpus_per_trial}, but it must be a part of 1, or whole")
         if not self.is_population and (self.bounds or self.perturb_every):

@@ -50,6 +50,8 @@ def test_switches_can_be_varied(tmp_path: Path) -> None:
         ((RATE,), {"perturb_every": 5}, "--perturb-every is for --scheduler pbt"),
         ((RATE,), {"scheduler": "pbt", "trials": 1}, "at least 2 trials"),
         ((RATE,), {"scheduler": "pbt", "quantile": 0.6}, "--quantile is 0.6"),
+        ((RATE,), {"scheduler": "pbt", "perturb_factor": 1.0}, "--perturb-factor is 1.0"),
+        ((RATE,), {"scheduler": "pbt", "resample": 1.5}, "--resample is 1.5"),
         ((RATE,), {"scheduler": "pbt", "perturb_every": 10**9}, "less than the steps of a trial"),
         ((RATE,), {"scheduler": "pbt", "bounds": ("learning-rate=1e-3,1",)}, "but draws lie between"),
         ((RATE,), {"scheduler": "pbt", "bounds": ("learning-rate=-1,1",)}, "learning-rate is -1.0"),
