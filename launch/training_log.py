@@ -129,7 +129,11 @@ class TrainingLog:
         if lags := [lag for part in parts for lag in part.lags]:
             together = np.concatenate(lags)
             values |= {"policy_lag/mean": float(together.mean()), "policy_lag/max": float(together.max())}
-            values |= {f"policy_lag/p{percent}": float(np.percentile(together, percent)) for percent in (5, 50, 95)}
+            percents = (5, 50, 95)
+            values |= {
+                f"policy_lag/p{percent}": float(lag)
+                for percent, lag in zip(percents, np.percentile(together, percents), strict=True)
+            }
         return values | _actor_shares(sum((part.actor_seconds for part in others), own.actor_seconds))
 
     def _episode_values(self, episodes: Sequence[Episode]) -> dict[str, float]:

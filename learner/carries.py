@@ -100,8 +100,8 @@ class CarryStore:
         return self._carry.cell.nbytes + (sensitivities.nbytes() if sensitivities is not None else 0)
 
     def _check(self, stream: np.ndarray) -> None:
-        known = len(self.next_sequence)
-        if stream.size and not (stream.min() >= 0 and stream.max() < known):
-            raise ValueError(f"streams must lie in 0 to {known - 1}, not {stream.tolist()}")
-        if len(np.unique(stream)) != stream.size:
-            raise ValueError(f"a stream may come only once in a batch, not {stream.tolist()}")
+        known, numbers = len(self.next_sequence), stream.tolist()
+        if numbers and not (min(numbers) >= 0 and max(numbers) < known):
+            raise ValueError(f"streams must lie in 0 to {known - 1}, not {numbers}")
+        if len(set(numbers)) != len(numbers):
+            raise ValueError(f"a stream may come only once in a batch, not {numbers}")

@@ -127,7 +127,7 @@ class _Slot:
 
 def _as_tensor(array: np.ndarray) -> Tensor:
     """Without a copy, unless the array may not be written to."""
-    return torch.from_numpy(np.require(array, requirements="W"))
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 class CaptureFailed(RuntimeError):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
+import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
 from r2ac.launch.rollouts.policies import Weights
-from r2ac.launch.rollouts.rollout_actor import Collected
+from r2ac.launch.rollouts.rollout_actor import ORDER, Collected
 from r2ac.launch.rollouts.weights_board import WeightsBoard
 
 _HELLO_SECONDS = 5
@@ -148,6 +150,9 @@ class SocketLink:
         self._listener.bind(self._address)
         self._listener.listen(count + 8)
         self._connections: list[Connection | None] = [None] * count
+        self._owners: dict[int, int] = {}  # the actors, by the descriptors of those connections that are open
+        self._poll = select.poll()
+        self._poll.register(self._listener, select.POLLIN)
         self._actors: list[Any] = [None] * count
         self._served: list[Any] = [None] * count
         self._starts = 0
@@ -169,15 +174,18 @@ class SocketLink:
         assert connection is not None
         # One that is gone is met when its connection is read.
         with contextlib.suppress(OSError):
-            connection.send(sequence)
+            connection.send_bytes(ORDER.pack(sequence))
 
     def receive(self, timeout: float) -> list[Arrival]:
         """See :class:`ActorLink`."""
-        owners = {each: index for index, each in enumerate(self._connections) if each is not None}
-        ready = wait([*owners, self._listener], timeout)
-        arrivals = [arrival for each, index in owners.items() if each in ready for arrival in self._read(index, each)]
-        if self._listener in ready:
-            self._accept()
+        arrivals: list[Arrival] = []
+        while ready := self._poll.poll(1000 * timeout):
+            timeout = 0
+            for descriptor, _ in ready:
+                if descriptor in self._owners:
+                    arrivals.append(self._read(descriptor))
+                else:
+                    self._accept()
         starting = [index for index, each in enumerate(self._connections) if each is None]
         return arrivals + [arrival for index in starting if (arrival := self._ended(index, timeout=0)) is not None]
 
@@ -185,6 +193,7 @@ class SocketLink:
         """See :class:`ActorLink`."""
         connection, self._connections[actor] = self._connections[actor], None
         if connection is not None:
+            self._forget(connection.fileno())
             connection.close()
         self._ray.kill(self._actors[actor])
         self._begin(actor)
@@ -210,21 +219,30 @@ class SocketLink:
             # An actor says who it is as soon as it is connected.
             if not connection.poll(_HELLO_SECONDS):
                 raise EOFError
-            index = self._keys.index(connection.recv())
-        except (OSError, EOFError, ValueError):
+            (key,) = ORDER.unpack(connection.recv_bytes())
+            index = self._keys.index(key)
+        except (OSError, EOFError, ValueError, struct.error):
             connection.close()
             return
         self._connections[index] = connection
+        self._owners[connection.fileno()] = index
+        self._poll.register(connection, select.POLLIN)
 
-    def _read(self, index: int, connection: Connection) -> list[Arrival]:
-        arrivals: list[Arrival] = []
+    def _read(self, descriptor: int) -> Arrival:
+        """A message, or that there will be none any more."""
+        index = self._owners[descriptor]
+        connection = self._connections[index]
+        assert connection is not None
         try:
-            while connection.poll():
-                arrivals.append(Arrival(index, connection.recv()))
+            return Arrival(index, connection.recv())
         except (OSError, EOFError):
-            ended = self._ended(index, timeout=30)
-            arrivals.append(ended or Arrival(index, None, ConnectionError("its connection ended")))
-        return arrivals
+            self._forget(descriptor)
+            return self._ended(index, timeout=30) or Arrival(index, None, ConnectionError("its connection ended"))
+
+    def _forget(self, descriptor: int) -> None:
+        """Nothing is to be read there any more."""
+        if self._owners.pop(descriptor, None) is not None:
+            self._poll.unregister(descriptor)
 
     def _ended(self, index: int, timeout: float) -> Arrival | None:
         """Why an actor serves no more; None if Ray does not say so within ``timeout`` seconds."""

@@ -64,18 +64,19 @@ class Batcher:
         """A batch of B rollouts, or None while there are too few."""
         chosen, seen, size = [], set[int](), 0
         for rollout in self._waiting:
-            count = _leading_new(rollout.stream, seen, self.batch_size - size)
-            seen.update(rollout.stream.tolist())
+            streams = rollout.stream.tolist()
+            count = _leading_new(streams, seen, self.batch_size - size)
+            seen.update(streams)
             chosen.append(count)
             size += count
         if size < self.batch_size:
             return None
-        parts = [rollout.columns(0, count) for rollout, count in zip(self._waiting, chosen, strict=True) if count]
-        rest = [
-            rollout.columns(count, rollout.batch_size) if count else rollout
+        parts = [_columns(rollout, 0, count) for rollout, count in zip(self._waiting, chosen, strict=True) if count]
+        self._waiting = [
+            _columns(rollout, count, rollout.batch_size)
             for rollout, count in zip(self._waiting, chosen, strict=True)
+            if count < rollout.batch_size
         ]
-        self._waiting = [rollout for rollout in rest if rollout.batch_size]
         return concatenate(parts) if self._ring is None else self._ring.fill(parts)
 
 
@@ -83,9 +84,14 @@ def _version(rollout: Rollout[np.ndarray]) -> int:
     return int(rollout.weights_version.min())
 
 
-def _leading_new(stream: np.ndarray, seen: set[int], most: int) -> int:
+def _columns(rollout: Rollout[np.ndarray], start: int, stop: int) -> Rollout[np.ndarray]:
+    """These streams; the rollout itself where that is all of them."""
+    return rollout if stop - start == rollout.batch_size else rollout.columns(start, stop)
+
+
+def _leading_new(streams: list[int], seen: set[int], most: int) -> int:
     """How many of the first streams are not in ``seen``, at most ``most``."""
     count = 0
-    while count < min(most, len(stream)) and int(stream[count]) not in seen:
+    while count < min(most, len(streams)) and streams[count] not in seen:
         count += 1
     return count

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector
 
 from r2ac.launch.rollouts.policies import Weights
 from r2ac.launch.rollouts.policy_lag import UNDER_WAY
@@ -30,6 +29,7 @@ class WeightsPublisher:
 
     def __init__(self, learner: Learner, publish: Callable[[Weights], None], wait: bool) -> None:
         self._learner, self._publish = learner, publish
+        self._parameters = list(learner.agent.parameters())
         self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._is_first = True
@@ -61,7 +61,8 @@ class WeightsPublisher:
             self._thread.join()
 
     def _vector(self) -> Tensor:
-        return parameters_to_vector(self._learner.agent.parameters()).detach()
+        """All parameters, as :meth:`Weights.load_into` wants them."""
+        return torch.cat([parameter.detach().flatten() for parameter in self._parameters])
 
     def _next_free(self) -> Tensor:
         while True:

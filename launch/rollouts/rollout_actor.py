@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ from r2ac.launch.rollouts.stream_group import Episode, StreamGroup
 from r2ac.launch.rollouts.weights_board import BoardHandle, WeightsBoard
 from r2ac.learner import Rollout
 
+ORDER = struct.Struct("=q")
+"""What goes to an actor through a socket, the number of a rollout; before that, from the actor, its key."""
 ENVIRONMENT, INFERENCE, WAITING = "environment", "inference", "waiting"
 """What a rollout actor spends its time with: stepping, waiting for actions or choosing them, waiting for orders."""
 
@@ -204,10 +207,10 @@ class RolloutActor:
         connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connecting.connect(address)
         with Connection(connecting.detach()) as orders:
-            orders.send(key)
+            orders.send_bytes(ORDER.pack(key))
             while True:
                 try:
-                    sequence = orders.recv()
+                    (sequence,) = ORDER.unpack(orders.recv_bytes())
                 except EOFError:
                     return
                 weights = self._board.newest() if isinstance(self._policy, LocalPolicy) else None
