@@ -19,6 +19,12 @@ class LearnersLost(RuntimeError):
     """One of several learners is gone; the message is one sentence."""
 
 
+def last_line(error: BaseException) -> str:
+    """What an error of Ray says at its end: it brings along the traceback of another process."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)
+
+
 def os_reason(error: OSError) -> str:
     """Why the file system refused, without the path: ``No space left on device``."""
     if isinstance(error, FileExistsError | NotADirectoryError):

@@ -64,6 +64,9 @@ def supervise(words: Callable[[int], Sequence[str]], max_failures: int, state: C
         while True:
             code = _run(words(count), count, stops)
             if stops.received is not None and (_is_stop(code) or code < 0):
+                if code < 0:
+                    # It says nothing itself: it had not come so far, or was ended in a hurry.
+                    _say(errors, f"stopped by {stops.received.name}; go on with: {resume}")
                 return 128 + stops.received
             if _is_stop(code):
                 return 128 - code if code < 0 else code

@@ -157,7 +157,8 @@ class TrainingLog:
         """Counts that should stay zero, for the progress line; those of the learner's device, and of other learners, as
         of the last line."""
         restarts = {name.replace("_", " "): count for name, count in self._restarts().items()}
-        return {"actors pending": self._counts.pending, **self._notes, **restarts}
+        pending = {"actors pending": self._counts.pending, "inference workers pending": self._counts.workers_pending}
+        return {**pending, **self._notes, **restarts}
 
     def _restarts(self) -> dict[str, int]:
         return {name: getattr(self._counts, name) + self._others[name] for name in COUNTED}

@@ -26,6 +26,7 @@ from r2ac.launch.jobs.job import PYTHON, SENDER, Job, is_job_id, new_job_id
 from r2ac.launch.jobs.pack import BEGIN, END, files_of, wanted
 from r2ac.launch.jobs.server import JobError, JobRequest, JobServer
 from r2ac.launch.jobs.submission import quoted_place, submit_with_package
+from r2ac.launch.storage import is_url
 
 # A tar archive of empty files is a few kB a file.
 _MOST_FILES = 20_000
@@ -68,7 +69,7 @@ def fetch(server: JobServer, job: Job, output: Path, limit: int, checkpoints: bo
         if (near := _seen_from_here(place)) is not None:
             _copy(near, folder, checkpoints)
             return "copied"
-        if "://" in place:
+        if is_url(place):
             _download(place, folder, checkpoints)
             return "read with fsspec"
         unpack(_sent(server, job, place, limit, checkpoints, wait_seconds), folder, limit)
@@ -97,7 +98,7 @@ def _seen_from_here(place: str) -> Path | None:
     """The run directory, where the file system of the node is mounted here too; only a name that no other directory
     has proves that it is the same."""
     path = Path(place).expanduser()
-    seen = path.is_absolute() and is_job_id(path.name) and "://" not in place
+    seen = path.is_absolute() and is_job_id(path.name) and not is_url(place)
     return path if seen and any((path / name).is_file() for name in ("config.json", "suite.json")) else None
 
 

@@ -17,7 +17,7 @@ from r2ac.envs import MissingPackage
 from r2ac.envs.suite import missing_modules
 from r2ac.launch.cluster import ConnectionFailed
 from r2ac.launch.config import ConfigError
-from r2ac.launch.errors import RunError
+from r2ac.launch.errors import RunError, last_line
 from r2ac.launch.jobs.job import Job
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -236,9 +236,14 @@ def _explained(address: str, ray_version: str) -> Iterator[None]:
     except (OSError, aiohttp.ClientError) as error:
         raise ConnectionFailed(f"the cluster at {address} does not answer any more: {_reason(error)}") from error
     except RayError as error:
-        raise ConnectionFailed(f"the cluster at {address} refuses: {_last_line(error)}") from error
+        raise ConnectionFailed(f"the cluster at {address} refuses: {_sentence(error)}") from error
     except (RuntimeError, TypeError, ValueError) as error:
-        raise JobError(f"the cluster at {address} (Ray {ray_version}) refuses: {_last_line(error)}") from error
+        raise JobError(f"the cluster at {address} (Ray {ray_version}) refuses: {_sentence(error)}") from error
+
+
+def _sentence(error: BaseException) -> str:
+    """The one at the end of a traceback that a server sent."""
+    return last_line(error).rstrip(".")
 
 
 def _reason(error: BaseException) -> str:
@@ -250,12 +255,6 @@ def _reason(error: BaseException) -> str:
         nested = getattr(cause, "reason", None) or next((a for a in cause.args if isinstance(a, BaseException)), None)
         cause = nested if isinstance(nested, BaseException) else cause.__cause__ or cause.__context__
     return "no answer in time" if "timed out" in str(error).lower() else f"no answer in HTTP ({type(error).__name__})"
-
-
-def _last_line(error: BaseException) -> str:
-    """Of a traceback that a server sent, the sentence at its end."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[-1] if lines else type(error).__name__).rstrip(".")
 
 
 def _job(details: Any) -> Job:

@@ -15,14 +15,14 @@ from rich.console import Console
 
 from r2ac.launch.cluster import ConnectionFailed, connect, grows
 from r2ac.launch.config import TrainConfig
-from r2ac.launch.errors import LearnersLost
+from r2ac.launch.errors import LearnersLost, last_line
 from r2ac.launch.learners.process import LearnerProcess, Place, Status
 from r2ac.launch.learners.rendezvous import FileRendezvous, TcpRendezvous
 from r2ac.launch.memory_budget import print_budget
 from r2ac.launch.progress import Progress
-from r2ac.launch.rollouts.inference_pool import last_line
 from r2ac.launch.signals import StopSignals
-from r2ac.launch.train import RUN_FAILURES, print_summary
+from r2ac.launch.supervisor import restarts
+from r2ac.launch.train import RUN_FAILURES, print_summary, resume_command
 from r2ac.launch.training import Summary
 from r2ac.learner import PeersLost
 
@@ -65,15 +65,20 @@ class LearnerGroup:
 
     def __init__(self, config: TrainConfig[Any], stack: ExitStack, console: Console) -> None:
         self._stack, self._count, self._console = stack, config.num_learners, console
+        self._total_steps = config.total_steps
         cpus = max(1, config.learner_threads)
         # Locally there is a place for each actor; a cluster need only have those that fill a batch.
         local = config.ray_address == "local"
-        actors = config.num_actors if local else math.ceil(config.batch_size / config.streams_per_actor)
+        # Several learners need all: one with more actors than it needs would else leave another without any.
+        all_needed = local or self._count > 1
+        actors = config.num_actors if all_needed else math.ceil(config.batch_size / config.streams_per_actor)
         connection = connect(config.ray_address, actors + self._count * cpus)
         stack.callback(connection.close)
         self._ray = connection.ray
         gpus = self._ray.cluster_resources().get("GPU", 0)
         self._device = ("cuda" if gpus else "cpu") if config.device == "auto" else config.device
+        if config.device == "auto" and not gpus and not local and grows(self._ray):
+            console.print("the cluster has no GPU yet: learners take CPUs (--device cuda waits for GPUs)")
         bundle = {"CPU": cpus, **({"GPU": 1} if self._device == "cuda" else {})}
         bundles = self._reserve(bundle, may_grow=not local and grows(self._ray))
         learner = self._ray.remote(LearnerProcess)
@@ -135,6 +140,11 @@ class LearnerGroup:
         if failures:
             raise self._verdict(failures, place.path)
         summary: Summary = self._ray.get(running[0])
+        if summary.env_steps < self._total_steps and not stop_requested():
+            raise LearnersLost(
+                f"a learner was asked by SIGTERM to end, as where its node is taken away; all saved what they had "
+                f"learned by step {summary.env_steps:,}{_remedy(place.path)}"
+            )
         return summary
 
     def _reserve(self, bundle: dict[str, int], may_grow: bool) -> Callable[[int], Any]:
@@ -200,8 +210,7 @@ class LearnerGroup:
         # Ray's reason goes on with all that may have been behind it.
         reason = last_line(failure).partition(". ")[0]
         lost = LearnersLost(
-            f"learner {rank} of {self._count} {ended} ({reason}), so that all were ended; "
-            f"r2ac train --resume {path} goes on"
+            f"learner {rank} of {self._count} {ended} ({reason}), so that all were ended{_remedy(path)}"
         )
         lost.__cause__ = failure
         return lost
@@ -210,6 +219,11 @@ class LearnerGroup:
         for each in self._learners:
             with suppress(self._ray.exceptions.RayError):
                 self._ray.kill(each)
+
+
+def _remedy(path: Path | str) -> str:
+    """What the user can do; nothing where the training is started again by itself."""
+    return f"; {resume_command(path)} goes on" if restarts() is None else ""
 
 
 def _cause(failure: Exception) -> Exception | None:

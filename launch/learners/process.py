@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -63,6 +64,9 @@ def share_of(config: TrainConfig[Any]) -> TrainConfig[Any]:
 class LearnerProcess:
     """A learner that shares a training with others. While :meth:`train` runs on one thread, the other methods answer.
 
+    SIGTERM, which whoever takes a node away may send to its processes, is taken as :meth:`stop`: all learners save and
+    end, at the same update.
+
     Args:
         rank: its number.
         config: of the whole training, with the device as torch calls it there.
@@ -72,6 +76,8 @@ class LearnerProcess:
         self._rank, self._config = rank, config
         self._stop = threading.Event()
         self._status = Status()
+        # The main thread, which alone may say so, makes this object.
+        signal.signal(signal.SIGTERM, lambda number, frame: self._stop.set())
 
     def host(self) -> tuple[str, str]:
         """The Ray node that this process is on, and its address."""

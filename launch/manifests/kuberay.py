@@ -10,6 +10,7 @@ from typing import Any
 from r2ac.launch.config import ConfigError
 from r2ac.launch.manifests.training import Needs, Training, check_at_least, check_workers
 from r2ac.launch.manifests.yaml_text import to_yaml
+from r2ac.launch.storage import is_url
 
 MOUNT = "/mnt/r2ac"
 """Where the volume of the run directories lies in every pod."""
@@ -67,9 +68,9 @@ def kuberay_run_dir(run_dir: str) -> str:
         ConfigError: for a directory that is gone with its pod.
     """
     path = PurePosixPath(MOUNT) / run_dir
-    if "://" not in run_dir and (not path.is_relative_to(MOUNT) or ".." in path.parts or path == PurePosixPath(MOUNT)):
+    if not is_url(run_dir) and (not path.is_relative_to(MOUNT) or ".." in path.parts or path == PurePosixPath(MOUNT)):
         raise ConfigError(f"--run-dir is {run_dir}, but it must lie below {MOUNT}: the rest of a pod is lost with it")
-    return run_dir if "://" in run_dir else str(path)
+    return run_dir if is_url(run_dir) else str(path)
 
 
 def kuberay_manifest(training: Training, options: KubeRayOptions, ray_version: str) -> str:

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from r2ac.launch.config import ConfigError, TrainConfig
+from r2ac.launch.storage import is_url
 
 RETRIES = 3
 """How often a training that failed is begun again, from its last checkpoint."""
@@ -98,7 +99,7 @@ class Training:
         """
         preset = () if self.preset is None else ("--preset", self.preset)
         begin = f'set -- {shlex.join([self.task, *preset])} "$@" --run-dir "$run"\n'
-        goes_on = _IF_URL if "://" in self.run_dir else _IF_FOLDER
+        goes_on = _IF_URL if is_url(self.run_dir) else _IF_FOLDER
         flags = shlex.join(self.flags)
         return f"run={shlex.quote(self.run_dir)}\nset -- {flags}\n{goes_on}    {begin}fi\n{_COMMAND}"
 

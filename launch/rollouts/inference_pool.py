@@ -10,6 +10,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from r2ac.launch.errors import last_line
 from r2ac.launch.rollouts.acting_agent import InferenceConfig, InferenceStatistics
 from r2ac.launch.rollouts.inference_worker import InferenceWorker
 from r2ac.launch.rollouts.placement import worker_options
@@ -73,6 +74,11 @@ class InferencePool:
     def contact(self, actor: int) -> Any:
         """Of the worker that the rollout actor of this number asks."""
         return self._workers[actor % len(self._workers)].contact
+
+    def pending(self) -> int:
+        """Workers that are starting, or wait for a place in the cluster."""
+        started = [worker.started for worker in self._workers]
+        return len(self._ray.wait(started, num_returns=len(started), timeout=0)[1])
 
     def publish(self, weights: Weights) -> None:
         """Send these to the workers: they are stored once, and go once to each node that has some."""
@@ -215,9 +221,3 @@ def pool_anywhere(ray: Any, config: InferenceConfig, number: int) -> InferencePo
         return handle, handle
 
     return InferencePool(ray, number, start, sends_weights=True)
-
-
-def last_line(error: BaseException) -> str:
-    """What an error of Ray says at its end: it brings along the traceback of another process."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(error)

@@ -16,11 +16,11 @@ import numpy as np
 
 from r2ac.launch import cluster
 from r2ac.launch.cluster import installed_version
-from r2ac.launch.errors import os_reason
+from r2ac.launch.errors import last_line, os_reason
 from r2ac.launch.rollouts.acting_agent import InferenceConfig, InferenceStatistics
 from r2ac.launch.rollouts.actor_links import ActorLink, RayLink, SocketLink
 from r2ac.launch.rollouts.batcher import Batcher, BatchRing
-from r2ac.launch.rollouts.inference_pool import InferencePool, last_line, pool_anywhere, pool_beside
+from r2ac.launch.rollouts.inference_pool import InferencePool, pool_anywhere, pool_beside
 from r2ac.launch.rollouts.placement import actor_options
 from r2ac.launch.rollouts.policies import InferenceLost, Weights
 from r2ac.launch.rollouts.policy_lag import is_late
@@ -49,6 +49,8 @@ class SourceCounts:
     """Rollout actors that have started and live."""
     pending: int = 0
     """Rollout actors that are starting, or wait for a place in the cluster."""
+    workers_pending: int = 0
+    """Inference workers that are starting, or wait for a place in the cluster."""
     actor_restarts: int = 0
     """Rollout actors that had started, died and were replaced."""
     engine_restarts: int = 0
@@ -305,6 +307,8 @@ class RaySource:
         self._order()
         if self._pool is not None:
             self.counts.inference_restarts += self._pool.revive_lost()
+            if timeout and self._pool.sends_weights:
+                self.counts.workers_pending = self._pool.pending()
         episodes: list[Episode] = []
         replaced: set[int] = set()
         for arrival in self._link.receive(timeout):

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from r2ac.launch.cluster import connect
 from r2ac.launch.config import ConfigError
+from r2ac.launch.errors import last_line
 from r2ac.launch.process import available_cores
 from r2ac.launch.sweeps.plan import Plan, TrialPlan, write_description
 from r2ac.launch.sweeps.results import BEGUN, FAILED, TRAINED, WAITING, Result, print_results, result_of, to_json
@@ -73,7 +74,7 @@ def _tune(plan: Plan, trials: Sequence[TrialPlan], before: Mapping[str, Result],
         grid = _tuner(plan, trials, before, console, bundles, working).fit()
         ended = [grid[i] for i in range(len(grid))]
         shutil.rmtree(working, ignore_errors=True)
-    return {Path(one.path).name: _last_line(one.error) for one in ended if one.error is not None}
+    return {Path(one.path).name: last_line(one.error) for one in ended if one.error is not None}
 
 
 def _tuner(
@@ -162,12 +163,6 @@ def _bundles(plan: Plan, trial: TrialPlan, resources: dict[str, float]) -> list[
         share = int(resources.get("CPU", 0)) // settings.concurrent
         learner["CPU"] = max(learner["CPU"], float(share - config.num_actors))
     return [learner, *({"CPU": 1.0} for _ in range(config.num_actors))]
-
-
-def _last_line(error: Exception) -> str:
-    """What an error of Ray says at its end: it brings along the traceback of another process."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(error)
 
 
 @contextmanager

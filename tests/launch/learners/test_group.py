@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -132,6 +133,24 @@ def test_a_supervised_training_outlives_a_learner(start_tiny: StartTiny, tmp_pat
     _, errors = process.communicate(timeout=2 * PATIENCE)
     assert process.returncode == 0, errors
     assert "restart 1 of 2" in errors
+    counters = newest(run).counters
+    assert (counters["env_steps"], counters["restarts"]) == (total, 1)
+    check_counts(run)
+
+
+def test_a_learner_whose_node_is_taken_away_lets_all_save(start_tiny: StartTiny, tmp_path: Path) -> None:
+    run, total = tmp_path / "run", 60_000
+    process = start_tiny(run, {**TWO, "--total-steps": total, "--max-failures": 2})
+    wait_for_lines(run, 3, process)
+    os.kill(learners_of(process)[1], signal.SIGTERM)
+    _, errors = process.communicate(timeout=2 * PATIENCE)
+    assert process.returncode == 0, errors
+    told = [line for line in errors.splitlines() if line.startswith("r2ac: ")]
+    assert len(told) == 2, errors
+    assert "SIGTERM" in told[0]
+    assert "--resume" not in told[0]
+    (saved,) = re.findall(r"by step ([\d,]+)", told[0])
+    assert f"goes on from step {saved} " in told[1], "nothing that was learned is lost"
     counters = newest(run).counters
     assert (counters["env_steps"], counters["restarts"]) == (total, 1)
     check_counts(run)
