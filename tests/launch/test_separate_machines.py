@@ -1,0 +1,182 @@
+"""A training on machines that Ray cannot tell from separate ones: each node, started by `ray start`, has a network
+namespace of its own and an address there, and is reached through a virtual cable that can be pulled."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from r2ac.launch.cli import main
+from r2ac.launch.errors import RunDirectoryError
+from r2ac.launch.metrics import read_metrics
+
+pytestmark = [
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and the command ip"),
+]
+R2AC = (sys.executable, "-c", "import sys; from r2ac.launch.cli import main; sys.exit(main())")
+RAY = (sys.executable, "-m", "ray.scripts.scripts", "start", "--disable-usage-stats", "--object-store-memory=80000000")
+ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": secrets.token_hex(32),
+    # A machine out of reach is noticed within seconds; one that is only busy is not.
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_failure_threshold": "5",
+}
+
+
+def ip(*words: str) -> str:
+    done = subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+    return done.stdout
+
+
+class Machine:
+    """A network namespace with a cable to the others."""
+
+    def __init__(self, namespace: str, address: str) -> None:
+        self.namespace, self.address = namespace, address
+
+    def run(self, command: Sequence[str]) -> None:
+        done = subprocess.run(
+            self._there(command), capture_output=True, text=True, env=self._environment(), timeout=240
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def start(self, command: Sequence[str]) -> "subprocess.Popen[str]":
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        return subprocess.Popen(self._there(command), env=self._environment(), **pipes)
+
+    def pull_cable(self) -> None:
+        ip("-n", self.namespace, "link", "set", "cable", "down")
+
+    def kill(self, name: str = "") -> int:
+        """Kill -9 all processes whose command line begins so; returns how many."""
+        killed = 0
+        for pid in ip("netns", "pids", self.namespace).split():
+            with suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_text().startswith(name):
+                    os.kill(int(pid), signal.SIGKILL)
+                    killed += 1
+        return killed
+
+    def _there(self, command: Sequence[str]) -> list[str]:
+        return ["ip", "netns", "exec", self.namespace, *command]
+
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, **ENVIRONMENT}
+
+
+class Network:
+    """Machines that reach one another, and that nothing else reaches."""
+
+    def __init__(self) -> None:
+        self._prefix = f"r2ac-{os.getpid()}-"
+        self._switch = f"{self._prefix}switch"
+        self._machines: list[Machine] = []
+        ip("netns", "add", self._switch)
+        ip("-n", self._switch, "link", "add", "bridge", "type", "bridge")
+        ip("-n", self._switch, "link", "set", "bridge", "up")
+
+    def add(self) -> Machine:
+        number = len(self._machines) + 1
+        machine = Machine(f"{self._prefix}{number}", f"10.77.0.{number}")
+        ip("netns", "add", machine.namespace)
+        self._machines.append(machine)
+        here, port = ("-n", machine.namespace), f"port{number}"
+        ip(*here, "link", "add", "cable", "type", "veth", "peer", "name", port, "netns", self._switch)
+        ip("-n", self._switch, "link", "set", port, "master", "bridge", "up")
+        ip(*here, "address", "add", f"{machine.address}/24", "dev", "cable")
+        for device in ("lo", "cable"):
+            ip(*here, "link", "set", device, "up")
+        return machine
+
+    def close(self) -> None:
+        for machine in self._machines:
+            machine.kill()
+        for name in (*(machine.namespace for machine in self._machines), self._switch):
+            ip("netns", "delete", name)
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    try:
+        network = Network()
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"no network namespaces here: {error.stderr.strip()}")
+    try:
+        yield network
+    finally:
+        network.close()
+
+
+def add_node(network: Network, head: Machine) -> Machine:
+    machine = network.add()
+    machine.run([*RAY, f"--address={head.address}:6379", f"--node-ip-address={machine.address}", "--num-cpus=2"])
+    return machine
+
+
+def wait_until(run: Path, training: "subprocess.Popen[str]", holds: Callable[[dict[str, Any]], bool]) -> None:
+    """Until the newest line says so."""
+    deadline = time.monotonic() + 120
+    while True:
+        with suppress(RunDirectoryError):
+            rows = read_metrics(run)
+            if rows and holds(rows[-1]):
+                return
+        assert training.poll() is None, training.communicate()[0]
+        assert time.monotonic() < deadline, rows[-1]
+        time.sleep(0.2)
+
+
+def test_a_training_outlives_its_machines_and_solves_its_task(
+    network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    head, run = network.add(), tmp_path / "run"
+    head.run([*RAY, "--head", f"--node-ip-address={head.address}", "--port=6379", "--num-cpus=0"])
+    first, second = add_node(network, head), add_node(network, head)
+    flags = {
+        "ray-address": f"{head.address}:6379",
+        "num-actors": 4,
+        "streams-per-actor": 16,
+        "batch-size": 32,
+        "corridor-length": 5,
+        "chrono-steps": 15,
+        "total-steps": 10**9,
+        "log-steps": 2_000,
+        "run-dir": run,
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    training = head.start([*R2AC, "train", "memory/tmaze", *words])
+    wait_until(run, training, lambda row: row["throughput/actors"] == 4)
+    assert first.kill("ray::RolloutActor") == 2
+    wait_until(run, training, lambda row: row["throughput/actor_restarts"] == 2 and row["throughput/actors"] == 4)
+    second.pull_cable()
+    wait_until(run, training, lambda row: row["throughput/actor_restarts"] >= 4 and row["throughput/actors"] == 2)
+    first.kill()
+    add_node(network, head)
+    wait_until(run, training, lambda row: row["throughput/actor_restarts"] >= 6 and row["throughput/actors"] == 2)
+    wait_until(run, training, lambda row: row["env_steps"] >= 400_000)
+    training.send_signal(signal.SIGTERM)
+    output, _ = training.communicate(timeout=300)
+    assert training.returncode == 128 + signal.SIGTERM, output
+    rows = read_metrics(run)
+    assert all(row["env_steps"] == row["updates"] * 32 * 10 for row in rows)
+    assert [row["env_steps"] for row in rows] == sorted({row["env_steps"] for row in rows})
+    assert main(["evaluate", str(run), "--episodes", "100"]) == 0
+    assert success(run) >= 0.95, capsys.readouterr().out
+
+
+def success(run: Path) -> float:
+    (result,) = json.loads((run / "evaluation.json").read_text())["results"]
+    return float(result["mean_return"])
