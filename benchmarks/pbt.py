@@ -1,6 +1,6 @@
 """A learning rate from a range that was chosen badly: population based training against random search.
 
-    python benchmarks/pbt.py                   memory/tmaze with a short corridor, 2 sweep seeds, some ten minutes
+    python benchmarks/pbt.py                   memory/tmaze with a short corridor, 3 sweep seeds, some fifteen minutes
     python benchmarks/pbt.py --quick           a check of the benchmark itself
 
 Both are `r2ac sweep` with the same first draws, the same number of trials and the same steps. Every rate of the range
@@ -156,9 +156,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--members", type=count, help="trials of a sweep")
     parser.add_argument("--steps", type=count, help="environment steps of a trial")
     parser.add_argument("--sweep-seeds", type=count, help="how many, from 1 on")
-    parser.add_argument("--corridor", type=count, default=10, help="length of the T-maze's corridor")
-    parser.add_argument("--chrono", type=count, default=25, help="longest time scale of the memory")
-    parser.add_argument("--rates", type=float, nargs=2, default=(1e-5, 1e-3), help="the range of the first draws")
+    parser.add_argument("--corridor", type=count, default=5, help="length of the T-maze's corridor")
+    parser.add_argument("--chrono", type=count, default=15, help="longest time scale of the memory")
+    parser.add_argument("--rates", type=float, nargs=2, default=(1e-5, 5e-4), help="the range of the first draws")
     parser.add_argument("--highest", type=float, default=0.1, help="how far the population may go")
     parser.add_argument("--factor", type=float, default=2.0, help="by which a member changes its rate")
     options = parser.parse_args(arguments)
@@ -168,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.steps = options.steps or (4000 if small else 600_000)
     options.perturb_every = max(1, options.steps // (2 if small else 20))
     options.episodes = 5 if small else 200
-    seeds = range(1, (options.sweep_seeds or (1 if small else 2)) + 1)
+    seeds = range(1, (options.sweep_seeds or (1 if small else 3)) + 1)
     head = header(device, options)
     low, high = options.rates
     print_header(head, f"memory/tmaze, corridor {options.corridor}, rates {low:g} to {high:g}")
