@@ -7,13 +7,17 @@ import fcntl
 import json
 import os
 import socket
+import time
 import weakref
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 from r2ac.launch.errors import RunDirectoryError, os_reason
+
+_PATIENCE, _POLL_SECONDS = 180.0, 0.2
 
 
 def default_run_directory(task: str, label: str, seed: int, now: datetime | None = None) -> Path:
@@ -41,6 +45,10 @@ def write_atomically(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _InUse(RunDirectoryError):
+    """Another process has the lock."""
 
 
 class RunDirectory:
@@ -79,8 +87,11 @@ class RunDirectory:
         return run
 
     @classmethod
-    def open(cls, path: Path | str, for_writing: bool) -> RunDirectory:
+    def open(cls, path: Path | str, for_writing: bool, waits: Callable[[str], object] | None = None) -> RunDirectory:
         """The run in ``path``; with ``for_writing`` it is locked, without, nothing is written and no lock is needed.
+
+        With ``waits`` a run that is in use is waited for, three minutes at most: its user may be a training that was
+        given up, on a machine that does not know it yet. ``waits`` is then told who that is.
 
         Raises RunDirectoryError where ``path`` is not a run, or, with ``for_writing``, is in use or cannot be written.
         """
@@ -91,7 +102,7 @@ class RunDirectory:
             if not run.config_path.is_file():
                 raise RunDirectoryError(f"{run.path} is not a run directory: it holds no config.json")
             if for_writing:
-                run._acquire()
+                run._acquire(waits)
                 run.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             run.close()
@@ -186,7 +197,20 @@ class RunDirectory:
                 f"{self.path} already holds what is left of a run without config.json; choose another --run-dir"
             )
 
-    def _acquire(self) -> None:
+    def _acquire(self, waits: Callable[[str], object] | None = None) -> None:
+        deadline, told = time.monotonic() + _PATIENCE, False
+        while True:
+            try:
+                return self._acquire_now()
+            except _InUse as error:
+                if waits is None or time.monotonic() > deadline:
+                    raise
+                if not told:
+                    waits(f"{error}: waiting for its end")
+                    told = True
+                time.sleep(_POLL_SECONDS)
+
+    def _acquire_now(self) -> None:
         # "a+" makes the file or leaves the holder's entry as it is; Python opens it with O_CLOEXEC.
         lock = open(self.path / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115 (open while locked)
         try:
@@ -195,7 +219,7 @@ class RunDirectory:
             lock.seek(0)
             holder = lock.read().strip() or "another process"
             lock.close()
-            raise RunDirectoryError(f"run directory {self.path} is in use by {holder}") from error
+            raise _InUse(f"run directory {self.path} is in use by {holder}") from error
         except OSError:
             lock.close()
             raise

@@ -74,14 +74,14 @@ class Resumed:
     """Where the checkpoint was read from."""
 
 
-def open_interrupted(path: Path) -> Resumed:
-    """Lock the run at ``path`` and read its newest checkpoint.
+def open_interrupted(path: Path, waits: Callable[[str], object] | None = None) -> Resumed:
+    """Lock the run at ``path``, as :meth:`RunDirectory.open` does, and read its newest checkpoint.
 
     Raises:
         RunDirectoryError: if there is no run, or it is in use.
         CheckpointError: if it has no checkpoint that can be read.
     """
-    run = RunDirectory.open(path, for_writing=True)
+    run = RunDirectory.open(path, for_writing=True, waits=waits)
     try:
         newest = latest_checkpoint(run.checkpoints)
         return Resumed(run, load_checkpoint(newest), newest)

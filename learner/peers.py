@@ -122,10 +122,6 @@ class ProcessGroup:
             dist.broadcast_object_list(values)
         return values[0]
 
-    def close(self) -> None:
-        """Leave the others; for those who still wait for this learner it is lost."""
-        dist.destroy_process_group()
-
 
 @contextmanager
 def _told_as_lost() -> Iterator[None]:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,9 @@ def _resume(place: str, arguments: list[str], console: Console) -> int:
 
 
 def _go_on(path: Path, arguments: Sequence[str], console: Console, mirror: Mirror | None = None) -> int:
-    resumed = open_interrupted(path)
+    # What was given up may not have ended: a learner on a machine out of reach.
+    waits = partial(console.print, soft_wrap=True, markup=False) if restarts() else None
+    resumed = open_interrupted(path, waits)
     return train(_continued(resumed.run.read_config(), path, arguments), console, resumed, mirror=mirror)
 
 

@@ -126,7 +126,7 @@ class LearnerProcess:
         if isinstance(path, str):
             mirror = stack.enter_context(Mirror(path, Console(), not place.goes_on, patient=place.again))
             path = mirror.path
-        resumed = open_interrupted(path) if place.goes_on else None
+        resumed = open_interrupted(path, print if place.again else None) if place.goes_on else None
         if resumed is not None:
             check_goes_on(self._config, resumed)
         return Front(path, resumed, self, self._tell_budget, Follower(), mirror, place.again)

@@ -134,6 +134,23 @@ def test_a_second_process_is_refused_until_the_first_has_died(tmp_path: Path) ->
     RunDirectory.open(tmp_path, for_writing=True).close()
 
 
+def test_a_run_in_use_is_waited_for_where_that_is_asked_for(tmp_path: Path) -> None:
+    RunDirectory.create(tmp_path, CONFIG).close()
+    holder, _ = start_holder(tmp_path)
+    told: list[str] = []
+
+    def waits(sentence: str) -> None:
+        told.append(sentence)
+        stop_holder(holder)
+
+    try:
+        RunDirectory.open(tmp_path, for_writing=True, waits=waits).close()
+    finally:
+        stop_holder(holder)
+    (sentence,) = told
+    assert f"in use by process {holder.pid} on " in sentence
+
+
 def open_within_seconds(path: Path, seconds: float) -> None:
     """Open the run and close it; a forked child lets go of the lock in its first moments, and these may be late."""
     deadline = time.monotonic() + seconds

@@ -120,6 +120,14 @@ def network() -> Iterator[Network]:
         network.close()
 
 
+@pytest.fixture
+def head(network: Network) -> Machine:
+    """Of a cluster, with no CPU for actors."""
+    machine = network.add()
+    machine.run([*RAY, "--head", f"--node-ip-address={machine.address}", "--port=6379", "--num-cpus=0"])
+    return machine
+
+
 def add_node(network: Network, head: Machine) -> Machine:
     machine = network.add()
     machine.run([*RAY, f"--address={head.address}:6379", f"--node-ip-address={machine.address}", "--num-cpus=2"])
@@ -139,25 +147,25 @@ def wait_until(run: Path, training: "subprocess.Popen[str]", holds: Callable[[di
         time.sleep(0.2)
 
 
+def start_training(head: Machine, run: Path, flags: dict[str, object]) -> "subprocess.Popen[str]":
+    address, corridor = f"{head.address}:6379", {"corridor-length": 5, "chrono-steps": 15}
+    given = {"ray-address": address, "streams-per-actor": 16, "batch-size": 32, **corridor, "run-dir": run, **flags}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    return head.start([*R2AC, "train", "memory/tmaze", *words])
+
+
+def check_counts(run: Path) -> None:
+    """Every step is counted once."""
+    rows = read_metrics(run)
+    assert all(row["env_steps"] == row["updates"] * 32 * 10 for row in rows)
+    assert [row["env_steps"] for row in rows] == sorted({row["env_steps"] for row in rows})
+
+
 def test_a_training_outlives_its_machines_and_solves_its_task(
-    network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    head: Machine, network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    head, run = network.add(), tmp_path / "run"
-    head.run([*RAY, "--head", f"--node-ip-address={head.address}", "--port=6379", "--num-cpus=0"])
-    first, second = add_node(network, head), add_node(network, head)
-    flags = {
-        "ray-address": f"{head.address}:6379",
-        "num-actors": 4,
-        "streams-per-actor": 16,
-        "batch-size": 32,
-        "corridor-length": 5,
-        "chrono-steps": 15,
-        "total-steps": 10**9,
-        "log-steps": 2_000,
-        "run-dir": run,
-    }
-    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
-    training = head.start([*R2AC, "train", "memory/tmaze", *words])
+    run, first, second = tmp_path / "run", add_node(network, head), add_node(network, head)
+    training = start_training(head, run, {"num-actors": 4, "total-steps": 10**9, "log-steps": 2_000})
     wait_until(run, training, lambda row: row["throughput/actors"] == 4)
     assert first.kill("ray::RolloutActor") == 2
     wait_until(run, training, lambda row: row["throughput/actor_restarts"] == 2 and row["throughput/actors"] == 4)
@@ -170,9 +178,7 @@ def test_a_training_outlives_its_machines_and_solves_its_task(
     training.send_signal(signal.SIGTERM)
     output, _ = training.communicate(timeout=300)
     assert training.returncode == 128 + signal.SIGTERM, output
-    rows = read_metrics(run)
-    assert all(row["env_steps"] == row["updates"] * 32 * 10 for row in rows)
-    assert [row["env_steps"] for row in rows] == sorted({row["env_steps"] for row in rows})
+    check_counts(run)
     assert main(["evaluate", str(run), "--episodes", "100"]) == 0
     assert success(run) >= 0.95, capsys.readouterr().out
 
@@ -180,3 +186,20 @@ def test_a_training_outlives_its_machines_and_solves_its_task(
 def success(run: Path) -> float:
     (result,) = json.loads((run / "evaluation.json").read_text())["results"]
     return float(result["mean_return"])
+
+
+def test_learners_on_several_machines_go_on_where_one_is_unplugged(
+    head: Machine, network: Network, tmp_path: Path
+) -> None:
+    run, nodes, total = tmp_path / "run", [add_node(network, head) for _ in range(2)], 160_000
+    flags = {"num-learners": 2, "num-actors": 2, "max-failures": 2, "checkpoint-minutes": 0.02}
+    training = start_training(head, run, {**flags, "total-steps": total, "log-steps": 1_600})
+    wait_until(run, training, lambda row: row["env_steps"] >= 5_000)
+    add_node(network, head)
+    nodes[1].pull_cable()
+    output, _ = training.communicate(timeout=300)
+    assert training.returncode == 0, output
+    assert "restart 1 of 2" in output
+    check_counts(run)
+    assert read_metrics(run)[-1]["env_steps"] == total
+    assert read_metrics(run)[-1]["throughput/restarts"] == 1
