@@ -41,6 +41,7 @@ from r2ac.launch.metrics import read_metrics
 
 RANDOM, POPULATION = "random search", "population"
 SOLVED = 0.95
+CURVE_POINTS = 50
 
 
 def command(options: Any, seed: int, way: str, folder: Path) -> list[str]:
@@ -108,6 +109,7 @@ def success_of(run_dir: Path) -> float:
 def curve_of(run_dir: Path) -> Row:
     """Steps, success and learning rate before its decay, of a training."""
     lines = [line for line in read_metrics(run_dir) if line.get("episode_return") is not None]
+    lines = lines[:: max(1, len(lines) // CURVE_POINTS)]
     total = json.loads((run_dir / "config.json").read_text())["total_steps"]
     left = [max(1 - line["env_steps"] / total, 1e-9) for line in lines]
     rates = [
@@ -141,7 +143,7 @@ def draw(figure: Any, figures: Row) -> None:
     for colour, row in zip(COLOURS, (r for r in figures["sweeps"] if r["sweep seed"] == first), strict=False):
         for i, curve in enumerate(row["curves"]):
             style = {"color": colour, "linewidth": 0.8, "label": row["way"] if i == 0 else None}
-            width = max(1, len(curve["success"]) // 40)
+            width = max(1, len(curve["success"]) // 20)
             smooth = np.convolve(curve["success"], np.ones(width) / width, mode="valid")
             success.plot(curve["steps"][width - 1 :], smooth, **style)
             rate.plot(curve["steps"], curve["rate"], **style)

@@ -47,7 +47,8 @@ def supervise(words: Callable[[int], Sequence[str]], max_failures: int, state: C
     """Run a training as a child process, and again after each failure, ``max_failures`` times at most.
 
     A failure is an end by a signal that is no request to stop, or the exit code ``TRY_AGAIN``. Between two starts lie
-    1, 2, 4, … seconds, 30 at most. SIGINT and SIGTERM are passed on to the child, which saves and ends.
+    1, 2, 4, … seconds, 30 at most, and again 1 once it has come further. SIGINT and SIGTERM are passed on to the child,
+    which saves and ends.
 
     Args:
         words: the arguments of ``r2ac`` for a start, by the number of restarts before it.
@@ -60,6 +61,7 @@ def supervise(words: Callable[[int], Sequence[str]], max_failures: int, state: C
         it failed once too often.
     """
     errors, count = Console(stderr=True, highlight=False), 0
+    place, in_place = "", 0
     with _Stops() as stops, _Adoption() as adoption:
         while True:
             code = _run(words(count), count, stops)
@@ -80,10 +82,12 @@ def supervise(words: Callable[[int], Sequence[str]], max_failures: int, state: C
                 often = f"for --max-failures is {max_failures}"
                 _say(errors, f"the training {what} and is not started again, {often}; go on with: {resume}")
                 return 1
-            pause = min(2.0**count, _LONGEST_PAUSE)
+            before, place = place, state()
+            in_place = in_place + 1 if place == before else 0
+            pause = min(2.0**in_place, _LONGEST_PAUSE)
             count += 1
             again = f"restart {count} of {max_failures}"
-            _say(errors, f"the training {what}; it goes on {state()} in {pause:.0f} s ({again})")
+            _say(errors, f"the training {what}; it goes on {place} in {pause:.0f} s ({again})")
             if (number := stops.pause(pause)) is not None:
                 return 128 + number
 

@@ -23,6 +23,12 @@ def with_options(kind: Any, options: Any) -> Any:
     return kind[type(options)]
 
 
+def is_flag(word: str, flag: str) -> bool:
+    """Whether a word of the command line is this flag, alone or with its value; underscores are dashes, as tyro has
+    it."""
+    return word.startswith("--") and word.partition("=")[0].replace("_", "-") == flag
+
+
 def flag_value(arguments: Sequence[str], flag: str) -> str | None:
     """What follows a flag, written ``--flag value`` or ``--flag=value``; None where it is not there.
 
@@ -30,9 +36,9 @@ def flag_value(arguments: Sequence[str], flag: str) -> str | None:
         ConfigError: where nothing follows.
     """
     for i, word in enumerate(arguments):
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-        if word == flag:
+        if is_flag(word, flag):
+            if "=" in word:
+                return word.partition("=")[2]
             if i + 1 == len(arguments) or arguments[i + 1].startswith("--"):
                 raise ConfigError(f"{flag} is given without a value")
             return arguments[i + 1]
@@ -43,8 +49,8 @@ def take_flag(arguments: list[str], flag: str) -> str | None:
     """The same, and takes both out of the arguments."""
     value = flag_value(arguments, flag)
     if value is not None:
-        i = next(i for i, word in enumerate(arguments) if word == flag or word.startswith(f"{flag}="))
-        del arguments[i : i + 1 + (arguments[i] == flag)]
+        i = next(i for i, word in enumerate(arguments) if is_flag(word, flag))
+        del arguments[i : i + (1 if "=" in arguments[i] else 2)]
     return value
 
 

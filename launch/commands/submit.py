@@ -14,7 +14,7 @@ from rich.console import Console
 
 from r2ac.envs import Task, find_tasks
 from r2ac.launch.commands.jobs import Cluster, command_line, follow_job
-from r2ac.launch.commands.parsing import parse, take_flag, with_options
+from r2ac.launch.commands.parsing import is_flag, parse, take_flag, with_options
 from r2ac.launch.commands.train import training_config
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.jobs.job import new_job_id
@@ -212,7 +212,7 @@ def _refuse_words(words: Sequence[str], earlier: str | None) -> None:
     """Raise ConfigError for what a job cannot be given."""
     if earlier is not None and words and not words[0].startswith("-"):
         raise ConfigError(f"--resume goes on with the task of the run: {words[0]!r} cannot be given too")
-    if any(word == "--ray-address" or word.startswith("--ray-address=") for word in words):
+    if any(is_flag(word, "--ray-address") for word in words):
         raise ConfigError("--ray-address cannot be given: a job uses the cluster that it runs on (--cluster names it)")
 
 
@@ -221,6 +221,6 @@ def _defaults(words: Sequence[str]) -> list[str]:
     flags: list[str] = []
     for name in (field.name for field in fields(TrainConfig) if field.name in _DEFAULTS):
         flag = f"--{name.replace('_', '-')}"
-        if not any(word.partition("=")[0] == flag for word in words):
+        if not any(is_flag(word, flag) for word in words):
             flags += [flag, _DEFAULTS[name]]
     return flags

@@ -25,7 +25,7 @@ class Needs:
     """What a training asks a cluster for."""
 
     actors: int
-    """Rollout actors, of which each takes one CPU."""
+    """Rollout actors and inference workers, of which each takes one CPU."""
     learners: int
     """Learners that are processes of their own; 0: the driver learns."""
     learner_cpus: int
@@ -36,10 +36,21 @@ class Needs:
 
     @classmethod
     def of(cls, config: TrainConfig[Any]) -> Needs:
-        """The needs of checked settings. A GPU is asked for only where --device says cuda."""
+        """The needs of checked settings. A GPU is asked for only where --device says cuda.
+
+        Raises:
+            ConfigError: for inference workers that insist on a GPU.
+        """
+        works = config.inference == "worker"
+        if works and config.inference_device.startswith("cuda"):
+            raise ConfigError(
+                f"--inference-device is {config.inference_device}, but a manifest asks for the GPUs of learners alone: "
+                "with auto inference workers take those that are left, or CPUs"
+            )
+        actors = config.num_actors + config.inference_workers * works
         learners = config.num_learners
         gpus = max(learners, 1) if config.device.startswith("cuda") else 0
-        return cls(config.num_actors, learners, config.learner_threads or 1, gpus, config.max_failures or RETRIES)
+        return cls(actors, learners, config.learner_threads or 1, gpus, config.max_failures or RETRIES)
 
     @property
     def learning_cpus(self) -> int:

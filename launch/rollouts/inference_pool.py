@@ -13,7 +13,7 @@ from typing import Any
 from r2ac.launch.errors import last_line
 from r2ac.launch.rollouts.acting_agent import InferenceConfig, InferenceStatistics
 from r2ac.launch.rollouts.inference_worker import InferenceWorker
-from r2ac.launch.rollouts.placement import worker_options
+from r2ac.launch.rollouts.placement import free_gpus, worker_options
 from r2ac.launch.rollouts.policies import Weights
 from r2ac.launch.rollouts.ray_inference import RayInferenceWorker
 from r2ac.launch.rollouts.weights_board import BoardHandle
@@ -206,14 +206,15 @@ def pool_beside(ray: Any, config: InferenceConfig, number: int, board: BoardHand
 
 
 def pool_anywhere(ray: Any, config: InferenceConfig, number: int) -> InferencePool:
-    """Workers where Ray finds a place for them: on its GPUs, or with a device of cpu, or auto without a GPU, on CPUs.
+    """Workers where Ray finds a place for them: on its GPUs, or with a device of cpu, or auto without a free GPU, on
+    CPUs.
 
     Raises:
         ConnectionFailed: if the device is cuda, and there is no GPU and will be none.
     """
     device = config.device
     if device == "auto":
-        device = "cuda" if ray.cluster_resources().get("GPU", 0) >= 1 else "cpu"
+        device = "cuda" if free_gpus(ray) else "cpu"
     options = {**worker_options(ray, False, device, number), "max_concurrency": _CALLS}
 
     def start(index: int) -> tuple[Any, Any]:

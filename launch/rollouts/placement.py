@@ -39,8 +39,13 @@ def worker_options(ray: Any, here: bool, device: str, workers: int) -> dict[str,
     if device == "cpu":
         return {"num_cpus": 1, **_strategy(ray, here, "SPREAD")}
     require_gpus(ray, f"--inference-device {device}")
-    share = gpu_share(ray.cluster_resources().get("GPU", workers), workers)
+    share = gpu_share(free_gpus(ray) or ray.cluster_resources().get("GPU", workers), workers)
     return {"num_cpus": 0, "num_gpus": share, **_strategy(ray, here, "SPREAD")}
+
+
+def free_gpus(ray: Any) -> int:
+    """Whole GPUs that nobody has reserved: learners reserve theirs before workers are placed."""
+    return int(ray.available_resources().get("GPU", 0))
 
 
 def _strategy(ray: Any, here: bool, otherwise: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -71,6 +72,9 @@ class SweepSettings:
                 raise ConfigError(f"{_flag(name)} is {getattr(self, name)}, but it must be at least 0")
         if not self.vary:
             raise ConfigError("nothing is varied: r2ac sweep needs --vary NAME=VALUES, such as --vary seed=1,2,3")
+        if self.sweep_dir is not None and re.match(r"[\w+.-]+:/", str(self.sweep_dir)):
+            # A path has no two slashes in a row.
+            raise ConfigError(f"--sweep-dir is {self.sweep_dir}, but it must be a folder, not a URL")
         if self.metric not in METRICS and "/" not in self.metric:
             raise ConfigError(
                 f"--metric is {self.metric}, but it must be {', '.join(METRICS)} or a metric of a group, such as "

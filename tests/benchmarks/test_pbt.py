@@ -15,7 +15,7 @@ def test_both_ways_begin_with_the_same_draws_and_have_the_same_budget(
 ) -> None:
     pbt = module("pbt")
     options = Namespace(
-        rates=(1e-5, 1e-3), highest=0.1, corridor=4, chrono=10, steps=4000, perturb_every=2000, members=4
+        rates=(1e-5, 1e-3), highest=0.1, factor=2.0, corridor=4, chrono=10, steps=4000, perturb_every=2000, members=4
     )
 
     def plan_of(way: str) -> Plan:
@@ -31,3 +31,4 @@ def test_both_ways_begin_with_the_same_draws_and_have_the_same_budget(
     assert [replace(trial.config, log_steps=0) for trial in population.trials] == same
     assert population.bounds == {"learning-rate": (1e-5, 0.1)}
     assert (random.perturb_every, population.perturb_every) == (0, 2000)
+    assert (population.settings.perturb_factor, population.settings.resample) == (2.0, 0.0)

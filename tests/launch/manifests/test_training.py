@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,6 +101,13 @@ def test_needs_follow_the_settings() -> None:
     assert (needs.driver_cpus, needs.worker_cpus(8), needs.workers(8)) == (4, 8, 3)
     needs = Needs.of(replace(config, device="cuda"))
     assert (needs.gpus, needs.driver_cpus, needs.workers(8), needs.gpu_nodes(8)) == (1, 0, 3, 1)
+
+
+def test_inference_workers_take_a_cpu_each() -> None:
+    config = replace(preset("memory/tmaze"), num_actors=6, inference="worker", inference_workers=2)
+    assert Needs.of(config).actors == 8
+    with pytest.raises(ConfigError, match="--inference-device is cuda, but a manifest asks for the GPUs of learners"):
+        Needs.of(replace(config, inference_device="cuda"))
 
 
 def test_learners_in_processes_of_their_own_need_cpus_or_gpus_beside_the_actors() -> None:

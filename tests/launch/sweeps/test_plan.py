@@ -13,7 +13,7 @@ RATE = "learning-rate=loguniform(1e-4,1e-2)"
 
 
 def plan_of(folder: Path, *vary: str, flags: tuple[str, ...] = (), **settings: object) -> Plan:
-    return make_plan("memory/tmaze", flags, SweepSettings(vary=vary, sweep_dir=folder, **settings))  # type: ignore[arg-type]
+    return make_plan("memory/tmaze", flags, SweepSettings(**{"vary": vary, "sweep_dir": folder, **settings}))  # type: ignore[arg-type]
 
 
 def test_every_trial_is_an_ordinary_training_in_a_folder_of_its_own(tmp_path: Path) -> None:
@@ -52,6 +52,7 @@ def test_switches_can_be_varied(tmp_path: Path) -> None:
         ((RATE,), {"scheduler": "pbt", "quantile": 0.6}, "--quantile is 0.6"),
         ((RATE,), {"scheduler": "pbt", "perturb_factor": 1.0}, "--perturb-factor is 1.0"),
         ((RATE,), {"scheduler": "pbt", "resample": 1.5}, "--resample is 1.5"),
+        ((RATE,), {"sweep_dir": Path("s3://bucket/sweep")}, "--sweep-dir is s3:/bucket/sweep, but it must be a folder"),
         ((RATE,), {"scheduler": "pbt", "perturb_every": 10**9}, "less than the steps of a trial"),
         ((RATE,), {"scheduler": "pbt", "bounds": ("learning-rate=1e-3,1",)}, "but draws lie between"),
         ((RATE,), {"scheduler": "pbt", "bounds": ("learning-rate=-1,1",)}, "learning-rate is -1.0"),
