@@ -8,6 +8,7 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from typing import Any
 
+from r2ac.launch.cluster import ConnectionFailed
 from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.loading import choose_device
 from r2ac.launch.process import available_cores, learner_threads, set_up_process
@@ -119,6 +120,10 @@ def search(
                 if not tried:
                     raise
                 continue  # what does not go together with other flags, or does not fit into memory
+            except ConnectionFailed:
+                if not tried:
+                    raise
+                return  # Ray did not start this time; what was measured before stands
             longest = max(longest, time.monotonic() - started)
             if best is None or trial.steps_per_second > _WORTH_TRYING_MORE * best.steps_per_second:
                 best = trial

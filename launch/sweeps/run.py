@@ -46,7 +46,12 @@ def run_sweep(plan: Plan, console: Console) -> int:
     crashes: dict[str, str] = {}
     if left:
         with _quiet(), _terminating_like_ctrl_c():
-            crashes = _tune(plan, left, before, console)
+            try:
+                crashes = _tune(plan, left, before, console)
+            except KeyboardInterrupt:
+                # Before Tune takes Ctrl-C, or again while it stops the trials. What was begun can be gone on with.
+                if not plan.description.exists():
+                    raise
     results = [result_of(plan, trial, crashes.get(trial.name)) for trial in plan.trials]
     write_description(plan, to_json(results))
     print_results(console, plan, results)

@@ -9,6 +9,7 @@ import pytest
 
 from r2ac.launch.bench import Trial, fastest, measure, search
 from r2ac.launch.cli import main
+from r2ac.launch.cluster import ConnectionFailed
 from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.presets import preset
 from r2ac.launch.process import available_cores
@@ -70,6 +71,20 @@ def test_what_is_not_allowed_is_left_out() -> None:
     assert 0 not in tried, "a worker acts for rollout actors"
     with pytest.raises(ConfigError, match="--stream-groups is 999"):
         list(search(replace(CONFIG, stream_groups=999), 60, 1, check))
+
+
+def test_what_was_measured_stands_where_ray_does_not_start_again() -> None:
+    def second_start_fails(config: TrainConfig[Any], seconds: float) -> Trial:
+        starts.append(config)
+        if len(starts) == 2:
+            raise ConnectionFailed("Ray could not be started on this machine")
+        return trial(config, 1.0)
+
+    starts: list[TrainConfig[Any]] = []
+    assert len(list(search(CONFIG, 60, 1, second_start_fails))) == 1
+    starts[:] = [CONFIG]
+    with pytest.raises(ConnectionFailed):
+        list(search(CONFIG, 60, 1, second_start_fails))
 
 
 def test_a_trial_is_a_training() -> None:

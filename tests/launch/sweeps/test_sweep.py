@@ -147,6 +147,30 @@ def test_ctrl_c_saves_every_trial_and_says_how_to_go_on(tmp_path: Path) -> None:
         assert result["env_steps"] >= read_metrics(run)[-1]["env_steps"] > 0
 
 
+def test_ctrl_c_before_the_first_trial_says_how_to_go_on(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    program = "import sys; from r2ac.launch.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, *arguments(sweep, "--total-steps", str(10**8), "--vary", "seed=1,2")]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        deadline = time.monotonic() + 240
+        while not (sweep / "sweep.json").exists():
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        out, errors = process.communicate(timeout=240)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+    assert process.returncode == 130, errors
+    assert f"r2ac sweep --resume {sweep}" in out
+    assert {result["state"] for result in results_of(sweep).values()} <= {"not begun", "interrupted"}
+
+
 def test_bad_input_is_told_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = tmp_path / "sweep"
     assert main(arguments(sweep, "--vary", "learning-rate=1e-3,0")) == 2
