@@ -43,7 +43,9 @@ def exit_code(code: int) -> int:
     return 1 if code == TRY_AGAIN and restarts() is None else code
 
 
-def supervise(words: Callable[[int], Sequence[str]], max_failures: int, state: Callable[[], str], resume: str) -> int:
+def supervise(
+    words: Callable[[int], Sequence[str]], max_failures: int, state: Callable[[], str], resume: Callable[[], str]
+) -> int:
     """Run a training as a child process, and again after each failure, ``max_failures`` times at most.
 
     A failure is an end by a signal that is no request to stop, or the exit code ``TRY_AGAIN``. Between two starts lie
@@ -54,7 +56,7 @@ def supervise(words: Callable[[int], Sequence[str]], max_failures: int, state: C
         words: the arguments of ``r2ac`` for a start, by the number of restarts before it.
         max_failures: at least 1.
         state: where the next start goes on, such as ``from step 1,200``.
-        resume: how a user goes on, told when all is in vain.
+        resume: how a user goes on, such as ``go on with: r2ac train --resume RUN``.
 
     Returns:
         The exit code: of the child where it ended by itself, 128 + the signal's number after a request to stop, 1 where
@@ -68,7 +70,7 @@ def supervise(words: Callable[[int], Sequence[str]], max_failures: int, state: C
             if stops.received is not None and (_is_stop(code) or code < 0):
                 if code < 0:
                     # It says nothing itself: it had not come so far, or was ended in a hurry.
-                    _say(errors, f"stopped by {stops.received.name}; go on with: {resume}")
+                    _say(errors, f"stopped by {stops.received.name}; {resume()}")
                 return 128 + stops.received
             if _is_stop(code):
                 return 128 - code if code < 0 else code
@@ -80,7 +82,7 @@ def supervise(words: Callable[[int], Sequence[str]], max_failures: int, state: C
             errors.show_cursor(True)
             if count == max_failures:
                 often = f"for --max-failures is {max_failures}"
-                _say(errors, f"the training {what} and is not started again, {often}; go on with: {resume}")
+                _say(errors, f"the training {what} and is not started again, {often}; {resume()}")
                 return 1
             before, place = place, state()
             in_place = in_place + 1 if place == before else 0
@@ -89,6 +91,7 @@ def supervise(words: Callable[[int], Sequence[str]], max_failures: int, state: C
             again = f"restart {count} of {max_failures}"
             _say(errors, f"the training {what}; it goes on {place} in {pause:.0f} s ({again})")
             if (number := stops.pause(pause)) is not None:
+                _say(errors, f"stopped by {number.name}; {resume()}")
                 return 128 + number
 
 

@@ -169,7 +169,11 @@ def _supervise(config: TrainConfig[Any], place: str, words: list[str]) -> int:
         step = newest()
         return f"with {place}" if step is None else f"from step {step:,} of {place}"
 
-    return supervise(words_of, config.max_failures, state, shlex.join(again))
+    def resume() -> str:
+        begun = again is words or newest() is not None
+        return f"{'go on with' if begun else 'begin again with'}: {shlex.join(('r2ac', *(again if begun else words)))}"
+
+    return supervise(words_of, config.max_failures, state, resume)
 
 
 def _suite_at(place: str) -> SuiteRun | None:

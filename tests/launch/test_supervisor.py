@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,8 +28,9 @@ PROGRAM = """
 import sys
 from r2ac.launch import supervisor
 from r2ac.launch.supervisor import supervise
-supervisor.sys.executable, codes, tries = sys.argv[1], sys.argv[2].split(","), int(sys.argv[3])
-sys.exit(supervise(lambda count: [codes[min(count, len(codes) - 1)]], tries, lambda: "from here", "GO ON"))
+supervisor.sys.executable, codes, tries, places = sys.argv[1], sys.argv[2].split(","), int(sys.argv[3]), sys.argv[4:]
+state = lambda: places.pop(0) if places else "from here"
+sys.exit(supervise(lambda count: [codes[min(count, len(codes) - 1)]], tries, state, lambda: "GO ON"))
 """
 # Stands where Python does: `-m r2ac.launch WORD` ends as the word says.
 STAND_IN = """#!/bin/sh
@@ -59,8 +61,8 @@ def ends(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     stand_in.write_text(STAND_IN)
     stand_in.chmod(0o700)
 
-    def run(codes: str, tries: int = 2) -> "subprocess.CompletedProcess[str]":
-        command = [sys.executable, "-c", PROGRAM, str(stand_in), codes, str(tries)]
+    def run(codes: str, tries: int = 2, *places: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-c", PROGRAM, str(stand_in), codes, str(tries), *places]
         environment = {**os.environ, "ORPHAN": str(tmp_path / "orphan")}
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
 
@@ -138,6 +140,39 @@ def test_what_is_tried_again(
     if gave_up:
         assert "--max-failures is 2" in lines[-1]
         assert lines[-1].endswith("GO ON")
+
+
+def test_the_pauses_grow_until_it_comes_further(
+    ends: Callable[..., "subprocess.CompletedProcess[str]"],
+) -> None:
+    done = ends("-9,-9,-9,0", 3, "from 1", "from 1", "from 2")
+    told = [re.search(r"goes on (from \d) in (\d) s", line) for line in done.stderr.splitlines()]
+    assert [found and found.groups() for found in told] == [("from 1", "1"), ("from 1", "2"), ("from 2", "1")]
+
+
+def test_one_that_is_stopped_before_it_has_begun_says_how_to_begin(start_tiny: StartTiny, tmp_path: Path) -> None:
+    process = start_tiny(tmp_path / "run", WATCHED)
+    wait_until(lambda: child_of(process.pid) > 0, process)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    (told,) = errors.splitlines()
+    assert told.startswith("r2ac: stopped by SIGTERM; begin again with: r2ac train memory/tmaze --")
+    assert told.endswith(f"--run-dir {tmp_path}/run")
+
+
+def test_a_request_to_stop_between_two_starts_ends_it(tmp_path: Path) -> None:
+    stand_in = tmp_path / "stand-in"
+    stand_in.write_text(STAND_IN)
+    stand_in.chmod(0o700)
+    command = [sys.executable, "-c", PROGRAM, str(stand_in), "-9", "9", "a", "a", "a", "a"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        while "in 4 s" not in process.stderr.readline():
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.read() == "r2ac: stopped by SIGTERM; GO ON\n"
+    assert process.returncode == 128 + signal.SIGTERM
 
 
 def test_what_a_killed_training_leaves_is_ended(
