@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 from r2ac.launch.errors import RunDirectoryError, os_reason
 
-_PATIENCE, _POLL_SECONDS = 180.0, 0.2
+_PATIENCE, _POLL_SECONDS = 600.0, 0.2
 
 
 def default_run_directory(task: str, label: str, seed: int, now: datetime | None = None) -> Path:
@@ -90,7 +90,7 @@ class RunDirectory:
     def open(cls, path: Path | str, for_writing: bool, waits: Callable[[str], object] | None = None) -> RunDirectory:
         """The run in ``path``; with ``for_writing`` it is locked, without, nothing is written and no lock is needed.
 
-        With ``waits`` a run that is in use is waited for, three minutes at most: its user may be a training that was
+        With ``waits`` a run that is in use is waited for, ten minutes at most: its user may be a training that was
         given up, on a machine that does not know it yet. ``waits`` is then told who that is.
 
         Raises RunDirectoryError where ``path`` is not a run, or, with ``for_writing``, is in use or cannot be written.
