@@ -29,6 +29,17 @@ def tiny_arguments(run: Path, flags: dict[str, object]) -> list[str]:
     return ["train", "memory/tmaze", *(str(word) for pair in chosen.items() for word in pair)]
 
 
+# Ray reads it once in a process, whoever starts a cluster there first; so all that tests start want a token.
+os.environ.setdefault("RAY_AUTH_MODE", "token")
+
+
+@pytest.fixture(scope="session")
+def ray_token() -> None:
+    """There is a token for clusters that tests start themselves."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"]
+    subprocess.run(command, check=True, capture_output=True)
+
+
 @pytest.fixture(scope="session")
 def train_tiny() -> Callable[..., Path]:
     """train_tiny(run, {"--seed": 2}, …) trains memory/tmaze in this process and returns ``run``."""

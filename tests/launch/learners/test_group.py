@@ -157,7 +157,7 @@ def test_a_learner_whose_node_is_taken_away_lets_all_save(start_tiny: StartTiny,
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def cluster(monkeypatch: pytest.MonkeyPatch, ray_token: None) -> Iterator[str]:
     """The address of a Ray cluster of two nodes on loopback, each with room for one learner and its actor."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
