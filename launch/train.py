@@ -121,7 +121,9 @@ def train(
         if learned >= config.total_steps:
             with resumed.run:
                 console.print(
-                    f"{resumed.run.path} has learned from its {learned:,} steps; --total-steps N goes on to N"
+                    f"{resumed.run.path} has learned from its {learned:,} steps; --total-steps N goes on to N",
+                    soft_wrap=True,
+                    markup=False,
                 )
             return 0
     if config.num_learners:
