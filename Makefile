@@ -12,11 +12,12 @@ endif
 # More flags for the two trainings of the main job, such as FLAGS="--seed 2".
 FLAGS ?=
 
-.PHONY: help install train test lint types format clean
+.PHONY: help install train test test-machines lint types format clean
 
 help:
 	@echo 'make train    train memory/tmaze by RTRL and by TBPTT, evaluate both, plot (a few minutes on 2 cores)'
 	@echo 'make test     lint, types and the whole test suite'
+	@echo 'make test-machines  a training on machines that die, as root'
 	@echo 'make install  only the set-up: .venv with everything that the two need'
 	@echo 'make format   let ruff format the code'
 	@echo 'make clean    remove .venv and caches (runs/ stays)'
@@ -40,11 +41,15 @@ train: install
 	$(BIN)/r2ac plot $(RUNS)/rtrl $(RUNS)/tbptt --output $(RUNS)/curves.png
 
 test: lint types
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# Needs root and the command ip: every kind of failure on machines that are network namespaces, in about five minutes.
+test-machines: install
+	R2AC_SLOW_TESTS=1 $(BIN)/python -m pytest tests/launch/test_separate_machines.py
 
 types: install
 	$(BIN)/mypy

@@ -29,8 +29,9 @@ def tiny_arguments(run: Path, flags: dict[str, object]) -> list[str]:
     return ["train", "memory/tmaze", *(str(word) for pair in chosen.items() for word in pair)]
 
 
-# Ray reads it once in a process, whoever starts a cluster there first; so all that tests start want a token.
+# Ray reads these once in a process, whoever imports it or starts a cluster there first; so they hold for all tests.
 os.environ.setdefault("RAY_AUTH_MODE", "token")
+os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
 @pytest.fixture(scope="session")
