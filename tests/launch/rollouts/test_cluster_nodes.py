@@ -316,22 +316,30 @@ def test_what_a_cluster_cannot_give_is_one_sentence(nodes: Nodes, workers: dict[
 def test_a_training_counts_its_steps_whatever_happens(
     nodes: Nodes, workers: dict[str, Any], start_tiny: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
 ) -> None:
-    flags = {"--num-actors": 6, "--streams-per-actor": 4, "--ray-address": nodes.address, "--total-steps": 60_000}
+    nodes.add(num_cpus=4)
+    # More steps than it can take: how fast it is decides nothing.
+    flags = {"--num-actors": 6, "--streams-per-actor": 4, "--ray-address": nodes.address, "--total-steps": 10**9}
     run = tmp_path / "run"
     training = start_tiny(run, flags)
-    deadline = time.monotonic() + 240
-    while not any(row["throughput/actors"] == 6 for row in lines_of(run)):
-        assert training.poll() is None, training.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+
+    def wait_until(holds: Callable[[dict[str, Any]], bool]) -> None:
+        deadline = time.monotonic() + 240
+        while not any(holds(row) for row in lines_of(run)):
+            assert training.poll() is None, training.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    wait_until(lambda row: row["throughput/actors"] == 6)
     os.kill(processes("RolloutActor")[0], signal.SIGKILL)
     nodes.remove(workers.pop("first"))
+    # The killed one, and the two on the node unless it was one of them.
+    wait_until(lambda row: row["throughput/actor_restarts"] >= 2 and row["learner/stream_resets"] >= 2 * 4)
+    training.send_signal(signal.SIGTERM)
     output, errors = training.communicate(timeout=300)
-    assert training.returncode == 0, errors
+    assert training.returncode == 128 + signal.SIGTERM, errors
     rows = read_metrics(run)
-    assert rows[-1]["env_steps"] == rows[-1]["updates"] * 8 * 5 == 60_000
+    assert rows[-1]["env_steps"] == rows[-1]["updates"] * 8 * 5
     assert [row["env_steps"] for row in rows] == sorted({row["env_steps"] for row in rows})
-    assert rows[-1]["learner/stream_resets"] >= 4
     assert "actor restarts" in output
 
 
