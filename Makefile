@@ -17,8 +17,8 @@ FLAGS ?=
 help:
 	@echo 'make train    train memory/tmaze by RTRL and by TBPTT, evaluate both, plot (a few minutes on 2 cores)'
 	@echo 'make test     lint, types and the whole test suite'
-	@echo 'make test-machines  a training on machines that die, as root'
 	@echo 'make install  only the set-up: .venv with everything that the two need'
+	@echo 'make test-machines  a training on machines that die: as root, about five minutes'
 	@echo 'make format   let ruff format the code'
 	@echo 'make clean    remove .venv and caches (runs/ stays)'
 
@@ -47,12 +47,12 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+types: install
+	$(BIN)/mypy
+
 # Needs root and the command ip: every kind of failure on machines that are network namespaces, in about five minutes.
 test-machines: install
 	R2AC_SLOW_TESTS=1 $(BIN)/python -m pytest tests/launch/test_separate_machines.py
-
-types: install
-	$(BIN)/mypy
 
 format: install
 	$(BIN)/ruff check --fix .

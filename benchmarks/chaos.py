@@ -2,13 +2,13 @@
 
     python benchmarks/chaos.py                    memory/tmaze, 20 minutes, a kill every 20 s
     python benchmarks/chaos.py --minutes 5 --every 30 --kinds actor node
-    python benchmarks/chaos.py --flags "--num-learners 2"
+    python benchmarks/chaos.py --flags "--num-learners 2"    without inference workers
 
 The cluster is Ray's own cluster of several nodes on this machine: a head, which holds the learner, and nodes for the
-rollout actors. Each kill is SIGKILL, to a random one of:
+rollout actors. Each kill is SIGKILL, to a random one of those kinds of which something lives:
 
     actor        a rollout actor
-    inference    an inference worker (where the flags ask for them)
+    inference    an inference worker
     node         the raylet of a node with rollout actors; a new node joins after five seconds
     learner      a learner's process
     driver       the process of r2ac train, below the one that supervises it
@@ -55,6 +55,8 @@ from report import (
 from soak import processes_below
 from throughput_system import R2AC, read_lines
 
+from r2ac.launch.training_log import COUNTED
+
 KINDS = ("actor", "inference", "node", "learner", "driver")
 TITLES = {"actor": "ray::RolloutActor", "inference": "ray::RayInferenceWorker", "learner": "ray::LearnerProcess"}
 """What Ray calls the processes."""
@@ -72,7 +74,7 @@ class Kill:
     steps: int
     """Learned by then, as the run's last line told."""
     lost: int
-    """Steps that were learned again."""
+    """Steps that are learned again: those since the newest checkpoint, where the learner or the driver was killed."""
     recovery: float | None = None
     """Seconds until the run had come further; None where the next kill, or the end, came first."""
 
@@ -107,10 +109,13 @@ class Nodes:
             found += [pid for pid in processes_below(raylet) if title_of(pid).startswith(title)]
         return found
 
-    def kill_one(self, dice: random.Random) -> None:
-        """SIGKILL to the raylet of a node with rollout actors."""
+    def kill_one(self, dice: random.Random) -> bool:
+        """SIGKILL to the raylet of a node with rollout actors; whether there was one."""
+        if not self._others:
+            return False
         node = self._others.pop(dice.randrange(len(self._others)))
         self._cluster.remove_node(node, allow_graceful=False)
+        return True
 
     def add_one(self) -> None:
         """Another node joins."""
@@ -162,9 +167,22 @@ class Watch:
         return max((int("".join(filter(str.isdigit, name)) or 0) for name in names), default=0)
 
 
-def chaos(options: argparse.Namespace, nodes: Nodes, run: Path) -> tuple[list[Kill], Watch, int, float]:
-    """Train and kill; all kills, the watch, the exit code, and how many seconds training took."""
-    dice = random.Random(options.seed)
+@dataclass(frozen=True)
+class Outcome:
+    """What a training came to."""
+
+    kills: list[Kill]
+    wrong: list[str]
+    """Sentences about what should not be."""
+    last: Row
+    """The last line of its metrics."""
+    exit_code: int
+    seconds: float
+    """Since the first steps."""
+
+
+def chaos(options: argparse.Namespace, nodes: Nodes, run: Path) -> Outcome:
+    """Train and kill."""
     command = [
         *(*R2AC, "train", options.task, "--ray-address", nodes.address, "--run-dir", str(run), "--seed", "1"),
         *("--num-actors", str(options.actors), "--num-learners", "1", "--max-failures", "100000"),
@@ -173,40 +191,45 @@ def chaos(options: argparse.Namespace, nodes: Nodes, run: Path) -> tuple[list[Ki
     ]
     with open(run.parent / "log.txt", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    kills: list[Kill] = []
     try:
         wait_for_run(process, run)
         config = json.loads((run / "config.json").read_text())
         watch = Watch(run, config["batch_size"] * config["rollout_length"])
         began = time.monotonic()
-        due, rejoin = options.every, float("inf")
-        while (now := time.monotonic() - began) < 60 * options.minutes and process.poll() is None:
-            watch.look()
-            if kills and kills[-1].recovery is None and watch.steps > kills[-1].steps:
-                kills[-1].recovery = now - kills[-1].seconds
-            if now >= rejoin:
-                nodes.add_one()
-                rejoin = float("inf")
-            if now >= due:
-                due = now + options.every
-                kind = dice.choice(options.kinds)
-                kill = Kill(now, kind, watch.steps, 0)
-                if strike(kind, nodes, process.pid, dice):
-                    if kind == "node":
-                        rejoin = now + REJOIN_SECONDS
-                    if kind in ("learner", "driver"):
-                        kill.lost = max(0, watch.steps - watch.checkpoint())
-                    kills.append(kill)
-                    print(f"{now:5.0f} s: {kind} killed after {watch.steps:,} steps", flush=True)
-            time.sleep(LOOK_SECONDS)
+        kills = kill_on(options, nodes, process, watch)
         process.send_signal(signal.SIGTERM)
         code = process.wait(180)
+        seconds = time.monotonic() - began
         watch.look()
-        return kills, watch, code, time.monotonic() - began
+        return Outcome(kills, watch.wrong, read_lines(run)[-1], code, seconds)
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def kill_on(options: argparse.Namespace, nodes: Nodes, process: subprocess.Popen[bytes], watch: Watch) -> list[Kill]:
+    """Kill again and again, until the time is over or the training has ended."""
+    dice, kills = random.Random(options.seed), []
+    began, due, rejoin = time.monotonic(), options.every, float("inf")
+    while (now := time.monotonic() - began) < 60 * options.minutes and process.poll() is None:
+        watch.look()
+        if kills and kills[-1].recovery is None and watch.steps > kills[-1].steps:
+            kills[-1].recovery = now - kills[-1].seconds
+        if now >= rejoin:
+            nodes.add_one()
+            rejoin = float("inf")
+        if now >= due:
+            due += options.every
+            kind = strike(options.kinds, nodes, process.pid, dice)
+            if kind == "node":
+                rejoin = now + REJOIN_SECONDS
+            if kind is not None:
+                lost = max(0, watch.steps - watch.checkpoint()) if kind in ("learner", "driver") else 0
+                kills.append(Kill(now, kind, watch.steps, lost))
+                print(f"{now:5.0f} s: {kind} killed after {watch.steps:,} steps", flush=True)
+        time.sleep(LOOK_SECONDS)
+    return kills
 
 
 def wait_for_run(process: subprocess.Popen[bytes], run: Path, seconds: float = 300) -> None:
@@ -218,20 +241,22 @@ def wait_for_run(process: subprocess.Popen[bytes], run: Path, seconds: float = 3
         time.sleep(LOOK_SECONDS)
 
 
-def strike(kind: str, nodes: Nodes, supervisor: int, dice: random.Random) -> bool:
-    """Kill one of the kind; whether there was one."""
-    if kind == "node":
-        nodes.kill_one(dice)
-        return True
-    if kind == "driver":
-        below = [pid for pid in processes_below(supervisor) if pid != supervisor and " train " in title_of(pid)]
-        victims = below[:1]
-    else:
-        victims = nodes.processes(TITLES[kind])
-    if not victims:
-        return False
-    os.kill(dice.choice(victims), signal.SIGKILL)
-    return True
+def strike(kinds: Sequence[str], nodes: Nodes, supervisor: int, dice: random.Random) -> str | None:
+    """Kill one thing of a random kind of which there is one; the kind, or None where there is nothing at all."""
+    for kind in dice.sample(kinds, len(kinds)):
+        if kind == "node":
+            if nodes.kill_one(dice):
+                return kind
+            continue
+        if kind == "driver":
+            below = [pid for pid in processes_below(supervisor) if pid != supervisor and " train " in title_of(pid)]
+            victims = below[:1]
+        else:
+            victims = nodes.processes(TITLES[kind])
+        if victims:
+            os.kill(dice.choice(victims), signal.SIGKILL)
+            return kind
+    return None
 
 
 def mean_return(run: Path, episodes: int) -> float:
@@ -288,14 +313,14 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
     parser.add_argument("--task", default="memory/tmaze")
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--every", type=float, default=20.0, help="seconds between two kills")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=[kind for kind in KINDS if kind != "inference"])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seed", type=int, default=1, help="of what is killed")
     parser.add_argument("--actors", type=int, default=2)
     parser.add_argument("--nodes", type=int, default=2, help="beside the head")
     parser.add_argument("--checkpoint-seconds", type=float, default=10.0)
     parser.add_argument("--total-steps", type=int, default=30_000_000, help="more than there is time for")
     parser.add_argument("--episodes", type=int, default=300, help="of the evaluation")
-    parser.add_argument("--flags", default="", help="more, for r2ac train")
+    parser.add_argument("--flags", default="--inference worker", help="more, for r2ac train")
     return parser, parser.parse_args(arguments)
 
 
@@ -310,22 +335,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run = Path(folder) / "run"
         nodes = Nodes(options.nodes, cpus, head_cpus=4)
         try:
-            kills, watch, code, seconds = chaos(options, nodes, run)
+            outcome = chaos(options, nodes, run)
         finally:
             nodes.close()
-        for sentence in watch.wrong:
+        for sentence in outcome.wrong:
             print(f"Wrong: {sentence}")
         solved = mean_return(run, options.episodes)
-    rows = rows_of(kills)
-    print_table(f"{len(kills)} kills in {seconds / 60:.0f} minutes, {watch.steps:,} steps learned", COLUMNS, rows)
-    print(f"\nAt the end: mean return {solved:.3f}; exit code {code}")
+    rows, last = rows_of(outcome.kills), outcome.last
+    title = f"{len(outcome.kills)} kills in {outcome.seconds / 60:.1f} minutes, {last['env_steps']:,} steps learned"
+    print_table(title, COLUMNS, rows)
+    counted = {name: last[f"throughput/{name}"] for name in COUNTED}
+    print(f"\nAt the end: mean return {solved:.3f}; exit code {outcome.exit_code}; {counted}")
     goals = [
         Goal("mean return at the end (of the T-maze: success)", solved, 0.95, True),
-        Goal("lines that are wrong", float(len(watch.wrong)), 0.0, False),
+        Goal("lines that are wrong", float(len(outcome.wrong)), 0.0, False),
     ]
     print_goals(goals)
-    more = {"kills": [asdict(kill) for kill in kills], "by_kind": rows, "steps": watch.steps, "seconds": seconds}
-    write_files("chaos", options, {**head, **more, "mean_return": solved}, goals, draw)
+    names = ("task", "minutes", "every", "kinds", "seed", "actors", "nodes", "checkpoint_seconds", "flags", "episodes")
+    figures = {
+        **head,
+        "settings": {name: getattr(options, name) for name in names},
+        **asdict(outcome),
+        "by_kind": rows,
+        "mean_return": solved,
+    }
+    write_files("chaos", options, figures, goals, draw)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,8 @@ def open_device(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
 def header(device: torch.device, options: argparse.Namespace) -> Row:
     """Where, with what and when the figures were made."""
     on_gpu = device.type == "cuda"
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "triton": _version("triton")}
+    versions = {"python": platform.python_version(), "torch": torch.__version__}
+    versions |= {name: found for name in ("triton", "ray") if (found := _version(name))}
     if on_gpu:
         versions |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
     return {

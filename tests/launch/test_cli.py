@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from r2ac.launch.cli import main
 from r2ac.launch.loading import find_checkpoint
 from r2ac.launch.metrics import read_metrics
 from r2ac.launch.run_directory import RunDirectory
+from tests.processes import wait_until
 
 Capture = pytest.CaptureFixture[str]
 TrainTiny = Callable[..., Path]
@@ -290,12 +290,9 @@ def test_a_run_directory_in_use(
 ) -> None:
     run = tmp_path / "run"
     process = start_tiny(run, {"--total-steps": 100_000_000})
-    deadline = time.monotonic() + 120
+    metrics = run / "metrics.jsonl"
     try:
-        while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").read_text():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: metrics.exists() and metrics.read_text() != "", process)
         message = refused(capsys, ["train", "--resume", str(run)])
         assert f"in use by process {process.pid}" in message
         assert "already holds a run" in refused(capsys, ["train", "memory/tmaze", *HERE, "--run-dir", str(run)])

@@ -2,7 +2,6 @@
 
 import resource
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from r2ac.launch.cli import main
 from r2ac.launch.metrics import read_metrics
 from r2ac.learner.checkpoint import load_checkpoint
+from tests.processes import wait_until
 
 StartTiny = Callable[..., "subprocess.Popen[str]"]
 
@@ -20,11 +20,7 @@ def test_a_disk_that_fills_up(start_tiny: StartTiny, tmp_path: Path, size: int) 
     """The limit of a process for the size of a file fails a write as a full disk does."""
     run = tmp_path / "run"
     process = start_tiny(run, {"--total-steps": 10**12, "--checkpoint-minutes": 0.002})
-    deadline = time.monotonic() + 60
-    while len(list(run.glob("checkpoints/step_*"))) < 2:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_until(lambda: len(list(run.glob("checkpoints/step_*"))) >= 2, process)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (size, size))
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1, errors

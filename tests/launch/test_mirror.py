@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from r2ac.launch.metrics import read_metrics
 from r2ac.launch.mirror import Mirror, staging_path
 from r2ac.launch.storage import StorageError, StorageUnavailable
 from r2ac.learner.checkpoint import load_checkpoint
+from tests.processes import wait_until
 
 Capture = pytest.CaptureFixture[str]
 StartTiny = Callable[..., "subprocess.Popen[str]"]
@@ -64,14 +64,6 @@ def write(mirror: Mirror, *steps: int) -> None:
 
 def steps_at(run: Path) -> list[int]:
     return sorted(int(path.stem[5:]) for path in run.glob("checkpoints/step_*"))
-
-
-def wait_until(reached: Callable[[], bool], process: "subprocess.Popen[str] | None" = None) -> None:
-    deadline = time.monotonic() + 60
-    while not reached():
-        assert process is None or process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def die(mirror: Mirror) -> None:

@@ -150,7 +150,7 @@ def add_node(network: Network, head: Machine) -> Machine:
     return machine
 
 
-def wait_until(run: Path, training: "subprocess.Popen[str]", holds: Callable[[dict[str, Any]], bool]) -> None:
+def wait_for_line(run: Path, training: "subprocess.Popen[str]", holds: Callable[[dict[str, Any]], bool]) -> None:
     """Until the newest line says so."""
     deadline = time.monotonic() + 200
     while True:
@@ -172,38 +172,32 @@ def start_training(head: Machine, run: Path, flags: dict[str, object]) -> "subpr
     return head.start([*R2AC, "train", "memory/tmaze", *words])
 
 
-def check_counts(run: Path) -> None:
-    """Every step is counted once."""
-    rows = read_metrics(run)
-    assert all(row["env_steps"] == row["updates"] * 32 * 10 for row in rows)
-    assert [row["env_steps"] for row in rows] == sorted({row["env_steps"] for row in rows})
-
-
-def test_a_training_outlives_its_machines_and_solves_its_task(
-    head: Machine, network: Network, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run, first, second = tmp_path / "run", add_node(network, head), add_node(network, head)
-    training = start_training(head, run, {"num-actors": 4, "total-steps": 10**9, "log-steps": 2_000})
-    wait_until(run, training, lambda row: row["throughput/actors"] == 4)
-    assert first.kill("ray::RolloutActor") == 2
-    wait_until(run, training, lambda row: row["throughput/actor_restarts"] == 2 and row["throughput/actors"] == 4)
-    second.pull_cable()
-    wait_until(run, training, lambda row: row["throughput/actor_restarts"] >= 4 and row["throughput/actors"] == 2)
-    first.kill()
-    add_node(network, head)
-    wait_until(run, training, lambda row: row["throughput/actor_restarts"] >= 6 and row["throughput/actors"] == 2)
-    wait_until(run, training, lambda row: row["env_steps"] >= 400_000)
+def check_end(run: Path, training: "subprocess.Popen[str]") -> None:
+    """Stop it: every step is counted once, and the task is solved."""
     training.send_signal(signal.SIGTERM)
     output, _ = training.communicate(timeout=300)
     assert training.returncode == 128 + signal.SIGTERM, output
-    check_counts(run)
+    rows = read_metrics(run)
+    assert all(row["env_steps"] == row["updates"] * 32 * 10 for row in rows)
+    assert [row["env_steps"] for row in rows] == sorted({row["env_steps"] for row in rows})
     assert main(["evaluate", str(run), "--episodes", "100"]) == 0
-    assert success(run) >= 0.95, capsys.readouterr().out
-
-
-def success(run: Path) -> float:
     (result,) = json.loads((run / "evaluation.json").read_text())["results"]
-    return float(result["mean_return"])
+    assert result["mean_return"] >= 0.95
+
+
+def test_a_training_outlives_its_machines_and_solves_its_task(head: Machine, network: Network, tmp_path: Path) -> None:
+    run, first, second = tmp_path / "run", add_node(network, head), add_node(network, head)
+    training = start_training(head, run, {"num-actors": 4, "total-steps": 10**9, "log-steps": 2_000})
+    wait_for_line(run, training, lambda row: row["throughput/actors"] == 4)
+    assert first.kill("ray::RolloutActor") == 2
+    wait_for_line(run, training, lambda row: row["throughput/actor_restarts"] == 2 and row["throughput/actors"] == 4)
+    second.pull_cable()
+    wait_for_line(run, training, lambda row: row["throughput/actor_restarts"] >= 4 and row["throughput/actors"] == 2)
+    first.kill()
+    add_node(network, head)
+    wait_for_line(run, training, lambda row: row["throughput/actor_restarts"] >= 6 and row["throughput/actors"] == 2)
+    wait_for_line(run, training, lambda row: row["env_steps"] >= 400_000)
+    check_end(run, training)
 
 
 @pytest.mark.skipif("R2AC_SLOW_TESTS" not in os.environ, reason="takes four minutes: make test-machines")
@@ -217,11 +211,11 @@ def test_learners_inference_workers_and_driver_die_and_the_task_is_solved(
     training = start_training(head, run, {**flags, **often})
 
     def restarted(times: int) -> None:
-        wait_until(run, training, lambda row: row["throughput/restarts"] == times)
+        wait_for_line(run, training, lambda row: row["throughput/restarts"] == times)
 
-    wait_until(run, training, lambda row: row["env_steps"] >= 2_000)
+    wait_for_line(run, training, lambda row: row["env_steps"] >= 2_000)
     assert sum(node.kill("ray::RayInferenceWorker") for node in nodes) == 2
-    wait_until(run, training, lambda row: row["throughput/inference_restarts"] == 2)
+    wait_for_line(run, training, lambda row: row["throughput/inference_restarts"] == 2)
     learning = [node for node in nodes if node.runs("ray::LearnerProcess")]
     assert len(learning) == 2
     assert learning[1].kill("ray::LearnerProcess") == 1
@@ -234,13 +228,8 @@ def test_learners_inference_workers_and_driver_die_and_the_task_is_solved(
     add_node(network, head)
     next(node for node in nodes if first in node.runs("ray::LearnerProcess")).pull_cable()
     restarted(3)
-    wait_until(run, training, lambda row: row["env_steps"] >= 120_000)
-    training.send_signal(signal.SIGTERM)
-    output, _ = training.communicate(timeout=300)
-    assert training.returncode == 128 + signal.SIGTERM, output
-    check_counts(run)
-    assert main(["evaluate", str(run), "--episodes", "100"]) == 0
-    assert success(run) >= 0.95
+    wait_for_line(run, training, lambda row: row["env_steps"] >= 120_000)
+    check_end(run, training)
 
 
 def children(pid: int) -> list[int]:

@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from r2ac.envs import find_task
 from r2ac.launch.cli import main
 from r2ac.launch.loading import find_checkpoint
 from r2ac.launch.metrics import read_metrics
+from tests.processes import wait_until
 
 Capture = pytest.CaptureFixture[str]
 DOUBLE = Path(__file__).parents[1] / "envs" / "dmlab_double"
@@ -99,11 +99,7 @@ def test_an_interrupted_list_goes_on(tmp_path: Path) -> None:
     endless = suite_command(path, "--total-steps", str(10**9), "--log-steps", "100")
     process = subprocess.Popen([sys.executable, "-c", program, *endless], stdout=subprocess.PIPE, text=True)
     metrics = path / "memory-tmaze" / "metrics.jsonl"
-    deadline = time.monotonic() + 60
-    while not (metrics.exists() and metrics.read_text()):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: metrics.exists() and metrics.read_text() != "", process)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130

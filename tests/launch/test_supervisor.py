@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from r2ac.launch.metrics import read_metrics
 from r2ac.launch.run_directory import RunDirectory
 from r2ac.launch.supervisor import TRY_AGAIN, exit_code, restarts
 from r2ac.learner.checkpoint import load_checkpoint
+from tests.processes import processes_below, wait_until
 
 StartTiny = Callable[..., "subprocess.Popen[str]"]
 ENDLESS = 10**12
@@ -67,14 +67,6 @@ def ends(tmp_path: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
 
     return run
-
-
-def wait_until(reached: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 120
-    while not reached():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def child_of(pid: int) -> int:
@@ -196,7 +188,7 @@ def test_a_training_that_is_killed_goes_on_through_ray(start_tiny: StartTiny, tm
     wait_until(lambda: 0 < saved(run) < measured(run), process)
     child = child_of(process.pid)
     os.kill(child, signal.SIGSTOP)
-    left = descendants(child)
+    left = processes_below(child)
     assert saved(run) < total / 2, "there is something left to do"
     os.kill(child, signal.SIGKILL)
     _, errors = process.communicate(timeout=120)
@@ -230,14 +222,6 @@ def check_events(run: Path, steps: list[int]) -> None:
     assert [event.value for event in accumulator.Scalars("learner/updates")] == [step / 40 for step in steps]
 
 
-def descendants(pid: int) -> set[int]:
-    found: set[int] = set()
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, path.read_text().split()):
-            found |= {child} | descendants(child)
-    return found
-
-
 @pytest.mark.parametrize(
     ("sent", "to_all", "noted"),
     [(signal.SIGTERM, False, "SIGTERM"), (signal.SIGINT, False, "SIGTERM"), (signal.SIGINT, True, "SIGINT")],
@@ -263,10 +247,7 @@ def test_a_child_whose_parent_is_killed_saves_and_lets_go(start_tiny: StartTiny,
     child = child_of(process.pid)
     process.kill()
     process.wait()
-    deadline = time.monotonic() + 60
-    while not has_ended(child):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: has_ended(child), seconds=60)
     process.communicate()
     stopped = saved(run)
     assert stopped == measured(run) > 0

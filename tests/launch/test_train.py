@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from r2ac.launch.evaluation.evaluate import EvaluationConfig, evaluate
 from r2ac.launch.loading import find_checkpoint
 from r2ac.launch.metrics import read_metrics
 from r2ac.learner.checkpoint import Checkpoint, load_checkpoint
+from tests.processes import wait_until
 
 TrainTiny = Callable[..., Path]
 StartTiny = Callable[..., "subprocess.Popen[str]"]
@@ -50,15 +50,6 @@ def untimed(run: Path) -> list[dict[str, Any]]:
 def lines(run: Path) -> list[str]:
     path = run / "metrics.jsonl"
     return path.read_text().splitlines() if path.exists() else []
-
-
-def wait_until(reached: Callable[[], bool], process: "subprocess.Popen[str]") -> None:
-    """Wait for what the process does; it must still be running when it has done it."""
-    deadline = time.monotonic() + 120
-    while not reached():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def check_metrics(run: Path, total_steps: int, endless_until: float = 0) -> None:

@@ -7,11 +7,8 @@ import signal
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -24,6 +21,7 @@ from r2ac.launch.evaluation.file import read_evaluation
 from r2ac.launch.loading import find_checkpoint
 from r2ac.launch.suite_training import SuiteRun
 from r2ac.learner.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
+from tests.processes import wait_until
 
 Capture = pytest.CaptureFixture[str]
 FLAGS = ["--num-actors", "0", "--streams-per-actor", "8", "--batch-size", "8", "--rollout-length", "5"]
@@ -243,14 +241,6 @@ def start(*words: object) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", program, *map(str, words)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[Any]", seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 def test_what_is_wrong_with_everything_ends_with_2(run: Path, tmp_path: Path, capsys: Capture) -> None:

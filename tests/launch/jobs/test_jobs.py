@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from r2ac.launch.jobs.submission import submit_with_package
 from r2ac.launch.loading import find_checkpoint
 from r2ac.launch.metrics import read_metrics
 from r2ac.learner.checkpoint import load_checkpoint
+from tests.processes import wait_until
 
 Capture = pytest.CaptureFixture[str]
 
@@ -60,13 +60,13 @@ def submitted(output: str) -> str:
 
 def wait_for_lines(run: Path, lines: int) -> None:
     """Until a training has written so many lines of metrics."""
-    deadline = time.monotonic() + 300
-    while True:
+
+    def are_there() -> bool:
         with suppress(RunDirectoryError):
-            if len(read_metrics(run)) >= lines:
-                return
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+            return len(read_metrics(run)) >= lines
+        return False
+
+    wait_until(are_there, seconds=300)
 
 
 def test_a_training_is_submitted_followed_told_of_and_fetched(

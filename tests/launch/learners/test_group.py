@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from r2ac.launch.rollouts.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
 from r2ac.launch.train import train
 from r2ac.learner.checkpoint import Checkpoint, load_checkpoint
+from tests.processes import is_loopback, listening_addresses, processes_below, ray_processes, wait_until
 
 StartTiny = Callable[..., "subprocess.Popen[str]"]
 TWO: dict[str, object] = {"--num-learners": 2, "--num-actors": 2, "--streams-per-actor": 4}
@@ -43,26 +43,7 @@ def lines(run: Path) -> list[str]:
 
 
 def wait_for_lines(run: Path, count: int, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + PATIENCE
-    while len(lines(run)) < count:
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def learners_of(process: "subprocess.Popen[str]") -> list[int]:
-    """The processes of the learners that a training has started."""
-    parents, commands = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-            commands[int(folder.name)] = (folder / "cmdline").read_text()
-        except OSError:
-            continue
-    found = {process.pid}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return sorted(pid for pid in found if commands.get(pid, "").startswith("ray::LearnerProcess"))
+    wait_until(lambda: len(lines(run)) >= count, process, PATIENCE)
 
 
 def check_counts(run: Path) -> None:
@@ -80,6 +61,11 @@ def test_two_learners_stopped_and_gone_on_with_by_one(start_tiny: StartTiny, tmp
     run = tmp_path / "run"
     process = start_tiny(run, {**TWO, **ENDLESS})
     wait_for_lines(run, 4, process)
+    processes = processes_below(process.pid)
+    assert sum(command.startswith("ray::LearnerProcess") for command in processes.values()) == 2
+    addresses = listening_addresses([process.pid, *processes])
+    assert addresses
+    assert [address for address in addresses if not is_loopback(address)] == []
     os.killpg(process.pid, signal.SIGINT)
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGINT, errors
@@ -107,7 +93,7 @@ def test_a_learner_is_killed_and_another_number_goes_on(start_tiny: StartTiny, t
     run = tmp_path / "run"
     process = start_tiny(run, {**TWO, **ENDLESS})
     wait_for_lines(run, 3, process)
-    learners = learners_of(process)
+    learners = ray_processes("LearnerProcess", process.pid)
     assert len(learners) == 2
     os.kill(learners[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=PATIENCE)
@@ -129,7 +115,7 @@ def test_a_supervised_training_outlives_a_learner(start_tiny: StartTiny, tmp_pat
     run, total = tmp_path / "run", 60_000
     process = start_tiny(run, {**TWO, "--total-steps": total, "--max-failures": 2, "--checkpoint-minutes": 0.01})
     wait_for_lines(run, 3, process)
-    os.kill(learners_of(process)[1], signal.SIGKILL)
+    os.kill(ray_processes("LearnerProcess", process.pid)[1], signal.SIGKILL)
     _, errors = process.communicate(timeout=2 * PATIENCE)
     assert process.returncode == 0, errors
     assert "restart 1 of 2" in errors
@@ -142,7 +128,7 @@ def test_a_learner_whose_node_is_taken_away_lets_all_save(start_tiny: StartTiny,
     run, total = tmp_path / "run", 60_000
     process = start_tiny(run, {**TWO, "--total-steps": total, "--max-failures": 2})
     wait_for_lines(run, 3, process)
-    os.kill(learners_of(process)[1], signal.SIGTERM)
+    os.kill(ray_processes("LearnerProcess", process.pid)[1], signal.SIGTERM)
     _, errors = process.communicate(timeout=2 * PATIENCE)
     assert process.returncode == 0, errors
     told = [line for line in errors.splitlines() if line.startswith("r2ac: ")]

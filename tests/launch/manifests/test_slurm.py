@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from hypothesis import strategies as st
 from r2ac.launch.config import ConfigError
 from r2ac.launch.manifests.slurm import SlurmOptions, slurm_manifest
 from r2ac.launch.manifests.training import Training
+from tests.processes import wait_until
 
 MakeTraining = Callable[..., Training]
 Programs = Callable[[dict[str, str]], Path]
@@ -79,14 +79,6 @@ def start(script: str, folder: Path, tools: Path, **environment: str) -> "subpro
 
 def written(path: Path) -> list[str]:
     return path.read_text().split("\0")[:-1]
-
-
-def wait_for(path: Path) -> None:
-    for _ in range(600):
-        if path.exists():
-            return
-        time.sleep(0.1)
-    raise AssertionError(f"{path} was never written")
 
 
 @pytest.fixture
@@ -203,7 +195,7 @@ def test_a_job_that_is_told_to_stop_saves_and_is_queued_again(
     script = slurm_manifest(make_training(), SlurmOptions(venv=tmp_path / "venv"))
     job = start(script, tmp_path, tools, SECONDS_TO_TRAIN="60", STATE=state)
     try:
-        wait_for(tmp_path / "ready")
+        wait_until((tmp_path / "ready").exists)
         job.send_signal(signal.SIGTERM)
         assert job.wait(60) == 143
     finally:

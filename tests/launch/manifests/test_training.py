@@ -93,8 +93,6 @@ def test_no_word_is_ever_expanded(make_training: MakeTraining, tmp_path: Path, w
 
 
 def test_needs_follow_the_settings() -> None:
-    from dataclasses import replace
-
     config = replace(preset("procgen/chaser"), num_actors=20, learner_threads=4)
     needs = Needs.of(config)
     assert (needs.actors, needs.learner_cpus, needs.gpus) == (20, 4, 0)

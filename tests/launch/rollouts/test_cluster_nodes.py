@@ -26,6 +26,7 @@ from r2ac.launch.rollouts.rollout_actor import ActorConfig
 from r2ac.launch.rollouts.rollout_memory import RolloutLayout
 from r2ac.launch.rollouts.rollout_source import ActorsLost, RayConfig, RaySource
 from r2ac.learner import DeviceFeed, Rollout
+from tests.processes import ray_processes, wait_until
 
 pytestmark = pytest.mark.timeout(600)
 # A batch needs the rollouts of two actors.
@@ -104,23 +105,6 @@ def actor_configs() -> list[ActorConfig]:
 def make_weights(version: int) -> Weights:
     torch.manual_seed(version)
     return Weights(version, parameters_to_vector(Agent(SPEC, AGENT).parameters()).detach().numpy())
-
-
-def processes(name: str) -> list[int]:
-    """The living processes that Ray calls by this name, on the nodes that this process has started."""
-    parents, commands = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            command = (folder / "cmdline").read_text()
-        except OSError:
-            continue
-        if state != "Z":
-            parents[int(folder.name)], commands[int(folder.name)] = int(parent), command
-    found = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return sorted(pid for pid in found if commands.get(pid, "").startswith(f"ray::{name}"))
 
 
 class Consumer:
@@ -204,7 +188,7 @@ def test_actors_that_have_a_place_begin_and_the_others_wait(consumer: Consumer) 
 
 def test_the_place_of_a_killed_actor_goes_to_one_that_waits(consumer: Consumer) -> None:
     counts = consumer.source.counts
-    os.kill(processes("RolloutActor")[0], signal.SIGKILL)
+    os.kill(ray_processes("RolloutActor")[0], signal.SIGKILL)
     consumer.take_until(lambda: len(consumer.delivered()) == 5, "another one begins")
     assert (counts.actors, counts.pending, counts.actor_restarts) == (4, 2, 1)
     assert not consumer.lost.any()
@@ -245,10 +229,7 @@ def test_what_runs_inside_ray_stays_there(consumer: Consumer) -> None:
 
 def test_nothing_is_left_of_a_source_that_is_closed(consumer: Consumer) -> None:
     consumer.source.close()
-    deadline = time.monotonic() + 60
-    while processes("RolloutActor") and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert processes("RolloutActor") == []
+    wait_until(lambda: not ray_processes("RolloutActor"), seconds=60)
 
 
 def test_inference_workers_anywhere_and_a_killed_one(nodes: Nodes, workers: dict[str, Any]) -> None:
@@ -260,7 +241,7 @@ def test_inference_workers_anywhere_and_a_killed_one(nodes: Nodes, workers: dict
         consumer, counts = Consumer(source, constant=True), source.counts
         consumer.take_until(lambda: bool((consumer.following[: 4 * STREAMS] > 1).all()), "all deliver")
         assert not consumer.lost.any()
-        os.kill(processes("RayInferenceWorker")[0], signal.SIGKILL)
+        os.kill(ray_processes("RayInferenceWorker")[0], signal.SIGKILL)
         consumer.take_until(lambda: counts.inference_restarts == 1 and counts.actor_restarts >= 1, "replaced")
         before = consumer.following.copy()
         consumer.take_until(lambda: bool((consumer.following > before)[: 4 * STREAMS].all()), "all deliver again")
@@ -322,18 +303,14 @@ def test_a_training_counts_its_steps_whatever_happens(
     run = tmp_path / "run"
     training = start_tiny(run, flags)
 
-    def wait_until(holds: Callable[[dict[str, Any]], bool]) -> None:
-        deadline = time.monotonic() + 240
-        while not any(holds(row) for row in lines_of(run)):
-            assert training.poll() is None, training.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    def wait_for_line(holds: Callable[[dict[str, Any]], bool]) -> None:
+        wait_until(lambda: any(map(holds, lines_of(run))), training, 240)
 
-    wait_until(lambda row: row["throughput/actors"] == 6)
-    os.kill(processes("RolloutActor")[0], signal.SIGKILL)
+    wait_for_line(lambda row: row["throughput/actors"] == 6)
+    os.kill(ray_processes("RolloutActor")[0], signal.SIGKILL)
     nodes.remove(workers.pop("first"))
     # The killed one, and the two on the node unless it was one of them.
-    wait_until(lambda row: row["throughput/actor_restarts"] >= 2 and row["learner/stream_resets"] >= 2 * 4)
+    wait_for_line(lambda row: row["throughput/actor_restarts"] >= 2 and row["learner/stream_resets"] >= 2 * 4)
     training.send_signal(signal.SIGTERM)
     output, errors = training.communicate(timeout=300)
     assert training.returncode == 128 + signal.SIGTERM, errors

@@ -20,6 +20,7 @@ from r2ac.launch.rollouts.rollout_actor import ActorConfig
 from r2ac.launch.rollouts.rollout_memory import RolloutLayout
 from r2ac.launch.rollouts.rollout_source import Batch, RayConfig, RaySource
 from r2ac.learner import DeviceFeed, Rollout
+from tests.processes import ray_processes
 
 ACTORS, STREAMS, STEPS, BATCH, IN_FLIGHT, WORKERS = 3, 4, 6, 8, 2, 2
 AGENT = AgentConfig(hidden_size=5, encoder="none")
@@ -65,23 +66,6 @@ def take(source: RaySource) -> Batch:
     batch = source.next_batch(lambda: False)
     assert batch is not None
     return batch
-
-
-def processes(name: str) -> list[int]:
-    """The living processes that Ray calls by this name, below this one."""
-    parents, commands = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            command = (folder / "cmdline").read_text()
-        except OSError:
-            continue
-        if state != "Z":
-            parents[int(folder.name)], commands[int(folder.name)] = int(parent), command
-    found = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return sorted(pid for pid in found if commands.get(pid, "").startswith(f"ray::{name}"))
 
 
 def check_logits(rollout: Rollout[np.ndarray]) -> None:
@@ -132,7 +116,7 @@ def test_batches_are_what_the_agent_says_with_weights_as_new_as_was_asked(consum
 
 
 def test_the_learner_waits_for_an_actor_that_is_late(consumer: Consumer) -> None:
-    late, before = processes("RolloutActor")[0], consumer.update
+    late, before = ray_processes("RolloutActor")[0], consumer.update
     os.kill(late, signal.SIGSTOP)
     try:
         while consumer.take(patience=4):
@@ -145,7 +129,7 @@ def test_the_learner_waits_for_an_actor_that_is_late(consumer: Consumer) -> None
 
 
 def test_a_killed_worker_is_replaced_with_the_actors_that_asked_it(consumer: Consumer) -> None:
-    workers = processes("InferenceWorker")
+    workers = ray_processes("InferenceWorker")
     assert len(workers) == WORKERS
     os.kill(workers[0], signal.SIGKILL)
     for _ in range(2000):
@@ -158,7 +142,7 @@ def test_a_killed_worker_is_replaced_with_the_actors_that_asked_it(consumer: Con
     assert counts.inference_restarts == 1
     # Those of one worker: actors 0 and 2, or actor 1.
     assert counts.actor_restarts in (1, 2)
-    assert set(processes("InferenceWorker")) > set(workers[1:])
+    assert set(ray_processes("InferenceWorker")) > set(workers[1:])
     # Each stream goes on.
     assert (consumer.following[: ACTORS * STREAMS] > 10).all()
 
@@ -168,8 +152,8 @@ def test_a_killed_actor_is_replaced_and_the_worker_stays(consumer: Consumer) -> 
     folders = set(Path(tempfile.gettempdir()).glob("r2ac-*/orders"))
     assert folders
     assert all(path.parent.stat().st_mode & 0o777 == 0o700 for path in folders)
-    workers = set(processes("InferenceWorker"))
-    os.kill(processes("RolloutActor")[0], signal.SIGKILL)
+    workers = set(ray_processes("InferenceWorker"))
+    os.kill(ray_processes("RolloutActor")[0], signal.SIGKILL)
     for _ in range(2000):
         assert consumer.take()
         if consumer.source.counts.actor_restarts > restarts:
@@ -177,12 +161,12 @@ def test_a_killed_actor_is_replaced_and_the_worker_stays(consumer: Consumer) -> 
     for _ in range(20):
         assert consumer.take()
     assert consumer.source.counts.actor_restarts == restarts + 1
-    assert set(processes("InferenceWorker")) == workers
+    assert set(ray_processes("InferenceWorker")) == workers
 
 
 def test_an_actor_and_its_worker_are_replaced_that_are_killed_together(consumer: Consumer) -> None:
     restarts = consumer.source.counts.inference_restarts
-    for pid in (*processes("RolloutActor"), *processes("InferenceWorker")):
+    for pid in (*ray_processes("RolloutActor"), *ray_processes("InferenceWorker")):
         os.kill(pid, signal.SIGKILL)
     for _ in range(40):
         assert consumer.take()

@@ -1,6 +1,5 @@
 """Where Ray puts rollout actors and inference workers on nodes with and without GPUs (which Ray takes our word for)."""
 
-import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 
 from r2ac.launch.cluster import ConnectionFailed
 from r2ac.launch.rollouts.placement import actor_options, worker_options
+from tests.processes import wait_until
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -52,10 +52,7 @@ class Nodes:
 
     def wait_for_gpus(self, free: float) -> None:
         """Until Ray says that so many are free: it is told after a while."""
-        deadline = time.monotonic() + 60
-        while self.ray.available_resources().get("GPU", 0) != free:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: self.ray.available_resources().get("GPU", 0) == free, seconds=60)
 
     def close(self) -> None:
         self.ray.shutdown()

@@ -1,12 +1,10 @@
 """Batches from rollout actors in Ray processes, and what becomes of these processes."""
 
-import ipaddress
 import math
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,12 +19,12 @@ from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, 
 from r2ac.launch.rollouts.rollout_memory import RolloutLayout
 from r2ac.launch.rollouts.rollout_source import Batch, RayConfig, RaySource
 from r2ac.learner import DeviceFeed, Rollout
+from tests.processes import is_loopback, listening_addresses, processes_below, ray_processes
 
 # A batch needs rollouts of both actors, so that neither can fall behind the other.
 ACTORS, STREAMS, BATCH, IN_FLIGHT, FIRST_SEQUENCE = 2, 4, 7, 2, 7
 AGENT = AgentConfig(hidden_size=5, encoder="none")
 SPEC = ObservationSpec((4,), 2)
-LISTENING = "0A"
 
 
 def actor_config(index: int) -> ActorConfig:
@@ -42,55 +40,11 @@ def never() -> bool:
     return False
 
 
-def descendants() -> dict[int, str]:
-    """The living processes below this one, with their command lines."""
-    parents, commands = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            command = (folder / "cmdline").read_text().replace("\0", " ")
-        except OSError:
-            continue
-        if state != "Z":
-            parents[int(folder.name)], commands[int(folder.name)] = int(parent), command
-    found = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {pid: commands[pid] for pid in found - {os.getpid()}}
-
-
 def actor_processes() -> list[int]:
     """The processes of the rollout actors that this process has started."""
-    actors = [pid for pid, command in descendants().items() if command.startswith("ray::RolloutActor")]
+    actors = ray_processes("RolloutActor")
     assert len(actors) == ACTORS
     return actors
-
-
-def listening_addresses(pids: set[int]) -> list[str]:
-    """The addresses on which the processes listen, from /proc/net/tcp and tcp6."""
-    sockets = set()
-    for pid in pids:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                sockets.add(os.readlink(descriptor))
-            except OSError:
-                continue
-    addresses = []
-    for table in ("tcp", "tcp6"):
-        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
-            columns = line.split()
-            if columns[3] == LISTENING and f"socket:[{columns[9]}]" in sockets:
-                words = bytes.fromhex(columns[1].partition(":")[0])
-                # The kernel prints each 32-bit word in the machine's byte order, here little-endian.
-                packed = b"".join(words[i : i + 4][::-1] for i in range(0, len(words), 4))
-                addresses.append(str(ipaddress.ip_address(packed)))
-    return addresses
-
-
-def is_loopback(address: str) -> bool:
-    parsed = ipaddress.ip_address(address)
-    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
-    return (mapped or parsed).is_loopback
 
 
 class Consumer:
@@ -139,7 +93,7 @@ def check_logits(rollout: Rollout[np.ndarray], columns: np.ndarray, weights: Wei
 @pytest.fixture(scope="module")
 def earlier_processes() -> set[int]:
     """What runs below this process before the actors start, such as a fork server of another test."""
-    return set(descendants())
+    return set(processes_below())
 
 
 @pytest.fixture(scope="module", params=["shared memory", "object store"])
@@ -177,7 +131,7 @@ def test_actors_wait_for_a_slow_learner(consumer: Consumer) -> None:
 
 
 def test_everything_listens_on_loopback_only(consumer: Consumer, earlier_processes: set[int]) -> None:
-    processes = {pid: command for pid, command in descendants().items() if pid not in earlier_processes}
+    processes = {pid: command for pid, command in processes_below().items() if pid not in earlier_processes}
     assert any("raylet" in command for command in processes.values())
     addresses = listening_addresses(set(processes) | {os.getpid()})
     assert addresses
@@ -223,13 +177,13 @@ def test_an_interruption_ends_the_wait_for_actors_that_hang(consumer: Consumer) 
 
 
 def test_nothing_is_left_after_close(consumer: Consumer, earlier_processes: set[int]) -> None:
-    started = set(descendants()) - earlier_processes
+    started = set(processes_below()) - earlier_processes
     assert len(started) > ACTORS
     consumer.source.close()
     deadline = time.monotonic() + 30
-    while started & set(descendants()) and time.monotonic() < deadline:
+    while started & set(processes_below()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert started & set(descendants()) == set()
+    assert started & set(processes_below()) == set()
 
 
 def test_in_process_the_rollouts_are_those_of_the_actor_with_the_newest_weights() -> None:

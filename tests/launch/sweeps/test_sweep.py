@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import pytest
 from r2ac.launch.cli import main
 from r2ac.launch.metrics import read_metrics
 from r2ac.learner.checkpoint import latest_checkpoint, load_checkpoint
+from tests.processes import wait_until
 
 TINY = (
     "--num-actors 0 --streams-per-actor 8 --batch-size 8 --rollout-length 5 --hidden-size 8 --corridor-length 4 "
@@ -118,20 +119,15 @@ def test_members_of_a_population_copy_the_better_ones(tmp_path: Path) -> None:
     assert not (sweep / ".tune").exists()
 
 
-def test_ctrl_c_saves_every_trial_and_says_how_to_go_on(tmp_path: Path) -> None:
-    sweep = tmp_path / "sweep"
+def interrupt(sweep: Path, holds: Callable[[], bool]) -> None:
+    """Start a sweep without end, and press Ctrl-C once this holds."""
     program = "import sys; from r2ac.launch.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, *arguments(sweep, "--total-steps", str(10**8), "--vary", "seed=1,2")]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        runs = [sweep / "trial-01", sweep / "trial-02"]
-        deadline = time.monotonic() + 240
-        while not all((run / "metrics.jsonl").is_file() and (run / "metrics.jsonl").stat().st_size for run in runs):
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
+        wait_until(holds, process, 240)
         # As a terminal does: to all processes of the group.
         os.killpg(process.pid, signal.SIGINT)
         out, errors = process.communicate(timeout=240)
@@ -141,6 +137,13 @@ def test_ctrl_c_saves_every_trial_and_says_how_to_go_on(tmp_path: Path) -> None:
             process.communicate()
     assert process.returncode == 130, errors
     assert f"r2ac sweep --resume {sweep}" in out
+
+
+def test_ctrl_c_saves_every_trial_and_says_how_to_go_on(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    runs = [sweep / "trial-01", sweep / "trial-02"]
+    metrics = [run / "metrics.jsonl" for run in runs]
+    interrupt(sweep, lambda: all(path.is_file() and path.stat().st_size for path in metrics))
     for run, result in zip(runs, results_of(sweep).values(), strict=True):
         assert result["state"] == "interrupted"
         # The checkpoint is that of the last line or of the updates after it.
@@ -149,25 +152,7 @@ def test_ctrl_c_saves_every_trial_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_ctrl_c_before_the_first_trial_says_how_to_go_on(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
-    program = "import sys; from r2ac.launch.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, *arguments(sweep, "--total-steps", str(10**8), "--vary", "seed=1,2")]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        deadline = time.monotonic() + 240
-        while not (sweep / "sweep.json").exists():
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGINT)
-        out, errors = process.communicate(timeout=240)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    assert process.returncode == 130, errors
-    assert f"r2ac sweep --resume {sweep}" in out
+    interrupt(sweep, (sweep / "sweep.json").exists)
     assert {result["state"] for result in results_of(sweep).values()} <= {"not begun", "interrupted"}
 
 
