@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from gymnasium.utils.seeding import np_random
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from r2ac.envs.suite import Split
@@ -29,6 +30,20 @@ def engine_seeds(seed: int, split: Split, count: int) -> list[int]:
         if len(distinct) >= count:
             return [offset + word for word in distinct[:count]]
         drawn *= 2
+
+
+def stream_generators(seed: int | Sequence[int] | np.ndarray | None, num_envs: int) -> list[np.random.Generator]:
+    """A random generator for each of `num_envs` streams.
+
+    seed: one seed a stream, or an int s for s, s + 1, ...; None draws them from the system.
+    Raises ValueError where the seeds are not as many as the streams.
+    """
+    if isinstance(seed, int | np.integer):
+        seed = range(int(seed), int(seed) + num_envs)
+    if seed is not None and len(seed) != num_envs:
+        raise ValueError(f"got {len(seed)} seeds for {num_envs} streams: give one int or one a stream")
+    seeds = [None] * num_envs if seed is None else [int(each) for each in seed]
+    return [np_random(each)[0] for each in seeds]
 
 
 class SeedFirstReset(VectorWrapper):

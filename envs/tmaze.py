@@ -30,6 +30,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from r2ac.envs.seeding import stream_generators
 from r2ac.envs.suite import check_at_least
 
 _CORRIDOR, _JUNCTION = 2, 3
@@ -99,14 +100,8 @@ class TMazeVector(VectorEnv):
 
         seed: one seed a stream, or an int s for s, s + 1, ...; None goes on with the generators as they are.
         """
-        if isinstance(seed, int | np.integer):
-            seed = range(int(seed), int(seed) + self.num_envs)
-        if seed is not None:
-            if len(seed) != self.num_envs:
-                raise ValueError(f"got {len(seed)} seeds for {self.num_envs} streams: give one int or one a stream")
-            self._generators = [gymnasium.utils.seeding.np_random(int(s))[0] for s in seed]
-        elif not self._generators:
-            self._generators = [gymnasium.utils.seeding.np_random()[0] for _ in range(self.num_envs)]
+        if seed is not None or not self._generators:
+            self._generators = stream_generators(seed, self.num_envs)
         return self._first_observations(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
