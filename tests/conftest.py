@@ -1,6 +1,7 @@
 """What every test shares: one thread a process (the tensors are small), and a seed."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
@@ -10,6 +11,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Triton asks for it when it is imported: without a GPU its kernels are interpreted, on CPU tensors.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
+
+# A shell has what it puts in the background ignore Ctrl-C, and what that starts, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("r2ac", deadline=None, derandomize=True, max_examples=25)
 hypothesis.settings.load_profile("r2ac")
