@@ -12,15 +12,16 @@ endif
 # More flags for the two trainings of the main job, such as FLAGS="--seed 2".
 FLAGS ?=
 
-.PHONY: help install train test test-machines lint types format clean
+.PHONY: help install train test test-slow test-machines lint types format clean
 
 help:
-	@echo 'make train    train memory/tmaze by RTRL and by TBPTT, evaluate both, plot (a few minutes on 2 cores)'
-	@echo 'make test     lint, types and the whole test suite'
-	@echo 'make install  only the set-up: .venv with everything that the two need'
-	@echo 'make test-machines  a training on machines that die: as root, about five minutes'
-	@echo 'make format   let ruff format the code'
-	@echo 'make clean    remove .venv and caches (runs/ stays)'
+	@echo 'make train          train memory/tmaze by RTRL and by TBPTT, evaluate both, plot (a few minutes on 2 cores)'
+	@echo 'make test           lint, types, and all tests but the slow ones'
+	@echo 'make test-slow      the slow ones: clusters, and trainings whose processes are killed'
+	@echo 'make test-machines  a training on machines that are killed and unplugged: as root, five minutes'
+	@echo 'make install        only the set-up: .venv with everything that the others need'
+	@echo 'make format         let ruff format the code'
+	@echo 'make clean          remove .venv and caches (runs/ stays)'
 
 install: $(VENV)/installed
 
@@ -41,7 +42,10 @@ train: install
 	$(BIN)/r2ac plot $(RUNS)/rtrl $(RUNS)/tbptt --output $(RUNS)/curves.png
 
 test: lint types
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: install
+	$(BIN)/python -m pytest -m slow
 
 lint: install
 	$(BIN)/ruff check .

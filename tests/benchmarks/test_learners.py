@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 def test_a_small_run_compares_numbers_of_learners(run_benchmark: Callable[..., str], tmp_path: Path) -> None:
     printed = run_benchmark("learners", "--learners", "2", "0")
     (path,) = tmp_path.glob("learners-*-quick.json")

@@ -45,6 +45,7 @@ def test_the_smallest_limit_stops_the_system(module: Modules) -> None:
     assert row(20)["useful_nodes"] == pytest.approx(12.5)
 
 
+@pytest.mark.slow
 def test_it_reads_what_was_measured(run_benchmark: Callable[..., str], tmp_path: Path) -> None:
     speeds = {"environment": 3000.0, "inference": 6000.0, "learner": 10.0}
     results = tmp_path / "results.json"

@@ -24,6 +24,7 @@ def figures_of(folder: Path) -> dict[str, Any]:
     return figures
 
 
+@pytest.mark.slow
 def test_a_small_run_measures_the_system_and_its_parts(run_benchmark: Callable[..., str], tmp_path: Path) -> None:
     printed = run_benchmark("throughput", *SIZES, "--methods", *METHODS)
     figures = figures_of(tmp_path)

@@ -22,6 +22,7 @@ from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.metrics import read_metrics
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(os.geteuid() != 0 or shutil.which("ip") is None, reason="needs root and the command ip"),
 ]

@@ -38,6 +38,7 @@ def test_one_agent_learns_two_tasks_and_logs_the_returns_of_each(tmp_path: Path)
         assert min(own) <= row["episode_return"] <= max(own)
 
 
+@pytest.mark.slow
 def test_several_tasks_through_ray_share_the_streams_of_all_actors(tmp_path: Path) -> None:
     if missing := find_task("procgen/maze").suite.missing():
         pytest.skip(missing)

@@ -182,6 +182,7 @@ def test_only_a_supervisor_is_told_to_try_again(monkeypatch: pytest.MonkeyPatch)
     assert restarts() is None, "a process further down"
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_goes_on_through_ray(start_tiny: StartTiny, tmp_path: Path) -> None:
     run, total = tmp_path / "run", 40_000
     process = start_tiny(run, {**WATCHED, "--num-actors": 2, "--streams-per-actor": 4, "--total-steps": total})
@@ -272,6 +273,7 @@ def test_bad_input_is_not_tried_again(tmp_path: Path, capfd: pytest.CaptureFixtu
     assert "--max-failures is -1" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_list_of_tasks_goes_on_after_a_kill(start_tiny: StartTiny, tmp_path: Path) -> None:
     path = tmp_path / "suite"
     small = ["--num-actors", "0", "--hidden-size", "8", "--rollout-length", "5", "--streams-per-actor", "4"]

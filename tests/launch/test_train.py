@@ -235,6 +235,7 @@ def test_only_rtrl_learns_what_lies_further_back_than_a_rollout(
     assert least <= evaluation.mean_return <= most
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_resume_with_ray(start_tiny: StartTiny, tmp_path: Path) -> None:
     run = tmp_path / "run"
     ray: dict[str, object] = {"--num-actors": 2, "--streams-per-actor": 4}
@@ -258,6 +259,7 @@ def test_ctrl_c_and_resume_with_ray(start_tiny: StartTiny, tmp_path: Path) -> No
     assert max(row["policy_lag/max"] for row in rows) <= 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "frames", "flags"),
     [("atari/Breakout", 4, []), ("procgen/chaser", 1, ["--distribution-mode", "easy"])],

@@ -36,7 +36,7 @@ class Cluster(Protocol):
     folder: Path
 
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 TINY = ["memory/tmaze", "--streams-per-actor", "8", "--batch-size", "8", "--rollout-length", "5"]
 TINY += ["--hidden-size", "8", "--corridor-length", "4"]

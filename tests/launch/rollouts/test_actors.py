@@ -40,6 +40,7 @@ def test_a_training_with_each_choice(train_tiny: TrainTiny, tmp_path: Path, choi
     assert sum(shares) == pytest.approx(1)
 
 
+@pytest.mark.slow
 def test_a_profile_is_written_beside_the_run(train_tiny: TrainTiny, tmp_path: Path, capsys: Capture) -> None:
     run = train_tiny(tmp_path / "run", {"--num-actors": 1}, "--profile")
     folder = run / "profile"

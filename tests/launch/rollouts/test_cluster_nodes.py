@@ -28,7 +28,7 @@ from r2ac.launch.rollouts.rollout_source import ActorsLost, RayConfig, RaySource
 from r2ac.learner import DeviceFeed, Rollout
 from tests.processes import ray_processes, wait_until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 # A batch needs the rollouts of two actors.
 ACTORS, STREAMS, STEPS, BATCH, IN_FLIGHT = 6, 4, 6, 8, 2
 AGENT = AgentConfig(hidden_size=5, encoder="none")

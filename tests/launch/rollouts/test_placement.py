@@ -10,7 +10,7 @@ from r2ac.launch.cluster import ConnectionFailed
 from r2ac.launch.rollouts.placement import actor_options, worker_options
 from tests.processes import wait_until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 class Anybody:

@@ -44,6 +44,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_trial_is_an_ordinary_run_and_one_that_diverges_is_told(
     grid: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -64,6 +65,7 @@ def test_every_trial_is_an_ordinary_run_and_one_that_diverges_is_told(
     assert "trial-03" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_sweep_goes_on_where_it_was(grid: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Of three trials one has ended, one had only begun, and one not even that."""
     sweep = tmp_path / "sweep"
@@ -88,6 +90,7 @@ def test_a_sweep_goes_on_where_it_was(grid: Path, tmp_path: Path, capsys: pytest
     assert printed.index("trial-01") < printed.index("trial-02")
 
 
+@pytest.mark.slow
 def test_members_of_a_population_copy_the_better_ones(tmp_path: Path) -> None:
     """Of four, the two with the worse score copy the others, once."""
     sweep = tmp_path / "sweep"
@@ -139,6 +142,7 @@ def interrupt(sweep: Path, holds: Callable[[], bool]) -> None:
     assert f"r2ac sweep --resume {sweep}" in out
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_every_trial_and_says_how_to_go_on(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     runs = [sweep / "trial-01", sweep / "trial-02"]
