@@ -81,9 +81,7 @@ def started_cluster() -> Iterator[Cluster]:
         wait_until_it_answers(cluster, process)
         yield cluster
     finally:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(60)
+        # Asked to end, Ray takes half a minute.
         for pid in processes_of_session(process.pid):
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
