@@ -2,21 +2,21 @@
 
     python benchmarks/chaos.py                    memory/tmaze, 20 minutes, a kill every 20 s
     python benchmarks/chaos.py --minutes 5 --every 30 --kinds actor node
-    python benchmarks/chaos.py --flags "--num-learners 2"    without inference workers
+    python benchmarks/chaos.py --flags "--num-learners 2"    each actor acts for itself: the flags replace the default
 
-The cluster is Ray's own cluster of several nodes on this machine: a head, which holds the learner, and nodes for the
-rollout actors. Each kill is SIGKILL, to a random one of those kinds of which something lives:
+The cluster is Ray's own cluster of several nodes on this machine. The head has room for the learner; rollout actors and
+inference workers lie where Ray puts them. Each kill is SIGKILL, to something of a random kind that is there:
 
     actor        a rollout actor
     inference    an inference worker
-    node         the raylet of a node with rollout actors; a new node joins after five seconds
+    node         the raylet of a node beside the head, with what lies there; a new one joins after five seconds
     learner      a learner's process
     driver       the process of r2ac train, below the one that supervises it
 
 For each kill it notes the steps that were learned and lost (those since the newest checkpoint, where the learner went)
-and the seconds until training had come further than it was. Lines of metrics.jsonl are read all the time: steps must
-be the rollouts that were learned from, exactly, and never run backwards in the file. At the end the training is asked
-to stop, and its last checkpoint is evaluated.
+and the seconds until training had come further than it was. The lines of metrics.jsonl are read all the time: steps
+must be the rollouts that were learned from, exactly, and never run backwards in the file. At the end the training is
+asked to stop, and its last checkpoint is evaluated.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from report import (
     Column,
     Goal,
     Row,
+    count,
     header,
     make_parser,
     open_device,
@@ -56,6 +57,7 @@ from soak import processes_below
 from throughput_system import R2AC, read_lines
 
 from r2ac.launch.training_log import COUNTED
+from r2ac.learner.checkpoint import CheckpointError, latest_checkpoint
 
 KINDS = ("actor", "inference", "node", "learner", "driver")
 TITLES = {"actor": "ray::RolloutActor", "inference": "ray::RayInferenceWorker", "learner": "ray::LearnerProcess"}
@@ -83,9 +85,9 @@ class Nodes:
     """Ray's nodes on this machine.
 
     Args:
-        count: of nodes with a CPU for each of ``cpus`` rollout actors, beside the head.
+        count: of nodes beside the head.
         cpus: of each of these nodes.
-        head_cpus: of the head, for learners.
+        head_cpus: of the head.
     """
 
     def __init__(self, count: int, cpus: int, head_cpus: int) -> None:
@@ -110,7 +112,7 @@ class Nodes:
         return found
 
     def kill_one(self, dice: random.Random) -> bool:
-        """SIGKILL to the raylet of a node with rollout actors; whether there was one."""
+        """SIGKILL to the raylet of a node beside the head; whether there was one."""
         if not self._others:
             return False
         node = self._others.pop(dice.randrange(len(self._others)))
@@ -154,17 +156,19 @@ class Watch:
         """Read the file as it is now."""
         lines = read_lines(self._run)
         steps = [line["env_steps"] for line in lines]
-        if any(after <= before for before, after in pairwise(steps)):
-            self.wrong.append(f"steps run backwards: {steps}")
-        for line in lines[-3:]:
+        wrong = [f"{after} steps after {before}" for before, after in pairwise(steps) if after <= before]
+        for line in lines:
             if line["env_steps"] != line["updates"] * self._per_update:
-                self.wrong.append(f"{line['env_steps']} steps after {line['updates']} updates of {self._per_update}")
+                wrong.append(f"{line['env_steps']} steps after {line['updates']} updates of {self._per_update}")
+        self.wrong += [sentence for sentence in wrong if sentence not in self.wrong]
         self.steps = steps[-1] if steps else 0
 
     def checkpoint(self) -> int:
         """Steps of the newest checkpoint; 0 where there is none."""
-        names = [path.stem for path in (self._run / "checkpoints").glob("*.safetensors")]
-        return max((int("".join(filter(str.isdigit, name)) or 0) for name in names), default=0)
+        try:
+            return int(latest_checkpoint(self._run / "checkpoints").stem.removeprefix("step_"))
+        except CheckpointError:
+            return 0
 
 
 @dataclass(frozen=True)
@@ -177,8 +181,9 @@ class Outcome:
     last: Row
     """The last line of its metrics."""
     exit_code: int
+    """128 + SIGTERM where it ended as it was asked to."""
     seconds: float
-    """Since the first steps."""
+    """From the first steps until it was asked to stop, or had ended by itself."""
 
 
 def chaos(options: argparse.Namespace, nodes: Nodes, run: Path) -> Outcome:
@@ -187,7 +192,7 @@ def chaos(options: argparse.Namespace, nodes: Nodes, run: Path) -> Outcome:
         *(*R2AC, "train", options.task, "--ray-address", nodes.address, "--run-dir", str(run), "--seed", "1"),
         *("--num-actors", str(options.actors), "--num-learners", "1", "--max-failures", "100000"),
         *("--checkpoint-minutes", str(options.checkpoint_seconds / 60), "--total-steps", str(options.total_steps)),
-        *("--log-steps", "10000", *shlex.split(options.flags)),
+        *("--log-steps", "10000", *options.flags),
     ]
     with open(run.parent / "log.txt", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
@@ -197,15 +202,24 @@ def chaos(options: argparse.Namespace, nodes: Nodes, run: Path) -> Outcome:
         watch = Watch(run, config["batch_size"] * config["rollout_length"])
         began = time.monotonic()
         kills = kill_on(options, nodes, process, watch)
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(180)
         seconds = time.monotonic() - began
+        process.send_signal(signal.SIGTERM)
+        code = ended_within(process, 180)
         watch.look()
         return Outcome(kills, watch.wrong, read_lines(run)[-1], code, seconds)
     finally:
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def ended_within(process: subprocess.Popen[bytes], seconds: float) -> int:
+    """Its exit code; what takes longer is killed."""
+    try:
+        return process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
 
 
 def kill_on(options: argparse.Namespace, nodes: Nodes, process: subprocess.Popen[bytes], watch: Watch) -> list[Kill]:
@@ -315,13 +329,16 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.ArgumentParser, arg
     parser.add_argument("--every", type=float, default=20.0, help="seconds between two kills")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--seed", type=int, default=1, help="of what is killed")
-    parser.add_argument("--actors", type=int, default=2)
-    parser.add_argument("--nodes", type=int, default=2, help="beside the head")
+    parser.add_argument("--actors", type=count, default=2)
+    parser.add_argument("--nodes", type=count, default=2, help="beside the head")
     parser.add_argument("--checkpoint-seconds", type=float, default=10.0)
-    parser.add_argument("--total-steps", type=int, default=30_000_000, help="more than there is time for")
-    parser.add_argument("--episodes", type=int, default=300, help="of the evaluation")
-    parser.add_argument("--flags", default="--inference worker", help="more, for r2ac train")
-    return parser, parser.parse_args(arguments)
+    parser.add_argument("--total-steps", type=count, default=30_000_000, help="more than there is time for")
+    parser.add_argument("--episodes", type=count, default=300, help="of the evaluation")
+    parser.add_argument("--flags", type=shlex.split, default="--inference worker", help="more, for r2ac train")
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.minutes, options.every, options.episodes = 0.5, 8.0, 10
+    return parser, options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -349,6 +366,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     goals = [
         Goal("mean return at the end (of the T-maze: success)", solved, 0.95, True),
         Goal("lines that are wrong", float(len(outcome.wrong)), 0.0, False),
+        Goal("minutes until it was asked to stop", outcome.seconds / 60, options.minutes, True),
     ]
     print_goals(goals)
     names = ("task", "minutes", "every", "kinds", "seed", "actors", "nodes", "checkpoint_seconds", "flags", "episodes")

@@ -129,6 +129,7 @@ def estimate(rates: Rates, work: Work, cluster: Cluster) -> Row:
     return {
         "nodes": cluster.nodes,
         "learners": cluster.learners,
+        # JSON has no infinity.
         "allowed": {part: speed if speed < inf else None for part, speed in allowed.items()},
         "stops": stops,
         "steps_per_second": allowed[stops],

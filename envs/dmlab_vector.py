@@ -19,6 +19,7 @@ from gymnasium.vector.utils import batch_space
 from r2ac.envs.dmlab_engine import INSTRUCTION_IDS, INSTRUCTION_LENGTH, EngineSettings, Failure, Frame
 from r2ac.envs.dmlab_folders import remove_left_folders
 from r2ac.envs.dmlab_process import EngineProcess
+from r2ac.envs.seeding import stream_generators
 from r2ac.envs.suite import EngineFailed
 
 _LOG = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ class DmlabVector(VectorEnv):
         self.single_instruction_space = MultiDiscrete(words, dtype=np.int32) if settings[0].instruction else None
         self.engine_restarts = 0
         self._settings, self._levels, self._supervision = settings, levels, supervision
-        self._generators = [np.random.default_rng(seed) for seed in seeds]
+        self._generators = stream_generators(seeds, len(seeds))
         self._processes: list[EngineProcess | None] = [None] * self.num_envs
         self._level_seeds = np.zeros(self.num_envs, dtype=np.int64)
         self._steps = np.zeros(self.num_envs, dtype=np.int64)
@@ -98,12 +99,8 @@ class DmlabVector(VectorEnv):
         seed: one seed a stream, or an int s for s, s + 1, ...; None goes on with the generators as they are.
         """
         self._check_open()
-        if isinstance(seed, int | np.integer):
-            seed = range(int(seed), int(seed) + self.num_envs)
         if seed is not None:
-            if len(seed) != self.num_envs:
-                raise ValueError(f"got {len(seed)} seeds for {self.num_envs} streams: give one int or one a stream")
-            self._generators = [np.random.default_rng(int(s)) for s in seed]
+            self._generators = stream_generators(seed, self.num_envs)
         for stream, process in enumerate(self._processes):
             if process is not None and process.busy:
                 # An exception has come between a command and its answer, which must not be taken for another's.

@@ -1,4 +1,4 @@
-"""Engine seeds: training and test never share one, whatever the two base seeds are."""
+"""Seeds of engines, which training and test never share, whatever the two base seeds are; generators of streams."""
 
 from __future__ import annotations
 

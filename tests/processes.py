@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,17 @@ def wait_until(holds: Callable[[], bool], process: "subprocess.Popen[Any] | None
     while not holds():
         assert process is None or process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def listening_addresses(pids: Iterable[int]) -> list[str]:
     """The addresses on which the processes listen, from /proc/net/tcp and tcp6."""
     sockets = set()
     for pid in pids:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                sockets.add(os.readlink(descriptor))
-            except OSError:
-                continue
+        with suppress(OSError):
+            for descriptor in list(Path(f"/proc/{pid}/fd").iterdir()):
+                with suppress(OSError):
+                    sockets.add(os.readlink(descriptor))
     addresses = []
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:

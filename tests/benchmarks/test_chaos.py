@@ -10,6 +10,9 @@ from types import ModuleType
 
 import pytest
 
+from r2ac.learner.checkpoint import checkpoint_path
+from tests.processes import processes_below, wait_until
+
 Module = Callable[[str], ModuleType]
 
 
@@ -28,15 +31,17 @@ def test_steps_must_grow_and_be_those_of_the_updates(module: Module, tmp_path: P
     assert watch.wrong == ["130 steps after 4 updates of 40"]
     write_lines(tmp_path, [(120, 3), (80, 2)])
     watch.look()
-    assert watch.wrong[1:] == ["steps run backwards: [120, 80]"]
+    assert watch.wrong[1:] == ["80 steps after 120"]
+    watch.look()
+    assert len(watch.wrong) == 2, "each is told once"
 
 
 def test_the_newest_checkpoint_is_known(module: Module, tmp_path: Path) -> None:
     watch = module("chaos").Watch(tmp_path, 40)
     assert watch.checkpoint() == 0
     (tmp_path / "checkpoints").mkdir()
-    for name in ("000000000400.safetensors", "000000001200.safetensors", "000000001200.json"):
-        (tmp_path / "checkpoints" / name).touch()
+    for steps in (400, 1200):
+        checkpoint_path(tmp_path / "checkpoints", steps).touch()
     assert watch.checkpoint() == 1200
 
 
@@ -83,12 +88,11 @@ class NoNodes:
 @pytest.mark.parametrize("seed", range(4))
 def test_of_random_kinds_one_that_lives_is_killed(module: Module, seed: int) -> None:
     chaos = module("chaos")
-    program = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(99)',"
-    program += " 'r2ac', 'train', 'task']).wait(), flush=True)"
+    child = [sys.executable, "-c", "import time; time.sleep(99)", "r2ac", "train", "task"]
+    program = f"import subprocess; print(subprocess.Popen({child}).wait(), flush=True)"
     supervisor = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     try:
-        while not [pid for pid in chaos.processes_below(supervisor.pid) if " train " in chaos.title_of(pid)]:
-            assert supervisor.poll() is None
+        wait_until(lambda: any(" train " in words for words in processes_below(supervisor.pid).values()), supervisor)
         assert chaos.strike(chaos.KINDS, NoNodes(), supervisor.pid, random.Random(seed)) == "driver"
         output, _ = supervisor.communicate(timeout=30)
         assert output == "-9\n"

@@ -15,6 +15,7 @@ from r2ac.envs.dmlab import SUITE, DmlabOptions, engine_settings
 from r2ac.envs.dmlab_engine import Failure
 from r2ac.envs.dmlab_process import EngineProcess
 from r2ac.envs.dmlab_vector import DmlabVector, EngineFailed
+from tests.processes import processes_below, wait_until
 
 DOUBLE = Path(__file__).parent / "dmlab_double"
 SMALL = {"image_height": 24, "image_width": 32}
@@ -183,6 +184,8 @@ def test_folders_that_nobody_could_remove_go_with_the_next_environment(make: Mak
     os.kill(lost.pid, signal.SIGKILL)
     while not isinstance(lost.receive(20.0), Failure):
         pass
+    # Its pipe breaks before it has let go of all else.
+    wait_until(lambda: lost.pid not in processes_below())
     (lost_folder,) = folders.iterdir()
     living = EngineProcess(settings, longest_timeout=60.0)
     make()

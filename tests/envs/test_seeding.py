@@ -1,9 +1,10 @@
 """Engine seeds."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2ac.envs.seeding import engine_seeds
+from r2ac.envs.seeding import engine_seeds, stream_generators
 
 SEEDS = st.integers(min_value=0, max_value=2**200)
 
@@ -21,6 +22,17 @@ def test_training_and_test_never_share_a_seed(train: int, test: int, count: int)
 @given(SEEDS, st.integers(1, 50), st.integers(1, 50))
 def test_a_stream_keeps_its_seed_whatever_the_number_of_streams(seed: int, few: int, more: int) -> None:
     assert engine_seeds(seed, "train", few) == engine_seeds(seed, "train", few + more)[:few]
+
+
+def test_generators_of_streams_are_those_of_their_seeds() -> None:
+    def drawn(seed: int | list[int] | None, count: int) -> list[int]:
+        return [int(each.integers(2**40)) for each in stream_generators(seed, count)]
+
+    assert drawn(5, 3) == drawn([5, 6, 7], 3)
+    assert drawn([7], 1) == drawn(5, 3)[2:]
+    assert len(set(drawn(None, 3))) == 3
+    with pytest.raises(ValueError, match="got 2 seeds for 3 streams"):
+        stream_generators([1, 2], 3)
 
 
 @given(SEEDS)

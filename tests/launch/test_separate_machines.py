@@ -201,7 +201,7 @@ def test_a_training_outlives_its_machines_and_solves_its_task(head: Machine, net
     check_end(run, training)
 
 
-@pytest.mark.skipif("R2AC_SLOW_TESTS" not in os.environ, reason="takes four minutes: make test-machines")
+@pytest.mark.skipif("R2AC_MACHINE_TESTS" not in os.environ, reason="takes four minutes: make test-machines")
 def test_learners_inference_workers_and_driver_die_and_the_task_is_solved(
     head: Machine, network: Network, tmp_path: Path
 ) -> None:
