@@ -103,7 +103,7 @@ def wait_until_it_answers(cluster: Cluster, process: "subprocess.Popen[bytes]") 
 @pytest.fixture
 def cluster(started_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """The cluster, named by the variables that r2ac reads."""
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
+    for name in ("RAY_AUTH_TOKEN_PATH", "RAY_ADDRESS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_AUTH_TOKEN", started_cluster.token)
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", started_cluster.address)

@@ -130,7 +130,7 @@ def test_a_supervised_training_outlives_its_learners(start_tiny: StartTiny, tmp_
     _, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGTERM, errors
     told = [line for line in errors.splitlines() if line.startswith("r2ac: ")]
-    assert len(told) == 5, errors
+    assert len(told) == 4, errors
     assert "restart 1 of 2" in told[1]
     assert "SIGTERM" in told[2]
     assert "--resume" not in told[2]
