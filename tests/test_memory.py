@@ -25,7 +25,8 @@ GPU_BLOCK = 2 * 2**20
 
 
 def bytes_of(run: Callable[[], None]) -> tuple[int, int]:
-    """Peak of the bytes that ``run`` allocates at once, and its largest tensor, when libraries are warm."""
+    """Peak of the bytes that ``run`` allocates at once, and its largest tensor, when libraries are warm. It must leave
+    nothing that the next time frees: the profiler may or may not tell of that."""
     run()
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if ON_GPU else [])]
     with profile(activities=activities, profile_memory=True) as profiler:
@@ -48,9 +49,9 @@ def bytes_of_the_core(gradient: Gradient, T: int, B: int, N: int, D: int, stream
     is_first, by_cell = torch.zeros(T, B, dtype=torch.bool, device=DEVICE), torch.randn(T, B, N, device=DEVICE)
 
     def run() -> None:
+        core.cells(x, carry, is_first)[0].backward(by_cell)
         for parameter in (x, *core.parameters()):
             parameter.grad = None
-        core.cells(x, carry, is_first)[0].backward(by_cell)
 
     return bytes_of(run)
 
@@ -74,6 +75,7 @@ def bytes_of_an_update(gradient: Gradient, T: int, B: int, N: int, D: int) -> in
             weights_version=np.zeros(B, dtype=np.int64),
         )
         learner.update(rollout)
+        agent.zero_grad()
 
     return bytes_of(run)[0]
 
