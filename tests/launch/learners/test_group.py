@@ -138,6 +138,10 @@ def test_a_supervised_training_outlives_its_learners(start_tiny: StartTiny, tmp_
     assert f"goes on from step {saved} " in told[3], "nothing that was learned is lost"
     assert newest(run).counters["restarts"] == 2
     check_counts(run)
+    total = int(newest(run).counters["env_steps"]) + 2000
+    assert main(["train", "--resume", str(run), "--total-steps", str(total), "--max-failures", "0"]) == 0
+    assert newest(run).counters["env_steps"] == total
+    check_counts(run)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch import cluster
+from r2ac.launch.cli import main
 from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.metrics import read_metrics
 from r2ac.launch.rollouts.acting_agent import InferenceConfig
@@ -318,6 +319,10 @@ def test_a_training_counts_its_steps_whatever_happens(
     assert rows[-1]["env_steps"] == rows[-1]["updates"] * 8 * 5
     assert [row["env_steps"] for row in rows] == sorted({row["env_steps"] for row in rows})
     assert "actor restarts" in output
+    total = rows[-1]["env_steps"] + 2000
+    assert main(["train", "--resume", str(run), "--total-steps", str(total)]) == 0
+    last = read_metrics(run)[-1]
+    assert last["env_steps"] == last["updates"] * 8 * 5 == total
 
 
 def lines_of(run: Path) -> list[dict[str, Any]]:
