@@ -2,6 +2,7 @@
 
 from r2ac.envs.mixed import spread
 from r2ac.envs.registry import SUITES, find_task, find_tasks, frames_per_step, list_names, make_vector, one_suite
+from r2ac.envs.signals import Signals
 from r2ac.envs.suite import (
     EngineFailed,
     InvalidOption,
@@ -21,6 +22,7 @@ __all__ = [
     "InvalidOption",
     "MissingPackage",
     "ReferenceScores",
+    "Signals",
     "Spaces",
     "Split",
     "Suite",

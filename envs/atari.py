@@ -19,14 +19,14 @@ agent; all 18 actions; an episode is a whole game, and lives tell the agent noth
 repeat 4, the images and the limit of 108,000 frames, as Castro et al. 2018, "Dopamine", have them.
 
 With `episodic_life` an episode of the agent ends with each life, as in Mnih et al. 2015: `terminated` is set, and the
-game goes on from where it is (ale-py's own option of this name would begin a new game). `info["game_over"]` says which
-ends are those of a game: returns are summed over whole games, in training and in evaluation.
+game goes on from where it is (ale-py's own option of this name would begin a new game). The signal `game_over` says
+which ends are those of a game: returns are summed over whole games, in training and in evaluation.
 """
 
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from gymnasium.vector.utils import batch_space
 
 from r2ac.envs.scores import ATARI_RANDOM_HUMAN
 from r2ac.envs.seeding import SeedFirstReset, engine_seeds
+from r2ac.envs.signals import Signals
 from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, check_at_least, missing_modules
 
 _TWO_PLAYERS_ONLY = {"combat", "joust", "maze_craze", "warlords"}
@@ -79,10 +80,9 @@ PRESETS = {
 
 
 class AtariVector(VectorWrapper):
-    """ale-py's vector environment with float32 rewards, uint8 [C,H,W] images in colour too, and Gymnasium's mask beside
-    `final_obs`.
+    """ale-py's vector environment with float32 rewards, uint8 [C,H,W] images in colour too, and signals in its infos.
 
-    episodic_life: report each loss of a life as terminated, and the true ends of games in `info["game_over"]`.
+    episodic_life: report each loss of a life as terminated, and the true ends of games in the signal `game_over`.
     """
 
     def __init__(self, env: VectorEnv, *, episodic_life: bool = False) -> None:
@@ -99,23 +99,23 @@ class AtariVector(VectorWrapper):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        self._lives = info["lives"]
+        self._lives = info["lives"].copy()
         return self._channels_first(observation), info
 
     def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(actions)
         observation, game_over = self._channels_first(observation), terminated | truncated
-        if "final_obs" in info:
-            info["final_obs"], info["_final_obs"] = self._channels_first(info["final_obs"]), game_over
+        final = self._channels_first(info.pop("final_obs")) if "final_obs" in info else None
+        signals = Signals(final_observation=final, has_final=None if final is None else game_over)
         if self._episodic_life:
             # Some games show 0 lives for a while before they are over.
             lost = (info["lives"] < self._lives) & (info["lives"] > 0) & ~game_over
-            self._lives, info["game_over"] = info["lives"], game_over
+            self._lives, signals = info["lives"].copy(), replace(signals, game_over=game_over)
             if lost.any():
-                info["final_obs"] = _mixed(lost, observation, info.get("final_obs", observation))
-                info["_final_obs"] = game_over | lost
+                final = _mixed(lost, observation, observation if final is None else final)
+                signals = replace(signals, final_observation=final, has_final=game_over | lost)
                 terminated = terminated | lost
-        return observation, reward.astype(np.float32), terminated, truncated, info
+        return observation, reward.astype(np.float32), terminated, truncated, info | signals.info()
 
     def _channels_first(self, observation: np.ndarray) -> np.ndarray:
         """[N,S,H,W,3] as [N,3S,H,W]; grey images as they are."""

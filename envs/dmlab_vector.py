@@ -20,6 +20,7 @@ from r2ac.envs.dmlab_engine import INSTRUCTION_IDS, INSTRUCTION_LENGTH, EngineSe
 from r2ac.envs.dmlab_folders import remove_left_folders
 from r2ac.envs.dmlab_process import EngineProcess
 from r2ac.envs.seeding import stream_generators
+from r2ac.envs.signals import Signals
 from r2ac.envs.suite import EngineFailed
 
 _LOG = logging.getLogger(__name__)
@@ -45,13 +46,13 @@ class DmlabVector(VectorEnv):
     """Streams of levels, each with an engine in a process of its own; autoreset SAME_STEP.
 
     Observations are uint8 [N,3,H,W], rewards float32 [N]. The engine has no observation of an episode's end, so that
-    `info` has no `final_obs`; nor does it tell a time-out from an end in the game: every end is `terminated`.
-    Where `settings` ask for it, `info["instruction"]` is int32 [N,INSTRUCTION_LENGTH], and belongs to the observation;
+    the signals have none; nor does it tell a time-out from an end in the game: every end is `terminated`.
+    Where `settings` ask for it, the signals in `info` have the instruction, int32 [N,INSTRUCTION_LENGTH];
     `single_instruction_space` is the space of a row, or None.
 
     An engine that exits, crashes or gives no answer in time is replaced. Its stream goes on with a new episode: in the
-    step that lost the engine the reward is 0, `truncated` is set and `info["engine_failed"]` (bool [N], there only in
-    such a step or reset) marks the stream. `engine_restarts` counts the replacements, and each is logged as a warning.
+    step that lost the engine the reward is 0, `truncated` is set and the signal `engine_failed` (there only in such a
+    step or reset) marks the stream. `engine_restarts` counts the replacements, and each is logged as a warning.
     The seed that an engine failed with is not drawn again on purpose.
 
     Engines start with the first `reset`. They begin episodes `supervision.parallel_resets` at a time.
@@ -230,14 +231,12 @@ class _Batch:
     def __init__(self, shape: tuple[int, ...], with_instruction: bool) -> None:
         self.observation = np.zeros(shape, dtype=np.uint8)
         self.failed = np.zeros(shape[0], dtype=bool)
-        self._instruction = np.zeros((shape[0], INSTRUCTION_LENGTH), dtype=np.int32)
-        self._with_instruction = with_instruction
+        self._instruction = np.zeros((shape[0], INSTRUCTION_LENGTH), dtype=np.int32) if with_instruction else None
 
     def put(self, stream: int, frame: Frame) -> None:
         self.observation[stream] = np.moveaxis(frame.image, 2, 0)
-        if frame.instruction is not None:
+        if self._instruction is not None and frame.instruction is not None:
             self._instruction[stream] = frame.instruction
 
     def info(self) -> dict[str, Any]:
-        info: dict[str, Any] = {"instruction": self._instruction} if self._with_instruction else {}
-        return {**info, "engine_failed": self.failed} if self.failed.any() else info
+        return Signals(instruction=self._instruction, engine_failed=self.failed if self.failed.any() else None).info()

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from r2ac.envs.signals import Signals
 from r2ac.envs.suite import InvalidOption
 
 Item = TypeVar("Item")
@@ -23,9 +24,8 @@ def spread(items: Sequence[Item], count: int, first: int = 0) -> tuple[Item, ...
 class MixedVector(VectorEnv):
     """Vector environments of several tasks side by side; they are stepped in turn. Autoreset SAME_STEP.
 
-    All must show observations of one shape and dtype and take the same number of actions. An entry of ``info`` that is
-    an array with a row for each stream is put together from those of the parts, zero in the streams of a part that
-    has none.
+    All must show observations of one shape and dtype and take the same number of actions. Of the parts' infos only
+    their signals are kept.
 
     parts: the environments by the names of their tasks.
     names: the task that each stream plays, [N]; a part has as many streams as its name occurs.
@@ -82,13 +82,8 @@ class MixedVector(VectorEnv):
         return whole
 
     def _join_infos(self, infos: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        whole: dict[str, Any] = {}
-        for streams, info in zip(self._streams, infos, strict=True):
-            for name, value in info.items():
-                if isinstance(value, np.ndarray) and value.shape[:1] == streams.shape:
-                    shape = (self.num_envs, *value.shape[1:])
-                    whole.setdefault(name, np.zeros(shape, dtype=value.dtype))[streams] = value
-        return whole
+        signals = [Signals.of(info) for info in infos]
+        return Signals.join(zip(self._streams, signals, strict=True), self.num_envs).info()
 
 
 def _shown(env: VectorEnv) -> tuple[Any, ...]:

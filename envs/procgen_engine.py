@@ -27,7 +27,7 @@ class ProcgenVector(VectorEnv):
     """`num_envs` streams of one ProcGen game, stepped together by the engine; autoreset SAME_STEP.
 
     Observations are uint8 [N,3,64,64] (a view of the engine's [N,64,64,3]), rewards float32 [N]; 15 actions. The engine
-    never shows the last frame of an episode, so that `info` has no `final_obs`. Nor does it tell a time-out from an end
+    never shows the last frame of an episode, so that the signals have none. Nor does it tell a time-out from an end
     in the game: an episode that ends in the very step of the game's time-out without its level being completed is
     reported as truncated, every other end as terminated.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from r2ac.envs.seeding import stream_generators
+from r2ac.envs.signals import Signals
 from r2ac.envs.suite import ReferenceScores
 
 NO_ANSWER = -1
@@ -23,8 +25,7 @@ class LockstepVector(VectorEnv):
 
     All episodes begin together, so that one number says where every stream stands. Each stream draws its episodes from
     a generator of its own: what it shows does not depend on how many streams stand beside it. Every episode ends by
-    itself (terminated, never truncated); the observation after its last step, in `info["final_obs"]`, is the last one
-    again.
+    itself (terminated, never truncated); the observation after its last step, in the signals, is the last one again.
 
     Observation: float32 [features], each 0 or 1. Actions: 0 … actions - 1. A subclass says what an episode is.
     """
@@ -77,8 +78,8 @@ class LockstepVector(VectorEnv):
         if not last:
             self._position += 1
             return self.observe(self._position), reward, terminated, truncated, {}
-        info = {"final_obs": self.observe(self._position), "_final_obs": terminated.copy()}
-        return self._first_observations(), reward, terminated, truncated, info
+        signals = Signals(final_observation=self.observe(self._position), has_final=terminated.copy())
+        return self._first_observations(), reward, terminated, truncated, signals.info()
 
     def _first_observations(self) -> np.ndarray:
         self._position = 0
@@ -165,8 +166,9 @@ class PictureVector(VectorWrapper):
 
     def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         features, reward, terminated, truncated, info = self.env.step(actions)
-        if "final_obs" in info:
-            info["final_obs"] = self._picture(info["final_obs"])
+        signals = Signals.of(info)
+        if signals.final_observation is not None:
+            info = replace(signals, final_observation=self._picture(signals.final_observation)).info()
         return self._picture(features), reward, terminated, truncated, info
 
     def _picture(self, features: np.ndarray) -> np.ndarray:

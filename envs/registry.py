@@ -84,9 +84,9 @@ def make_vector(
     The environment resets itself in the step that ends an episode (SAME_STEP): reward, terminated and truncated belong
     to the step that ended it, the observation beside them is the first of the next episode. Call `reset()` once,
     without a seed. step(actions int64 [N]) gives observations uint8 [N,C,H,W] or float32 [N,K], rewards float [N] as
-    the engine pays them (unclipped), terminated and truncated bool [N], and a dict. Arrays are the caller's to keep.
-    Where an episode of the agent is a part of a game (atari with episodic_life), `game_over` in the dict, bool [N],
-    says which games ended: a return is the sum over a whole game.
+    the engine pays them (unclipped), terminated and truncated bool [N], and a dict, of which `Signals.of` reads what
+    else there is to know: instructions, ends of whole games, lost engines, final observations. Arrays are the caller's
+    to keep.
 
     Raises UnknownTask, InvalidOption or MissingPackage.
     """

@@ -9,28 +9,77 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from gymnasium.spaces.utils import flatten, flatten_space
-from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import FrameStackObservation, TransformObservation
+
+from r2ac.envs.signals import Signals
 
 _CHANNELS = (1, 3, 4)
 
 
-class SingleVector(SyncVectorEnv):
+class SingleVector(VectorEnv):
     """`num_envs` single environments stepped one after another in this process; autoreset SAME_STEP.
 
-    Seeds may be numpy's ints too, which Gymnasium's own seeding refuses.
+    Observations are copied as they come, so that an environment may write into one buffer. What the environments put
+    into their infos is dropped: it could be anything. The signals in `info` have the final observations of episodes.
+    Rewards are float64 [N].
+
+    Raises ValueError or TypeError where an observation has not the shape or the kind of numbers of its space.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env], num_envs: int) -> None:
-        super().__init__([make] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+        self.num_envs = num_envs
+        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
+        self.envs = [make() for _ in range(num_envs)]
+        space = self.envs[0].observation_space
+        self.single_observation_space, self.single_action_space = space, self.envs[0].action_space
+        self.observation_space = batch_space(space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        assert space.shape is not None
+        self._shape, self._dtype = space.shape, space.dtype
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins an episode in every stream; seed: one a stream, or an int s for s, s + 1, ..., or None to go on."""
-        if isinstance(seed, np.integer):
-            seed = int(seed)
-        elif seed is not None and not isinstance(seed, int):
-            seed = [int(s) for s in seed]
-        return super().reset(seed=seed, options=options)
+        """Begins an episode in every stream.
+
+        seed: one seed a stream, or an int s for s, s + 1, ...; None goes on with the generators as they are.
+        """
+        if isinstance(seed, int | np.integer):
+            seed = range(int(seed), int(seed) + self.num_envs)
+        observation = self._empty()
+        seeds = [None] * self.num_envs if seed is None else [int(each) for each in seed]
+        for stream, (env, own) in enumerate(zip(self.envs, seeds, strict=True)):
+            self._put(env.reset(seed=own, options=options)[0], observation, stream)
+        return observation, {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        observation, rewards = self._empty(), np.zeros(self.num_envs)
+        terminated, truncated = np.zeros(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=bool)
+        for stream, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
+            shown, rewards[stream], terminated[stream], truncated[stream], _ = env.step(action)
+            self._put(shown, observation, stream)
+        ended = terminated | truncated
+        if not ended.any():
+            return observation, rewards, terminated, truncated, {}
+        signals = Signals(final_observation=observation.copy(), has_final=ended)
+        for stream in np.flatnonzero(ended).tolist():
+            self._put(self.envs[stream].reset()[0], observation, stream)
+        return observation, rewards, terminated, truncated, signals.info()
+
+    def close_extras(self, **kwargs: Any) -> None:
+        for env in self.envs:
+            env.close()
+
+    def _empty(self) -> np.ndarray:
+        return np.empty((self.num_envs, *self._shape), dtype=self._dtype)
+
+    def _put(self, shown: Any, observation: np.ndarray, stream: int) -> None:
+        if np.shape(shown) != self._shape:
+            raise ValueError(
+                f"stream {stream} shows an observation of shape {list(np.shape(shown))}, "
+                f"but its space says {list(self._shape)}"
+            )
+        np.copyto(observation[stream], shown, casting="same_kind")
 
 
 class ActionRepeat(gymnasium.Wrapper):

@@ -31,6 +31,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from r2ac.envs.seeding import stream_generators
+from r2ac.envs.signals import Signals
 from r2ac.envs.suite import check_at_least
 
 _CORRIDOR, _JUNCTION = 2, 3
@@ -113,8 +114,8 @@ class TMazeVector(VectorEnv):
             return self._same_observations(seen), reward, np.zeros(self.num_envs, dtype=bool), truncated, {}
         reward = (np.asarray(actions) == self._cue).astype(np.float64)
         everyone = np.ones(self.num_envs, dtype=bool)
-        info = {"final_obs": self._same_observations(_JUNCTION), "_final_obs": everyone.copy()}
-        return self._first_observations(), reward, everyone, truncated, info
+        signals = Signals(final_observation=self._same_observations(_JUNCTION), has_final=everyone.copy())
+        return self._first_observations(), reward, everyone, truncated, signals.info()
 
     def _first_observations(self) -> np.ndarray:
         self._position = 0

@@ -17,7 +17,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from r2ac.agents import Agent, ObservationSpec
-from r2ac.envs import ReferenceScores, Split, find_task, make_vector
+from r2ac.envs import ReferenceScores, Signals, Split, find_task, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.errors import os_reason
 from r2ac.launch.loading import choose_device, find_checkpoint, make_agent
@@ -302,7 +302,7 @@ def _play(
     returns, lengths = np.zeros(streams), np.zeros(streams, dtype=np.int64)
     while share.any():
         frame, last_reward, first = (torch.from_numpy(array).to(device) for array in (observation, reward, is_first))
-        words = info.get("instruction")
+        words = Signals.of(info).instruction
         instruction = None if words is None else torch.from_numpy(words).to(device)
         output = agent.step(frame, last_reward, first, cell, instruction)
         cell, logits = output.cell, output.logits.cpu().numpy()
@@ -312,10 +312,7 @@ def _play(
         counted = share > 0
         returns += raw_reward
         lengths += 1
-        # What the agent was trained to take for an episode may be a life: whole games are counted.
-        over = info.get("game_over", is_first)
-        # What was under way in an engine that was lost, and so cut off, is no episode: the stream plays another one.
-        whole = over & ~(truncated & info.get("engine_failed", np.zeros_like(over)))
+        over, whole = Signals.of(info).ends(terminated, truncated)
         ended = [
             EvaluatedEpisode(seed, float(returns[i]), int(lengths[i]), bool(truncated[i] and not terminated[i]))
             for i in np.flatnonzero(whole & counted)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from r2ac.agents import ObservationSpec
-from r2ac.envs import find_tasks, make_vector, spread
+from r2ac.envs import Signals, find_tasks, make_vector, spread
 from r2ac.learner import Rollout
 
 
@@ -43,7 +43,7 @@ class StreamGroup:
         self.spec = ObservationSpec.of(self._env)
         self._engine_restarts = 0
         self._observation, info = self._env.reset()
-        self._instruction: np.ndarray | None = info.get("instruction")
+        self._instruction = Signals.of(info).instruction
         self._reward = np.zeros(count, dtype=np.float32)
         self._is_first = np.ones(count, dtype=bool)
         self._returns = np.zeros(count)
@@ -60,15 +60,13 @@ class StreamGroup:
     def step(self, action: np.ndarray) -> list[Episode]:
         """Step every stream; returns the episodes that ended."""
         self._observation, reward, terminated, truncated, info = self._env.step(action)
-        self._instruction = info.get("instruction")
+        signals = Signals.of(info)
+        self._instruction = signals.instruction
         self._reward = reward.astype(np.float32)
         self._is_first = terminated | truncated
         self._returns += reward
         self._lengths += 1
-        # Returns are those of whole games, also where an episode of the agent is a life.
-        over = info.get("game_over", self._is_first)
-        # What was under way in an engine that was lost, and so cut off, is no episode.
-        whole = over & ~(truncated & info.get("engine_failed", np.zeros_like(over)))
+        over, whole = signals.ends(terminated, truncated)
         episodes = [
             Episode(float(self._returns[i]), int(self._lengths[i]), self._tasks[i]) for i in np.flatnonzero(whole)
         ]

@@ -12,6 +12,7 @@ from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from r2ac.agents import Agent
+from r2ac.envs import Signals
 from r2ac.launch.rollouts.rollout_actor import sample_actions
 
 
@@ -132,19 +133,18 @@ def play(
     observation, info = env.reset()
     reward, is_first = np.zeros(streams, dtype=np.float32), np.ones(streams, dtype=bool)
     for _ in range(max_steps):
-        thoughts = player.step(observation, reward, is_first, info.get("instruction"))
+        thoughts = player.step(observation, reward, is_first, Signals.of(info).instruction)
         shown, first = observation, is_first
         observation, paid, terminated, truncated, info = env.step(thoughts.action)
         reward, is_first = paid.astype(np.float32), terminated | truncated
-        over = info.get("game_over", is_first)
-        lost = truncated & info.get("engine_failed", np.zeros_like(over))
+        over, whole = Signals.of(info).ends(terminated, truncated)
         for i in np.flatnonzero(share):
             mind = (thoughts.value, thoughts.probabilities, thoughts.cell, thoughts.jacobian)
             # The row alone: whole batches would be kept for one stream that still plays.
             own = (row[i].copy() for row in (shown, first, thoughts.action, paid, *mind))
             under_way[i].append(tuple(own))
             if over[i]:
-                played.append(_episode(under_way[i], complete=not lost[i]))
+                played.append(_episode(under_way[i], complete=whole[i]))
                 under_way[i] = []
                 share[i] -= 1
                 report(len(played), episodes)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from r2ac.agents import Agent, ObservationSpec
-from r2ac.envs import Split, find_task, make_vector
+from r2ac.envs import Signals, Split, find_task, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.loading import choose_device, find_checkpoint, make_agent
 from r2ac.launch.watching.episodes import Player
@@ -128,7 +128,7 @@ def record(
             if player is None:
                 action = int(random.integers(spec.num_actions))
             else:
-                action = int(player.step(observation, reward, is_first, info.get("instruction")).action[0])
+                action = int(player.step(observation, reward, is_first, Signals.of(info).instruction).action[0])
             moments.append(Moment(observation[0].copy(), float(reward[0]), bool(is_first[0]), action))
             observation, raw_reward, terminated, truncated, info = env.step(np.array([action]))
             reward, is_first = raw_reward.astype(np.float32), terminated | truncated

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from r2ac.envs import InvalidOption, Spaces, find_task, make_vector
+from r2ac.envs import InvalidOption, Signals, Spaces, find_task, make_vector
 from r2ac.envs.atari import PRESETS, AtariOptions
 
 pytest.importorskip("ale_py")
@@ -111,10 +111,10 @@ def test_the_step_that_ends_an_episode_shows_the_next_one() -> None:
     assert truncated.sum(axis=0).tolist() == [1, 1, 1]
     assert truncated[49].all(), "200 frames are 50 steps of 4"
     assert (infos[50]["episode_frame_number"] <= 31).all(), "the observation beside the end is a first one"
-    assert infos[50]["_final_obs"].all()
-    assert (infos[50]["final_obs"][:, -1] != observations[50][:, -1]).any(axis=(1, 2)).all()
-    assert "final_obs" not in infos[49]
-    assert "final_obs" not in infos[51]
+    signals = Signals.of(infos[50])
+    assert signals.has_final.all()
+    assert (signals.final_observation[:, -1] != observations[50][:, -1]).any(axis=(1, 2)).all()
+    assert Signals.of(infos[49]).final_observation is Signals.of(infos[51]).final_observation is None
 
 
 def test_an_episode_is_a_game_not_a_life() -> None:
@@ -145,13 +145,14 @@ def test_a_life_is_an_episode_of_the_same_game() -> None:
     assert ends.any()
     assert lost.sum() > 4
     np.testing.assert_array_equal(life_ends, ends | lost)
-    np.testing.assert_array_equal(np.stack([info["game_over"] for info in life_infos[1:]]), ends | cut)
-    for t, info in enumerate(life_infos[1:]):
-        assert ("final_obs" in info) == (life_ends | cut)[t].any()
+    signals = [Signals.of(info) for info in life_infos[1:]]
+    np.testing.assert_array_equal(np.stack([each.game_over for each in signals]), ends | cut)
+    for t, each in enumerate(signals):
+        assert (each.final_observation is not None) == (life_ends | cut)[t].any()
         for stream in np.flatnonzero((life_ends | cut)[t]):
-            assert info["_final_obs"][stream]
-            last = seen[t + 1, stream] if lost[t, stream] else infos[t + 1]["final_obs"][stream]
-            np.testing.assert_array_equal(info["final_obs"][stream], last)
+            assert each.has_final[stream]
+            last = seen[t + 1, stream] if lost[t, stream] else Signals.of(infos[t + 1]).final_observation[stream]
+            np.testing.assert_array_equal(each.final_observation[stream], last)
 
 
 def test_colour_is_three_channels_an_observation_oldest_first() -> None:
@@ -163,9 +164,10 @@ def test_colour_is_three_channels_an_observation_oldest_first() -> None:
     np.testing.assert_array_equal(colour[1:40, :, :3], colour[:39, :, 3:])
     luma = np.tensordot(colour[:, :, 3:].astype(float), [0.299, 0.587, 0.114], axes=(2, 0))
     assert np.abs(luma - grey[:, :, 1]).mean() < 3
-    assert infos[50]["final_obs"].shape == (2, 6, 84, 84)
-    final = np.tensordot(infos[50]["final_obs"][:, 3:].astype(float), [0.299, 0.587, 0.114], axes=(1, 0))
-    assert np.abs(final - grey_infos[50]["final_obs"][:, 1]).mean() < 3
+    final, grey_final = (Signals.of(each[50]).final_observation for each in (infos, grey_infos))
+    assert final.shape == (2, 6, 84, 84)
+    final = np.tensordot(final[:, 3:].astype(float), [0.299, 0.587, 0.114], axes=(1, 0))
+    assert np.abs(final - grey_final[:, 1]).mean() < 3
     env = make_vector("atari/MsPacman", 2, 0, options=AtariOptions(colour=True, frame_stack=1))
     assert env.reset()[0].shape == env.observation_space.shape == (2, 3, 84, 84)
     env.close()

@@ -17,6 +17,7 @@ import pytest
 from gymnasium.error import ClosedEnvironmentError
 from gymnasium.vector import VectorEnv
 
+from r2ac.envs import Signals
 from r2ac.envs.dmlab import SUITE, DmlabOptions, engine_settings
 
 DOUBLE = Path(__file__).parent / "dmlab_double"
@@ -94,7 +95,7 @@ def test_shapes_seeds_and_the_step_that_ends_an_episode(make: Make) -> None:
     assert env.single_action_space.n == 15
     observation, info = env.reset()
     seeds = [env.level_seeds()]
-    assert (observation in env.observation_space, info) == (True, {})
+    assert (observation in env.observation_space, Signals.of(info)) == (True, Signals())
     assert (observation[0] != observation[1]).any(), "each stream has its own seed"
     choose = np.random.default_rng(0)
     ends = np.zeros(2, dtype=int)
@@ -104,7 +105,7 @@ def test_shapes_seeds_and_the_step_that_ends_an_episode(make: Make) -> None:
         np.testing.assert_array_equal(observation, before, err_msg="arrays are the caller's to keep")
         observation = following
         assert observation in env.observation_space
-        assert (reward.shape, reward.dtype, info) == ((2,), np.float32, {})
+        assert (reward.shape, reward.dtype, Signals.of(info)) == ((2,), np.float32, Signals())
         assert (terminated.dtype, truncated.any()) == (np.bool_, False)
         seeds.append(env.level_seeds())
         np.testing.assert_array_equal(seeds[-1] != seeds[-2], terminated)
@@ -167,10 +168,10 @@ def test_instructions_come_with_the_observations(make: Make) -> None:
     # A seed of which the first instructions of the two streams differ: they stay until an object is picked.
     env = make("language_select_described_object", num_envs=2, seed=1, instruction=True)
     _, info = env.reset()
-    seen = [info["instruction"]]
+    seen = [Signals.of(info).instruction]
     for _ in range(10):
         *_, info = env.step(np.zeros(2, dtype=np.int64))
-        seen.append(info["instruction"])
+        seen.append(Signals.of(info).instruction)
     instructions = np.stack(seen)
     assert (instructions.shape, instructions.dtype) == ((11, 2, 16), np.int32)
     assert instructions.any(axis=2).any(axis=0).all()
@@ -203,7 +204,7 @@ def test_a_lost_engine_is_replaced_and_its_stream_goes_on(make: Make, caplog: py
         os.kill(pid, fate)
     with caplog.at_level(logging.WARNING):
         observation, reward, terminated, truncated, info = env.step(np.zeros(4, dtype=np.int64))
-    assert truncated.tolist() == info["engine_failed"].tolist() == [True, True, True, False]
+    assert truncated.tolist() == Signals.of(info).engine_failed.tolist() == [True, True, True, False]
     assert (terminated.any(), reward[:3].any(), env.engine_restarts) == (False, False, 3)
     assert observation.any(axis=(1, 2, 3)).all(), "the first observations of new episodes"
     assert (env.level_seeds() != seeds).tolist() == [True, True, True, False]
@@ -218,7 +219,7 @@ def test_a_lost_engine_is_replaced_and_its_stream_goes_on(make: Make, caplog: py
         assert f"{LEVEL}, episode seed " in message
         assert "step 1" in message
     *_, terminated, truncated, info = env.step(np.zeros(4, dtype=np.int64))
-    assert (truncated.any(), info, env.engine_restarts) == (False, {}, 3)
+    assert (truncated.any(), Signals.of(info), env.engine_restarts) == (False, Signals(), 3)
 
 
 def test_a_reset_finds_a_lost_engine_too(make: Make) -> None:
@@ -226,7 +227,7 @@ def test_a_reset_finds_a_lost_engine_too(make: Make) -> None:
     env.reset()
     os.kill(env.engine_pids()[1], signal.SIGKILL)
     observation, info = env.reset()
-    assert info["engine_failed"].tolist() == [False, True]
+    assert Signals.of(info).engine_failed.tolist() == [False, True]
     assert observation.any(axis=(1, 2, 3)).all()
     assert env.engine_restarts == 1
 

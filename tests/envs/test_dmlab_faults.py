@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from r2ac.envs import Signals
 from r2ac.envs.dmlab import SUITE, DmlabOptions, engine_settings
 from r2ac.envs.dmlab_engine import Failure
 from r2ac.envs.dmlab_process import EngineProcess
@@ -74,11 +75,11 @@ def test_one_fault_costs_one_episode(
     monkeypatch.setenv("DMLAB_DOUBLE_ONCE", str(tmp_path / "happened"))
     env = make(step_timeout=1.5, reset_timeout=2.5)
     observation, info = env.reset()
-    failed, ended, cut, seeds = ["engine_failed" in info], 0, 0, [env.level_seeds()[0]]
+    failed, ended, cut, seeds = [Signals.of(info).engine_failed is not None], 0, 0, [env.level_seeds()[0]]
     for _ in range(20):
         assert observation.any()
         observation, _, terminated, truncated, info = env.step(STILL)
-        failed.append("engine_failed" in info)
+        failed.append(Signals.of(info).engine_failed is not None)
         ended, cut = ended + terminated[0], cut + truncated[0]
         seeds.append(env.level_seeds()[0])
         assert (seeds[-1] != seeds[-2]) == (terminated[0] or truncated[0])

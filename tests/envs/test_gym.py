@@ -8,7 +8,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode
 
-from r2ac.envs import InvalidOption, MissingPackage, UnknownTask, find_task, frames_per_step, make_vector
+from r2ac.envs import InvalidOption, MissingPackage, Signals, UnknownTask, find_task, frames_per_step, make_vector
 from r2ac.envs.gym import GymOptions
 from r2ac.envs.seeding import engine_seeds
 
@@ -33,7 +33,8 @@ class Counter(gymnasium.Env):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
         assert self.action_space.contains(action), action
         self.steps += 1
-        return self._show(), float(self.steps), self.steps == self.length, False, {"action": int(action)}
+        self.taken = int(action)
+        return self._show(), float(self.steps), self.steps == self.length, False, {}
 
 
 class Grid(Counter):
@@ -79,8 +80,10 @@ def test_the_step_that_ends_an_episode_shows_the_next_one() -> None:
     env.reset()
     for _ in range(7):
         *_, info = env.step(np.array([0, 2]))
-    assert np.stack(list(info["final_obs"])).tolist() == [[7, 7], [7, 7]]
-    assert info["final_info"]["action"].tolist() == [5, 7], "actions are numbered from 0"
+    signals = Signals.of(info)
+    assert signals.final_observation.tolist() == [[7, 7], [7, 7]]
+    assert signals.has_final.tolist() == [True, True]
+    assert [one.unwrapped.taken for one in env.unwrapped.envs] == [5, 7], "actions are numbered from 0"  # type: ignore[attr-defined]
 
 
 def test_a_time_limit_is_truncation() -> None:

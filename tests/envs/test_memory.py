@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2ac.agents.encoders import make_encoder
-from r2ac.envs import SUITES, InvalidOption, find_task, make_vector
+from r2ac.envs import SUITES, InvalidOption, Signals, find_task, make_vector
 from r2ac.envs.memory import MemoryOptions
 from r2ac.envs.recall_tasks import Parity
 
@@ -233,10 +233,11 @@ def test_shapes_dtypes_and_episodes(task: str, pixels: bool) -> None:
         assert (reward.dtype, terminated.dtype, truncated.dtype) == (np.float64, np.bool_, np.bool_)
         assert not truncated.any()
         assert terminated.all() == terminated.any() == (step % STEPS[task] == 0)
-        assert ("final_obs" in info) == terminated.any()
+        signals = Signals.of(info)
+        assert (signals.final_observation is not None) == terminated.any()
         if terminated.any():
-            assert info["_final_obs"].all()
-            np.testing.assert_array_equal(info["final_obs"], before)
+            assert signals.has_final.all()
+            np.testing.assert_array_equal(signals.final_observation, before)
             observation[:] = 7
     if pixels:
         assert observation.shape == (3, 3, 24, 24)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from r2ac.agents.encoders import make_encoder
-from r2ac.envs import SUITES, InvalidOption, MissingPackage, find_task, make_vector
+from r2ac.envs import SUITES, InvalidOption, MissingPackage, Signals, find_task, make_vector
 from r2ac.envs.minigrid import MinigridOptions
 from r2ac.envs.seeding import engine_seeds
 
@@ -84,7 +84,7 @@ def test_the_vector_is_the_engines_one_by_one(task: str) -> None:
             assert (reward[i], terminated[i], truncated[i]) == (paid, terminal, truncation)
             if terminal or truncation:
                 ends += 1
-                assert info["_final_obs"][i]
+                assert Signals.of(info).has_final[i]
                 expected[i], _ = engine.reset()
     assert ends >= 3
 

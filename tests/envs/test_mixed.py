@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2ac.envs import InvalidOption, ReferenceScores, UnknownTask, find_task, find_tasks, make_vector, spread
+from r2ac.envs import InvalidOption, ReferenceScores, Signals, UnknownTask, find_task, find_tasks, make_vector, spread
 from r2ac.envs import mean_normalised_return as mean_normalised
+from r2ac.envs.atari import AtariOptions
 from r2ac.envs.dmlab import DmlabOptions
 from r2ac.envs.memory import MemoryOptions
 
@@ -98,10 +99,15 @@ def test_each_task_is_played_as_it_is_alone(tasks: str, options: Any) -> None:
 def test_what_the_parts_tell_is_put_together() -> None:
     if missing := find_task("atari/Pong").suite.missing():
         pytest.skip(missing)
-    env = make_vector("atari/Breakout,atari/Pong", 3, 0)
-    _, info = env.reset()
-    np.testing.assert_array_equal(info["lives"], [5, 0, 5])
+    options = AtariOptions(episodic_life=True, max_episode_frames=200, max_noops=0)
+    env = make_vector("atari/Breakout,atari/Pong", 3, 0, options=options)
+    env.reset()
+    for _ in range(50):
+        *_, truncated, info = env.step(np.zeros(3, dtype=np.int64))
     env.close()
+    signals = Signals.of(info)
+    assert truncated.tolist() == signals.game_over.tolist() == signals.has_final.tolist() == [True] * 3
+    assert signals.final_observation.any(axis=(1, 2, 3)).all()
 
 
 @pytest.mark.parametrize(
@@ -124,8 +130,9 @@ def test_engines_of_deepmind_lab_play_several_levels_side_by_side(monkeypatch: p
     env = make_vector(tasks, 3, 0, options=options, first_stream=1)
     assert env.single_instruction_space.shape == (16,)  # type: ignore[attr-defined]
     env.reset()
-    instructions = np.stack([env.step(np.zeros(3, dtype=np.int64))[4]["instruction"] for _ in range(4)])
+    infos = [env.step(np.zeros(3, dtype=np.int64))[4] for _ in range(4)]
     env.close()
+    instructions = np.stack([Signals.of(info).instruction for info in infos])
     assert instructions.any(axis=(0, 2)).tolist() == [True, False, True]
 
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from r2ac.envs import SUITES, MissingPackage, find_task, make_vector
+from r2ac.envs import SUITES, MissingPackage, Signals, find_task, make_vector
 from r2ac.envs.popgym import PopgymOptions
 from r2ac.envs.seeding import engine_seeds
 
@@ -76,7 +76,7 @@ def test_the_vector_is_the_engines_one_by_one(task: str) -> None:
             assert (reward[i], terminated[i], truncated[i]) == (paid, terminal, truncation)
             if terminal or truncation:
                 ends += 1
-                np.testing.assert_array_equal(info["final_obs"][i], flat(space, expected[i]))
+                np.testing.assert_array_equal(Signals.of(info).final_observation[i], flat(space, expected[i]))
                 expected[i], _ = engine.reset()
     assert ends >= 3
 

@@ -8,7 +8,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2ac.envs import InvalidOption, make_vector
+from r2ac.envs import InvalidOption, Signals, make_vector
 from r2ac.envs.memory import MemoryOptions
 from r2ac.envs.tmaze import TMaze, TMazeVector
 
@@ -47,10 +47,11 @@ def test_the_vector_form_equals_gymnasium_s_vector_of_single_ones(length: int, n
         for our, their in zip(ours, theirs, strict=True):
             np.testing.assert_array_equal(our, their)
             assert our.dtype == their.dtype
-        assert ("final_obs" in our_info) == ("final_obs" in their_info)
-        if "final_obs" in our_info:
-            np.testing.assert_array_equal(our_info["final_obs"], np.stack(list(their_info["final_obs"])))
-            np.testing.assert_array_equal(our_info["_final_obs"], their_info["_final_obs"])
+        signals = Signals.of(our_info)
+        assert (signals.final_observation is not None) == ("final_obs" in their_info)
+        if signals.final_observation is not None:
+            np.testing.assert_array_equal(signals.final_observation, np.stack(list(their_info["final_obs"])))
+            np.testing.assert_array_equal(signals.has_final, their_info["_final_obs"])
 
 
 def test_gymnasium_makes_and_checks_it() -> None:

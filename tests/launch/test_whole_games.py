@@ -12,6 +12,7 @@ from gymnasium.vector.utils import batch_space
 from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.envs import Signals
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.evaluation import evaluate as evaluation
 from r2ac.launch.rollouts import stream_group
@@ -41,7 +42,7 @@ class ThreeLives(VectorEnv):
         game_over = everyone & (self._steps % (LIFE * LIVES) == 0)
         truncated = game_over & last
         terminated = everyone & (self._steps % LIFE == 0) & ~truncated
-        return self.reset()[0], np.ones(self.num_envs), terminated, truncated, {"game_over": game_over}
+        return self.reset()[0], np.ones(self.num_envs), terminated, truncated, Signals(game_over=game_over).info()
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from r2ac.agents import AgentConfig, ObservationSpec
-from r2ac.envs import make_vector
+from r2ac.envs import Signals, make_vector
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.cli import main
 from r2ac.launch.config import TrainConfig, config_from_json
@@ -248,12 +248,13 @@ class Fragile(VectorEnv):
         self._ages, self._steps = np.zeros(num_envs, dtype=np.int64), 0
 
     def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
-        return self._show()
+        observation, signals = self._show()
+        return observation, signals.info()
 
-    def _show(self) -> tuple[np.ndarray, dict[str, Any]]:
+    def _show(self) -> tuple[np.ndarray, Signals]:
         self.words = np.random.default_rng(self._steps).integers(1, 9, (self.num_envs, 3), dtype=np.int32)
         self.seen.append(self.words.copy())
-        return np.zeros((self.num_envs, 4), np.float32), {"instruction": self.words}
+        return np.zeros((self.num_envs, 4), np.float32), Signals(instruction=self.words)
 
     def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         self.actions.append(actions)
@@ -263,8 +264,8 @@ class Fragile(VectorEnv):
         failed = (np.arange(self.num_envs) == 1) & (self._steps == 3)
         rewards = np.where(failed, 0.0, 1.0) + 100.0 * ((np.arange(self.num_envs) == 1) & (self._steps == 2))
         self._ages[terminated | failed] = 0
-        observation, info = self._show()
-        return observation, rewards, terminated, failed, {**info, "engine_failed": failed}
+        observation, signals = self._show()
+        return observation, rewards, terminated, failed, replace(signals, engine_failed=failed).info()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """Episodes are what the agent plays, with its own thoughts; its Jacobian is that of automatic differentiation."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorEnv
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
-from r2ac.envs import make_vector
+from r2ac.envs import Signals, make_vector
 from r2ac.envs.memory import MemoryOptions
 from r2ac.kernels import elstm_step
 from r2ac.launch.watching.episodes import PlayedEpisode, Player, play
@@ -118,7 +119,7 @@ class TwoLives(VectorEnv):
         self.steps += 1
         lost = np.array([False, self.steps == 3])
         life, game = np.full(2, self.steps % 2 == 0), np.full(2, self.steps % 4 == 0) | lost
-        info = {"game_over": game, "engine_failed": lost}
+        info = Signals(game_over=game, engine_failed=lost).info()
         return self.reset()[0], np.ones(2), life & ~lost, lost, info
 
 
@@ -145,11 +146,12 @@ def test_instructions_reach_the_agent() -> None:
 
     class Told(TwoLives):
         def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
-            return super().reset()[0], {"instruction": np.full((2, length), 1, np.int32)}
+            return super().reset()[0], Signals(instruction=np.full((2, length), 1, np.int32)).info()
 
         def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
             *rest, info = super().step(actions)
-            return (*rest, {**info, "instruction": np.full((2, length), 2, np.int32)})  # type: ignore[return-value]
+            signals = replace(Signals.of(info), instruction=np.full((2, length), 2, np.int32))
+            return (*rest, signals.info())  # type: ignore[return-value]
 
     torch.manual_seed(0)
     spec = ObservationSpec((4,), 2, length, 10)

@@ -1,0 +1,66 @@
+"""What vector environments of ours say of a step beside its rewards and ends.
+
+It travels in the `info` of `reset` and `step` as one typed object. Only code of this package puts it there: infos of
+single Gymnasium environments are dropped where they come in (`envs/single.py`), so that no name that a user's
+environment gives to an entry of its own can be taken for one of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+_KEY = "r2ac"
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Of N streams in one step or reset; None stands for what does not occur or is not known."""
+
+    instruction: np.ndarray | None = None
+    """The words that belong to the observation, int32 [N,L]."""
+    game_over: np.ndarray | None = None
+    """Which games ended, bool [N], where an episode of the agent is a part of a game; None: those whose episode did."""
+    engine_failed: np.ndarray | None = None
+    """The streams that lost their engine, bool [N]."""
+    final_observation: np.ndarray | None = None
+    """The last observation of the episodes that ended in the step, [N, ...] as observations are; other rows are
+    undefined. None where no episode ended, and where the engine never shows it."""
+    has_final: np.ndarray | None = None
+    """The rows of `final_observation` that are set, bool [N]; None with it."""
+
+    @staticmethod
+    def of(info: Mapping[str, Any]) -> Signals:
+        """Those in the info of a step or reset; none where it has none."""
+        return info.get(_KEY, _NONE)
+
+    def info(self) -> dict[str, Any]:
+        """An info that holds these and nothing else."""
+        return {_KEY: self}
+
+    @staticmethod
+    def join(parts: Iterable[tuple[np.ndarray, Signals]], num_envs: int) -> Signals:
+        """Those of `num_envs` streams from those of parts, each with the numbers of its streams; zero in the streams
+        of a part that lacks what another one has."""
+        whole: dict[str, np.ndarray] = {}
+        for streams, part in parts:
+            for each in fields(part):
+                own = getattr(part, each.name)
+                if own is not None:
+                    whole.setdefault(each.name, np.zeros((num_envs, *own.shape[1:]), own.dtype))[streams] = own
+        return Signals(**whole)
+
+    def ends(self, terminated: np.ndarray, truncated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(over, whole), bool [N]: the games that ended in a step, and those of them that were played to their end.
+
+        Returns are those of games, also where an episode of the agent is a life. What was under way in an engine that
+        was lost, and so cut off, is not whole.
+        """
+        over = terminated | truncated if self.game_over is None else self.game_over
+        return over, over if self.engine_failed is None else over & ~(truncated & self.engine_failed)
+
+
+_NONE = Signals()
