@@ -90,6 +90,7 @@ def search(
     budget: float,
     seconds: float,
     measure: Measure = measure,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[Trial]:
     """Trials one after another, until nothing is left to try or the next would take longer than is left.
 
@@ -101,8 +102,9 @@ def search(
         budget: seconds in all.
         seconds: of each trial, beside its start.
         measure: makes a trial.
+        clock: the time in seconds.
     """
-    began = time.monotonic()
+    began = clock()
     tried: dict[tuple[int, int, int], Trial] = {}
     best: Trial | None = None
     longest = 0.0
@@ -111,7 +113,7 @@ def search(
             key = candidate.num_actors, candidate.streams_per_actor, candidate.learner_threads
             if key in tried:
                 continue
-            started = time.monotonic()
+            started = clock()
             if tried and started - began + longest > budget:
                 return
             try:
@@ -124,7 +126,7 @@ def search(
                 if not tried:
                     raise
                 return  # Ray did not start this time; what was measured before stands
-            longest = max(longest, time.monotonic() - started)
+            longest = max(longest, clock() - started)
             if best is None or trial.steps_per_second > _WORTH_TRYING_MORE * best.steps_per_second:
                 best = trial
             yield trial

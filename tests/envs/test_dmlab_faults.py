@@ -73,7 +73,11 @@ def test_one_fault_costs_one_episode(
 ) -> None:
     monkeypatch.setenv("DMLAB_DOUBLE_FAULT", fault)
     monkeypatch.setenv("DMLAB_DOUBLE_ONCE", str(tmp_path / "happened"))
-    env = make(step_timeout=1.5, reset_timeout=2.5)
+    # Only what hangs is to take too long: on a busy machine starts and steps have their time.
+    env = make(
+        step_timeout=3.0 if fault.startswith("hang@step") else 60.0,
+        reset_timeout=4.0 if "hang@reset" in fault else 60.0,
+    )
     observation, info = env.reset()
     failed, ended, cut, seeds = [Signals.of(info).engine_failed is not None], 0, 0, [env.level_seeds()[0]]
     for _ in range(20):
@@ -92,8 +96,8 @@ def test_one_fault_costs_one_episode(
 
 
 def test_a_slow_reset_is_waited_for(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DMLAB_DOUBLE_RESET_SECONDS", "1.0")
-    env = make("explore_object_locations_small", step_timeout=0.7)
+    monkeypatch.setenv("DMLAB_DOUBLE_RESET_SECONDS", "2.5")
+    env = make("explore_object_locations_small", step_timeout=2.0)
     env.reset()
     while not env.step(STILL)[2][0]:
         pass

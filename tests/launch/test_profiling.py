@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,28 @@ def test_each_moment_of_the_traced_updates_counts_once(trace: list[dict[str, Any
     assert summary.updates == 8
 
 
-def test_convolutions_take_more_than_a_small_core(summary: ProfileSummary) -> None:
-    parts = summary.parts
+def counted(events: Iterable[FunctionEvent]) -> list[FunctionEvent]:
+    """The events as if each took a microsecond of its own beside what it encloses: what takes longer on a busy machine
+    hangs on what else runs there."""
+
+    def settle(event: FunctionEvent) -> float:
+        event.time_range.end = event.time_range.start + 1 + sum(settle(child) for child in event.cpu_children)
+        return event.time_range.elapsed_us()
+
+    events = list(events)
+    for event in events:
+        if event.cpu_parent is None:
+            settle(event)
+    return events
+
+
+def test_convolutions_take_more_than_a_small_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "r2ac.launch.profiling.update_seconds", lambda events, on_device: update_seconds(counted(events), on_device)
+    )
+    profile = small_profile(tmp_path)
+    train(make_learner(), IMAGE, profile)
+    parts = profile.write(ACTORS).parts
     assert parts["encoder forward"] > parts["core forward"]
     assert parts["encoder backward"] > parts["core backward"] > 0
     assert parts["other"] < sum(parts.values()) / 3
@@ -238,13 +259,12 @@ def test_a_backward_pass_belongs_to_the_scope_that_it_goes_back_through(products
                     loss = h.square().sum()
                 with scope("backward"):
                     loss.backward()
-    events = profiler.events()
+    events = counted(profiler.events())
     parts = update_seconds(events, on_device=False)
     updates = sum(event.cpu_time_total for event in events if event.name == "update") / 1e6
     assert sum(parts.values()) == pytest.approx(updates, rel=1e-6)
     few, many = sorted(products, key=lambda name: products[name])
-    # Twelve times as many products; the clock of a busy machine is no measure of them.
-    assert parts[f"{many} backward"] > 1.5 * parts[f"{few} backward"] > 0
+    assert parts[f"{many} backward"] > 5 * parts[f"{few} backward"] > 0
     assert {"encoder forward", "core forward", "heads, losses"} <= parts.keys()
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from r2ac.launch.rollouts.rollout_source import ActorsLost, RayConfig, RaySource
 from r2ac.learner import DeviceFeed, Rollout
 from tests.processes import ray_processes, wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 # A batch needs the rollouts of two actors.
 ACTORS, STREAMS, STEPS, BATCH, IN_FLIGHT = 6, 4, 6, 8, 2
 AGENT = AgentConfig(hidden_size=5, encoder="none")
@@ -88,12 +89,6 @@ def nodes(ray_token: None) -> Iterator[Nodes]:
             yield nodes
         finally:
             nodes.close()
-
-
-@pytest.fixture(scope="module")
-def workers(nodes: Nodes) -> dict[str, Any]:
-    """Nodes with two CPUs each."""
-    return {name: nodes.add(num_cpus=2) for name in ("first", "second")}
 
 
 def actor_configs() -> list[ActorConfig]:
@@ -167,17 +162,7 @@ def check_logits(rollout: Rollout[np.ndarray], columns: np.ndarray, weights: Wei
         torch.testing.assert_close(output.logits, batch.behaviour_logits[t, chosen])
 
 
-@pytest.fixture(scope="module")
-def consumer(nodes: Nodes, workers: dict[str, Any]) -> Iterator[Consumer]:
-    config = RayConfig(BATCH, IN_FLIGHT, address=nodes.address)
-    source = RaySource(actor_configs(), config, [0] * ACTORS)
-    try:
-        yield Consumer(source)
-    finally:
-        source.close()
-
-
-def test_actors_that_have_a_place_begin_and_the_others_wait(consumer: Consumer) -> None:
+def _actors_that_have_a_place_begin_and_the_others_wait(consumer: Consumer) -> None:
     counts = consumer.source.counts
     consumer.take_until(lambda: counts.actors == 4, "four CPUs")
     for _ in range(20):
@@ -187,7 +172,7 @@ def test_actors_that_have_a_place_begin_and_the_others_wait(consumer: Consumer) 
     assert not consumer.lost.any()
 
 
-def test_the_place_of_a_killed_actor_goes_to_one_that_waits(consumer: Consumer) -> None:
+def _the_place_of_a_killed_actor_goes_to_one_that_waits(consumer: Consumer) -> None:
     counts = consumer.source.counts
     os.kill(ray_processes("RolloutActor")[0], signal.SIGKILL)
     consumer.take_until(lambda: len(consumer.delivered()) == 5, "another one begins")
@@ -195,7 +180,7 @@ def test_the_place_of_a_killed_actor_goes_to_one_that_waits(consumer: Consumer) 
     assert not consumer.lost.any()
 
 
-def test_training_goes_on_without_a_node(consumer: Consumer, nodes: Nodes, workers: dict[str, Any]) -> None:
+def _training_goes_on_without_a_node(consumer: Consumer, nodes: Nodes, workers: dict[str, Any]) -> None:
     counts = consumer.source.counts
     nodes.remove(workers.pop("second"))
     consumer.take_until(lambda: counts.actor_restarts == 3 and counts.actors == 2, "both its actors replaced")
@@ -206,7 +191,7 @@ def test_training_goes_on_without_a_node(consumer: Consumer, nodes: Nodes, worke
     assert not consumer.lost.any()
 
 
-def test_a_node_that_joins_is_used(consumer: Consumer, nodes: Nodes, workers: dict[str, Any]) -> None:
+def _a_node_that_joins_is_used(consumer: Consumer, nodes: Nodes, workers: dict[str, Any]) -> None:
     counts = consumer.source.counts
     workers["third"] = nodes.add(num_cpus=4)
     consumer.take_until(lambda: counts.pending == 0, "all have a place")
@@ -219,7 +204,7 @@ def test_a_node_that_joins_is_used(consumer: Consumer, nodes: Nodes, workers: di
     assert all(len(each) == 1 and 1 <= max(each) <= IN_FLIGHT for each in lost)
 
 
-def test_what_runs_inside_ray_stays_there(consumer: Consumer) -> None:
+def _what_runs_inside_ray_stays_there(consumer: Consumer) -> None:
     import ray
 
     connection = cluster.connect("local", num_actors=1)
@@ -228,12 +213,12 @@ def test_what_runs_inside_ray_stays_there(consumer: Consumer) -> None:
     assert ray.is_initialized()
 
 
-def test_nothing_is_left_of_a_source_that_is_closed(consumer: Consumer) -> None:
+def _nothing_is_left_of_a_source_that_is_closed(consumer: Consumer) -> None:
     consumer.source.close()
     wait_until(lambda: not ray_processes("RolloutActor"), seconds=60)
 
 
-def test_inference_workers_anywhere_and_a_killed_one(nodes: Nodes, workers: dict[str, Any]) -> None:
+def _inference_workers_anywhere_and_a_killed_one(nodes: Nodes) -> None:
     actors = actor_configs()[:4]
     inference = InferenceConfig(AGENT, LAYOUT, actors[0].columns, ACTORS * STREAMS, "auto", threads=1)
     config = RayConfig(BATCH, IN_FLIGHT, address=nodes.address, inference=inference, inference_workers=2)
@@ -253,7 +238,7 @@ def test_inference_workers_anywhere_and_a_killed_one(nodes: Nodes, workers: dict
         source.close()
 
 
-def test_nodes_of_another_version_are_told(nodes: Nodes, workers: dict[str, Any]) -> None:
+def _nodes_of_another_version_are_told(nodes: Nodes) -> None:
     source = RaySource(actor_configs()[:2], RayConfig(BATCH, 2, address=nodes.address, version="9.9.9"), [0, 0])
     source.publish(make_weights(0))
     try:
@@ -277,7 +262,7 @@ REFUSED = {
 }
 
 
-def test_what_a_cluster_cannot_give_is_one_sentence(nodes: Nodes, workers: dict[str, Any], tmp_path: Path) -> None:
+def _what_a_cluster_cannot_give_is_one_sentence(nodes: Nodes, tmp_path: Path) -> None:
     program = "import sys; from r2ac.launch.cli import main; sys.exit(main())"
     started = {}
     for name, (before, environment, flags, _) in REFUSED.items():
@@ -295,7 +280,7 @@ def test_what_a_cluster_cannot_give_is_one_sentence(nodes: Nodes, workers: dict[
         assert not (tmp_path / name).exists()
 
 
-def test_a_training_counts_its_steps_whatever_happens(
+def _a_training_counts_its_steps_whatever_happens(
     nodes: Nodes, workers: dict[str, Any], start_tiny: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
 ) -> None:
     nodes.add(num_cpus=4)
@@ -323,6 +308,26 @@ def test_a_training_counts_its_steps_whatever_happens(
     assert main(["train", "--resume", str(run), "--total-steps", str(total)]) == 0
     last = read_metrics(run)[-1]
     assert last["env_steps"] == last["updates"] * 8 * 5 == total
+
+
+def test_nodes_that_come_and_go(
+    nodes: Nodes, start_tiny: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+) -> None:
+    """The life of one cluster, in its order: each part begins with the nodes that the one before has left."""
+    workers = {name: nodes.add(num_cpus=2) for name in ("first", "second")}
+    source = RaySource(actor_configs(), RayConfig(BATCH, IN_FLIGHT, address=nodes.address), [0] * ACTORS)
+    with closing(source):
+        consumer = Consumer(source)
+        _actors_that_have_a_place_begin_and_the_others_wait(consumer)
+        _the_place_of_a_killed_actor_goes_to_one_that_waits(consumer)
+        _training_goes_on_without_a_node(consumer, nodes, workers)
+        _a_node_that_joins_is_used(consumer, nodes, workers)
+        _what_runs_inside_ray_stays_there(consumer)
+        _nothing_is_left_of_a_source_that_is_closed(consumer)
+    _inference_workers_anywhere_and_a_killed_one(nodes)
+    _nodes_of_another_version_are_told(nodes)
+    _what_a_cluster_cannot_give_is_one_sentence(nodes, tmp_path)
+    _a_training_counts_its_steps_whatever_happens(nodes, workers, start_tiny, tmp_path)
 
 
 def lines_of(run: Path) -> list[dict[str, Any]]:

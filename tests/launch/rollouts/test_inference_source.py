@@ -107,7 +107,7 @@ def consumer(source: RaySource) -> Consumer:
     return Consumer(source)
 
 
-def test_batches_are_what_the_agent_says_with_weights_as_new_as_was_asked(consumer: Consumer) -> None:
+def _batches_are_what_the_agent_says_with_weights_as_new_as_was_asked(consumer: Consumer) -> None:
     # Training begins before the last actor has started.
     while consumer.following.min() <= 5:
         assert consumer.take()
@@ -115,7 +115,7 @@ def test_batches_are_what_the_agent_says_with_weights_as_new_as_was_asked(consum
     assert consumer.source.counts.actor_restarts == 0
 
 
-def test_the_learner_waits_for_an_actor_that_is_late(consumer: Consumer) -> None:
+def _the_learner_waits_for_an_actor_that_is_late(consumer: Consumer) -> None:
     late, before = ray_processes("RolloutActor")[0], consumer.update
     os.kill(late, signal.SIGSTOP)
     try:
@@ -128,7 +128,7 @@ def test_the_learner_waits_for_an_actor_that_is_late(consumer: Consumer) -> None
     assert consumer.source.counts.held_back > 0
 
 
-def test_a_killed_worker_is_replaced_with_the_actors_that_asked_it(consumer: Consumer) -> None:
+def _a_killed_worker_is_replaced_with_the_actors_that_asked_it(consumer: Consumer) -> None:
     workers = ray_processes("InferenceWorker")
     assert len(workers) == WORKERS
     os.kill(workers[0], signal.SIGKILL)
@@ -147,7 +147,7 @@ def test_a_killed_worker_is_replaced_with_the_actors_that_asked_it(consumer: Con
     assert (consumer.following[: ACTORS * STREAMS] > 10).all()
 
 
-def test_a_killed_actor_is_replaced_and_the_worker_stays(consumer: Consumer) -> None:
+def _a_killed_actor_is_replaced_and_the_worker_stays(consumer: Consumer) -> None:
     restarts = consumer.source.counts.actor_restarts
     folders = set(Path(tempfile.gettempdir()).glob("r2ac-*/orders"))
     assert folders
@@ -164,7 +164,7 @@ def test_a_killed_actor_is_replaced_and_the_worker_stays(consumer: Consumer) -> 
     assert set(ray_processes("InferenceWorker")) == workers
 
 
-def test_an_actor_and_its_worker_are_replaced_that_are_killed_together(consumer: Consumer) -> None:
+def _an_actor_and_its_worker_are_replaced_that_are_killed_together(consumer: Consumer) -> None:
     restarts = consumer.source.counts.inference_restarts
     for pid in (*ray_processes("RolloutActor"), *ray_processes("InferenceWorker")):
         os.kill(pid, signal.SIGKILL)
@@ -174,8 +174,18 @@ def test_an_actor_and_its_worker_are_replaced_that_are_killed_together(consumer:
     assert consumer.following.min() > 10
 
 
-def test_nothing_is_left_in_the_file_system(consumer: Consumer) -> None:
+def _nothing_is_left_in_the_file_system(consumer: Consumer) -> None:
     ours = set(Path(tempfile.gettempdir()).glob("r2ac-*/inference-*"))
     assert ours
     consumer.source.close()
     assert not [path for path in ours if path.exists() or path.parent.exists()]
+
+
+def test_workers_and_actors_from_their_start_to_their_end(consumer: Consumer) -> None:
+    """One life, in its order: a start of Ray takes longer than all of it."""
+    _batches_are_what_the_agent_says_with_weights_as_new_as_was_asked(consumer)
+    _the_learner_waits_for_an_actor_that_is_late(consumer)
+    _a_killed_worker_is_replaced_with_the_actors_that_asked_it(consumer)
+    _a_killed_actor_is_replaced_and_the_worker_stays(consumer)
+    _an_actor_and_its_worker_are_replaced_that_are_killed_together(consumer)
+    _nothing_is_left_in_the_file_system(consumer)

@@ -108,7 +108,7 @@ def consumer(earlier_processes: set[int], request: pytest.FixtureRequest) -> Ite
         source.close()
 
 
-def test_batches_are_in_order_and_use_every_stream(consumer: Consumer) -> None:
+def _batches_are_in_order_and_use_every_stream(consumer: Consumer) -> None:
     episodes = [episode for _ in range(24) if (batch := consumer.take()) is not None for episode in batch.episodes]
     assert consumer.next_sequence.min() > FIRST_SEQUENCE
     assert not consumer.lost.any()
@@ -119,7 +119,7 @@ def test_batches_are_in_order_and_use_every_stream(consumer: Consumer) -> None:
     assert min(spent.values()) > 0
 
 
-def test_actors_wait_for_a_slow_learner(consumer: Consumer) -> None:
+def _actors_wait_for_a_slow_learner(consumer: Consumer) -> None:
     del consumer.lags[:]
     for _ in range(12):
         time.sleep(0.1)  # time in which an actor could collect a hundred rollouts
@@ -130,7 +130,7 @@ def test_actors_wait_for_a_slow_learner(consumer: Consumer) -> None:
     assert not consumer.lost.any()
 
 
-def test_everything_listens_on_loopback_only(consumer: Consumer, earlier_processes: set[int]) -> None:
+def _everything_listens_on_loopback_only(consumer: Consumer, earlier_processes: set[int]) -> None:
     processes = {pid: command for pid, command in processes_below().items() if pid not in earlier_processes}
     assert any("raylet" in command for command in processes.values())
     addresses = listening_addresses(set(processes) | {os.getpid()})
@@ -138,7 +138,7 @@ def test_everything_listens_on_loopback_only(consumer: Consumer, earlier_process
     assert [address for address in addresses if not is_loopback(address)] == []
 
 
-def test_a_killed_actor_is_replaced_and_leaves_a_gap(consumer: Consumer) -> None:
+def _a_killed_actor_is_replaced_and_leaves_a_gap(consumer: Consumer) -> None:
     os.kill(actor_processes()[0], signal.SIGKILL)
     for _ in range(2000):
         consumer.take()
@@ -159,7 +159,7 @@ def test_a_killed_actor_is_replaced_and_leaves_a_gap(consumer: Consumer) -> None
     np.testing.assert_array_equal(consumer.lost.reshape(ACTORS, STREAMS), lost)
 
 
-def test_an_interruption_ends_the_wait_for_actors_that_hang(consumer: Consumer) -> None:
+def _an_interruption_ends_the_wait_for_actors_that_hang(consumer: Consumer) -> None:
     actors = actor_processes()
     try:
         for pid in actors:
@@ -176,7 +176,7 @@ def test_an_interruption_ends_the_wait_for_actors_that_hang(consumer: Consumer) 
     assert consumer.source.waited > 0
 
 
-def test_nothing_is_left_after_close(consumer: Consumer, earlier_processes: set[int]) -> None:
+def _nothing_is_left_after_close(consumer: Consumer, earlier_processes: set[int]) -> None:
     started = set(processes_below()) - earlier_processes
     assert len(started) > ACTORS
     consumer.source.close()
@@ -184,6 +184,16 @@ def test_nothing_is_left_after_close(consumer: Consumer, earlier_processes: set[
     while started & set(processes_below()) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert started & set(processes_below()) == set()
+
+
+def test_actors_from_their_start_to_their_end(consumer: Consumer, earlier_processes: set[int]) -> None:
+    """One life, in its order: a start of Ray takes longer than all of it."""
+    _batches_are_in_order_and_use_every_stream(consumer)
+    _actors_wait_for_a_slow_learner(consumer)
+    _everything_listens_on_loopback_only(consumer, earlier_processes)
+    _a_killed_actor_is_replaced_and_leaves_a_gap(consumer)
+    _an_interruption_ends_the_wait_for_actors_that_hang(consumer)
+    _nothing_is_left_after_close(consumer, earlier_processes)
 
 
 def test_in_process_the_rollouts_are_those_of_the_actor_with_the_newest_weights() -> None:
