@@ -10,7 +10,7 @@ from typing import Any
 
 from r2ac.launch.cluster import ConnectionFailed
 from r2ac.launch.config import ConfigError, TrainConfig
-from r2ac.launch.loading import choose_device
+from r2ac.launch.loading import learner_device
 from r2ac.launch.process import available_cores, learner_threads, set_up_process
 from r2ac.launch.rollouts.actors import make_batches, make_publisher, make_source
 from r2ac.launch.rollouts.rollout_actor import WAITING
@@ -55,7 +55,7 @@ def measure(config: TrainConfig[Any], seconds: float) -> Trial:
         ConfigError, ConnectionFailed: as a training does.
     """
     config.check()
-    device = choose_device(config.device)
+    device = learner_device(config.device)
     set_up_process(learner_threads(config.learner_threads, config.num_actors))
     use_matmul_precision(config.learner.matmul_precision)
     spec = observation_spec(config)

@@ -94,3 +94,18 @@ def choose_device(name: str, flag: str = "--device") -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= count:
         raise ConfigError(f"{flag} is {name!r}, but this machine has {count} CUDA devices that torch can use")
     return device
+
+
+def learner_device(name: str) -> torch.device:
+    """As :func:`choose_device`, for a learner in this process: a GPU has its number and is torch's current device.
+
+    A bare "cuda" is the first GPU that this process sees.
+
+    Raises:
+        ConfigError: for a device that this machine does not have.
+    """
+    device = choose_device(name)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        torch.cuda.set_device(device)
+    return device

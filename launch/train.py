@@ -19,7 +19,7 @@ from r2ac.envs import EngineFailed, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.errors import LearnersLost, RunDirectoryError, RunUnwritable
 from r2ac.launch.following import Follower
-from r2ac.launch.loading import choose_device, load_agent, load_encoder, make_agent
+from r2ac.launch.loading import learner_device, load_agent, load_encoder, make_agent
 from r2ac.launch.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget, print_budget
 from r2ac.launch.metrics import MetricsWriter
 from r2ac.launch.mirror import Mirror
@@ -190,11 +190,9 @@ def learn(
     Raises:
         As :func:`train`, and PeersLost.
     """
-    device = choose_device(share.device)
+    device = learner_device(share.device)
     set_up_process(learner_threads(share.learner_threads, share.num_actors))
     use_matmul_precision(config.learner.matmul_precision)
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     spec = observation_spec(config)
     resumed = front.resumed if front else None
     learner, budget = make_learner(share, spec, device, resumed, peers)
