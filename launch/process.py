@@ -5,11 +5,16 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+import threading
+import warnings
 
 import torch
 
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
+
+CLOSE_SECONDS = 30.0
+"""How long a thread may take to end. Two of them take less than a learner has to end after another one has died."""
 
 
 def available_cores() -> int:
@@ -36,3 +41,19 @@ def set_up_process(threads: int) -> None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
         mallopt(_M_TOP_PAD, 64 * 2**20)
+
+
+def end_thread(thread: threading.Thread, seconds: float = CLOSE_SECONDS) -> None:
+    """Wait for a daemon thread that was asked to end; after ``seconds`` leave it behind, with a warning.
+
+    A thread that waits for the GPU never ends where the GPU waits for a learner that died in the middle of an update. A
+    daemon thread does not keep the process from ending.
+    """
+    thread.join(seconds)
+    if thread.is_alive():
+        warnings.warn(
+            f"the thread {thread.name!r} did not end within {seconds:g} s and is left behind, as where the GPU waits "
+            "for another learner that is gone",
+            RuntimeWarning,
+            stacklevel=3,
+        )

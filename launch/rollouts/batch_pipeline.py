@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from r2ac.launch.process import CLOSE_SECONDS, end_thread
 from r2ac.launch.rollouts.policies import Weights
 from r2ac.launch.rollouts.policy_lag import PREFETCHED
 from r2ac.launch.rollouts.rollout_source import RolloutSource
@@ -95,11 +96,12 @@ class BatchPipeline:
         finally:
             self._waited += time.monotonic() - started
 
-    def close(self) -> None:
-        """End the thread, then close the source. What was made ready is left."""
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """End the thread, as :func:`r2ac.launch.process.end_thread` does, then close the source. What was made ready is
+        left."""
         self._closed.set()
         if self._thread is not None:
-            self._thread.join()
+            end_thread(self._thread, seconds)
         self._source.close()
 
     def _run(self) -> None:

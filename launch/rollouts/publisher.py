@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from r2ac.launch.process import CLOSE_SECONDS, end_thread
 from r2ac.launch.rollouts.policies import Weights
 from r2ac.launch.rollouts.policy_lag import UNDER_WAY
 from r2ac.learner import Learner
@@ -54,11 +55,11 @@ class WeightsPublisher:
         event.record()
         self._copied.put((version, pinned, event))
 
-    def close(self) -> None:
-        """Publish what is under way, and end the thread."""
+    def close(self, seconds: float = CLOSE_SECONDS) -> None:
+        """Publish what is under way, and end the thread, as :func:`r2ac.launch.process.end_thread` does."""
         if self._thread is not None:
             self._copied.put(None)
-            self._thread.join()
+            end_thread(self._thread, seconds)
 
     def _vector(self) -> Tensor:
         """All parameters, as :meth:`Weights.load_into` wants them."""

@@ -171,3 +171,24 @@ def test_an_interruption_ends_the_wait() -> None:
     assert batches.next_batch(started.is_set) is None
     assert batches.waited > 0
     batches.close()
+
+
+def test_staging_that_never_ends_does_not_keep_the_pipeline_open() -> None:
+    staging, goes_on = threading.Event(), threading.Event()
+
+    def stage(rollout: Rollout[np.ndarray]) -> StagedBatch:
+        staging.set()
+        goes_on.wait()
+        return learner.stage(rollout)
+
+    learner, source = make_learner(), make_source()
+    batches = BatchPipeline(source, stage)
+    batches.publish(weights_of(learner))
+    staging.wait()
+    with pytest.warns(RuntimeWarning, match="the thread 'batches' did not end within 0.05 s and is left behind"):
+        batches.close(seconds=0.05)
+    assert source.closed, "its actors end all the same"
+    (left,) = (thread for thread in threading.enumerate() if thread.name == "batches")
+    assert left.daemon, "the process can end"
+    goes_on.set()
+    left.join(60)
