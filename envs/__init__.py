@@ -5,6 +5,7 @@ from r2ac.envs.registry import SUITES, find_task, find_tasks, frames_per_step, l
 from r2ac.envs.signals import Signals
 from r2ac.envs.suite import (
     EngineFailed,
+    EnvironmentFailed,
     InvalidOption,
     MissingPackage,
     ReferenceScores,
@@ -19,6 +20,7 @@ from r2ac.envs.suite import (
 __all__ = [
     "SUITES",
     "EngineFailed",
+    "EnvironmentFailed",
     "InvalidOption",
     "MissingPackage",
     "ReferenceScores",

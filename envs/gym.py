@@ -16,15 +16,15 @@ import gymnasium
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorEnv
 
-from r2ac.envs.seeding import SeedFirstReset, engine_seeds
+from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.single import (
     ActionRepeat,
+    FrameStack,
     OneDiscreteAction,
     SingleVector,
     as_image,
     as_vector,
     is_image,
-    stack_frames,
 )
 from r2ac.envs.suite import MissingPackage, Split, Suite, UnknownTask, check_at_least
 
@@ -78,12 +78,12 @@ def _make_one(name: str, options: GymOptions) -> gymnasium.Env:
             f"or vectors, not {' '.join(str(space).split())}"
         )
     env = ActionRepeat(OneDiscreteAction(env), options.action_repeat)
-    return stack_frames(as_image(env) if is_image(space) else as_vector(env), options.frame_stack)
+    env = as_image(env) if is_image(space) else as_vector(env)
+    return FrameStack(env, options.frame_stack) if options.frame_stack > 1 else env
 
 
 def _make(name: str, num_envs: int, seed: int, split: Split, options: GymOptions) -> VectorEnv:
-    env = SingleVector(functools.partial(_make_one, name, options), num_envs)
-    return SeedFirstReset(env, engine_seeds(seed, split, num_envs))
+    return SingleVector(functools.partial(_make_one, name, options), engine_seeds(seed, split, num_envs))
 
 
 SUITE = Suite(

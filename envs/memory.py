@@ -104,4 +104,5 @@ SUITE = Suite(
     frames_per_step=lambda name, options: 1,
     reference_scores=_reference_scores,
     spaces=_spaces,
+    foreign=False,
 )

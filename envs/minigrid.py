@@ -32,7 +32,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv
 
-from r2ac.envs.seeding import SeedFirstReset, engine_seeds
+from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.single import OneDiscreteAction, SingleVector
 from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, missing_modules
 
@@ -105,8 +105,7 @@ def _make_one(name: str, options: MinigridOptions) -> gymnasium.Env:
 def _make(name: str, num_envs: int, seed: int, split: Split, options: MinigridOptions) -> VectorEnv:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on standard output when it is imported
     importlib.import_module("minigrid")  # registers the ids
-    env = SingleVector(functools.partial(_make_one, name, options), num_envs)
-    return SeedFirstReset(env, engine_seeds(seed, split, num_envs))
+    return SingleVector(functools.partial(_make_one, name, options), engine_seeds(seed, split, num_envs))
 
 
 def _spaces(name: str, options: MinigridOptions) -> Spaces:

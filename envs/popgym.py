@@ -22,7 +22,7 @@ import numpy as np
 from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv
 
-from r2ac.envs.seeding import SeedFirstReset, engine_seeds
+from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.single import OneDiscreteAction, SingleVector, as_vector
 from r2ac.envs.suite import InvalidOption, ReferenceScores, Split, Suite, missing_modules
 
@@ -123,8 +123,7 @@ def _make_one(name: str, options: PopgymOptions) -> gymnasium.Env:
 
 def _make(name: str, num_envs: int, seed: int, split: Split, options: PopgymOptions) -> VectorEnv:
     importlib.import_module("popgym")  # registers the ids
-    env = SingleVector(functools.partial(_make_one, name, options), num_envs)
-    return SeedFirstReset(env, engine_seeds(seed, split, num_envs))
+    return SingleVector(functools.partial(_make_one, name, options), engine_seeds(seed, split, num_envs))
 
 
 SUITE = Suite(

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from gymnasium.vector import VectorEnv
 
 from r2ac.envs import atari, dmlab, gym, memory, minigrid, popgym, procgen
+from r2ac.envs.checked import CheckedVector
 from r2ac.envs.mixed import MixedVector, spread
 from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, Task, UnknownTask, check_at_least
 
@@ -88,7 +89,8 @@ def make_vector(
     else there is to know: instructions, ends of whole games, lost engines, final observations. Arrays are the caller's
     to keep.
 
-    Raises UnknownTask, InvalidOption or MissingPackage.
+    Raises UnknownTask, InvalidOption or MissingPackage; its `reset` and `step` raise EnvironmentFailed where what it
+    shows or pays is not finite, and EngineFailed where an engine is gone for good.
     """
     tasks = find_tasks(task)
     suite = one_suite(tasks)
@@ -100,13 +102,19 @@ def make_vector(
         options = each.checked_options(options)
     if (sentence := suite.missing()) is not None:
         raise MissingPackage(sentence)
-    names = [each.short_name for each in spread(tasks, num_envs, first_stream)]
-    if len(tasks) == 1:
-        return suite.make(names[0], int(num_envs), int(seed), split, options)
+    played = spread(tasks, int(num_envs), first_stream)
+    env = _make(suite, [each.short_name for each in played], int(seed), split, options)
+    return CheckedVector(env, [each.name for each in played], first_stream) if suite.foreign else env
+
+
+def _make(suite: Suite, names: Sequence[str], seed: int, split: Split, options: Any) -> VectorEnv:
+    """Streams of the tasks `names`, one name a stream."""
+    if len(set(names)) == 1:
+        return suite.make(names[0], len(names), seed, split, options)
     if suite.make_each is not None:
-        return suite.make_each(names, int(seed), split, options)
+        return suite.make_each(names, seed, split, options)
     # The tasks share no engine: in each, streams have the seeds that they would have in it alone.
-    parts = {name: suite.make(name, names.count(name), int(seed), split, options) for name in dict.fromkeys(names)}
+    parts = {name: suite.make(name, names.count(name), seed, split, options) for name in dict.fromkeys(names)}
     return MixedVector(parts, names)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -11,7 +13,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from gymnasium.spaces.utils import flatten, flatten_space
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
-from gymnasium.wrappers import FrameStackObservation, TransformObservation
+from gymnasium.wrappers import TransformObservation
 
 from r2ac.envs.signals import Signals
 
@@ -19,19 +21,29 @@ _CHANNELS = (1, 3, 4)
 
 
 class SingleVector(VectorEnv):
-    """`num_envs` single environments stepped one after another in this process; autoreset SAME_STEP.
+    """Single environments stepped one after another in this process; autoreset SAME_STEP.
 
     Observations are copied as they come, so that an environment may write into one buffer. What the environments put
     into their infos is dropped: it could be anything. The signals in `info` have the final observations of episodes.
     Rewards are float64 [N].
 
+    make: makes one of them.
+    seeds: one for each stream, for the first `reset`. What environments draw from beside their own generator is seeded
+        by them now: Python's and numpy's global generators, and those of the spaces.
+
     Raises ValueError or TypeError where an observation has not the shape or the kind of numbers of its space.
     """
 
-    def __init__(self, make: Callable[[], gymnasium.Env], num_envs: int) -> None:
-        self.num_envs = num_envs
+    def __init__(self, make: Callable[[], gymnasium.Env], seeds: Sequence[int]) -> None:
+        random.seed(seeds[0])
+        np.random.seed(seeds[0])
+        self.envs = [make() for _ in seeds]
+        for env, seed in zip(self.envs, seeds, strict=True):
+            env.unwrapped.action_space.seed(seed)
+            env.unwrapped.observation_space.seed(seed)
+        self._seeds: Any = seeds
+        self.num_envs = num_envs = len(seeds)
         self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self.envs = [make() for _ in range(num_envs)]
         space = self.envs[0].observation_space
         self.single_observation_space, self.single_action_space = space, self.envs[0].action_space
         self.observation_space = batch_space(space, num_envs)
@@ -42,13 +54,15 @@ class SingleVector(VectorEnv):
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begins an episode in every stream.
 
-        seed: one seed a stream, or an int s for s, s + 1, ...; None goes on with the generators as they are.
+        seed: one seed a stream, or an int s for s, s + 1, ...; None goes on with the generators as they are, the first
+            time with the seeds of the constructor.
         """
         if isinstance(seed, int | np.integer):
             seed = range(int(seed), int(seed) + self.num_envs)
+        seeds, self._seeds = self._seeds if seed is None else seed, None
         observation = self._empty()
-        seeds = [None] * self.num_envs if seed is None else [int(each) for each in seed]
-        for stream, (env, own) in enumerate(zip(self.envs, seeds, strict=True)):
+        for stream, env in enumerate(self.envs):
+            own = None if seeds is None else int(seeds[stream])
             self._put(env.reset(seed=own, options=options)[0], observation, stream)
         return observation, {}
 
@@ -151,15 +165,25 @@ def as_image(env: gymnasium.Env) -> gymnasium.Env:
     )
 
 
-def stack_frames(env: gymnasium.Env, frames: int) -> gymnasium.Env:
-    """Stacks the last `frames` observations along the first axis, oldest first; the first one stands for all before
-    it."""
-    if frames == 1:
-        return env
-    stacked = FrameStackObservation(env, frames)
-    space = stacked.observation_space
-    assert isinstance(space, Box)
-    _, first, *rest = space.shape
-    shape = (frames * first, *rest)
-    merged = Box(space.low.reshape(shape), space.high.reshape(shape), dtype=space.dtype.type)
-    return TransformObservation(stacked, lambda observation: observation.reshape(shape), merged)
+class FrameStack(gymnasium.Wrapper):
+    """Stacks the last `frames` observations along the first axis, oldest first; the first of an episode stands for all
+    before it."""
+
+    def __init__(self, env: gymnasium.Env, frames: int) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        assert isinstance(space, Box)
+        low, high = (np.concatenate([bound] * frames) for bound in (space.low, space.high))
+        self.observation_space = Box(low, high, dtype=space.dtype.type)
+        self._frames: deque[np.ndarray] = deque(maxlen=frames)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        self._frames.extend([np.array(observation)] * (self._frames.maxlen or 0))
+        return np.concatenate(self._frames), info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        # A copy: the environment may write the next one into the same array.
+        self._frames.append(np.array(observation))
+        return np.concatenate(self._frames), reward, terminated, truncated, info

@@ -30,6 +30,10 @@ class EngineFailed(RuntimeError):
     """An engine cannot be started, or dies over and over; the message says why."""
 
 
+class EnvironmentFailed(EngineFailed):
+    """An environment did what none may do; the message names its task, the stream and the step."""
+
+
 def missing_modules(*modules: str) -> list[str]:
     """Those of the top-level modules that are not installed; none of them is imported."""
     return [module for module in modules if find_spec(module) is None]
@@ -108,6 +112,8 @@ class Suite:
     """check_here(name, options) raises InvalidOption where something that the options name is not on this machine."""
     make_each: Callable[[Sequence[str], int, Split, Any], VectorEnv] | None = None
     """make_each(names, seed, split, options): stream i plays names[i]. None where a vector environment has one task."""
+    foreign: bool = True
+    """Whether code of others makes its numbers, so that they are checked."""
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Options of published protocols by their names, in suites that have more than the defaults."""
 

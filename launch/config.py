@@ -128,7 +128,7 @@ class TrainConfig(Generic[EnvOptions]):
 
     def check(self) -> None:
         """Raise ConfigError, UnknownTask or InvalidOption for the first setting that is not allowed."""
-        at_least: dict[str, float] = {
+        at_least = {
             "seed": 0,
             "total_steps": 1,
             "rollout_length": 1,
@@ -145,12 +145,12 @@ class TrainConfig(Generic[EnvOptions]):
             "keep_checkpoints": 1,
             "log_steps": 0,
             "max_failures": 0,
-            "checkpoint_minutes": 0,
-            "video_minutes": 0,
         }
         _require(self.seed < 2**64, "seed", self.seed, "below 2**64")
         for name, least in at_least.items():
             _require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
+        for name in ("checkpoint_minutes", "video_minutes"):
+            _require(0 <= getattr(self, name) < inf, name, getattr(self, name), "at least 0 and finite")
         for name in ("hidden_size", "encoder_features"):
             _require(getattr(self.agent, name) >= 1, name, getattr(self.agent, name), "at least 1")
         chrono = self.agent.chrono_steps

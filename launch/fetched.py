@@ -14,7 +14,7 @@ from rich.console import Console
 from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import os_reason
 from r2ac.launch.lease import LEASE_FILE
-from r2ac.launch.run_directory import write_atomically
+from r2ac.launch.run_directory import json_text, write_atomically
 from r2ac.launch.storage import PARTIAL, StorageError, Store, cache_folder, is_url
 
 READING = ("evaluate", "plot", "watch", "inspect", "report", "train", "envs")
@@ -128,7 +128,7 @@ class _Copy:
                 try:
                     yield manifest
                 finally:
-                    write_atomically(file, json.dumps(manifest) + "\n")
+                    write_atomically(file, json_text(manifest))
         except OSError as error:
             raise StorageError(f"{self.folder} cannot hold a copy of {self.store.url}: {os_reason(error)}") from error
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import time
 from collections.abc import Callable, Mapping
 
+from r2ac.launch.run_directory import json_text
 from r2ac.launch.storage import StorageError, StorageUnavailable, Store
 
 LEASE_FILE = "writer.json"
@@ -112,7 +112,7 @@ class Lease:
             "time": self._clock(),
             "released": released,
         }
-        self._store.write(LEASE_FILE, json.dumps(values).encode() + b"\n")
+        self._store.write(LEASE_FILE, json_text(values).encode())
 
 
 def _number(value: object) -> float:

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from r2ac.launch.errors import os_reason
 from r2ac.launch.lease import LEASE_FILE, Lease
-from r2ac.launch.run_directory import RunDirectory, write_atomically
+from r2ac.launch.run_directory import RunDirectory, json_text, write_atomically
 from r2ac.launch.storage import PARTIAL, StorageError, StorageUnavailable, Store, cache_folder
 
 
@@ -147,7 +147,7 @@ class Mirror:
 
     def _write_copy(self, token: str, whole: bool) -> None:
         try:
-            write_atomically(self._copy_file, json.dumps({"token": token, "whole": whole}) + "\n")
+            write_atomically(self._copy_file, json_text({"token": token, "whole": whole}))
         except OSError as error:
             raise StorageError(f"{self._copy_file} cannot be written: {os_reason(error)}") from error
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import socket
 import time
@@ -29,6 +30,20 @@ def default_run_directory(task: str, label: str, seed: int, now: datetime | None
     first, *others = task.split(",")
     folder = first.replace("/", "-") + (f"+{len(others)}" if others else "")
     return Path("runs") / folder / f"{label}-seed{seed}-{started:%Y%m%d-%H%M%S}"
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """`value` as strict JSON and a newline: paths are their text, and numbers that are not finite, which JSON lacks,
+    are null."""
+    return json.dumps(_finite(value), indent=indent, default=os.fspath, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -69,7 +84,7 @@ class RunDirectory:
         Raises RunDirectoryError where ``path`` already holds a run, is in use or cannot be written.
         """
         run = cls(Path(path))
-        text = json.dumps(config, indent=2, default=os.fspath) + "\n"
+        text = json_text(config, indent=2)
         try:
             run._check_holds_no_run()
             run.path.mkdir(parents=True, exist_ok=True)
@@ -153,7 +168,7 @@ class RunDirectory:
     def write_config(self, config: dict[str, Any]) -> None:
         """Replaces ``config.json``. Raises RunDirectoryError where it cannot be written."""
         try:
-            write_atomically(self.config_path, json.dumps(config, indent=2, default=os.fspath) + "\n")
+            write_atomically(self.config_path, json_text(config, indent=2))
         except OSError as error:
             raise RunDirectoryError(f"{self.config_path} cannot be written: {os_reason(error)}") from error
 

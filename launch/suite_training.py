@@ -16,7 +16,7 @@ from r2ac.envs import InvalidOption, MissingPackage, Task
 from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.errors import RunDirectoryError, RunError, os_reason
 from r2ac.launch.mirror import Mirror
-from r2ac.launch.run_directory import RunDirectory, write_atomically
+from r2ac.launch.run_directory import RunDirectory, json_text, write_atomically
 from r2ac.launch.storage import Store, is_url
 from r2ac.launch.train import RUN_FAILURES, Resumed, failure_code, open_interrupted, train
 from r2ac.learner.checkpoint import CheckpointError
@@ -62,7 +62,7 @@ class SuiteRun:
 
     def write(self) -> None:
         """Raises RunDirectoryError where it cannot be written, or StorageUnavailable."""
-        text = json.dumps({"tasks": self.names, "flags": self.flags}) + "\n"
+        text = json_text({"tasks": self.names, "flags": self.flags})
         if is_url(self.place):
             return Store(self.place).write(_NAME, text.encode())
         try:

@@ -196,7 +196,7 @@ def _encode(checkpoint: Checkpoint) -> bytes:
         "versions": checkpoint.versions,
     }
     try:
-        text = json.dumps(contents)
+        text = json.dumps(contents, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"the checkpoint holds something that is no JSON: {error}") from error
     # Copies, because safetensors refuses views and tensors that share memory.

@@ -23,7 +23,7 @@ from r2ac.launch.config import config_from_json
 from r2ac.launch.errors import RunError, os_reason
 from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, EvaluationConfig, evaluation_path
 from r2ac.launch.evaluation.means import means_by_set
-from r2ac.launch.run_directory import write_atomically
+from r2ac.launch.run_directory import json_text, write_atomically
 from r2ac.launch.tables import evaluation_markdown
 
 FORMAT = "r2ac evaluation"
@@ -38,7 +38,7 @@ def read_evaluation(path: Path) -> tuple[Evaluation, ...]:
     """
     file = evaluation_path(path) if path.is_dir() else path
     try:
-        return _parse(json.loads(file.read_text(encoding="utf-8")), file)
+        return _parse(json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse), file)
     except FileNotFoundError as error:
         raise RunError(f"there is no evaluation {file}: r2ac evaluate writes it") from error
     except OSError as error:
@@ -119,7 +119,7 @@ class EvaluationFile:
         }
         named = [(f"checkpoint {key[0][:12]}, protocol {key[1]}, split {key[2]}", mean) for key, mean in means]
         try:
-            write_atomically(self.path, json.dumps(values, indent=1) + "\n")
+            write_atomically(self.path, json_text(values, indent=1))
             write_atomically(self.path.with_suffix(".md"), evaluation_markdown(self.results, named))
         except OSError as error:
             raise RunError(f"{self.path} cannot be written: {os_reason(error)}") from error
@@ -148,6 +148,11 @@ class EvaluationFile:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _refuse(constant: str) -> None:
+    """Python reads NaN and Infinity, which are no JSON, and which no mean survives."""
+    raise ValueError(f"it holds the number {constant}")
 
 
 def _slot(evaluation: Evaluation) -> tuple[str, str, str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,7 +18,7 @@ from r2ac.launch.errors import RunError, os_reason
 from r2ac.launch.loading import choose_device
 from r2ac.launch.rollouts.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
-from r2ac.launch.run_directory import RunDirectory, write_atomically
+from r2ac.launch.run_directory import RunDirectory, json_text, write_atomically
 from r2ac.launch.watching.memory_analysis import half_lives
 from r2ac.launch.watching.watch import TrainedAgent
 from r2ac.learner import Rollout
@@ -80,22 +79,20 @@ class Inspection:
         return tuple(np.percentile(self.half_lives, PERCENTILES, method="inverted_cdf").tolist())
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers that are not finite are None."""
+        """Numbers may be infinite or NaN."""
         reach = self.reach
         percentiles = zip(PERCENTILES, self.half_life_percentiles(), strict=True)
-        return _finite(
-            {
-                "checkpoint": self.checkpoint.name,
-                "env_steps": self.env_steps,
-                "boundary_norm": reach.boundary_norm,
-                "inside_norm": reach.inside_norm,
-                "ratio": self.ratio,
-                "cosine": reach.cosine,
-                "credit_horizon": reach.credit_horizon,
-                "truncations": [asdict(truncation) for truncation in reach.truncations],
-                "half_lives": {f"p{at}": value for at, value in percentiles} | {"units": self.half_lives.tolist()},
-            }
-        )
+        return {
+            "checkpoint": self.checkpoint.name,
+            "env_steps": self.env_steps,
+            "boundary_norm": reach.boundary_norm,
+            "inside_norm": reach.inside_norm,
+            "ratio": self.ratio,
+            "cosine": reach.cosine,
+            "credit_horizon": reach.credit_horizon,
+            "truncations": [asdict(truncation) for truncation in reach.truncations],
+            "half_lives": {f"p{at}": value for at, value in percentiles} | {"units": self.half_lives.tolist()},
+        }
 
 
 def checkpoints_at(path: Path) -> list[Path]:
@@ -177,7 +174,7 @@ def write_inspection(inspections: Sequence[Inspection], path: Path) -> None:
         "checkpoints": [inspection.to_json() for inspection in inspections],
     }
     try:
-        write_atomically(path, json.dumps(contents, indent=2, allow_nan=False) + "\n")
+        write_atomically(path, json_text(contents, indent=2))
     except OSError as error:
         raise RunError(f"{path} cannot be written: {os_reason(error)}") from error
 
@@ -189,11 +186,3 @@ def _play(actor: RolloutActor, agent: Agent, rollouts: int, report: _Report) -> 
         assert rollout is not None
         yield rollout
         report(number + 1, rollouts)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(each) for name, each in value.items()}
-    if isinstance(value, list):
-        return [_finite(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

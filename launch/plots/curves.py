@@ -165,12 +165,13 @@ def shared_grid(curves: Sequence[Curve], points: int = _GRID_POINTS) -> _Floats:
 
 
 def smooth(curve: Curve, window: float) -> Curve:
-    """The trailing mean: y[i] <- mean of the y[j] with x[i] - window < x[j] <= x[i]; with window 0 the curve itself."""
-    if window == 0:
-        return curve
+    """The trailing mean: y[i] <- mean of the y[j] with x[i] - window < x[j] <= x[i], and of those with x[j] = x[i]."""
     x, y = curve
-    first = np.minimum(np.searchsorted(x, x - window, side="right"), np.arange(len(x)))
-    # Equal x see each other.
+    if window == 0:
+        # Not by sums of all that came before: what is measured at an x of its own stays exact.
+        at, first, counts = np.unique(x, return_index=True, return_counts=True)
+        return at, np.add.reduceat(y, first) / counts
+    first = np.minimum(np.searchsorted(x, x - window, side="right"), np.searchsorted(x, x, side="left"))
     past = np.searchsorted(x, x, side="right")
     total = np.concatenate([[0.0], np.cumsum(y)])
     return x, (total[past] - total[first]) / (past - first)

@@ -15,7 +15,7 @@ from r2ac.launch.commands.parsing import flag_value
 from r2ac.launch.commands.train import training_config
 from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.errors import RunDirectoryError, os_reason
-from r2ac.launch.run_directory import default_run_directory, write_atomically
+from r2ac.launch.run_directory import default_run_directory, json_text, write_atomically
 from r2ac.launch.sweeps.settings import SweepSettings, settings_from_json
 from r2ac.launch.sweeps.space import Domain, Listed, Settings, Span, Value, draw_settings, parse_bounds, parse_vary
 from r2ac.learner import LearnerConfig
@@ -174,7 +174,7 @@ def write_description(plan: Plan, results: Sequence[dict[str, Any]] = ()) -> Non
     contents = {"task": plan.task, "flags": plan.flags, "sweep": plan.settings.to_json(), "trials": trials}
     try:
         plan.sweep_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(plan.description, json.dumps(contents, indent=2) + "\n")
+        write_atomically(plan.description, json_text(contents, indent=2))
     except OSError as error:
         raise RunDirectoryError(f"{plan.sweep_dir} cannot hold a sweep: {os_reason(error)}") from error
 

@@ -23,7 +23,7 @@ from r2ac.launch.config import ConfigError, TrainConfig
 from r2ac.launch.errors import RunDirectoryError, RunError
 from r2ac.launch.following import Follower
 from r2ac.launch.metrics import read_metrics
-from r2ac.launch.run_directory import RunDirectory, write_atomically
+from r2ac.launch.run_directory import RunDirectory, json_text, write_atomically
 from r2ac.launch.sweeps.plan import SCORE_LINES, with_settings
 from r2ac.launch.sweeps.space import Settings
 from r2ac.launch.train import Resumed, open_interrupted, train
@@ -78,7 +78,7 @@ class Record:
     def write(self, run_dir: Path) -> None:
         """Raises OSError as the file system gives it."""
         run_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(run_dir / "trial.json", json.dumps(asdict(self), indent=2) + "\n")
+        write_atomically(run_dir / "trial.json", json_text(asdict(self), indent=2))
 
     @property
     def last_copied(self) -> int:
@@ -167,7 +167,7 @@ class Trial:
         """Copy the newest checkpoint, for others to go on from, and note whose it is."""
         shutil.copyfile(latest_checkpoint(RunDirectory(self._run_dir).checkpoints), folder / _WEIGHTS)
         whose = {"trial": self._name, "generation": self._generation, "env_steps": self._env_steps}
-        (folder / _WHOSE).write_text(json.dumps(whose))
+        (folder / _WHOSE).write_text(json_text(whose))
 
     def load(self, folder: Path) -> None:
         """Go on from what :meth:`save` wrote. Where it is another's, its weights and optimiser are taken over, once.

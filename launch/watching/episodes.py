@@ -134,7 +134,7 @@ def play(
     reward, is_first = np.zeros(streams, dtype=np.float32), np.ones(streams, dtype=bool)
     for _ in range(max_steps):
         thoughts = player.step(observation, reward, is_first, Signals.of(info).instruction)
-        shown, first = observation, is_first
+        shown, first = observation.copy(), is_first
         observation, paid, terminated, truncated, info = env.step(thoughts.action)
         reward, is_first = paid.astype(np.float32), terminated | truncated
         over, whole = Signals.of(info).ends(terminated, truncated)

@@ -69,12 +69,16 @@ def test_the_grid_is_what_all_curves_share() -> None:
 def test_smoothing_is_the_mean_over_the_window(points: list[tuple[int, float]], window: int) -> None:
     x, y = np.array(sorted(points, key=lambda point: point[0]), dtype=np.float64).T
     got_x, got_y = smooth((x, y), window)
-    np.testing.assert_array_equal(got_x, x)
-    if window == 0:
-        np.testing.assert_array_equal(got_y, y)
-        return
-    expected = [y[(x > at - window) & (x <= at)].mean() for at in x]
+    np.testing.assert_array_equal(got_x, x if window else np.unique(x))
+    expected = [y[(x > at - window) & (x <= at) | (x == at)].mean() for at in got_x]
     np.testing.assert_allclose(got_y, expected, atol=1e-9)
+
+
+def test_without_smoothing_a_curve_is_as_measured_and_the_mean_where_several_were_at_once() -> None:
+    x, y = np.array([1.0, 2.0, 2.0, 2.0, 3.0]), np.array([0.1, 1.0, 2.0, 6.0, 1e-17])
+    got_x, got_y = smooth((x, y), 0)
+    assert (got_x.tolist(), got_y.tolist()) == ([1.0, 2.0, 3.0], [0.1, 3.0, 1e-17])
+    assert smooth((x, y), 1e-30)[1].tolist()[1:4] == [3.0] * 3, "a window that vanishes beside x"
 
 
 @pytest.mark.parametrize(("x", "at"), [("steps", [100, 300]), ("frames", [400, 1200]), ("hours", [0.5, 1.5])])
