@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import math
 import os
 import socket
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -44,6 +45,29 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(each) for each in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Makes a directory that no other process has: ``path``, or the first of ``path``-2, ``path``-3, … that is not
+    there yet. At the end it is removed, with parents that are empty, where nothing was written into it.
+
+    Raises RunDirectoryError where none can be made.
+    """
+    for number in itertools.count(1):
+        made = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            made.mkdir(parents=True)
+            break
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunDirectoryError(f"{made} cannot hold a run: {os_reason(error)}") from error
+    try:
+        yield made
+    finally:
+        with contextlib.suppress(OSError):
+            os.removedirs(made)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from r2ac.launch.progress import Progress, print_table
 from r2ac.launch.rollouts.actors import make_batches, make_publisher, make_source
 from r2ac.launch.rollouts.inference_pool import InferenceFailed
 from r2ac.launch.rollouts.rollout_source import ActorsLost
-from r2ac.launch.run_directory import RunDirectory, default_run_directory
+from r2ac.launch.run_directory import RunDirectory, default_run_directory, new_directory
 from r2ac.launch.signals import StopSignals
 from r2ac.launch.storage import StorageUnavailable
 from r2ac.launch.supervisor import TRY_AGAIN, restarts
@@ -126,23 +126,22 @@ def train(
                     markup=False,
                 )
             return 0
-    if config.num_learners:
-        # Its learners are made of what is in this module.
-        from r2ac.launch.learners.group import train_in_group
-        from r2ac.launch.learners.process import Place
-
-        path = resumed.run.path if resumed else new_run_path(config)
-        if resumed is not None:
-            # The first learner reads and locks it.
-            resumed.run.close()
-        place = Place(path.absolute(), resumed is not None, bool(restarts()))
-        return train_in_group(config, console, place)
     with ExitStack() as stack:
+        path = resumed.run.path if resumed else stack.enter_context(new_run_path(config))
+        if config.num_learners:
+            # Its learners are made of what is in this module.
+            from r2ac.launch.learners.group import train_in_group
+            from r2ac.launch.learners.process import Place
+
+            if resumed is not None:
+                # The first learner reads and locks it.
+                resumed.run.close()
+            place = Place(path.absolute(), resumed is not None, bool(restarts()))
+            return train_in_group(config, console, place)
         follower = follower or Follower()
         signals = StopSignals(also=follower.stop_requested)
         stack.push(signals.__exit__)
         progress = stack.enter_context(Progress(config.total_steps, console))
-        path = resumed.run.path if resumed else new_run_path(config)
         front = Front(path, resumed, progress, partial(print_budget, console), follower, mirror, bool(restarts()))
         summary = learn(config, config, Alone(), front, signals.stop_requested, signals.install)
     assert summary is not None
@@ -253,12 +252,16 @@ def resume_command(place: Path | str) -> str:
     return shlex.join(("r2ac", "train", "--resume", str(place)))
 
 
-def new_run_path(config: TrainConfig[Any]) -> Path:
-    """Where a new run is written. Raises ConfigError where that is no folder of its own."""
-    path = config.run_dir or default_run_directory(config.task, config.agent.label, config.seed)
-    if not path.name:
-        raise ConfigError(f"--run-dir is '{path}', but a run needs a folder of its own")
-    return path
+def new_run_path(config: TrainConfig[Any]) -> AbstractContextManager[Path]:
+    """Where a new run is written; by default a directory that is made here, and removed if no run comes to be.
+
+    Raises ConfigError where --run-dir is no folder of its own.
+    """
+    if config.run_dir is None:
+        return new_directory(default_run_directory(config.task, config.agent.label, config.seed))
+    if not config.run_dir.name:
+        raise ConfigError(f"--run-dir is '{config.run_dir}', but a run needs a folder of its own")
+    return nullcontext(config.run_dir)
 
 
 def observation_spec(config: TrainConfig[Any]) -> ObservationSpec:

@@ -10,10 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import tyro
 from rich.console import Console
 
-from r2ac.launch.commands.parsing import take_flag
+from r2ac.launch.commands.parsing import parse_known, take_flag
 from r2ac.launch.commands.train import training_config
 from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import RunError, os_reason
@@ -83,7 +82,7 @@ def _read(kind: _Kind, name: str, arguments: Sequence[str]) -> tuple[Any, str, l
     if task is None and not {"-h", "--help"} & set(rest):
         raise ConfigError(f"the task comes first, then the flags, such as r2ac cluster {name} memory/tmaze --seed 2")
     options: Any
-    options, flags = tyro.cli(kind.options, prog=f"r2ac cluster {name} TASK", args=rest, return_unknown_args=True)
+    options, flags = parse_known(kind.options, f"r2ac cluster {name} TASK", rest)
     return options, task or "", flags
 
 

@@ -12,7 +12,7 @@ import tyro
 from rich.console import Console
 
 from r2ac.envs import SUITES, Split
-from r2ac.launch.commands.parsing import flag_value, parse, take_flag, with_options
+from r2ac.launch.commands.parsing import flag_value, local_path, parse, take_flag, with_options
 from r2ac.launch.config import ConfigError
 from r2ac.launch.presets import preset
 from r2ac.launch.progress import print_table
@@ -83,7 +83,7 @@ def envs_command(arguments: Sequence[str], console: Console) -> int:
 def _watch(task: str, arguments: list[str], console: Console) -> int:
     """``r2ac envs --watch TASK [--flags]``."""
     options, agent = preset(task, take_flag(arguments, "--preset")).env, flag_value(arguments, "--agent")
-    trained = None if agent is None else TrainedAgent.load(Path(agent))
+    trained = None if agent is None else TrainedAgent.load(local_path(agent))
     if trained is not None:
         # It is shown what it was trained with, unless flags say otherwise.
         trained.check_plays(task)

@@ -56,6 +56,9 @@ class EvaluateArguments:
     given, or this process where that is quick. The numbers are the same."""
     ray_address: str = "local"
     """Ray cluster to join; local starts Ray on this machine, reachable from this machine only."""
+    output: Path | None = None
+    """A folder for evaluation.json and evaluation.md of all that is evaluated, for runs that may not be written; those
+    of each run are written into it if not given. The same command goes on with what is there."""
     fresh: bool = False
     """Begin anew: what is on file for the same checkpoints, tasks, splits and protocol does not count."""
 
@@ -83,7 +86,7 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
         num_envs=parsed.num_envs,
         device=device,
     )
-    plan = make_plan(parsed.runs, parsed.suite, settings)
+    plan = make_plan(parsed.runs, parsed.suite, settings, parsed.output)
     workers = Workers(parsed.workers, parsed.ray_address, gpu=device.startswith("cuda"))
     with ExitStack() as stack:
         session = stack.enter_context(EvaluationSession(plan, console, parsed.fresh))

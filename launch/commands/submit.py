@@ -14,7 +14,7 @@ from rich.console import Console
 
 from r2ac.envs import Task, find_tasks
 from r2ac.launch.commands.jobs import Cluster, command_line, follow_job
-from r2ac.launch.commands.parsing import is_flag, parse, take_flag, with_options
+from r2ac.launch.commands.parsing import is_flag, parse, parse_known, take_flag, with_options
 from r2ac.launch.commands.train import training_config
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.jobs.job import new_job_id
@@ -60,7 +60,7 @@ def submit_command(arguments: Sequence[str], console: Console) -> int:
     Returns:
         0, or with --follow what the job came to: 0, 143 where it was stopped, else its exit code.
     """
-    own, words = parse_known(arguments)
+    own, words = parse_own(arguments)
     _check(own)
     address = cluster_address(own.cluster)
     earlier = take_flag(words, "--resume")
@@ -80,18 +80,11 @@ def submit_command(arguments: Sequence[str], console: Console) -> int:
     return 0
 
 
-def parse_known(arguments: Sequence[str]) -> tuple[SubmitArguments, list[str]]:
+def parse_own(arguments: Sequence[str]) -> tuple[SubmitArguments, list[str]]:
     """The flags of this command, and all other words in their order; ends the program where they cannot be read."""
     if not arguments:
         raise ConfigError("the task is missing: r2ac submit TASK, such as memory/tmaze (r2ac envs lists them)")
-    own, rest = tyro.cli(
-        SubmitArguments,
-        prog="r2ac submit",
-        args=list(arguments),
-        config=(tyro.conf.OmitArgPrefixes,),
-        return_unknown_args=True,
-    )
-    return own, list(rest)
+    return parse_known(SubmitArguments, "r2ac submit", arguments)
 
 
 def _check(own: SubmitArguments) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
-import tyro
 from rich.console import Console
 
+from r2ac.launch.commands.parsing import local_path, parse_known
 from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import RunDirectoryError
-from r2ac.launch.sweeps.plan import make_plan, read_plan
+from r2ac.launch.run_directory import new_directory
+from r2ac.launch.sweeps.plan import default_sweep_directory, make_plan, read_plan
 from r2ac.launch.sweeps.run import run_sweep
 from r2ac.launch.sweeps.settings import CHANGEABLE, SweepSettings
 
@@ -26,10 +27,13 @@ def sweep_command(arguments: Sequence[str], console: Console) -> int:
     if any(word == "--resume" or word.startswith("--resume=") for word in rest):
         if rest[0] != "--resume" or len(rest) < 2 or rest[1].startswith("-"):
             raise ConfigError("--resume comes first, with the sweep's directory: r2ac sweep --resume DIR [--flags]")
-        return _resume(Path(rest[1]).absolute(), rest[2:], console)
+        return _resume(local_path(rest[1]).absolute(), rest[2:], console)
     if rest[0].startswith("-"):
         raise ConfigError("the task comes first, then the flags, such as r2ac sweep memory/tmaze --vary seed=1,2,3")
     settings, flags = _parse(rest[1:])
+    if settings.sweep_dir is None:
+        with new_directory(default_sweep_directory(rest[0])) as path:
+            return run_sweep(make_plan(rest[0], flags, replace(settings, sweep_dir=path)), console)
     plan = make_plan(rest[0], flags, settings)
     if plan.description.exists():
         raise RunDirectoryError(
@@ -52,11 +56,4 @@ def _resume(path: Path, arguments: list[str], console: Console) -> int:
 
 def _parse(arguments: Sequence[str], default: SweepSettings | None = None) -> tuple[SweepSettings, list[str]]:
     """The settings of the sweep, and what is left for r2ac train."""
-    settings, rest = tyro.cli(
-        SweepSettings,
-        prog="r2ac sweep TASK",
-        args=list(arguments),
-        default=default or SweepSettings(),
-        return_unknown_args=True,
-    )
-    return settings, rest
+    return parse_known(SweepSettings, "r2ac sweep TASK", arguments, default or SweepSettings())

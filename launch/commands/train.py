@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,17 +13,17 @@ from typing import Any
 from rich.console import Console
 
 from r2ac.envs import MissingPackage, Task, find_tasks, one_suite
-from r2ac.launch.commands.parsing import flag_value, parse, take_flag, with_options
+from r2ac.launch.commands.parsing import flag_value, local_place, parse, take_flag, with_options
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.learners.group import train_in_group
 from r2ac.launch.learners.process import Place
 from r2ac.launch.mirror import Mirror, staging_path
 from r2ac.launch.presets import preset
-from r2ac.launch.run_directory import RunDirectory, default_run_directory
+from r2ac.launch.run_directory import RunDirectory, default_run_directory, new_directory
 from r2ac.launch.storage import StorageError, StorageUnavailable, Store, is_url
 from r2ac.launch.suite_training import SuiteRun, train_suite
 from r2ac.launch.supervisor import restarts, supervise
-from r2ac.launch.train import Resumed, open_interrupted, train
+from r2ac.launch.train import Resumed, new_run_path, open_interrupted, train
 
 
 def train_command(arguments: Sequence[str], console: Console) -> int:
@@ -39,7 +39,7 @@ def train_command(arguments: Sequence[str], console: Console) -> int:
             raise ConfigError(
                 "--resume comes first, with the run and without a task: r2ac train --resume RUN [--flags]"
             )
-        return _resume(rest[1], rest[2:], console)
+        return _resume(local_place(rest[1]), rest[2:], console)
     names = take_flag(rest, "--suite")
     if names is not None:
         return _begin_suite(names, rest, console)
@@ -73,8 +73,9 @@ def _begin(task: str, arguments: list[str], console: Console) -> int:
     if _is_watched_over(config):
         config.check()
         take_flag(flags, "--run-dir")
-        place = url or str(config.run_dir or default_run_directory(config.task, config.agent.label, config.seed))
-        return _supervise(config, place, ["train", task, *flags, "--run-dir", place])
+        with nullcontext(url) if url else new_run_path(config) as path:
+            place = str(path)
+            return _supervise(config, place, ["train", task, *flags, "--run-dir", place])
     if url is None:
         return train(config, console)
     if config.num_learners:
@@ -156,7 +157,7 @@ def _supervise(config: TrainConfig[Any], place: str, words: list[str]) -> int:
             return words
         if newest() is not None:
             return again
-        if config.num_learners and config.ray_address != "local" and not is_url(place) and not run.path.exists():
+        if config.num_learners and config.ray_address != "local" and not is_url(place) and not run.config_path.exists():
             raise ConfigError(
                 f"--run-dir is {place}, which its learners write but this process cannot see: it must be on a file "
                 "system that all nodes share, or a URL"
@@ -187,14 +188,18 @@ def _begin_suite(names: str, arguments: list[str], console: Console) -> int:
     flags = list(arguments)
     given = take_flag(flags, "--run-dir")
     first = training_config(find_tasks(names)[0].name, flags)
-    place = given or str(default_run_directory(names, first.agent.label, first.seed))
-    suite = SuiteRun(place, names, tuple(flags))
-    if (begun := _suite_at(place)) not in (None, suite):
+    if given is None:
+        with new_directory(default_run_directory(names, first.agent.label, first.seed)) as path:
+            suite = SuiteRun(str(path), names, tuple(flags))
+            return _train_suite(suite, console, ["--suite", names, *flags, "--run-dir", suite.place])
+    suite = SuiteRun(local_place(given), names, tuple(flags))
+    if (begun := _suite_at(suite.place)) not in (None, suite):
         assert begun is not None
         raise ConfigError(
-            f"{place} holds a training on {begun.names} with other flags; r2ac train --resume {place} goes on with it"
+            f"{suite.place} holds a training on {begun.names} with other flags; r2ac train --resume {suite.place} goes "
+            "on with it"
         )
-    return _train_suite(suite, console, ["--suite", names, *flags, "--run-dir", place])
+    return _train_suite(suite, console, ["--suite", names, *flags, "--run-dir", suite.place])
 
 
 def _train_suite(suite: SuiteRun, console: Console, words: Sequence[str]) -> int:

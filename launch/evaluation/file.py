@@ -55,7 +55,7 @@ class EvaluationFile:
     folder) and drops it when the process ends, however it ends.
 
     Args:
-        path: of the file; its folder must exist.
+        path: of the file; its folder is made if need be.
         fresh: begin anew what is asked for, and everything where the file is damaged.
 
     Raises:
@@ -168,13 +168,14 @@ def _settings(found: Evaluation, wanted: Evaluation) -> list[tuple[str, Any, Any
 def _lock(folder: Path) -> int | None:
     """The open folder, locked; None where the file system has no such locks."""
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         opened = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise RunError(f"{folder} cannot hold an evaluation: {os_reason(error)}") from error
     if not os.access(folder, os.W_OK):
         # To be known before hours of play.
         os.close(opened)
-        raise RunError(f"{folder} cannot hold an evaluation: it may not be written")
+        raise RunError(f"{folder} cannot hold an evaluation: it may not be written (--output names another folder)")
     try:
         fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -38,13 +38,10 @@ class Planned:
     path: Path
     """The run or checkpoint that it stands for."""
     of_suite: bool
-    """Whether the argument is a directory of r2ac train --suite."""
+    """Whether it is part of a directory of r2ac train --suite, which gets a page of its own."""
     evaluation: Evaluation
-
-    @property
-    def target(self) -> Path:
-        """Its evaluation.json."""
-        return evaluation_path(self.path)
+    target: Path
+    """The evaluation.json that it is written into."""
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -72,7 +69,7 @@ class Plan:
             self.failures.append(failure)
 
 
-def make_plan(paths: Sequence[Path], names: str | None, settings: Settings) -> Plan:
+def make_plan(paths: Sequence[Path], names: str | None, settings: Settings, output: Path | None = None) -> Plan:
     """Read the checkpoints and find out what each one plays; what is wrong with one does not keep the others.
 
     Args:
@@ -80,6 +77,7 @@ def make_plan(paths: Sequence[Path], names: str | None, settings: Settings) -> P
         names: the tasks to play, as `find_tasks` reads them, each agent those of its own suite; None for the tasks
             that each agent was trained on.
         settings: how to play them.
+        output: the folder that all results are written into; None for those of the runs.
 
     Raises:
         UnknownTask: for a task that is named twice.
@@ -107,7 +105,8 @@ def make_plan(paths: Sequence[Path], names: str | None, settings: Settings) -> P
                     plan.fail(Failure(str(error), bad_input=True))
                     continue
                 for evaluation in wanted:
-                    plan.add(Planned(argument, path, of_suite, evaluation))
+                    target = evaluation_path(path) if output is None else RunDirectory(output).evaluation_path
+                    plan.add(Planned(argument, path, of_suite and output is None, evaluation, target))
     return plan
 
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from rich.console import Console
 
 from r2ac.launch.errors import RunError, os_reason
-from r2ac.launch.evaluation.evaluate import Evaluation
+from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path
 from r2ac.launch.evaluation.file import EvaluationFile
 from r2ac.launch.evaluation.means import TaskMeans, task_means
 from r2ac.launch.evaluation.plan import Failure, Plan, Planned, is_refused
@@ -83,7 +83,7 @@ class EvaluationSession:
         parts = f"{len(missing)} part{'' if len(missing) == 1 else 's'}"
         expected = expected_time(
             [
-                (rows[unit.row].target.parent, unit.evaluation.config.episodes)
+                (evaluation_path(rows[unit.row].path).parent, unit.evaluation.config.episodes)
                 for unit in missing
                 if not is_refused(unit.evaluation)
             ]

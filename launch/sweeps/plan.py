@@ -87,7 +87,7 @@ def make_plan(task: str, flags: Sequence[str], settings: SweepSettings, drawn: S
     Args:
         task: full name.
         flags: of r2ac train, for every trial.
-        settings: of the sweep; the directory gets its name here if it has none.
+        settings: of the sweep, with its directory.
         drawn: the settings of the trials of a sweep that goes on.
 
     Raises:
@@ -108,7 +108,8 @@ def make_plan(task: str, flags: Sequence[str], settings: SweepSettings, drawn: S
         if (sentence := one.suite.missing()) is not None:
             raise MissingPackage(sentence)
         one.suite.check_here(one.short_name, base.env)
-    sweep_dir = (settings.sweep_dir or _default_directory(task)).absolute()
+    assert settings.sweep_dir is not None
+    sweep_dir = settings.sweep_dir.absolute()
     random = any(not isinstance(domain, Listed) for domain in space.values())
     drawn = drawn or draw_settings(space, (settings.trials or 8) if random else 1, settings.sweep_seed)
     if not random and settings.trials > 1:
@@ -179,7 +180,8 @@ def write_description(plan: Plan, results: Sequence[dict[str, Any]] = ()) -> Non
         raise RunDirectoryError(f"{plan.sweep_dir} cannot hold a sweep: {os_reason(error)}") from error
 
 
-def _default_directory(task: str) -> Path:
+def default_sweep_directory(task: str) -> Path:
+    """``runs/<suite>-<name>/sweep-<YYYYmmdd-HHMMSS>``, relative."""
     return default_run_directory(task, "", 0).parent / f"sweep-{datetime.now():%Y%m%d-%H%M%S}"
 
 

@@ -53,7 +53,7 @@ class SweepSettings:
     """GPUs of a trial where the learner runs on one; less than 1 shares one."""
     max_failures: int = 3
     """How often a trial whose process fails is started again, from its last checkpoint."""
-    sweep_dir: Path | None = None
+    sweep_dir: Annotated[Path | None, tyro.conf.arg(aliases=("--run-dir",))] = None
     """Where all runs are written, each in a folder of its own; runs/<suite>-<task>/sweep-<time> if not given."""
     sweep_seed: int = 1
     """Seeds the random draws, and the changes of pbt."""

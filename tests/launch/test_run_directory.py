@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from r2ac.launch.errors import RunDirectoryError
-from r2ac.launch.run_directory import RunDirectory, default_run_directory, write_atomically
+from r2ac.launch.run_directory import RunDirectory, default_run_directory, new_directory, write_atomically
 
 CONFIG = {"task": "memory/tmaze", "seed": 1, "agent": {"gradient": "rtrl"}}
 
@@ -201,3 +201,27 @@ def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
 def test_the_default_name_says_task_gradient_seed_and_time() -> None:
     now = datetime(2024, 2, 3, 4, 5, 6)
     assert default_run_directory("memory/tmaze", "rtrl", 7, now) == Path("runs/memory-tmaze/rtrl-seed7-20240203-040506")
+
+
+def test_new_directories_do_not_collide(tmp_path: Path) -> None:
+    """Nor between processes; what nothing was written into is gone at the end, with its empty parents."""
+    wanted = tmp_path / "runs" / "memory-tmaze" / "rtrl-seed1-20260101-120000"
+    program = (
+        "import sys; from pathlib import Path; from r2ac.launch.run_directory import new_directory\n"
+        "with new_directory(Path(sys.argv[1])) as path: print(path, flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(wanted)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert Path(other.stdout.readline().strip()) == wanted
+        with new_directory(wanted) as second, new_directory(wanted) as third:
+            assert (second.name, third.name) == (f"{wanted.name}-2", f"{wanted.name}-3")
+            (third / "kept").touch()
+        other.communicate()
+    assert list(wanted.parent.iterdir()) == [third]
+    with new_directory(tmp_path / "empty" / "run"):
+        pass
+    assert not (tmp_path / "empty").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(RunDirectoryError, match="cannot hold a run"), new_directory(tmp_path / "file" / "run"):
+        pass

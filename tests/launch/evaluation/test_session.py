@@ -255,6 +255,29 @@ def test_what_is_wrong_with_everything_ends_with_2(run: Path, tmp_path: Path, ca
     assert "nowhere does not exist" in captured.err
 
 
+def test_another_folder_takes_the_results_of_runs_that_may_not_be_written(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Also of a whole list; what is there is gone on with."""
+
+    def files() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    before, output = files(), tmp_path / "away" / "results"
+    command = (folder / "suite", folder / "several", *FEW, *HERE, "--output", output)
+    assert evaluate(*command, "--seeds", "1") == 0
+    assert f"written  {output / 'evaluation.json'}" in capsys.readouterr().out
+    assert sorted(result.task for result in read_evaluation(output)) == sorted(
+        ["memory/tmaze", "memory/parity", "memory/copy", "memory/copy", "memory/repeat_previous"]
+    )
+    mark(output, "memory/parity", 0)
+    assert evaluate(*command, "--seeds", "2") == 0
+    assert marked(output) == [("memory/parity", 0)], "the seed on file was not played again"
+    assert all(result.seeds_played == [0, 1] for result in read_evaluation(output))
+    assert (output / "evaluation.md").exists()
+    assert files() == before
+
+
 @pytest.mark.skipif(SUITES["dmlab"].missing() is None, reason="the engine is here")
 def test_a_missing_engine_does_not_keep_the_rest(run: Path, tmp_path: Path, capsys: Capture) -> None:
     checkpoint = load_checkpoint(find_checkpoint(run))
