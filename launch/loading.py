@@ -41,9 +41,19 @@ def make_agent(spec: ObservationSpec, config: AgentConfig, seed: int, device: to
         raise ConfigError(str(error)) from error
     except RuntimeError as error:
         raise ConfigError(
-            f"an agent of hidden_size {config.hidden_size} and encoder_features {config.encoder_features} does not fit "
-            f"on {device}: {error}"
+            f"an agent of hidden_size {config.hidden_size} and encoder_features {config.encoder_features} does not "
+            f"fit: {error}"
         ) from error
+
+
+def agent_of_shapes(spec: ObservationSpec, config: AgentConfig) -> Agent:
+    """The agent without numbers, on the device meta: its tensors have shapes and take no memory.
+
+    Raises:
+        ConfigError: as :func:`make_agent`.
+    """
+    with torch.device("meta"):
+        return make_agent(spec, config, 0, torch.device("meta"))
 
 
 def load_encoder(agent: Agent, path: Path) -> None:

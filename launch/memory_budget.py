@@ -88,7 +88,9 @@ class Available:
     """Free memory of the learner's GPU."""
 
 
-def memory_budget(config: TrainConfig[Any], agent: Agent, spec: ObservationSpec) -> MemoryBudget:
+def memory_budget(
+    config: TrainConfig[Any], agent: Agent, spec: ObservationSpec, device: torch.device | None = None
+) -> MemoryBudget:
     """What a run with ``config`` will hold.
 
     Nothing of it is allocated, so that this can be asked before the learner, and with it the sensitivities, are made.
@@ -97,17 +99,20 @@ def memory_budget(config: TrainConfig[Any], agent: Agent, spec: ObservationSpec)
 
     Args:
         config: checked settings.
-        agent: the agent that will learn, on the learner's device; it stays as it is.
+        agent: the agent that will learn, on the learner's device; it stays as it is. On the device meta it has shapes
+            alone: activations, which are measured, are then left out.
         spec: what the environment shows and takes.
+        device: the learner's, where that is not the agent's.
     """
     weights = list(agent.parameters())
-    device = weights[0].device
-    held = sum(weight.nbytes for weight in weights)
+    nbytes = sum(weight.nbytes for weight in weights)
+    held = 0 if weights[0].is_meta else nbytes
+    device = device or weights[0].device
     one = RolloutLayout(config.rollout_length, config.batch_size, spec, agent.core.cell_size).nbytes()
     on_gpu = device.type == "cuda"
     parts = [*_learner_parts(config, agent, spec), *_batch_parts(config, one, on_gpu=on_gpu)]
     queued = RolloutLayout(config.rollout_length, config.streams_per_actor, spec, agent.core.cell_size).nbytes()
-    parts += _queue_parts(config, queued, weights_bytes=held)
+    parts += _queue_parts(config, queued, weights_bytes=nbytes)
     workers = config.inference_workers if acts_on_workers(config, spec) else 0
     parts += _process_parts(config, workers, on_gpu=on_gpu)
     return MemoryBudget(str(device), tuple(parts), held)
@@ -246,6 +251,8 @@ def _learner_parts(config: TrainConfig[Any], agent: Agent, spec: ObservationSpec
         sum(weight.nbytes for weight in agent.parameters()) + 2 * trained + 2 * state,
         "lower --hidden-size or --encoder-features",
     )
+    if next(agent.parameters()).is_meta:
+        return
     # As the learner will set it.
     learning = copy.deepcopy(agent)
     learning.encoder_dtype = shapes.agent.encoder_dtype

@@ -19,7 +19,7 @@ from r2ac.envs import EngineFailed, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.errors import LearnersLost, RunDirectoryError, RunUnwritable
 from r2ac.launch.following import Follower
-from r2ac.launch.loading import learner_device, load_agent, load_encoder, make_agent
+from r2ac.launch.loading import agent_of_shapes, learner_device, load_agent, load_encoder, make_agent
 from r2ac.launch.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget, print_budget
 from r2ac.launch.metrics import MetricsWriter
 from r2ac.launch.mirror import Mirror
@@ -293,6 +293,8 @@ def make_learner(
         ConfigError: where the memory is not there.
         CheckpointError: where the checkpoint, or that of the encoder, does not fit.
     """
+    # An agent that does not fit must not be made.
+    check_fits(memory_budget(config, agent_of_shapes(spec, config.agent), spec, device), available_memory(device))
     agent = make_agent(spec, config.agent, config.seed, device)
     if resumed is None and config.encoder_from is not None and (peers is None or peers.rank == 0):
         load_encoder(agent, config.encoder_from)

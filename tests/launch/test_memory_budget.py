@@ -10,8 +10,10 @@ import torch
 from rich.console import Console
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.launch import train
+from r2ac.launch.cli import main
 from r2ac.launch.config import ConfigError, TrainConfig
-from r2ac.launch.loading import make_agent
+from r2ac.launch.loading import agent_of_shapes, make_agent
 from r2ac.launch.memory_budget import (
     ACTOR_BYTES,
     DMLAB_ENGINE_BYTES,
@@ -242,6 +244,28 @@ def test_a_gpu_that_is_too_small(many_streams: MemoryBudget) -> None:
 def test_activations_that_are_too_large() -> None:
     sentence = refusal(budget_of(preset("atari/Breakout"), ATARI), replace(PLENTY, machine=10**9))
     assert sentence.endswith(": lower --rollout-length or --batch-size, or take --encoder nature")
+
+
+def test_an_agent_that_does_not_fit_is_refused_before_it_is_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Of shapes alone the budget is that of the agent, but for the activations, which are measured."""
+    for config, spec in ((tmaze(), TMAZE), (replace(preset("atari/Breakout"), streams_per_actor=24), ATARI)):
+        real = sizes(budget_of(config, spec))
+        assert real.pop("activations of an update") > 0
+        assert sizes(memory_budget(config, agent_of_shapes(spec, config.agent), spec, CPU)) == real
+
+    def made(*_: object) -> None:
+        raise AssertionError("the agent was made")
+
+    monkeypatch.setattr(train, "make_agent", made)
+    monkeypatch.setattr(train, "available_memory", lambda device: Available(machine=20 * 10**9))
+    for units, needed in (("100_000", "281 GB"), ("1e6", "28 TB"), ("100B", "does not fit")):
+        command = ["train", "memory/tmaze", "--num-actors", "0", "--run-dir", str(tmp_path / "run")]
+        assert main([*command, "--hidden-size", units]) == 2
+        said = capsys.readouterr().err
+        assert (said.count("\n"), needed in said, "hidden" in said) == (1, True, True), said
+    assert list(tmp_path.iterdir()) == []
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
