@@ -191,8 +191,9 @@ def test_damage_is_one_sentence_and_fresh_mends_it(tmp_path: Path, change: Calla
 def test_no_file_and_no_folder(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="there is no evaluation"):
         read_evaluation(tmp_path)
+    (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot hold an evaluation"):
-        EvaluationFile(tmp_path / "nowhere" / "evaluation.json")
+        EvaluationFile(tmp_path / "file" / "evaluation.json")
 
 
 def test_one_evaluation_at_a_time(tmp_path: Path) -> None:
