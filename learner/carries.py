@@ -76,7 +76,8 @@ class CarryStore:
         """
         cell = self._carry.cell[streams]
         fresh = gap | self._spoilt[streams]
-        self._spoilt[streams] = True
+        # An index assignment would bring the number from the host, and wait.
+        self._spoilt.index_fill_(0, streams, True)
         self._resets += fresh.sum()
         cell = torch.where(fresh.unsqueeze(-1), first_cell.to(cell.dtype), cell)
         if self._carry.sensitivities is None:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from r2ac.learner.vectors import copy_vector_, to_vector
+
 OPTIMISERS = ("rmsprop", "adam")
-_OF_THE_DEVICE = ("lr", "capturable", "fused")
+_OF_THE_DEVICE = ("lr", "capturable", "foreach", "fused")
 """Settings that are no part of what was learned."""
 
 
@@ -44,22 +46,28 @@ def make_optimiser(
         ValueError: on another name.
     """
     parameters = list(parameters)
-    rate = torch.tensor(learning_rate, device=parameters[0].device) if capturable else learning_rate
+    # The form of the step that takes parameters one by one would read a learning rate on the device from the host.
+    foreach = True if capturable else None
     if name == "rmsprop":
         optimiser: torch.optim.Optimizer = torch.optim.RMSprop(
             parameters,
-            lr=rate,
+            lr=learning_rate,
             alpha=rmsprop_alpha,
             momentum=rmsprop_momentum,
             eps=rmsprop_eps,
             capturable=capturable,
+            foreach=foreach,
         )
     elif name == "adam":
         # On a CPU one call for all parameters: its small operations would else take longer than their arithmetic.
         fused = True if parameters[0].device.type == "cpu" else None
-        optimiser = torch.optim.Adam(parameters, lr=rate, capturable=capturable, fused=fused)
+        optimiser = torch.optim.Adam(parameters, learning_rate, capturable=capturable, foreach=foreach, fused=fused)
     else:
         raise ValueError(f"unknown optimiser {name!r}: must be one of {', '.join(OPTIMISERS)}")
+    if capturable:
+        # Only now, because the optimiser's own check of a learning rate would wait for the device.
+        for group in optimiser.param_groups:
+            group["lr"] = torch.tensor(learning_rate, device=parameters[0].device)
     _make_state(optimiser)
     return optimiser
 
@@ -87,11 +95,9 @@ def step_where(optimiser: torch.optim.Optimizer, condition: Tensor, may_ask: boo
             optimiser.step()
         return
     tensors = _all_tensors(optimiser)
-    with torch.no_grad():
-        before = [tensor.clone() for tensor in tensors]
-        optimiser.step()
-        for tensor, kept in zip(tensors, before, strict=True):
-            torch.where(condition, tensor, kept, out=tensor)
+    before = to_vector(tensors)
+    optimiser.step()
+    copy_vector_(tensors, torch.where(condition, to_vector(tensors), before))
 
 
 def load_optimiser_state(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -154,4 +160,6 @@ def clip_gradient_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be greater than 0, got {max_norm}")
-    return torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+    parameters = list(parameters)
+    foreach = True if parameters[0].is_cuda else None
+    return torch.nn.utils.clip_grad_norm_(parameters, max_norm, foreach=foreach)

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from r2ac.learner.vectors import copy_vector_, to_vector
+
 Value = TypeVar("Value")
 PATIENCE = timedelta(minutes=30)
 """How long a learner waits for the slowest of the others, such as one whose environments are still starting."""
@@ -95,11 +97,10 @@ class ProcessGroup:
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """See :class:`Peers`."""
         # One message: what each costs beside its bytes is more than most of the tensors take.
-        flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        summed = to_vector(tensors)
         with _told_as_lost():
-            dist.all_reduce(flat)
-        for tensor, summed in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
-            tensor.copy_(summed.view_as(tensor))
+            dist.all_reduce(summed)
+        copy_vector_(tensors, summed)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """See :class:`Peers`."""

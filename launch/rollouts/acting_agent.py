@@ -84,7 +84,7 @@ class ActingAgent:
 
     def forget(self, streams: slice) -> None:
         """The cells of these streams are zero again."""
-        self._cells[streams] = 0
+        self._cells[streams].zero_()
 
     def act(self, streams: Sequence[slice], seen: Sequence[Seen]) -> tuple[np.ndarray, Tensor]:
         """The logits [B, A] of all these streams together, and their cells before the step, [B, N] on the device."""

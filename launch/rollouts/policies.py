@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils import vector_to_parameters
 
 from r2ac.agents import Agent
 from r2ac.learner import Rollout
+from r2ac.learner.vectors import copy_vector_
 
 REQUEST = struct.Struct("=iii")
 """Of a rollout actor to an inference worker: group of streams, slot of its memory, step."""
@@ -32,9 +32,9 @@ class Weights:
     """All parameters, one after another, float32."""
 
     def load_into(self, agent: Agent) -> None:
-        """Make them the agent's, on its device."""
-        device = next(agent.parameters()).device
-        vector_to_parameters(torch.tensor(self.values, device=device), agent.parameters())
+        """Make them the agent's, whose parameters stay where they lie in memory, as cuDNN's LSTM wants them."""
+        parameters = list(agent.parameters())
+        copy_vector_(parameters, torch.tensor(self.values, device=parameters[0].device))
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 
-from r2ac.learner import OPTIMISERS, clip_gradient_norm, linear_decay, make_optimiser
+from r2ac.learner import OPTIMISERS, clip_gradient_norm, linear_decay, load_optimiser_state, make_optimiser
 from r2ac.learner.optimiser import step_where
 
 
@@ -89,19 +90,48 @@ def test_refuses_a_norm_that_is_not_positive(max_norm: float) -> None:
         clip_gradient_norm([torch.nn.Parameter(torch.zeros(1))], max_norm)
 
 
-@pytest.mark.parametrize("name", ["rmsprop", "adam"])
+def assert_same_bits(mine: Any, other: Any) -> None:
+    assert mine.dtype == other.dtype
+    assert mine.detach().numpy().tobytes() == other.detach().numpy().tobytes()
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
 @pytest.mark.parametrize("condition", [True, False])
 def test_a_step_that_is_selected_is_a_step_that_is_branched_to(name: str, condition: bool) -> None:
+    """To the bit, in weights of any shape and dtype and in all of the optimiser's state; a gradient that is not finite
+    leaves no trace."""
     outcomes = []
     for may_ask in (True, False):
         torch.manual_seed(3)
-        parameter = torch.nn.Parameter(torch.randn(5))
-        optimiser = make_optimiser([parameter], name, 0.1)
-        before = parameter.detach().clone()
-        parameter.grad = torch.randn(5)
-        step_where(optimiser, torch.tensor(condition), may_ask)
-        assert torch.equal(parameter, before) != condition
-        outcomes.append((parameter.detach(), optimiser.state_dict()["state"]))
-    (one, state), (other, other_state) = outcomes
-    assert torch.equal(one, other)
-    assert str(state) == str(other_state)
+        weights = torch.randn(5), torch.randn(()), torch.randn(2, 3).double(), torch.randn(4, 2).t(), torch.randn(0, 2)
+        parameters = [torch.nn.Parameter(weight) for weight in weights]
+        optimiser = make_optimiser(parameters, name, 0.1)
+        places = [parameter.data_ptr() for parameter in parameters]
+        for made in (True, condition):
+            for parameter in parameters:
+                parameter.grad = torch.randn_like(parameter)
+            if not made:
+                parameters[0].grad[2] = math.nan
+            before = [parameter.detach().clone() for parameter in parameters if parameter.numel()]
+            step_where(optimiser, torch.tensor(made), may_ask)
+            for parameter, old in zip(parameters, before, strict=False):
+                assert torch.equal(parameter, old) != made
+        assert [parameter.data_ptr() for parameter in parameters] == places
+        state = [optimiser.state[parameter] for parameter in parameters]
+        outcomes.append((parameters, [value for each in state for value in each.values()]))
+    for one, other in zip(*outcomes, strict=True):
+        for mine, theirs in zip(one, other, strict=True):
+            assert_same_bits(mine, theirs)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_state_from_a_gpu_goes_on_as_this_device_computes(name: str) -> None:
+    parameter = torch.nn.Parameter(torch.ones(2))
+    optimiser = make_optimiser([parameter], name, 0.1)
+    (own,) = optimiser.state_dict()["param_groups"]
+    state = optimiser.state_dict()
+    settings = {"lr": torch.tensor(0.25), "capturable": True, "foreach": True, "fused": None}
+    of_gpu = {name: settings.get(name, value) for name, value in own.items()}
+    load_optimiser_state(optimiser, {**state, "param_groups": [of_gpu]})
+    (group,) = optimiser.state_dict()["param_groups"]
+    assert group == {**own, "lr": 0.25}
