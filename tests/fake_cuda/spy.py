@@ -72,7 +72,6 @@ class Launch:
     def _launch(self, *arguments: Any, **constants: Any) -> None:
         tensors = [each for each in arguments if isinstance(each, Tensor)]
         assert tensors
-        assert all(tensor.is_contiguous() for tensor in tensors), self._name
         if not all(tensor.is_cuda for tensor in tensors):
             raise HostWaits(f"{self._name} gets a tensor of the CPU: {_caller()}")
         if Spy._at_work is not None:
