@@ -117,13 +117,20 @@ def check_gradients(cases: dict[str, CoreCase]) -> None:
 
 
 def measure_core(
-    batch: int, steps: int, hidden: int, inputs: int, rounds: int, device: torch.device, output_gate: bool
+    batch: int,
+    steps: int,
+    hidden: int,
+    inputs: int,
+    rounds: int,
+    device: torch.device,
+    output_gate: bool,
+    methods: Sequence[str] = METHODS,
 ) -> Row:
-    """One row: every method at one size."""
+    """One row: the methods, RTRL among them, at one size."""
     release_memory(device)
     size = 4 * batch * GATES * hidden * inputs
     sets = sets_beyond_cache(size, device)
-    cases = make_cases(METHODS, batch, steps, hidden, inputs, sets, device, output_gate)
+    cases = make_cases(methods, batch, steps, hidden, inputs, sets, device, output_gate)
     check_gradients(cases)
     for case in cases.values():
         case()

@@ -45,6 +45,7 @@ from r2ac.learner import Learner, LearnerConfig, Rollout
 
 METHODS = (LEAN, RTRL, TBPTT, LSTM)
 FEATURES = 256
+WORD_IDS = 20
 COPY = "copy of S"
 ROUNDS = {"cpu": 6, "cuda": 20}
 # On a GPU the first updates of a learner run as they are, and then one is captured.
@@ -75,9 +76,11 @@ PRESETS = {
 QUICK = {name: Preset((p.image[0], 16, 16), 16, p.actions, p.frames, 3, (2, 3)) for name, p in PRESETS.items()}
 
 
-def synthetic_rollout(steps: int, batch: int, preset: Preset, cell_size: int) -> Rollout[np.ndarray]:
-    """A rollout of noise."""
-    random = np.random.default_rng(2)
+def synthetic_rollout(
+    steps: int, batch: int, preset: Preset, cell_size: int, seed: int = 2, words: int = 0
+) -> Rollout[np.ndarray]:
+    """A rollout of noise, with instructions of so many words."""
+    random = np.random.default_rng(seed)
     shown = (steps + 1, batch, *preset.image)
     is_image = len(preset.image) == 3
     return Rollout(
@@ -90,6 +93,7 @@ def synthetic_rollout(steps: int, batch: int, preset: Preset, cell_size: int) ->
         stream=np.arange(batch),
         sequence=np.zeros(batch, dtype=np.int64),
         weights_version=np.zeros(batch, dtype=np.int64),
+        instruction=random.integers(0, WORD_IDS, (steps + 1, batch, words)).astype(np.int32) if words else None,
     )
 
 

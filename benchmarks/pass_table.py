@@ -107,8 +107,11 @@ def time_runs(runs: dict[str, Run], sets: Mapping[str, int], rounds: int, device
 
 
 @torch.no_grad()
-def measure_pass(batch: int, steps: int, hidden: int, inputs: int, rounds: int, device: torch.device) -> Row:
-    """One row: the pass, a copy of as many bytes, a product of as many operations, and the plain step, at one size."""
+def measure_pass(
+    batch: int, steps: int, hidden: int, inputs: int, rounds: int, device: torch.device, compiles: bool = True
+) -> Row:
+    """One row: the pass, a copy of as many bytes, a product of as many operations, and the plain step, at one size; on
+    a GPU the step also as torch compiles it, unless that may not be waited for."""
     release_memory(device)
     given = PassInputs.draw(batch, steps, hidden, inputs, device)
     given.check()
@@ -133,7 +136,7 @@ def measure_pass(batch: int, steps: int, hidden: int, inputs: int, rounds: int, 
         PRODUCT: lambda: torch.mm(left, right, out=product),
         PLAIN: step(lean_advance),
     }
-    if (tuned := tuned_advance(device)) is not None:
+    if compiles and (tuned := tuned_advance(device)) is not None:
         runs[FUSED] = step(tuned)
     times = time_runs(runs, dict.fromkeys(runs, given.sets), rounds, device)
     floor = max((COPY, PRODUCT), key=times.median)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -21,20 +22,39 @@ TOLERANCE = 2e-3
 
 
 @torch.no_grad()
-def measure_sweep(batch: int, steps: int, hidden: int, inputs: int, rounds: int, device: torch.device) -> list[Row]:
-    """Rows, fastest first: the time of every way that compiles and is right, and which of them is the kernel's."""
+def measure_sweep(
+    batch: int,
+    steps: int,
+    hidden: int,
+    inputs: int,
+    rounds: int,
+    device: torch.device,
+    own_splits: bool = False,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> list[Row]:
+    """Rows, fastest first: the time of every way that compiles and is right, and which of them is the kernel's.
+
+    Args:
+        batch, steps, hidden, inputs: B, T, N and D.
+        rounds: number of measurements of each way.
+        device: a GPU.
+        own_splits: whether to try ways with the kernel's own number of groups of streams alone.
+        goes_on: asked before each way but the first, which is the kernel's own; false ends the sweep.
+    """
     from r2ac.kernels import triton_sensitivity as kernel
 
     release_memory(device)
     own = kernel.tiles(batch, 2 * hidden, inputs, steps)
     products = (1,) if own.steps == 1 else PRODUCTS
+    groups = (own.splits,) if own_splits else SPLITS
     ways = {
         kernel.Tiles(rows, columns, product_steps, splits, warps, stages)
-        for (rows, columns, warps), product_steps, splits, stages in product(SHAPES, products, SPLITS, STAGES)
+        for (rows, columns, warps), product_steps, splits, stages in product(SHAPES, products, groups, STAGES)
         if splits <= batch
     }
     given = PassInputs.draw(batch, steps, hidden, inputs, device)
-    measured = [_measure(given, way, rounds, device) for way in sorted(ways | {own}, key=repr)]
+    measured = [_measure(given, own, rounds, device)]
+    measured += [_measure(given, way, rounds, device) for way in sorted(ways - {own}, key=repr) if goes_on()]
     rows = sorted(filter(None, measured), key=itemgetter("seconds"))
     common = {"B": batch, "N": hidden, "T": steps}
     return [{**common, "rank": i + 1, "own": row["tiles"] == vars(own), **row} for i, row in enumerate(rows)]
