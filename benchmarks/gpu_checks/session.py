@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -109,7 +110,7 @@ class Session:
         size = float(expected.abs().max()) if expected.numel() else 0.0
         error = float(difference.max()) / max(size, 1e-30) if found.numel() else 0.0
         self.expect(f"{name}: {error:.1e} <= {bound:.0e}", error <= bound)
-        self.record(name, error)
+        self.record(name, error if math.isfinite(error) else str(error))
 
     def expect(self, name: str, holds: bool) -> None:
         """Check one thing."""
