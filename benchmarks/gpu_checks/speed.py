@@ -109,7 +109,7 @@ def measure_presets(session: Session) -> None:
     """The paper's presets: an update by RTRL, by TBPTT, and in lower precision; what an update's kernels are."""
     rows: list[Row] = []
     profiles: dict[str, Any] = {}
-    for name, preset in session.each(QUICK if session.quick else PRESETS):
+    for name, preset in session.each({"dmlab": QUICK["dmlab"]} if session.quick else PRESETS):
         with session.case(name):
             rows += _measure_preset(session, name, preset, profiles)
     print_table("Updates of the paper's presets", PRESET_COLUMNS, rows)

@@ -173,7 +173,7 @@ def _compare_captured(session: Session, name: str, case: Case) -> None:
     found = []
     for graph in (True, False):
         learner = case.learner(session.device, cuda_graph=graph)
-        for sequence in range(3 if session.quick else 15):
+        for sequence in range(2 if session.quick else 15):
             rollout = case.rollout(sequence, case.steps + (sequence >= 10))
             if sequence == 7:
                 rollout.reward[2, 1] = np.nan

@@ -17,6 +17,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import torch
 
 Order = Callable[[Sequence["Stream"]], "Stream"]
 """Of the streams that can go on, in the order in which they were made, chooses the one that does."""
@@ -92,6 +93,14 @@ class Tensor:
     def __init__(self, gpu: SimulatedGPU, array: np.ndarray, place: str) -> None:
         self.gpu, self.array, self.place = gpu, array, place
         self.shape, self.dtype = array.shape, array.dtype
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Tensor:
+        """Where code has the real torch join tensors of the simulated GPU."""
+        assert function is torch.cat, f"{function} is not simulated"
+        (tensors,) = args
+        gpu: SimulatedGPU = tensors[0].gpu
+        return gpu.cat(tensors)
 
     def is_pinned(self) -> bool:
         """As torch's."""
