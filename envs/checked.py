@@ -1,21 +1,41 @@
-"""Numbers of an engine or a user's environment are checked where they come in."""
+"""Engines and users' environments behind a fence: what they raise, and numbers that are none, end at it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import os
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 
 from r2ac.envs.signals import Signals
-from r2ac.envs.suite import EnvironmentFailed
+from r2ac.envs.suite import EngineFailed, EnvironmentFailed, InvalidOption, MissingPackage, UnknownTask
 
+_LOG = logging.getLogger(__name__)
 _LARGEST = np.finfo(np.float32).max
+_OWN = (EngineFailed, InvalidOption, MissingPackage, UnknownTask)
+"""Errors that r2ac's suites raise themselves; their messages say all there is to say."""
+
+
+def checked_vector(make: Callable[[], VectorEnv], tasks: Sequence[str], first_stream: int) -> VectorEnv:
+    """The vector environment that `make` returns, as :class:`CheckedVector`; raises as that, also where making fails.
+
+    tasks: full name of the task of each stream.
+    first_stream: the number of the first stream.
+    """
+    with _fence(dict.fromkeys(tasks), "cannot be made", never_worked=True):
+        env = make()
+    return CheckedVector(env, tasks, first_stream)
 
 
 class CheckedVector(VectorWrapper):
-    """Raises EnvironmentFailed for an observation or a reward that is not a finite number in float32.
+    """Raises EnvironmentFailed for whatever the environment raises, SystemExit and os._exit included, and for an
+    observation or a reward that is not a finite number in float32. KeyboardInterrupt, which is Ctrl-C, goes on as it
+    is; an error of `close` is logged.
 
     tasks: full name of the task of each stream.
     first_stream: the number of the first stream.
@@ -33,18 +53,34 @@ class CheckedVector(VectorWrapper):
         return getattr(self.env, name)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
+        with self._fence("failed in its first reset"):
+            observation, info = self.env.reset(seed=seed, options=options)
         self._check("shows", observation)
         return observation, info
 
     def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         self._steps += 1
-        observation, reward, terminated, truncated, info = self.env.step(actions)
+        with self._fence(f"failed in step {self._steps}"):
+            observation, reward, terminated, truncated, info = self.env.step(actions)
         self._check("pays", reward)
         self._check("shows", observation)
         if (final := Signals.of(info).final_observation) is not None:
             self._check("shows", final, truncated)
         return observation, reward, terminated, truncated, info
+
+    def close(self, **kwargs: Any) -> None:
+        try:
+            with self._fence("failed as it was closed"):
+                self.env.close(**kwargs)
+        except EnvironmentFailed as error:
+            _LOG.warning("%s", error)
+
+    def _fence(self, what: str) -> Any:
+        return _fence(dict.fromkeys(self._tasks), what, self._never_worked)
+
+    @property
+    def _never_worked(self) -> bool:
+        return self._steps <= 1
 
     def _check(self, does: str, numbers: np.ndarray, rows: np.ndarray | None = None) -> None:
         """Checks numbers [N,...], or some of their rows."""
@@ -58,7 +94,31 @@ class CheckedVector(VectorWrapper):
             return
         where = np.argwhere(~right)[0]
         stream = int(where[0])
-        raise EnvironmentFailed(
+        sentence = (
             f"{self._tasks[stream]} {does} {numbers[tuple(where)]} in step {self._steps} of stream "
             f"{self._first_stream + stream}: observations and rewards must be finite numbers"
         )
+        raise EnvironmentFailed(sentence, never_worked=self._never_worked)
+
+
+@contextmanager
+def _fence(tasks: Iterator[str] | dict[str, None], what: str, never_worked: bool) -> Iterator[None]:
+    leave, owner = os._exit, os.getpid()
+
+    def exit_here(code: int) -> None:
+        # A child that the environment forks inherits this, and may leave.
+        if os.getpid() != owner:
+            leave(code)
+        raise SystemExit(code)
+
+    os._exit = exit_here  # type: ignore[assignment]
+    try:
+        yield
+    except (*_OWN, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        said = " ".join(str(error).split())
+        sentence = f"{', '.join(tasks)} {what}: {type(error).__name__}{': ' + said if said else ''}"
+        raise EnvironmentFailed(sentence, traceback.format_exc(), never_worked) from error
+    finally:
+        os._exit = leave

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from gymnasium.vector import VectorEnv
 
 from r2ac.envs import atari, dmlab, gym, memory, minigrid, popgym, procgen
-from r2ac.envs.checked import CheckedVector
+from r2ac.envs.checked import checked_vector
 from r2ac.envs.mixed import MixedVector, spread
 from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, Task, UnknownTask, check_at_least
 
@@ -89,8 +89,8 @@ def make_vector(
     else there is to know: instructions, ends of whole games, lost engines, final observations. Arrays are the caller's
     to keep.
 
-    Raises UnknownTask, InvalidOption or MissingPackage; its `reset` and `step` raise EnvironmentFailed where what it
-    shows or pays is not finite, and EngineFailed where an engine is gone for good.
+    Raises UnknownTask, InvalidOption or MissingPackage; it, `reset` and `step` raise EnvironmentFailed where the
+    environment raises anything, or shows or pays what is not finite, and EngineFailed where an engine is gone for good.
     """
     tasks = find_tasks(task)
     suite = one_suite(tasks)
@@ -103,8 +103,11 @@ def make_vector(
     if (sentence := suite.missing()) is not None:
         raise MissingPackage(sentence)
     played = spread(tasks, int(num_envs), first_stream)
-    env = _make(suite, [each.short_name for each in played], int(seed), split, options)
-    return CheckedVector(env, [each.name for each in played], first_stream) if suite.foreign else env
+
+    def make() -> VectorEnv:
+        return _make(suite, [each.short_name for each in played], int(seed), split, options)
+
+    return checked_vector(make, [each.name for each in played], first_stream) if suite.foreign else make()
 
 
 def _make(suite: Suite, names: Sequence[str], seed: int, split: Split, options: Any) -> VectorEnv:

@@ -31,7 +31,8 @@ class SingleVector(VectorEnv):
     seeds: one for each stream, for the first `reset`. What environments draw from beside their own generator is seeded
         by them now: Python's and numpy's global generators, and those of the spaces.
 
-    Raises ValueError or TypeError where an observation has not the shape or the kind of numbers of its space.
+    Raises ValueError or TypeError where an observation has not the shape or the kind of numbers of its space, where a
+    reward is no number, and where `reset` or `step` does not return what Gymnasium's interface says.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env], seeds: Sequence[int]) -> None:
@@ -63,21 +64,24 @@ class SingleVector(VectorEnv):
         observation = self._empty()
         for stream, env in enumerate(self.envs):
             own = None if seeds is None else int(seeds[stream])
-            self._put(env.reset(seed=own, options=options)[0], observation, stream)
+            shown, _ = _values("reset", _RESET, env.reset(seed=own, options=options))
+            self._put(shown, observation, stream)
         return observation, {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         observation, rewards = self._empty(), np.zeros(self.num_envs)
         terminated, truncated = np.zeros(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=bool)
         for stream, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
-            shown, rewards[stream], terminated[stream], truncated[stream], _ = env.step(action)
+            shown, reward, terminated[stream], truncated[stream], _ = _values("step", _STEP, env.step(action))
+            rewards[stream] = _number(reward)
             self._put(shown, observation, stream)
         ended = terminated | truncated
         if not ended.any():
             return observation, rewards, terminated, truncated, {}
         signals = Signals(final_observation=observation.copy(), has_final=ended)
         for stream in np.flatnonzero(ended).tolist():
-            self._put(self.envs[stream].reset()[0], observation, stream)
+            shown, _ = _values("reset", _RESET, self.envs[stream].reset())
+            self._put(shown, observation, stream)
         return observation, rewards, terminated, truncated, signals.info()
 
     def close_extras(self, **kwargs: Any) -> None:
@@ -96,6 +100,26 @@ class SingleVector(VectorEnv):
         np.copyto(observation[stream], shown, casting="same_kind")
 
 
+_RESET = ("observation", "info")
+_STEP = ("observation", "reward", "terminated", "truncated", "info")
+
+
+def _values(method: str, names: tuple[str, ...], returned: Any) -> tuple[Any, ...]:
+    """What a method of an environment returned, if it is a tuple of what the names say."""
+    if not isinstance(returned, tuple) or len(returned) != len(names):
+        found = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else type(returned).__name__
+        raise TypeError(f"{method} returned {found}, but it must return the tuple ({', '.join(names)})")
+    return returned
+
+
+def _number(reward: Any) -> float:
+    """A reward as a number, also where it is an array of one."""
+    try:
+        return float(np.asarray(reward, dtype=np.float64).reshape(()))
+    except (TypeError, ValueError):
+        raise TypeError(f"the reward is {reward!r}, but it must be a number") from None
+
+
 class ActionRepeat(gymnasium.Wrapper):
     """Takes each action `repeat` times: rewards are summed, the last observation is shown, an end is an end at once."""
 
@@ -106,8 +130,8 @@ class ActionRepeat(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         total = 0.0
         for _ in range(self._repeat):
-            observation, reward, terminated, truncated, info = self.env.step(action)
-            total += float(reward)
+            observation, reward, terminated, truncated, info = _values("step", _STEP, self.env.step(action))
+            total += _number(reward)
             if terminated or truncated:
                 break
         return observation, total, terminated, truncated, info

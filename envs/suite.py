@@ -31,7 +31,21 @@ class EngineFailed(RuntimeError):
 
 
 class EnvironmentFailed(EngineFailed):
-    """An environment did what none may do; the message names its task, the stream and the step."""
+    """An environment raised an error, or did what none may do; the message names its task.
+
+    Args:
+        sentence: the message.
+        details: the environment's own traceback; empty where it raised nothing.
+        never_worked: whether it failed before its second step: nothing of it can be used.
+    """
+
+    def __init__(self, sentence: str, details: str = "", never_worked: bool = False) -> None:
+        # All of them, so that the error keeps them on its way from another process.
+        super().__init__(sentence, details, never_worked)
+        self.details, self.never_worked = details, never_worked
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 def missing_modules(*modules: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -25,8 +25,9 @@ from r2ac.launch.commands.sweep import sweep_command
 from r2ac.launch.commands.train import train_command
 from r2ac.launch.commands.watch import watch_command
 from r2ac.launch.config import ConfigError
-from r2ac.launch.errors import RunError
+from r2ac.launch.errors import RunError, with_details_kept
 from r2ac.launch.fetched import local_copies
+from r2ac.launch.output import safe_output
 from r2ac.launch.supervisor import TRY_AGAIN, exit_code, restarts
 from r2ac.launch.train import RUN_FAILURES, failure_code
 from r2ac.learner.checkpoint import CheckpointError
@@ -79,6 +80,11 @@ COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (2 for bad input, told in one sentence; 1 for a run that failed)."""
+    with safe_output():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     # A file has no width: tables need not be cut to that of a terminal.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     errors = Console(stderr=True, highlight=False)
@@ -100,14 +106,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A cluster that was there when the training began may come back.
         return TRY_AGAIN if isinstance(error, ConnectionFailed) and restarts() else 2
     except RUN_FAILURES as error:
-        errors.print(f"r2ac: {error}", markup=False, soft_wrap=True)
+        errors.print(f"r2ac: {with_details_kept(error)}", markup=False, soft_wrap=True)
         return exit_code(failure_code(error))
-    except BrokenPipeError:
-        # Whoever read the output, such as `head`, has read enough.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
         return 130
+    except SystemExit as error:
+        # Ray's own handler of SIGTERM, while it starts, exits with the bare number.
+        if error.code == signal.SIGTERM:
+            return 128 + signal.SIGTERM
+        raise
     except Exception:
         if restarts() is None:
             raise

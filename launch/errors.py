@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from pathlib import Path
+
+from r2ac.envs import EnvironmentFailed
+
 
 class RunError(ValueError):
     """A command cannot do what it was asked; the message is one sentence that says why and what is allowed."""
@@ -31,3 +37,25 @@ def os_reason(error: OSError) -> str:
         # What mkdir says of a regular file in its way, File exists, misleads.
         return "a file stands where a folder should be"
     return error.strerror or str(error)
+
+
+def with_details_kept(error: Exception, folder: Path | None = None) -> str:
+    """What an error says; of an environment's error with its traceback, which is written into a file, also where.
+
+    Args:
+        error: any.
+        folder: of the run, which gets ``environment-error.txt``; None for a temporary file.
+    """
+    if not isinstance(error, EnvironmentFailed) or not error.details:
+        return str(error)
+    try:
+        if folder is None:
+            descriptor, name = tempfile.mkstemp(prefix="r2ac-environment-error-", suffix=".txt")
+            os.close(descriptor)
+            path = Path(name)
+        else:
+            path = folder / "environment-error.txt"
+        path.write_text(error.details, encoding="utf-8")
+    except OSError:
+        return str(error)
+    return f"{error} (its traceback is in {path})"

@@ -8,12 +8,25 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a run to stop: Ctrl-C, a cluster's request, a terminal that is closed."""
+
+
+def stops_here() -> list[signal.Signals]:
+    """Those that this process is to obey: SIGHUP stays ignored where it is, as under `nohup`."""
+    return [each for each in STOPS if each != signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN]
+
+
+class StoppedAtOnce(KeyboardInterrupt):
+    """A second Ctrl-C, while the run was about to save and end."""
+
 
 class StopSignals:
-    """Within this context SIGINT (Ctrl-C) and SIGTERM are noted, so that a run can save and end in order.
+    """Within this context SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is gone) are noted, so that a run can save
+    and end in order.
 
-    A second SIGINT ends the program at once. On another thread than the main one, which alone gets signals, only
-    ``also`` is asked.
+    A second SIGINT ends the program at once, by StoppedAtOnce. On another thread than the main one, which alone gets
+    signals, only ``also`` is asked.
 
     Args:
         also: tells whether something else asks the run to stop.
@@ -37,7 +50,7 @@ class StopSignals:
         """Take the signals; again where another library, such as Ray as it starts, has put in its own handlers."""
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stops_here():
             before = signal.signal(number, self._note)
             self._before.setdefault(number, before)
 
@@ -49,6 +62,6 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
+            raise StoppedAtOnce
         if self.received is None:
             self.received = signal.Signals(number)

@@ -20,11 +20,10 @@ from typing import Any
 
 from rich.console import Console
 
+from r2ac.launch.signals import STOPS, stops_here
+
 TRY_AGAIN = os.EX_TEMPFAIL
 """Exit code of a supervised training that failed in a way that another try may mend."""
-STOPS = (signal.SIGINT, signal.SIGTERM)
-"""What asks a training to save and to end; after these it is not started again."""
-
 _VARIABLE = "R2AC_SUPERVISED"
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36  # numbers of Linux's prctl.h
 _LONGEST_PAUSE = 30.0
@@ -164,7 +163,7 @@ class _Stops:
         return self.received
 
     def __enter__(self) -> _Stops:
-        self._before = {number: signal.signal(number, self._note) for number in STOPS}
+        self._before = {number: signal.signal(number, self._note) for number in stops_here()}
         return self
 
     def __exit__(

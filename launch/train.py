@@ -11,13 +11,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 
 from r2ac.agents import ObservationSpec
-from r2ac.envs import EngineFailed, make_vector
+from r2ac.envs import EngineFailed, EnvironmentFailed, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
-from r2ac.launch.errors import LearnersLost, RunDirectoryError, RunUnwritable
+from r2ac.launch.errors import LearnersLost, RunDirectoryError, RunUnwritable, with_details_kept
 from r2ac.launch.following import Follower
 from r2ac.launch.loading import agent_of_shapes, learner_device, load_agent, load_encoder, make_agent
 from r2ac.launch.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget, print_budget
@@ -60,7 +61,10 @@ FINAL_FAILURES = (TrainingDiverged, CaptureFailed)
 
 
 def failure_code(error: BaseException) -> int:
-    """The exit code of what ended a run: TRY_AGAIN where it may go better from the newest checkpoint, else 1."""
+    """The exit code of what ended a run: TRY_AGAIN where it may go better from the newest checkpoint, 2 where its
+    environment never worked, else 1."""
+    if isinstance(error, EnvironmentFailed) and error.never_worked:
+        return 2
     return TRY_AGAIN if isinstance(error, RUN_FAILURES) and not isinstance(error, FINAL_FAILURES) else 1
 
 
@@ -220,8 +224,14 @@ def learn(
             records = Records(run, metrics, front.progress, front.follower, front.mirror, again)
         publisher = stack.enter_context(closing(make_publisher(share, batches, learner)))
         training = Training(config, learner, Rollouts(source, batches, publisher), peers, records, counters)
+        began = learner.updates
         try:
             return training.loop(stop_requested)
+        except EnvironmentFailed as error:
+            if front is None:
+                raise
+            sentence = with_details_kept(error, run.path)
+            raise EnvironmentFailed(sentence, "", error.never_worked and learner.updates == began) from error
         except (RunDirectoryError, CheckpointError) as error:
             if not any(run.checkpoints.glob("step_*")):
                 run.discard()
@@ -265,9 +275,15 @@ def new_run_path(config: TrainConfig[Any]) -> AbstractContextManager[Path]:
 
 
 def observation_spec(config: TrainConfig[Any]) -> ObservationSpec:
+    """What the environment shows and takes. Raises EnvironmentFailed where one that no suite lists cannot make a step:
+    before there is a run."""
     # One stream of each task, so that all are seen to show the same.
-    env = make_vector(config.task, len(config.tasks), config.seed, options=config.env)
+    count = len(config.tasks)
+    env = make_vector(config.task, count, config.seed, options=config.env)
     try:
+        if config.tasks[0].suite.look_up is not None:
+            env.reset()
+            env.step(np.zeros(count, dtype=np.int64))
         return ObservationSpec.of(env)
     finally:
         env.close()

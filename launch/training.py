@@ -13,6 +13,7 @@ import torch
 
 from r2ac.envs import EngineFailed, frames_per_step
 from r2ac.launch.config import TrainConfig
+from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.following import Follower
 from r2ac.launch.metrics import MetricsWriter
 from r2ac.launch.mirror import Mirror
@@ -23,11 +24,13 @@ from r2ac.launch.rollouts.inference_pool import InferenceFailed
 from r2ac.launch.rollouts.publisher import WeightsPublisher
 from r2ac.launch.rollouts.rollout_source import ActorsLost, RolloutSource
 from r2ac.launch.run_directory import RunDirectory
+from r2ac.launch.signals import StoppedAtOnce
 from r2ac.launch.training_log import COUNTED, TrainingLog
 from r2ac.launch.watching.training_video import film_episode
-from r2ac.learner import Learner, Peers, PeersLost, TrainingDiverged
+from r2ac.learner import Learner, Peers, TrainingDiverged
 from r2ac.learner.checkpoint import (
     Checkpoint,
+    CheckpointError,
     checkpoint_path,
     latest_checkpoint,
     prune_checkpoints,
@@ -138,8 +141,8 @@ class Training:
         self._profile_summary: ProfileSummary | None = None
 
     def loop(self, stop_requested: Callable[[], bool]) -> Summary | None:
-        """Learn from batch after batch until the run's end or until asked to stop, then save; also where the run cannot
-        go on.
+        """Learn from batch after batch until the run's end or until asked to stop, then save; also where anything else
+        ends it, but a second Ctrl-C.
 
         Returns:
             What became of it; None but for the first learner.
@@ -148,6 +151,7 @@ class Training:
             TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed: where the run cannot go on, after a checkpoint.
             PeersLost: where another learner is gone; also after a checkpoint, but on a GPU, whose state is not known
                 then.
+            RunDirectoryError, CheckpointError: where the run can no longer be written.
         """
         self._publish()
         self._show()
@@ -164,16 +168,27 @@ class Training:
                     break
                 self._learn(batch)
             self._learner.check()
+        except (StoppedAtOnce, RunDirectoryError, CheckpointError):
+            raise
         except (TrainingDiverged, *_NO_ROLLOUTS):
+            # All learners are here.
             self._finish()
             raise
-        except PeersLost:
-            # This learner is where the last whole update left it.
-            if self._records is not None and self._learner.device.type == "cpu":
-                self._save(self._records)
+        except BaseException:
+            # The error that ends the run is worth more than one of saving, as on a device that has failed.
+            with suppress(Exception):
+                self._save_alone()
             raise
         self._finish()
         return self._summary()
+
+    def _save_alone(self) -> None:
+        """Save without the other learners, who may be gone; not on a GPU then, whose state is not known."""
+        if self._peers.size == 1:
+            self._finish()
+        elif self._records is not None and self._learner.device.type == "cpu":
+            # This learner is where the last whole update left it.
+            self._save(self._records)
 
     def _next_batch(self, stop_requested: Callable[[], bool]) -> ReadyBatch | None:
         """The next batch; None at all learners where one of them has none, so that they stop at the same update."""

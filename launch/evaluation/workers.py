@@ -13,9 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from r2ac.envs import EngineFailed
+from r2ac.envs import EngineFailed, EnvironmentFailed
 from r2ac.launch.cluster import gpu_share
 from r2ac.launch.config import ConfigError
+from r2ac.launch.errors import with_details_kept
 from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, play
 from r2ac.launch.evaluation.plan import BAD_INPUT, Failure
 from r2ac.launch.process import set_up_process
@@ -230,7 +231,8 @@ def _failure(error: Exception, unit: Unit) -> Failure:
         return Failure(str(error), bad_input=True)
     where = f"{unit.evaluation.checkpoint} on {unit.evaluation.task}"
     if isinstance(error, EngineFailed):
-        return Failure(f"{where}: {error}", bad_input=False)
+        never_worked = isinstance(error, EnvironmentFailed) and error.never_worked
+        return Failure(f"{where}: {with_details_kept(error)}", bad_input=never_worked)
     # Nothing that is known to happen: what it was is worth more than a sentence.
     _LOG.error("%s failed", where, exc_info=error)
     return Failure(f"{where}: {error!r}", bad_input=False)

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
+from r2ac.envs import EnvironmentFailed
 from r2ac.launch import cluster
 from r2ac.launch.cluster import installed_version
 from r2ac.launch.errors import last_line, os_reason
@@ -364,10 +365,13 @@ class RaySource:
             raise ActorsLost(f"rollout actor {index} died and cannot be started anew: {error}") from error
 
     def _check_can_live(self, index: int, error: Exception | None) -> None:
-        """Raise ActorsLost for what will happen again: the actor's own error, or a node that is not as it must be."""
+        """Raise ActorsLost for what will happen again: the actor's own error, or a node that is not as it must be; and
+        EnvironmentFailed as the actor did."""
         cause, errors = getattr(error, "cause", None), self._ray.exceptions
         if isinstance(cause, WrongVersion):
             raise ActorsLost(str(cause)) from error
+        if isinstance(cause, EnvironmentFailed):
+            raise cause
         if error is not None and "No module named 'r2ac" in str(error):
             raise ActorsLost(f"a node of the Ray cluster lacks r2ac {self._config.version}: {last_line(error)}")
         # An error of Ray's in the actor, such as weights that were lost with a node, is none of its own.
