@@ -6,7 +6,7 @@ kernels of their tensors' device (:mod:`r2ac.kernels.choice`); each kernel has a
 """
 
 from r2ac.kernels.block import block_backward_scan, block_decay_products, complex_blocks
-from r2ac.kernels.choice import REFERENCE, Kernels, kernels_for
+from r2ac.kernels.choice import REFERENCE, Kernels, UnknownKernels, kernels_for
 from r2ac.kernels.elstm import BackwardScan
 from r2ac.kernels.operators import (
     backward_scan,
@@ -37,6 +37,7 @@ __all__ = [
     "Linearisation",
     "Sensitivities",
     "StepByStepRTRL",
+    "UnknownKernels",
     "backward_scan",
     "block_backward_scan",
     "block_decay_products",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sysconfig
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +17,10 @@ from torch import Tensor
 
 from r2ac.kernels import block, elstm, scan, sensitivity
 from r2ac.kernels.elstm import BackwardScan
+
+
+class UnknownKernels(ValueError):
+    """``R2AC_KERNELS`` names no implementation that can be asked for."""
 
 
 class _Pass(Protocol):
@@ -101,10 +108,18 @@ def kernels_for(tensor: Tensor) -> Kernels:
     """The kernels for tensors like this one.
 
     float32 on an NVIDIA GPU takes Triton; float32 and float64 on a CPU take compiled C++; everything else, and a
-    machine without Triton or a C++ compiler, takes the reference. ``R2AC_KERNELS=reference`` in the environment
-    takes the reference always.
+    machine without what these two need, takes the reference, with a warning. ``R2AC_KERNELS=reference`` in the
+    environment takes the reference always.
+
+    Raises:
+        UnknownKernels: if ``R2AC_KERNELS`` has another value.
     """
-    if os.environ.get("R2AC_KERNELS") == "reference":
+    asked = os.environ.get("R2AC_KERNELS", "")
+    if asked not in ("", REFERENCE.name):
+        raise UnknownKernels(
+            f"R2AC_KERNELS is {asked!r}: it must be 'reference', or unset for the fastest kernels of the device"
+        )
+    if asked:
         return REFERENCE
     if tensor.device.type == "cuda" and tensor.dtype == torch.float32:
         return _triton() or REFERENCE
@@ -115,12 +130,34 @@ def kernels_for(tensor: Tensor) -> Kernels:
 
 @cache
 def _triton() -> Kernels | None:
-    if find_spec("triton") is None or torch.version.cuda is None:
-        warnings.warn("the recurrence runs in plain PyTorch, many launches a step: Triton is missing", stacklevel=2)
+    reason = _missing_for_triton()
+    if reason is not None:
+        warnings.warn(f"the recurrence runs in plain PyTorch, many launches a step: {reason}", stacklevel=2)
         return None
     from r2ac.kernels import triton_scan, triton_sensitivity
 
     return _from_modules("triton", triton_scan, triton_sensitivity, triton_sensitivity.block_sensitivity_pass_)
+
+
+def _missing_for_triton() -> str | None:
+    """What keeps Triton from launching a kernel, in one sentence; None where nothing does.
+
+    At the first launch Triton compiles C code of its own, against Python's header files, with the compiler of CC, or
+    else gcc or clang. What may lie in its cache from an earlier run is not counted on.
+    """
+    if find_spec("triton") is None or torch.version.cuda is None:
+        return "Triton is missing"
+    compiler = os.environ.get("CC", shutil.which("gcc") or shutil.which("clang") or "")
+    if not compiler:
+        return "Triton needs a C compiler, and there is none (CC, gcc, clang); install gcc"
+    command = [compiler, "-fsyntax-only", f"-I{sysconfig.get_path('include', 'posix_prefix')}", "-x", "c", "-"]
+    try:
+        done = subprocess.run(command, input="#include <Python.h>\n", capture_output=True, text=True, check=False)
+    except OSError as error:
+        return f"Triton needs a C compiler, and {compiler} cannot be run: {error.strerror}; install gcc, or set CC"
+    if done.returncode != 0:
+        return f"Triton needs Python's header files, and {compiler} does not find Python.h; install python3-dev"
+    return None
 
 
 @cache

@@ -11,6 +11,7 @@ from importlib.metadata import version
 from rich.console import Console
 
 from r2ac.envs import InvalidOption, MissingPackage, UnknownTask
+from r2ac.kernels import UnknownKernels
 from r2ac.launch.cluster import ConnectionFailed
 from r2ac.launch.commands.bench import bench_command
 from r2ac.launch.commands.cluster import cluster_command
@@ -59,7 +60,10 @@ r2ac COMMAND --help lists the flags of a command, r2ac train TASK --help those o
 """
 
 # Whatever the user can mend is told in one sentence, with exit code 2.
-USER_ERRORS = (UnknownTask, InvalidOption, MissingPackage, ConfigError, ConnectionFailed, RunError, CheckpointError)
+USER_ERRORS = (
+    *(UnknownTask, InvalidOption, MissingPackage, UnknownKernels),
+    *(ConfigError, ConnectionFailed, RunError, CheckpointError),
+)
 
 
 COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {

@@ -184,11 +184,6 @@ def test_the_whole_of_rtrl_on_tritons_kernels_is_step_by_step_rtrl(monkeypatch: 
         assert (mine - exact).norm() <= 1e-5 * exact.norm()  # type: ignore[operator]
 
 
-def test_the_reference_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("R2AC_KERNELS", "reference")
-    assert kernels_for(torch.zeros(1)) is REFERENCE
-
-
 def test_a_machine_without_a_compiler_still_learns() -> None:
     """In a process of its own, because a library that was loaded stays."""
     code = (

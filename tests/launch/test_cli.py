@@ -35,6 +35,13 @@ def refused(capsys: Capture, arguments: list[str]) -> str:
     return captured.err
 
 
+def test_kernels_that_there_are_not(capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("R2AC_KERNELS", "typo")
+    arguments = ["train", "memory/tmaze", *HERE, "--run-dir", str(tmp_path / "run")]
+    assert "R2AC_KERNELS is 'typo': it must be 'reference', or unset" in refused(capsys, arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
 def unreadable(capsys: Capture, arguments: list[str]) -> str:
     """What the parser of the flags says on standard error; it ends the program itself."""
     capsys.readouterr()
