@@ -12,7 +12,7 @@ from report import Column, Goal, Row, own_columns, scaled
 from torch import Tensor
 
 from r2ac.kernels.operators import sensitivity_pass_ as device_pass_
-from r2ac.kernels.sensitivity import sensitivity_pass_
+from r2ac.kernels.sensitivity import Sensitivities, sensitivity_pass_
 
 K = 2
 PASS, COPY, PRODUCT, PLAIN, FUSED = "pass", "copy", "product", "plain step", "fused step"
@@ -47,7 +47,7 @@ class PassInputs:
             return [torch.randn(*shape, device=device).mul_(scale) for _ in range(sets)]
 
         return PassInputs(
-            torch.randn(sets * batch, K, hidden, inputs, device=device).to(storage),
+            Sensitivities.zeros(sets * batch, K, hidden, inputs, device, storage).input_weight.normal_(),
             list(torch.arange(sets * batch, device=device).split(batch)),
             torch.zeros(batch, dtype=torch.bool, device=device),
             each(batch, hidden),
@@ -115,7 +115,7 @@ def measure_pass(
     release_memory(device)
     given = PassInputs.draw(batch, steps, hidden, inputs, device)
     given.check()
-    target = torch.ones_like(given.matrix).split(batch)
+    source, target = (torch.ones(given.matrix.shape, device=device).split(batch) for _ in range(2))
     # As many operations as all the sums over t together; in its shape the product of the gradient inside the rollout.
     left = torch.randn(K * hidden, steps * batch, device=device)
     right = torch.randn(steps * batch, inputs, device=device)
@@ -132,7 +132,7 @@ def measure_pass(
 
     runs: dict[str, Run] = {
         PASS: rotating(given.run, given.sets),
-        COPY: rotating(lambda i: target[i].copy_(given.rows(i)), given.sets),
+        COPY: rotating(lambda i: target[i].copy_(source[i]), given.sets),
         PRODUCT: lambda: torch.mm(left, right, out=product),
         PLAIN: step(lean_advance),
     }

@@ -8,7 +8,8 @@ algorithm for fully recurrent continually running networks").
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class Sensitivities:
         dtype: torch.dtype | None = None,
     ) -> Sensitivities:
         """The sensitivities of ``batch`` streams that have seen nothing yet."""
-        matrix = torch.zeros(batch, gates, hidden, inputs, device=device, dtype=dtype)
+        matrix = _zero_rows((batch, gates, hidden, inputs), device, dtype)
         vectors = torch.zeros(2, batch, gates, hidden, device=device, dtype=dtype)
         return Sensitivities(matrix, vectors[0], vectors[1])
 
@@ -47,11 +48,34 @@ class Sensitivities:
 
     def stored_as(self, dtype: torch.dtype) -> Sensitivities:
         """The same with the input weights' sensitivities, nearly all of the memory, stored in another dtype."""
-        return Sensitivities(self.input_weight.to(dtype), self.recurrent_weight, self.bias)
+        matrix = _zero_rows(self.input_weight.shape, self.input_weight.device, dtype)
+        return Sensitivities(matrix.copy_(self.input_weight), self.recurrent_weight, self.bias)
 
-    def nbytes(self) -> int:
-        """Bytes that the three arrays hold."""
-        return sum(getattr(self, field.name).nbytes for field in fields(self))
+    def nbytes(self, device: torch.device | None = None) -> int:
+        """Bytes that the three arrays take, with what lies between their rows.
+
+        Args:
+            device: the device that is asked about, where it is not their own.
+        """
+        matrix, *vectors = self.tensors()
+        inputs = matrix.shape[-1]
+        rows = matrix.shape[:-1].numel() * row_stride(inputs, device or matrix.device)
+        return rows * matrix.itemsize + sum(vector.nbytes for vector in vectors)
+
+
+def row_stride(inputs: int, device: torch.device) -> int:
+    """Numbers from one row of S, of D numbers, to the next: on a GPU the next multiple of 8.
+
+    Every row then begins at an address that loads of 128 bits can have, also in bfloat16.
+    """
+    return -(-inputs // 8) * 8 if device.type == "cuda" else inputs
+
+
+def _zero_rows(shape: Sequence[int], device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
+    """Zeros [..., D] for S, with rows :func:`row_stride` apart."""
+    *outer, inputs = shape
+    stride = row_stride(inputs, torch.get_default_device() if device is None else device)
+    return torch.zeros(*outer, stride, device=device, dtype=dtype)[..., :inputs]
 
 
 def jump(before: Sensitivities, linear: Linearisation, inputs: Tensor, previous: Tensor) -> Sensitivities:

@@ -9,12 +9,15 @@ a stream, forms the sum over t while that is on its way, and writes the tile in 
 its registers, and every sum has a fixed order. The sums' operands come from the L2 cache, 4*T*(rows + inputs) bytes a
 visit beside the tile's own 8*rows*inputs.
 
-S is stored in float32 or bfloat16; all arithmetic is in float32. Only the sum over t goes to the tensor cores, in the
-precision of ``torch.get_float32_matmul_precision()``:
+S is stored in float32 or bfloat16; all arithmetic is in float32. Its rows may be further apart than D: where they begin
+at multiples of 8 numbers, a thread loads 4 neighbours at once, whose addresses take few registers. Only the sum over t
+goes to the tensor cores, in the precision of ``torch.get_float32_matmul_precision()``:
 
-    "highest"         tf32x3. An operand is v = v1 + v2 + r with v1 its rounding to tf32's 11 bits, v2 the rest cut to
-                      11 bits, so that |v2| <= 2^-11 |v| and |r| <= 2^-21 |v|. Three products leave out v2 w2 and what
-                      has an r in it, (2^-22 + 2 * 2^-21) |v w| < 1.2e-6 |v w|: near what float32 sums lose themselves.
+    "highest"         tf32x3. An operand is v = v1 + v2 + r with v1 its rounding to tf32's 11 bits, by arithmetic on
+                      its bits, and v2 the rest v - v1, which is exact, cut to 11 bits by the unit, so that
+                      |v2| <= 2^-11 |v| and |r| <= 2^-21 |v|. Three products leave out v2 w2 and what has an r in it,
+                      (2^-22 + 2 * 2^-21) |v w| < 1.2e-6 |v w|: near what float32 sums lose themselves. What is not
+                      finite stays so; finite numbers above (2 - 2^-11) 2^127 round to infinity.
     "high", "medium"  tf32. The unit cuts both operands to 11 bits: an error up to 2 * 2^-10 |v w|, in the norm some
                       5e-4, and toward zero.
 
@@ -25,7 +28,7 @@ Names: ``p_`` a pointer, ``b_`` a block of values, ``i_`` an index, ``o_`` an of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -34,7 +37,7 @@ from torch import Tensor
 
 _PRODUCT = 16
 """The fewest steps that are worth a product of the tensor cores, which take them in eights and sixteens."""
-_TALLEST = 256
+_TALLEST = 128
 """Rows of a tile at most, so that its operands leave room in shared memory for another program's."""
 
 
@@ -62,10 +65,10 @@ class Tiles:
 def tiles(batch: int, rows: int, inputs: int, steps: int, parts: int = 1) -> Tiles:
     """The tiles of a pass, from its shapes alone: the same sums in the same order on every run and machine.
 
-    A tile of 64 x 64 and four warps is 32 numbers a thread, of each of: the tile, the term, and the product with its
-    correction. That is what 255 registers hold, and two such programs fit on a multiprocessor, so that one moves bytes
-    while the other multiplies. Outer products need no correction and few operands: smaller tiles, more programs.
-    A block pass holds both halves of a pair, at half the rows.
+    A tile of 64 x 64 and four warps is 32 numbers a thread, of each of: the tile, the term, the product, and its next
+    part. That is what 255 registers hold, and two such programs fit on a multiprocessor, so that one moves bytes while
+    the other multiplies. Outer products need no parts and few operands: smaller tiles, more programs. A block pass
+    holds both halves of a pair, at half the rows.
 
     There are seldom enough tiles to fill the 132 multiprocessors of a Hopper GPU; more programs share out the streams.
     With ``splits`` groups the pass takes ceil(programs / slots) rounds of ceil(batch / splits) visits; what a program
@@ -76,14 +79,14 @@ def tiles(batch: int, rows: int, inputs: int, steps: int, parts: int = 1) -> Til
         parts: 1, or 2 for the pass over 2x2 blocks.
     """
     product = steps >= _PRODUCT
-    height, width, slots = (64 // parts, 64, 2 * 132) if product else (32 // parts, 64, 4 * 132)
-    programs = _programs(rows, inputs, Tiles(height, width, _PRODUCT if product else 1, 1, 4, 3))
+    whole = Tiles(64 // parts, 64, _PRODUCT, 1, 4, 2) if product else Tiles(32 // parts, 64, 1, 1, 4, 3)
+    programs, slots = _programs(rows, inputs, whole), (2 if product else 4) * 132
 
     def visits(splits: int) -> int:
         return triton.cdiv(programs * splits, slots) * (triton.cdiv(batch, splits) + 1)
 
     streams = triton.cdiv(batch, min(range(1, min(batch, 16) + 1), key=visits))
-    return Tiles(height, width, _PRODUCT if product else 1, triton.cdiv(batch, streams), 4, 3)
+    return replace(whole, splits=triton.cdiv(batch, streams))
 
 
 def sensitivity_pass_(
@@ -98,10 +101,14 @@ def sensitivity_pass_(
 ) -> Tensor:
     """:func:`r2ac.kernels.sensitivity.sensitivity_pass_` in one launch, and one sum where streams are split.
 
-    ``matrix`` is float32 or bfloat16 and contiguous, all else float32. Compiled once for each K, N and D, and for
-    ``tiles``, which :func:`tiles` chooses if they are not given; not for each T or B.
+    ``matrix`` is float32 or bfloat16, all else float32. Its rows lie at equal distances, D numbers or more; what lies
+    between them is neither read nor written. Compiled once for each K, N, D and distance, and for ``tiles``, which
+    :func:`tiles` chooses if they are not given; not for each T or B.
+
+    Raises:
+        ValueError: if the rows of ``matrix`` lie otherwise.
     """
-    return _launch(1, matrix, streams, fresh, boundary, decay, weighted, inputs, tiles)
+    return _launch(1, tiles, matrix, streams, fresh, boundary, decay, weighted, inputs)
 
 
 def block_sensitivity_pass_(
@@ -115,7 +122,7 @@ def block_sensitivity_pass_(
     tiles: Tiles | None = None,
 ) -> Tensor:
     """:func:`r2ac.kernels.block.block_sensitivity_pass_` in one launch; otherwise as :func:`sensitivity_pass_`."""
-    return _launch(2, matrix, streams, fresh, boundary, decay, weighted, inputs, tiles)
+    return _launch(2, tiles, matrix, streams, fresh, boundary, decay, weighted, inputs)
 
 
 def vector_pass_(
@@ -139,35 +146,39 @@ def vector_pass_(
     return terms
 
 
-def _launch(
-    parts: int,
-    matrix: Tensor,
-    streams: Tensor,
-    fresh: Tensor,
-    boundary: Tensor,
-    decay: Tensor,
-    weighted: Tensor,
-    inputs: Tensor,
-    chosen: Tiles | None,
-) -> Tensor:
-    if not matrix.is_contiguous():
-        raise ValueError("the sensitivities are changed in place and have to be contiguous")
+def _launch(parts: int, chosen: Tiles | None, matrix: Tensor, *operands: Tensor) -> Tensor:
     gates, hidden, width = matrix.shape[-3:]
-    steps, batch, _ = inputs.shape
+    steps, batch, _ = operands[-1].shape
     cut = chosen or tiles(batch, gates * hidden, width, steps, parts)
-    partial = inputs.new_empty(cut.splits, gates, hidden, width)
-    operands = (tensor.contiguous() for tensor in (streams, fresh, boundary, decay, weighted, inputs))
-    constants = pass_constants(gates, hidden, width, parts, cut, _precision())
+    partial = operands[-1].new_empty(cut.splits, gates, hidden, width)
+    contiguous = (tensor.contiguous() for tensor in operands)
+    constants = pass_constants(gates, hidden, width, _row_stride(matrix), parts, cut, _precision())
     grid = (_programs(gates * hidden, width, cut), cut.splits)
     sizes = steps, batch, triton.cdiv(batch, cut.splits)
+    options = {"num_warps": cut.warps, "num_stages": cut.stages}
     with torch.cuda.device_of(matrix):
-        _pass_kernel[grid](matrix, *operands, partial, *sizes, **constants, num_warps=cut.warps, num_stages=cut.stages)
+        _pass_kernel[grid](matrix, *contiguous, partial, *sizes, **constants, **options)
     return partial[0] if cut.splits == 1 else partial.sum(0)
 
 
-def pass_constants(gates: int, hidden: int, inputs: int, parts: int, cut: Tiles, precision: str) -> dict[str, object]:
-    """What the kernel is compiled for."""
-    sizes = {"N": hidden, "ROWS": gates * hidden, "D": inputs, "PARTS": parts}
+def _row_stride(matrix: Tensor) -> int:
+    """Numbers from one row of D to the next."""
+    width = matrix.shape[-1]
+    line = width if matrix.is_contiguous() else matrix.stride(-2)
+    rows = torch.empty(*matrix.shape[:-1], line, device="meta")[..., :width]
+    if line < width or not (matrix.is_contiguous() or matrix.stride() == rows.stride()):
+        raise ValueError(
+            "the sensitivities are changed in place and have to be contiguous, but for what lies between two rows: "
+            f"not of shape {list(matrix.shape)} and strides {list(matrix.stride())}"
+        )
+    return line
+
+
+def pass_constants(
+    gates: int, hidden: int, inputs: int, line: int, parts: int, cut: Tiles, precision: str
+) -> dict[str, object]:
+    """What the kernel is compiled for; ``line`` numbers lie between two rows of S."""
+    sizes = {"N": hidden, "ROWS": gates * hidden, "D": inputs, "LINE": line, "PARTS": parts}
     tail = _tail(inputs, cut)
     return {
         **sizes,
@@ -217,22 +228,17 @@ def _from_step(p_operand, t, SIZE: tl.constexpr, B, i_b):
 
 
 @triton.jit
+def _rounded(b_value):
+    """float32 values rounded to tf32's 11 bits, halves away from zero; the rest, b_value less this, is exact."""
+    return ((b_value.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
 def _gained(
-    p_weighted,
-    p_inputs,
-    T,
-    B,
-    i_b,
-    i_row,
-    i_input,
-    WIDTH: tl.constexpr,
-    ROWS: tl.constexpr,
-    D: tl.constexpr,
-    TILE: tl.constexpr,
-    WHOLE: tl.constexpr,
-    STEPS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    p_weighted, p_inputs, T, B, i_b, i_row, i_input,
+    WIDTH: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr, WHOLE: tl.constexpr,
+    STEPS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """sum_t weighted_t (x) x_t of one stream, as a tile; ``WIDTH`` numbers lie between two streams' weights."""
     HEIGHT: tl.constexpr = TILE[1] * TILE[2]
     EVEN: tl.constexpr = ROWS % HEIGHT == 0
@@ -259,41 +265,36 @@ def _gained(
             b_mask = (o_chunk_step < T - t) & ((i_input + o_input < D) | WHOLE)
             b_input = tl.load(_from_step(p_inputs, t, D, B, i_b) + o_chunk_step * (B * D) + o_input, b_mask, 0.0)
             b_input = tl.reshape(tl.permute(b_input, 0, 2, 1), [TILE[0] * TILE[3], STEPS])
-            b_product = tl.dot(b_input, b_row, b_product, input_precision=PRECISION)
+            if PRECISION == "tf32x3":
+                # A sum of its own, small parts first: the unit cuts what it adds up, additions round to the nearest.
+                b_input_high, b_row_high = _rounded(b_input), _rounded(b_row)
+                b_part = tl.dot(b_input - b_input_high, b_row_high, input_precision="tf32")
+                b_part = tl.dot(b_input_high, b_row - b_row_high, b_part, input_precision="tf32")
+                b_product += tl.dot(b_input_high, b_row_high, b_part, input_precision="tf32")
+            else:
+                b_product = tl.dot(b_input, b_row, b_product, input_precision=PRECISION)
         b_gained = tl.permute(tl.reshape(b_product, [TILE[0], TILE[3], TILE[1], TILE[2]]), 0, 2, 3, 1)
     return b_gained
 
 
 @triton.jit
 def _visit(
-    pointers,
-    T,
-    B,
-    i_first,
-    i_last,
-    i_row,
-    i_input,
-    N: tl.constexpr,
-    ROWS: tl.constexpr,
-    D: tl.constexpr,
-    PARTS: tl.constexpr,
-    TILE: tl.constexpr,
-    WHOLE: tl.constexpr,
-    STEPS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    pointers, T, B, i_first, i_last, i_row, i_input,
+    N: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, LINE: tl.constexpr, PARTS: tl.constexpr,
+    TILE: tl.constexpr, WHOLE: tl.constexpr, STEPS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     """One tile of the streams from ``i_first`` to ``i_last``; ``WHOLE`` where no column lies outside."""
     p_matrix, p_streams, p_fresh, p_boundary, p_decay, p_weighted, p_inputs, p_term = pointers
     EVEN: tl.constexpr = ROWS % (TILE[1] * TILE[2]) == 0
-    SIZE: tl.constexpr = ROWS * D
+    SIZE: tl.constexpr = ROWS * LINE
     o_row = tl.arange(0, TILE[1])[None, :, None, None] * TILE[2] + tl.arange(0, TILE[2])[None, None, :, None]
     o_input = tl.arange(0, TILE[0])[:, None, None, None] * TILE[3] + tl.arange(0, TILE[3])[None, None, None, :]
     b_inside_row = (i_row + o_row < ROWS) | EVEN
     b_inside = b_inside_row & ((i_input + o_input < D) | WHOLE)
     o_unit = (i_row + o_row) % N
     # In 64 bits, where sums do not wrap, the compiler finds the constant distances between a thread's numbers.
-    o_tile = o_row.to(tl.int64) * D + o_input.to(tl.int64)
-    o_first = i_row * D + i_input
+    o_tile = o_row.to(tl.int64) * LINE + o_input.to(tl.int64)
+    o_first = i_row * LINE + i_input
     b_term = tl.zeros(TILE, tl.float32)
     # Addresses that are kept from one stream to the next would take the registers of the tile.
     for i_b in tl.range(i_first, i_last, disable_licm=True):
@@ -322,31 +323,16 @@ def _visit(
                 tl.store(p_tile + i * SIZE, b_after.to(p_matrix.dtype.element_ty), b_inside)
             b_term += tl.load(p_boundaries, b_inside_row, 0.0) * b_before
             b_term += tl.load(p_boundaries + N, b_inside_row, 0.0) * b_other
-    tl.store(p_term + o_first + o_tile, b_term, b_inside)
+    o_tile = o_row.to(tl.int64) * D + o_input.to(tl.int64)
+    tl.store(p_term + i_row * D + i_input + o_tile, b_term, b_inside)
 
 
 @triton.jit(do_not_specialize=["T", "B", "streams_each"])
 def _pass_kernel(
-    p_matrix,
-    p_streams,
-    p_fresh,
-    p_boundary,
-    p_decay,
-    p_weighted,
-    p_inputs,
-    p_term,
-    T,
-    B,
-    streams_each,
-    N: tl.constexpr,
-    ROWS: tl.constexpr,
-    D: tl.constexpr,
-    PARTS: tl.constexpr,
-    TILE: tl.constexpr,
-    TAIL: tl.constexpr,
-    STEPS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
+    p_matrix, p_streams, p_fresh, p_boundary, p_decay, p_weighted, p_inputs, p_term, T, B, streams_each,
+    N: tl.constexpr, ROWS: tl.constexpr, D: tl.constexpr, LINE: tl.constexpr, PARTS: tl.constexpr,
+    TILE: tl.constexpr, TAIL: tl.constexpr, STEPS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
     HEIGHT: tl.constexpr = TILE[1] * TILE[2]
     INPUTS: tl.constexpr = TILE[0] * TILE[3]
     DOWN: tl.constexpr = (ROWS + HEIGHT - 1) // HEIGHT
@@ -358,27 +344,17 @@ def _pass_kernel(
     pointers = (p_matrix, p_streams, p_fresh, p_boundary, p_decay, p_weighted, p_inputs, p_partial)
     if i_tile < DOWN * ACROSS:
         i_row, i_input = i_tile % DOWN * HEIGHT, i_tile // DOWN * INPUTS
-        _visit(pointers, T, B, i_first, i_last, i_row, i_input, N, ROWS, D, PARTS, TILE, True, STEPS, PRECISION)
+        _visit(pointers, T, B, i_first, i_last, i_row, i_input, N, ROWS, D, LINE, PARTS, TILE, True, STEPS, PRECISION)
     elif TAIL is not None:
         i_row, i_input = (i_tile - DOWN * ACROSS) * (TAIL[1] * TAIL[2]), ACROSS * INPUTS
-        _visit(pointers, T, B, i_first, i_last, i_row, i_input, N, ROWS, D, PARTS, TAIL, False, STEPS, PRECISION)
+        _visit(pointers, T, B, i_first, i_last, i_row, i_input, N, ROWS, D, LINE, PARTS, TAIL, False, STEPS, PRECISION)
 
 
 @triton.jit(do_not_specialize=["B", "N", "ROWS"])
 def _vector_kernel(
-    p_recurrent,
-    p_biases,
-    p_streams,
-    p_fresh,
-    p_boundary,
-    p_decay,
-    p_gained,
-    p_terms,
-    B,
-    N,
-    ROWS,
+    p_recurrent, p_biases, p_streams, p_fresh, p_boundary, p_decay, p_gained, p_terms, B, N, ROWS,
     LINE: tl.constexpr,
-):
+):  # fmt: skip
     i_vector = tl.program_id(0).to(tl.int64)
     p_kept = p_recurrent if i_vector == 0 else p_biases
     o_row = tl.program_id(1) * LINE + tl.arange(0, LINE)

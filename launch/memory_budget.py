@@ -110,7 +110,7 @@ def memory_budget(
     device = device or weights[0].device
     one = RolloutLayout(config.rollout_length, config.batch_size, spec, agent.core.cell_size).nbytes()
     on_gpu = device.type == "cuda"
-    parts = [*_learner_parts(config, agent, spec), *_batch_parts(config, one, on_gpu=on_gpu)]
+    parts = [*_learner_parts(config, agent, spec, device), *_batch_parts(config, one, on_gpu=on_gpu)]
     queued = RolloutLayout(config.rollout_length, config.streams_per_actor, spec, agent.core.cell_size).nbytes()
     parts += _queue_parts(config, queued, weights_bytes=nbytes)
     workers = config.inference_workers if acts_on_workers(config, spec) else 0
@@ -230,7 +230,9 @@ def memory_text(nbytes: int) -> str:
     return f"{rounded / 1e3:.3g} kB"
 
 
-def _learner_parts(config: TrainConfig[Any], agent: Agent, spec: ObservationSpec) -> Iterator[Part]:
+def _learner_parts(
+    config: TrainConfig[Any], agent: Agent, spec: ObservationSpec, device: torch.device
+) -> Iterator[Part]:
     # A learner of shapes alone: what it allocates has sizes, but takes no memory.
     shapes = Learner(copy.deepcopy(agent).to("meta"), config.learner, config.num_streams, config.total_steps)
     trained = sum(weight.nbytes for weight in shapes.parameters)
@@ -241,7 +243,7 @@ def _learner_parts(config: TrainConfig[Any], agent: Agent, spec: ObservationSpec
     yield Part(
         f"{'sensitivities' if rtrl else 'cells'} of {config.num_streams} streams",
         "device",
-        shapes.carries.nbytes(),
+        shapes.carries.nbytes(device),
         fewer + bfloat16 if rtrl and config.learner.sensitivity_storage == "float32" else fewer,
     )
     # Weights and optimiser state twice: an update keeps them as they were, in case it must be undone.

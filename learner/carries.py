@@ -95,10 +95,10 @@ class CarryStore:
         self._carry.cell[streams] = carry.cell
         self._spoilt[streams] = ~kept
 
-    def nbytes(self) -> int:
-        """Bytes that the carries hold."""
+    def nbytes(self, device: torch.device | None = None) -> int:
+        """Bytes that the carries hold, or would hold on another device."""
         sensitivities = self._carry.sensitivities
-        return self._carry.cell.nbytes + (sensitivities.nbytes() if sensitivities is not None else 0)
+        return self._carry.cell.nbytes + (sensitivities.nbytes(device) if sensitivities is not None else 0)
 
     def _check(self, stream: np.ndarray) -> None:
         known, numbers = len(self.next_sequence), stream.tolist()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,9 +22,10 @@ from r2ac.kernels import (
     elstm_scan,
     jump,
     rollout_gradient,
+    sensitivity,
 )
 from r2ac.kernels.scan import backward_scan
-from r2ac.kernels.sensitivity import sensitivity_pass_, vector_pass_
+from r2ac.kernels.sensitivity import row_stride, sensitivity_pass_, vector_pass_
 
 DOUBLE = torch.float64
 
@@ -254,3 +256,19 @@ def test_zeros_and_bytes() -> None:
     assert zeros.nbytes() == 8 * 3 * 2 * 5 * (7 + 1 + 1)
     zeros.recurrent_weight.fill_(1)
     assert zeros.bias.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_begin_at_multiples_of_8_numbers_on_a_gpu(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    """And the bytes between them are counted, also by a machine that only asks; on a CPU there are none."""
+    gpu, vectors = torch.device("cuda"), 4 * 2 * 3 * 2 * 5
+    here = Sensitivities.zeros(3, 2, 5, 257).stored_as(dtype)
+    assert here.input_weight.is_contiguous()
+    assert here.nbytes() == dtype.itemsize * 3 * 2 * 5 * 257 + vectors
+    assert here.nbytes(gpu) == dtype.itemsize * 3 * 2 * 5 * 264 + vectors
+    monkeypatch.setattr(sensitivity, "row_stride", lambda inputs, _: row_stride(inputs, gpu))
+    there = Sensitivities.zeros(3, 2, 5, 257).stored_as(dtype)
+    assert there.input_weight.shape == here.input_weight.shape
+    assert there.input_weight.stride() == (2 * 5 * 264, 5 * 264, 264, 1)
+    assert there.input_weight.dtype == dtype
+    assert there.nbytes() == here.nbytes(gpu)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from r2ac.kernels import block, sensitivity
 pytest.importorskip("triton", reason="Triton has no build for this machine")
 
 from r2ac.kernels import triton_sensitivity
+from r2ac.kernels.sensitivity import row_stride
 from r2ac.kernels.triton_sensitivity import Tiles, tiles
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -199,8 +201,26 @@ def test_operands_may_be_views_and_the_sensitivities_may_not() -> None:
     viewed, expected = (replace(drawn, operands=operands).triton() for operands in (views, plain))
     assert torch.equal(viewed[0][drawn.streams], expected[0][drawn.streams])
     assert torch.equal(viewed[1], expected[1])
-    with pytest.raises(ValueError, match="contiguous"):
-        triton_sensitivity.sensitivity_pass_(drawn.matrix.mT.contiguous().mT, drawn.streams, drawn.fresh, *plain)
+    store = drawn.matrix
+    for rows in (store.mT.contiguous().mT, store[..., :1].expand_as(store), torch.cat((store, store), 1)[:, ::2]):
+        with pytest.raises(ValueError, match=r"contiguous, .* not of shape \[4, 2, 5, 6\] and strides"):
+            triton_sensitivity.sensitivity_pass_(rows, drawn.streams, drawn.fresh, *plain)
+
+
+@PARTS
+@pytest.mark.parametrize("steps", [2, 20])
+def test_what_lies_between_two_rows_is_neither_read_nor_written(parts: int, steps: int) -> None:
+    """Rows at multiples of 8 numbers, as on a GPU, in a store of NaN."""
+    drawn = case(parts, 2, 37, 65, steps, 3, Random(steps))
+    matrix, term = drawn.triton()
+    streams, *shape, inputs = drawn.matrix.shape
+    store = torch.full((streams + 2, *shape, row_stride(inputs, torch.device("cuda"))), torch.nan, device=DEVICE)
+    assert store.shape[-1] == 72
+    rows = store[1:-1, ..., :inputs].copy_(drawn.matrix)
+    assert torch.equal(TRITON[parts](rows, drawn.streams, drawn.fresh, *drawn.operands), term)
+    assert torch.equal(rows[drawn.streams], matrix[drawn.streams])
+    rows.fill_(torch.nan)
+    assert store.isnan().all()
 
 
 @given(*(st.integers(1, most) for most in (300, 4000, 600, 200)), st.sampled_from((1, 2)))
@@ -240,6 +260,54 @@ def test_what_the_tensor_cores_precisions_lose(steps: int) -> None:
     one = bits_of(rows, 11, nearest=False) @ bits_of(inputs, 11, nearest=False)
     assert ((one - exact).abs() <= 2e-3 * size).all()
     assert 2e-4 * exact.norm() <= (one - exact).norm() <= 1e-3 * exact.norm()
+
+
+@pytest.fixture
+def tensor_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Triton is interpreted, products cut their operands to 11 bits, as the tensor cores do."""
+    if DEVICE == "cuda":
+        return
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    product = InterpreterBuilder.create_dot
+
+    def cut(self: Any, a: Any, b: Any, *others: Any) -> Any:
+        operands = (bits_of(torch.from_numpy(operand.data), 11, nearest=False).float() for operand in (a, b))
+        return product(self, *(TensorHandle(operand.numpy(), a.dtype) for operand in operands), *others)
+
+    monkeypatch.setattr(InterpreterBuilder, "create_dot", cut)
+
+
+@pytest.mark.usefixtures("tensor_cores")
+@PARTS
+@pytest.mark.parametrize("steps", [16, 100])
+def test_the_whole_pass_with_the_tensor_cores_precision(parts: int, steps: int, tolerance: float) -> None:
+    """Products of three parts come to what float32 gives, and the one of "high" to far less."""
+    drawn = case(parts, 2, 32, 64, steps, 2, Random(steps))
+    matrix, _ = drawn.triton()
+    expected, _ = drawn.reference()
+    near(matrix[drawn.streams], expected[drawn.streams], tolerance)
+    if tolerance > 1e-4:
+        error = (matrix[drawn.streams] - expected[drawn.streams]).norm()
+        assert error >= 1e-4 * expected[drawn.streams].norm()
+
+
+@pytest.mark.usefixtures("tensor_cores")
+def test_what_is_not_finite_stays_so_and_large_numbers_stay_finite() -> None:
+    """Of an unit whose weights hold one such number, every sensitivity; of the others, none."""
+    drawn = case(1, 1, 5, 7, 20, 1, Random(3))
+    drawn = replace(drawn, fresh=torch.zeros_like(drawn.fresh), matrix=torch.ones_like(drawn.matrix))
+    boundary, decay, weighted, inputs = drawn.operands
+    # Negative, and with a significand of ones, which carries into the sign where it is rounded.
+    odd = torch.tensor([-1], dtype=torch.int32).view(torch.float32)
+    values = torch.cat((torch.tensor([torch.inf, -torch.inf, torch.nan]), odd)).to(DEVICE)
+    weighted[7, 0, 0, :4] = values
+    found = drawn.triton()[0][drawn.streams][0, 0]
+    assert not found[:4].isfinite().any()
+    assert found[4].isfinite().all()
+    weighted[7, 0, 0, :4] = torch.tensor([3.4e38, -3.4e38, 1e-38, 1e38])
+    large = replace(drawn, operands=(boundary, decay, weighted, inputs / 64))
+    near(large.triton()[0][drawn.streams], large.reference()[0][drawn.streams])
 
 
 @pytest.mark.parametrize(("setting", "dot"), [("highest", "tf32x3"), ("high", "tf32"), ("medium", "tf32")])
