@@ -12,6 +12,7 @@ from r2ac.agents.elstm import ELSTM, Carry, Gradient
 from r2ac.agents.encoders import EncoderName, make_encoder
 from r2ac.agents.feedforward import FeedForward
 from r2ac.agents.instruction import InstructionEncoder
+from r2ac.agents.rewards import RewardClip, RewardTransform
 from r2ac.agents.scopes import scope
 
 
@@ -32,6 +33,10 @@ class AgentConfig:
     """Features that the encoder hands to the core, beside the last reward."""
     chrono_steps: int = 0
     """Longest time scale, in steps, over which the forget gates are spread at the start; 0: biases start at zero."""
+    reward_clip: RewardClip = 1.0
+    """Bound that rewards are clipped to, in the losses and in the core's input; none: as the environment gives them."""
+    normalise_rewards: bool = False
+    """Divide rewards, before they are clipped, by the running deviation of the discounted return."""
 
     @property
     def label(self) -> str:
@@ -86,6 +91,13 @@ class RolloutOutput:
     """Value of the observation after the last step, [B]; no gradient."""
     carry: Carry
     """The carry after step T, detached."""
+    core_input: Tensor
+    """What the core was given, [T, B, D], detached."""
+    rewards: Tensor
+    """What followed each step, as the losses take it: normalised and clipped, [T, B]."""
+    final_values: Tensor | None = None
+    """Value of the final observation of the episode that ended with each step, [T, B]; arbitrary where none did, no
+    gradient. None where the rollout has no final observations."""
 
 
 def make_core(input_size: int, config: AgentConfig) -> ELSTM | FeedForward:
@@ -104,11 +116,12 @@ def make_core(input_size: int, config: AgentConfig) -> ELSTM | FeedForward:
 class Agent(nn.Module):
     """An actor-critic that remembers.
 
-        features = encoder(observation)     h = core([features; clip(last reward, -1, 1)])
+        features = encoder(observation)     h = core([features; transform(last reward)])
         logits = policy(h)                  value = value(h)
 
-    The last reward is zero in the first step of an episode. Irie et al. 2024, section 4. Where the task gives
-    instructions, the core reads their features too, those of :class:`InstructionEncoder`.
+    The last reward is zero in the first step of an episode; else it is normalised and clipped by
+    :class:`RewardTransform`. Irie et al. 2024, section 4. Where the task gives instructions, the core reads their
+    features too, those of :class:`InstructionEncoder`.
 
     Args:
         spec: what the environment shows and takes.
@@ -133,6 +146,7 @@ class Agent(nn.Module):
         self.core: ELSTM | FeedForward = make_core(features + 1, config)
         self.policy = nn.Linear(config.hidden_size, spec.num_actions)
         self.value = nn.Linear(config.hidden_size, 1)
+        self.rewards = RewardTransform(config.reward_clip, config.normalise_rewards)
         self.encoder_dtype = torch.float32
         """What the encoder computes in: float32 for the dtype of its weights, bfloat16 for autocast to it."""
 
@@ -141,7 +155,13 @@ class Agent(nn.Module):
         self.encoder.requires_grad_(False)
 
     def forward(
-        self, observation: Tensor, reward: Tensor, is_first: Tensor, carry: Carry, instruction: Tensor | None = None
+        self,
+        observation: Tensor,
+        reward: Tensor,
+        is_first: Tensor,
+        carry: Carry,
+        instruction: Tensor | None = None,
+        final_observation: Tensor | None = None,
     ) -> RolloutOutput:
         """Run over a rollout of T steps and the observation after them.
 
@@ -150,20 +170,33 @@ class Agent(nn.Module):
 
         Args:
             observation: [T+1, B, C, H, W] or [T+1, B, size].
-            reward: the reward that arrived with each observation, unclipped, [T+1, B].
+            reward: the reward that arrived with each observation, as the environment gave it, [T+1, B].
             is_first: [T+1, B] bool, true where a step begins an episode.
             carry: the core's carry before the rollout.
             instruction: ids of words, [T+1, B, L] int; None where the task has none.
+            final_observation: what each episode showed last, [T, B, ...], at the step that ended it; None where the
+                values of these are not wanted.
         """
         steps = observation.shape[0] - 1
         words = (None, None) if instruction is None else (instruction[:steps], instruction[steps])
         with scope("encoder"):
             x = self._core_input(observation[:steps], reward[:steps], is_first[:steps], words[0])
         with scope("core"):
-            h, carry = self.core(x, carry, is_first[:steps])
+            h, cells, carry = self.core.unroll(x, carry, is_first[:steps])
         bootstrap = self.step(observation[steps], reward[steps], is_first[steps], carry.cell, words[1])
+        final_values = None
+        if final_observation is not None:
+            final_values = self._final_values(final_observation, reward[1:], cells, words[0])
         with scope("heads"):
-            return RolloutOutput(self.policy(h), self.value(h).squeeze(-1), bootstrap.value, carry)
+            return RolloutOutput(
+                logits=self.policy(h),
+                values=self.value(h).squeeze(-1),
+                bootstrap_value=bootstrap.value,
+                carry=carry,
+                core_input=x.detach(),
+                rewards=self.rewards(reward[1:]),
+                final_values=final_values,
+            )
 
     @torch.no_grad()
     def step(
@@ -173,7 +206,7 @@ class Agent(nn.Module):
 
         Args:
             observation: [B, C, H, W] or [B, size].
-            reward: the reward that arrived with the observation, unclipped, [B].
+            reward: the reward that arrived with the observation, as the environment gave it, [B].
             is_first: [B] bool.
             cell: the core's cell state before the step, [B, N].
             instruction: ids of words, [B, L] int; None where the task has none.
@@ -186,15 +219,23 @@ class Agent(nn.Module):
         with scope("heads"):
             return StepOutput(self.policy(h), self.value(h).squeeze(-1), cell)
 
+    def _final_values(self, observation: Tensor, reward: Tensor, cells: Tensor, instruction: Tensor | None) -> Tensor:
+        """Values [T, B] of what was shown after each step, each a step on from the cell after it, [T, B, N]. Computed
+        for all steps, whether episodes ended there or not: a GPU's shapes are not to depend on what happened."""
+        is_first = torch.zeros_like(reward, dtype=torch.bool).flatten()
+        words = None if instruction is None else instruction.flatten(0, 1)
+        output = self.step(observation.flatten(0, 1), reward.flatten(), is_first, cells.flatten(0, 1), words)
+        return output.value.view_as(reward)
+
     def _core_input(self, observation: Tensor, reward: Tensor, is_first: Tensor, instruction: Tensor | None) -> Tensor:
-        """[features; clipped last reward; features of the instruction], [T, B, D]."""
+        """[features; transformed last reward; features of the instruction], [T, B, D]."""
         dtype = self.policy.weight.dtype
         # Casts are not kept from call to call: weights change, and a captured update must cast them each time.
         low = self.encoder_dtype == torch.bfloat16
         with torch.autocast(observation.device.type, torch.bfloat16, enabled=low, cache_enabled=False):
             features = self.encoder(observation.flatten(0, 1)).unflatten(0, reward.shape)
         features = features.to(dtype)
-        last_reward = reward.clamp(-1, 1).masked_fill(is_first, 0).to(dtype)
+        last_reward = self.rewards(reward).masked_fill(is_first, 0).to(dtype)
         parts = [features, last_reward.unsqueeze(-1)]
         if self.instruction_encoder is not None:
             if instruction is None:

@@ -104,9 +104,14 @@ class ELSTM(nn.Module):
             ValueError: for shapes that do not fit together, a carry without sensitivities under RTRL, or one with
                 ``streams`` where no backward pass can follow.
         """
+        h, _, carry = self.unroll(x, carry, is_first)
+        return h, carry
+
+    def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
+        """:meth:`forward` with the cell states after each step, [T, B, N], detached, between h and the carry."""
         cells, carry = self.cells(x, carry, is_first)
         h = torch.sigmoid(self.output_gate(torch.cat((x, cells), dim=-1))) * cells
-        return h, carry
+        return h, cells.detach(), carry
 
     def cells(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Carry]:
         """The recurrence alone, without the output gate: c, [T, B, N], which carries gradients, and the carry after

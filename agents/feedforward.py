@@ -46,6 +46,11 @@ class FeedForward(nn.Module):
         c = (1 - torch.sigmoid(forget)) * torch.tanh(candidate)
         return torch.sigmoid(self.output_gate(torch.cat((x, c), dim=-1))) * c, carry
 
+    def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
+        """:meth:`forward` with the empty cells after each step, [T, B, 0], between h and the carry."""
+        h, carry = self(x, carry, is_first)
+        return h, carry.cell.expand(len(x), -1, -1), carry
+
     @torch.no_grad()
     def step(self, x: Tensor, cell: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """One step without gradients: x [B, D] -> h [B, N] and the empty cell."""

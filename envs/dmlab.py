@@ -177,4 +177,5 @@ SUITE = Suite(
     frames_per_step=lambda name, options: options.action_repeat,
     reference_scores=lambda name, options: reference_scores(name),
     spaces=lambda name, options: Spaces((3, options.image_height, options.image_width), "uint8", options.actions),
+    final_observations=False,
 )

@@ -118,4 +118,5 @@ SUITE = Suite(
     frames_per_step=lambda name, options: 1,
     reference_scores=_reference_scores,
     spaces=lambda name, options: Spaces((3, 64, 64), "uint8", 15),
+    final_observations=False,
 )

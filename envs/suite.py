@@ -128,6 +128,8 @@ class Suite:
     """make_each(names, seed, split, options): stream i plays names[i]. None where a vector environment has one task."""
     foreign: bool = True
     """Whether code of others makes its numbers, so that they are checked."""
+    final_observations: bool = True
+    """Whether an end by a time limit is told from other ends and comes with the last observation of the episode."""
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Options of published protocols by their names, in suites that have more than the defaults."""
 

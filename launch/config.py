@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 import tyro
@@ -44,6 +45,9 @@ class TrainConfig(Generic[EnvOptions]):
     """Steps of a rollout (T)."""
     batch_size: int = 32
     """Rollouts in an update (B), each of another stream."""
+    bootstrap_at_time_limits: bool = False
+    """Where a time limit ends an episode, let the return go on with the value of its last observation; else a time
+    limit ends the return like any other end. Rollouts then hold the last observations too, and are twice as large."""
     num_actors: int = 2
     """Rollout actors, each a Ray process, on a cluster at the most: those for which it has no CPU yet wait for one; 0:
     one in this process, without Ray, bit-identical for one seed on a CPU."""
@@ -153,6 +157,8 @@ class TrainConfig(Generic[EnvOptions]):
             _require(0 <= getattr(self, name) < inf, name, getattr(self, name), "at least 0 and finite")
         for name in ("hidden_size", "encoder_features"):
             _require(getattr(self.agent, name) >= 1, name, getattr(self.agent, name), "at least 1")
+        clip = self.agent.reward_clip
+        _require(clip == "none" or 0 < float(clip) < inf, "reward_clip", clip, "above 0 and finite, or none")
         chrono = self.agent.chrono_steps
         _require(chrono == 0 or chrono >= 2, "chrono_steps", chrono, "0 or at least 2")
         learner = self.learner
@@ -172,7 +178,12 @@ class TrainConfig(Generic[EnvOptions]):
         self._check_learners()
         if self.freeze_encoder and self.encoder_from is None:
             raise ConfigError("--freeze-encoder needs --encoder-from: a random encoder would stay as it is")
-        one_suite(self.tasks)
+        suite = one_suite(self.tasks)
+        if self.bootstrap_at_time_limits and not suite.final_observations:
+            raise ConfigError(
+                f"--bootstrap-at-time-limits is not possible with {suite.name}: its engine neither tells a time "
+                "limit from another end nor shows the last observation of an episode"
+            )
         if self.num_streams < len(self.tasks):
             raise ConfigError(
                 f"--streams-per-actor is {self.streams_per_actor}, which makes {self.num_streams} streams, but "
@@ -228,6 +239,15 @@ class TrainConfig(Generic[EnvOptions]):
                 "learner a GPU of its own"
             )
 
+    def rewards_and_ends(self) -> str:
+        """One sentence that says what is done to rewards and to the ends of episodes."""
+        agent, bound = self.agent, self.agent.reward_clip
+        done = ["divided by the running deviation of the discounted return"] if agent.normalise_rewards else []
+        done += [] if bound == "none" else [f"clipped to [-{bound:g}, {bound:g}]"]
+        rewards = f"{' and then '.join(done)} in the losses and in the core's input" if done else "as they are"
+        limits = "does not end the return" if self.bootstrap_at_time_limits else "ends the return like any other end"
+        return f"rewards: {rewards}; a time limit {limits}"
+
     def to_json(self) -> dict[str, Any]:
         """A dictionary that JSON can hold."""
         values = dataclasses.asdict(self)
@@ -267,17 +287,17 @@ def _with_new_names(options: dict[str, Any]) -> dict[str, Any]:
 def _typed(kind: type, values: dict[str, Any]) -> Any:
     """The dataclass ``kind`` with ``values``; raises TypeError for a plain field whose value is of another type."""
     for name, hint in get_type_hints(kind).items():
-        if name not in values:
-            continue
-        value = values[name]
-        if get_origin(hint) is Literal:
-            fits = value in get_args(hint)
-        elif hint is float:
-            fits = isinstance(value, int | float) and not isinstance(value, bool)
-        elif hint in (int, str, bool):
-            fits = type(value) is hint
-        else:
-            continue
-        if not fits:
-            raise TypeError(f"{name} is {value!r}")
+        if name in values and not _fits(values[name], hint):
+            raise TypeError(f"{name} is {values[name]!r}")
     return kind(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether JSON's ``value`` is of a field's type; true for types that JSON does not have."""
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, each) for each in get_args(hint))
+    if get_origin(hint) is Literal:
+        return value in get_args(hint)
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint if hint in (int, str, bool) else True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,11 +108,13 @@ def memory_budget(
     nbytes = sum(weight.nbytes for weight in weights)
     held = 0 if weights[0].is_meta else nbytes
     device = device or weights[0].device
-    one = RolloutLayout(config.rollout_length, config.batch_size, spec, agent.core.cell_size).nbytes()
+    queued = RolloutLayout(
+        config.rollout_length, config.streams_per_actor, spec, agent.core.cell_size, config.bootstrap_at_time_limits
+    )
+    one = replace(queued, num_streams=config.batch_size).nbytes()
     on_gpu = device.type == "cuda"
     parts = [*_learner_parts(config, agent, spec, device), *_batch_parts(config, one, on_gpu=on_gpu)]
-    queued = RolloutLayout(config.rollout_length, config.streams_per_actor, spec, agent.core.cell_size).nbytes()
-    parts += _queue_parts(config, queued, weights_bytes=nbytes)
+    parts += _queue_parts(config, queued.nbytes(), weights_bytes=nbytes)
     workers = config.inference_workers if acts_on_workers(config, spec) else 0
     parts += _process_parts(config, workers, on_gpu=on_gpu)
     return MemoryBudget(str(device), tuple(parts), held)

@@ -96,12 +96,14 @@ def _minigrid(task: Task, options: Any) -> TrainConfig[Any]:
 
 
 def _gym(task: Task, options: Any) -> TrainConfig[Any]:
-    """What an id shows only the environment itself knows. Most ids do not ask for long memory."""
+    """What an id shows only the environment itself knows. Most ids do not ask for long memory. Rewards may be of any
+    size, so that they are normalised and clipped as far out as is usual; time limits are not part of most tasks."""
     env = make_vector(task.name, 1, 0, options=options)
     shape = env.single_observation_space.shape or ()
     env.close()
     config = _small(task, options, images=len(shape) == 3)
-    return replace(config, agent=replace(config.agent, chrono_steps=0))
+    agent = replace(config.agent, chrono_steps=0, normalise_rewards=True, reward_clip=10.0)
+    return replace(config, agent=agent, bootstrap_at_time_limits=True)
 
 
 _SETTINGS: dict[str, _Settings] = {

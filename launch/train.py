@@ -145,6 +145,7 @@ def train(
         follower = follower or Follower()
         signals = StopSignals(also=follower.stop_requested)
         stack.push(signals.__exit__)
+        console.print(config.rewards_and_ends(), soft_wrap=True, markup=False)
         progress = stack.enter_context(Progress(config.total_steps, console))
         front = Front(path, resumed, progress, partial(print_budget, console), follower, mirror, bool(restarts()))
         summary = learn(config, config, Alone(), front, signals.stop_requested, signals.install)

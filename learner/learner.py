@@ -18,6 +18,7 @@ from r2ac.learner.device import CapturedStep, DeviceFeed, Staged
 from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
 from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, make_optimiser, set_learning_rate, step_where
 from r2ac.learner.peers import Alone, Peers
+from r2ac.learner.returns import DiscountedReturns
 from r2ac.learner.rollout import Rollout
 from r2ac.learner.tally import Tally
 from r2ac.learner.vtrace import vtrace
@@ -89,15 +90,20 @@ class Losses:
 def actor_critic_losses(output: RolloutOutput, batch: Rollout[Tensor], config: LearnerConfig) -> Losses:
     """V-trace actor-critic losses of a batch of rollouts (Espeholt et al. 2018, section 4.2; Irie et al. 2024, 4).
 
-    total = policy + baseline_cost * baseline - entropy_cost * (summed entropy). Rewards are clipped to [-1, 1]; an
-    episode's end, by termination or by a time limit, ends the return.
+    total = policy + baseline_cost * baseline - entropy_cost * (summed entropy). An episode's end ends the return. Where
+    the rollout has final observations, an end by a time limit does not: what would have followed is estimated by the
+    value of the final observation, and added, discounted, to the last reward (Pardo et al. 2018, "Time limits in
+    reinforcement learning", section 4).
     """
+    rewards = output.rewards
+    if output.final_values is not None and batch.truncated is not None:
+        rewards = rewards + config.discount * output.final_values.masked_fill(~batch.truncated, 0)
     log_prob = log_prob_of_actions(output.logits, batch.action)
     behaviour_log_prob = log_prob_of_actions(batch.behaviour_logits, batch.action)
     returns = vtrace(
         log_rhos=(log_prob - behaviour_log_prob).detach(),
         discounts=config.discount * (~batch.is_first[1:]).to(output.values.dtype),
-        rewards=batch.reward[1:].clamp(-1, 1),
+        rewards=rewards,
         values=output.values.detach(),
         bootstrap_value=output.bootstrap_value,
         clip_rho=config.clip_rho,
@@ -149,6 +155,9 @@ class Learner:
         """Environment steps learned from, by all learners."""
         self.updates = 0
         """Updates made, with those that were skipped; also the version of the weights."""
+        self._returns: DiscountedReturns | None = None
+        if agent.rewards.deviation is not None:
+            self._returns = DiscountedReturns(num_streams, config.discount, self.device)
         self._tally = Tally(METRICS, self.device)
         self._feed = DeviceFeed(self.device)
         # The readable references read the streams' numbers on the host, which no capture allows.
@@ -180,8 +189,8 @@ class Learner:
     def update(self, batch: Rollout[np.ndarray] | StagedBatch) -> dict[str, Tensor]:
         """One update from a batch of rollouts, T steps of B streams, and from those of the peers, as if they were one.
 
-        An update whose loss or gradient is not finite changes nothing but the counters, and its streams begin again
-        with zero sensitivities.
+        An update whose loss or gradient is not finite changes nothing but the counters and the deviation of the
+        rewards, and its streams begin again with zero sensitivities.
 
         Returns:
             Metrics as scalar tensors on the learner's device: losses per step, gradient norm, entropy. On a GPU they
@@ -249,7 +258,11 @@ class Learner:
             carry = self.carries.fetch(batch.stream, gap, batch.first_cell)
         if meter is not None:
             carry = meter.begin(carry, self.updates)
-        output = self.agent(batch.observation, batch.reward, batch.is_first, carry, batch.instruction)
+        if self._returns is not None:
+            self._observe_returns(self._returns.advance(batch, gap))
+        output = self.agent(
+            batch.observation, batch.reward, batch.is_first, carry, batch.instruction, batch.final_observation
+        )
         with scope("losses"):
             losses = actor_critic_losses(output, batch, self.config)
         self.optimiser.zero_grad(set_to_none=True)
@@ -272,6 +285,14 @@ class Learner:
             if meter is not None and measured is not None:
                 meter.add(measured, finite)
         return metrics
+
+    def _observe_returns(self, returns: Tensor) -> None:
+        """Take the discounted returns [T, B] of this batch, and of those of the peers, into the rewards' deviation."""
+        returns = returns.double()
+        sums = torch.stack((torch.ones_like(returns).sum(), returns.sum(), returns.square().sum()))
+        if self._peers.size > 1:
+            self._peers.sum_([sums])
+        self.agent.rewards.observe(sums)
 
     def _combine(self, losses: Losses) -> Losses:
         """Gradients, in place, and losses of the batches of all learners as if they were one batch. From here on all

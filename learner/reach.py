@@ -12,8 +12,7 @@ c_k; g_0 is that of ordinary TBPTT, and the exact gradient g is that of all k.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -127,12 +126,13 @@ def measure_reach(agent: Agent, config: LearnerConfig, rollouts: Iterable[Rollou
             carry = core.initial_carry(batch.batch_size)
             through = torch.zeros_like(carry.cell)
         carry = _begin(core, carry, batch.first_cell)
-        with _inputs_of(core) as seen:
-            output = agent(batch.observation, batch.reward, batch.is_first, carry, batch.instruction)
+        output = agent(
+            batch.observation, batch.reward, batch.is_first, carry, batch.instruction, batch.final_observation
+        )
         agent.zero_grad()
         actor_critic_losses(output, batch, config).total.backward()
         steps, is_first = rollout.length, batch.is_first[: rollout.length]
-        present = _Past.of(core, seen[0], carry.cell, is_first)
+        present = _Past.of(core, output.core_input, carry.cell, is_first)
         if number >= warm_up:
             found.add(gradient_parts(core, carry), past, through, present.linear.jacobian[~is_first])
         through = (through + steps) * present.decay.abs()
@@ -196,14 +196,3 @@ def _begin(core: ELSTM, carry: Carry, cell: Tensor) -> Carry:
 def _on_device(rollout: Rollout[np.ndarray], like: Tensor) -> Rollout[Tensor]:
     tensors = {name: torch.from_numpy(array).to(like.device) for name, array in rollout.arrays().items()}
     return Rollout(**{**tensors, "first_cell": tensors["first_cell"].to(like.dtype)})
-
-
-@contextmanager
-def _inputs_of(core: ELSTM) -> Iterator[list[Tensor]]:
-    """The x that the core is given meanwhile."""
-    seen: list[Tensor] = []
-    handle = core.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
-    try:
-        yield seen
-    finally:
-        handle.remove()

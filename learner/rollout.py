@@ -42,6 +42,12 @@ class Rollout(Generic[Array]):
     """[B] int64, the version of the weights that chose the actions."""
     instruction: Array | None = None
     """[T+1, B, L] int32, ids of the words of the instructions; None where the task has none."""
+    truncated: Array | None = None
+    """[T, B] bool, true where a time limit cut the episode off after the step; None where such an end is like any
+    other."""
+    final_observation: Array | None = None
+    """[T, B, ...] like ``observation``, what the environment showed after the step, where ``truncated``, and anything
+    elsewhere: ``observation[t + 1]`` is then the first of the next episode. None beside no ``truncated``."""
 
     @property
     def length(self) -> int:
@@ -57,7 +63,7 @@ class Rollout(Generic[Array]):
         return {name: change(name, array) for name, array in self.arrays().items()}
 
     def arrays(self) -> dict[str, Array]:
-        """The fields by their names, without the instruction where there is none."""
+        """The fields by their names, without those that are None."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: array for name, array in named.items() if array is not None}
 

@@ -144,7 +144,16 @@ def inspect_checkpoint(path: Path, settings: InspectSettings, report: _Report = 
         raise ConfigError(f"--streams is {streams}, but {len(training.tasks)} tasks need at least one each")
     device = choose_device(settings.device)
     actor = RolloutActor(
-        ActorConfig(training.task, training.env, exact, settings.seed, training.rollout_length, streams, index=0)
+        ActorConfig(
+            training.task,
+            training.env,
+            exact,
+            settings.seed,
+            training.rollout_length,
+            streams,
+            index=0,
+            final_observations=training.bootstrap_at_time_limits,
+        )
     )
     try:
         agent = replace(trained, training=replace(training, agent=exact)).agent(actor.spec, device)

@@ -38,6 +38,7 @@ def train_in_group(config: TrainConfig[Any], console: Console, place: Place) -> 
     with ExitStack() as stack:
         signals = StopSignals()
         stack.push(signals.__exit__)
+        console.print(config.rewards_and_ends(), soft_wrap=True, markup=False)
         progress = stack.enter_context(Progress(config.total_steps, console))
         group = LearnerGroup(config, stack, console)
         signals.install()

@@ -58,6 +58,7 @@ def make_source(
             index=first_index + index,
             first_index=first_index,
             incarnation=int(counters.get("incarnation", -1)) + 1,
+            final_observations=config.bootstrap_at_time_limits,
             num_groups=config.stream_groups or (min(2, config.streams_per_actor) if uses_workers else 1),
         )
         for index in range(max(config.num_actors, 1))
@@ -65,7 +66,13 @@ def make_source(
     if config.num_actors == 0:
         on_gpu = config.inference_device != "auto" or len(spec.shape) == 3
         return InProcessSource(actors[0], config.batch_size, sequence, acting if on_gpu else "cpu")
-    layout = RolloutLayout(config.rollout_length, config.streams_per_actor, spec, learner.agent.core.cell_size)
+    layout = RolloutLayout(
+        config.rollout_length,
+        config.streams_per_actor,
+        spec,
+        learner.agent.core.cell_size,
+        config.bootstrap_at_time_limits,
+    )
     inference = None
     if uses_workers:
         inference = InferenceConfig(

@@ -63,6 +63,8 @@ class ActorConfig:
     """Groups of streams: one is stepped while an inference worker computes the actions of another."""
     first_index: int = 0
     """The number of the first of the actors that its learner has; streams are numbered learner by learner."""
+    final_observations: bool = False
+    """Whether rollouts hold what episodes showed last, where a time limit cut them off."""
 
     @property
     def first_stream(self) -> int:
@@ -143,7 +145,9 @@ class RolloutActor:
             self._policy = RemotePolicy(inference, self._memory.descriptor, memory.slots, config.first_stream)
         else:
             agent = Agent(self.spec, config.agent)
-            self._layout = RolloutLayout(config.rollout_length, config.num_streams, self.spec, agent.core.cell_size)
+            self._layout = RolloutLayout(
+                config.rollout_length, config.num_streams, self.spec, agent.core.cell_size, config.final_observations
+            )
             if inference is None:
                 self._policy = LocalPolicy(agent.to(device), config.columns)
             else:

@@ -29,6 +29,8 @@ class RolloutLayout:
     spec: ObservationSpec
     cell_size: int
     """N, or 0 for a core without memory."""
+    final_observations: bool = False
+    """Whether a rollout holds what episodes showed last, where a time limit cut them off."""
 
     def arrays(self) -> _Shapes:
         """Shape and dtype of each array, by the names of :class:`r2ac.learner.Rollout`."""
@@ -46,6 +48,9 @@ class RolloutLayout:
         }
         if spec.instruction_length:
             shapes["instruction"] = ((steps + 1, streams, spec.instruction_length), np.int32)
+        if self.final_observations:
+            shapes["truncated"] = ((steps, streams), np.bool_)
+            shapes["final_observation"] = ((steps, streams, *spec.shape), shapes["observation"][1])
         return shapes
 
     def nbytes(self) -> int:

@@ -46,6 +46,8 @@ class StreamGroup:
         self._instruction = Signals.of(info).instruction
         self._reward = np.zeros(count, dtype=np.float32)
         self._is_first = np.ones(count, dtype=bool)
+        self._truncated = np.zeros(count, dtype=bool)
+        self._final_observation: np.ndarray | None = None
         self._returns = np.zeros(count)
         self._lengths = np.zeros(count, dtype=np.int64)
 
@@ -56,6 +58,11 @@ class StreamGroup:
         rollout.is_first[t, self.columns] = self._is_first
         if rollout.instruction is not None:
             rollout.instruction[t, self.columns] = self._instruction
+        if rollout.truncated is not None and rollout.final_observation is not None and t > 0:
+            # They belong to the step before.
+            rollout.truncated[t - 1, self.columns] = self._truncated
+            if self._final_observation is not None:
+                rollout.final_observation[t - 1, self.columns] = self._final_observation
 
     def step(self, action: np.ndarray) -> list[Episode]:
         """Step every stream; returns the episodes that ended."""

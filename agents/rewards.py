@@ -1,0 +1,63 @@
+"""Rewards as the agent and its losses take them: scaled by a running deviation, and clipped."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+RewardClip = float | Literal["none"]
+
+
+class RewardTransform(nn.Module):
+    """clip(r / deviation, -bound, bound): where the rewards are not to be normalised the deviation is 1, and where they
+    are not to be clipped the bound is infinite.
+
+    The deviation is that of the discounted return over all that was learned from, as in Gymnasium's `NormalizeReward`
+    (Engstrom et al. 2020, "Implementation matters in deep policy gradients", section 3). No mean is subtracted, so that
+    the sign of a reward stays.
+
+    Args:
+        clip: the bound, or "none".
+        normalise: whether rewards are divided by the deviation.
+    """
+
+    moments: Tensor
+    """Number, mean and variance of the returns seen, [3] float64; there only where rewards are normalised."""
+
+    def __init__(self, clip: RewardClip, normalise: bool) -> None:
+        super().__init__()
+        self.clip = clip
+        self.deviation: nn.Parameter | None = None
+        """A scalar; None where rewards are not normalised."""
+        if normalise:
+            # A parameter that nothing trains: it travels with the weights to those who act, whose cores read rewards.
+            self.deviation = nn.Parameter(torch.ones(()), requires_grad=False)
+            # The first returns outweigh the variance that stands here at the start.
+            self.register_buffer("moments", torch.tensor([1e-4, 0.0, 1.0], dtype=torch.float64))
+
+    def forward(self, reward: Tensor) -> Tensor:
+        """Rewards of any shape, as the environment gave them."""
+        if self.deviation is not None:
+            reward = reward / self.deviation
+        return reward if self.clip == "none" else reward.clamp(-self.clip, self.clip)
+
+    @torch.no_grad()
+    def observe(self, sums: Tensor) -> None:
+        """Take discounted returns into the deviation; only enqueues work on the device.
+
+        Args:
+            sums: their number, sum and sum of squares, [3] float64.
+        """
+        assert self.deviation is not None
+        count, mean, variance = self.moments.unbind()
+        number = sums[0]
+        new_mean = sums[1] / number
+        new_variance = (sums[2] / number - new_mean.square()).clamp(min=0)
+        # Chan et al. 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
+        share = number / (count + number)
+        difference = new_mean - mean
+        variance = variance + share * (new_variance - variance + (1 - share) * difference.square())
+        self.moments.copy_(torch.stack((count + number, mean + share * difference, variance)))
+        self.deviation.copy_((variance + 1e-8).sqrt())

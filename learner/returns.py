@@ -1,0 +1,41 @@
+"""The discounted returns of all streams so far, by whose deviation rewards are normalised."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from r2ac.kernels import backward_scan
+from r2ac.learner.rollout import Rollout
+
+
+class DiscountedReturns:
+    """G_t = r_t + discount G_{t-1}, with G = 0 before an episode, kept from rollout to rollout on the device.
+
+    This is a running sum over the past, as Gymnasium's `NormalizeReward` has it, and not the return that is to come:
+    the two have about the same deviation, and this one is known at once.
+
+    Args:
+        num_streams: streams are numbered from 0 to ``num_streams - 1``.
+        discount: per step.
+        device: where the updates run.
+    """
+
+    def __init__(self, num_streams: int, discount: float, device: torch.device) -> None:
+        self._discount = discount
+        self._last = torch.zeros(num_streams, device=device)
+
+    def advance(self, batch: Rollout[Tensor], gap: Tensor) -> Tensor:
+        """The returns after each step of a batch, [T, B] float32; only enqueues work on the device.
+
+        Args:
+            batch: rollouts of different streams.
+            gap: [B] bool, true where a rollout does not follow the stream's last one, whose return is then forgotten.
+        """
+        decays = self._discount * (~batch.is_first[:-1]).float()
+        before = self._last[batch.stream].masked_fill(gap, 0)
+        rewards = torch.cat((batch.reward[1:2] + decays[:1] * before, batch.reward[2:]))
+        # The scan runs backwards in time, and takes the factor of a step from the step after it.
+        returns = backward_scan(rewards.flip(0), torch.cat((decays[:1], decays[1:].flip(0)))).flip(0)
+        self._last[batch.stream] = returns[-1]
+        return returns
