@@ -246,9 +246,11 @@ class Learner:
         """Means of the metrics over the good updates since the last call; waits for the device.
 
         With RTRL, those of :class:`r2ac.learner.boundary.BoundaryMeter` are among them where any of these updates was
-        measured.
+        measured, and with normalised rewards their deviation now.
         """
-        return self._tally.read_means() | (self._meter.take() if self._meter is not None else {})
+        deviation = self.agent.rewards.deviation
+        scale = {} if deviation is None else {"learner/reward_deviation": float(deviation)}
+        return self._tally.read_means() | (self._meter.take() if self._meter is not None else {}) | scale
 
     def _step(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The part of an update that runs on the device; numbers of the host reach it through tensors alone."""

@@ -31,10 +31,13 @@ class DiscountedReturns:
         Args:
             batch: rollouts of different streams.
             gap: [B] bool, true where a rollout does not follow the stream's last one, whose return is then forgotten.
+
+        A reward that is not finite counts as 0: it spoils one update and not the deviation of all that follow.
         """
         decays = self._discount * (~batch.is_first[:-1]).float()
+        rewards = batch.reward[1:].nan_to_num(0, 0, 0)
         before = self._last[batch.stream].masked_fill(gap, 0)
-        rewards = torch.cat((batch.reward[1:2] + decays[:1] * before, batch.reward[2:]))
+        rewards = torch.cat((rewards[:1] + decays[:1] * before, rewards[1:]))
         # The scan runs backwards in time, and takes the factor of a step from the step after it.
         returns = backward_scan(rewards.flip(0), torch.cat((decays[:1], decays[1:].flip(0)))).flip(0)
         self._last[batch.stream] = returns[-1]

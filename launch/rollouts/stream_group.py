@@ -71,6 +71,9 @@ class StreamGroup:
         self._instruction = signals.instruction
         self._reward = reward.astype(np.float32)
         self._is_first = terminated | truncated
+        # An end that is both is one of the task's own; one that shows nothing, as of a lost engine, counts as that too.
+        has_final = signals.has_final if signals.has_final is not None else np.zeros_like(truncated)
+        self._truncated, self._final_observation = truncated & ~terminated & has_final, signals.final_observation
         self._returns += reward
         self._lengths += 1
         over, whole = signals.ends(terminated, truncated)

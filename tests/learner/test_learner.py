@@ -25,10 +25,11 @@ class Stream:
     is_first: np.ndarray
     action: np.ndarray
     behaviour_logits: np.ndarray
+    truncated: np.ndarray | None = None
+    final_observation: np.ndarray | None = None
 
     def cut(self, start: int, stop: int, sequence: int) -> Rollout[np.ndarray]:
-        """The rollout from ``start`` to ``stop``; the cells it ships are none that the learner holds, and its episodes
-        end by a time limit, which ends the return as well."""
+        """The rollout from ``start`` to ``stop``; the cells it ships are none that the learner holds."""
         batch = self.action.shape[1]
         return Rollout(
             observation=self.observation[start : stop + 1],
@@ -40,6 +41,8 @@ class Stream:
             stream=np.arange(batch),
             sequence=np.full(batch, sequence),
             weights_version=np.zeros(batch, dtype=np.int64),
+            truncated=None if self.truncated is None else self.truncated[start:stop],
+            final_observation=None if self.final_observation is None else self.final_observation[start:stop],
         )
 
     def cuts(self, *lengths: int) -> list[Rollout[np.ndarray]]:
@@ -59,14 +62,28 @@ def make_stream(steps: int = 12, batch: int = 3, seed: int = 0, resets: float = 
     )
 
 
+def with_time_limits(stream: Stream, seed: int = 1) -> Stream:
+    """Half of the episodes' ends are by a time limit; what is no such end has a final observation of no number."""
+    rng = np.random.default_rng(seed)
+    truncated = stream.is_first[1:] & (rng.random(stream.action.shape) < 0.5)
+    final = np.where(truncated[..., None], rng.normal(size=(*truncated.shape, SIZE)), np.nan)
+    return replace(stream, truncated=truncated, final_observation=final)
+
+
 def make_learner(
-    num_streams: int = 3, encoder: Any = "none", gradient: Any = "rtrl", total_steps: int = 10**6, **config: Any
+    num_streams: int = 3,
+    encoder: Any = "none",
+    gradient: Any = "rtrl",
+    total_steps: int = 10**6,
+    rewards: dict[str, Any] | None = None,
+    **config: Any,
 ) -> Learner:
     torch.manual_seed(5)
-    agent_config = AgentConfig(gradient, hidden_size=HIDDEN, encoder=encoder, encoder_features=6)
+    agent_config = AgentConfig(gradient, hidden_size=HIDDEN, encoder=encoder, encoder_features=6, **(rewards or {}))
     agent = Agent(ObservationSpec((SIZE,), ACTIONS), agent_config).double()
     for parameter in agent.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
+        if parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.5)
     return Learner(agent, LearnerConfig(**config), num_streams, total_steps)
 
 
@@ -88,34 +105,52 @@ def close(actual: Sequence[Tensor], expected: Sequence[Tensor], relative: float 
         assert (mine - other).abs().max() <= relative * other.abs().max().clamp_min(1e-9)
 
 
-def plain_loss(agent: Any, stream: Stream, lengths: Sequence[int], config: LearnerConfig) -> list[dict[str, Tensor]]:
-    """The losses of consecutive rollouts, written out; autograd reaches through all of them to the first step."""
+def plain_loss(
+    agent: Any, stream: Stream, lengths: Sequence[int], config: LearnerConfig, clip: float = 1.0, scale: float = 1.0
+) -> list[dict[str, Tensor]]:
+    """The losses of consecutive rollouts, written out; autograd reaches through all of them to the first step. Rewards
+    are divided by ``scale`` and then clipped."""
     observation, reward = torch.from_numpy(stream.observation), torch.from_numpy(stream.reward).double()
     is_first = torch.from_numpy(stream.is_first)
     steps, batch = stream.action.shape
     (F, Z), (w_f, w_z), (b_f, b_z) = agent.core.input_weight, agent.core.recurrent_weight, agent.core.bias
     cell = torch.zeros(batch, HIDDEN, dtype=torch.float64)
-    logits, values = [], []
-    for t in range(steps + 1):
-        last_reward = torch.where(is_first[t], 0.0, reward[t].clip(-1, 1))
-        x = torch.cat((observation[t], last_reward[:, None]), dim=-1)
-        cell = torch.where(is_first[t][:, None], 0.0, cell)
+    reward = (reward / scale).clip(-clip, clip)
+
+    def step(shown: Tensor, last_reward: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+        x = torch.cat((shown, last_reward[:, None]), dim=-1)
         f = torch.sigmoid(x @ F.T + w_f * cell + b_f)
         cell = f * cell + (1 - f) * torch.tanh(x @ Z.T + w_z * cell + b_z)
-        h = torch.sigmoid(agent.core.output_gate(torch.cat((x, cell), dim=-1))) * cell
+        return torch.sigmoid(agent.core.output_gate(torch.cat((x, cell), dim=-1))) * cell, cell
+
+    logits, values, final_values = [], [], torch.zeros(steps, batch, dtype=torch.float64)
+    for t in range(steps + 1):
+        last_reward = torch.where(is_first[t], 0.0, reward[t])
+        h, cell = step(observation[t], last_reward, torch.where(is_first[t][:, None], 0.0, cell))
         logits.append(agent.policy(h))
         values.append(agent.value(h)[:, 0])
+        if stream.final_observation is not None and t < steps:
+            h, _ = step(torch.from_numpy(stream.final_observation[t]), reward[t + 1], cell)
+            final_values[t] = agent.value(h)[:, 0].detach()
     losses, start = [], 0
     for length in lengths:
-        losses.append(_plain_rollout_loss(stream, logits, values, range(start, start + length), config))
+        steps_of_it = range(start, start + length)
+        losses.append(_plain_rollout_loss(stream, logits, values, reward, final_values, steps_of_it, config))
         start += length
     return losses
 
 
 def _plain_rollout_loss(
-    stream: Stream, logits: list[Tensor], values: list[Tensor], steps: range, config: LearnerConfig
+    stream: Stream,
+    logits: list[Tensor],
+    values: list[Tensor],
+    reward: Tensor,
+    final_values: Tensor,
+    steps: range,
+    config: LearnerConfig,
 ) -> dict[str, Tensor]:
-    """V-trace by its recursion, stream by stream."""
+    """V-trace by its recursion, stream by stream. At a time limit the next value, and the next target, are the value of
+    the final observation; the recursion ends there."""
     policy, baseline, entropy = (torch.zeros((), dtype=torch.float64) for _ in range(3))
     behaviour = torch.from_numpy(stream.behaviour_logits)
     for b in range(stream.action.shape[1]):
@@ -124,11 +159,14 @@ def _plain_rollout_loss(
         for t in reversed(steps):
             log_pi, action = logits[t][b].log_softmax(-1), int(stream.action[t, b])
             ratio = (log_pi[action] - behaviour[t, b].log_softmax(-1)[action]).exp().item()
-            discount = 0.0 if stream.is_first[t + 1, b] else config.discount
-            reward = min(1.0, max(-1.0, float(stream.reward[t + 1, b])))
-            value, next_value = values[t][b].item(), values[t + 1][b].item()
-            delta = min(config.clip_rho, ratio) * (reward + discount * next_value - value)
-            advantage = min(config.clip_pg_rho, ratio) * (reward + discount * next_target - value)
+            value, next_value, paid = values[t][b].item(), values[t + 1][b].item(), reward[t + 1, b].item()
+            discount = config.discount
+            if stream.is_first[t + 1, b]:
+                ahead = 0.0
+                goes_on = stream.truncated is not None and stream.truncated[t, b]
+                next_value = next_target = final_values[t, b].item() if goes_on else 0.0
+            delta = min(config.clip_rho, ratio) * (paid + discount * next_value - value)
+            advantage = min(config.clip_pg_rho, ratio) * (paid + discount * next_target - value)
             ahead = delta + discount * min(config.clip_c, ratio) * ahead
             next_target = value + ahead
             policy = policy - advantage * log_pi[action]
@@ -162,6 +200,73 @@ def test_losses_and_gradients_of_several_rollouts(lengths: tuple[int, ...], conf
     assert not any(tensor.requires_grad for measured in metrics for tensor in measured.values())
     assert (learner.updates, learner.env_steps, learner.skipped_updates) == (len(lengths), 36, 0)
     assert learner.carries.resets == 0
+
+
+@pytest.mark.parametrize(("clip", "bound"), [(1.0, 1.0), (3.0, 3.0), ("none", np.inf)])
+@pytest.mark.parametrize("limited", [False, True])
+def test_losses_with_other_bounds_and_with_returns_that_time_limits_do_not_end(
+    clip: Any, bound: float, limited: bool
+) -> None:
+    stream, lengths = make_stream(resets=0.3), (5, 7)
+    if limited:
+        stream = with_time_limits(stream)
+        assert stream.truncated is not None
+        assert 3 < stream.truncated.sum() < stream.is_first[1:].sum() - 3
+    learner = still(rewards={"reward_clip": clip})
+    expected = plain_loss(learner.agent, stream, lengths, learner.config, bound)
+    found = []
+    for rollout in stream.cuts(*lengths):
+        metrics = learner.update(rollout)
+        found.append([metrics[f"loss/{name}"].item() for name in ("total", "policy", "baseline")])
+    for measured, losses, length in zip(found, expected, lengths, strict=True):
+        of_all = [losses[name].item() / (length * 3) for name in ("total", "policy", "baseline")]
+        assert measured == pytest.approx(of_all, rel=1e-10)
+
+
+def test_gradients_do_not_flow_through_the_values_of_final_observations() -> None:
+    stream, learner = with_time_limits(make_stream(resets=0.3)), still()
+    learner.update(stream.cut(0, 12, 0))
+    total = plain_loss(learner.agent, stream, [12], learner.config)[0]["total"]
+    close(gradients(learner), torch.autograd.grad(total, learner.parameters))
+
+
+def test_normalised_rewards_are_those_divided_by_the_deviation_of_the_returns_up_to_now() -> None:
+    """In the losses and in the core's input."""
+    stream = make_stream()
+    parts, whole = (still(rewards={"normalise_rewards": True, "reward_clip": 2.0}) for _ in range(2))
+    running, returns = np.zeros(3), []
+    for t in range(12):
+        running = stream.reward[t + 1] + 0.99 * np.where(stream.is_first[t], 0, running)
+        returns.append(running)
+    for rollout, stop in zip(stream.cuts(5, 7), (5, 12), strict=True):
+        parts.update(rollout)
+        assert parts.read_tally()["learner/reward_deviation"] == pytest.approx(np.std(returns[:stop]), rel=1e-4)
+    # The losses of a single rollout: where there was one before, the cell had seen rewards on another scale.
+    metrics = whole.update(stream.cut(0, 12, 0))
+    scale = whole.read_tally()["learner/reward_deviation"]
+    assert scale == pytest.approx(np.std(returns), rel=1e-4)
+    expected = plain_loss(whole.agent, stream, [12], whole.config, 2.0, scale)[0]
+    assert metrics["loss/total"].item() == pytest.approx(expected["total"].item() / 36, rel=1e-6)
+
+
+@pytest.mark.parametrize("limited", [False, True])
+def test_a_value_of_100_stays_where_each_step_pays_1_and_a_time_limit_does_not_end_the_return(limited: bool) -> None:
+    """1 / (1 - 0.99) is the value of a task that goes on for ever; where a time limit of 4 steps is an end, it is less
+    than 4."""
+    learner = still(rewards={"reward_clip": "none"})
+    with torch.no_grad():
+        learner.agent.value.weight.zero_()
+        learner.agent.value.bias.fill_(100.0)
+    ends = np.tile((np.arange(13) % 4 == 0)[:, None], (1, 3))
+    stream = replace(make_stream(), reward=np.ones((13, 3), dtype=np.float32), is_first=ends)
+    if limited:
+        stream = replace(stream, truncated=ends[1:], final_observation=stream.observation[1:])
+    metrics = learner.update(stream.cut(0, 12, 0))
+    if limited:
+        assert metrics["loss/baseline"].item() < 1e-20
+        assert abs(metrics["loss/policy"].item()) < 1e-10
+    else:
+        assert metrics["loss/baseline"].item() > 0.5 * 50**2
 
 
 @pytest.mark.parametrize("max_gradient_norm", [1e9, 0.5])
@@ -305,9 +410,14 @@ def test_a_frozen_encoder_stays_as_it_is() -> None:
 def test_no_part_of_an_update_asks_for_a_number(gradient: str, optimiser: str) -> None:
     """Tensors without numbers stand for a device that has not yet computed them: whoever waits for one, fails."""
     with FakeTensorMode():
-        agent = Agent(ObservationSpec((3, 16, 16), ACTIONS), AgentConfig(gradient, hidden_size=HIDDEN))  # type: ignore[arg-type]
+        config = AgentConfig(gradient, hidden_size=HIDDEN, normalise_rewards=True)  # type: ignore[arg-type]
+        agent = Agent(ObservationSpec((3, 16, 16), ACTIONS), config)
         learner = Learner(agent, LearnerConfig(optimiser=optimiser), 3, 10**6)  # type: ignore[arg-type]
-        rollout = replace(make_stream().cut(0, 6, 0), observation=np.zeros((7, 3, 3, 16, 16), dtype=np.uint8))
+        rollout = replace(
+            with_time_limits(make_stream()).cut(0, 6, 0),
+            observation=np.zeros((7, 3, 3, 16, 16), dtype=np.uint8),
+            final_observation=np.zeros((6, 3, 3, 16, 16), dtype=np.uint8),
+        )
         numbers = {**rollout.arrays(), "gap": np.zeros(3, dtype=bool)}
         inputs = {
             name: torch.empty(array.shape, dtype=torch.from_numpy(np.zeros(1, array.dtype)).dtype)

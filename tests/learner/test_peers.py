@@ -34,6 +34,7 @@ class Case:
     dtype: torch.dtype
     spoilt_stream: int | None = None
     optimiser: str = "rmsprop"
+    normalised: bool = False
 
 
 CASES = {
@@ -41,6 +42,7 @@ CASES = {
     "rtrl, float32": Case("rtrl", torch.float32),
     "tbptt": Case("tbptt", torch.float64, optimiser="adam"),
     "tbptt, float32": Case("tbptt", torch.float32),
+    "rewards normalised": Case("rtrl", torch.float64, normalised=True),
     "not finite at the first": Case("rtrl", torch.float64, spoilt_stream=0),
     "not finite at the last": Case("rtrl", torch.float64, spoilt_stream=STREAMS - 1),
 }
@@ -70,7 +72,13 @@ def train(case: Case, peers: Peers) -> dict[str, Any]:
     torch.manual_seed(5)
     torch.set_num_threads(1)
     own = STREAMS // peers.size
-    config = AgentConfig(case.gradient, hidden_size=HIDDEN, encoder="mlp", encoder_features=7)  # type: ignore[arg-type]
+    config = AgentConfig(
+        case.gradient,  # type: ignore[arg-type]
+        hidden_size=HIDDEN,
+        encoder="mlp",
+        encoder_features=7,
+        normalise_rewards=case.normalised,
+    )
     agent = Agent(ObservationSpec((SIZE,), ACTIONS), config).to(case.dtype)
     settings = LearnerConfig(optimiser=case.optimiser, learning_rate=0.02, max_gradient_norm=5.0, rtrl_metrics_every=1)  # type: ignore[arg-type]
     learner = Learner(agent, settings, own, 10**4, peers)

@@ -81,8 +81,15 @@ class Stream:
             outputs.append(torch.sigmoid(core.output_gate(torch.cat((x, cell), dim=-1))) * cell)  # type: ignore[operator,union-attr]
         h = torch.stack(outputs[start - begin :])
         values = agent.value(h).squeeze(-1)
-        output = RolloutOutput(agent.policy(h[:-1]), values[:-1], values[-1].detach(), Carry(cell))
         batch = Rollout(**{name: torch.from_numpy(array) for name, array in self.cut(start).arrays().items()})
+        output = RolloutOutput(
+            logits=agent.policy(h[:-1]),
+            values=values[:-1],
+            bootstrap_value=values[-1].detach(),
+            carry=Carry(cell),
+            core_input=torch.empty(0),
+            rewards=batch.reward[1:].clamp(-1, 1),
+        )
         weights = [core.input_weight, core.recurrent_weight, core.bias]
         found = torch.autograd.grad(actor_critic_losses(output, batch, CONFIG).total, weights)  # type: ignore[arg-type]
         return torch.cat([gradient.flatten() for gradient in found])
