@@ -245,7 +245,7 @@ class TrainConfig(Generic[EnvOptions]):
         done = ["divided by the running deviation of the discounted return"] if agent.normalise_rewards else []
         done += [] if bound == "none" else [f"clipped to [-{bound:g}, {bound:g}]"]
         rewards = f"{' and then '.join(done)} in the losses and in the core's input" if done else "as they are"
-        limits = "does not end the return" if self.bootstrap_at_time_limits else "ends the return like any other end"
+        limits = "does not end the return" if self.bootstrap_at_time_limits else "ends the return"
         return f"rewards: {rewards}; a time limit {limits}"
 
     def to_json(self) -> dict[str, Any]:

@@ -145,9 +145,10 @@ def train(
         follower = follower or Follower()
         signals = StopSignals(also=follower.stop_requested)
         stack.push(signals.__exit__)
-        console.print(config.rewards_and_ends(), soft_wrap=True, markup=False)
         progress = stack.enter_context(Progress(config.total_steps, console))
-        front = Front(path, resumed, progress, partial(print_budget, console), follower, mirror, bool(restarts()))
+        front = Front(
+            path, resumed, progress, partial(print_start, console, config), follower, mirror, bool(restarts())
+        )
         summary = learn(config, config, Alone(), front, signals.stop_requested, signals.install)
     assert summary is not None
     print_summary(console, config.task, summary, signals.received)
@@ -240,6 +241,12 @@ def learn(
             place = front.mirror.url if front is not None and front.mirror is not None else run.path
             rest = f"the checkpoints before are whole, and {resume_command(place)} goes on once there is room"
             raise RunUnwritable(f"{error}; {rest}") from error
+
+
+def print_start(console: Console, config: TrainConfig[Any], budget: MemoryBudget, who: str = "the run") -> None:
+    """What is done to rewards and ends, and what memory ``who`` will hold."""
+    console.print(config.rewards_and_ends(), soft_wrap=True, markup=False)
+    print_budget(console, budget, who)
 
 
 def print_summary(console: Console, task: str, summary: Summary, stopped_by: signal.Signals | None) -> None:

@@ -18,11 +18,10 @@ from r2ac.launch.config import TrainConfig
 from r2ac.launch.errors import LearnersLost, last_line
 from r2ac.launch.learners.process import LearnerProcess, Place, Status
 from r2ac.launch.learners.rendezvous import FileRendezvous, TcpRendezvous
-from r2ac.launch.memory_budget import print_budget
 from r2ac.launch.progress import Progress
 from r2ac.launch.signals import StopSignals
 from r2ac.launch.supervisor import restarts
-from r2ac.launch.train import RUN_FAILURES, print_summary, resume_command
+from r2ac.launch.train import RUN_FAILURES, print_start, print_summary, resume_command
 from r2ac.launch.training import Summary
 from r2ac.learner import PeersLost
 
@@ -38,7 +37,6 @@ def train_in_group(config: TrainConfig[Any], console: Console, place: Place) -> 
     with ExitStack() as stack:
         signals = StopSignals()
         stack.push(signals.__exit__)
-        console.print(config.rewards_and_ends(), soft_wrap=True, markup=False)
         progress = stack.enter_context(Progress(config.total_steps, console))
         group = LearnerGroup(config, stack, console)
         signals.install()
@@ -66,7 +64,7 @@ class LearnerGroup:
 
     def __init__(self, config: TrainConfig[Any], stack: ExitStack, console: Console) -> None:
         self._stack, self._count, self._console = stack, config.num_learners, console
-        self._total_steps = config.total_steps
+        self._config = config
         cpus = max(1, config.learner_threads)
         # Locally there is a place for each actor; a cluster need only have those that fill a batch.
         local = config.ray_address == "local"
@@ -136,12 +134,12 @@ class LearnerGroup:
             if status.budget is not None and not told_budget:
                 told_budget = True
                 who = f"each of {self._count} learners, with its actors," if self._count > 1 else "the run"
-                print_budget(console, status.budget, who)
+                print_start(console, self._config, status.budget, who)
             show(status)
         if failures:
             raise self._verdict(failures, place.path)
         summary: Summary = self._ray.get(running[0])
-        if summary.env_steps < self._total_steps and not stop_requested():
+        if summary.env_steps < self._config.total_steps and not stop_requested():
             raise LearnersLost(
                 f"a learner was asked by SIGTERM to end, as where its node is taken away; all saved what they had "
                 f"learned by step {summary.env_steps:,}{_remedy(place.path)}"

@@ -130,6 +130,9 @@ def test_images_are_bytes_and_instructions_words() -> None:
     config = replace(preset("atari/Breakout"), rollouts_in_flight=3, streams_per_actor=32)
     assert image == 32 * (51 * (4 * 84 * 84 + 4 + 1) + 50 * (8 + 18 * 4) + 256 * 4 + 3 * 8) + 32
     assert sizes(budget_of(config, ATARI))["queue of 6 rollouts"] == 6 * image
+    # Final observations beside them, and half a line more of bools again.
+    limited = sizes(budget_of(replace(config, bootstrap_at_time_limits=True), ATARI))["queue of 6 rollouts"]
+    assert limited == 6 * (image + 32 * 50 * (4 * 84 * 84 + 1))
     spec = replace(ATARI, instruction_length=16, instruction_ids=100)
     assert sizes(budget_of(config, spec))["queue of 6 rollouts"] == 6 * (image + 32 * 51 * 16 * 4)
 

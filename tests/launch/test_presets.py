@@ -31,7 +31,10 @@ def test_the_papers_settings(task: str) -> None:
         "encoder": "auto",
         "encoder_features": 256,
         "chrono_steps": 0,
+        "reward_clip": 1.0,
+        "normalise_rewards": False,
     }
+    assert not config.bootstrap_at_time_limits
     learner = config.learner
     assert (learner.optimiser, learner.learning_rate, learner.max_gradient_norm) == ("rmsprop", 6e-4, 40.0)
     assert (learner.discount, learner.entropy_cost, learner.baseline_cost) == (0.99, 0.01, 0.5)
@@ -131,6 +134,12 @@ def test_vectors_of_memory_tasks_take_no_encoder_and_remember_for_long(suite: st
 def test_the_encoder_for_an_id_fits_what_it_shows() -> None:
     agent = preset("gym/CartPole-v1").agent
     assert (agent.encoder, agent.chrono_steps) == ("none", 0)
+
+
+def test_rewards_of_an_id_may_be_of_any_size_and_its_time_limits_are_no_ends() -> None:
+    config = preset("gym/CartPole-v1")
+    assert (config.agent.normalise_rewards, config.agent.reward_clip) == (True, 10.0)
+    assert config.bootstrap_at_time_limits
 
 
 @pytest.mark.parametrize("suite", SUITES)

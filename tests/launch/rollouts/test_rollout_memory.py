@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -12,13 +12,14 @@ from r2ac.launch.rollouts.rollout_memory import MemoryHandle, RolloutLayout, Rol
 
 VECTORS = RolloutLayout(length=6, num_streams=5, spec=ObservationSpec((4,), 2), cell_size=3)
 IMAGES = RolloutLayout(length=2, num_streams=3, spec=ObservationSpec((3, 8, 8), 7, 5, 11), cell_size=0)
+LIMITED = replace(IMAGES, final_observations=True)
 
 
-@pytest.mark.parametrize("layout", [VECTORS, IMAGES])
+@pytest.mark.parametrize("layout", [VECTORS, IMAGES, LIMITED])
 def test_shapes_dtypes_and_bytes(layout: RolloutLayout) -> None:
     rollout, steps, streams = layout.empty(), layout.length, layout.num_streams
     expected = {
-        "observation": ((steps + 1, streams, *layout.spec.shape), "u1" if layout is IMAGES else "f4"),
+        "observation": ((steps + 1, streams, *layout.spec.shape), "f4" if layout is VECTORS else "u1"),
         "reward": ((steps + 1, streams), "f4"),
         "is_first": ((steps + 1, streams), "?"),
         "action": ((steps, streams), "i8"),
@@ -28,8 +29,11 @@ def test_shapes_dtypes_and_bytes(layout: RolloutLayout) -> None:
         "sequence": ((streams,), "i8"),
         "weights_version": ((streams,), "i8"),
     }
-    if layout is IMAGES:
+    if layout is not VECTORS:
         expected["instruction"] = ((steps + 1, streams, 5), "i4")
+    if layout is LIMITED:
+        expected["truncated"] = ((steps, streams), "?")
+        expected["final_observation"] = ((steps, streams, *layout.spec.shape), "u1")
     arrays = rollout.arrays()
     assert {name: (array.shape, array.dtype) for name, array in arrays.items()} == {
         name: (shape, np.dtype(dtype)) for name, (shape, dtype) in expected.items()
@@ -39,7 +43,7 @@ def test_shapes_dtypes_and_bytes(layout: RolloutLayout) -> None:
 
 
 def test_arrays_do_not_overlap() -> None:
-    rollout = VECTORS.empty()
+    rollout = replace(VECTORS, final_observations=True).empty()
     for number, array in enumerate(rollout.arrays().values()):
         array[...] = number
     for number, array in enumerate(rollout.arrays().values()):
