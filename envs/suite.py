@@ -129,7 +129,7 @@ class Suite:
     foreign: bool = True
     """Whether code of others makes its numbers, so that they are checked."""
     final_observations: bool = True
-    """Whether an end by a time limit is told from other ends and comes with the last observation of the episode."""
+    """Whether an episode that a time limit cuts off comes with its last observation."""
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Options of published protocols by their names, in suites that have more than the defaults."""
 

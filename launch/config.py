@@ -181,8 +181,8 @@ class TrainConfig(Generic[EnvOptions]):
         suite = one_suite(self.tasks)
         if self.bootstrap_at_time_limits and not suite.final_observations:
             raise ConfigError(
-                f"--bootstrap-at-time-limits is not possible with {suite.name}: its engine neither tells a time "
-                "limit from another end nor shows the last observation of an episode"
+                f"--bootstrap-at-time-limits is not possible with {suite.name}: its engine never shows the last "
+                "observation of an episode"
             )
         if self.num_streams < len(self.tasks):
             raise ConfigError(
