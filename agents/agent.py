@@ -12,7 +12,7 @@ from r2ac.agents.elstm import ELSTM, Carry, Gradient
 from r2ac.agents.encoders import EncoderName, make_encoder
 from r2ac.agents.feedforward import FeedForward
 from r2ac.agents.instruction import InstructionEncoder
-from r2ac.agents.rewards import RewardClip, RewardTransform
+from r2ac.agents.rewards import RewardTransform
 from r2ac.agents.scopes import scope
 
 
@@ -33,7 +33,7 @@ class AgentConfig:
     """Features that the encoder hands to the core, beside the last reward."""
     chrono_steps: int = 0
     """Longest time scale, in steps, over which the forget gates are spread at the start; 0: biases start at zero."""
-    reward_clip: RewardClip = 1.0
+    reward_clip: float | Literal["none"] = 1.0
     """Bound that rewards are clipped to, in the losses and in the core's input; none: as the environment gives them."""
     normalise_rewards: bool = False
     """Divide rewards, before they are clipped, by the running deviation of the discounted return."""

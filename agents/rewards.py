@@ -7,8 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-RewardClip = float | Literal["none"]
-
 
 class RewardTransform(nn.Module):
     """clip(r / deviation, -bound, bound): where the rewards are not to be normalised the deviation is 1, and where they
@@ -26,7 +24,7 @@ class RewardTransform(nn.Module):
     moments: Tensor
     """Number, mean and variance of the returns seen, [3] float64; there only where rewards are normalised."""
 
-    def __init__(self, clip: RewardClip, normalise: bool) -> None:
+    def __init__(self, clip: float | Literal["none"], normalise: bool) -> None:
         super().__init__()
         self.clip = clip
         self.deviation: nn.Parameter | None = None
