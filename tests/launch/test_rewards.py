@@ -30,9 +30,9 @@ def train(name: str, run: Path, steps: int, *flags: str) -> Path:
 
 def test_a_large_reward_is_preferred_to_many_small_ones(tmp_path: Path) -> None:
     """Clipped to 1, five small ones are worth more."""
-    run = train("Prices", tmp_path / "run", 6000, *QUICKLY)
+    run = train("Prices", tmp_path / "run", 4000, *QUICKLY)
     assert read_metrics(run)[-1]["episode_return"] > 95
-    clipped = train("Prices", tmp_path / "clipped", 6000, *QUICKLY, *AS_IN_THE_PAPER)
+    clipped = train("Prices", tmp_path / "clipped", 4000, *QUICKLY, *AS_IN_THE_PAPER)
     assert read_metrics(clipped)[-1]["episode_return"] < 10
 
 
