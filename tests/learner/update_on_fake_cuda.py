@@ -30,6 +30,7 @@ class Case:
     words: int = 0
     steps: int = 20
     frozen: bool = False
+    final_observations: bool = False
     learner: dict[str, Any] = field(default_factory=dict)
 
     def spec(self) -> ObservationSpec:
@@ -46,7 +47,8 @@ class Case:
 
     def batch(self) -> StagedBatch:
         """A batch on the GPU, as the feed hands it over."""
-        layout = RolloutLayout(self.steps, BATCH, self.spec(), 0 if self.agent.core == "feedforward" else HIDDEN)
+        cell_size = 0 if self.agent.core == "feedforward" else HIDDEN
+        layout = RolloutLayout(self.steps, BATCH, self.spec(), cell_size, self.final_observations)
         with torch.device("cuda"):
             tensors = {
                 name: torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype)
@@ -77,10 +79,13 @@ CASES = {
     "no metrics of RTRL": Case(learner={"rtrl_metrics_every": 0}),
     "tbptt": Case(agent=replace(SMALL, gradient="tbptt")),
     "feed-forward": Case(agent=replace(SMALL, core="feedforward"), learner={"optimiser": "adam"}),
+    "rewards normalised": Case(agent=replace(SMALL, normalise_rewards=True)),
+    "time limits": Case(final_observations=True),
     "all together": Case(
         IMAGE,
-        replace(SMALL, encoder="nature", chrono_steps=100),
+        replace(SMALL, encoder="nature", chrono_steps=100, normalise_rewards=True, reward_clip="none"),
         WORDS,
+        final_observations=True,
         learner={"optimiser": "adam", "encoder_precision": "bfloat16", "sensitivity_storage": "bfloat16"},
     ),
 }
