@@ -1,20 +1,30 @@
 """The suite `gym`: any Gymnasium id with discrete actions and an image or a vector to see, as `gym/<id>`.
 
 An id is written as `gymnasium.make` takes it, with its version: `gym/CartPole-v1`, or `gym/my_module:MyEnv-v0` where
-importing a module registers it. Images (uint8 [H,W], [H,W,C] or [C,H,W] with 1, 3 or 4 channels) are shown as
-[C,H,W], one-dimensional boxes of any dtype as float32 vectors with their numbers as they are. Ids with other
-observations or with actions that are not Discrete are refused.
+importing a module registers it; the module may lie in the current directory. Images (uint8 [H,W], [H,W,C] or [C,H,W]
+with 1, 3 or 4 channels) are shown as [C,H,W]; everything else that has no more than two axes, and dictionaries and
+tuples of it, as one float32 vector: numbers as they are, discrete ones one-hot. Ids with other observations, with an
+image beside other observations, or with actions that are not Discrete are refused.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import gymnasium
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from gymnasium.vector import VectorEnv
+from gymnasium.wrappers import TransformObservation
 
 from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.single import (
@@ -26,7 +36,7 @@ from r2ac.envs.single import (
     as_vector,
     is_image,
 )
-from r2ac.envs.suite import MissingPackage, Split, Suite, UnknownTask, check_at_least
+from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, UnknownTask, check_at_least
 
 
 @dataclass(frozen=True)
@@ -37,6 +47,11 @@ class GymOptions:
     """Engine steps that each action is repeated for; their rewards are summed, the last observation is shown."""
     frame_stack: int = 1
     """Observations stacked, oldest first: as channels of an image, one after another in a vector."""
+    env_kwargs: str = "{}"
+    """Arguments for gymnasium.make, a JSON object such as '{"level": 3}'."""
+    wrappers: tuple[str, ...] = ()
+    """What wraps the environment, the first one first: module:function (or module:Class), called with the
+    environment."""
 
 
 def _look_up(name: str) -> None:
@@ -51,10 +66,23 @@ def _look_up(name: str) -> None:
         raise UnknownTask(f"there is no task {'gym/' + name!r}: {said}") from error
 
 
-def _import(module: str) -> None:
-    """Raises ImportError whatever is wrong with the module."""
+def _import(module: str) -> ModuleType:
+    """The module, also where it lies in the current directory, as `python -c` would find it; raises ImportError
+    whatever is wrong with it."""
+    here = ""
+    with suppress(FileNotFoundError):
+        here = os.getcwd()
+        if here not in sys.path:
+            sys.path.insert(0, here)
     try:
-        importlib.import_module(module)
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if not f"{module}.".startswith(f"{error.name}."):
+            raise ImportError(f"{module} cannot be imported: {error!r}") from error
+        raise ImportError(
+            f"No module named {error.name!r} in the current directory ({here}), on PYTHONPATH or installed; start the "
+            "command where it lies, or take it along to a cluster with r2ac submit --with-module"
+        ) from error
     except Exception as error:
         raise ImportError(f"{module} cannot be imported: {error!r}") from error
 
@@ -62,23 +90,119 @@ def _import(module: str) -> None:
 def _check(name: str, options: GymOptions) -> None:
     check_at_least("action_repeat", options.action_repeat, 1, "engine steps")
     check_at_least("frame_stack", options.frame_stack, 1, "observations")
+    _keywords(options)
+    for wrapper in options.wrappers:
+        if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", wrapper):
+            raise InvalidOption(
+                f"wrappers has {wrapper!r}, but each must be module:function, such as "
+                "gymnasium.wrappers:FlattenObservation"
+            )
+
+
+def _keywords(options: GymOptions) -> dict[str, Any]:
+    """What `gymnasium.make` is given beside the id."""
+    try:
+        values = json.loads(options.env_kwargs)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise InvalidOption(
+            f"env_kwargs is {options.env_kwargs!r}, but it must be a JSON object such as '{{\"level\": 3}}'"
+        )
+    for taken in ("id", "disable_env_checker"):
+        if taken in values:
+            raise InvalidOption(f"env_kwargs names {taken!r}, but that is not for the environment to take")
+    return values
+
+
+def make_single(name: str, options: GymOptions) -> gymnasium.Env:
+    """The environment as `gymnasium.make` and the wrappers give it.
+
+    Raises UnknownTask, InvalidOption or MissingPackage.
+    """
+    try:
+        env = gymnasium.make(name, disable_env_checker=True, **_keywords(options))
+    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
+        raise MissingPackage(f"gym/{name} lacks a package: {' '.join(str(error).split())}") from error
+    except TypeError as error:
+        raise InvalidOption(f"gym/{name} cannot be made with env_kwargs {options.env_kwargs}: {error}") from error
+    for wrapper in options.wrappers:
+        env = _wrapped(env, wrapper)
+    return env
+
+
+def _wrapped(env: gymnasium.Env, wrapper: str) -> gymnasium.Env:
+    module, _, function = wrapper.partition(":")
+    try:
+        wrap: Any = functools.reduce(getattr, function.split("."), _import(module))
+    except (ImportError, AttributeError) as error:
+        raise InvalidOption(f"there is no wrapper {wrapper}: {error}") from error
+    wrapped = wrap(env)
+    if not isinstance(wrapped, gymnasium.Env):
+        raise InvalidOption(f"the wrapper {wrapper} returns {wrapped!r}, but it must return a gymnasium.Env")
+    return wrapped
+
+
+def _check_actions(name: str, space: Space) -> None:
+    """Raises UnknownTask unless they are Discrete."""
+    if not isinstance(space, Discrete):
+        kind = type(space).__name__
+        later = f": {kind} actions are not supported yet" if isinstance(space, Box | MultiDiscrete) else ""
+        raise UnknownTask(f"gym/{name} is no task here: its actions must be Discrete, not {_text(space)}{later}")
+
+
+def _shown(name: str, env: gymnasium.Env) -> gymnasium.Env:
+    """Shows one image or one vector; raises UnknownTask for what is neither."""
+    parts = dict(_parts(env.observation_space))
+    images = [path for path, space in parts.items() if is_image(space)]
+    if len(parts) == 1 and images:
+        (path,) = images
+        if path:
+            env = TransformObservation(
+                env, lambda seen: functools.reduce(lambda at, key: at[key], path, seen), parts[path]
+            )
+        return as_image(env)
+    if images:
+        others = ", ".join(_named(path) for path in parts if path != images[0])
+        raise UnknownTask(
+            f"gym/{name} is no task here: it shows the image {_named(images[0])} beside {others}, but an agent sees "
+            "one image or one vector; --wrappers module:function can choose"
+        )
+    for path, space in parts.items():
+        if not (isinstance(space, Discrete | MultiDiscrete | MultiBinary) or _is_flat(space)):
+            raise UnknownTask(
+                f"gym/{name} is no task here: its observations must be uint8 images with 1, 3 or 4 channels, or Box of "
+                f"at most two axes, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of these, not {_text(space)}"
+                + (f" in {_named(path)}" if path else "")
+            )
+    return as_vector(env)
+
+
+def _parts(space: Space, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Space]]:
+    """What a space is made of: the keys that lead there, and a space that is no Dict or Tuple."""
+    if isinstance(space, Dict | Tuple):
+        for key, part in space.spaces.items() if isinstance(space, Dict) else enumerate(space.spaces):
+            yield from _parts(part, (*path, key))
+    else:
+        yield path, space
+
+
+def _is_flat(space: Space) -> bool:
+    return isinstance(space, Box) and len(space.shape) <= 2
+
+
+def _named(path: tuple[Any, ...]) -> str:
+    return ".".join(map(str, path))
+
+
+def _text(space: Space) -> str:
+    return " ".join(str(space).split())
 
 
 def _make_one(name: str, options: GymOptions) -> gymnasium.Env:
-    try:
-        env = gymnasium.make(name, disable_env_checker=True)
-    except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
-        raise MissingPackage(f"gym/{name} lacks a package: {' '.join(str(error).split())}") from error
-    if not isinstance(env.action_space, Discrete):
-        raise UnknownTask(f"gym/{name} is no task here: its actions must be Discrete, not {env.action_space}")
-    space = env.observation_space
-    if not (is_image(space) or (isinstance(space, Box) and len(space.shape) == 1)):
-        raise UnknownTask(
-            f"gym/{name} is no task here: its observations must be a Box, either uint8 images with 1, 3 or 4 channels "
-            f"or vectors, not {' '.join(str(space).split())}"
-        )
-    env = ActionRepeat(OneDiscreteAction(env), options.action_repeat)
-    env = as_image(env) if is_image(space) else as_vector(env)
+    env = make_single(name, options)
+    _check_actions(name, env.action_space)
+    env = _shown(name, ActionRepeat(OneDiscreteAction(env), options.action_repeat))
     return FrameStack(env, options.frame_stack) if options.frame_stack > 1 else env
 
 
@@ -88,7 +212,7 @@ def _make(name: str, num_envs: int, seed: int, split: Split, options: GymOptions
 
 SUITE = Suite(
     name="gym",
-    summary="any Gymnasium id with discrete actions and image or vector observations, such as these",
+    summary="any Gymnasium id with discrete actions, your own too, such as these",
     options=GymOptions,
     list_tasks=lambda: ("CartPole-v1", "Acrobot-v1", "MountainCar-v0"),
     missing=lambda: None,

@@ -287,7 +287,11 @@ def _with_new_names(options: dict[str, Any]) -> dict[str, Any]:
 def _typed(kind: type, values: dict[str, Any]) -> Any:
     """The dataclass ``kind`` with ``values``; raises TypeError for a plain field whose value is of another type."""
     for name, hint in get_type_hints(kind).items():
-        if name in values and not _fits(values[name], hint):
+        if name not in values:
+            continue
+        if get_origin(hint) is tuple and isinstance(values[name], list):
+            values = {**values, name: tuple(values[name])}
+        elif not _fits(values[name], hint):
             raise TypeError(f"{name} is {values[name]!r}")
     return kind(**values)
 

@@ -28,18 +28,28 @@ def preset(task: str, protocol: str | None = None, options: Any = None) -> Train
         ConfigError: for a protocol that the suite does not have.
     """
     tasks = find_tasks(task)
-    suite = one_suite(tasks)
-    if options is None:
-        options = suite.options() if protocol is None else _protocol(suite, protocol)
-        names = {field.name for field in fields(options)}
-        if "threads" in names:
-            # Each rollout actor has one core, on which it also runs the agent.
-            options = replace(options, threads=1)
-        if "instruction" in names and any(each.short_name.startswith("language_") for each in tasks):
-            options = replace(options, instruction=True)
-    config = replace(_SETTINGS.get(suite.name, _paper)(tasks[0], options), task=task)
+    options = preset_options(task, protocol) if options is None else options
+    config = replace(_SETTINGS.get(one_suite(tasks).name, _paper)(tasks[0], options), task=task)
     streams_needed = -(-len(tasks) // max(config.num_actors, 1))
     return replace(config, streams_per_actor=max(config.streams_per_actor, streams_needed))
+
+
+def preset_options(task: str, protocol: str | None = None) -> Any:
+    """The options of the environment that :func:`preset` takes where none are known; no environment is made.
+
+    Raises:
+        UnknownTask, ConfigError: as :func:`preset`.
+    """
+    tasks = find_tasks(task)
+    suite = one_suite(tasks)
+    options = suite.options() if protocol is None else _protocol(suite, protocol)
+    names = {field.name for field in fields(options)}
+    if "threads" in names:
+        # Each rollout actor has one core, on which it also runs the agent.
+        options = replace(options, threads=1)
+    if "instruction" in names and any(each.short_name.startswith("language_") for each in tasks):
+        options = replace(options, instruction=True)
+    return options
 
 
 def _protocol(suite: Suite, name: str) -> Any:

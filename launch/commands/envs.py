@@ -14,7 +14,7 @@ from rich.console import Console
 from r2ac.envs import SUITES, Split
 from r2ac.launch.commands.parsing import flag_value, local_path, parse, take_flag, with_options
 from r2ac.launch.config import ConfigError
-from r2ac.launch.presets import preset
+from r2ac.launch.presets import preset_options
 from r2ac.launch.progress import print_table
 from r2ac.launch.suites import print_named, print_overview, print_suites
 from r2ac.launch.watching.pictures import check_output, draw
@@ -82,7 +82,7 @@ def envs_command(arguments: Sequence[str], console: Console) -> int:
 
 def _watch(task: str, arguments: list[str], console: Console) -> int:
     """``r2ac envs --watch TASK [--flags]``."""
-    options, agent = preset(task, take_flag(arguments, "--preset")).env, flag_value(arguments, "--agent")
+    options, agent = preset_options(task, take_flag(arguments, "--preset")), flag_value(arguments, "--agent")
     trained = None if agent is None else TrainedAgent.load(local_path(agent))
     if trained is not None:
         # It is shown what it was trained with, unless flags say otherwise.

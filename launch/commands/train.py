@@ -13,12 +13,19 @@ from typing import Any
 from rich.console import Console
 
 from r2ac.envs import MissingPackage, Task, find_tasks, one_suite
-from r2ac.launch.commands.parsing import flag_value, local_place, parse, take_flag, with_options
+from r2ac.launch.commands.parsing import (
+    flag_value,
+    local_place,
+    parse,
+    parse_known,
+    take_flag,
+    with_options,
+)
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.learners.group import train_in_group
 from r2ac.launch.learners.process import Place
 from r2ac.launch.mirror import Mirror, staging_path
-from r2ac.launch.presets import preset
+from r2ac.launch.presets import preset, preset_options
 from r2ac.launch.run_directory import RunDirectory, default_run_directory, new_directory
 from r2ac.launch.storage import StorageError, StorageUnavailable, Store, is_url
 from r2ac.launch.suite_training import SuiteRun, train_suite
@@ -50,19 +57,15 @@ def train_command(arguments: Sequence[str], console: Console) -> int:
 
 def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
     """The task's preset with what the flags say. What suits the agent depends on what it is shown, and that on the
-    flags of the environment: where those change the preset, the flags are read once more over the fitting one."""
+    flags of the environment: they are read first."""
     rest = list(arguments)
-    protocol = take_flag(rest, "--preset")
-    default = preset(task, protocol)
-    prog, kind = f"r2ac train {task}", with_options(TrainConfig, default.env)
+    options = preset_options(task, take_flag(rest, "--preset"))
+    prog = f"r2ac train {task}"
+    options, _ = parse_known(type(options), prog, [word for word in rest if word not in ("-h", "--help")], options)
     named = " or ".join(one_suite(find_tasks(task)).presets)
     doc = " ".join((TrainConfig.__doc__ or "").split())
     about = f"{doc} Presets of this suite, which flags override: --preset {named}" if named else None
-    config = parse(kind, prog, rest, default, about)
-    fitting = preset(task, options=config.env)
-    if fitting != replace(default, env=config.env):
-        config = parse(kind, prog, rest, fitting)
-    return config
+    return parse(with_options(TrainConfig, options), prog, rest, preset(task, options=options), about)
 
 
 def _begin(task: str, arguments: list[str], console: Console) -> int:
