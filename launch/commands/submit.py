@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,7 +20,7 @@ from r2ac.launch.commands.train import training_config
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.jobs.job import new_job_id
 from r2ac.launch.jobs.server import JobError, JobServer, cluster_address
-from r2ac.launch.jobs.submission import Submission, environment, is_place, place_below, submit
+from r2ac.launch.jobs.submission import Submission, check_modules, environment, is_place, place_below, submit
 from r2ac.launch.progress import print_table
 
 _LONGEST_NAME = 100
@@ -44,6 +45,9 @@ class SubmitArguments:
     env: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """NAME=VALUE, as often as wanted: variables of the job and of its Ray processes. Whoever may use the cluster can
     read them."""
+    with_module: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A file x.py or a folder, as often as wanted, that is sent along and can be imported on the nodes: your own
+    environments and wrappers."""
     entrypoint_cpus: float = 0.0
     """CPUs to hold for the learner's process; without CPUs and GPUs it runs on the head node."""
     entrypoint_gpus: float = 0.0
@@ -62,6 +66,8 @@ def submit_command(arguments: Sequence[str], console: Console) -> int:
     """
     own, words = parse_own(arguments)
     _check(own)
+    # Flags are checked here as on the nodes, with what is sent along.
+    sys.path[:0] = [str(module.absolute().parent) for module in own.with_module]
     address = cluster_address(own.cluster)
     earlier = take_flag(words, "--resume")
     # What can be seen without the cluster is said first.
@@ -107,6 +113,7 @@ def _check(own: SubmitArguments) -> None:
         raise ConfigError(f"--python is {own.python!r}, but it must name an interpreter on the nodes")
     try:
         environment(own.env)
+        check_modules(own.with_module)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
@@ -173,6 +180,7 @@ def _submission(
         stop_seconds=own.stop_seconds,
         cpus=own.entrypoint_cpus,
         gpus=own.entrypoint_gpus,
+        modules=own.with_module,
     )
 
 

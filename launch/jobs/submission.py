@@ -15,7 +15,7 @@ from typing import Any
 from r2ac.launch.jobs import job
 from r2ac.launch.jobs.job import Job
 from r2ac.launch.jobs.server import JobRequest, JobServer
-from r2ac.launch.jobs.wheel import build_wheel
+from r2ac.launch.jobs.wheel import add_modules, build_wheel
 
 _MODULE = "r2ac.launch"
 _STOP_SECONDS = "RAY_JOB_STOP_WAIT_TIME_S"
@@ -45,6 +45,8 @@ class Submission:
     """What a training gets to write its checkpoint when the job is stopped, before it is killed."""
     cpus: float = 0.0
     gpus: float = 0.0
+    modules: tuple[Path, ...] = ()
+    """Files and folders that the nodes can import beside r2ac."""
 
     @property
     def entrypoint(self) -> str:
@@ -94,18 +96,34 @@ def submit(server: JobServer, submission: Submission) -> Job:
         cpus=submission.cpus,
         gpus=submission.gpus,
     )
-    return submit_with_package(server, request)
+    return submit_with_package(server, request, submission.modules)
 
 
-def submit_with_package(server: JobServer, request: JobRequest) -> Job:
-    """Send a job whose command and Ray processes import r2ac as it is here, whether or not the nodes have it.
+def submit_with_package(server: JobServer, request: JobRequest, modules: Sequence[Path] = ()) -> Job:
+    """Send a job whose command and Ray processes import r2ac as it is here, whether or not the nodes have it, and
+    ``modules``.
 
     A wheel is a zip archive. Ray unpacks a zip archive that is the working directory of a job on each node, and puts it
     on the module path; a wheel as one of its py_modules it would install with pip, with all dependencies once more.
     """
     with tempfile.TemporaryDirectory(prefix="r2ac-") as folder:
-        package = shutil.move(build_wheel(Path(folder)), Path(folder) / "r2ac.zip")
+        package = Path(shutil.move(build_wheel(Path(folder)), Path(folder) / "r2ac.zip"))
+        add_modules(package, modules)
         return server.submit(replace(request, runtime_env={**request.runtime_env, "working_dir": str(package)}))
+
+
+def check_modules(modules: Sequence[Path]) -> None:
+    """Raises ValueError, with one sentence, for what cannot be imported by its name where it is sent."""
+    names = ["r2ac"]
+    for module in modules:
+        name = module.name.removesuffix(".py")
+        if not module.is_dir() and not (module.is_file() and module.suffix == ".py"):
+            raise ValueError(f"--with-module is {module}, but it must be a file that ends in .py, or a folder")
+        if not name.isidentifier():
+            raise ValueError(f"--with-module is {module}, but {name!r} is no name that Python can import")
+        if name in names:
+            raise ValueError(f"--with-module is {module}, but a module {name} is sent already")
+        names.append(name)
 
 
 def environment(pairs: Sequence[str]) -> dict[str, str]:

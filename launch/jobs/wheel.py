@@ -6,7 +6,7 @@ import base64
 import hashlib
 import importlib
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
@@ -36,14 +36,32 @@ def build_wheel(folder: Path) -> Path:
     return path
 
 
+def add_modules(archive: Path, modules: Iterable[Path]) -> None:
+    """Add modules to a zip archive, at its top: files, and folders with all that is in them.
+
+    Raises:
+        OSError: as the file system gives it.
+    """
+    with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as opened:
+        for module in modules:
+            for file in [module] if module.is_file() else _sources(module):
+                _write(opened, file.relative_to(module.parent).as_posix(), file.read_bytes())
+
+
+def _sources(root: Path) -> Iterator[Path]:
+    """The files below a folder, but for hidden ones and what Python has compiled."""
+    for file in sorted(root.rglob("*")):
+        inside = file.relative_to(root).parts
+        if file.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in inside):
+            yield file
+
+
 def _files(installed: Distribution) -> Iterator[tuple[str, bytes]]:
     """(name in the wheel, content) of the modules, of the data beside them, and of the wheel's own description."""
     for folder in _FOLDERS:
         root = Path(importlib.import_module(f"r2ac.{folder}").__path__[0])
-        for file in sorted(root.rglob("*")):
-            inside = file.relative_to(root)
-            if file.is_file() and not any(part == "__pycache__" or part.startswith(".") for part in inside.parts):
-                yield f"r2ac/{folder}/{inside.as_posix()}", file.read_bytes()
+        for file in _sources(root):
+            yield f"r2ac/{folder}/{file.relative_to(root).as_posix()}", file.read_bytes()
     description = f"r2ac-{installed.version}.dist-info"
     yield f"{description}/METADATA", _metadata(installed).encode()
     yield f"{description}/WHEEL", _WHEEL.encode()

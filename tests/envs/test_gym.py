@@ -195,8 +195,8 @@ def test_an_id_that_does_not_exist_is_one_sentence(task: str, said: str) -> None
     [
         ("gym/Pendulum-v1", "its actions must be Discrete, not Box"),
         ("gym/r2ac-test/Grid-v0", r"its actions must be Discrete, not MultiDiscrete"),
-        ("gym/FrozenLake-v1", r"its observations must be a Box, .* not Discrete\(16\)"),
-        ("gym/Blackjack-v1", "its observations must be a Box, .* not Tuple"),
+        ("gym/Pendulum-v1", "Box actions are not supported yet"),
+        ("gym/r2ac-test/Grid-v0", "MultiDiscrete actions are not supported yet"),
         ("gym/r2ac-test/Floats-v0", r"not Box\(0.0, 100.0, \(5, 6, 3\), float32\)"),
         ("gym/r2ac-test/Channels-v0", r"not Box\(0, 100, \(5, 6, 7\), uint8\)"),
     ],

@@ -150,12 +150,16 @@ def follow_in_a_process(job: str) -> "subprocess.Popen[str]":
 
 
 def test_nodes_import_the_package_that_was_sent(cluster: Cluster, tmp_path: Path) -> None:
-    """Though r2ac is installed there too; and variables come as they are."""
+    """Though r2ac is installed there too; modules that go along can be imported by the job and by its Ray processes,
+    and variables come as they are."""
     server = JobServer.connect(cluster.address)
-    said = tmp_path / "said"
+    said, module = tmp_path / "said", tmp_path / "goes_along.py"
+    module.write_text("import os\nplace = f'{__file__} in {os.getpid()}'\n")
     program = (
-        "import os, pathlib, r2ac.launch, importlib.metadata as m; "
-        f"pathlib.Path({str(said)!r}).write_text('|'.join((r2ac.launch.__file__, m.version('r2ac'), os.environ['X'])))"
+        "import os, pathlib, goes_along, ray, r2ac.launch, importlib.metadata as m; ray.init(); "
+        "far = ray.get(ray.remote(lambda: __import__('goes_along').place).remote()); "
+        "words = (r2ac.launch.__file__, m.version('r2ac'), goes_along.place, far, os.environ['X']); "
+        f"pathlib.Path({str(said)!r}).write_text('|'.join(words))"
     )
     request = JobRequest(
         id=new_job_id("probe", "000001"),
@@ -163,10 +167,11 @@ def test_nodes_import_the_package_that_was_sent(cluster: Cluster, tmp_path: Path
         runtime_env={"env_vars": {"X": 'a\'b\n"c" `id` $(id); \\'}},
         metadata={},
     )
-    job = wait_for_end(server, submit_with_package(server, request), 300)
+    job = wait_for_end(server, submit_with_package(server, request, [module]), 300)
     assert job.status == "SUCCEEDED", server.log(job)
-    file, version, variable = said.read_text().split("|")
-    assert "/runtime_resources/working_dir_files/" in file
+    file, version, here, far, variable = said.read_text().split("|")
+    assert all("/runtime_resources/working_dir_files/" in each for each in (file, here, far))
+    assert here != far
     assert version
     assert variable == 'a\'b\n"c" `id` $(id); \\'
 

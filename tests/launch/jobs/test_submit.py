@@ -3,7 +3,9 @@
 import json
 import shlex
 import subprocess
+import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -13,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2ac.launch.cli import main
-from r2ac.launch.jobs.job import is_job_id, is_sender_id, new_job_id
-from r2ac.launch.jobs.server import cluster_address
+from r2ac.launch.jobs.job import Job, is_job_id, is_sender_id, new_job_id
+from r2ac.launch.jobs.server import JobRequest, JobServer, cluster_address
 from r2ac.launch.jobs.submission import Submission, is_place
 
 Capture = pytest.CaptureFixture[str]
@@ -58,6 +60,9 @@ def refused(capsys: Capture, *words: str) -> str:
         (["memory/tmaze", "--entrypoint-cpus", "nan"], "--entrypoint-cpus"),
         (["memory/tmaze", "--stop-seconds", "0"], "--stop-seconds"),
         (["memory/tmaze", "--python", ""], "--python"),
+        (["memory/tmaze", "--with-module", "nowhere.py"], "--with-module is nowhere.py, but it must be a file"),
+        (["memory/tmaze", "--with-module", "pyproject.toml"], "--with-module is pyproject.toml, but it must be a file"),
+        (["memory/tmaze", "--with-module", "tests", "--with-module", "tests"], "a module tests is sent already"),
         (["--seed", "2"], "the task comes first"),
         (["--suite", "memory", "memory/tmaze"], "memory/tmaze"),
         (["--suite", "nonsense"], "nonsense"),
@@ -137,6 +142,36 @@ def test_places() -> None:
         assert is_place(place)
     for word in ("runs", "", "~", "~root/runs", "./runs", "/a\nb", "s3:/bucket"):
         assert not is_place(word)
+
+
+def test_modules_are_sent_along(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Flags are checked with them, though they lie elsewhere; what was compiled and what is hidden stays here."""
+    alone, package = tmp_path / "my_own_walk.py", tmp_path / "my_wrappers"
+    alone.write_text("from tests.own_envs import deaf\n")
+    for name in ("__init__.py", "inside/data.json", "__pycache__/old.pyc", ".git/config"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("from my_own_walk import deaf" if name == "__init__.py" else "")
+    sent: dict[str, bytes] = {}
+
+    class Recorder:
+        ray_version = "2.60.0"
+
+        def submit(self, request: JobRequest) -> Job:
+            with zipfile.ZipFile(request.runtime_env["working_dir"]) as archive:
+                sent.update({name: archive.read(name) for name in archive.namelist()})
+            assert "--wrappers my_wrappers:deaf" in request.entrypoint
+            return Job(request.id, "PENDING", {}, "", None, None, None, None)
+
+    monkeypatch.setattr(JobServer, "connect", lambda address: Recorder())
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    flags = ["--wrappers", "my_wrappers:deaf", "--with-module", str(alone), "--with-module", str(package)]
+    assert main(["submit", "gym/my_own_walk:own/Walk-v0", *flags]) == 0
+    assert sent["my_own_walk.py"] == alone.read_bytes()
+    assert [name for name in sent if name.startswith("my_wrappers")] == [
+        "my_wrappers/__init__.py",
+        "my_wrappers/inside/data.json",
+    ]
+    assert "r2ac/launch/cli.py" in sent
 
 
 class Answer(BaseHTTPRequestHandler):
