@@ -55,6 +55,7 @@ usage: r2ac COMMAND …
   r2ac bench TASK [--flags]            how many actors, streams and threads are fast on this machine
   r2ac envs [SUITE | SUITE/TASK]       every suite and task, what is seen there, and whether it can run here
   r2ac envs --watch TASK [--flags]     a picture or video of what an agent sees, of a random or a trained one
+  r2ac envs --check gym/ID [--flags]   whether an environment of your own is in order, and what r2ac makes of it
 
 r2ac COMMAND --help lists the flags of a command, r2ac train TASK --help those of a task with its preset.
 """

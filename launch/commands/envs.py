@@ -12,8 +12,10 @@ import tyro
 from rich.console import Console
 
 from r2ac.envs import SUITES, Split
+from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import flag_value, local_path, parse, take_flag, with_options
 from r2ac.launch.config import ConfigError
+from r2ac.launch.environment_check import check_environment
 from r2ac.launch.presets import preset_options
 from r2ac.launch.progress import print_table
 from r2ac.launch.suites import print_named, print_overview, print_suites
@@ -24,7 +26,8 @@ from r2ac.launch.watching.watch import TrainedAgent, record
 @dataclass(frozen=True)
 class EnvsArguments:
     """Show every suite and task, what an agent sees and does there, whether it can run here, and if not, what to
-    install. What an agent sees, as a picture: r2ac envs --watch TASK [--flags]"""
+    install. What an agent sees, as a picture: r2ac envs --watch TASK [--flags]. Whether an environment of your own is
+    in order: r2ac envs --check gym/ID [--flags]"""
 
     name: tyro.conf.Positional[str | None] = None
     """A suite or a task to tell more about, such as atari or atari/Breakout."""
@@ -64,9 +67,35 @@ class WatchArguments(Generic[EnvOptions]):
                 raise ConfigError(f"--{name} is {value}, but it must be from {least} to {most}")
 
 
+@dataclass(frozen=True)
+class CheckArguments(Generic[EnvOptions]):
+    """Play some steps of an environment of your own and tell what r2ac makes of its spaces, infos, ends, rewards, speed
+    and seeds, and what Gymnasium's own checker says."""
+
+    env: EnvOptions
+    steps: int = 100
+    """Steps to play, of uniformly random actions."""
+    seed: int = 0
+    """Seeds the environment and the actions."""
+
+    def check(self) -> None:
+        """Raise ConfigError for the first setting that is not allowed."""
+        for name, least, most in (("steps", 1, 100_000), ("seed", 0, 2**31 - 1)):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ConfigError(f"--{name} is {value}, but it must be from {least} to {most}")
+
+
 def envs_command(arguments: Sequence[str], console: Console) -> int:
-    """``r2ac envs [SUITE | SUITE/TASK] [--short]`` or ``r2ac envs --watch TASK [--flags]``."""
+    """``r2ac envs [SUITE | SUITE/TASK] [--short]``, ``--watch TASK [--flags]`` or ``--check TASK [--flags]``.
+
+    Returns:
+        0, or 1 where --check found something wrong.
+    """
     rest = list(arguments)
+    checked = take_flag(rest, "--check")
+    if checked is not None:
+        return _check(checked, rest, console)
     watched = take_flag(rest, "--watch")
     if watched is not None:
         return _watch(watched, rest, console)
@@ -78,6 +107,26 @@ def envs_command(arguments: Sequence[str], console: Console) -> int:
     else:
         print_suites(console, SUITES.values())
     return 0
+
+
+def _check(task: str, arguments: list[str], console: Console) -> int:
+    """``r2ac envs --check TASK [--flags]``."""
+    suite, _, name = task.partition("/")
+    if suite != "gym":
+        raise ConfigError(
+            f"--check is {task}, but it must be an environment of your own, such as gym/my_module:MyEnv-v0"
+        )
+    options = preset_options(task)
+    kind = with_options(CheckArguments, options)
+    parsed = parse(kind, f"r2ac envs --check {task}", arguments, CheckArguments(options))
+    parsed.check()
+    findings = check_environment(name, parsed.env, parsed.seed, parsed.steps)
+    rows = [(each.about, f"{'WRONG: ' if each.wrong else ''}{each.text}") for each in findings]
+    print_table(console, f"{task}: {parsed.steps} steps", rows)
+    wrong = list(dict.fromkeys(each.about for each in findings if each.wrong))
+    if wrong:
+        tell_failures([f"{task} is not in order, see {', '.join(wrong)}"])
+    return 1 if wrong else 0
 
 
 def _watch(task: str, arguments: list[str], console: Console) -> int:
