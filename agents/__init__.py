@@ -1,10 +1,16 @@
-"""Encoders, recurrent cores, heads: what an agent is."""
+"""Encoders, recurrent cores, heads: what an agent is. What needs torch is imported when it is first asked for."""
 
-from r2ac.agents.agent import Agent, AgentConfig, ObservationSpec, RolloutOutput, StepOutput
-from r2ac.agents.elstm import ELSTM, Carry, Gradient
-from r2ac.agents.encoders import ImpalaEncoder, MLPEncoder, NatureEncoder
-from r2ac.agents.feedforward import FeedForward
-from r2ac.agents.instruction import InstructionEncoder
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from r2ac.agents.config import AgentConfig, Gradient
+
+if TYPE_CHECKING:
+    from r2ac.agents.agent import Agent, ObservationSpec, RolloutOutput, StepOutput
+    from r2ac.agents.elstm import ELSTM, Carry
+    from r2ac.agents.encoders import ImpalaEncoder, MLPEncoder, NatureEncoder
+    from r2ac.agents.feedforward import FeedForward
+    from r2ac.agents.instruction import InstructionEncoder
 
 __all__ = [
     "ELSTM",
@@ -21,3 +27,14 @@ __all__ = [
     "RolloutOutput",
     "StepOutput",
 ]
+
+_MODULES = ("agent", "encoders")
+"""Where all other names are found."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in map(import_module, (f"{__name__}.{module}" for module in _MODULES)):
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,45 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from r2ac.agents.elstm import ELSTM, Carry, Gradient
-from r2ac.agents.encoders import EncoderName, make_encoder
+from r2ac.agents.config import AgentConfig
+from r2ac.agents.elstm import ELSTM, Carry
+from r2ac.agents.encoders import make_encoder
 from r2ac.agents.feedforward import FeedForward
 from r2ac.agents.instruction import InstructionEncoder
 from r2ac.agents.rewards import RewardTransform
 from r2ac.agents.scopes import scope
-
-
-@dataclass(frozen=True)
-class AgentConfig:
-    """What the agent is made of."""
-
-    gradient: Gradient = "rtrl"
-    """How the recurrent core is trained: exactly (rtrl), or truncated at the rollout's start (tbptt)."""
-    core: Literal["elstm", "feedforward"] = "elstm"
-    """The recurrent core, or the feed-forward one of the same capacity that cannot remember."""
-    hidden_size: int = 256
-    """Units of the core (N)."""
-    encoder: EncoderName = "auto"
-    """What stands below the core: for images IMPALA's network, or the small one of DQN (nature); for vectors an MLP, or
-    none; auto takes the first."""
-    encoder_features: int = 256
-    """Features that the encoder hands to the core, beside the last reward."""
-    chrono_steps: int = 0
-    """Longest time scale, in steps, over which the forget gates are spread at the start; 0: biases start at zero."""
-    reward_clip: float | Literal["none"] = 1.0
-    """Bound that rewards are clipped to, in the losses and in the core's input; none: as the environment gives them."""
-    normalise_rewards: bool = False
-    """Divide rewards, before they are clipped, by the running deviation of the discounted return."""
-
-    @property
-    def label(self) -> str:
-        """What tells agents apart at a glance: the gradient, or that the core is feed-forward."""
-        return self.gradient if self.core == "elstm" else self.core
 
 
 @dataclass(frozen=True)

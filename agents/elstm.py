@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from r2ac.agents.config import Gradient
 from r2ac.kernels import GATES, Sensitivities, elstm_cells, elstm_jump, elstm_step
-
-Gradient = Literal["rtrl", "tbptt"]
 
 
 @dataclass(frozen=True)

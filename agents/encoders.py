@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-EncoderName = Literal["auto", "impala", "nature", "mlp", "none"]
+from r2ac.agents.config import EncoderName
 
 
 class _ResidualBlock(nn.Module):

@@ -6,32 +6,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from importlib.metadata import version
 
 from rich.console import Console
 
-from r2ac.envs import InvalidOption, MissingPackage, UnknownTask
-from r2ac.kernels import UnknownKernels
-from r2ac.launch.cluster import ConnectionFailed
-from r2ac.launch.commands.bench import bench_command
-from r2ac.launch.commands.cluster import cluster_command
-from r2ac.launch.commands.envs import envs_command
-from r2ac.launch.commands.evaluate import evaluate_command
-from r2ac.launch.commands.inspect import inspect_command
-from r2ac.launch.commands.jobs import jobs_command
-from r2ac.launch.commands.plot import plot_command
-from r2ac.launch.commands.report import report_command
-from r2ac.launch.commands.submit import submit_command
-from r2ac.launch.commands.sweep import sweep_command
-from r2ac.launch.commands.train import train_command
-from r2ac.launch.commands.watch import watch_command
-from r2ac.launch.config import ConfigError
-from r2ac.launch.errors import RunError, with_details_kept
-from r2ac.launch.fetched import local_copies
 from r2ac.launch.output import safe_output
-from r2ac.launch.supervisor import TRY_AGAIN, exit_code, restarts
-from r2ac.launch.train import RUN_FAILURES, failure_code
-from r2ac.learner.checkpoint import CheckpointError
 
 USAGE = """\
 Train, evaluate and plot recurrent actor-critics with exact real-time recurrent learning.
@@ -60,27 +40,21 @@ usage: r2ac COMMAND …
 r2ac COMMAND --help lists the flags of a command, r2ac train TASK --help those of a task with its preset.
 """
 
-# Whatever the user can mend is told in one sentence, with exit code 2.
-USER_ERRORS = (
-    *(UnknownTask, InvalidOption, MissingPackage, UnknownKernels),
-    *(ConfigError, ConnectionFailed, RunError, CheckpointError),
+COMMANDS = (
+    "train",
+    "submit",
+    "jobs",
+    "cluster",
+    "sweep",
+    "evaluate",
+    "plot",
+    "watch",
+    "inspect",
+    "report",
+    "bench",
+    "envs",
 )
-
-
-COMMANDS: dict[str, Callable[[Sequence[str], Console], int]] = {
-    "train": train_command,
-    "submit": submit_command,
-    "jobs": jobs_command,
-    "cluster": cluster_command,
-    "sweep": sweep_command,
-    "evaluate": evaluate_command,
-    "plot": plot_command,
-    "watch": watch_command,
-    "inspect": inspect_command,
-    "report": report_command,
-    "bench": bench_command,
-    "envs": envs_command,
-}
+"""Each is the function ``<name>_command`` of the module ``commands.<name>``, which is imported when it is needed."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -100,19 +74,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     if words[0] == "--version":
         console.print(f"r2ac {version('r2ac')}")
         return 0
-    command = COMMANDS.get(words[0])
+    if words[0] not in COMMANDS:
+        _tell(errors, f"there is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}")
+        return 2
     try:
-        if command is None:
-            raise ConfigError(f"there is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}")
-        with local_copies(words, console) as local:
-            return exit_code(command(local[1:], console))
-    except USER_ERRORS as error:
-        errors.print(f"r2ac: {error}", markup=False, soft_wrap=True)
-        # A cluster that was there when the training began may come back.
-        return TRY_AGAIN if isinstance(error, ConnectionFailed) and restarts() else 2
-    except RUN_FAILURES as error:
-        errors.print(f"r2ac: {with_details_kept(error)}", markup=False, soft_wrap=True)
-        return exit_code(failure_code(error))
+        return _command(words, console)
     except KeyboardInterrupt:
         return 130
     except SystemExit as error:
@@ -120,9 +86,53 @@ def _run(arguments: Sequence[str] | None) -> int:
         if error.code == signal.SIGTERM:
             return 128 + signal.SIGTERM
         raise
-    except Exception:
-        if restarts() is None:
-            raise
-        # What nobody foresaw, such as an error of a GPU: the supervisor tries again.
-        traceback.print_exc()
-        return TRY_AGAIN
+    except Exception as error:
+        return _failed(error, errors)
+
+
+def _command(words: list[str], console: Console) -> int:
+    from r2ac.launch.fetched import local_copies
+    from r2ac.launch.supervisor import exit_code
+
+    module = import_module(f"r2ac.launch.commands.{words[0]}")
+    command: Callable[[Sequence[str], Console], int] = getattr(module, f"{words[0]}_command")
+    with local_copies(words, console) as local:
+        return exit_code(command(local[1:], console))
+
+
+def _failed(error: Exception, errors: Console) -> int:
+    """Tell what went wrong; returns the exit code. What nobody foresaw is raised again, or told to the supervisor."""
+    from r2ac.envs import InvalidOption, MissingPackage, UnknownTask
+    from r2ac.launch.cluster import ConnectionFailed
+    from r2ac.launch.config import ConfigError
+    from r2ac.launch.errors import RunError, with_details_kept
+    from r2ac.launch.supervisor import TRY_AGAIN, exit_code, restarts
+
+    # Whatever the user can mend is told in one sentence, with exit code 2.
+    if isinstance(error, UnknownTask | InvalidOption | MissingPackage | ConfigError | RunError):
+        _tell(errors, str(error))
+        return 2
+    if isinstance(error, ConnectionFailed):
+        _tell(errors, str(error))
+        # A cluster that was there when the training began may come back.
+        return TRY_AGAIN if restarts() else 2
+    # Who raises one of these has imported torch.
+    from r2ac.kernels import UnknownKernels
+    from r2ac.launch.train import RUN_FAILURES, failure_code
+    from r2ac.learner.checkpoint import CheckpointError
+
+    if isinstance(error, CheckpointError | UnknownKernels):
+        _tell(errors, str(error))
+        return 2
+    if isinstance(error, RUN_FAILURES):
+        _tell(errors, with_details_kept(error))
+        return exit_code(failure_code(error))
+    if restarts() is None:
+        raise error
+    # What nobody foresaw, such as an error of a GPU: the supervisor tries again.
+    traceback.print_exception(error)
+    return TRY_AGAIN
+
+
+def _tell(errors: Console, sentence: str) -> None:
+    errors.print(f"r2ac: {sentence}", markup=False, soft_wrap=True)

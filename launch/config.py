@@ -9,7 +9,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import torch
 import tyro
 
 from r2ac.agents import AgentConfig
@@ -211,6 +210,8 @@ class TrainConfig(Generic[EnvOptions]):
                 f"--max-policy-lag is {self.max_policy_lag}, but it must be 0 with --num-actors 0: nobody is late there"
             )
         if self.max_policy_lag:
+            import torch
+
             under_way = UNDER_WAY if self.device != "cpu" and torch.cuda.is_available() else 0
             least = least_bound(
                 self.num_streams, self.batch_size, self.rollouts_in_flight, PREFETCHED, self.publish_every, under_way

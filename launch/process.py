@@ -8,8 +8,6 @@ import sys
 import threading
 import warnings
 
-import torch
-
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
@@ -33,6 +31,8 @@ def set_up_process(threads: int) -> None:
     By default glibc gives every large block back to the kernel, which hands it out again page by page, filled with
     zeros: with images that takes about half of the time of an update. With other C libraries nothing changes.
     """
+    import torch
+
     torch.set_num_threads(threads)
     if not sys.platform.startswith("linux"):
         return

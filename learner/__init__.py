@@ -1,20 +1,32 @@
-"""The learner: V-trace, losses, optimiser and the update. Checkpoints are in ``r2ac.learner.checkpoint``."""
+"""The learner: V-trace, losses, optimiser and the update. Checkpoints are in ``r2ac.learner.checkpoint``. What needs
+torch is imported when it is first asked for."""
 
-from r2ac.learner.carries import CarryStore
-from r2ac.learner.device import CapturedStep, CaptureFailed, DeviceFeed, use_matmul_precision
-from r2ac.learner.learner import (
-    Learner,
-    LearnerConfig,
-    Losses,
-    StagedBatch,
-    TrainingDiverged,
-    actor_critic_losses,
-)
-from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
-from r2ac.learner.optimiser import OPTIMISERS, clip_gradient_norm, linear_decay, load_optimiser_state, make_optimiser
-from r2ac.learner.peers import Alone, Peers, PeersLost, ProcessGroup
-from r2ac.learner.rollout import Rollout, concatenate
-from r2ac.learner.vtrace import VTrace, vtrace
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from r2ac.learner.config import LearnerConfig
+
+if TYPE_CHECKING:
+    from r2ac.learner.carries import CarryStore
+    from r2ac.learner.device import CapturedStep, CaptureFailed, DeviceFeed, use_matmul_precision
+    from r2ac.learner.learner import (
+        Learner,
+        Losses,
+        StagedBatch,
+        TrainingDiverged,
+        actor_critic_losses,
+    )
+    from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
+    from r2ac.learner.optimiser import (
+        OPTIMISERS,
+        clip_gradient_norm,
+        linear_decay,
+        load_optimiser_state,
+        make_optimiser,
+    )
+    from r2ac.learner.peers import Alone, Peers, PeersLost, ProcessGroup
+    from r2ac.learner.rollout import Rollout, concatenate
+    from r2ac.learner.vtrace import VTrace, vtrace
 
 __all__ = [
     "OPTIMISERS",
@@ -46,3 +58,14 @@ __all__ = [
     "use_matmul_precision",
     "vtrace",
 ]
+
+_MODULES = ("learner", "carries", "device", "losses", "optimiser", "peers", "rollout", "vtrace")
+"""Where all other names are found."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in map(import_module, (f"{__name__}.{module}" for module in _MODULES)):
+            if hasattr(module, name):
+                return getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

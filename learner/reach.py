@@ -22,7 +22,8 @@ from torch import Tensor
 from r2ac.agents import ELSTM, Agent, Carry
 from r2ac.kernels import Linearisation, decay_products, elstm_linearisation, elstm_scan, rollout_gradient
 from r2ac.learner.boundary import GradientParts, gradient_parts, norms_and_cosine, travelled, with_room
-from r2ac.learner.learner import LearnerConfig, actor_critic_losses
+from r2ac.learner.config import LearnerConfig
+from r2ac.learner.learner import actor_critic_losses
 from r2ac.learner.rollout import Rollout
 
 

@@ -10,7 +10,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from r2ac.agents import ELSTM, Agent, AgentConfig, Carry, ObservationSpec
-from r2ac.agents.elstm import Gradient
+from r2ac.agents.config import Gradient
 from r2ac.kernels import GATES, REFERENCE, kernels_for
 from r2ac.learner import Learner, LearnerConfig, Rollout
 

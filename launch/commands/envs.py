@@ -15,12 +15,9 @@ from r2ac.envs import SUITES, Split
 from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import flag_value, local_path, parse, take_flag, with_options
 from r2ac.launch.config import ConfigError
-from r2ac.launch.environment_check import check_environment
 from r2ac.launch.presets import preset_options
 from r2ac.launch.progress import print_table
 from r2ac.launch.suites import print_named, print_overview, print_suites
-from r2ac.launch.watching.pictures import check_output, draw
-from r2ac.launch.watching.watch import TrainedAgent, record
 
 
 @dataclass(frozen=True)
@@ -120,6 +117,8 @@ def _check(task: str, arguments: list[str], console: Console) -> int:
     kind = with_options(CheckArguments, options)
     parsed = parse(kind, f"r2ac envs --check {task}", arguments, CheckArguments(options))
     parsed.check()
+    from r2ac.launch.environment_check import check_environment
+
     findings = check_environment(name, parsed.env, parsed.seed, parsed.steps)
     rows = [(each.about, f"{'WRONG: ' if each.wrong else ''}{each.text}") for each in findings]
     print_table(console, f"{task}: {parsed.steps} steps", rows)
@@ -132,14 +131,20 @@ def _check(task: str, arguments: list[str], console: Console) -> int:
 def _watch(task: str, arguments: list[str], console: Console) -> int:
     """``r2ac envs --watch TASK [--flags]``."""
     options, agent = preset_options(task, take_flag(arguments, "--preset")), flag_value(arguments, "--agent")
-    trained = None if agent is None else TrainedAgent.load(local_path(agent))
-    if trained is not None:
+    trained = None
+    if agent is not None:
+        from r2ac.launch.watching.watch import TrainedAgent
+
+        trained = TrainedAgent.load(local_path(agent))
         # It is shown what it was trained with, unless flags say otherwise.
         trained.check_plays(task)
         options = trained.training.env
     kind = with_options(WatchArguments, options)
     parsed = parse(kind, f"r2ac envs --watch {task}", arguments, WatchArguments(options))
     parsed.check()
+    from r2ac.launch.watching.pictures import check_output, draw
+    from r2ac.launch.watching.watch import record
+
     output = parsed.output or Path(re.sub(r"[^\w.-]+", "-", task) + ".png")
     check_output(output)
     steps = parsed.steps or (48 if output.suffix.lower() == ".png" else 240)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 from rich.console import Console
@@ -15,12 +15,11 @@ from r2ac.envs import Split
 from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import parse, require_runs
 from r2ac.launch.config import ConfigError
-from r2ac.launch.evaluation.plan import Plan, make_plan
-from r2ac.launch.evaluation.protocols import PROTOCOLS, Settings
-from r2ac.launch.evaluation.session import EvaluationSession
-from r2ac.launch.evaluation.workers import Workers
-from r2ac.launch.loading import choose_device
 from r2ac.launch.signals import StopSignals
+
+if TYPE_CHECKING:
+    from r2ac.launch.evaluation.plan import Plan
+    from r2ac.launch.evaluation.session import EvaluationSession
 
 
 @dataclass(frozen=True)
@@ -71,6 +70,11 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
         128 + the signal's number where one came.
     """
     parsed = parse(EvaluateArguments, "r2ac evaluate", arguments)
+    from r2ac.launch.evaluation.plan import make_plan
+    from r2ac.launch.evaluation.protocols import PROTOCOLS, Settings
+    from r2ac.launch.evaluation.session import EvaluationSession
+    from r2ac.launch.evaluation.workers import Workers
+
     # What a protocol prescribes is the default of the flags.
     default = EvaluateArguments(protocol=parsed.protocol, greedy=PROTOCOLS[parsed.protocol].greedy)
     parsed = parse(EvaluateArguments, "r2ac evaluate", arguments, default)
@@ -110,6 +114,8 @@ def _device(arguments: EvaluateArguments) -> str:
     here = arguments.workers == 0
     if arguments.device == "auto" and not here:
         return "cpu"
+    from r2ac.launch.loading import choose_device
+
     device = choose_device(arguments.device)
     if device.index is not None and not here:
         remedy = "--device cuda, or --workers 0 for this process"

@@ -13,7 +13,6 @@ from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import parse, require_runs
 from r2ac.launch.plots.curves import Axis, Band
 from r2ac.launch.plots.groups import first_place
-from r2ac.launch.plots.plot import plot_runs
 from r2ac.launch.progress import print_table
 from r2ac.launch.run_directory import RunDirectory
 
@@ -46,6 +45,8 @@ def plot_command(arguments: Sequence[str], console: Console) -> int:
     """
     parsed = parse(PlotArguments, "r2ac plot", arguments)
     require_runs(parsed.runs, "plot")
+    from r2ac.launch.plots.plot import plot_runs
+
     first = first_place(parsed.runs)
     output = parsed.output or RunDirectory(first).curves_path
     settings = {"band": parsed.band, "paper": parsed.paper}

@@ -13,8 +13,6 @@ from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.commands.parsing import parse, require_runs
 from r2ac.launch.plots.groups import first_place
 from r2ac.launch.progress import print_table
-from r2ac.launch.report import EXTENSIONS, write_report
-from r2ac.launch.watching.pictures import check_output
 
 
 @dataclass(frozen=True)
@@ -42,6 +40,9 @@ def report_command(arguments: Sequence[str], console: Console) -> int:
     """
     parsed = parse(ReportArguments, "r2ac report", arguments)
     require_runs(parsed.runs, "report")
+    from r2ac.launch.report import EXTENSIONS, write_report
+    from r2ac.launch.watching.pictures import check_output
+
     first = first_place(parsed.runs)
     output = parsed.output or first / "report.html"
     if parsed.output is not None:

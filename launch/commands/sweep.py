@@ -13,7 +13,6 @@ from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.run_directory import new_directory
 from r2ac.launch.sweeps.plan import default_sweep_directory, make_plan, read_plan
-from r2ac.launch.sweeps.run import run_sweep
 from r2ac.launch.sweeps.settings import CHANGEABLE, SweepSettings
 
 
@@ -31,6 +30,8 @@ def sweep_command(arguments: Sequence[str], console: Console) -> int:
     if rest[0].startswith("-"):
         raise ConfigError("the task comes first, then the flags, such as r2ac sweep memory/tmaze --vary seed=1,2,3")
     settings, flags = _parse(rest[1:])
+    from r2ac.launch.sweeps.run import run_sweep
+
     if settings.sweep_dir is None:
         with new_directory(default_sweep_directory(rest[0])) as path:
             return run_sweep(make_plan(rest[0], flags, replace(settings, sweep_dir=path)), console)
@@ -51,7 +52,10 @@ def _resume(path: Path, arguments: list[str], console: Console) -> int:
             raise ConfigError(f"a sweep goes on as it began: with --resume only {allowed} can be given")
         return settings
 
-    return run_sweep(read_plan(path, change), console)
+    plan = read_plan(path, change)
+    from r2ac.launch.sweeps.run import run_sweep
+
+    return run_sweep(plan, console)
 
 
 def _parse(arguments: Sequence[str], default: SweepSettings | None = None) -> tuple[SweepSettings, list[str]]:

@@ -1,0 +1,86 @@
+"""Commands answer at once where they need no torch: what they import is counted, not how long they take."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import contextlib, io, json, sys
+from r2ac.launch.cli import main
+codes = []
+for words in json.loads(sys.argv[1]):
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        try:
+            codes.append(main(words))
+        except SystemExit as ended:
+            codes.append(ended.code or 0)
+print(json.dumps({"codes": codes, "modules": sorted({name.partition(".")[0] for name in sys.modules})}))
+"""
+LARGE = {"torch", "triton", "ray", "matplotlib", "PIL", "tensorboard", "pandas", "scipy", "safetensors", "fsspec"}
+NAMES = (
+    "train",
+    "submit",
+    "jobs",
+    "cluster",
+    "sweep",
+    "evaluate",
+    "plot",
+    "watch",
+    "inspect",
+    "report",
+    "bench",
+    "envs",
+)
+
+
+def run_all(commands: dict[str, int]) -> set[str]:
+    """The packages that a process has imported once it has run the commands, which end with these codes."""
+    words = [command.split() for command in commands]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(words)], capture_output=True, text=True, check=True
+    )
+    result = json.loads(done.stdout)
+    assert dict(zip(commands, result["codes"], strict=True)) == commands
+    return set(result["modules"])
+
+
+@pytest.mark.parametrize(
+    ("commands", "without"),
+    [
+        ({"--help": 0, "": 2, "--version": 0, "trian memory/tmaze": 2}, {*LARGE, "gymnasium", "numpy", "tyro"}),
+        ({f"{name} --help": 0 for name in NAMES}, LARGE),
+        (
+            {
+                "train memory/tmaze --help": 0,
+                "train --suite memory --help": 0,
+                "envs --watch memory/tmaze --help": 0,
+                "envs --check gym/CartPole-v1 --help": 0,
+                "jobs list --help": 0,
+                "cluster slurm --help": 0,
+                "envs": 0,
+                "cluster slurm memory/tmaze": 0,
+            },
+            LARGE,
+        ),
+        (
+            {
+                "train memory/tmaz": 2,
+                "train memory/tmaze --sed 3": 2,
+                "train memory/tmaze --batch-size 1000": 2,
+                "evaluate run --episodes many": 2,
+                "plot run --x days": 2,
+                "submit memory/tmaze --hidden-size x": 2,
+                "sweep memory/tmaze --trials x": 2,
+                "jobs show": 2,
+                "bench memory/tmaze --sed 3": 2,
+                "train": 2,
+            },
+            LARGE,
+        ),
+    ],
+    ids=["nothing but the command line", "help of every command", "help and lists of tasks", "typing errors"],
+)
+def test_what_needs_no_torch_imports_none(commands: dict[str, int], without: set[str]) -> None:
+    assert run_all(commands) & without == set()
