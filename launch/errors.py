@@ -6,8 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 
-from r2ac.envs import EnvironmentFailed
-
 
 class RunError(ValueError):
     """A command cannot do what it was asked; the message is one sentence that says why and what is allowed."""
@@ -46,6 +44,9 @@ def with_details_kept(error: Exception, folder: Path | None = None) -> str:
         error: any.
         folder: of the run, which gets ``environment-error.txt``; None for a temporary file.
     """
+    # Not before there is an error: all commands import this module, also those that need no environment.
+    from r2ac.envs import EnvironmentFailed
+
     if not isinstance(error, EnvironmentFailed) or not error.details:
         return str(error)
     try:
