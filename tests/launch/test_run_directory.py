@@ -1,5 +1,7 @@
 """The run directory: made once, found again, and never written by two processes at a time."""
 
+import json
+import math
 import os
 import signal
 import subprocess
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from r2ac.launch.errors import RunDirectoryError
-from r2ac.launch.run_directory import RunDirectory, default_run_directory, new_directory, write_atomically
+from r2ac.launch.run_directory import RunDirectory, default_run_directory, json_text, new_directory, write_atomically
 
 CONFIG = {"task": "memory/tmaze", "seed": 1, "agent": {"gradient": "rtrl"}}
 
@@ -86,6 +88,13 @@ def test_a_config_that_json_cannot_hold_leaves_nothing_behind(tmp_path: Path) ->
     with pytest.raises(TypeError):
         RunDirectory.create(tmp_path / "run", {"task": object()})
     assert not (tmp_path / "run").exists()
+
+
+def test_numbers_that_json_lacks_are_null() -> None:
+    values = {"a": [math.inf, (math.nan, 1.5)], "b": {"c": -math.inf, "d": Path("run"), "e": None, "f": True, "g": 3}}
+    text = json_text(values, indent=1)
+    assert json.loads(text) == {"a": [None, [None, 1.5]], "b": {"c": None, "d": "run", "e": None, "f": True, "g": 3}}
+    assert text.endswith("}\n")
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,7 @@ def damage(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
         damage(lambda values: values["results"][0]["episodes"].pop()),
         damage(lambda values: values["results"][0]["episodes"][0].update(seed=9)),
         damage(lambda values: values["results"][0]["episodes"][0].update(episode_return="much")),
+        damage(lambda values: values["results"][0]["episodes"][0].update(episode_return=float("inf"))),
         damage(lambda values: values["results"][0].update(episodes=[])),
     ],
 )
