@@ -16,7 +16,7 @@ from r2ac.envs.signals import Signals
 from r2ac.envs.suite import EngineFailed, EnvironmentFailed, InvalidOption, MissingPackage, UnknownTask
 
 _LOG = logging.getLogger(__name__)
-_LARGEST = np.finfo(np.float32).max
+_LARGEST = float(np.finfo(np.float32).max)
 _OWN = (EngineFailed, InvalidOption, MissingPackage, UnknownTask)
 """Errors that r2ac's suites raise themselves; their messages say all there is to say."""
 
@@ -64,8 +64,12 @@ class CheckedVector(VectorWrapper):
             observation, reward, terminated, truncated, info = self.env.step(actions)
         self._check("pays", reward)
         self._check("shows", observation)
-        if (final := Signals.of(info).final_observation) is not None:
-            self._check("shows", final, truncated)
+        final = Signals.of(info).final_observation
+        if final is not None and truncated.any():
+            # A value is estimated for these alone.
+            final = final.copy()
+            final[~truncated] = 0
+            self._check("shows", final)
         return observation, reward, terminated, truncated, info
 
     def close(self, **kwargs: Any) -> None:
@@ -82,20 +86,15 @@ class CheckedVector(VectorWrapper):
     def _never_worked(self) -> bool:
         return self._steps <= 1
 
-    def _check(self, does: str, numbers: np.ndarray, rows: np.ndarray | None = None) -> None:
-        """Checks numbers [N,...], or some of their rows."""
-        if numbers.dtype == np.uint8:
+    def _check(self, does: str, numbers: np.ndarray) -> None:
+        """Checks numbers [N,...]."""
+        # NaN is the largest of all, and not at most anything.
+        if numbers.dtype == np.uint8 or np.abs(numbers).max(initial=0) <= _LARGEST:
             return
-        # False for NaN too.
-        right = np.abs(numbers) <= _LARGEST
-        if rows is not None:
-            right[~rows] = True
-        if right.all():
-            return
-        where = np.argwhere(~right)[0]
+        where = tuple(np.argwhere(~(np.abs(numbers) <= _LARGEST))[0])
         stream = int(where[0])
         sentence = (
-            f"{self._tasks[stream]} {does} {numbers[tuple(where)]} in step {self._steps} of stream "
+            f"{self._tasks[stream]} {does} {numbers[where]} in step {self._steps} of stream "
             f"{self._first_stream + stream}: observations and rewards must be finite numbers"
         )
         raise EnvironmentFailed(sentence, never_worked=self._never_worked)
