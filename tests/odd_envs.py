@@ -50,6 +50,22 @@ class OddInfos(Plain):
         }
 
 
+class Misshapen(Plain):
+    """Shows one number too many after an action; as an image, fractions."""
+
+    def __init__(self, image: bool = False) -> None:
+        if image:
+            self.observation_space = Box(0, 255, (4, 4), np.uint8)
+
+    def reset(self, **keywords: Any) -> tuple[Any, dict[str, Any]]:
+        super().reset(**keywords)
+        return self.observation_space.sample(), {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        shape = self.observation_space.shape
+        return np.full(shape if len(shape) == 2 else (4,), 0.5), *super().step(action)[1:]
+
+
 class Buffer(gymnasium.Env):
     """Six steps; shows 10 times the number of the step as brightness, all environments in one and the same array."""
 
@@ -134,4 +150,6 @@ for name, arguments in {
     "NanAtEnd": {"value": np.nan, "at_end": True},
 }.items():
     gymnasium.register(f"{name}-v0", entry_point=NotFinite, kwargs=arguments)
+gymnasium.register("Misshapen-v0", entry_point=Misshapen)
+gymnasium.register("Fractions-v0", entry_point=Misshapen, kwargs={"image": True})
 gymnasium.register("NanAtLimit-v0", entry_point=NotFinite, kwargs={"value": np.nan}, max_episode_steps=3)

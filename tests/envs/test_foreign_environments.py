@@ -1,6 +1,5 @@
 """What environments of others cannot do to us, whatever they show, pay and say."""
 
-from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -15,13 +14,13 @@ from r2ac.envs.procgen import ProcgenOptions
 ODD = "gym/tests.odd_envs:"
 
 
-def stepped(env: Any, steps: int) -> list[tuple[Any, ...]]:
-    """What a reset and some steps gave, with the arrays of the signals."""
-    observation, info = env.reset()
-    given: list[tuple[Any, ...]] = [(observation, *asdict(Signals.of(info)).values())]
+def stepped(env: Any, steps: int) -> list[list[np.ndarray]]:
+    """The arrays that some steps gave, with those of the signals."""
+    env.reset()
+    given = []
     for _ in range(steps):
         *arrays, info = env.step(np.zeros(env.num_envs, dtype=np.int64))
-        given.append((*arrays, *vars(Signals.of(info)).values()))
+        given.append(arrays + [array for array in vars(Signals.of(info)).values() if array is not None])
     return given
 
 
@@ -61,9 +60,8 @@ def test_no_later_step_writes_into_arrays_that_were_handed_over(task: str, optio
     env.reset()
     for _ in range(25):
         *arrays, info = env.step(np.zeros(3, dtype=np.int64))
-        arrays += [array for array in vars(Signals.of(info)).values() if array is not None]
-        given.append(arrays)
-        copies.append([array.copy() for array in arrays])
+        given.append(arrays + [array for array in vars(Signals.of(info)).values() if array is not None])
+        copies.append([array.copy() for array in given[-1]])
     env.close()
     for arrays, kept in zip(given, copies, strict=True):
         for array, copy in zip(arrays, kept, strict=True):
@@ -110,13 +108,20 @@ def test_what_is_not_finite_is_one_sentence(name: str, said: str) -> None:
 
 
 def test_what_is_shown_after_the_last_action_is_not_looked_at() -> None:
-    assert len(stepped(make_vector(f"{ODD}NanAtEnd-v0", 2, 0), 30)) == 31
+    assert len(stepped(make_vector(f"{ODD}NanAtEnd-v0", 2, 0), 30)) == 30
+
+
+def test_observations_that_are_not_of_their_space_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"stream 0 shows an observation of shape \[4\], but its space says \[3\]"):
+        stepped(make_vector(f"{ODD}Misshapen-v0", 2, 0), 1)
+    with pytest.raises(TypeError, match="float64"):
+        stepped(make_vector(f"{ODD}Fractions-v0", 2, 0), 1)
 
 
 def test_an_environment_that_draws_from_what_is_global_is_seeded() -> None:
     def drawn(seed: int, split: Any = "train") -> np.ndarray:
         given = stepped(make_vector(f"{ODD}Lottery-v0", 3, seed, split=split), 12)
-        return np.stack([np.concatenate([step[0].ravel(), step[1]]) for step in given[1:]])
+        return np.stack([np.concatenate([step[0].ravel(), step[1]]) for step in given])
 
     np.testing.assert_array_equal(drawn(1), drawn(1))
     for other in (drawn(2), drawn(1, "test")):
