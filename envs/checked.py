@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -34,8 +35,8 @@ def checked_vector(make: Callable[[], VectorEnv], tasks: Sequence[str], first_st
 
 class CheckedVector(VectorWrapper):
     """Raises EnvironmentFailed for whatever the environment raises, SystemExit and os._exit included, and for an
-    observation or a reward that is not a finite number in float32. KeyboardInterrupt, which is Ctrl-C, goes on as it
-    is; an error of `close` is logged.
+    observation or a reward that is not a finite number in float32. KeyboardInterrupt goes on as it is where Ctrl-C
+    raises it; a process that handles SIGINT itself gets it from environments alone. An error of `close` is logged.
 
     tasks: full name of the task of each stream.
     first_stream: the number of the first stream.
@@ -113,9 +114,11 @@ def _fence(tasks: Iterator[str] | dict[str, None], what: str, never_worked: bool
     os._exit = exit_here  # type: ignore[assignment]
     try:
         yield
-    except (*_OWN, KeyboardInterrupt):
+    except _OWN:
         raise
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            raise
         said = " ".join(str(error).split())
         sentence = f"{', '.join(tasks)} {what}: {type(error).__name__}{': ' + said if said else ''}"
         raise EnvironmentFailed(sentence, traceback.format_exc(), never_worked) from error

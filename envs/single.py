@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import gymnasium
@@ -85,8 +86,9 @@ class SingleVector(VectorEnv):
         return observation, rewards, terminated, truncated, signals.info()
 
     def close_extras(self, **kwargs: Any) -> None:
-        for env in self.envs:
-            env.close()
+        with ExitStack() as stack:
+            for env in self.envs:
+                stack.callback(env.close)
 
     def _empty(self) -> np.ndarray:
         return np.empty((self.num_envs, *self._shape), dtype=self._dtype)

@@ -62,6 +62,8 @@ class StopSignals:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
+            # From here on it is Python's own, so that no environment is taken to have raised it.
+            signal.signal(number, signal.default_int_handler)
             raise StoppedAtOnce
         if self.received is None:
             self.received = signal.Signals(number)

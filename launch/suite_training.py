@@ -14,7 +14,7 @@ from rich.table import Table
 
 from r2ac.envs import InvalidOption, MissingPackage, Task
 from r2ac.launch.config import ConfigError, TrainConfig
-from r2ac.launch.errors import RunDirectoryError, RunError, os_reason
+from r2ac.launch.errors import RunDirectoryError, RunError, os_reason, with_details_kept
 from r2ac.launch.mirror import Mirror
 from r2ac.launch.run_directory import RunDirectory, json_text, write_atomically
 from r2ac.launch.storage import Store, is_url
@@ -105,8 +105,9 @@ def train_suite(suite: SuiteRun, tasks: Sequence[Task], configure: Configure, co
             code = _train_one(suite, task, configure, console)
             states[task.name] = "trained"
         except _OF_ONE_TASK as error:
-            console.print(f"r2ac: {error}", markup=False, soft_wrap=True)
-            states[task.name] = f"failed: {error}"
+            sentence = with_details_kept(error)
+            console.print(f"r2ac: {sentence}", markup=False, soft_wrap=True)
+            states[task.name] = f"failed: {sentence}"
             failures.add(failure_code(error))
         if code:
             console.print(f"Continue with: r2ac train --resume {suite.place}", soft_wrap=True, markup=False)

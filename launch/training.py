@@ -25,6 +25,7 @@ from r2ac.launch.rollouts.publisher import WeightsPublisher
 from r2ac.launch.rollouts.rollout_source import ActorsLost, RolloutSource
 from r2ac.launch.run_directory import RunDirectory
 from r2ac.launch.signals import StoppedAtOnce
+from r2ac.launch.storage import StorageUnavailable
 from r2ac.launch.training_log import COUNTED, TrainingLog
 from r2ac.launch.watching.training_video import film_episode
 from r2ac.learner import Learner, Peers, TrainingDiverged
@@ -168,7 +169,7 @@ class Training:
                     break
                 self._learn(batch)
             self._learner.check()
-        except (StoppedAtOnce, RunDirectoryError, CheckpointError):
+        except (StoppedAtOnce, RunDirectoryError, CheckpointError, StorageUnavailable):
             raise
         except (TrainingDiverged, *_NO_ROLLOUTS):
             # All learners are here.

@@ -47,6 +47,11 @@ class Leaves(Base):
         os._exit(0)
 
 
+class Interrupts(Base):
+    def slip(self) -> None:
+        raise KeyboardInterrupt
+
+
 class NoConstructor(Base):
     def __init__(self) -> None:
         raise RuntimeError("no level file")

@@ -33,7 +33,13 @@ def only_line(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("Raises", "ValueError: physics exploded"), ("Quits", "SystemExit"), ("Leaves", "SystemExit: 0")]
+    ("name", "said"),
+    [
+        ("Raises", "ValueError: physics exploded"),
+        ("Quits", "SystemExit"),
+        ("Leaves", "SystemExit: 0"),
+        ("Interrupts", "KeyboardInterrupt"),
+    ],
 )
 def test_an_error_in_training_costs_no_step_that_was_learned(
     name: str, said: str, tmp_path: Path, capsys: Capture
@@ -95,3 +101,11 @@ def test_an_evaluation_says_it_too(tmp_path: Path, capsys: Capture, monkeypatch:
     sentence = only_line(capsys.readouterr().err)
     assert "failed in step 50: SystemExit" in sentence
     assert "in slip" in traceback_of(sentence)
+
+
+def test_a_list_goes_on_behind_a_task_that_quits(tmp_path: Path, capsys: Capture) -> None:
+    names = "gym/tests.failing_envs:Quits-v0,gym/tests.failing_envs:ArrayReward-v0"
+    assert main(["train", "--suite", names, "--num-actors", "0", "--run-dir", str(tmp_path / "list"), *FLAGS]) == 1
+    assert "Quits-v0 failed in step 50: SystemExit (its traceback is in " in capsys.readouterr().out
+    (second,) = (tmp_path / "list").glob("*ArrayReward*")
+    assert load_checkpoint(find_checkpoint(second)).counters["env_steps"] == 2000
