@@ -39,7 +39,7 @@ class Case:
     """By capability, of visits of a whole tile and of the last columns: with Triton 3.6, and with later ones."""
 
     def capabilities(self) -> tuple[int, ...]:
-        return tuple(self.instructions) or (80, 90)
+        return tuple(self.instructions) or (80, 90, 120)
 
 
 def a_pass(

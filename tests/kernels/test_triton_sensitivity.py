@@ -292,6 +292,7 @@ def test_the_whole_pass_with_the_tensor_cores_precision(parts: int, steps: int, 
         assert error >= 1e-4 * expected[drawn.streams].norm()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 @pytest.mark.usefixtures("tensor_cores")
 def test_what_is_not_finite_stays_so_and_large_numbers_stay_finite() -> None:
     """Of an unit whose weights hold one such number, every sensitivity; of the others, none."""
