@@ -39,13 +39,22 @@ from gymnasium.vector.utils import batch_space
 from r2ac.envs.scores import ATARI_RANDOM_HUMAN
 from r2ac.envs.seeding import SeedFirstReset, engine_seeds
 from r2ac.envs.signals import Signals
-from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, check_at_least, missing_modules
+from r2ac.envs.suite import (
+    InvalidOption,
+    ReferenceScores,
+    Spaces,
+    Split,
+    Suite,
+    SuiteOptions,
+    check_at_least,
+    missing_modules,
+)
 
 _TWO_PLAYERS_ONLY = {"combat", "joust", "maze_craze", "warlords"}
 
 
 @dataclass(frozen=True)
-class AtariOptions:
+class AtariOptions(SuiteOptions):
     """Options of the Atari games; the defaults are the paper's preset."""
 
     action_repeat: int = 4

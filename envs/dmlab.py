@@ -25,7 +25,7 @@ from r2ac.envs.dmlab_engine import ACTION_SETS, EngineSettings
 from r2ac.envs.dmlab_levels import HAS_HOLD_OUT, NEEDS_DATASET, TASKS, level_of, reference_scores
 from r2ac.envs.dmlab_vector import DmlabVector, Supervision
 from r2ac.envs.seeding import HALF, engine_seeds
-from r2ac.envs.suite import InvalidOption, Spaces, Split, Suite, check_at_least, missing_modules
+from r2ac.envs.suite import InvalidOption, Spaces, Split, Suite, SuiteOptions, check_at_least, missing_modules
 
 ActionSet = Literal[9, 15]
 Renderer = Literal["software", "hardware"]
@@ -37,7 +37,7 @@ _COLOURED_SQUARES = "dummy"
 
 
 @dataclass(frozen=True)
-class DmlabOptions:
+class DmlabOptions(SuiteOptions):
     """Options of DeepMind Lab; the defaults are the paper's preset. Each stream is a process of 200 to 400 MB."""
 
     actions: ActionSet = 9
@@ -176,6 +176,7 @@ SUITE = Suite(
     make_each=_make_each,
     frames_per_step=lambda name, options: options.action_repeat,
     reference_scores=lambda name, options: reference_scores(name),
+    replaces_engines=True,
     spaces=lambda name, options: Spaces((3, options.image_height, options.image_width), "uint8", options.actions),
     final_observations=False,
 )

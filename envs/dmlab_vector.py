@@ -95,7 +95,8 @@ class DmlabVector(VectorEnv):
     def reset(
         self, *, seed: int | Sequence[int] | np.ndarray | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins an episode in every stream.
+        """Begins an episode in every stream, or in those of `options["reset_mask"]` (bool [N]), whose rows alone mean
+        something then.
 
         seed: one seed a stream, or an int s for s, s + 1, ...; None goes on with the generators as they are.
         """
@@ -108,7 +109,8 @@ class DmlabVector(VectorEnv):
                 process.kill()
                 self._processes[stream] = None
         batch = self._batch()
-        self._begin_episodes(range(self.num_envs), batch)
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
+        self._begin_episodes(np.flatnonzero(mask), batch)
         return batch.observation, batch.info()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:

@@ -36,11 +36,11 @@ from r2ac.envs.single import (
     as_vector,
     is_image,
 )
-from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, UnknownTask, check_at_least
+from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, SuiteOptions, UnknownTask, check_at_least
 
 
 @dataclass(frozen=True)
-class GymOptions:
+class GymOptions(SuiteOptions):
     """Options of the Gymnasium ids."""
 
     action_repeat: int = 1

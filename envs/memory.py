@@ -15,12 +15,12 @@ from r2ac.envs.key_to_door import KeyToDoor
 from r2ac.envs.recall import COLOURS, WHITE, PictureVector, paint
 from r2ac.envs.recall_tasks import Copy, MatchToSample, Parity, RepeatFirst, RepeatPrevious
 from r2ac.envs.seeding import SeedFirstReset, engine_seeds
-from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, check_at_least
+from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, SuiteOptions, check_at_least
 from r2ac.envs.tmaze import TMazeVector
 
 
 @dataclass(frozen=True)
-class MemoryOptions:
+class MemoryOptions(SuiteOptions):
     """Options of the memory tasks; in brackets the tasks that an option belongs to."""
 
     corridor_length: int = 40

@@ -34,7 +34,7 @@ from gymnasium.vector import VectorEnv
 
 from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.single import OneDiscreteAction, SingleVector
-from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, missing_modules
+from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, SuiteOptions, missing_modules
 
 _TASKS = {
     "MemoryS7": (7, False),
@@ -52,7 +52,7 @@ _TILE = 8
 
 
 @dataclass(frozen=True)
-class MinigridOptions:
+class MinigridOptions(SuiteOptions):
     """Options of the MiniGrid mazes."""
 
     pixels: bool = False

@@ -24,7 +24,7 @@ from gymnasium.vector import VectorEnv
 
 from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.single import OneDiscreteAction, SingleVector, as_vector
-from r2ac.envs.suite import InvalidOption, ReferenceScores, Split, Suite, missing_modules
+from r2ac.envs.suite import InvalidOption, ReferenceScores, Split, Suite, SuiteOptions, missing_modules
 
 # Return of uniformly random actions, and the best return or, where that is not known, a bound that no policy exceeds
 # in the mean. Random: (2 - A) / A where each answer is one of A and worth plus or minus an equal share; 0 by symmetry
@@ -73,7 +73,7 @@ _SCORES: dict[str, tuple[float, float]] = {
 
 
 @dataclass(frozen=True)
-class PopgymOptions:
+class PopgymOptions(SuiteOptions):
     """Options of the POPGym tasks."""
 
     previous_action: bool = True

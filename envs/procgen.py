@@ -15,7 +15,16 @@ from gymnasium.vector import VectorEnv
 from r2ac.envs.procgen_engine import ProcgenVector
 from r2ac.envs.scores import PROCGEN_MIN_MAX
 from r2ac.envs.seeding import HALF, engine_seeds
-from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, check_at_least, missing_modules
+from r2ac.envs.suite import (
+    InvalidOption,
+    ReferenceScores,
+    Spaces,
+    Split,
+    Suite,
+    SuiteOptions,
+    check_at_least,
+    missing_modules,
+)
 
 DistributionMode = Literal["easy", "hard", "extreme", "memory", "exploration"]
 
@@ -33,7 +42,7 @@ _LAST_LEVEL = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class ProcgenOptions:
+class ProcgenOptions(SuiteOptions):
     """Options of the ProcGen games; the defaults are the paper's preset."""
 
     distribution_mode: DistributionMode = "hard"

@@ -63,14 +63,21 @@ class ProcgenVector(VectorEnv):
         self._start(seed)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
-        """Begins a new episode in every stream; with a seed (non-negative int32), in a new engine."""
+        """Begins a new episode in every stream, or in those of `options["reset_mask"]` (bool [N]), whose rows alone
+        mean something then; with a seed (non-negative int32), in a new engine."""
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
         if seed is not None:
             self._engine.close()
             self._start(seed)
         elif not self._fresh:
+            before = self._engine.get_state() if not mask.all() else []
             self._engine.act(np.full(self.num_envs, -1))  # the engine's way to ask for a new episode
+            if before:
+                # It steps all streams or none: the others go back to where they were.
+                after = self._engine.get_state()
+                self._engine.set_state([after[i] if mask[i] else before[i] for i in range(self.num_envs)])
         self._fresh = False
-        self._elapsed[:] = 0
+        self._elapsed[mask] = 0
         _, observation, _ = self._engine.observe()
         return np.moveaxis(observation["rgb"], 3, 1), {}
 

@@ -10,8 +10,9 @@ from gymnasium.vector import VectorEnv
 
 from r2ac.envs import atari, dmlab, gym, memory, minigrid, popgym, procgen
 from r2ac.envs.checked import checked_vector
+from r2ac.envs.episode_limit import EpisodeLimit
 from r2ac.envs.mixed import MixedVector, spread
-from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, Task, UnknownTask, check_at_least
+from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, SuiteOptions, Task, UnknownTask, check_at_least
 
 SUITES: dict[str, Suite] = {
     suite.name: suite
@@ -113,12 +114,19 @@ def make_vector(
 def _make(suite: Suite, names: Sequence[str], seed: int, split: Split, options: Any) -> VectorEnv:
     """Streams of the tasks `names`, one name a stream."""
     if len(set(names)) == 1:
-        return suite.make(names[0], len(names), seed, split, options)
+        return _limited(suite.make(names[0], len(names), seed, split, options), options)
     if suite.make_each is not None:
-        return suite.make_each(names, seed, split, options)
+        return _limited(suite.make_each(names, seed, split, options), options)
     # The tasks share no engine: in each, streams have the seeds that they would have in it alone.
-    parts = {name: suite.make(name, names.count(name), seed, split, options) for name in dict.fromkeys(names)}
+    parts = {
+        name: _limited(suite.make(name, names.count(name), seed, split, options), options)
+        for name in dict.fromkeys(names)
+    }
     return MixedVector(parts, names)
+
+
+def _limited(env: VectorEnv, options: SuiteOptions) -> VectorEnv:
+    return EpisodeLimit(env, options.max_episode_steps) if options.max_episode_steps else env
 
 
 def one_suite(tasks: Sequence[Task]) -> Suite:

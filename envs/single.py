@@ -54,18 +54,20 @@ class SingleVector(VectorEnv):
         self._shape, self._dtype = space.shape, space.dtype
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins an episode in every stream.
+        """Begins an episode in every stream, or in those of `options["reset_mask"]` (bool [N]), whose rows alone mean
+        something then.
 
         seed: one seed a stream, or an int s for s, s + 1, ...; None goes on with the generators as they are, the first
             time with the seeds of the constructor.
         """
+        mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
         if isinstance(seed, int | np.integer):
             seed = range(int(seed), int(seed) + self.num_envs)
         seeds, self._seeds = self._seeds if seed is None else seed, None
-        observation = self._empty()
-        for stream, env in enumerate(self.envs):
+        observation = np.zeros((self.num_envs, *self._shape), dtype=self._dtype)
+        for stream in np.flatnonzero(mask).tolist():
             own = None if seeds is None else int(seeds[stream])
-            shown, _ = _values("reset", _RESET, env.reset(seed=own, options=options))
+            shown, _ = _values("reset", _RESET, self.envs[stream].reset(seed=own))
             self._put(shown, observation, stream)
         return observation, {}
 

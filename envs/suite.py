@@ -98,6 +98,17 @@ class Spaces:
 
 
 @dataclass(frozen=True)
+class SuiteOptions:
+    """Options that every suite has."""
+
+    max_episode_steps: int = 0
+    """Steps of the agent after which an episode is truncated, beside the task's own limits; 0: no such limit."""
+    step_timeout: float = 0.0
+    """Seconds after which the process of an actor (or of an evaluation) whose environments do not come back from a step
+    is killed and replaced; it must allow for the resets in a step. 0: never."""
+
+
+@dataclass(frozen=True)
 class Suite:
     """A family of tasks that share an engine and its options. A new suite is one more value of this type.
 
@@ -106,7 +117,7 @@ class Suite:
 
     name: str
     summary: str
-    options: type
+    options: type[SuiteOptions]
     """Dataclass of the suite's options; its defaults are the paper's preset."""
     list_tasks: Callable[[], tuple[str, ...]]
     """Bare names of the tasks, also where the engine is not installed."""
@@ -130,6 +141,8 @@ class Suite:
     """Whether code of others makes its numbers, so that they are checked."""
     final_observations: bool = True
     """Whether an episode that a time limit cuts off comes with its last observation."""
+    replaces_engines: bool = False
+    """Whether its environments themselves replace an engine that takes longer than `step_timeout`."""
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Options of published protocols by their names, in suites that have more than the defaults."""
 
@@ -157,6 +170,11 @@ class Task:
             raise InvalidOption(
                 f"the options of {self.name} must be of type {self.suite.options.__name__}, "
                 f"not {type(options).__name__}"
+            )
+        check_at_least("max_episode_steps", options.max_episode_steps, 0, "steps, 0 for no limit")
+        if not 0 <= options.step_timeout < math.inf:
+            raise InvalidOption(
+                f"step_timeout is {options.step_timeout}, but it must be at least 0 and finite (seconds)"
             )
         self.suite.check(self.short_name, options)
         return options

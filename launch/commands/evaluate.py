@@ -47,6 +47,13 @@ class EvaluateArguments:
     """Take the most probable action instead of drawing from the policy."""
     num_envs: int = 25
     """Environments stepped together. Each engine of DMLab is a process of 200 to 400 MB."""
+    max_episode_steps: int | None = None
+    """Steps after which an episode is truncated; 0: none but the task's own limit; as in training if not given."""
+    step_timeout: float | None = None
+    """Seconds after which a Ray task whose environments do not come back from a step is given up (DMLab: the engine is
+    replaced); 0: never; as in training if not given."""
+    stall_seconds: float = 60.0
+    """Seconds without a step after which the progress line says which seed stands still."""
     device: str = "auto"
     """Where the agents run: cpu; cuda: each Ray task gets a share of a GPU; auto: the CPU, or with --workers 0 the GPU
     where there is one."""
@@ -89,13 +96,15 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
         greedy=parsed.greedy,
         num_envs=parsed.num_envs,
         device=device,
+        max_episode_steps=parsed.max_episode_steps,
+        step_timeout=parsed.step_timeout,
     )
     plan = make_plan(parsed.runs, parsed.suite, settings, parsed.output)
     workers = Workers(parsed.workers, parsed.ray_address, gpu=device.startswith("cuda"))
     with ExitStack() as stack:
         session = stack.enter_context(EvaluationSession(plan, console, parsed.fresh))
         signals = stack.enter_context(StopSignals())
-        session.play(workers, signals)
+        session.play(workers, signals, parsed.stall_seconds)
     session.print_results()
     return _exit_code(plan, session, signals)
 
@@ -105,6 +114,8 @@ def _check(arguments: EvaluateArguments) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}, but it must be at least 1")
+    if not arguments.stall_seconds > 0:
+        raise ConfigError(f"--stall-seconds is {arguments.stall_seconds}, but it must be above 0")
     if arguments.workers is not None and arguments.workers < 0:
         raise ConfigError(f"--workers is {arguments.workers}, but it must be at least 0")
 

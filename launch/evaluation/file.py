@@ -88,7 +88,7 @@ class EvaluationFile:
         others = [
             f"{name} was {was}, is {now}"
             for name, was, now in _settings(found, wanted)
-            if was != now and name not in ("seeds", "split")
+            if was != now and name not in ("seeds", "split", "step_timeout")
         ]
         if others:
             self._drops = True

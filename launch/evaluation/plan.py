@@ -176,9 +176,8 @@ def _tasks_of(checkpoint: LoadedCheckpoint, path: Path, names: str | None) -> Se
 def _evaluations(checkpoint: LoadedCheckpoint, task: Task, settings: Settings) -> list[Evaluation]:
     if (sentence := task.suite.missing()) is not None:
         raise MissingPackage(sentence)
-    protocol = settings.protocol
-    environment = task.checked_options(protocol.environment(task, checkpoint.training.env))
+    environment = settings.environment(task, checkpoint.training.env)
     return [
-        checkpoint.evaluation(task.name, config, environment, protocol.name, changed)
+        checkpoint.evaluation(task.name, config, environment, settings.protocol.name, changed)
         for config, changed in settings.configs(task)
     ]

@@ -106,6 +106,15 @@ class Settings:
     """Environments stepped together."""
     device: str = "cpu"
     """Where the agents run."""
+    max_episode_steps: int | None = None
+    step_timeout: float | None = None
+
+    def environment(self, task: Task, trained: Any) -> Any:
+        """The options to play with, for an agent that was trained with the options ``trained`` of the same suite;
+        raises InvalidOption where the task cannot run with them."""
+        asked = {name: getattr(self, name) for name in ("max_episode_steps", "step_timeout")}
+        given = {name: value for name, value in asked.items() if value is not None}
+        return task.checked_options(replace(self.protocol.environment(task, trained), **given))
 
     def configs(self, task: Task) -> list[tuple[EvaluationConfig, tuple[str, ...]]]:
         """How each part of the protocol is to be played, and the names of the settings that are not the protocol's.

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from r2ac.envs import SUITES, find_task, make_vector
+from r2ac.envs.suite import SuiteOptions
 from r2ac.launch.cli import main
 
 Capture = pytest.CaptureFixture[str]
@@ -61,10 +62,12 @@ def test_what_is_told_without_the_engine_is_what_it_shows(suite: str) -> None:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_a_page_tells_of_every_option_and_of_no_other(suite: str) -> None:
-    page = (DOCS / "environments" / f"{suite}.md").read_text()
+    page, common = (DOCS / "environments" / f"{suite}.md").read_text(), (DOCS / "environments.md").read_text()
     told = {flag.replace("-", "_") for flag in re.findall(r"`--([a-z-]+)`", page)}
-    assert told == {field.name for field in fields(SUITES[suite].options)}
-    assert f"(environments/{suite}.md)" in (DOCS / "environments.md").read_text()
+    shared = {field.name for field in fields(SuiteOptions)}
+    assert told | shared == {field.name for field in fields(SUITES[suite].options)}
+    assert all(f"`--{name.replace('_', '-')}`" in common for name in shared)
+    assert f"(environments/{suite}.md)" in common
 
 
 def test_every_page_is_linked_where_it_is() -> None:
