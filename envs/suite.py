@@ -179,6 +179,11 @@ class Task:
         self.suite.check(self.short_name, options)
         return options
 
+    def killed_after(self, options: Any = None) -> float:
+        """Seconds in a step after which a process that plays is to be killed; 0 for never, also where the environments
+        themselves replace what does not come back."""
+        return 0.0 if self.suite.replaces_engines else self.checked_options(options).step_timeout
+
     def frames_per_step(self, options: Any = None) -> int:
         """Engine frames that one agent step takes (the action repeat)."""
         return self.suite.frames_per_step(self.short_name, self.checked_options(options))

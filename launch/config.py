@@ -12,11 +12,11 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, 
 import tyro
 
 from r2ac.agents import AgentConfig
-from r2ac.envs import Task, find_tasks, one_suite
+from r2ac.envs import SuiteOptions, Task, find_tasks, one_suite
 from r2ac.launch.rollouts.policy_lag import PREFETCHED, UNDER_WAY, least_bound
 from r2ac.learner import LearnerConfig
 
-EnvOptions = TypeVar("EnvOptions")
+EnvOptions = TypeVar("EnvOptions", bound=SuiteOptions)
 MAX_GROUPS = 255
 
 
@@ -104,6 +104,10 @@ class TrainConfig(Generic[EnvOptions]):
     """Minutes between two episodes that the learner plays and films for TensorBoard, at most 200 steps each, while
     training stands still; 0: none."""
 
+    stall_seconds: float = 60.0
+    """Seconds without a rollout after which the progress line says which actor hands over nothing (--step-timeout
+    replaces it)."""
+
     profile: bool = False
     """Write where the time goes into the run's folder `profile`: a page, and traces of the learner and of Ray. On a GPU
     updates are then launched kernel by kernel."""
@@ -149,6 +153,7 @@ class TrainConfig(Generic[EnvOptions]):
             "log_steps": 0,
             "max_failures": 0,
         }
+        _require(0 < self.stall_seconds < inf, "stall_seconds", self.stall_seconds, "above 0 and finite")
         _require(self.seed < 2**64, "seed", self.seed, "below 2**64")
         for name, least in at_least.items():
             _require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
@@ -190,6 +195,11 @@ class TrainConfig(Generic[EnvOptions]):
             )
         for task in self.tasks:
             task.checked_options(self.env)
+        if self.num_actors == 0 and (seconds := self.tasks[0].killed_after(self.env)):
+            raise ConfigError(
+                f"--step-timeout is {seconds:g}, but it must be 0 with --num-actors 0: what does not come back from a "
+                "step can only be ended with its process"
+            )
 
     def _check_actors(self) -> None:
         """Who acts where, and how old weights may be."""

@@ -145,7 +145,7 @@ def train(
         follower = follower or Follower()
         signals = StopSignals(also=follower.stop_requested)
         stack.push(signals.__exit__)
-        progress = stack.enter_context(Progress(config.total_steps, console))
+        progress = stack.enter_context(Progress(config.total_steps, console, stall_seconds=config.stall_seconds))
         front = Front(
             path, resumed, progress, partial(print_start, console, config), follower, mirror, bool(restarts())
         )

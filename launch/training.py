@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +47,12 @@ class ShowsProgress(Protocol):
     """Whoever is told how far a training has come: :class:`r2ac.launch.progress.Progress`, or who passes it on."""
 
     def update(
-        self, env_steps: int, updates: int, mean_return: float | None = None, notes: Mapping[str, int] | None = None
+        self,
+        env_steps: int,
+        updates: int,
+        mean_return: float | None = None,
+        notes: Mapping[str, int] | None = None,
+        hints: Sequence[str] = (),
     ) -> None:
         """As :meth:`r2ac.launch.progress.Progress.update`."""
 
@@ -241,7 +246,10 @@ class Training:
         self._last_shown = time.monotonic()
         if self._records is not None:
             log, learner = self._log, self._learner
-            self._records.progress.update(learner.env_steps, learner.updates, log.mean_return, log.notes())
+            hints = log.hints(self._config.stall_seconds)
+            if hints and not self._config.env.step_timeout:
+                hints.append("(--step-timeout SECONDS would replace it)")
+            self._records.progress.update(learner.env_steps, learner.updates, log.mean_return, log.notes(), hints)
 
     def _finish(self) -> None:
         self._show()

@@ -66,6 +66,7 @@ class TrainingLog:
     ) -> None:
         self._learner, self._batches, self._counts, self._peers = learner, batches, counts, peers
         self._scores = {task.name: task.reference_scores(options) for task in tasks}
+        self._max_episode_steps: int = options.max_episode_steps
         self._short_names = {task.name: task.short_name for task in tasks}
         self._recent_returns: deque[float] = deque(maxlen=100)
         self._recent_of_task = {task.name: deque[float](maxlen=100) for task in tasks}
@@ -155,10 +156,23 @@ class TrainingLog:
 
     def notes(self) -> dict[str, int]:
         """Counts that should stay zero, for the progress line; those of the learner's device, and of other learners, as
-        of the last line."""
+        of the last line. And the limit of the episodes' steps, where there is one."""
         restarts = {name.replace("_", " "): count for name, count in self._restarts().items()}
+        limit = {"episodes cut at": self._max_episode_steps}
         pending = {"actors pending": self._counts.pending, "inference workers pending": self._counts.workers_pending}
-        return {**pending, **self._notes, **restarts}
+        return {**pending, **self._notes, **restarts, **limit}
+
+    def hints(self, stall_seconds: float) -> list[str]:
+        """Which rollout actors of this learner have handed over nothing for that long, for the progress line."""
+        silent = {index: seconds for index, seconds in self._counts.silent.items() if seconds >= stall_seconds}
+        if not silent:
+            return []
+        who = ", ".join(map(str, sorted(silent)[:3])) + (" and others" if len(silent) > 3 else "")
+        one = len(silent) == 1
+        return [
+            f"actor{'' if one else 's'} {who} {'has' if one else 'have'} handed over nothing for "
+            f"{min(silent.values()):,.0f} s"
+        ]
 
     def _restarts(self) -> dict[str, int]:
         return {name: getattr(self._counts, name) + self._others[name] for name in COUNTED}

@@ -1,4 +1,4 @@
-"""Environments that do not end, or do not come back, as users could have written them: gym/tests.stuck_envs:<Name>-v0."""
+"""Environments that do not end, or do not come back, as users could write them: gym/tests.stuck_envs:<Name>-v0."""
 
 import os
 import time

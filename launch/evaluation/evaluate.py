@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -27,6 +28,7 @@ from r2ac.learner.checkpoint import CheckpointError, load_checkpoint, load_model
 
 # A key of one word; those of the rollout actors have more, so that no evaluation draws the numbers of a training.
 _EVALUATION = (0,)
+_NO_TIMER = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,9 @@ class Evaluation:
     """The settings that are not the protocol's."""
     episodes: tuple[EvaluatedEpisode, ...] = ()
     """Those of the seeds that have been played to their end, in the order of seeds."""
+    engines_lost: int = 0
+    """Engines that died or hung while these were played, and were replaced: what each of them had under way is no
+    episode."""
     date: str | None = None
     """When the last of them was played, ISO 8601 in UTC; None before the first."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -123,6 +128,11 @@ class Evaluation:
         return stdev(self.seed_means) if len(self.seed_means) > 1 else None
 
     @property
+    def killed_after(self) -> float:
+        """Seconds in a step after which a process that plays is to be killed; 0: never."""
+        return find_task(self.task).killed_after(self.environment)
+
+    @property
     def reference_scores(self) -> ReferenceScores | None:
         """The returns to normalise with; None where there are none."""
         return find_task(self.task).reference_scores(self.environment)
@@ -133,12 +143,13 @@ class Evaluation:
         scores = self.reference_scores
         return scores.normalise(self.mean_return) if scores else None
 
-    def with_seed(self, episodes: Iterable[EvaluatedEpisode]) -> Evaluation:
+    def with_seed(self, episodes: Iterable[EvaluatedEpisode], engines_lost: int = 0) -> Evaluation:
         """The same with all episodes of one more seed, played now."""
         together = sorted((*self.episodes, *episodes), key=lambda episode: episode.seed)
         versions = {name: version(name) for name in ("r2ac", "torch", "numpy", "gymnasium")}
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        return replace(self, episodes=tuple(together), date=now, versions=versions)
+        lost = self.engines_lost + engines_lost
+        return replace(self, episodes=tuple(together), engines_lost=lost, date=now, versions=versions)
 
     def to_json(self) -> dict[str, Any]:
         """All of it, every episode included; of the means those of the seeds played, which must be one or more."""
@@ -159,6 +170,7 @@ class Evaluation:
             "training": self.training.to_json(),
             "date": self.date,
             "versions": dict(self.versions),
+            "engines_lost": self.engines_lost,
             "episodes": [asdict(episode) for episode in self.episodes],
         }
 
@@ -227,8 +239,8 @@ def evaluate(
     played, total = 0, config.seeds * config.episodes
     for seed in evaluation.seeds_missing:
         episodes: list[EvaluatedEpisode] = []
-        for _, ended in play(checkpoint.model, evaluation, seed):
-            for episode in ended:
+        for step in play(checkpoint.model, evaluation, seed):
+            for episode in step.ended:
                 episodes.append(episode)
                 played += 1
                 report(played, total)
@@ -243,9 +255,25 @@ def evaluation_path(path: Path) -> Path:
     return RunDirectory(folder).evaluation_path
 
 
+@dataclass(frozen=True)
+class PlayedStep:
+    """What one step of the environments came to."""
+
+    counted: int
+    """Streams that still had episodes to play."""
+    ended: list[EvaluatedEpisode]
+    longest: int
+    """Steps of the longest episode that these have under way."""
+    engines_lost: int
+    """Engines that have been lost and replaced so far."""
+
+
 def play(
-    model: Mapping[str, Tensor], evaluation: Evaluation, seed: int
-) -> Generator[tuple[int, list[EvaluatedEpisode]], None, None]:
+    model: Mapping[str, Tensor],
+    evaluation: Evaluation,
+    seed: int,
+    timer: AbstractContextManager[None] = _NO_TIMER,
+) -> Generator[PlayedStep, None, None]:
     """Play the episodes of one seed; what they are follows from the arguments alone, on one kind of machine.
 
     Each environment plays its share of the episodes, so that short episodes are not counted more often than long
@@ -254,9 +282,10 @@ def play(
     Args:
         model: the weights, as in `LoadedCheckpoint.model`.
         evaluation: what to play, and how.
+        timer: for each step of the environments, and for their reset.
 
     Yields:
-        After every step of the environments, the number of steps that counted and the episodes that ended.
+        After every step of the environments what it came to.
 
     Raises:
         CheckpointError: if the agent cannot read what the task shows, or has another number of actions.
@@ -267,7 +296,7 @@ def play(
     num_envs = min(config.num_envs, config.episodes)
     env = make_vector(evaluation.task, num_envs, seed, split=config.split, options=evaluation.environment)
     try:
-        yield from _play(env, _make_agent(model, evaluation, ObservationSpec.of(env), device), config, seed)
+        yield from _play(env, _make_agent(model, evaluation, ObservationSpec.of(env), device), config, seed, timer)
     finally:
         env.close()
 
@@ -288,8 +317,8 @@ def _make_agent(
 
 
 def _play(
-    env: VectorEnv, agent: Agent, config: EvaluationConfig, seed: int
-) -> Generator[tuple[int, list[EvaluatedEpisode]], None, None]:
+    env: VectorEnv, agent: Agent, config: EvaluationConfig, seed: int, timer: AbstractContextManager[None]
+) -> Generator[PlayedStep, None, None]:
     """``config.episodes`` episodes, each environment playing its share."""
     streams = env.num_envs
     share = np.full(streams, config.episodes // streams)
@@ -297,7 +326,8 @@ def _play(
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=_EVALUATION))
     device = next(agent.parameters()).device
     cell = torch.zeros(streams, agent.core.cell_size, device=device)
-    observation, info = env.reset()
+    with timer:
+        observation, info = env.reset()
     reward, is_first = np.zeros(streams, dtype=np.float32), np.ones(streams, dtype=bool)
     returns, lengths = np.zeros(streams), np.zeros(streams, dtype=np.int64)
     while share.any():
@@ -307,7 +337,8 @@ def _play(
         output = agent.step(frame, last_reward, first, cell, instruction)
         cell, logits = output.cell, output.logits.cpu().numpy()
         action = logits.argmax(axis=1) if config.greedy else sample_actions(logits, generator.random(streams))
-        observation, raw_reward, terminated, truncated, info = env.step(action)
+        with timer:
+            observation, raw_reward, terminated, truncated, info = env.step(action)
         reward, is_first = raw_reward.astype(np.float32), terminated | truncated
         counted = share > 0
         returns += raw_reward
@@ -320,4 +351,5 @@ def _play(
         share[whole & counted] -= 1
         returns[over] = 0
         lengths[over] = 0
-        yield int(counted.sum()), ended
+        longest = int(lengths[share > 0].max(initial=0))
+        yield PlayedStep(int(counted.sum()), ended, longest, getattr(env, "engine_restarts", 0))

@@ -94,7 +94,9 @@ class EvaluationFile:
             self._drops = True
             return wanted, f"{wanted.task} ({wanted.config.split}) begins anew: {'; '.join(others)}"
         kept = tuple(episode for episode in found.episodes if episode.seed < wanted.config.seeds)
-        going_on = replace(wanted, episodes=kept, date=found.date, versions=found.versions)
+        going_on = replace(
+            wanted, episodes=kept, engines_lost=found.engines_lost, date=found.date, versions=found.versions
+        )
         # Of fewer seeds than are on file nothing is written, unless some of them are still to be played.
         self._drops |= len(kept) < len(found.episodes) and not going_on.complete
         return going_on, None
@@ -210,6 +212,8 @@ def _evaluation(values: dict[str, Any], file: Path) -> Evaluation:
         episodes=tuple(_episode(episode) for episode in values["episodes"]),
         date=str(values["date"]),
         versions={str(name): str(number) for name, number in values["versions"].items()},
+        # Files of earlier versions have no such number.
+        engines_lost=int(values.get("engines_lost", 0)),
     )
     numbers = [sum(episode.seed == seed for episode in evaluation.episodes) for seed in evaluation.seeds_played]
     if not numbers or set(numbers) != {evaluation.config.episodes}:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,14 @@ from rich.progress import Progress as Bars
 from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.evaluation.workers import Report, Unit
 from r2ac.launch.metrics import read_metrics
+from r2ac.launch.progress import Ticker
 
 # Before that the beginning of all episodes would be taken for their rate.
 _FIRST_ESTIMATE = 3.0
+# So many times the mean length of those that have ended, an episode is a long one.
+_LONG = 3
+# Without the end of an episode, after which a limit is suggested.
+_SUGGEST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,9 @@ class EvaluationProgress:
     """A bar for each result under way and one for all; elsewhere than in a terminal plain lines every ``interval``
     seconds. Both say how much time is left, roughly: so many steps as the episodes that are left would take if they
     were as long as those of their task that have ended, at the rate so far. ``clock`` gives seconds.
+
+    Both say how long the longest episode has got where it is far longer than those that have ended. Within its context
+    a thread looks after them: they say which seed has had no step for ``stall_seconds``.
     """
 
     def __init__(
@@ -79,8 +88,14 @@ class EvaluationProgress:
         amounts: Sequence[Amount],
         interval: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
+        stall_seconds: float = 60.0,
     ) -> None:
         self._console, self._amounts, self._interval, self._clock = console, amounts, interval, clock
+        self._stall_seconds = stall_seconds
+        self._moved: dict[Unit, float] = {}
+        self._last_end = 0.0
+        self._lock = threading.RLock()
+        self._ticker: Ticker | None = None
         self._reports: dict[Unit, Report] = {}
         self._shown: dict[int, int] = {}
         self._began: float | None = None
@@ -103,18 +118,38 @@ class EvaluationProgress:
 
     def update(self, unit: Unit, report: Report) -> None:
         """A unit has come so far, or is (back) at its beginning."""
-        if self._began is None:
-            self._began = self._clock()
-            self._next_line = self._began + _FIRST_ESTIMATE
-        self._reports[unit] = report
+        with self._lock:
+            now = self._clock()
+            if self._began is None:
+                self._began = self._last_end = now
+                self._next_line = now + _FIRST_ESTIMATE
+            before = self._reports.get(unit, Report())
+            if report.steps != before.steps or unit not in self._moved:
+                self._moved[unit] = now
+            if report.played > before.played:
+                self._last_end = now
+            self._reports[unit] = report
+            self._show(now)
+
+    def tick(self) -> None:
+        """Called again and again: shows which seeds stand still, if it is time to."""
+        with self._lock:
+            now = self._clock()
+            if self._stalled(now):
+                self._show(now)
+
+    def _show(self, now: float) -> None:
         played = self._played()
         total, done = sum(amount.total for amount in self._amounts), sum(played)
-        under_way = played[unit.row] < self._amounts[unit.row].total and report.failure is None
-        self._bars.update(self._rows[unit.row], completed=played[unit.row], visible=under_way)
-        left = self.seconds_left()
+        begun = {unit.row for unit in self._reports}
+        begun -= {unit.row for unit, report in self._reports.items() if report.failure is not None}
+        for row, (amount, number) in enumerate(zip(self._amounts, played, strict=True)):
+            self._bars.update(self._rows[row], completed=number, visible=row in begun and number < amount.total)
+        stalled = self._stalled(now)
+        left = None if stalled else self.seconds_left()
         words = "" if left is None or done == total else f", about {_time(left)} left"
+        words += "".join(f"; {hint}" for hint in (*self._long_episodes(now), *stalled))
         self._bars.update(self._all, completed=done, left=words)
-        now = self._clock()
         if self._console.is_interactive or now < self._next_line:
             return
         self._next_line = now + self._interval
@@ -123,6 +158,31 @@ class EvaluationProgress:
                 self._print(f"{amount.label}: {number:,}/{amount.total:,} episodes")
             self._shown[row] = number
         self._print(f"all: {done:,}/{total:,} episodes{words}")
+
+    def _stalled(self, now: float) -> list[str]:
+        """The seeds under way that have had no step for long."""
+        return [
+            f"no step of {self._amounts[unit.row].label}, seed {unit.seed}, for {now - since:,.0f} s"
+            for unit, since in self._moved.items()
+            if not self._reports[unit].ended and now - since >= self._stall_seconds
+        ]
+
+    def _long_episodes(self, now: float) -> list[str]:
+        """How long the longest episode has got, where that is news."""
+        reports = self._reports.values()
+        ended = sum(report.played for report in reports)
+        mean = sum(report.ended_steps for report in reports) / ended if ended else 0.0
+        unit, longest = max(
+            ((unit, report.longest) for unit, report in self._reports.items() if not report.ended),
+            key=lambda pair: pair[1],
+            default=(None, 0),
+        )
+        if unit is None or longest <= _LONG * mean or now - (self._began or now) < _FIRST_ESTIMATE:
+            return []
+        hints = [f"longest episode so far {longest:,} steps"]
+        if now - self._last_end >= _SUGGEST_SECONDS and not unit.evaluation.environment.max_episode_steps:
+            hints.append("--max-episode-steps N would cut episodes off")
+        return hints
 
     def seconds_left(self) -> float | None:
         """A rough estimate; None before any episode has ended."""
@@ -153,9 +213,12 @@ class EvaluationProgress:
 
     def __enter__(self) -> EvaluationProgress:
         self._bars.start()
+        self._ticker = Ticker(self.tick)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if self._ticker is not None:
+            self._ticker.close()
         self._bars.stop()

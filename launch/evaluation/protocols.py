@@ -24,7 +24,14 @@ from r2ac.launch.evaluation.evaluate import EvaluationConfig
 
 # What an episode is. The rest is what the agent sees, does and how often, which stays as in its training.
 _OF_AN_EPISODE = {
-    "atari": ("sticky_actions", "max_noops", "fire_on_reset", "episodic_life", "max_episode_frames"),
+    "atari": (
+        "sticky_actions",
+        "max_noops",
+        "fire_on_reset",
+        "episodic_life",
+        "max_episode_frames",
+        "max_episode_steps",
+    ),
 }
 
 
@@ -137,4 +144,5 @@ class Settings:
         chosen = {name: own if asked[name] is None else asked[name] for name, own in prescribed.items()}
         config = EvaluationConfig(**chosen, num_envs=self.num_envs, device=self.device)
         config.check()
-        return config, tuple(name for name, own in prescribed.items() if chosen[name] != own)
+        changed = [name for name, own in prescribed.items() if chosen[name] != own]
+        return config, (*changed, *(["max_episode_steps"] if self.max_episode_steps is not None else []))

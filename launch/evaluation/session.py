@@ -61,8 +61,13 @@ class EvaluationSession:
         """The rows that have a seed or more, in the order of the plan."""
         return [row for row in self._plan.rows if row.evaluation.episodes]
 
-    def play(self, workers: Workers, signals: StopSignals) -> None:
+    def play(self, workers: Workers, signals: StopSignals, stall_seconds: float = 60.0) -> None:
         """Play what is missing, or until a signal comes; every seed is on file once it has ended.
+
+        Args:
+            workers: where.
+            signals: that end it.
+            stall_seconds: without a step of a seed, after which the progress says so.
 
         Raises:
             ConnectionFailed: if there is no Ray cluster at the address given.
@@ -89,18 +94,20 @@ class EvaluationSession:
             ]
         )
         pace = "" if expected is None else f"; {expected} at the pace of the training"
-        self._print(f"{episodes:,} episodes to play, in {parts}{on_file}{pace}")
+        limits = sorted({unit.evaluation.environment.max_episode_steps for unit in missing} - {0})
+        cut = f"; cut off after {' or '.join(f'{limit:,}' for limit in limits)} steps" if limits else ""
+        self._print(f"{episodes:,} episodes to play, in {parts}{on_file}{cut}{pace}")
         models = {sha256: checkpoint.model for sha256, checkpoint in self._plan.checkpoints.items()}
         amounts = [_amount(row) for row in rows]
         with (
-            EvaluationProgress(self._console, amounts) as progress,
+            EvaluationProgress(self._console, amounts, stall_seconds=stall_seconds) as progress,
             closing(play_units(missing, models, workers, signals)) as reports,
         ):
             for unit, report in reports:
                 progress.update(unit, report)
                 row = rows[unit.row]
                 if report.episodes is not None:
-                    row.evaluation = row.evaluation.with_seed(report.episodes)
+                    row.evaluation = row.evaluation.with_seed(report.episodes, report.engines_lost)
                     self._files[row.target].put(row.evaluation)
                 if report.failure is not None:
                     self._plan.fail(report.failure)

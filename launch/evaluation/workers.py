@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import with_details_kept
 from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, play
 from r2ac.launch.evaluation.plan import BAD_INPUT, Failure
-from r2ac.launch.process import set_up_process
+from r2ac.launch.process import StepTimer, set_up_process
 from r2ac.launch.signals import StopSignals
 
 _LOG = logging.getLogger(__name__)
@@ -54,6 +54,10 @@ class Report:
     """Episodes that have ended."""
     ended_steps: int = 0
     """The steps of these."""
+    longest: int = 0
+    """The steps of the longest episode under way."""
+    engines_lost: int = 0
+    """Engines that were lost and replaced."""
     episodes: tuple[EvaluatedEpisode, ...] | None = None
     """All of them, once the last one has ended."""
     failure: Failure | None = None
@@ -84,8 +88,18 @@ def play_units(
     A unit that fails ends the work on its result, and on nothing else. When a signal has come the reports end.
 
     Raises:
+        ConfigError: if a step shall be bounded in time here, where no process can be ended.
         ConnectionFailed: if there is no Ray cluster at the address given.
     """
+    seconds = max((unit.evaluation.killed_after for unit in units), default=0.0)
+    if workers.number == 0 and seconds:
+        raise ConfigError(
+            f"--step-timeout is {seconds:g}, but it must be 0 with --workers 0: what does not come back from a step "
+            "can only be ended with its process"
+        )
+    if seconds:
+        yield from _play_with_ray(units, models, workers, signals)
+        return
     if workers.number == 0 or len(units) <= 1:
         yield from _play_here(units, models, signals)
         return
@@ -106,24 +120,31 @@ def play_units(
         yield from _play_with_ray(list(left), models, workers, signals)
 
 
-def _play(model: Mapping[str, Tensor], evaluation: Evaluation, seed: int) -> Generator[Report, None, None]:
+def _play(
+    model: Mapping[str, Tensor], evaluation: Evaluation, seed: int, step_timeout: float = 0.0
+) -> Generator[Report, None, None]:
     """Reports of one unit. One thread for the network wherever it runs: how sums are split among threads shows in
-    their last bits."""
+    their last bits. This process is ended if a step takes longer than ``step_timeout`` seconds; 0: never."""
     threads = torch.get_num_threads()
     set_up_process(threads=1)
     try:
         yield Report()
-        steps, ended_steps, told = 0, 0, time.monotonic()
+        report, told = Report(), time.monotonic()
         episodes: list[EvaluatedEpisode] = []
-        with closing(play(model, evaluation, seed)) as played:
-            for own_steps, ended in played:
-                steps += own_steps
-                episodes += ended
-                ended_steps += sum(episode.length for episode in ended)
+        with closing(play(model, evaluation, seed, StepTimer(step_timeout))) as played:
+            for step in played:
+                episodes += step.ended
+                report = Report(
+                    steps=report.steps + step.counted,
+                    played=len(episodes),
+                    ended_steps=report.ended_steps + sum(episode.length for episode in step.ended),
+                    longest=step.longest,
+                    engines_lost=step.engines_lost,
+                )
                 if time.monotonic() - told >= _REPORT_SECONDS:
                     told = time.monotonic()
-                    yield Report(steps, len(episodes), ended_steps)
-        yield Report(steps, len(episodes), ended_steps, tuple(episodes))
+                    yield report
+        yield replace(report, episodes=tuple(episodes))
     finally:
         torch.set_num_threads(threads)
 
@@ -174,6 +195,7 @@ class _RayPlayer:
         self._waiting, self._running = deque(units), dict[Any, Unit]()
         self._failed: set[int] = set()
         self._deaths: Counter[Unit] = Counter()
+        self._heard: dict[Unit, float] = {}
 
     def reports(self, signals: StopSignals) -> Generator[tuple[Unit, Report], None, None]:
         """Of all units, until the last has ended or a signal has come."""
@@ -195,17 +217,26 @@ class _RayPlayer:
         while self._waiting and len(self._running) < self._number:
             unit = self._waiting.popleft()
             if unit.row not in self._failed:
-                stream = self._play.remote(self._models[unit.evaluation.sha256], unit.evaluation, unit.seed)
-                self._running[stream] = unit
+                evaluation = unit.evaluation
+                model = self._models[evaluation.sha256]
+                stream = self._play.remote(model, evaluation, unit.seed, evaluation.killed_after)
+                self._running[stream], self._heard[unit] = unit, time.monotonic()
 
     def _next(self, stream: Any) -> Report | None:
         """The next report of a unit; None where its process has died, or it failed as another of its result did."""
         unit, exceptions = self._running[stream], self._ray.exceptions
+        silent, self._heard[unit] = time.monotonic() - self._heard[unit], time.monotonic()
         try:
             return self._ray.get(next(stream))
         except exceptions.RayTaskError as error:
             return self._fail(unit, error.cause)
         except exceptions.RayError as error:
+            timeout = unit.evaluation.killed_after
+            # What was last heard is a little younger than the step that did not come back.
+            if 0 < timeout < 2 * silent:
+                # The same seed is the same steps: there is no use in playing it again.
+                sentence = f"a step of seed {unit.seed} took longer than --step-timeout {timeout:g} (seconds)"
+                return self._fail(unit, EngineFailed(f"{sentence}; the seeds that have ended are kept"))
             self._deaths[unit] += 1
             if self._deaths[unit] > _RESTARTS:
                 return self._fail(unit, EngineFailed(f"the process that played it died {_RESTARTS + 1} times: {error}"))

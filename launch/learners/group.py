@@ -37,13 +37,13 @@ def train_in_group(config: TrainConfig[Any], console: Console, place: Place) -> 
     with ExitStack() as stack:
         signals = StopSignals()
         stack.push(signals.__exit__)
-        progress = stack.enter_context(Progress(config.total_steps, console))
+        progress = stack.enter_context(Progress(config.total_steps, console, stall_seconds=config.stall_seconds))
         group = LearnerGroup(config, stack, console)
         signals.install()
 
         def show(status: Status) -> None:
             if status.updates:
-                progress.update(status.env_steps, status.updates, status.mean_return, status.notes)
+                progress.update(status.env_steps, status.updates, status.mean_return, status.notes, status.hints)
 
         summary = group.train(place, console, show, signals.stop_requested)
     print_summary(console, config.task, summary, signals.received)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +44,7 @@ class Status:
     updates: int = 0
     mean_return: float | None = None
     notes: Mapping[str, int] | None = None
+    hints: Sequence[str] = ()
     budget: MemoryBudget | None = None
     """Of the first learner, once it is known."""
 
@@ -132,10 +133,17 @@ class LearnerProcess:
         return Front(path, resumed, self, self._tell_budget, Follower(), mirror, place.again)
 
     def update(
-        self, env_steps: int, updates: int, mean_return: float | None = None, notes: Mapping[str, int] | None = None
+        self,
+        env_steps: int,
+        updates: int,
+        mean_return: float | None = None,
+        notes: Mapping[str, int] | None = None,
+        hints: Sequence[str] = (),
     ) -> None:
         """See :class:`r2ac.launch.training.ShowsProgress`."""
-        self._status = replace(self._status, env_steps=env_steps, updates=updates, mean_return=mean_return, notes=notes)
+        self._status = replace(
+            self._status, env_steps=env_steps, updates=updates, mean_return=mean_return, notes=notes, hints=hints
+        )
 
     def _tell_budget(self, budget: MemoryBudget) -> None:
         self._status = replace(self._status, budget=budget)

@@ -12,7 +12,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from r2ac.envs import SUITES, UnknownTask, find_tasks
+from r2ac.envs import SUITES, SuiteOptions, UnknownTask, find_tasks
 from r2ac.launch.config import TrainConfig
 from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.plots.event_files import has_event_files
@@ -207,7 +207,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, An
 def _defaults(task: str) -> dict[str, Any]:
     """Of every setting of a training on the task, as ``config.json`` would hold them."""
     suite = SUITES.get(tasks_of(task)[0].partition("/")[0])
-    config = TrainConfig(task, {} if suite is None else suite.options()).to_json()
+    config = TrainConfig(task, SuiteOptions() if suite is None else suite.options()).to_json()
     del config["task"]
     return dict(_flat(json.loads(json.dumps(config, default=os.fspath))))
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from r2ac.agents import Agent, AgentConfig
 from r2ac.launch.cluster import installed_version
-from r2ac.launch.process import set_up_process
+from r2ac.launch.process import StepTimer, set_up_process
 from r2ac.launch.rollouts.policies import LocalPolicy, Policy, RayPolicy, RemotePolicy, Weights
 from r2ac.launch.rollouts.rollout_memory import MemoryHandle, RolloutLayout, RolloutMemory
 from r2ac.launch.rollouts.stream_group import Episode, StreamGroup
@@ -116,6 +116,7 @@ class RolloutActor:
         inference: the inference worker that acts: the address of its socket on this machine, which needs ``memory``, or
             Ray's handle; None for an agent here.
         device: where an agent here computes.
+        step_timeout: seconds that a step of the environments may take before this process is ended; 0: any number.
     """
 
     def __init__(
@@ -126,13 +127,15 @@ class RolloutActor:
         board: BoardHandle | None = None,
         inference: Any = None,
         device: str = "cpu",
+        step_timeout: float = 0.0,
     ) -> None:
         if threads is not None:
             set_up_process(threads)
         self._config = config
         seeds = self._randomness().generate_state(config.num_groups, np.uint64)
+        timer, first = StepTimer(step_timeout), config.index * config.num_streams
         self._groups = [
-            StreamGroup(config.task, config.env, int(seed), config.index * config.num_streams + columns.start, columns)
+            StreamGroup(config.task, config.env, int(seed), first + columns.start, columns, timer)
             for seed, columns in zip(seeds, config.columns, strict=True)
         ]
         self.spec = self._groups[0].spec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import tempfile
 import time
@@ -14,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from r2ac.envs import EnvironmentFailed
+from r2ac.envs import EnvironmentFailed, find_tasks
 from r2ac.launch import cluster
 from r2ac.launch.cluster import installed_version
 from r2ac.launch.errors import last_line, os_reason
@@ -30,6 +31,8 @@ from r2ac.launch.rollouts.rollout_memory import RolloutLayout, RolloutMemory
 from r2ac.launch.rollouts.stream_group import Episode
 from r2ac.launch.rollouts.weights_board import WeightsBoard
 from r2ac.learner import Rollout
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class SourceCounts:
     """Rollouts of whole actors, used in part or not at all, that waited when the last batch was handed over."""
     held_back: float = 0.0
     """Seconds in which no batch was handed over because it would have made other rollouts too old."""
+    silent: dict[int, float] = field(default_factory=dict)
+    """Seconds since the last rollout of each rollout actor that has orders, by its number, when it was last looked."""
     actor_seconds: Counter[str] = field(default_factory=Counter)
     """What the actors have spent their time with, summed over them, as `Collected.seconds` names it."""
 
@@ -160,8 +165,10 @@ class RaySource:
         self, actors: list[ActorConfig], config: RayConfig, sequence: list[int], ring: BatchRing | None = None
     ) -> None:
         self._configs, self._config = list(actors), config
+        self._step_timeout = find_tasks(actors[0].task)[0].killed_after(actors[0].env)
         self._sequence = list(sequence)
         self._failures = [0] * len(actors)
+        self._heard = [time.monotonic()] * len(actors)  # when each handed over something, got work, or was started
         if ring is None and config.memory is not None:
             # What a batch was copied from is written again.
             ring = BatchRing(replace(config.memory, num_streams=config.batch_size), 2)
@@ -269,6 +276,7 @@ class RaySource:
             memory=memory.handle() if memory is not None else None,
             board=self._board.handle() if self._board is not None else None,
             inference=self._pool.contact(index) if self._pool is not None else None,
+            step_timeout=self._step_timeout,
         )
 
     def _is_late(self) -> bool:
@@ -288,6 +296,8 @@ class RaySource:
             if not ready[index] or version < 0:
                 continue
             ahead = len(self._due[index]) + self._batcher.waiting(config.last_stream)
+            if not self._due[index]:
+                self._heard[index] = time.monotonic()
             for _ in range(self._config.in_flight - ahead):
                 # Before the order is given: the actor takes these weights or newer ones.
                 self._due[index].append(version)
@@ -321,11 +331,21 @@ class RaySource:
             else:
                 episodes += self._take(arrival.actor, arrival.collected)
         self._order()
+        self.counts.silent = self._silent()
         return episodes
+
+    def _silent(self) -> dict[int, float]:
+        """See :class:`SourceCounts`. An actor that has not started has work to do where there is a place for it."""
+        now, local = time.monotonic(), self._config.address == "local"
+        return {
+            config.index: now - self._heard[index]
+            for index, config in enumerate(self._configs)
+            if self._due[index] or (local and not self._link.ready(index))
+        }
 
     def _take(self, index: int, collected: Collected) -> list[Episode]:
         self._due[index].popleft()
-        self._failures[index] = 0
+        self._failures[index], self._heard[index] = 0, time.monotonic()
         if self._pool is not None:
             self._pool.served(index)
         self._batcher.add(self._rollout(index, collected))
@@ -348,21 +368,30 @@ class RaySource:
             self.counts.inference_restarts += self._pool.revive(index)
         # Where nodes come and go an actor may be unlucky again and again.
         self._failures[index] += not _node_died(error)
+        reason = self._late(index) or ("" if error is None else f": {last_line(error)}")
         if self._failures[index] > self.restarts_in_a_row:
-            reason = "" if error is None else f": {last_line(error)}"
             raise ActorsLost(
                 f"rollout actor {index} died {self._failures[index]} times in a row without a rollout{reason}"
             ) from error
+        if self._late(index):
+            _LOG.warning("rollout actor %d died%s: replaced, its streams begin new episodes", index, reason)
         # One that had not started, or that Ray sent to a node whose loss it had not noticed, has played nothing.
         if self._link.ready(index):
             config = self._configs[index]
             self._configs[index] = replace(config, incarnation=config.incarnation + 1)
             self.counts.actor_restarts += 1
         self._due[index].clear()
+        self._heard[index] = time.monotonic()
         try:
             self._link.replace(index)
         except NoMemory as error:
             raise ActorsLost(f"rollout actor {index} died and cannot be started anew: {error}") from error
+
+    def _late(self, index: int) -> str:
+        """Says so where an actor that died can have done so by the time-out of a step; else empty."""
+        silent, timeout = time.monotonic() - self._heard[index], self._step_timeout
+        late = 0 < timeout <= silent
+        return f", {silent:,.0f} s after its last word (a step may take --step-timeout {timeout:g})" if late else ""
 
     def _check_can_live(self, index: int, error: Exception | None) -> None:
         """Raise ActorsLost for what will happen again: the actor's own error, or a node that is not as it must be; and

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 from r2ac.agents import ObservationSpec
 from r2ac.envs import Signals, find_tasks, make_vector, spread
 from r2ac.learner import Rollout
+
+_NO_TIMER = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -33,16 +36,27 @@ class StreamGroup:
         seed: the environment's.
         first_stream: the number of its first stream among all streams.
         columns: the streams of the rollout actor that these are.
+        timer: for each step, and for the first reset.
     """
 
-    def __init__(self, task: str, options: Any, seed: int, first_stream: int, columns: slice) -> None:
+    def __init__(
+        self,
+        task: str,
+        options: Any,
+        seed: int,
+        first_stream: int,
+        columns: slice,
+        timer: AbstractContextManager[None] = _NO_TIMER,
+    ) -> None:
         count = columns.stop - columns.start
         self.columns = columns
         self._env = make_vector(task, count, seed, options=options, first_stream=first_stream)
         self._tasks = spread([each.name for each in find_tasks(task)], count, first_stream)
         self.spec = ObservationSpec.of(self._env)
         self._engine_restarts = 0
-        self._observation, info = self._env.reset()
+        self._timer = timer
+        with timer:
+            self._observation, info = self._env.reset()
         self._instruction = Signals.of(info).instruction
         self._reward = np.zeros(count, dtype=np.float32)
         self._is_first = np.ones(count, dtype=bool)
@@ -66,7 +80,8 @@ class StreamGroup:
 
     def step(self, action: np.ndarray) -> list[Episode]:
         """Step every stream; returns the episodes that ended."""
-        self._observation, reward, terminated, truncated, info = self._env.step(action)
+        with self._timer:
+            self._observation, reward, terminated, truncated, info = self._env.step(action)
         signals = Signals.of(info)
         self._instruction = signals.instruction
         self._reward = reward.astype(np.float32)

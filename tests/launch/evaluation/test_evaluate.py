@@ -282,7 +282,8 @@ def fragile(monkeypatch: pytest.MonkeyPatch) -> list[Fragile]:
 
 def test_what_is_lost_with_an_engine_is_played_again(fragile: list[Fragile]) -> None:
     evaluation, model = instructed(episodes=5, num_envs=3)
-    together = [episode for _, ended in play(model, evaluation, seed=0) for episode in ended]
+    played = list(play(model, evaluation, seed=0))
+    together = [episode for step in played for episode in step.ended]
     assert [(e.episode_return, e.length, e.truncated) for e in together] == [(4.0, 4, False)] * 5
 
 
