@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import ctypes
-import faulthandler
 import os
-import signal
 import sys
 import threading
 import warnings
-from types import TracebackType
 
 # Numbers of glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
@@ -60,26 +57,3 @@ def end_thread(thread: threading.Thread, seconds: float = CLOSE_SECONDS) -> None
             RuntimeWarning,
             stacklevel=3,
         )
-
-
-class StepTimer:
-    """A context in which this process is ended, by SIGALRM, if it stays there longer than ``seconds`` (0: never).
-
-    The kernel does it: also a process that never comes back to Python ends. Where it was goes to standard error first.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        if seconds:
-            # Then what SIGALRM does by default: it ends the process.
-            faulthandler.register(signal.SIGALRM, file=2, all_threads=False, chain=True)
-
-    def __enter__(self) -> None:
-        if self._seconds:
-            signal.setitimer(signal.ITIMER_REAL, self._seconds)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._seconds:
-            signal.setitimer(signal.ITIMER_REAL, 0)

@@ -16,7 +16,7 @@ from r2ac.launch.evaluation.file import EvaluationFile
 from r2ac.launch.evaluation.means import TaskMeans, task_means
 from r2ac.launch.evaluation.plan import Failure, Plan, Planned, is_refused
 from r2ac.launch.evaluation.progress import Amount, EvaluationProgress, expected_time
-from r2ac.launch.evaluation.workers import Unit, Workers, play_units
+from r2ac.launch.evaluation.workers import Unit, Workers, check_can_be_ended, play_units
 from r2ac.launch.run_directory import write_atomically
 from r2ac.launch.signals import StopSignals
 from r2ac.launch.tables import evaluation_markdown, print_evaluations
@@ -71,7 +71,7 @@ class EvaluationSession:
 
         Raises:
             ConnectionFailed: if there is no Ray cluster at the address given.
-            ConfigError: if it has no GPU, and there shall be one.
+            ConfigError: if it has no GPU, and there shall be one; if a step shall be bounded in time in this process.
             RunError: where a file can no longer be written.
         """
         rows = self._plan.rows
@@ -82,6 +82,7 @@ class EvaluationSession:
         ]
         if not missing:
             return
+        check_can_be_ended(missing, workers)
         episodes = sum(unit.evaluation.config.episodes for unit in missing)
         seeds = sum(row.evaluation.config.seeds for row in rows)
         on_file = f"; {seeds - len(missing)} of {seeds} seeds are on file" if seeds > len(missing) else ""

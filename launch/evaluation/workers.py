@@ -19,8 +19,9 @@ from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import with_details_kept
 from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, play
 from r2ac.launch.evaluation.plan import BAD_INPUT, Failure
-from r2ac.launch.process import StepTimer, set_up_process
+from r2ac.launch.process import set_up_process
 from r2ac.launch.signals import StopSignals
+from r2ac.launch.step_timer import StepTimer
 
 _LOG = logging.getLogger(__name__)
 # Seconds between two reports of a unit, and the longest wait before a look at the signals.
@@ -80,6 +81,16 @@ class Workers:
     """Whether each task needs a share of a GPU."""
 
 
+def check_can_be_ended(units: Sequence[Unit], workers: Workers) -> None:
+    """Raise ConfigError where a step shall be bounded in time in this process, which cannot be ended for it."""
+    seconds = max((unit.evaluation.killed_after for unit in units), default=0.0)
+    if workers.number == 0 and seconds:
+        raise ConfigError(
+            f"--step-timeout is {seconds:g}, but it must be 0 with --workers 0: what does not come back from a step "
+            "can only be ended with its process"
+        )
+
+
 def play_units(
     units: Sequence[Unit], models: Models, workers: Workers, signals: StopSignals
 ) -> Generator[tuple[Unit, Report], None, None]:
@@ -88,16 +99,10 @@ def play_units(
     A unit that fails ends the work on its result, and on nothing else. When a signal has come the reports end.
 
     Raises:
-        ConfigError: if a step shall be bounded in time here, where no process can be ended.
         ConnectionFailed: if there is no Ray cluster at the address given.
     """
-    seconds = max((unit.evaluation.killed_after for unit in units), default=0.0)
-    if workers.number == 0 and seconds:
-        raise ConfigError(
-            f"--step-timeout is {seconds:g}, but it must be 0 with --workers 0: what does not come back from a step "
-            "can only be ended with its process"
-        )
-    if seconds:
+    if any(unit.evaluation.killed_after for unit in units):
+        # What does not come back can be ended there.
         yield from _play_with_ray(units, models, workers, signals)
         return
     if workers.number == 0 or len(units) <= 1:

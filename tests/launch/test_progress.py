@@ -2,6 +2,7 @@
 
 import io
 import re
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -82,6 +83,56 @@ def test_the_rate_is_recent() -> None:
     fast_then_slow += [(100.0 + second, 99_000 + 10 * second) for second in range(300)]
     line = last_line(fast_then_slow, total_steps=1_000_000)
     assert "   10 steps/s" in line
+
+
+def test_the_time_left_does_not_grow_while_no_steps_come() -> None:
+    running = [(float(second), 10 * second) for second in range(31)]
+    # They are asked for every second all the same.
+    waiting = [(31.0 + second, 300) for second in range(100)]
+    assert "10 steps/s" in last_line([*running, *waiting[:19]])
+    assert last_line([*running, *waiting[:19]]).endswith("0:16:10 left")
+    assert re.search(r"– steps/s .* – left", last_line([*running, *waiting]))  # noqa: RUF001
+    assert last_line([*running, *waiting, (131.0, 1300)]).endswith(" left")
+    assert "–  left" not in last_line([*running, *waiting, (131.0, 1300), (132.0, 1310)])  # noqa: RUF001
+
+
+def test_a_line_says_for_how_long_no_step_has_come() -> None:
+    console, out = log_console()
+    clock = Clock()
+    progress = Progress(1000, console, clock=clock, stall_seconds=60.0)
+    progress.update(10, 1)
+    for second in range(1, 4 * 3600):
+        clock.now = 100.0 + second
+        progress.tick()
+    first, *stalled = out.getvalue().splitlines()
+    assert first.endswith("left")
+    assert stalled[0].endswith("left  no step for 60 s")
+    assert stalled[1].endswith("no step for 70 s")
+    # A night in which nothing comes does not fill a log.
+    assert len(stalled) < 60
+    progress.update(20, 2)
+    progress.close()
+    assert "no step" not in out.getvalue().splitlines()[-1]
+
+
+def test_hints_of_the_caller_end_the_line() -> None:
+    console, out = log_console()
+    clock = Clock()
+    progress = Progress(1000, console, clock=clock, stall_seconds=60.0)
+    progress.update(10, 1)
+    clock.now += 70
+    progress.update(10, 1, hints=["actor 1 has handed over nothing for 70 s"])
+    assert out.getvalue().splitlines()[-1].endswith("left  actor 1 has handed over nothing for 70 s")
+
+
+def test_the_line_is_looked_after_while_nobody_calls() -> None:
+    console, out = log_console()
+    with Progress(1000, console, stall_seconds=0.05, interval=0.0) as progress:
+        progress.update(10, 1)
+        deadline = time.monotonic() + 30
+        while "no step for" not in out.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert "no step for" in out.getvalue()
 
 
 def test_the_end_is_full_and_never_beyond() -> None:

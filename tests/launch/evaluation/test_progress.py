@@ -82,6 +82,58 @@ def test_a_log_gets_a_line_now_and_then(progress: EvaluationProgress, clock: Clo
     assert log.getvalue().splitlines()[2:4] == ["run a: 3/20 episodes", "all: 23/50 episodes, about 0:01:15 left"]
 
 
+def test_an_episode_that_does_not_end_is_told_and_a_limit_suggested(
+    progress: EvaluationProgress, clock: Clock, log: io.StringIO
+) -> None:
+    progress.update(FIRST, Report())
+    clock.now += 5
+    progress.update(FIRST, Report(steps=24_690, longest=12_345))
+    assert log.getvalue().splitlines() == ["all: 20/50 episodes; longest episode so far 12,345 steps"]
+    clock.now += 60
+    progress.update(FIRST, Report(steps=48_000, longest=24_000))
+    hint = "all: 20/50 episodes; longest episode so far 24,000 steps; --max-episode-steps N would cut episodes off"
+    assert log.getvalue().splitlines()[-1] == hint
+
+
+def test_an_episode_as_long_as_the_others_is_no_news(
+    progress: EvaluationProgress, clock: Clock, log: io.StringIO
+) -> None:
+    progress.update(FIRST, Report())
+    clock.now += 70
+    progress.update(FIRST, Report(steps=1000, played=9, ended_steps=900, longest=150))
+    assert "longest" not in log.getvalue()
+    clock.now += 70
+    progress.update(FIRST, Report(steps=2000, played=9, ended_steps=900, longest=1100))
+    assert "longest episode so far 1,100 steps; --max-episode-steps N" in log.getvalue()
+
+
+def test_where_there_is_a_limit_none_is_suggested(progress: EvaluationProgress, clock: Clock, log: io.StringIO) -> None:
+    limited = replace(EVALUATION, environment=replace(TRAINING.env, max_episode_steps=99_999))
+    unit = Unit(0, 0, limited)
+    progress.update(unit, Report())
+    clock.now += 90
+    progress.update(unit, Report(steps=1000, longest=500))
+    assert log.getvalue().splitlines()[-1] == "all: 20/50 episodes; longest episode so far 500 steps"
+
+
+def test_a_seed_that_stands_still_is_named(progress: EvaluationProgress, clock: Clock, log: io.StringIO) -> None:
+    progress.update(FIRST, Report())
+    progress.update(SECOND, Report())
+    clock.now += 50
+    progress.update(FIRST, Report(steps=100, played=10, ended_steps=90))
+    lines = len(log.getvalue().splitlines())
+    progress.tick()
+    assert len(log.getvalue().splitlines()) == lines, "nothing stands still yet"
+    clock.now += 25
+    progress.tick()
+    assert log.getvalue().splitlines()[-1] == "all: 30/50 episodes; no step of run a, seed 1, for 75 s"
+    progress.update(FIRST, Report(steps=100, played=10, ended_steps=90, episodes=()))
+    progress.update(SECOND, Report(steps=10, played=1, ended_steps=10))
+    clock.now += 50
+    progress.update(SECOND, Report(steps=20, played=2, ended_steps=20))
+    assert "no step" not in log.getvalue().splitlines()[-1]
+
+
 def test_the_time_is_estimated_from_the_training_before_anything_is_played(tmp_path: Path) -> None:
     rows = [{"env_steps": 3, "episode_length": 5.0, "throughput/steps_per_second": 10.0}, {"env_steps": 7}]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
