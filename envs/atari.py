@@ -50,6 +50,7 @@ from r2ac.envs.suite import (
     missing_modules,
 )
 
+_INSTALL = "pip install 'ale-py>=0.11,<0.13'"
 _TWO_PLAYERS_ONLY = {"combat", "joust", "maze_craze", "warlords"}
 
 
@@ -153,7 +154,7 @@ def _roms() -> dict[str, str]:
 
 def _missing() -> str | None:
     if missing_modules("ale_py"):
-        return "the suite atari needs ale-py, which is not installed: pip install 'ale-py>=0.11,<0.13'"
+        return f"the suite atari needs ale-py, which is not installed: {_INSTALL}"
     return None
 
 
@@ -171,10 +172,15 @@ def _check(name: str, options: AtariOptions) -> None:
         raise InvalidOption(f"sticky_actions is {options.sticky_actions}, but it must be a probability in [0, 1)")
 
 
-def _make(name: str, num_envs: int, seed: int, split: Split, options: AtariOptions) -> VectorEnv:
+def _load() -> Any:
+    """The engine's class."""
     from ale_py.vector_env import AtariVectorEnv
 
-    engine = AtariVectorEnv(
+    return AtariVectorEnv
+
+
+def _make(name: str, num_envs: int, seed: int, split: Split, options: AtariOptions) -> VectorEnv:
+    engine = _load()(
         _roms()[name],
         num_envs,
         num_threads=options.threads,
@@ -215,6 +221,8 @@ SUITE = Suite(
     options=AtariOptions,
     list_tasks=lambda: tuple(_roms()),
     missing=_missing,
+    remedy=_INSTALL,
+    load=_load,
     check=_check,
     make=_make,
     frames_per_step=lambda name, options: options.action_repeat,

@@ -16,12 +16,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Literal, get_args
 
 from gymnasium.vector import VectorEnv
 
-from r2ac.envs.dmlab_engine import ACTION_SETS, EngineSettings
+from r2ac.envs.dmlab_engine import ACTION_SETS, INSTALL, EngineSettings
 from r2ac.envs.dmlab_levels import HAS_HOLD_OUT, NEEDS_DATASET, TASKS, level_of, reference_scores
 from r2ac.envs.dmlab_vector import DmlabVector, Supervision
 from r2ac.envs.seeding import HALF, engine_seeds
@@ -75,11 +76,7 @@ class DmlabOptions(SuiteOptions):
 def _missing() -> str | None:
     if not missing_modules("deepmind_lab"):
         return None
-    return (
-        "the suite dmlab needs deepmind_lab, which no package index has: with Python >= 3.13, pip install dmlab-gym && "
-        "dmlab-gym build (in a container, on Linux x86-64); with an older Python, up to 3.11, build the wheel of "
-        "https://github.com/google-deepmind/lab and pip install it with dm_env and 'setuptools<81'"
-    )
+    return f"the suite dmlab needs deepmind_lab, which no package index has: {INSTALL}"
 
 
 def _check(name: str, options: DmlabOptions) -> None:
@@ -176,7 +173,9 @@ SUITE = Suite(
     make_each=_make_each,
     frames_per_step=lambda name, options: options.action_repeat,
     reference_scores=lambda name, options: reference_scores(name),
-    replaces_engines=True,
+    remedy=INSTALL,
+    load=lambda: import_module("deepmind_lab"),
+    engine_processes=True,
     spaces=lambda name, options: Spaces((3, options.image_height, options.image_width), "uint8", options.actions),
     final_observations=False,
 )

@@ -13,6 +13,13 @@ import numpy as np
 
 from r2ac.envs.dmlab_cache import LevelCache
 
+INSTALL = (
+    "with Python >= 3.13, pip install dmlab-gym && dmlab-gym build (in a container, on Linux x86-64); with an older "
+    "Python, up to 3.11, build the wheel of https://github.com/google-deepmind/lab and pip install it with dm_env and "
+    "'setuptools<81'"
+)
+"""The remedy where the engine is missing or cannot be imported."""
+
 # Look left/right and down/up (pixels a frame), strafe, move, fire, jump, crouch.
 _FORWARD, _BACKWARD = (0, 0, 0, 1, 0, 0, 0), (0, 0, 0, -1, 0, 0, 0)
 _STRAFE_LEFT, _STRAFE_RIGHT = (0, 0, -1, 0, 0, 0, 0), (0, 0, 1, 0, 0, 0, 0)
@@ -106,6 +113,8 @@ class Failure(NamedTuple):
     reason: str
     in_constructor: bool = False
     """The engine never came to be: with these settings it never will."""
+    in_import: bool = False
+    """`deepmind_lab`, or what it imports, is not installed as it must be."""
 
 
 class Engine:

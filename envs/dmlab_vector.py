@@ -16,12 +16,12 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from r2ac.envs.dmlab_engine import INSTRUCTION_IDS, INSTRUCTION_LENGTH, EngineSettings, Failure, Frame
+from r2ac.envs.dmlab_engine import INSTALL, INSTRUCTION_IDS, INSTRUCTION_LENGTH, EngineSettings, Failure, Frame
 from r2ac.envs.dmlab_folders import remove_left_folders
 from r2ac.envs.dmlab_process import EngineProcess
 from r2ac.envs.seeding import stream_generators
 from r2ac.envs.signals import Signals
-from r2ac.envs.suite import EngineFailed
+from r2ac.envs.suite import EngineFailed, MissingPackage
 
 _LOG = logging.getLogger(__name__)
 # Seconds that the engines together get to close themselves.
@@ -62,7 +62,7 @@ class DmlabVector(VectorEnv):
     seeds: one for each stream, for the first `reset`; later resets go on with the streams' generators.
     levels: (first, number): episodes have seeds drawn uniformly from [first, first + number).
 
-    Raises EngineFailed from `reset` and `step`.
+    Raises EngineFailed from `reset` and `step`, and MissingPackage from `reset`.
     """
 
     def __init__(
@@ -208,6 +208,8 @@ class DmlabVector(VectorEnv):
         what = f"the engine of stream {stream} {failure.reason}{ended}"
         level = self._settings[stream].level
         where = f"{level}, episode seed {self._level_seeds[stream]}, step {self._steps[stream]}"
+        if failure.in_import:
+            raise MissingPackage(f"the suite dmlab cannot load its engine ({failure.reason}): {INSTALL}")
         if failure.in_constructor and level not in self._levels_that_run:
             raise EngineFailed(f"DeepMind Lab cannot play {level}: {failure.reason}")
         self._failures[stream] += 1

@@ -37,7 +37,8 @@ def _serve(connection: Connection) -> None:
     try:
         engine = Engine(settings)
     except Exception as error:
-        connection.send(Failure(f"{type(error).__name__}: {error}", in_constructor=True))
+        in_import = isinstance(error, ImportError)
+        connection.send(Failure(f"{type(error).__name__}: {error}", in_constructor=True, in_import=in_import))
         return
     while True:
         signal.alarm(0)

@@ -47,6 +47,7 @@ _TASKS = {
 """Width of the maze, and whether the corridor's length is random."""
 _CODES = (11, 6, 3)
 """MiniGrid's numbers of objects, colours and states."""
+_INSTALL = "pip install 'r2ac[minigrid]'"
 _VIEW = 7
 _TILE = 8
 
@@ -88,7 +89,7 @@ class ViewAsPixels(gymnasium.ObservationWrapper):
 
 def _missing() -> str | None:
     if missing_modules("minigrid"):
-        return "the suite minigrid needs MiniGrid, which is not installed: pip install 'r2ac[minigrid]'"
+        return f"the suite minigrid needs MiniGrid, which is not installed: {_INSTALL}"
     return None
 
 
@@ -102,9 +103,13 @@ def _make_one(name: str, options: MinigridOptions) -> gymnasium.Env:
     return ViewAsPixels(env) if options.pixels else CodesAsVector(env)
 
 
-def _make(name: str, num_envs: int, seed: int, split: Split, options: MinigridOptions) -> VectorEnv:
+def _load() -> None:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on standard output when it is imported
     importlib.import_module("minigrid")  # registers the ids
+
+
+def _make(name: str, num_envs: int, seed: int, split: Split, options: MinigridOptions) -> VectorEnv:
+    _load()
     return SingleVector(functools.partial(_make_one, name, options), engine_seeds(seed, split, num_envs))
 
 
@@ -127,6 +132,8 @@ SUITE = Suite(
     options=MinigridOptions,
     list_tasks=lambda: tuple(_TASKS),
     missing=_missing,
+    remedy=_INSTALL,
+    load=_load,
     check=_check,
     make=_make,
     frames_per_step=lambda name, options: 1,

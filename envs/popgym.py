@@ -71,6 +71,8 @@ _SCORES: dict[str, tuple[float, float]] = {
     "MineSweeperHard": (-0.432, 1.0),
 }
 
+_INSTALL = "pip install 'r2ac[popgym]'"
+
 
 @dataclass(frozen=True)
 class PopgymOptions(SuiteOptions):
@@ -107,7 +109,7 @@ class PreviousAction(gymnasium.Wrapper):
 
 def _missing() -> str | None:
     if missing_modules("popgym"):
-        return "the suite popgym needs POPGym, which is not installed: pip install 'r2ac[popgym]'"
+        return f"the suite popgym needs POPGym, which is not installed: {_INSTALL}"
     return None
 
 
@@ -121,8 +123,12 @@ def _make_one(name: str, options: PopgymOptions) -> gymnasium.Env:
     return PreviousAction(env) if options.previous_action else env
 
 
-def _make(name: str, num_envs: int, seed: int, split: Split, options: PopgymOptions) -> VectorEnv:
+def _load() -> None:
     importlib.import_module("popgym")  # registers the ids
+
+
+def _make(name: str, num_envs: int, seed: int, split: Split, options: PopgymOptions) -> VectorEnv:
+    _load()
     return SingleVector(functools.partial(_make_one, name, options), engine_seeds(seed, split, num_envs))
 
 
@@ -132,6 +138,8 @@ SUITE = Suite(
     options=PopgymOptions,
     list_tasks=lambda: tuple(_SCORES),
     missing=_missing,
+    remedy=_INSTALL,
+    load=_load,
     check=_check,
     make=_make,
     frames_per_step=lambda name, options: 1,

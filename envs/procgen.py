@@ -12,7 +12,7 @@ from typing import Literal, get_args
 
 from gymnasium.vector import VectorEnv
 
-from r2ac.envs.procgen_engine import ProcgenVector
+from r2ac.envs.procgen_engine import ProcgenVector, load_engine
 from r2ac.envs.scores import PROCGEN_MIN_MAX
 from r2ac.envs.seeding import HALF, engine_seeds
 from r2ac.envs.suite import (
@@ -38,6 +38,7 @@ _GAMES_OF_MODE: dict[str, tuple[str, ...]] = {
     "memory": ("caveflyer", "dodgeball", "heist", "jumper", "maze", "miner"),
     "exploration": ("caveflyer", "climber", "coinrun", "heist", "jumper", "leaper", "maze", "ninja"),
 }
+_INSTALL = "pip install cffi glfw imageio && pip install --no-deps procgen-mirror==0.10.7 gym3==0.3.3"
 _LAST_LEVEL = 2**31 - 1
 
 
@@ -70,10 +71,7 @@ def _missing() -> str | None:
     missing = missing_modules("procgen", "gym3", "cffi", "glfw", "imageio")
     if not missing:
         return None
-    return (
-        f"the suite procgen lacks {', '.join(missing)}: pip install cffi glfw imageio && "
-        "pip install --no-deps procgen-mirror==0.10.7 gym3==0.3.3"
-    )
+    return f"the suite procgen lacks {', '.join(missing)}: {_INSTALL}"
 
 
 def _check(name: str, options: ProcgenOptions) -> None:
@@ -122,6 +120,8 @@ SUITE = Suite(
     options=ProcgenOptions,
     list_tasks=lambda: GAMES,
     missing=_missing,
+    remedy=_INSTALL,
+    load=load_engine,
     check=_check,
     make=_make,
     frames_per_step=lambda name, options: 1,

@@ -100,11 +100,11 @@ class ProcgenVector(VectorEnv):
         self._engine.close()
 
     def _start(self, seed: int) -> None:
-        self._engine = _load_engine()(rand_seed=seed, **self._settings)
+        self._engine = load_engine()(rand_seed=seed, **self._settings)
         self._fresh = True
 
 
-def _load_engine() -> Any:
+def load_engine() -> Any:
     """The engine's class, imported here and not at the top: only whoever plays needs it."""
     if "procgen" not in sys.modules:
         with _gym_stand_in():

@@ -12,7 +12,17 @@ from r2ac.envs import atari, dmlab, gym, memory, minigrid, popgym, procgen
 from r2ac.envs.checked import checked_vector
 from r2ac.envs.episode_limit import EpisodeLimit
 from r2ac.envs.mixed import MixedVector, spread
-from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, SuiteOptions, Task, UnknownTask, check_at_least
+from r2ac.envs.suite import (
+    InvalidOption,
+    MissingPackage,
+    Split,
+    Suite,
+    SuiteOptions,
+    Task,
+    UnknownTask,
+    cannot_load,
+    check_at_least,
+)
 
 SUITES: dict[str, Suite] = {
     suite.name: suite
@@ -106,7 +116,12 @@ def make_vector(
     played = spread(tasks, int(num_envs), first_stream)
 
     def make() -> VectorEnv:
-        return _make(suite, [each.short_name for each in played], int(seed), split, options)
+        try:
+            return _make(suite, [each.short_name for each in played], int(seed), split, options)
+        except ImportError as error:
+            if isinstance(error, MissingPackage) or not suite.remedy:
+                raise
+            raise MissingPackage(cannot_load(suite, error)) from error
 
     return checked_vector(make, [each.name for each in played], first_stream) if suite.foreign else make()
 

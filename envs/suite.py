@@ -141,14 +141,24 @@ class Suite:
     """Whether code of others makes its numbers, so that they are checked."""
     final_observations: bool = True
     """Whether an episode that a time limit cuts off comes with its last observation."""
-    replaces_engines: bool = False
-    """Whether its environments themselves replace an engine that takes longer than `step_timeout`."""
+    remedy: str = ""
+    """What to install for the engine; empty where there is none."""
+    load: Callable[[], object] = lambda: None
+    """Imports the engine, in this process."""
+    engine_processes: bool = False
+    """Whether each stream has an engine in a process of its own, which the environments themselves replace where it
+    takes longer than `step_timeout`."""
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Options of published protocols by their names, in suites that have more than the defaults."""
 
     @property
     def tasks(self) -> tuple[Task, ...]:
         return tuple(Task(self, name) for name in self.list_tasks())
+
+
+def cannot_load(suite: Suite, reason: object) -> str:
+    """One sentence for an engine that is installed and cannot be imported."""
+    return f"the suite {suite.name} cannot load its engine ({' '.join(str(reason).split())}): {suite.remedy}"
 
 
 @dataclass(frozen=True)
@@ -182,7 +192,7 @@ class Task:
     def killed_after(self, options: Any = None) -> float:
         """Seconds in a step after which a process that plays is to be killed; 0 for never, also where the environments
         themselves replace what does not come back."""
-        return 0.0 if self.suite.replaces_engines else self.checked_options(options).step_timeout
+        return 0.0 if self.suite.engine_processes else self.checked_options(options).step_timeout
 
     def frames_per_step(self, options: Any = None) -> int:
         """Engine frames that one agent step takes (the action repeat)."""

@@ -56,7 +56,7 @@ def measure(config: TrainConfig[Any], seconds: float) -> Trial:
     """
     config.check()
     device = learner_device(config.device)
-    set_up_process(learner_threads(config.learner_threads, config.num_actors))
+    set_up_process(learner_threads(config.learner_threads, config.busy_cores))
     use_matmul_precision(config.learner.matmul_precision)
     spec = observation_spec(config)
     learner, _ = make_learner(config, spec, device)
@@ -160,4 +160,4 @@ def _other_threads(config: TrainConfig[Any]) -> Iterator[TrainConfig[Any]]:
 
 def _with_threads(config: TrainConfig[Any]) -> TrainConfig[Any]:
     """The learner's threads as a number, so that flags say what was tried."""
-    return replace(config, learner_threads=learner_threads(config.learner_threads, config.num_actors))
+    return replace(config, learner_threads=learner_threads(config.learner_threads, config.busy_cores))

@@ -81,7 +81,7 @@ class TrainConfig(Generic[EnvOptions]):
     """Learners in Ray processes of their own, each with a share of the actors and of the batch and, where it learns on
     GPUs, with one of its own; together they make the updates of one learner. 0: one, in this process."""
     learner_threads: int = 0
-    """CPU threads of a learner; 0: all cores but those of the actors, at least one."""
+    """CPU threads of a learner; 0: all cores but those of the actors (of DMLab: the engines), at least one."""
     ray_address: str = "local"
     """Ray cluster to join; local starts Ray on this machine, reachable from this machine only."""
 
@@ -116,6 +116,11 @@ class TrainConfig(Generic[EnvOptions]):
     def num_streams(self) -> int:
         """Streams of all rollout actors together."""
         return max(self.num_actors, 1) * self.streams_per_actor
+
+    @property
+    def busy_cores(self) -> int:
+        """Cores that the rollout actors take, or the engines where each stream has one in a process of its own."""
+        return max(self.num_actors, self.num_streams if self.tasks[0].suite.engine_processes else 0)
 
     @property
     def shares_memory(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from math import prod
 
@@ -11,15 +11,18 @@ from rich.table import Table
 from rich.text import Text
 
 from r2ac.envs import SUITES, ReferenceScores, Spaces, Suite, Task, find_task, make_vector
+from r2ac.envs.engine_check import engine_problems
+from r2ac.launch.presets import preset_options
 from r2ac.launch.progress import print_table
 
 _UNKNOWN = "–"  # noqa: RUF001 (a dash, as it is printed)
 
 
 def print_overview(console: Console) -> None:
-    """Every suite in a few lines, with the names of its tasks; no engine is started."""
+    """Every suite in a few lines, with the names of its tasks; no environment is made."""
+    problems = engine_problems(list(SUITES.values()))
     for suite in SUITES.values():
-        _print_head(console, suite)
+        _print_head(console, suite, problems[suite.name])
         tasks = suite.tasks
         console.print(f"  {_common(tasks)}", markup=False, soft_wrap=True)
         names = "  ".join(task.name for task in tasks)
@@ -59,10 +62,12 @@ def print_named(console: Console, name: str) -> None:
         print_suites(console, [suite])
 
 
-def print_suites(console: Console, suites: Iterable[Suite]) -> None:
+def print_suites(console: Console, suites: Sequence[Suite]) -> None:
     """One line for each task; what only an engine knows is asked of it where it can run."""
+    problems = engine_problems(suites)
     for suite in suites:
-        _print_head(console, suite)
+        problem = problems[suite.name]
+        _print_head(console, suite, problem)
         table = Table(box=None, padding=(0, 1), pad_edge=False)
         scores = [task.reference_scores() for task in suite.tasks]
         low, high = next(((s.low_name, s.high_name) for s in scores if s is not None), ("", ""))
@@ -71,7 +76,7 @@ def print_suites(console: Console, suites: Iterable[Suite]) -> None:
         for column in ("actions", "frames/step", *((low, high) if low else ())):
             table.add_column(column, justify="right", no_wrap=True)
         for task, score in zip(suite.tasks, scores, strict=True):
-            spaces = _spaces(task)
+            spaces = _spaces(task, problem)
             table.add_row(
                 f"  {task.name}",
                 _UNKNOWN if spaces is None else _observation(spaces),
@@ -83,19 +88,19 @@ def print_suites(console: Console, suites: Iterable[Suite]) -> None:
         console.print()
 
 
-def _print_head(console: Console, suite: Suite) -> None:
-    missing = suite.missing()
+def _print_head(console: Console, suite: Suite, problem: str | None) -> None:
     console.print(Text.assemble((suite.name, "bold"), f"  {suite.summary}"), soft_wrap=True)
-    state = "runs here" if missing is None else f"cannot run here: {missing}"
+    state = "runs here" if problem is None else f"cannot run here: {problem}"
     console.print(f"  {state}", markup=False, soft_wrap=True)
 
 
 def _print_task(console: Console, task: Task) -> None:
-    missing, spaces, scores = task.suite.missing(), _spaces(task), task.reference_scores()
-    options = task.suite.options()
+    problem = engine_problems([task.suite])[task.suite.name]
+    spaces, scores = _spaces(task, problem), task.reference_scores()
+    options = preset_options(task.name)
     rows: list[tuple[str, object]] = [
         ("suite", task.suite.summary),
-        ("here", "runs" if missing is None else f"cannot run: {missing}"),
+        ("here", "runs" if problem is None else f"cannot run: {problem}"),
         ("observation", _UNKNOWN if spaces is None else _observation(spaces)),
         ("actions", _UNKNOWN if spaces is None or spaces.actions is None else spaces.actions),
         ("frames a step", task.frames_per_step()),
@@ -109,10 +114,10 @@ def _print_task(console: Console, task: Task) -> None:
     console.print(f"\nr2ac train {task.name} --help explains the options.", markup=False, soft_wrap=True)
 
 
-def _spaces(task: Task) -> Spaces | None:
+def _spaces(task: Task, problem: str | None) -> Spaces | None:
     """What the suite tells, else what the engine shows; None where it cannot run here."""
     told = task.spaces()
-    if (told is not None and told.actions is not None) or task.suite.missing() is not None:
+    if (told is not None and told.actions is not None) or problem is not None:
         return told
     env = make_vector(task.name, 1, 0)
     try:

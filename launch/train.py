@@ -196,7 +196,7 @@ def learn(
         As :func:`train`, and PeersLost.
     """
     device = learner_device(share.device)
-    set_up_process(learner_threads(share.learner_threads, share.num_actors))
+    set_up_process(learner_threads(share.learner_threads, share.busy_cores))
     use_matmul_precision(config.learner.matmul_precision)
     spec = observation_spec(config)
     resumed = front.resumed if front else None

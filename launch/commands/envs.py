@@ -102,7 +102,7 @@ def envs_command(arguments: Sequence[str], console: Console) -> int:
     elif parsed.short:
         print_overview(console)
     else:
-        print_suites(console, SUITES.values())
+        print_suites(console, list(SUITES.values()))
     return 0
 
 

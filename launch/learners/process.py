@@ -52,7 +52,7 @@ class Status:
 def share_of(config: TrainConfig[Any]) -> TrainConfig[Any]:
     """The settings of each of several learners: its part of the actors, of the batch and of the cores."""
     count = config.num_learners
-    threads = config.learner_threads or max(1, (available_cores() - config.num_actors) // count)
+    threads = config.learner_threads or max(1, (available_cores() - config.busy_cores) // count)
     return replace(
         config,
         num_actors=config.num_actors // count,
