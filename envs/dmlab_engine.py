@@ -96,6 +96,8 @@ class Frame(NamedTuple):
     """uint8 [H,W,3]."""
     instruction: np.ndarray | None
     """int32 [INSTRUCTION_LENGTH] where the settings ask for it."""
+    text: str = ""
+    """The same in words."""
 
 
 class Answer(NamedTuple):
@@ -170,4 +172,6 @@ class Engine:
 
     def _frame(self) -> Frame:
         seen = self._lab.observations()
-        return Frame(seen["RGB_INTERLEAVED"], hash_instruction(seen["INSTR"]) if self._settings.instruction else None)
+        if not self._settings.instruction:
+            return Frame(seen["RGB_INTERLEAVED"], None)
+        return Frame(seen["RGB_INTERLEAVED"], hash_instruction(seen["INSTR"]), seen["INSTR"])

@@ -88,6 +88,7 @@ class DmlabVector(VectorEnv):
         self._processes: list[EngineProcess | None] = [None] * self.num_envs
         self._level_seeds = np.zeros(self.num_envs, dtype=np.int64)
         self._steps = np.zeros(self.num_envs, dtype=np.int64)
+        self._texts = [""] * self.num_envs
         self._failures = [0] * self.num_envs
         self._levels_that_run: set[str] = set()
         remove_left_folders()
@@ -135,13 +136,17 @@ class DmlabVector(VectorEnv):
             if answer.frame is None:
                 terminated[stream] = True
             else:
-                batch.put(stream, answer.frame)
+                self._show(stream, answer.frame, batch)
         self._begin_episodes(np.flatnonzero(terminated | truncated), batch)
         return batch.observation, rewards, terminated, truncated, batch.info()
 
     def level_seeds(self) -> np.ndarray:
         """The seed of the episode that each stream now plays, int64 [N]."""
         return self._level_seeds.copy()
+
+    def instruction_texts(self) -> list[str]:
+        """The words behind the instruction that each stream now shows; empty where there are none."""
+        return list(self._texts)
 
     def engine_pids(self) -> list[int | None]:
         """The process of each stream's engine; None where none has been started."""
@@ -182,7 +187,11 @@ class DmlabVector(VectorEnv):
                     waiting.append(stream)
                 elif answer.frame is not None:
                     self._levels_that_run.add(self._settings[stream].level)
-                    batch.put(stream, answer.frame)
+                    self._show(stream, answer.frame, batch)
+
+    def _show(self, stream: int, frame: Frame, batch: _Batch) -> None:
+        batch.put(stream, frame)
+        self._texts[stream] = frame.text
 
     def _ready(self, deadlines: dict[int, float]) -> list[int]:
         """Waits for one or more of the streams to answer, die or run out of time, and returns them."""

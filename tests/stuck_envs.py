@@ -60,5 +60,14 @@ class Stuck(Uneven):
         return bool(lines)
 
 
-for each in (Forever, Uneven, Stuck):
+class Broken(Forever):
+    """Can be made, but never begins an episode; adds a line to the file STARTS for each try."""
+
+    def reset(self, **keywords: Any) -> tuple[np.ndarray, dict]:
+        with open(os.environ["STARTS"], "a") as starts:
+            starts.write("tried\n")
+        raise ValueError("no map for this level")
+
+
+for each in (Broken, Forever, Uneven, Stuck):
     gymnasium.register(f"{each.__name__}-v0", entry_point=f"tests.stuck_envs:{each.__name__}")

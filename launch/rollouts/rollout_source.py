@@ -390,19 +390,25 @@ class RaySource:
     def _late(self, index: int) -> str:
         """Says so where an actor that died can have done so by the time-out of a step; else empty."""
         silent, timeout = time.monotonic() - self._heard[index], self._step_timeout
-        late = 0 < timeout <= silent
+        # What was last heard may have waited to be heard.
+        late = 0 < timeout < 2 * silent
         return f", {silent:,.0f} s after its last word (a step may take --step-timeout {timeout:g})" if late else ""
 
     def _check_can_live(self, index: int, error: Exception | None) -> None:
         """Raise ActorsLost for what will happen again: the actor's own error, or a node that is not as it must be; and
         EnvironmentFailed as the actor did."""
+        if error is None:
+            return
         cause, errors = getattr(error, "cause", None), self._ray.exceptions
         if isinstance(cause, WrongVersion):
             raise ActorsLost(str(cause)) from error
         if isinstance(cause, EnvironmentFailed):
             raise cause
-        if error is not None and "No module named 'r2ac" in str(error):
+        if "No module named 'r2ac" in str(error):
             raise ActorsLost(f"a node of the Ray cluster lacks r2ac {self._config.version}: {last_line(error)}")
+        # Of an error in the actor's constructor Ray tells the text alone.
+        if getattr(error, "actor_init_failed", False) and InferenceLost.__name__ not in last_line(error):
+            raise ActorsLost(f"rollout actor {index} cannot start: {last_line(error)}") from error
         # An error of Ray's in the actor, such as weights that were lost with a node, is none of its own.
         if isinstance(error, errors.RayTaskError) and not isinstance(cause, InferenceLost | errors.RayError):
             raise ActorsLost(f"rollout actor {index} failed: {cause!r}") from error

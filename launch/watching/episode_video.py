@@ -25,9 +25,11 @@ from r2ac.launch.watching.pictures import (
     TEXT,
     TITLE,
     font,
+    instruction_picture,
     newest_image,
     recent_vectors,
     signed,
+    stacked,
     write_video,
 )
 
@@ -61,6 +63,11 @@ class Film:
         values = np.concatenate([episode.values for episode in self.episodes])
         low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
         return (low, high) if high > low else (0.0, 1.0)
+
+    @property
+    def instructions(self) -> set[str]:
+        """What the agent was told in all of them."""
+        return {told for episode in self.episodes for told in episode.instructions}
 
     @property
     def observation_range(self) -> tuple[float, float]:
@@ -119,7 +126,10 @@ def frame(film: Film, number: int, step: int) -> Image.Image:
     estimates so far, and the probabilities of the actions, the one that was taken in orange."""
     episode = film.episodes[number]
     left = _observation(film, episode, step)
-    right = _stacked([_numbers(episode, step), _chart(film, episode, step), _policy(film, episode, step)])
+    if episode.instructions:
+        told = instruction_picture(episode.instructions[step], film.instructions, left.width)
+        left = left if told is None else stacked([left, told])
+    right = stacked([_numbers(episode, step), _chart(film, episode, step), _policy(film, episode, step)])
     top = MARGIN + TITLE + TEXT + 24
     size = (left.width + right.width + 3 * MARGIN, top + max(left.height, right.height) + MARGIN)
     picture = Image.new("RGB", size, PAPER)
@@ -131,16 +141,6 @@ def frame(film: Film, number: int, step: int) -> Image.Image:
     picture.paste(left, (MARGIN, top))
     picture.paste(right, (left.width + 2 * MARGIN, top))
     return picture
-
-
-def _stacked(parts: Sequence[Image.Image]) -> Image.Image:
-    """Pictures of one width, one below the other."""
-    whole = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)), PAPER)
-    y = 0
-    for part in parts:
-        whole.paste(part, (0, y))
-        y += part.height
-    return whole
 
 
 def _observation(film: Film, episode: PlayedEpisode, step: int) -> Image.Image:
@@ -181,7 +181,7 @@ def _titled(title: str, body: Image.Image, note: str = "", colour: str = PAPER) 
     pen.text((head.width - 1, 0), note, fill=INK, font=font(TEXT + 1, bold=True), anchor="ra")
     x = head.width - 1 - pen.textlength(note, font=font(TEXT + 1, bold=True)) - 18
     pen.rectangle((x, 2, x + 11, 13), fill=colour)
-    return _stacked([head, body])
+    return stacked([head, body])
 
 
 def _chart(film: Film, episode: PlayedEpisode, step: int) -> Image.Image:

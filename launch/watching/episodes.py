@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class PlayedEpisode:
     """float32 [S, N]."""
     jacobians: np.ndarray
     """float32 [S, N]."""
+    instructions: tuple[str, ...] = field(default=(), kw_only=True)
+    """What the agent was told in each step, in words; empty where there are no instructions."""
 
     def __len__(self) -> int:
         return len(self.actions)
@@ -110,6 +112,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def instruction_texts(env: VectorEnv) -> list[str]:
+    """The instruction that each stream shows, in words; empty where the environment has none."""
+    texts = getattr(env.unwrapped, "instruction_texts", None)
+    return [""] * env.num_envs if texts is None else texts()
+
+
 @_one_thread()
 def play(
     player: Player,
@@ -134,7 +142,7 @@ def play(
     reward, is_first = np.zeros(streams, dtype=np.float32), np.ones(streams, dtype=bool)
     for _ in range(max_steps):
         thoughts = player.step(observation, reward, is_first, Signals.of(info).instruction)
-        shown, first = observation.copy(), is_first
+        shown, first, told = observation.copy(), is_first, instruction_texts(env)
         observation, paid, terminated, truncated, info = env.step(thoughts.action)
         reward, is_first = paid.astype(np.float32), terminated | truncated
         over, whole = Signals.of(info).ends(terminated, truncated)
@@ -142,7 +150,7 @@ def play(
             mind = (thoughts.value, thoughts.probabilities, thoughts.cell, thoughts.jacobian)
             # The row alone: whole batches would be kept for one stream that still plays.
             own = (row[i].copy() for row in (shown, first, thoughts.action, paid, *mind))
-            under_way[i].append(tuple(own))
+            under_way[i].append((*own, told[i]))
             if over[i]:
                 played.append(_episode(under_way[i], complete=whole[i]))
                 under_way[i] = []
@@ -154,4 +162,5 @@ def play(
 
 
 def _episode(steps: list[tuple], complete: bool) -> PlayedEpisode:
-    return PlayedEpisode(bool(complete), *(np.stack(column) for column in zip(*steps, strict=True)))
+    *columns, told = zip(*steps, strict=True)
+    return PlayedEpisode(bool(complete), *(np.stack(column) for column in columns), instructions=told)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -151,7 +151,42 @@ def _cell(step: int, moment: Moment, recording: Recording, least: int) -> Image.
     """One enlarged image in a frame, with its caption."""
     image = newest_image(moment.observation, recording.stacked)
     scale = max(1, math.ceil(least / max(image.shape[:2])))
-    return _captioned(Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1)), step, moment)
+    cell = _captioned(Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1)), step, moment)
+    told = instruction_picture(moment.instruction, [each.instruction for each in recording.moments], cell.width)
+    return cell if told is None else stacked([cell, told])
+
+
+def stacked(parts: Sequence[Image.Image]) -> Image.Image:
+    """Pictures of one width, one below the other."""
+    whole = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)), PAPER)
+    y = 0
+    for part in parts:
+        whole.paste(part, (0, y))
+        y += part.height
+    return whole
+
+
+def instruction_picture(instruction: str, others: Iterable[str], width: int) -> Image.Image | None:
+    """An instruction in lines of at most ``width``, with room for each of the ``others``; None where there are none."""
+    rows = max((len(_lines(each, width)) for each in set(others)), default=0)
+    if not rows:
+        return None
+    picture = Image.new("RGB", (width, rows * (TEXT + 5) + 4), PAPER)
+    ImageDraw.Draw(picture).text((0, 4), "\n".join(_lines(instruction, width)), fill=INK, font=font(TEXT), spacing=5)
+    return picture
+
+
+@functools.cache
+def _lines(text: str, width: int) -> tuple[str, ...]:
+    """Broken between words."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and font(TEXT).getlength(longer) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return tuple(lines)
 
 
 def _captioned(picture: Image.Image, step: int, moment: Moment) -> Image.Image:

@@ -13,7 +13,7 @@ from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import Signals, Split, find_task, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.loading import choose_device, find_checkpoint, make_agent
-from r2ac.launch.watching.episodes import Player
+from r2ac.launch.watching.episodes import Player, instruction_texts
 from r2ac.learner.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_model_state
 
 
@@ -28,6 +28,8 @@ class Moment:
     is_first: bool
     action: int
     """What was done in this step."""
+    instruction: str = ""
+    """What the agent was told, in words; empty where there are no instructions."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,8 @@ def record(
                 action = int(random.integers(spec.num_actions))
             else:
                 action = int(player.step(observation, reward, is_first, Signals.of(info).instruction).action[0])
-            moments.append(Moment(observation[0].copy(), float(reward[0]), bool(is_first[0]), action))
+            (told,) = instruction_texts(env)
+            moments.append(Moment(observation[0].copy(), float(reward[0]), bool(is_first[0]), action, told))
             observation, raw_reward, terminated, truncated, info = env.step(np.array([action]))
             reward, is_first = raw_reward.astype(np.float32), terminated | truncated
     finally:

@@ -15,6 +15,7 @@ from r2ac.envs.memory import MemoryOptions
 from r2ac.envs.minigrid import MinigridOptions
 from r2ac.launch.config import ConfigError, config_from_json
 from r2ac.launch.presets import preset
+from r2ac.launch.process import available_cores, learner_threads
 
 PAPER_TASKS = ["atari/Breakout", "procgen/chaser"]
 
@@ -52,6 +53,16 @@ def test_the_papers_settings_for_dmlab() -> None:
     assert spaces.actions is not None
     agent = Agent(ObservationSpec(spaces.shape, spaces.actions), config.agent)
     assert sum(parameter.numel() for parameter in agent.parameters()) == 1_647_178
+
+
+def test_the_learner_leaves_the_cores_to_the_engines_of_dmlab() -> None:
+    here = {"num_actors": 0, "streams_per_actor": 5, "batch_size": 5}
+    assert replace(preset("dmlab/rooms_watermaze"), **here).busy_cores == 5
+    assert replace(preset("dmlab/rooms_watermaze"), num_actors=2, streams_per_actor=5).busy_cores == 10
+    assert replace(preset("memory/tmaze"), **here).busy_cores == 0
+    assert replace(preset("memory/tmaze"), num_actors=3).busy_cores == 3
+    assert learner_threads(0, available_cores()) == 1
+    assert learner_threads(0, 0) == available_cores()
 
 
 @pytest.mark.parametrize(

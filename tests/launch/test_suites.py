@@ -2,12 +2,14 @@
 
 import re
 import sys
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from r2ac.envs import SUITES, find_task, make_vector
+from r2ac.envs import SUITES, MissingPackage, find_task, make_vector
+from r2ac.envs.engine_check import engine_problems
 from r2ac.envs.suite import SuiteOptions
 from r2ac.launch.cli import main
 
@@ -34,7 +36,9 @@ def test_envs_tells_about_a_suite_and_a_task(capsys: Capture) -> None:
 
 def test_envs_all_tells_about_every_task(capsys: Capture) -> None:
     assert main(["envs"]) == 0
-    first_words = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.strip()]
+    printed = capsys.readouterr().out
+    assert printed.count("cannot run here") == sum(suite.missing() is not None for suite in SUITES.values())
+    first_words = [line.split()[0] for line in printed.splitlines() if line.strip()]
     assert {task.name for suite in SUITES.values() for task in suite.tasks} <= set(first_words)
 
 
@@ -44,6 +48,30 @@ def test_a_suite_that_cannot_run_here_says_what_to_install(capsys: Capture, monk
     for arguments in (["envs"], ["envs", "popgym"], ["envs", "popgym/AutoencodeEasy"], ["envs", "atari"]):
         assert main(arguments) == 0
         assert "pip install" in capsys.readouterr().out
+
+
+def test_an_engine_that_is_there_and_cannot_be_imported_says_why(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "deepmind_lab.py").write_text("import dm_env_that_nobody_has\n")
+    (tmp_path / "popgym.py").write_text("import os\nos._exit(3)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    problems = engine_problems([SUITES["dmlab"], SUITES["popgym"], SUITES["memory"]])
+    assert problems["memory"] is None
+    reason = "cannot load its engine (ModuleNotFoundError: No module named 'dm_env_that_nobody_has'): with Python"
+    assert reason in (problems["dmlab"] or "")
+    assert problems["popgym"] == "the suite popgym cannot load its engine (exit code 3): pip install 'r2ac[popgym]'"
+    assert main(["envs", "dmlab/language_select_located_object"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "cannot run: the suite dmlab cannot load its engine" in printed
+    assert "instruction=True" in printed, "as r2ac train has it"
+    # What wants to play says the same.
+    with closing(make_vector("dmlab/lt_chasm", 1, 0)) as env, pytest.raises(MissingPackage, match=re.escape(reason)):
+        env.reset()
+    (tmp_path / "minigrid.py").write_text("import that_nobody_has\n")
+    monkeypatch.delitem(sys.modules, "minigrid", raising=False)
+    with pytest.raises(MissingPackage, match=r"minigrid cannot load its engine \(No module named 'that_nobody_has'\)"):
+        make_vector("minigrid/MemoryS7", 1, 0)
 
 
 @pytest.mark.parametrize("suite", SUITES)

@@ -245,6 +245,7 @@ class Fragile(VectorEnv):
         self.words = np.zeros((num_envs, 3), dtype=np.int32)
         self.seen: list[np.ndarray] = []
         self.actions: list[np.ndarray] = []
+        self.engine_restarts = 0
         self._ages, self._steps = np.zeros(num_envs, dtype=np.int64), 0
 
     def reset(self, **_: Any) -> tuple[np.ndarray, dict[str, Any]]:
@@ -262,6 +263,7 @@ class Fragile(VectorEnv):
         self._ages += 1
         terminated = self._ages == 4
         failed = (np.arange(self.num_envs) == 1) & (self._steps == 3)
+        self.engine_restarts += int(failed.sum())
         rewards = np.where(failed, 0.0, 1.0) + 100.0 * ((np.arange(self.num_envs) == 1) & (self._steps == 2))
         self._ages[terminated | failed] = 0
         observation, signals = self._show()
@@ -284,6 +286,9 @@ def test_what_is_lost_with_an_engine_is_played_again(fragile: list[Fragile]) -> 
     evaluation, model = instructed(episodes=5, num_envs=3)
     played = list(play(model, evaluation, seed=0))
     together = [episode for step in played for episode in step.ended]
+    assert [step.engines_lost for step in played[:4]] == [0, 0, 1, 1]
+    recorded = evaluation.with_seed(together, played[-1].engines_lost).with_seed([], 2)
+    assert recorded.to_json()["engines_lost"] == 3
     assert [(e.episode_return, e.length, e.truncated) for e in together] == [(4.0, 4, False)] * 5
 
 

@@ -27,7 +27,7 @@ def seed(number: int, *returns: float) -> list[EvaluatedEpisode]:
     return [EvaluatedEpisode(number, value, 5, False) for value in returns]
 
 
-TWO_SEEDS = WANTED.with_seed(seed(0, 1.0, 0.0)).with_seed(seed(2, 1.0, 0.5))
+TWO_SEEDS = WANTED.with_seed(seed(0, 1.0, 0.0), engines_lost=2).with_seed(seed(2, 1.0, 0.5), engines_lost=1)
 
 
 def put(path: Path, *evaluations: Evaluation) -> None:
@@ -54,6 +54,12 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     assert read_evaluation(tmp_path / "evaluation.json") == (TWO_SEEDS, other)
     assert read_evaluation(tmp_path) == (TWO_SEEDS, other)
+    assert TWO_SEEDS.engines_lost == 3
+    # Earlier versions did not count them.
+    values = json.loads((tmp_path / "evaluation.json").read_text())
+    del values["results"][0]["engines_lost"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(values))
+    assert read_evaluation(tmp_path)[0] == replace(TWO_SEEDS, engines_lost=0)
 
 
 def test_the_page_beside_it_states_the_protocol_and_the_numbers(tmp_path: Path) -> None:

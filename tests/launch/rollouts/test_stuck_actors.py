@@ -1,66 +1,91 @@
-"""Rollout actors whose environment does not come back from a step."""
+"""Rollout actors whose environment does not come back from a step, or fails for good as they start."""
 
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.gym import GymOptions
+from r2ac.launch.cluster import connect
 from r2ac.launch.rollouts.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig
-from r2ac.launch.rollouts.rollout_source import ActorsLost, RayConfig, RaySource
+from r2ac.launch.rollouts.rollout_source import ActorsLost, Batch, RayConfig, RaySource
 
 AGENT = AgentConfig(hidden_size=5, encoder="none")
-STREAMS = 2
+STREAMS, FIRST_SEQUENCE, IN_FLIGHT = 2, 7, 2
 
 
-@pytest.fixture
-def times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file with a line for each step that is not to come back."""
-    path = tmp_path / "times"
-    path.write_text("once\n")
-    monkeypatch.setenv("STUCK_TIMES", str(path))
-    monkeypatch.setenv("STUCK_AFTER", "20")
-    return path
+@dataclass(frozen=True)
+class Files:
+    """What the environments of `tests.stuck_envs` read and write."""
+
+    times: Path
+    """A line for each step that is not to come back."""
+    starts: Path
+    """A line for each reset of a broken one."""
 
 
-@pytest.fixture
-def source(times: Path) -> Iterator[RaySource]:
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
+    """Ray runs with them; a source stays in it."""
+    folder = tmp_path_factory.mktemp("stuck")
+    files = Files(folder / "times", folder / "starts")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("STUCK_TIMES", files.times), ("STUCK_AFTER", 20), ("STARTS", files.starts)):
+            patch.setenv(name, str(value))
+        connection = connect("local", num_actors=1)
+        yield files
+        connection.close()
+
+
+@contextmanager
+def source_of(name: str) -> Iterator[RaySource]:
     options = GymOptions(step_timeout=1.5)
-    actor = ActorConfig("gym/tests.stuck_envs:Stuck-v0", options, AGENT, 5, 6, STREAMS, 0)
-    source = RaySource([actor], RayConfig(STREAMS, 2), [7])
-    torch.manual_seed(0)
-    parameters = Agent(ObservationSpec((1,), 2), AGENT).parameters()
-    source.publish(Weights(1, parameters_to_vector(parameters).detach().numpy()))
-    yield source
-    source.close()
+    actor = ActorConfig(f"gym/tests.stuck_envs:{name}-v0", options, AGENT, 5, 6, STREAMS, 0)
+    with closing(RaySource([actor], RayConfig(STREAMS, IN_FLIGHT), [FIRST_SEQUENCE])) as source:
+        parameters = Agent(ObservationSpec((1,), 2), AGENT).parameters()
+        source.publish(Weights(1, parameters_to_vector(parameters).detach().numpy()))
+        yield source
+
+
+def take(source: RaySource) -> Batch:
+    batch = source.next_batch(lambda: False)
+    assert batch is not None
+    return batch
+
+
+def take_until_the_end(source: RaySource) -> None:
+    while take(source):
+        pass
+
+
+def test_what_fails_as_an_actor_starts_is_not_tried_again(files: Files) -> None:
+    sentence = r"^rollout actor 0 cannot start: [^\n]*no map for this level[^\n]*$"
+    with source_of("Broken") as source, pytest.raises(ActorsLost, match=sentence):
+        take(source)
+    assert files.starts.read_text() == "tried\n"
 
 
 @pytest.mark.slow
 def test_an_actor_that_is_stuck_is_replaced_and_one_that_always_is_ends_the_run(
-    source: RaySource, times: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    files: Files, caplog: pytest.LogCaptureFixture
 ) -> None:
-    numbers = []
-    for _ in range(12):
-        batch = source.next_batch(lambda: False)
-        assert batch is not None
-        numbers += batch.rollout.sequence.tolist()
-    assert source.counts.actor_restarts == 1
-    # In order, each once, with a gap where the rollouts of the lost actor would be.
-    assert numbers[::2] == numbers[1::2] == sorted(set(numbers))
-    assert 7 + 12 < numbers[-1] + 1 <= 7 + 12 + 2
-    assert "rollout actor 0 died, " in caplog.text
-    assert "(a step may take --step-timeout 1.5)" in caplog.text
-    monkeypatch.setattr(source, "restarts_in_a_row", 0)
-    times.write_text("again\n" * 9)
-    sentence = r"^rollout actor 0 died 1 times in a row without a rollout, .* \(a step may take --step-timeout 1.5\)$"
-
-    def take_all() -> None:
-        while source.next_batch(lambda: False):
-            pass
-
-    with pytest.raises(ActorsLost, match=sentence):
-        take_all()
+    files.times.write_text("once\n")
+    with source_of("Stuck") as source:
+        numbers = [take(source).rollout.sequence.tolist() for _ in range(12)]
+        assert source.counts.actor_restarts == 1
+        # In order, each once, with a gap for the rollouts that the lost actor had been ordered.
+        firsts = [first for first, second in numbers if first == second]
+        assert firsts == sorted(set(firsts))
+        assert len(firsts) == 12
+        assert 1 <= firsts[-1] - FIRST_SEQUENCE - 11 <= IN_FLIGHT
+        assert "rollout actor 0 died, " in caplog.text
+        assert "(a step may take --step-timeout 1.5)" in caplog.text
+        source.restarts_in_a_row = 0
+        files.times.write_text("again\n" * 9)
+        with pytest.raises(ActorsLost, match=r"^rollout actor 0 died 1 times in a row [^\n]* --step-timeout 1.5\)$"):
+            take_until_the_end(source)
