@@ -1,5 +1,6 @@
 """Frames show the observation pixel by pixel and numbers as lengths; videos have them all."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from PIL import Image
 from r2ac.launch.errors import RunError
 from r2ac.launch.watching.episode_video import Film, contact_sheet, draw_film, frame, frames
 from r2ac.launch.watching.episodes import PlayedEpisode
-from r2ac.launch.watching.pictures import newest_image
+from r2ac.launch.watching.pictures import MARGIN, newest_image
 
 ORANGE, BLUE, GREEN = (0xE6, 0x9F, 0x00), (0x00, 0x72, 0xB2), (0x00, 0x78, 0x5A)
 
@@ -118,6 +119,23 @@ def test_vectors_and_actions_of_any_number_fit(size: int, actions: int) -> None:
     assert len({picture.size for picture in shown}) == 1
     assert max(shown[0].size) < 1200
     assert all(len(places(picture, ORANGE)[0]) > 50 for picture in shown)
+
+
+def test_instructions_stand_below_the_picture() -> None:
+    shown = pictures(3, 3, 20, 30)
+    told = episode(shown, instructions=("", "pick the red hat", "word " * 60))
+    plain, (blank, short, long) = frame(film(episode(shown)), 0, 1), (frame(film(told), 0, step) for step in range(3))
+    assert blank.size == short.size == long.size
+    assert blank.height > plain.height
+    # Their words take the place that is empty in the step without an instruction.
+    empty = np.asarray(frame(film(replace(told, instructions=("", "", "word " * 60))), 0, 1))
+    rows, columns = (np.asarray(short) != empty).any(axis=2).nonzero()
+    assert 0 < rows.max() - rows.min() < 20, "one line"
+    # A long one is broken at the picture's width, beside which the numbers stand.
+    empty = np.asarray(frame(film(replace(told, instructions=("", "word " * 60, ""))), 0, 2))
+    long_rows, long_columns = (np.asarray(long) != empty).any(axis=2).nonzero()
+    assert long_rows.max() - long_rows.min() > 40
+    assert max(columns.max(), long_columns.max()) < MARGIN + 420
 
 
 def test_a_video_has_all_steps_and_rests_at_the_end_of_each_episode() -> None:

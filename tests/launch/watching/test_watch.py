@@ -1,7 +1,9 @@
 """Watching: what is recorded is what the agent meets, and pictures show it pixel by pixel."""
 
 import shutil
+import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from r2ac.envs import MissingPackage, find_task, make_vector
+from r2ac.envs import MissingPackage, Signals, find_task, make_vector
+from r2ac.envs.dmlab import DmlabOptions
+from r2ac.envs.dmlab_engine import hash_instruction
 from r2ac.envs.gym import GymOptions
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.cli import main
@@ -96,6 +100,28 @@ def test_a_trained_agent_plays_by_its_policy(finished_run: Path, tmp_path: Path)
     assert TrainedAgent.load(path).path == path
     with pytest.raises(ConfigError, match="cannot play atari/Pong"):
         agent.check_plays("atari/Pong")
+
+
+def test_what_the_agent_is_told_is_recorded_and_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "envs" / "dmlab_double")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    # With a limit, too: the environment is wrapped then.
+    options = DmlabOptions(image_height=24, image_width=32, instruction=True, max_episode_steps=3)
+    task = "dmlab/language_select_located_object"
+    recording = record(task, options, None, steps=7, seed=0, split="train")
+    told = [moment.instruction for moment in recording.moments]
+    # The double says nothing in the first frames of an episode, four words in the others.
+    assert [len(words.split()) for words in told] == [0, 4, 4, 0, 4, 4, 0]
+    with closing(make_vector(task, 1, 0, options=options)) as env:
+        _, info = env.reset()
+        for words, moment in zip(told, recording.moments, strict=True):
+            np.testing.assert_array_equal(Signals.of(info).instruction[0], hash_instruction(words))
+            *_, info = env.step(np.array([moment.action]))
+    draw(recording, tmp_path / "told.png", 1)
+    untold = replace(recording, moments=tuple(replace(m, instruction="") for m in recording.moments))
+    draw(untold, tmp_path / "untold.png", 1)
+    with Image.open(tmp_path / "told.png") as picture, Image.open(tmp_path / "untold.png") as other:
+        assert picture.height > other.height
 
 
 def test_the_newest_of_stacked_images_is_shown() -> None:
