@@ -17,7 +17,7 @@ import torch
 from r2ac.envs import Task, mean_normalised_return
 from r2ac.launch.rollouts.batch_pipeline import Batches, ReadyBatch
 from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING
-from r2ac.launch.rollouts.rollout_source import SourceCounts
+from r2ac.launch.rollouts.source_counts import SourceCounts
 from r2ac.launch.rollouts.stream_group import Episode
 from r2ac.learner import Learner, Peers
 

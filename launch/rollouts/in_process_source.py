@@ -8,7 +8,8 @@ from collections.abc import Callable
 from r2ac.launch.rollouts.batcher import Batcher
 from r2ac.launch.rollouts.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
-from r2ac.launch.rollouts.rollout_source import Batch, SourceCounts
+from r2ac.launch.rollouts.rollout_source import Batch
+from r2ac.launch.rollouts.source_counts import SourceCounts
 from r2ac.launch.rollouts.stream_group import Episode
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 import tempfile
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,6 +28,7 @@ from r2ac.launch.rollouts.policies import InferenceLost, Weights
 from r2ac.launch.rollouts.policy_lag import is_late
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, Collected, RolloutActor, WrongVersion
 from r2ac.launch.rollouts.rollout_memory import RolloutLayout, RolloutMemory
+from r2ac.launch.rollouts.source_counts import SourceCounts
 from r2ac.launch.rollouts.stream_group import Episode
 from r2ac.launch.rollouts.weights_board import WeightsBoard
 from r2ac.learner import Rollout
@@ -43,39 +44,6 @@ class Batch:
     """T steps of B streams."""
     episodes: list[Episode]
     """Episodes that ended since the last batch, of any stream."""
-
-
-@dataclass
-class SourceCounts:
-    """What a source counts while it runs."""
-
-    actors: int = 0
-    """Rollout actors that have started and live."""
-    pending: int = 0
-    """Rollout actors that are starting, or wait for a place in the cluster."""
-    workers_pending: int = 0
-    """Inference workers that are starting, or wait for a place in the cluster."""
-    actor_restarts: int = 0
-    """Rollout actors that had started, died and were replaced."""
-    engine_restarts: int = 0
-    """Engines that the actors lost and replaced."""
-    inference_restarts: int = 0
-    """Inference workers that died and were replaced."""
-    restarts: int = 0
-    """Times that the training itself was started again after a failure."""
-    queue: int = 0
-    """Rollouts of whole actors, used in part or not at all, that waited when the last batch was handed over."""
-    held_back: float = 0.0
-    """Seconds in which no batch was handed over because it would have made other rollouts too old."""
-    silent: dict[int, float] = field(default_factory=dict)
-    """Seconds since the last rollout of each rollout actor that has orders, by its number, when it was last looked."""
-    actor_seconds: Counter[str] = field(default_factory=Counter)
-    """What the actors have spent their time with, summed over them, as `Collected.seconds` names it."""
-
-    def add(self, collected: Collected) -> None:
-        """Count what came with a rollout."""
-        self.engine_restarts += collected.engine_restarts
-        self.actor_seconds.update(collected.seconds)
 
 
 class RolloutSource(Protocol):
