@@ -349,40 +349,6 @@ def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ([], ["train", "evaluate", "plot", "envs", "--resume"]),
-        (["train"], ["--total-steps", "--gradient", "--learning-rate", "--run-dir", "--encoder-from"]),
-        (["train", "memory/tmaze"], ["--corridor-length", "1500000"]),
-        (["train", "procgen/chaser"], ["--distribution-mode", "200000000"]),
-        (["train", "atari/Pong"], ["--preset", "machado2018", "--sticky-actions", "(default: 0.0)"]),
-        (["train", "atari/Pong", "--preset", "machado2018"], ["(default: 0.25)"]),
-        (["envs", "--watch", "memory/tmaze"], ["--agent", "--output", "--corridor-length"]),
-        (["evaluate"], ["--episodes", "--seeds", "--greedy", "--split"]),
-        (["plot"], ["--output", "--metric", "--smoothing"]),
-        (["envs"], ["suite"]),
-    ],
-)
-def test_help_names_the_flags(capsys: Capture, command: list[str], words: list[str]) -> None:
-    try:
-        code = main([*command, "--help"])
-    except SystemExit as ended:
-        code = int(ended.code or 0)
-    captured = capsys.readouterr()
-    assert code == 0
-    assert captured.err == ""
-    assert all(word in captured.out for word in words)
-
-
-def test_version_and_envs(capsys: Capture) -> None:
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out.startswith("r2ac 0.")
-    assert main(["envs"]) == 0
-    printed = capsys.readouterr().out
-    assert all(word in printed for word in ("memory/tmaze", "atari/Breakout", "procgen/chaser", "runs here"))
-
-
-@pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--preset", "machado"], ["'machado'", "paper, machado2018"]),
