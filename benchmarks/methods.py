@@ -156,6 +156,11 @@ class LSTMCore(nn.Module):
 
     cells = forward
 
+    def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
+        """:meth:`forward` as an agent calls it, which here needs no cells of single steps: they are left empty."""
+        h, carry = self(x, carry, is_first)
+        return h, x.new_empty(0), carry
+
     @torch.no_grad()
     def step(self, x: Tensor, cell: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """One step: x [B, D], cell [B, 2N] -> h [B, N] and the cell after it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -265,9 +267,9 @@ class TrainConfig(Generic[EnvOptions]):
         return f"rewards: {rewards}; a time limit {limits}"
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary that JSON can hold."""
-        values = dataclasses.asdict(self)
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        """The dictionary that is read back from JSON: paths are text, tuples lists."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=os.fspath))
+        return values
 
 
 def _require(holds: bool, name: str, value: object, allowed: str) -> None:

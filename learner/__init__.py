@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     )
     from r2ac.learner.peers import Alone, Peers, PeersLost, ProcessGroup
     from r2ac.learner.rollout import Rollout, concatenate
-    from r2ac.learner.vtrace import VTrace, vtrace
 
 __all__ = [
     "OPTIMISERS",
@@ -44,7 +43,6 @@ __all__ = [
     "Rollout",
     "StagedBatch",
     "TrainingDiverged",
-    "VTrace",
     "actor_critic_losses",
     "baseline_loss",
     "clip_gradient_norm",
@@ -56,10 +54,9 @@ __all__ = [
     "make_optimiser",
     "policy_gradient_loss",
     "use_matmul_precision",
-    "vtrace",
 ]
 
-_MODULES = ("learner", "carries", "device", "losses", "optimiser", "peers", "rollout", "vtrace")
+_MODULES = ("learner", "carries", "device", "losses", "optimiser", "peers", "rollout")
 """Where all other names are found."""
 
 

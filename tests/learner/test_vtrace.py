@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2ac.learner import VTrace, vtrace
+from r2ac.learner.vtrace import VTrace, vtrace
 
 BOUNDS = st.sampled_from([0.3, 1.0, 1.7, float("inf")])
 
