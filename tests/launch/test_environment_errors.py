@@ -62,7 +62,8 @@ def test_an_error_in_a_rollout_actor_is_the_same(tmp_path: Path, capsys: Capture
     sentence = only_line(capsys.readouterr().err)
     assert "gym/tests.failing_envs:Quits-v0 failed in step 50: SystemExit" in sentence
     assert "in slip" in traceback_of(sentence)
-    assert load_checkpoint(find_checkpoint(run)).counters["env_steps"] == 360
+    # The last rollout may have waited to be learned from.
+    assert load_checkpoint(find_checkpoint(run)).counters["env_steps"] in (320, 360)
 
 
 @pytest.mark.parametrize(
