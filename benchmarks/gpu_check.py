@@ -5,8 +5,9 @@
     python benchmarks/gpu_check.py --quick --device cpu   a dry run of the check itself, with Triton's interpreter
 
 Sections are on their own: what fails in one does not keep the next from running, and one for which the time does not
-last is left out. The JSON is written after each. The exit code is 1 where anything failed; goals that are missed are
-told, and are no failure.
+last is left out. After an error that leaves the GPU unusable for the process, those that follow run in a new one. The
+JSON is written after each. The exit code is 1 where anything failed; goals that are missed are told, and are no
+failure.
 """
 
 from __future__ import annotations
@@ -25,14 +26,17 @@ import checkout  # noqa: F401
 import torch
 from gpu_checks.beside import measure_beside
 from gpu_checks.kernels import check_kernels
-from gpu_checks.session import Session
+from gpu_checks.session import Section, Session
 from gpu_checks.speed import measure_presets, measure_roofline
 from gpu_checks.suite import run_suite
 from gpu_checks.updates import check_captures, check_start, check_threads, check_waits
-from report import Column, Row, header, make_parser, open_device, print_goals, print_header, print_table
+from report import Column, Goal, Row, header, make_parser, open_device, print_goals, print_header, print_table
 
 GRACE_SECONDS = 20
 """After its time the check is ended, wherever it hangs: what was found by then is written."""
+
+RESTART_SECONDS = 20
+"""With less time left no new process is worth its start."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, torch.de
     parser = make_parser(__doc__)
     parser.add_argument("--seconds", type=_seconds, default=460.0, help="time for all of it, 460 by default")
     parser.add_argument("--only", nargs="+", choices=list(PARTS), default=list(PARTS), help="these sections alone")
+    parser.add_argument("--after", type=_earlier, help="the JSON of a check: what it found is kept, and this is added")
     options = parser.parse_args(arguments)
     if options.device == "cpu":
         # Triton asks for it when it is imported.
@@ -84,6 +89,16 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _earlier(text: str) -> Row:
+    try:
+        found = json.loads(Path(text).read_text())
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be read: {error}") from error
+    if not isinstance(found, dict) or not {"command", "sections", "goals"} <= found.keys():
+        raise argparse.ArgumentTypeError(f"{text} is not the JSON of a check")
+    return found
+
+
 def write(path: Path, head: Row, session: Session) -> None:
     """What was found by now."""
     found = {name: asdict(section) for name, section in session.sections.items()}
@@ -91,6 +106,22 @@ def write(path: Path, head: Row, session: Session) -> None:
     partly = path.with_suffix(".partly")
     partly.write_text(json.dumps({**head, "sections": found, "goals": goals}, indent=2, default=str) + "\n")
     partly.replace(path)
+
+
+def take_up(earlier: Row, head: Row, session: Session) -> Row:
+    """What an earlier check found, into the session; returns the head with the command of that check."""
+    session.sections |= {name: Section(**section) for name, section in earlier["sections"].items()}
+    session.goals += map(Goal.from_json, earlier["goals"])
+    return {**head, "command": earlier["command"]}
+
+
+def go_on(path: Path, options: argparse.Namespace, rest: Sequence[str], seconds: float) -> None:
+    """Let a new process take the place of this one, for the rest of the sections; does not return."""
+    print(f"\nA new process goes on with {', '.join(rest)}.", flush=True)
+    arguments = ["--device", options.device, "--seconds", f"{seconds:.0f}", "--threads", str(options.threads)]
+    arguments += ["--matmul-precision", options.matmul_precision, "--output-dir", str(options.output_dir)]
+    arguments += [*(["--quick"] if options.quick else []), "--after", str(path), "--only", *rest]
+    os.execv(sys.executable, [sys.executable, str(Path(__file__).resolve()), *arguments])
 
 
 def print_page(session: Session) -> bool:
@@ -120,12 +151,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     slug = re.sub(r"[^a-z0-9]+", "-", head["device"].lower()).strip("-")
     path = options.output_dir / f"gpu_check-{slug}{'-quick' if options.quick else ''}.json"
     session = Session(device, options.quick, options.seconds)
+    if options.after is not None:
+        head = take_up(options.after, head, session)
+    names = [name for name in PARTS if name in options.only]
     faulthandler.dump_traceback_later(options.seconds + GRACE_SECONDS, exit=True, file=sys.__stderr__)
     try:
-        for name, part in PARTS.items():
-            if name in options.only:
-                session.run(name, part.least, part.most, part.run)
-                write(path, head, session)
+        for number, name in enumerate(names, start=1):
+            part = PARTS[name]
+            session.run(name, part.least, part.most, part.run)
+            write(path, head, session)
+            if session.is_lost and names[number:] and session.left() > RESTART_SECONDS:
+                go_on(path, options, names[number:], session.left())
     finally:
         faulthandler.cancel_dump_traceback_later()
     passed = print_page(session)

@@ -166,6 +166,12 @@ class Goal:
         bound = f"{'>=' if self.at_least else '<='} {self.bound}"
         return {"goal": self.text, "measured": self.measured, "bound": bound, "verdict": self.verdict}
 
+    @staticmethod
+    def from_json(row: Row) -> Goal:
+        """From what :meth:`to_json` gave."""
+        sign, bound = row["bound"].split()
+        return Goal(row["goal"], row["measured"], float(bound), sign == ">=")
+
 
 def print_goals(goals: Sequence[Goal]) -> None:
     """The goals of this device as a table."""

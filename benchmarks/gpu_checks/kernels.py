@@ -83,7 +83,8 @@ def _check_scans(session: Session, steps: int, batch: int, hidden: int) -> None:
     is_first = torch.rand(steps, batch, device=session.device) < 0.1
     given = normal(steps, batch, 2, hidden), normal(2, hidden), normal(2, hidden), normal(batch, hidden), is_first
     cells = triton_scan.elstm_forward(*given)
-    session.near(f"forward scan, {size}", cells, elstm.elstm_forward(*_in_double(given)), 1e-5)
+    # Random weights: what is rounded grows over the steps, in float32 on a CPU to 1.1e-5 in one of 80 draws.
+    session.near(f"forward scan, {size}", cells, elstm.elstm_forward(*_in_double(given)), 5e-5)
     operands = normal(steps, batch, hidden), *given[:3], cells, *given[3:]
     for jump, gradient in ((True, "RTRL"), (False, "TBPTT")):
         found = triton_scan.elstm_backward(*operands, jump)

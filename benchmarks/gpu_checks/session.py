@@ -15,8 +15,9 @@ from report import Goal
 from torch import Tensor
 
 Value = TypeVar("Value")
-LOST = "CUDA error"
-"""In the message of an error after which nothing runs on the GPU in this process."""
+LOST = "CUDA error", "Triton Error [CUDA]"
+"""In the message of an error after which nothing can be relied on to run on the GPU in this process: a failed capture
+leaves torch's allocator and generators in the middle of it."""
 
 
 @dataclass
@@ -47,7 +48,8 @@ class Session:
         self.sections: dict[str, Section] = {}
         self._end = time.monotonic() + seconds
         self._section, self._until = Section(), self._end
-        self._is_lost = False
+        self.is_lost = False
+        """Whether nothing more is to run on the GPU in this process."""
 
     def left(self) -> float:
         """Seconds left for all that follows."""
@@ -65,9 +67,9 @@ class Session:
         found = self.sections[name] = self._section = Section()
         began = time.monotonic()
         self._until = min(self._end, began + most)
-        if self.left() < least or self._is_lost:
+        if self.left() < least or self.is_lost:
             found.verdict = "left out"
-            reason = "the GPU is lost" if self._is_lost else f"{max(0, self.left()):.0f} s are left of {least:.0f}"
+            reason = "the GPU is lost" if self.is_lost else f"{max(0, self.left()):.0f} s are left of {least:.0f}"
             print(f"\n--- {name}: left out, {reason}", flush=True)
             return
         print(f"\n=== {name}", flush=True)
@@ -83,16 +85,16 @@ class Session:
         try:
             yield
         except (Exception, SystemExit) as error:
-            self._is_lost = self._is_lost or LOST in str(error)
+            self.is_lost = self.is_lost or any(sign in str(error) for sign in LOST)
             self.fail(f"{name}: {type(error).__name__}: {str(error)[:500]}")
             traceback.print_exc(limit=-6)
 
     def each(self, cases: Mapping[str, Value]) -> Iterator[tuple[str, Value]]:
         """The cases by name, as long as there is time for them."""
         for number, (name, case) in enumerate(cases.items()):
-            if number and (time.monotonic() > self._until or self._is_lost):
+            if number and (time.monotonic() > self._until or self.is_lost):
                 rest = list(cases)[number:]
-                self.note(f"left out for want of time: {', '.join(rest)}")
+                self.note(f"left out, {'the GPU is lost' if self.is_lost else 'no time'}: {', '.join(rest)}")
                 self.record("left out", rest)
                 return
             yield name, case

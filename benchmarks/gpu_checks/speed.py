@@ -144,9 +144,10 @@ def _measure_preset(session: Session, name: str, preset: Preset, profiles: dict[
                 session.expect(f"{name}, {method}: captured", update.learner.captured)
         times = take_turns(updates, 1 if session.quick else 8, device)
         if RTRL in updates and session.on_gpu and session.has_time():
-            profiles[name] = _kernels_of(updates[RTRL])
-            for each in profiles[name][:8]:
-                session.note(f"{name}: {each['ms']:8.3f} ms {each['count']:4d} x {each['kernel']}")
+            with session.case(f"{name}: kernels of an update"):
+                profiles[name] = _kernels_of(updates[RTRL])
+                for each in profiles[name][:8]:
+                    session.note(f"{name}: {each['ms']:8.3f} ms {each['count']:4d} x {each['kernel']}")
         steps = preset.length * batch
         rows += [
             {
@@ -160,6 +161,9 @@ def _measure_preset(session: Session, name: str, preset: Preset, profiles: dict[
             }
             for method in updates
         ]
+        # Before the next are made.
+        del update
+        updates.clear()
     use_matmul_precision("highest")
     return rows
 

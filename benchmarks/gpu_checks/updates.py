@@ -39,6 +39,7 @@ class Case:
     steps: int = 6
     batch: int = BATCH
     words: int = 0
+    final_observations: bool = False
     precision: str = "highest"
     """Of matrix products."""
     bound: float = 1e-5
@@ -59,7 +60,10 @@ class Case:
         rollout = synthetic_rollout(steps or self.steps, self.batch, preset, hidden, sequence, self.words)
         rollout.is_first[:] = np.random.default_rng(sequence).random(rollout.is_first.shape) < 0.1
         rollout.sequence[:] = sequence
-        return rollout
+        if not self.final_observations:
+            return rollout
+        truncated = rollout.is_first[1:] & (np.arange(self.batch) % 2 == 0)
+        return replace(rollout, truncated=truncated, final_observation=rollout.observation[1:].copy())
 
 
 IMAGE = (3, 16, 16)
@@ -76,7 +80,12 @@ CASES = {
     "tbptt": Case(agent=replace(SMALL, gradient="tbptt")),
     "feed-forward": Case(agent=replace(SMALL, core="feedforward")),
     "no RTRL metrics": Case(config={"rtrl_metrics_every": 0}),
+    "rewards normalised": Case(agent=replace(SMALL, normalise_rewards=True)),
+    "time limits": Case(final_observations=True),
 }
+
+WATCHED = "rmsprop", "images", "adam", "rewards normalised", "time limits"
+"""Those of which an update is watched for waits."""
 
 
 def check_start(session: Session) -> None:
@@ -145,7 +154,7 @@ def _is_product(filename: str) -> bool:
 
 def check_waits(session: Session) -> None:
     """An update that is launched from Python, one by one: what waits for the GPU no CUDA graph may hold."""
-    for name, case in session.each({"vectors": CASES["rmsprop"], "images": CASES["images"], "adam": CASES["adam"]}):
+    for name, case in session.each({name: CASES[name] for name in WATCHED}):
         with session.case(name):
             learner = case.learner(session.device, cuda_graph=False)
             for sequence in range(3):
