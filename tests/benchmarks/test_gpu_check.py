@@ -34,7 +34,7 @@ def test_a_dry_run_goes_through_every_section_with_torch_and_triton_alone(
         assert section["verdict"] == "passed"
         assert section["failures"] == []
     figures = {name: section["figures"] for name, section in found["sections"].items()}
-    assert len([name for name in figures["captures"] if name.endswith("weights after captured updates")]) == 14
+    assert len([name for name in figures["captures"] if name.endswith("weights after captured updates")]) == 15
     assert any(name.startswith("pass, 2x2 blocks") for name in figures["kernels"])
     assert len(figures["roofline"]["pass"]) == len(figures["roofline"]["recurrence"]) == 1
     assert [row["preset"] for row in figures["presets"]["presets"]] == 3 * ["dmlab"]
