@@ -180,6 +180,10 @@ def _check_vectors(session: Session, batch: int, hidden: int) -> None:
     term = triton_sensitivity.vector_pass_(*kept.unbind(), streams, fresh, *operands)
     session.near("pass over the vectors: term", term, expected_term, 1e-5)
     session.near("pass over the vectors: vectors", kept[:, streams], expected[:, streams], 1e-5)
+    after = kept.clone()
+    kept.copy_(before)
+    same = torch.equal(term, triton_sensitivity.vector_pass_(*kept.unbind(), streams, fresh, *operands))
+    session.expect("pass over the vectors: the same to the bit when it is run again", same and _same(kept, after))
     others = torch.ones(batch + 2, dtype=torch.bool, device=device)
     others[streams] = False
     session.expect("pass over the vectors: nothing else is written", _same(kept[:, others], before[:, others]))
