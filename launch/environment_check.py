@@ -5,9 +5,12 @@ from __future__ import annotations
 import copy
 import random
 import re
+import signal
 import time
 import traceback
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any
@@ -20,6 +23,8 @@ from r2ac.envs import make_vector
 from r2ac.envs.gym import GymOptions, make_single
 
 _COLOURS = re.compile(r"\x1b\[\d*m")
+_PATIENCE = 60.0
+"""Seconds that a call of the environment may take where --step-timeout does not say."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class _Played:
     outside: str = ""
     """The first observation that its space does not hold."""
     failure: str = ""
-    """What the environment raised, and when."""
+    """What the environment raised, and when, or that it did not return."""
 
     def same(self, other: _Played) -> bool:
         """Whether everything that a learner sees is the same."""
@@ -54,6 +59,9 @@ class _Played:
 
 def check_environment(name: str, options: GymOptions, seed: int, steps: int) -> list[Finding]:
     """Play steps of uniformly random actions in the environment ``gym/<name>``; returns what r2ac makes of it.
+
+    A step or reset that takes longer than ``options.step_timeout`` seconds (0: 60) is a failure of the environment.
+    Only the main thread, which receives signals, can call this.
 
     Raises:
         UnknownTask, InvalidOption, MissingPackage: for what is no task.
@@ -93,24 +101,46 @@ def _play(name: str, options: GymOptions, seed: int, steps: int, generators: int
     random.seed(generators)
     np.random.seed(generators)
     try:
-        observation, info = env.reset(seed=seed)
+        with _limited(options):
+            observation, info = env.reset(seed=seed)
         began = 0
         for step in range(1, steps + 1):
             _note(played, env, observation, info, step)
-            observation, reward, terminated, truncated, info = env.step(space.start + int(actions.integers(space.n)))
+            action = space.start + int(actions.integers(space.n))
+            with _limited(options):
+                observation, reward, terminated, truncated, info = env.step(action)
             played.rewards.append(reward)
             if terminated or truncated:
                 played.lengths.append(step - began)
                 played.truncated += not terminated
                 _note(played, env, observation, info, step)
-                observation, info = env.reset()
+                with _limited(options):
+                    observation, info = env.reset()
                 began = step
         _note(played, env, observation, info, step)
         env.close()
     except (Exception, SystemExit) as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        place = next((frame for frame in reversed(frames) if frame.filename != __file__), frames[-1])
         played.failure = f"step {step} raises {error!r} ({place.filename}, line {place.lineno})"
     return played
+
+
+@contextmanager
+def _limited(options: GymOptions) -> Iterator[None]:
+    """Raises TimeoutError inside where it takes too long."""
+    seconds = options.step_timeout or _PATIENCE
+
+    def expire(*_: object) -> None:
+        raise TimeoutError(f"not back after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def _note(played: _Played, env: gymnasium.Env, observation: Any, info: Any, step: int) -> None:
@@ -153,7 +183,8 @@ def _speed(name: str, options: GymOptions, seed: int, steps: int) -> Finding:
         env.reset()
         began = time.perf_counter()
         for _ in range(steps):
-            env.step(actions)
+            with _limited(options):
+                env.step(actions)
         rate = steps / (time.perf_counter() - began)
         env.close()
     except (Exception, SystemExit) as error:
@@ -178,7 +209,8 @@ def _gymnasium_says(name: str, options: GymOptions) -> list[Finding]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            check_env(env, skip_render_check=True)
+            with _limited(options):
+                check_env(env, skip_render_check=True)
         except (Exception, SystemExit) as error:
             findings.append(Finding("check_env", _text(error) or repr(error), wrong=True))
     remarks = dict.fromkeys(_COLOURS.sub("", _text(each.message)).removeprefix("WARN: ") for each in said)

@@ -1,6 +1,7 @@
 """Small environments as users write them, each of one kind; importing this module registers them as own/<Name>-v0."""
 
 import random
+import time
 from typing import Any
 
 import gymnasium
@@ -69,6 +70,14 @@ class Falls(Walk):
         return super().step(action)
 
 
+class Hangs(Walk):
+    """No step returns."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        while True:
+            time.sleep(1)
+
+
 class Endless(Walk):
     """Never ends, and pays no number."""
 
@@ -94,7 +103,7 @@ SPACES: dict[str, tuple[Space, Space]] = {
 for name, (shown, taken) in SPACES.items():
     kind = type(name, (Walk,), {"shown": shown, "taken": taken})
     gymnasium.register(f"own/{name}-v0", entry_point=kind)
-for kind in (Walk, Needy, GlobalRandom, Unseeded, Outside, Falls, Endless):
+for kind in (Walk, Needy, GlobalRandom, Unseeded, Outside, Falls, Hangs, Endless):
     gymnasium.register(f"own/{kind.__name__}-v0", entry_point=kind)
 gymnasium.register("own/Limited-v0", entry_point=Endless, max_episode_steps=5)
 

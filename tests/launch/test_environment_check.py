@@ -37,6 +37,14 @@ def test_what_is_in_order_is_told(capsys: Capture) -> None:
     assert "seen as an image: uint8 [3, 8, 8]" in lines(capsys)["observation"]
 
 
+def test_a_step_that_does_not_return_is_wrong(capsys: Capture) -> None:
+    assert check("Hangs", "--step-timeout", "0.5") == 1
+    said = lines(capsys)
+    assert said["steps"].startswith("WRONG: step 1 raises TimeoutError('not back after 0.5 s') (")
+    assert "own_envs.py, line " in said["steps"]
+    assert said["check_env"].startswith("WRONG: ")
+
+
 @pytest.mark.parametrize(
     ("name", "about", "words"),
     [
