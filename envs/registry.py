@@ -158,7 +158,8 @@ def frames_per_step(task: str, options: Any = None) -> int:
 
 
 def _unknown(name: str) -> str:
-    """One sentence: the nearest full names, whatever their case, and whether or not the suite is given or right."""
+    """One sentence: the nearest full names, whatever their case, and whether or not the suite is given or right. Where
+    it is not given, names of lists too."""
     full_names = [task.name for suite in SUITES.values() for task in suite.tasks]
     by_full = {full.casefold(): full for full in full_names}
     by_short = {full.partition("/")[2].casefold(): full for full in full_names}
@@ -169,8 +170,9 @@ def _unknown(name: str) -> str:
     if not short and (suite := SUITES.get(folded.rstrip("/"))):
         some = ", ".join(task.name for task in suite.tasks[:3])
         return f"there is no task {name!r}; those of {suite.name} are named such as {some}"
-    near = [by_full[match] for match in difflib.get_close_matches(folded, by_full, cutoff=0.75)]
+    near = [] if "/" in name else difflib.get_close_matches(folded, [*SUITES, *_BENCHMARKS], cutoff=0.75)
+    near += [by_full[match] for match in difflib.get_close_matches(folded, by_full, cutoff=0.75)]
     near += [by_short[match] for match in difflib.get_close_matches(short, by_short)]
-    if near:
-        return f"there is no task {name!r}; the nearest are {', '.join(list(dict.fromkeys(near))[:3])}"
+    if near := list(dict.fromkeys(near))[:3]:
+        return f"there is no task {name!r}; the nearest {'is' if len(near) == 1 else 'are'} {', '.join(near)}"
     return f"there is no task {name!r}; the suites are {', '.join(SUITES)}, and a task is named such as {full_names[0]}"

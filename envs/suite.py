@@ -104,7 +104,7 @@ class SuiteOptions:
     max_episode_steps: int = 0
     """Steps of the agent after which an episode is truncated, beside the task's own limits; 0: no such limit."""
     step_timeout: float = 0.0
-    """Seconds after which the process of an actor (or of an evaluation) whose environments do not come back from a step
+    """Seconds after which the process of an actor (or of an evaluation) whose environments do not return from a step
     is killed and replaced; it must allow for the resets in a step. 0: never."""
 
 

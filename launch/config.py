@@ -204,8 +204,8 @@ class TrainConfig(Generic[EnvOptions]):
             task.checked_options(self.env)
         if self.num_actors == 0 and (seconds := self.tasks[0].killed_after(self.env)):
             raise ConfigError(
-                f"--step-timeout is {seconds:g}, but it must be 0 with --num-actors 0: what does not come back from a "
-                "step can only be ended with its process"
+                f"--step-timeout is {seconds:g}, but it must be 0 with --num-actors 0: a step that does not return "
+                "is ended by killing its process, and here that is this one"
             )
 
     def _check_actors(self) -> None:

@@ -50,7 +50,7 @@ class EvaluateArguments:
     max_episode_steps: int | None = None
     """Steps after which an episode is truncated; 0: none but the task's own limit; as in training if not given."""
     step_timeout: float | None = None
-    """Seconds after which a Ray task whose environments do not come back from a step is given up (DMLab: the engine is
+    """Seconds after which a Ray task whose environments do not return from a step is given up (DMLab: the engine is
     replaced); 0: never; as in training if not given."""
     stall_seconds: float = 60.0
     """Seconds without a step after which the progress line says which seed stands still."""

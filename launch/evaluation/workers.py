@@ -86,8 +86,8 @@ def check_can_be_ended(units: Sequence[Unit], workers: Workers) -> None:
     seconds = max((unit.evaluation.killed_after for unit in units), default=0.0)
     if workers.number == 0 and seconds:
         raise ConfigError(
-            f"--step-timeout is {seconds:g}, but it must be 0 with --workers 0: what does not come back from a step "
-            "can only be ended with its process"
+            f"--step-timeout is {seconds:g}, but it must be 0 with --workers 0: a step that does not return is "
+            "ended by killing its process, and here that is this one"
         )
 
 

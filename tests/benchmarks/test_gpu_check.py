@@ -46,7 +46,7 @@ def test_a_dry_run_goes_through_every_section_with_torch_and_triton_alone(
     }
     assert "update, dmlab: frames/s" in {goal["goal"] for goal in found["goals"]}
     assert "r2ac train's own choice of the device is left out: " in printed
-    assert "All passed." in printed
+    assert "All that was checked passed." in printed
 
 
 @pytest.fixture
@@ -192,7 +192,9 @@ def test_after_an_error_that_loses_the_gpu_a_new_process_goes_on_with_the_rest(
     assert found["command"] == 100
 
 
-def test_a_section_begins_no_case_after_its_time_and_none_on_a_lost_gpu(session: Any) -> None:
+def test_a_section_begins_no_case_after_its_time_and_none_on_a_lost_gpu(
+    session: Any, module: Modules, capsys: pytest.CaptureFixture[str]
+) -> None:
     begun = []
 
     def out_of_time(session: Any) -> None:
@@ -203,6 +205,8 @@ def test_a_section_begins_no_case_after_its_time_and_none_on_a_lost_gpu(session:
     session.run("short", 0, 0.01, out_of_time)
     assert begun == ["one"]
     assert session.sections["short"].figures == {"left out": ["two", "three"]}
+    assert module("gpu_check").print_page(session)
+    assert "LEFT OUT for want of time: short: two, three\n" in capsys.readouterr().out
 
     def lost(session: Any) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -228,7 +232,8 @@ def test_near(session: Any, found: list[float], passes: bool) -> None:
         (["--seconds", "soon"], "'soon' is not a number of seconds above 0"),
         (["--only", "all"], "invalid choice: 'all'"),
         (["--after", "nowhere.json"], "nowhere.json cannot be read"),
-        (["--device", "cpu"], "a check of the CPU needs --quick"),
+        (["--device", "cpu"], "--device is cpu: only a dry run of the check itself is possible, with --quick"),
+        ([], " sees no CUDA GPU: only a dry run of the check itself is possible, with --quick"),
     ],
 )
 def test_bad_arguments_end_with_code_2_and_a_reason(

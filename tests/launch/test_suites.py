@@ -27,7 +27,12 @@ def test_envs_tells_about_a_suite_and_a_task(capsys: Capture) -> None:
     words = ("uint8 [4, 84, 84]", "actions        18", "random 1.7, human 30.5", "machado2018", "episodic_life=False")
     assert all(word in printed for word in words)
     assert "memory/tmaze" not in printed
-    for name, words in (("Breakout", "the nearest is atari/Breakout"), ("nonsense", "the suites are memory")):
+    for name, words in (
+        ("Breakout", "the nearest is atari/Breakout"),
+        ("atary", "the nearest are atari, "),
+        ("procgen-61", "the nearest are procgen-16, "),
+        ("nonsense", "the suites are memory"),
+    ):
         assert main(["envs", name]) == 2
         message = capsys.readouterr().err
         assert words in message
