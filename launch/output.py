@@ -55,6 +55,11 @@ class SafeStream:
             self.failure = self.failure or OSError(str(error))
 
 
+def reader_is_gone() -> bool:
+    """Whether nobody reads standard output any more."""
+    return isinstance(getattr(sys.stdout, "failure", None), BrokenPipeError)
+
+
 @contextmanager
 def safe_output() -> Iterator[None]:
     """Within this context `sys.stdout` and `sys.stderr` are a :class:`SafeStream` each. At its end standard error says

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from r2ac.launch.jobs.fetch import fetch
 from r2ac.launch.jobs.follow import follow, wait_for_end
 from r2ac.launch.jobs.job import Job, is_sender_id
 from r2ac.launch.jobs.server import DEFAULT_ADDRESS, JobServer, cluster_address
+from r2ac.launch.output import reader_is_gone
 from r2ac.launch.progress import print_table
 
 HELP = """\
@@ -75,7 +77,7 @@ class LogsArguments:
 @dataclass(frozen=True)
 class FollowArguments:
     """What a job prints, until it has ended; ends as the job does: 0, 143 where it was stopped, else its exit code.
-    Ctrl-C leaves the job running."""
+    Ctrl-C, and a reader such as head that has read enough, leave the job running."""
 
     job: JobName
     cluster: Cluster = None
@@ -121,14 +123,19 @@ def jobs_command(arguments: Sequence[str], console: Console) -> int:
 
 
 def follow_job(server: JobServer, job: Job, cluster: str | None, console: Console) -> int:
-    """Show the log of a job until it has ended; returns what it came to, or 130 for Ctrl-C."""
+    """Show the log of a job until it has ended, or nobody reads it any more; returns what the job came to, 130 for
+    Ctrl-C, or 141 where the reader is gone (as of what SIGPIPE ends)."""
 
     def write(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
+        if reader_is_gone():
+            raise BrokenPipeError
 
     try:
         job = follow(server, job, write)
+    except BrokenPipeError:
+        return 128 + signal.SIGPIPE
     except KeyboardInterrupt:
         again, stop = (command_line(("jobs", word), job, cluster) for word in ("follow", "stop"))
         console.print(f"\n{job.id} goes on. Follow it again with: {again}", soft_wrap=True, markup=False)
