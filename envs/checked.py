@@ -102,7 +102,8 @@ class CheckedVector(VectorWrapper):
 
 
 @contextmanager
-def _fence(tasks: Iterator[str] | dict[str, None], what: str, never_worked: bool) -> Iterator[None]:
+def exits_raise() -> Iterator[None]:
+    """Within this context os._exit raises SystemExit, as sys.exit does."""
     leave, owner = os._exit, os.getpid()
 
     def exit_here(code: int) -> None:
@@ -114,6 +115,15 @@ def _fence(tasks: Iterator[str] | dict[str, None], what: str, never_worked: bool
     os._exit = exit_here  # type: ignore[assignment]
     try:
         yield
+    finally:
+        os._exit = leave
+
+
+@contextmanager
+def _fence(tasks: Iterator[str] | dict[str, None], what: str, never_worked: bool) -> Iterator[None]:
+    try:
+        with exits_raise():
+            yield
     except _OWN:
         raise
     except BaseException as error:
@@ -122,5 +132,3 @@ def _fence(tasks: Iterator[str] | dict[str, None], what: str, never_worked: bool
         said = " ".join(str(error).split())
         sentence = f"{', '.join(tasks)} {what}: {type(error).__name__}{': ' + said if said else ''}"
         raise EnvironmentFailed(sentence, traceback.format_exc(), never_worked) from error
-    finally:
-        os._exit = leave

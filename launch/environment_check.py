@@ -19,7 +19,8 @@ import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
-from r2ac.envs import make_vector
+from r2ac.envs import EnvironmentFailed, make_vector
+from r2ac.envs.checked import exits_raise
 from r2ac.envs.gym import GymOptions, make_single
 
 _COLOURS = re.compile(r"\x1b\[\d*m")
@@ -66,6 +67,11 @@ def check_environment(name: str, options: GymOptions, seed: int, steps: int) -> 
     Raises:
         UnknownTask, InvalidOption, MissingPackage: for what is no task.
     """
+    with exits_raise():
+        return _findings(name, options, seed, steps)
+
+
+def _findings(name: str, options: GymOptions, seed: int, steps: int) -> list[Finding]:
     env = make_vector(f"gym/{name}", 1, seed, options=options)
     env.close()
     shown, taken = env.single_observation_space, env.single_action_space
@@ -187,8 +193,8 @@ def _speed(name: str, options: GymOptions, seed: int, steps: int) -> Finding:
                 env.step(actions)
         rate = steps / (time.perf_counter() - began)
         env.close()
-    except (Exception, SystemExit) as error:
-        return Finding("steps", f"with action 0 again and again: {error!r}", wrong=True)
+    except EnvironmentFailed as error:
+        return Finding("steps", f"with action 0 again and again: {error}", wrong=True)
     return Finding("speed", f"{rate:,.0f} steps/s on one core, without the agent")
 
 

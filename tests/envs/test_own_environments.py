@@ -41,6 +41,16 @@ def test_a_module_of_the_current_directory_is_found(tmp_path: Path) -> None:
     assert "needs_more cannot be imported: ModuleNotFoundError(" in run_in(tmp_path, "gym/needs_more:own/Walk-v0")
 
 
+@pytest.mark.parametrize("statement", ["sys.exit()", "os._exit(0)"])
+def test_a_module_that_leaves_the_process_cannot_be_imported(
+    statement: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "leaving.py").write_text(f"import os, sys\n{statement}")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UnknownTask, match=r"leaving cannot be imported: SystemExit\("):
+        make_vector("gym/leaving:Walk-v0", 1, 0)
+
+
 def test_arguments_reach_the_environment_and_wrappers_wrap_it() -> None:
     options = GymOptions(
         env_kwargs='{"level": 2}', wrappers=("tests.own_envs:deaf", "tests.own_envs:Louder"), action_repeat=1

@@ -67,6 +67,11 @@ def test_what_is_wrong_is_told(capsys: Capture, name: str, about: str, words: st
     assert ("WRONG" in found) == ("WRONG" in words)
 
 
+def test_what_leaves_the_process_is_wrong_too(capsys: Capture) -> None:
+    assert main(["envs", "--check", "gym/tests.failing_envs:Leaves-v0"]) == 1
+    assert "WRONG: step 50 raises SystemExit(0)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
