@@ -26,6 +26,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sp
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TransformObservation
 
+from r2ac.envs.checked import exits_raise
 from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.single import (
     ActionRepeat,
@@ -75,7 +76,8 @@ def _import(module: str) -> ModuleType:
         if here not in sys.path:
             sys.path.insert(0, here)
     try:
-        return importlib.import_module(module)
+        with exits_raise():
+            return importlib.import_module(module)
     except ModuleNotFoundError as error:
         if not f"{module}.".startswith(f"{error.name}."):
             raise ImportError(f"{module} cannot be imported: {error!r}") from error
@@ -83,7 +85,7 @@ def _import(module: str) -> ModuleType:
             f"No module named {error.name!r} in the current directory ({here}), on PYTHONPATH or installed; start the "
             "command where it lies, or take it along to a cluster with r2ac submit --with-module"
         ) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ImportError(f"{module} cannot be imported: {error!r}") from error
 
 
@@ -125,6 +127,10 @@ def make_single(name: str, options: GymOptions) -> gymnasium.Env:
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
         raise MissingPackage(f"gym/{name} lacks a package: {' '.join(str(error).split())}") from error
     except TypeError as error:
+        # gymnasium.make raises it again: what no frame below its call raised is about the arguments.
+        first = error.__context__
+        if first is not None and first.__traceback__ is not None and first.__traceback__.tb_next is not None:
+            raise
         raise InvalidOption(f"gym/{name} cannot be made with env_kwargs {options.env_kwargs}: {error}") from error
     for wrapper in options.wrappers:
         env = _wrapped(env, wrapper)

@@ -57,6 +57,11 @@ class NoConstructor(Base):
         raise RuntimeError("no level file")
 
 
+class WrongTypes(Base):
+    def __init__(self) -> None:
+        self.size = self.metadata + 1  # type: ignore[operator]
+
+
 class FourValues(Base):
     def step(self, action: int) -> tuple[Any, ...]:
         observation, reward, done, *_ = super().step(action)

@@ -265,10 +265,12 @@ def _gpu_share(gpus: float, tasks: int) -> float:
 def _failure(error: Exception, unit: Unit) -> Failure:
     if isinstance(error, BAD_INPUT):
         return Failure(str(error), bad_input=True)
+    if isinstance(error, EnvironmentFailed):
+        # The sentence names the task.
+        return Failure(f"{unit.evaluation.checkpoint}: {with_details_kept(error)}", bad_input=error.never_worked)
     where = f"{unit.evaluation.checkpoint} on {unit.evaluation.task}"
     if isinstance(error, EngineFailed):
-        never_worked = isinstance(error, EnvironmentFailed) and error.never_worked
-        return Failure(f"{where}: {with_details_kept(error)}", bad_input=never_worked)
+        return Failure(f"{where}: {error}", bad_input=False)
     # Nothing that is known to happen: what it was is worth more than a sentence.
     _LOG.error("%s failed", where, exc_info=error)
     return Failure(f"{where}: {error!r}", bad_input=False)

@@ -70,6 +70,7 @@ def test_an_error_in_a_rollout_actor_is_the_same(tmp_path: Path, capsys: Capture
     ("name", "said"),
     [
         ("NoConstructor", "cannot be made: RuntimeError: no level file"),
+        ("WrongTypes", "cannot be made: TypeError: unsupported operand"),
         ("FourValues", "failed in step 1: TypeError: step returned a tuple of 4, but it must return the tuple"),
         ("OnlyObservation", "failed in its first reset: "),
         ("WrongShape", "failed in step 1: ValueError: stream 0 shows an observation of shape [4]"),
@@ -101,6 +102,7 @@ def test_an_evaluation_says_it_too(tmp_path: Path, capsys: Capture, monkeypatch:
     assert main(["evaluate", str(run), "--episodes", "100", "--seeds", "1", "--num-envs", "2"]) == 1
     sentence = only_line(capsys.readouterr().err)
     assert "failed in step 50: SystemExit" in sentence
+    assert sentence.count("gym/tests.failing_envs:Quits-v0") == 1
     assert "in slip" in traceback_of(sentence)
 
 
