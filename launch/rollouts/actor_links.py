@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
+from r2ac.envs import EngineFailed, EnvironmentFailed, MissingPackage
+from r2ac.launch.errors import last_line
 from r2ac.launch.rollouts.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ORDER, Collected
 from r2ac.launch.rollouts.weights_board import WeightsBoard
@@ -30,6 +32,20 @@ class Arrival:
     collected: Collected | None
     error: Exception | None = None
     """Ray's, where the actor died or failed; its other orders are lost too."""
+
+
+def environment_error(error: Exception) -> EngineFailed | MissingPackage | None:
+    """What the environments raised in an actor's constructor, of which Ray gives the text alone; None for other
+    errors."""
+    kind, _, sentence = last_line(error).partition(": ")
+    match kind.rpartition(".")[2]:
+        case EnvironmentFailed.__name__:
+            return EnvironmentFailed(sentence, str(error), never_worked=True)
+        case EngineFailed.__name__:
+            return EngineFailed(sentence)
+        case MissingPackage.__name__:
+            return MissingPackage(sentence)
+    return None
 
 
 class ActorLink(Protocol):

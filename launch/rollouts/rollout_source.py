@@ -15,12 +15,12 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from r2ac.envs import EnvironmentFailed, find_tasks
+from r2ac.envs import EngineFailed, find_tasks
 from r2ac.launch import cluster
 from r2ac.launch.cluster import installed_version
 from r2ac.launch.errors import last_line, os_reason
 from r2ac.launch.rollouts.acting_agent import InferenceConfig, InferenceStatistics
-from r2ac.launch.rollouts.actor_links import ActorLink, RayLink, SocketLink
+from r2ac.launch.rollouts.actor_links import ActorLink, RayLink, SocketLink, environment_error
 from r2ac.launch.rollouts.batcher import Batcher, BatchRing
 from r2ac.launch.rollouts.inference_pool import InferencePool, pool_anywhere, pool_beside
 from r2ac.launch.rollouts.placement import actor_options
@@ -364,19 +364,19 @@ class RaySource:
 
     def _check_can_live(self, index: int, error: Exception | None) -> None:
         """Raise ActorsLost for what will happen again: the actor's own error, or a node that is not as it must be; and
-        EnvironmentFailed as the actor did."""
+        EngineFailed, EnvironmentFailed and MissingPackage as the actor did."""
         if error is None:
             return
         cause, errors = getattr(error, "cause", None), self._ray.exceptions
         if isinstance(cause, WrongVersion):
             raise ActorsLost(str(cause)) from error
-        if isinstance(cause, EnvironmentFailed):
+        if isinstance(cause, EngineFailed):
             raise cause
         if "No module named 'r2ac" in str(error):
             raise ActorsLost(f"a node of the Ray cluster lacks r2ac {self._config.version}: {last_line(error)}")
-        # Of an error in the actor's constructor Ray tells the text alone.
         if getattr(error, "actor_init_failed", False) and InferenceLost.__name__ not in last_line(error):
-            raise ActorsLost(f"rollout actor {index} cannot start: {last_line(error)}") from error
+            sentence = f"rollout actor {index} cannot start: {last_line(error)}"
+            raise environment_error(error) or ActorsLost(sentence) from error
         # An error of Ray's in the actor, such as weights that were lost with a node, is none of its own.
         if isinstance(error, errors.RayTaskError) and not isinstance(cause, InferenceLost | errors.RayError):
             raise ActorsLost(f"rollout actor {index} failed: {cause!r}") from error

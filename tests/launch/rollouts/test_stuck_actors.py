@@ -9,6 +9,7 @@ import pytest
 from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.envs import EnvironmentFailed
 from r2ac.envs.gym import GymOptions
 from r2ac.launch.cluster import connect
 from r2ac.launch.rollouts.policies import Weights
@@ -64,9 +65,11 @@ def take_until_the_end(source: RaySource) -> None:
 
 
 def test_what_fails_as_an_actor_starts_is_not_tried_again(files: Files) -> None:
-    sentence = r"^rollout actor 0 cannot start: [^\n]*no map for this level[^\n]*$"
-    with source_of("Broken") as source, pytest.raises(ActorsLost, match=sentence):
+    sentence = r"^gym/tests.stuck_envs:Broken-v0 failed in its first reset: ValueError: no map for this level$"
+    with source_of("Broken") as source, pytest.raises(EnvironmentFailed, match=sentence) as failure:
         take(source)
+    assert failure.value.never_worked
+    assert "in reset" in failure.value.details
     assert files.starts.read_text() == "tried\n"
 
 
