@@ -21,7 +21,7 @@ from r2ac.envs.dmlab_folders import remove_left_folders
 from r2ac.envs.dmlab_process import EngineProcess
 from r2ac.envs.seeding import stream_generators
 from r2ac.envs.signals import Signals
-from r2ac.envs.suite import EngineFailed, MissingPackage
+from r2ac.envs.suite import EngineFailed, MissingPackage, cannot_load
 
 _LOG = logging.getLogger(__name__)
 # Seconds that the engines together get to close themselves.
@@ -218,7 +218,7 @@ class DmlabVector(VectorEnv):
         level = self._settings[stream].level
         where = f"{level}, episode seed {self._level_seeds[stream]}, step {self._steps[stream]}"
         if failure.in_import:
-            raise MissingPackage(f"the suite dmlab cannot load its engine ({failure.reason}): {INSTALL}")
+            raise MissingPackage(cannot_load("dmlab", failure.reason, INSTALL))
         if failure.in_constructor and level not in self._levels_that_run:
             raise EngineFailed(f"DeepMind Lab cannot play {level}: {failure.reason}")
         self._failures[stream] += 1

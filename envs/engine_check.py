@@ -36,7 +36,7 @@ def engine_problems(suites: Sequence[Suite]) -> dict[str, str | None]:
     ]
     for suite, process in zip(installed, processes, strict=True):
         if (reason := _failure(process)) is not None:
-            problems[suite.name] = cannot_load(suite, reason)
+            problems[suite.name] = cannot_load(suite.name, reason, suite.remedy)
     return problems
 
 

@@ -121,7 +121,7 @@ def make_vector(
         except ImportError as error:
             if isinstance(error, MissingPackage) or not suite.remedy:
                 raise
-            raise MissingPackage(cannot_load(suite, error)) from error
+            raise MissingPackage(cannot_load(suite.name, error, suite.remedy)) from error
 
     return checked_vector(make, [each.name for each in played], first_stream) if suite.foreign else make()
 

@@ -156,9 +156,9 @@ class Suite:
         return tuple(Task(self, name) for name in self.list_tasks())
 
 
-def cannot_load(suite: Suite, reason: object) -> str:
+def cannot_load(suite: str, reason: object, remedy: str) -> str:
     """One sentence for an engine that is installed and cannot be imported."""
-    return f"the suite {suite.name} cannot load its engine ({' '.join(str(reason).split())}): {suite.remedy}"
+    return f"the suite {suite} cannot load its engine ({' '.join(str(reason).split())}): {remedy}"
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from r2ac.launch.cli import COMMANDS
+
 PROGRAM = """
 import contextlib, io, json, sys
 from r2ac.launch.cli import main
@@ -19,20 +21,6 @@ for words in json.loads(sys.argv[1]):
 print(json.dumps({"codes": codes, "modules": sorted({name.partition(".")[0] for name in sys.modules})}))
 """
 LARGE = {"torch", "triton", "ray", "matplotlib", "PIL", "tensorboard", "pandas", "scipy", "safetensors", "fsspec"}
-NAMES = (
-    "train",
-    "submit",
-    "jobs",
-    "cluster",
-    "sweep",
-    "evaluate",
-    "plot",
-    "watch",
-    "inspect",
-    "report",
-    "bench",
-    "envs",
-)
 
 
 def run_all(commands: dict[str, int]) -> set[str]:
@@ -50,7 +38,7 @@ def run_all(commands: dict[str, int]) -> set[str]:
     ("commands", "without"),
     [
         ({"--help": 0, "": 2, "--version": 0, "trian memory/tmaze": 2}, {*LARGE, "gymnasium", "numpy", "tyro"}),
-        ({f"{name} --help": 0 for name in NAMES}, LARGE),
+        ({f"{name} --help": 0 for name in COMMANDS}, LARGE),
         (
             {
                 "train memory/tmaze --help": 0,
