@@ -19,6 +19,7 @@ from r2ac.launch.cluster import connect
 from r2ac.launch.config import ConfigError
 from r2ac.launch.errors import last_line
 from r2ac.launch.process import available_cores
+from r2ac.launch.signals import stops_here
 from r2ac.launch.sweeps.plan import Plan, TrialPlan, write_description
 from r2ac.launch.sweeps.results import BEGUN, FAILED, TRAINED, WAITING, Result, print_results, result_of, to_json
 from r2ac.launch.sweeps.space import Value
@@ -32,7 +33,7 @@ def run_sweep(plan: Plan, console: Console) -> int:
     """Train what has not ended yet, and tell what all came to.
 
     Returns:
-        The exit code: 0, 1 where no trial was trained to its end, 130 where Ctrl-C or SIGTERM interrupted the sweep.
+        The exit code: 0, 1 where no trial was trained to its end, 130 where Ctrl-C, SIGTERM or SIGHUP interrupted it.
 
     Raises:
         RunDirectoryError: where the sweep's directory cannot be written.
@@ -45,7 +46,7 @@ def run_sweep(plan: Plan, console: Console) -> int:
     left = [trial for trial in plan.trials if before[trial.name].state not in over]
     crashes: dict[str, str] = {}
     if left:
-        with _quiet(), _terminating_like_ctrl_c():
+        with _quiet(), _stopping_like_ctrl_c():
             try:
                 crashes = _tune(plan, left, before, console)
             except KeyboardInterrupt:
@@ -186,10 +187,14 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _terminating_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM does within what SIGINT does: Tune stops every trial in order."""
-    before = signal.signal(signal.SIGTERM, lambda number, frame: signal.raise_signal(signal.SIGINT))
+def _stopping_like_ctrl_c() -> Iterator[None]:
+    """What else asks a run to stop does within what SIGINT does: Tune stops every trial in order."""
+    others = [number for number in stops_here() if number != signal.SIGINT]
+    before = {
+        number: signal.signal(number, lambda number, frame: signal.raise_signal(signal.SIGINT)) for number in others
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
