@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import random
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,18 +34,21 @@ class Gif:
 def film_episode(agent: Agent, task: str, options: Any, seed: int, max_steps: int = MOST_STEPS) -> Gif:
     """Play an episode of the training's kind with the agent as it is, in this process, and film what it is shown.
 
-    Neither the agent nor torch's random state changes.
+    Neither the agent nor the random state of torch, Python and numpy changes.
 
     Args:
         agent: on any device.
         task, options, seed: as `make_vector` takes them.
         max_steps: where an episode that lasts longer is cut off.
     """
-    env = make_vector(task, 1, seed, split="train", options=options)
+    # The environments that are learned from, in this process too, may draw from these.
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
-        episode = play(Player(agent, 1, np.random.default_rng(seed)), env, 1, max_steps)[0]
+        with closing(make_vector(task, 1, seed, split="train", options=options)) as env:
+            episode = play(Player(agent, 1, np.random.default_rng(seed)), env, 1, max_steps)[0]
     finally:
-        env.close()
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
     pictures = _pictures(episode, getattr(options, "frame_stack", 1))
     # GIFs are shown by frames of hundredths of a second.
     file, first = io.BytesIO(), pictures[0]

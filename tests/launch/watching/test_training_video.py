@@ -1,6 +1,7 @@
 """Videos of an agent that learns."""
 
 import io
+import random
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import find_task, make_vector
+from r2ac.envs.gym import GymOptions
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.watching.episodes import Player, play
 from r2ac.launch.watching.training_video import MOST_STEPS, film_episode
@@ -46,6 +48,19 @@ def test_a_long_episode_is_cut_off() -> None:
     agent = agent_for("memory/tmaze", options)
     assert film_episode(agent, "memory/tmaze", options, seed=3).frames == MOST_STEPS
     assert film_episode(agent, "memory/tmaze", options, seed=3, max_steps=4).frames == 4
+
+
+def test_the_environments_that_are_learned_from_draw_as_if_nothing_was_filmed() -> None:
+    task = "gym/tests.odd_envs:Lottery-v0"
+    agent = agent_for(task, GymOptions())
+    draws = []
+    for filmed in (False, True):
+        random.seed(5)
+        np.random.seed(5)
+        if filmed:
+            film_episode(agent, task, GymOptions(), seed=3)
+        draws.append((random.random(), np.random.random()))
+    assert draws[0] == draws[1]
 
 
 def test_the_same_seed_films_the_same_and_torchs_random_state_stays() -> None:
