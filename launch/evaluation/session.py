@@ -71,7 +71,7 @@ class EvaluationSession:
 
         Raises:
             ConnectionFailed: if there is no Ray cluster at the address given.
-            ConfigError: if it has no GPU, and there shall be one; if a step shall be bounded in time in this process.
+            ConfigError: if a GPU is asked for and Ray has none; for a time-out of steps in this process.
             RunError: where a file can no longer be written.
         """
         rows = self._plan.rows

@@ -82,7 +82,7 @@ class Workers:
 
 
 def check_can_be_ended(units: Sequence[Unit], workers: Workers) -> None:
-    """Raise ConfigError where a step shall be bounded in time in this process, which cannot be ended for it."""
+    """Raise ConfigError for a time-out of steps in this process, which cannot be ended for it."""
     seconds = max((unit.evaluation.killed_after for unit in units), default=0.0)
     if workers.number == 0 and seconds:
         raise ConfigError(

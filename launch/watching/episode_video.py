@@ -66,7 +66,7 @@ class Film:
 
     @property
     def instructions(self) -> set[str]:
-        """What the agent was told in all of them."""
+        """The instructions of all of them."""
         return {told for episode in self.episodes for told in episode.instructions}
 
     @property

@@ -55,7 +55,7 @@ class PlayedEpisode:
     jacobians: np.ndarray
     """float32 [S, N]."""
     instructions: tuple[str, ...] = field(default=(), kw_only=True)
-    """What the agent was told in each step, in words; empty where there are no instructions."""
+    """The instruction of each step, in words; empty where there are none."""
 
     def __len__(self) -> int:
         return len(self.actions)

@@ -29,7 +29,7 @@ class Moment:
     action: int
     """What was done in this step."""
     instruction: str = ""
-    """What the agent was told, in words; empty where there are no instructions."""
+    """The instruction, in words; empty where there is none."""
 
 
 @dataclass(frozen=True)
