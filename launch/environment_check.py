@@ -5,23 +5,22 @@ from __future__ import annotations
 import copy
 import random
 import re
-import signal
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import isfinite
+from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
-from r2ac.envs import EnvironmentFailed, make_vector
+from r2ac.envs import EnvironmentFailed, checked, make_vector
 from r2ac.envs.checked import exits_raise
 from r2ac.envs.gym import GymOptions, make_single
+from r2ac.launch.step_timer import step_limit
 
 _COLOURS = re.compile(r"\x1b\[\d*m")
 _PATIENCE = 60.0
@@ -107,46 +106,30 @@ def _play(name: str, options: GymOptions, seed: int, steps: int, generators: int
     random.seed(generators)
     np.random.seed(generators)
     try:
-        with _limited(options):
+        with step_limit(options.step_timeout or _PATIENCE):
             observation, info = env.reset(seed=seed)
         began = 0
         for step in range(1, steps + 1):
             _note(played, env, observation, info, step)
             action = space.start + int(actions.integers(space.n))
-            with _limited(options):
+            with step_limit(options.step_timeout or _PATIENCE):
                 observation, reward, terminated, truncated, info = env.step(action)
             played.rewards.append(reward)
             if terminated or truncated:
                 played.lengths.append(step - began)
                 played.truncated += not terminated
                 _note(played, env, observation, info, step)
-                with _limited(options):
+                with step_limit(options.step_timeout or _PATIENCE):
                     observation, info = env.reset()
                 began = step
         _note(played, env, observation, info, step)
         env.close()
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        place = next((frame for frame in reversed(frames) if frame.filename != __file__), frames[-1])
+        ours = {Path(__file__).parent, Path(checked.__file__).parent}
+        place = next((frame for frame in reversed(frames) if Path(frame.filename).parent not in ours), frames[-1])
         played.failure = f"step {step} raises {error!r} ({place.filename}, line {place.lineno})"
     return played
-
-
-@contextmanager
-def _limited(options: GymOptions) -> Iterator[None]:
-    """Raises TimeoutError inside where it takes too long."""
-    seconds = options.step_timeout or _PATIENCE
-
-    def expire(*_: object) -> None:
-        raise TimeoutError(f"not back after {seconds:g} s")
-
-    before = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def _note(played: _Played, env: gymnasium.Env, observation: Any, info: Any, step: int) -> None:
@@ -189,7 +172,7 @@ def _speed(name: str, options: GymOptions, seed: int, steps: int) -> Finding:
         env.reset()
         began = time.perf_counter()
         for _ in range(steps):
-            with _limited(options):
+            with step_limit(options.step_timeout or _PATIENCE):
                 env.step(actions)
         rate = steps / (time.perf_counter() - began)
         env.close()
@@ -215,7 +198,7 @@ def _gymnasium_says(name: str, options: GymOptions) -> list[Finding]:
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         try:
-            with _limited(options):
+            with step_limit(options.step_timeout or _PATIENCE):
                 check_env(env, skip_render_check=True)
         except (Exception, SystemExit) as error:
             findings.append(Finding("check_env", _text(error) or repr(error), wrong=True))

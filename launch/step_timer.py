@@ -1,9 +1,12 @@
-"""A bound on the time that a step of the environments may take."""
+"""Bounds on the time that a step of the environments may take."""
 
 from __future__ import annotations
 
 import faulthandler
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 
@@ -28,3 +31,25 @@ class StepTimer:
     ) -> None:
         if self._seconds:
             signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+@contextmanager
+def step_limit(seconds: float) -> Iterator[None]:
+    """Raises TimeoutError inside after ``seconds`` (0: never), for a process that is to go on.
+
+    Code that hangs without coming back to Python is not ended; nor is it on another thread than the main one.
+    """
+    if not seconds or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def expire(*_: object) -> None:
+        raise TimeoutError(f"not back after {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

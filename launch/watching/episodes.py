@@ -14,6 +14,7 @@ from torch import Tensor
 from r2ac.agents import Agent
 from r2ac.envs import Signals
 from r2ac.launch.rollouts.rollout_actor import sample_actions
+from r2ac.launch.step_timer import step_limit
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,7 @@ def play(
     episodes: int,
     max_steps: int,
     report: Callable[[int, int], None] = lambda played, total: None,
+    step_timeout: float = 0.0,
 ) -> list[PlayedEpisode]:
     """Play ``episodes`` episodes, each stream of ``env`` its share, so that short ones do not push out long ones.
 
@@ -132,18 +134,21 @@ def play(
         player: of as many streams as ``env``; nothing has been played yet.
         max_steps: the most steps of a stream; what is under way then is cut off and handed over too.
         report: called with the episodes played and the episodes in all whenever one ends.
+        step_timeout: seconds that a step of the environments may take, as `step_limit` bounds it.
     """
     streams = env.num_envs
     share = np.full(streams, episodes // streams)
     share[: episodes % streams] += 1
     under_way: list[list[tuple]] = [[] for _ in range(streams)]
     played: list[PlayedEpisode] = []
-    observation, info = env.reset()
+    with step_limit(step_timeout):
+        observation, info = env.reset()
     reward, is_first = np.zeros(streams, dtype=np.float32), np.ones(streams, dtype=bool)
     for _ in range(max_steps):
         thoughts = player.step(observation, reward, is_first, Signals.of(info).instruction)
         shown, first, told = observation.copy(), is_first, instruction_texts(env)
-        observation, paid, terminated, truncated, info = env.step(thoughts.action)
+        with step_limit(step_timeout):
+            observation, paid, terminated, truncated, info = env.step(thoughts.action)
         reward, is_first = paid.astype(np.float32), terminated | truncated
         over, whole = Signals.of(info).ends(terminated, truncated)
         for i in np.flatnonzero(share):

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from r2ac.agents import Agent
-from r2ac.envs import make_vector
+from r2ac.envs import find_task, make_vector
 from r2ac.launch.watching.episodes import PlayedEpisode, Player, play
 
 MOST_STEPS = 200
@@ -45,7 +45,8 @@ def film_episode(agent: Agent, task: str, options: Any, seed: int, max_steps: in
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
         with closing(make_vector(task, 1, seed, split="train", options=options)) as env:
-            episode = play(Player(agent, 1, np.random.default_rng(seed)), env, 1, max_steps)[0]
+            limit = find_task(task).killed_after(options)
+            episode = play(Player(agent, 1, np.random.default_rng(seed)), env, 1, max_steps, step_timeout=limit)[0]
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)

@@ -13,6 +13,7 @@ from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import Signals, Split, find_task, make_vector
 from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.loading import choose_device, find_checkpoint, make_agent
+from r2ac.launch.step_timer import step_limit
 from r2ac.launch.watching.episodes import Player, instruction_texts
 from r2ac.learner.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_model_state
 
@@ -123,7 +124,9 @@ def record(
         spec = ObservationSpec.of(env)
         random = np.random.default_rng(seed)
         player = None if agent is None else Player(agent.agent(spec, choose_device("auto"), task), 1, random, greedy)
-        observation, info = env.reset()
+        limit = find_task(task).killed_after(options)
+        with step_limit(limit):
+            observation, info = env.reset()
         reward, is_first = np.zeros(1, dtype=np.float32), np.ones(1, dtype=bool)
         moments = []
         for _ in range(steps):
@@ -133,7 +136,8 @@ def record(
                 action = int(player.step(observation, reward, is_first, Signals.of(info).instruction).action[0])
             (told,) = instruction_texts(env)
             moments.append(Moment(observation[0].copy(), float(reward[0]), bool(is_first[0]), action, told))
-            observation, raw_reward, terminated, truncated, info = env.step(np.array([action]))
+            with step_limit(limit):
+                observation, raw_reward, terminated, truncated, info = env.step(np.array([action]))
             reward, is_first = raw_reward.astype(np.float32), terminated | truncated
     finally:
         env.close()

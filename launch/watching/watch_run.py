@@ -50,7 +50,8 @@ def watch_run(config: WatchRunArguments, console: Console) -> None:
         # First: a decision step that no episode has is refused before a video is made.
         memory = _memory(config, trained, task, agent, spec)
         with EpisodeProgress(console, task) as progress:
-            episodes = play(_player(config, agent, 1), env, config.episodes, config.max_steps, progress.update)
+            player, limit = _player(config, agent, 1), find_task(task).killed_after(trained.training.env)
+            episodes = play(player, env, config.episodes, config.max_steps, progress.update, limit)
     finally:
         env.close()
     manner = "most probable actions" if config.greedy else "sampled actions"
@@ -112,7 +113,8 @@ def _cue_episodes(config: WatchRunArguments, trained: TrainedAgent, task: str, a
     # An environment is reset once.
     env = _make(config, trained, task, config.memory_episodes)
     try:
-        return play(_player(config, agent, env.num_envs), env, env.num_envs, config.max_steps)
+        player, limit = _player(config, agent, env.num_envs), find_task(task).killed_after(trained.training.env)
+        return play(player, env, env.num_envs, config.max_steps, step_timeout=limit)
     finally:
         env.close()
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
-from r2ac.envs import find_task, make_vector
+from r2ac.envs import EnvironmentFailed, find_task, make_vector
 from r2ac.envs.gym import GymOptions
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.watching.episodes import Player, play
@@ -48,6 +48,13 @@ def test_a_long_episode_is_cut_off() -> None:
     agent = agent_for("memory/tmaze", options)
     assert film_episode(agent, "memory/tmaze", options, seed=3).frames == MOST_STEPS
     assert film_episode(agent, "memory/tmaze", options, seed=3, max_steps=4).frames == 4
+
+
+def test_a_step_that_does_not_return_ends_the_film_and_not_the_training() -> None:
+    task = "gym/tests.stuck_envs:Stuck-v0"
+    agent = agent_for(task, GymOptions())
+    with pytest.raises(EnvironmentFailed, match=r"failed in step 1: TimeoutError: not back after 0\.2 s"):
+        film_episode(agent, task, GymOptions(step_timeout=0.2), seed=3)
 
 
 def test_the_environments_that_are_learned_from_draw_as_if_nothing_was_filmed() -> None:
