@@ -7,9 +7,11 @@ import logging
 import math
 import os
 import re
+import signal
 import socket
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -112,15 +114,27 @@ def _start(num_actors: int) -> Any:
     import ray
 
     try:
-        ray.init(
-            address="local",
-            num_cpus=max(available_cores(), num_actors),
-            include_dashboard=False,
-            logging_level=logging.WARNING,
-        )
+        with _sighup_blocked():
+            ray.init(
+                address="local",
+                num_cpus=max(available_cores(), num_actors),
+                include_dashboard=False,
+                logging_level=logging.WARNING,
+            )
     except Exception as error:  # Ray raises nothing narrower where its services do not come up in time.
         raise ConnectionFailed(f"Ray could not be started on this machine: {' '.join(str(error).split())}") from error
     return ray
+
+
+@contextmanager
+def _sighup_blocked() -> Iterator[None]:
+    """Processes that are started inside inherit it. A terminal that is closed sends SIGHUP to all processes below it:
+    this one, which gets it at the end, saves the run and needs Ray's for that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _join(address: str, num_actors: int) -> Any:

@@ -2,9 +2,12 @@
 
 import math
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -138,6 +141,13 @@ def _everything_listens_on_loopback_only(consumer: Consumer, earlier_processes: 
     assert [address for address in addresses if not is_loopback(address)] == []
 
 
+def _a_terminal_that_is_closed_ends_none_of_them(earlier_processes: set[int]) -> None:
+    for pid in set(processes_below()) - earlier_processes:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            (blocked,) = re.findall(r"^SigBlk:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+            assert int(blocked, 16) & 1 << signal.SIGHUP - 1
+
+
 def _a_killed_actor_is_replaced_and_leaves_a_gap(consumer: Consumer) -> None:
     os.kill(actor_processes()[0], signal.SIGKILL)
     for _ in range(2000):
@@ -196,6 +206,7 @@ def test_actors_from_their_start_to_their_end(consumer: Consumer, earlier_proces
     _batches_are_in_order_and_use_every_stream(consumer)
     _actors_wait_for_a_slow_learner(consumer)
     _everything_listens_on_loopback_only(consumer, earlier_processes)
+    _a_terminal_that_is_closed_ends_none_of_them(earlier_processes)
     _a_killed_actor_is_replaced_and_leaves_a_gap(consumer)
     _an_interruption_ends_the_wait_for_actors_that_hang(consumer)
     _nothing_is_left_after_close(consumer, earlier_processes)
