@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -241,6 +241,13 @@ def learn(
             place = front.mirror.url if front is not None and front.mirror is not None else run.path
             rest = f"the checkpoints before are whole, and {resume_command(place)} goes on once there is room"
             raise RunUnwritable(f"{error}; {rest}") from error
+        except Exception as error:
+            # One that nothing is known about comes with its traceback.
+            if front is not None and not isinstance(error, RUN_FAILURES):
+                with suppress(CheckpointError):
+                    steps = int(load_checkpoint(latest_checkpoint(run.checkpoints)).counters["env_steps"])
+                    error.add_note(f"What was learned in {steps:,} steps is saved: {resume_command(run.path)} goes on.")
+            raise
 
 
 def print_start(console: Console, config: TrainConfig[Any], budget: MemoryBudget, who: str = "the run") -> None:

@@ -2,11 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from r2ac.launch.cli import main
 from r2ac.launch.loading import find_checkpoint
+from r2ac.learner import Learner
 from r2ac.learner.checkpoint import load_checkpoint
 
 Capture = pytest.CaptureFixture[str]
@@ -112,3 +114,19 @@ def test_a_list_goes_on_behind_a_task_that_quits(tmp_path: Path, capsys: Capture
     assert "Quits-v0 failed in step 50: SystemExit (its traceback is in " in capsys.readouterr().out
     (second,) = (tmp_path / "list").glob("*ArrayReward*")
     assert load_checkpoint(find_checkpoint(second)).counters["env_steps"] == 2000
+
+
+def test_an_error_of_no_known_kind_costs_no_step_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    update = Learner.update
+
+    def fails_later(learner: Learner, batch: Any) -> Any:
+        if learner.updates == 5:
+            raise RuntimeError("the device is on fire")
+        return update(learner, batch)
+
+    monkeypatch.setattr(Learner, "update", fails_later)
+    with pytest.raises(RuntimeError, match="the device is on fire") as raised:
+        run_train("ArrayReward", tmp_path / "run")
+    assert load_checkpoint(find_checkpoint(tmp_path / "run")).counters["env_steps"] == 200
+    (note,) = raised.value.__notes__
+    assert note == f"What was learned in 200 steps is saved: r2ac train --resume {tmp_path / 'run'} goes on."
