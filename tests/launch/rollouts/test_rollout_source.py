@@ -180,7 +180,9 @@ def _an_interruption_ends_the_wait_for_actors_that_hang(consumer: Consumer) -> N
         # No more was waiting than the actors may be ahead of the learner.
         assert ready <= IN_FLIGHT * ACTORS * STREAMS / BATCH
         before = consumer.source.counts.silent
-        assert before.keys() == {0, 1}
+        # One may have delivered all that it was ordered, and so have nothing to do.
+        assert before
+        assert before.keys() <= {0, 1}
         time.sleep(0.2)
         assert consumer.take(interrupted=lambda: True) is None
         assert all(consumer.source.counts.silent[actor] >= seconds + 0.2 for actor, seconds in before.items())
