@@ -108,7 +108,7 @@ def _failed(error: Exception, errors: Console) -> int:
     from r2ac.launch.errors import RunError, with_details_kept
     from r2ac.launch.supervisor import TRY_AGAIN, exit_code, restarts
 
-    # Whatever the user can mend is told in one sentence, with exit code 2.
+    # What the user can mend: one sentence and exit code 2.
     if isinstance(error, UnknownTask | InvalidOption | MissingPackage | ConfigError | RunError):
         _tell(errors, str(error))
         return 2

@@ -161,7 +161,7 @@ def _train_suite(suite: SuiteRun, console: Console, words: Sequence[str]) -> int
     tasks = find_tasks(suite.names)
     configs = [training_config(task.name, suite.flags) for task in tasks]
     for task, config in zip(tasks, configs, strict=True):
-        # Before the first is begun: a wrong flag or a missing engine shall not be met after days.
+        # Before the first is begun: a wrong flag or a missing engine must not end it after days.
         if (sentence := task.suite.missing()) is not None:
             raise MissingPackage(sentence)
         config.check()

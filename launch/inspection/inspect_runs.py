@@ -76,7 +76,7 @@ def _find(paths: Sequence[Path], failures: list[str]) -> dict[Path, list[Path]]:
 def _inspect_all(
     checkpoints: Sequence[Path], settings: InspectSettings, console: Console, failures: list[str]
 ) -> list[Inspection]:
-    """Of one run; what is wrong with one checkpoint does not keep the others, what is wrong with all is told once."""
+    """Of one run; a wrong checkpoint does not stop the others; a fault of all is reported once."""
     inspections = []
     for checkpoint in checkpoints:
         try:
