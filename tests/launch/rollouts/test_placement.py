@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from r2ac.launch.cluster import ConnectionFailed
+from r2ac.launch.cluster import ConnectionFailed, grows
 from r2ac.launch.rollouts.placement import actor_options, worker_options
 from tests.processes import wait_until
 
@@ -74,6 +74,8 @@ def nodes(ray_token: None) -> Iterator[Nodes]:
 def test_each_on_the_nodes_that_suit_it(nodes: Nodes) -> None:
     ray, plain = nodes.ray, [nodes.add(num_cpus=3) for _ in range(2)]
     assert nodes.place(4, actor_options(ray, here=False)) == dict.fromkeys(plain, 2), "spread"
+    # A cluster that has just begun does not yet say whether it has an autoscaler.
+    wait_until(lambda: not grows(ray), seconds=60)
     with pytest.raises(ConnectionFailed, match="--inference-device cuda needs 1 GPU, but the Ray cluster has none"):
         worker_options(ray, False, "cuda", 1)
 
