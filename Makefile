@@ -57,7 +57,7 @@ types: install
 
 # Needs root and the command ip: every kind of failure on machines that are network namespaces, in about five minutes.
 test-machines: install
-	R2AC_MACHINE_TESTS=1 $(BIN)/python -m pytest tests/launch/test_separate_machines.py
+	R2AC_MACHINE_TESTS=1 $(BIN)/python -m pytest tests/launch/cluster/test_separate_machines.py
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -38,7 +38,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import checkout  # noqa: F401
+import _path  # noqa: F401
 from report import (
     Column,
     Goal,
@@ -56,7 +56,7 @@ from report import (
 from soak import processes_below
 from throughput_system import R2AC, read_lines
 
-from r2ac.launch.training_log import COUNTED
+from r2ac.launch.train.training_log import COUNTED
 from r2ac.learner.checkpoint import CheckpointError, latest_checkpoint
 
 KINDS = ("actor", "inference", "node", "learner", "driver")

@@ -27,7 +27,7 @@ from functools import partial
 from importlib import import_module
 from typing import Any
 
-import checkout  # noqa: F401
+import _path  # noqa: F401
 import gymnasium
 import numpy as np
 import torch

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import checkout  # noqa: F401
+import _path  # noqa: F401
 import torch
 from gpu_checks.beside import measure_beside
 from gpu_checks.kernels import check_kernels

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import checkout  # noqa: F401
+import _path  # noqa: F401
 import numpy as np
 import torch
 from core_table import check_gradients, make_cases

@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-import checkout  # noqa: F401
+import _path  # noqa: F401
 from report import (
     Column,
     Row,
@@ -33,8 +33,8 @@ from report import (
 from throughput_setting import MethodFailed, Setting
 from throughput_system import measure_system
 
-from r2ac.launch.config import ConfigError
-from r2ac.launch.presets import preset
+from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.presets import preset
 
 TASK = "memory/tmaze"
 

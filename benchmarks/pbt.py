@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import checkout  # noqa: F401
+import _path  # noqa: F401
 import numpy as np
 from report import (
     COLOURS,
@@ -37,7 +37,7 @@ from report import (
 )
 from throughput_system import R2AC
 
-from r2ac.launch.metrics import read_metrics
+from r2ac.launch.runs.metrics import read_metrics
 
 RANDOM, POPULATION = "random search", "population"
 SOLVED = 0.95

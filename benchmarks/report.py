@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from r2ac.kernels import kernels_for
-from r2ac.launch.process import available_cores, set_up_process
+from r2ac.launch.runtime.process import available_cores, set_up_process
 from r2ac.learner import use_matmul_precision
 
 Row = dict[str, Any]

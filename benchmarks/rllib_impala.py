@@ -22,13 +22,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-import checkout  # noqa: F401
+import _path  # noqa: F401
 import gymnasium
 from throughput_setting import Setting, read_setting
 
 from r2ac.envs import make_vector
 from r2ac.envs.single import as_image
-from r2ac.launch import cluster
+from r2ac.launch.cluster import connect as cluster
 
 PACKAGES = ("dm_tree", "lz4", "ormsgpack", "pandas", "pyarrow", "pydantic", "tensorboardX")
 WARM_UP = 0.5

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import checkout  # noqa: F401
+import _path  # noqa: F401
 import torch
 from learner_update import PRESETS, QUICK, Preset, Update
 from measure import Run, take_turns

@@ -29,7 +29,7 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
-import checkout  # noqa: F401
+import _path  # noqa: F401
 from report import (
     COLOURS,
     Column,
@@ -48,9 +48,9 @@ from throughput_setting import Setting
 
 from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import make_vector
-from r2ac.launch.cluster import connect
-from r2ac.launch.presets import preset
-from r2ac.launch.rollouts.rollout_memory import RolloutLayout
+from r2ac.launch.cluster.connect import connect
+from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
+from r2ac.launch.settings.presets import preset
 from r2ac.learner.carries import CarryStore
 
 NODES = (1, 10, 100, 1000)

@@ -13,10 +13,11 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-import checkout  # noqa: F401
+import _path  # noqa: F401
 import torch
 from core_table import core_columns, core_goals, measure_core
 from pass_table import OPTION_COLUMNS, PASS_COLUMNS, measure_options, measure_pass, pass_goals
+from precision_error import BATCH, CHRONO, HIDDEN, STEPS, measure_rounding, rounding_columns
 from report import (
     COLOURS,
     Row,
@@ -29,7 +30,6 @@ from report import (
     print_table,
     write_files,
 )
-from rounding import BATCH, CHRONO, HIDDEN, STEPS, measure_rounding, rounding_columns
 from sweep import SWEEP_COLUMNS, measure_sweep
 
 DEFAULTS = {

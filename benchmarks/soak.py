@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import checkout  # noqa: F401
+import _path  # noqa: F401
 import numpy as np
 from report import (
     Column,

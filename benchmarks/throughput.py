@@ -31,7 +31,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import checkout  # noqa: F401
+import _path  # noqa: F401
 import numpy as np
 from report import (
     COLOURS,
@@ -52,7 +52,7 @@ from throughput_setting import MethodFailed, Setting, run_json
 from throughput_system import measure_system
 
 from r2ac.envs import UnknownTask, find_task
-from r2ac.launch.presets import preset
+from r2ac.launch.settings.presets import preset
 
 TASKS = ("memory/tmaze", "procgen/chaser", "atari/Breakout")
 BARE = {

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import checkout  # noqa: F401
+import _path  # noqa: F401
 import numpy as np
 import torch
 from learner_update import Preset, synthetic_rollout
@@ -23,9 +23,9 @@ from throughput_setting import Setting, read_setting
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import make_vector
-from r2ac.launch.config import TrainConfig
-from r2ac.launch.presets import preset
-from r2ac.launch.process import set_up_process
+from r2ac.launch.runtime.process import set_up_process
+from r2ac.launch.settings.config import TrainConfig
+from r2ac.launch.settings.presets import preset
 from r2ac.learner import Learner
 
 PARTS = ("environment", "inference", "learner")

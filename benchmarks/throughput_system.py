@@ -11,9 +11,9 @@ from typing import IO, Any
 
 from throughput_setting import MethodFailed, Setting, last_line, start_group, stop_group
 
-from r2ac.launch.errors import RunDirectoryError
-from r2ac.launch.metrics import read_metrics
-from r2ac.launch.presets import preset
+from r2ac.launch.runs.metrics import read_metrics
+from r2ac.launch.runtime.errors import RunDirectoryError
+from r2ac.launch.settings.presets import preset
 
 R2AC = (sys.executable, "-c", "import sys; from r2ac.launch.cli import main; sys.exit(main())")
 """The command ``r2ac`` of this Python."""

@@ -9,7 +9,7 @@ def run() -> int:
     """The exit code of the command; 1 with one sentence where the interpreter lacks what r2ac needs."""
     try:
         # All that a training needs, so that a module that is missing is named now.
-        import_module("r2ac.launch.start")
+        import_module("r2ac.launch.train.start")
         from r2ac.launch.cli import main
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "r2ac":

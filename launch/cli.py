@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from rich.console import Console
 
-from r2ac.launch.output import safe_output
+from r2ac.launch.runtime.output import safe_output
 
 USAGE = """\
 Train, evaluate and plot recurrent actor-critics with exact real-time recurrent learning.
@@ -91,8 +91,8 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _command(words: list[str], console: Console) -> int:
-    from r2ac.launch.fetched import local_copies
-    from r2ac.launch.supervisor import exit_code
+    from r2ac.launch.runs.local_copies import local_copies
+    from r2ac.launch.runtime.supervisor import exit_code
 
     module = import_module(f"r2ac.launch.commands.{words[0]}")
     command: Callable[[Sequence[str], Console], int] = getattr(module, f"{words[0]}_command")
@@ -103,10 +103,10 @@ def _command(words: list[str], console: Console) -> int:
 def _failed(error: Exception, errors: Console) -> int:
     """Tell what went wrong; returns the exit code. What nobody foresaw is raised again, or told to the supervisor."""
     from r2ac.envs import InvalidOption, MissingPackage, UnknownTask
-    from r2ac.launch.cluster import ConnectionFailed
-    from r2ac.launch.config import ConfigError
-    from r2ac.launch.errors import RunError, with_details_kept
-    from r2ac.launch.supervisor import TRY_AGAIN, exit_code, restarts
+    from r2ac.launch.cluster.connect import ConnectionFailed
+    from r2ac.launch.runtime.errors import RunError, with_details_kept
+    from r2ac.launch.runtime.supervisor import TRY_AGAIN, exit_code, restarts
+    from r2ac.launch.settings.config import ConfigError
 
     # What the user can mend: one sentence and exit code 2.
     if isinstance(error, UnknownTask | InvalidOption | MissingPackage | ConfigError | RunError):
@@ -118,7 +118,7 @@ def _failed(error: Exception, errors: Console) -> int:
         return TRY_AGAIN if restarts() else 2
     # Who raises one of these has imported torch.
     from r2ac.kernels import UnknownKernels
-    from r2ac.launch.train import RUN_FAILURES, failure_code
+    from r2ac.launch.train.train import RUN_FAILURES, failure_code
     from r2ac.learner.checkpoint import CheckpointError
 
     if isinstance(error, CheckpointError | UnknownKernels):

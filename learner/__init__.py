@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 from r2ac.learner.config import LearnerConfig
 
 if TYPE_CHECKING:
+    from r2ac.learner.algorithms.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
     from r2ac.learner.carries import CarryStore
+    from r2ac.learner.collective import Alone, Peers, PeersLost, ProcessGroup
     from r2ac.learner.device import CapturedStep, CaptureFailed, DeviceFeed, use_matmul_precision
     from r2ac.learner.learner import (
         Learner,
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
         TrainingDiverged,
         actor_critic_losses,
     )
-    from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
     from r2ac.learner.optimiser import (
         OPTIMISERS,
         clip_gradient_norm,
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
         load_optimiser_state,
         make_optimiser,
     )
-    from r2ac.learner.peers import Alone, Peers, PeersLost, ProcessGroup
     from r2ac.learner.rollout import Rollout, concatenate
 
 __all__ = [

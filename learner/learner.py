@@ -11,17 +11,17 @@ from torch import Tensor
 from r2ac.agents import ELSTM, Agent, RolloutOutput
 from r2ac.agents.scopes import scope
 from r2ac.kernels import REFERENCE, kernels_for
-from r2ac.learner.boundary import BoundaryMeter
+from r2ac.learner.algorithms.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
+from r2ac.learner.algorithms.vtrace import vtrace
 from r2ac.learner.carries import CarryStore
+from r2ac.learner.collective import Alone, Peers
 from r2ac.learner.config import LearnerConfig
 from r2ac.learner.device import CapturedStep, DeviceFeed, Staged
-from r2ac.learner.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
+from r2ac.learner.metrics import Tally
 from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, make_optimiser, set_learning_rate, step_where
-from r2ac.learner.peers import Alone, Peers
 from r2ac.learner.returns import DiscountedReturns
 from r2ac.learner.rollout import Rollout
-from r2ac.learner.tally import Tally
-from r2ac.learner.vtrace import vtrace
+from r2ac.learner.rtrl_metrics import BoundaryMeter
 
 METRICS = ("loss/total", "loss/policy", "loss/baseline", "loss/entropy", "loss/gradient_norm")
 """What an update measures: losses per step, mean entropy in nats, gradient norm before clipping."""
@@ -209,8 +209,8 @@ class Learner:
     def read_tally(self) -> dict[str, float]:
         """Means of the metrics over the good updates since the last call; waits for the device.
 
-        With RTRL, those of :class:`r2ac.learner.boundary.BoundaryMeter` are among them where any of these updates was
-        measured, and with normalised rewards their deviation now.
+        With RTRL, those of :class:`~r2ac.learner.rtrl_metrics.BoundaryMeter` are among them where any of these updates
+        was measured, and with normalised rewards their deviation now.
         """
         deviation = self.agent.rewards.deviation
         scale = {} if deviation is None else {"learner/reward_deviation": float(deviation)}

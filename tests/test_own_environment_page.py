@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from r2ac.launch.cli import main
-from r2ac.launch.evaluation.file import read_evaluation
-from r2ac.launch.run_directory import RunDirectory
+from r2ac.launch.evaluation.results_file import read_evaluation
+from r2ac.launch.runs.run_directory import RunDirectory
 
 PAGE = Path(__file__).parents[1] / "docs" / "environments" / "your-own.md"
 SMALL = {

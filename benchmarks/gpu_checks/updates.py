@@ -111,7 +111,7 @@ def check_start(session: Session) -> None:
         session.note(", ".join(f"{name} {value}" for name, value in about.items()))
         session.expect("the kernels are Triton's", kernels == "triton")
     try:
-        from r2ac.launch.loading import learner_device
+        from r2ac.launch.runs.loading import learner_device
     except ImportError as error:
         session.note(f"r2ac train's own choice of the device is left out: {error}")
     else:

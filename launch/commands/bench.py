@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from r2ac.launch.commands.parsing import take_flag
 from r2ac.launch.commands.train import training_config
-from r2ac.launch.config import ConfigError
+from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.flags import take_flag
 
 if TYPE_CHECKING:
-    from r2ac.launch.bench import Trial
+    from r2ac.launch.train.bench import Trial
 
 HELP = """\
 usage: r2ac bench TASK [--bench-seconds 60] [--trial-seconds 4] [flags of r2ac train TASK]
@@ -40,7 +40,7 @@ def bench_command(arguments: Sequence[str], console: Console) -> int:
     # A search is over before any of these is due.
     config = replace(config, total_steps=10**12, checkpoint_minutes=0.0)
     config.check()
-    from r2ac.launch.bench import fastest, search
+    from r2ac.launch.train.bench import fastest, search
 
     trials = []
     for trial in search(config, budget, seconds):

@@ -12,14 +12,14 @@ from typing import Any
 
 from rich.console import Console
 
-from r2ac.launch.commands.parsing import parse_known, take_flag
+from r2ac.launch.cluster.manifests.autoscaler import AutoscalerOptions, autoscaler_manifest
+from r2ac.launch.cluster.manifests.kuberay import KubeRayOptions, kuberay_manifest, kuberay_run_dir
+from r2ac.launch.cluster.manifests.resources import Needs, Training, check_name, ray_version
+from r2ac.launch.cluster.manifests.slurm import SlurmOptions, slurm_manifest
 from r2ac.launch.commands.train import training_config
-from r2ac.launch.config import ConfigError
-from r2ac.launch.errors import RunError, os_reason
-from r2ac.launch.manifests.autoscaler import AutoscalerOptions, autoscaler_manifest
-from r2ac.launch.manifests.kuberay import KubeRayOptions, kuberay_manifest, kuberay_run_dir
-from r2ac.launch.manifests.slurm import SlurmOptions, slurm_manifest
-from r2ac.launch.manifests.training import Needs, Training, check_name, ray_version
+from r2ac.launch.runtime.errors import RunError, os_reason
+from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.flags import parse_known, take_flag
 
 HELP = """\
 usage: r2ac cluster kuberay    TASK --image IMAGE [--flags]   a RayJob for Kubernetes with KubeRay

@@ -12,12 +12,12 @@ import tyro
 from rich.console import Console
 
 from r2ac.envs import SUITES, Split
+from r2ac.launch.commands.env_tables import print_named, print_overview, print_suites
 from r2ac.launch.commands.failures import tell_failures
-from r2ac.launch.commands.parsing import flag_value, local_path, parse, take_flag, with_options
-from r2ac.launch.config import ConfigError
-from r2ac.launch.presets import preset_options
-from r2ac.launch.progress import print_table
-from r2ac.launch.suites import print_named, print_overview, print_suites
+from r2ac.launch.runtime.progress import print_table
+from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.flags import flag_value, local_path, parse, take_flag, with_options
+from r2ac.launch.settings.presets import preset_options
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _check(task: str, arguments: list[str], console: Console) -> int:
     kind = with_options(CheckArguments, options)
     parsed = parse(kind, f"r2ac envs --check {task}", arguments, CheckArguments(options))
     parsed.check()
-    from r2ac.launch.environment_check import check_environment
+    from r2ac.launch.commands.env_check import check_environment
 
     findings = check_environment(name, parsed.env, parsed.seed, parsed.steps)
     rows = [(each.about, f"{'WRONG: ' if each.wrong else ''}{each.text}") for each in findings]

@@ -13,9 +13,9 @@ from rich.console import Console
 
 from r2ac.envs import Split
 from r2ac.launch.commands.failures import tell_failures
-from r2ac.launch.commands.parsing import parse, require_runs
-from r2ac.launch.config import ConfigError
-from r2ac.launch.signals import StopSignals
+from r2ac.launch.runtime.signals import StopSignals
+from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.flags import parse, require_runs
 
 if TYPE_CHECKING:
     from r2ac.launch.evaluation.plan import Plan
@@ -125,7 +125,7 @@ def _device(arguments: EvaluateArguments) -> str:
     here = arguments.workers == 0
     if arguments.device == "auto" and not here:
         return "cpu"
-    from r2ac.launch.loading import choose_device
+    from r2ac.launch.runs.loading import choose_device
 
     device = choose_device(arguments.device)
     if device.index is not None and not here:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import tyro
 from rich.console import Console
 
-from r2ac.launch.commands.parsing import parse, require_runs
-from r2ac.launch.config import ConfigError
+from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.flags import parse, require_runs
 
 if TYPE_CHECKING:
     from r2ac.launch.inspection.inspect_run import InspectSettings

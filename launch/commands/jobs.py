@@ -16,15 +16,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from r2ac.launch.cluster.jobs.fetch import fetch
+from r2ac.launch.cluster.jobs.follow import follow, wait_for_end
+from r2ac.launch.cluster.jobs.job import Job, is_sender_id
+from r2ac.launch.cluster.jobs.server import DEFAULT_ADDRESS, JobServer, cluster_address
 from r2ac.launch.commands.failures import tell_failures
-from r2ac.launch.commands.parsing import parse
-from r2ac.launch.config import ConfigError
-from r2ac.launch.jobs.fetch import fetch
-from r2ac.launch.jobs.follow import follow, wait_for_end
-from r2ac.launch.jobs.job import Job, is_sender_id
-from r2ac.launch.jobs.server import DEFAULT_ADDRESS, JobServer, cluster_address
-from r2ac.launch.output import reader_is_gone
-from r2ac.launch.progress import print_table
+from r2ac.launch.runtime.output import reader_is_gone
+from r2ac.launch.runtime.progress import print_table
+from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.flags import parse
 
 HELP = """\
 usage: r2ac jobs COMMAND …

@@ -10,9 +10,9 @@ import tyro
 from rich.console import Console
 
 from r2ac.launch.commands.failures import tell_failures
-from r2ac.launch.commands.parsing import parse, require_runs
 from r2ac.launch.plots.groups import first_place
-from r2ac.launch.progress import print_table
+from r2ac.launch.runtime.progress import print_table
+from r2ac.launch.settings.flags import parse, require_runs
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from r2ac.launch.commands.parsing import local_path, parse_known
-from r2ac.launch.config import ConfigError
-from r2ac.launch.errors import RunDirectoryError
-from r2ac.launch.run_directory import new_directory
+from r2ac.launch.runs.run_directory import new_directory
+from r2ac.launch.runtime.errors import RunDirectoryError
+from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.flags import local_path, parse_known
 from r2ac.launch.sweeps.plan import default_sweep_directory, make_plan, read_plan
 from r2ac.launch.sweeps.settings import CHANGEABLE, SweepSettings
 

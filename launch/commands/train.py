@@ -11,7 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from r2ac.envs import find_tasks, one_suite
-from r2ac.launch.commands.parsing import (
+from r2ac.launch.runs.storage import is_url
+from r2ac.launch.settings.config import ConfigError, TrainConfig
+from r2ac.launch.settings.flags import (
     flag_value,
     local_place,
     parse,
@@ -19,9 +21,7 @@ from r2ac.launch.commands.parsing import (
     take_flag,
     with_options,
 )
-from r2ac.launch.config import ConfigError, TrainConfig
-from r2ac.launch.presets import preset, preset_options
-from r2ac.launch.storage import is_url
+from r2ac.launch.settings.presets import preset, preset_options
 
 
 def train_command(arguments: Sequence[str], console: Console) -> int:
@@ -37,7 +37,7 @@ def train_command(arguments: Sequence[str], console: Console) -> int:
             raise ConfigError(
                 "--resume comes first, with the run and without a task: r2ac train --resume RUN [--flags]"
             )
-        from r2ac.launch.start import resume
+        from r2ac.launch.train.start import resume
 
         return resume(local_place(rest[1]), rest[2:], console)
     names = take_flag(rest, "--suite")
@@ -49,7 +49,7 @@ def train_command(arguments: Sequence[str], console: Console) -> int:
     url = take_flag(flags, "--run-dir") if is_url(flag_value(flags, "--run-dir") or "") else None
     config = training_config(task, flags)
     config.check()
-    from r2ac.launch.start import begin
+    from r2ac.launch.train.start import begin
 
     return begin(config, url, flags, console)
 
@@ -73,6 +73,6 @@ def _begin_suite(names: str, arguments: list[str], console: Console) -> int:
     flags = list(arguments)
     given = take_flag(flags, "--run-dir")
     first = training_config(find_tasks(names)[0].name, flags)
-    from r2ac.launch.start import begin_suite
+    from r2ac.launch.train.start import begin_suite
 
     return begin_suite(first, names, local_place(given) if given else None, flags, console)

@@ -10,8 +10,8 @@ import tyro
 from rich.console import Console
 
 from r2ac.envs import Split
-from r2ac.launch.commands.parsing import parse
-from r2ac.launch.config import ConfigError
+from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.flags import parse
 
 
 @dataclass(frozen=True)

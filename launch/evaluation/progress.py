@@ -14,10 +14,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.evaluation.workers import Report, Unit
-from r2ac.launch.metrics import read_metrics
-from r2ac.launch.progress import Ticker
+from r2ac.launch.runs.metrics import read_metrics
+from r2ac.launch.runtime.errors import RunDirectoryError
+from r2ac.launch.runtime.progress import Ticker
 
 # Before that the beginning of all episodes would be taken for their rate.
 _FIRST_ESTIMATE = 3.0

@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from r2ac.envs import Split, Task
-from r2ac.launch.config import ConfigError
 from r2ac.launch.evaluation.evaluate import EvaluationConfig
+from r2ac.launch.settings.config import ConfigError
 
 # What an episode is. The rest is what the agent sees, does and how often, which stays as in its training.
 _OF_AN_EPISODE = {

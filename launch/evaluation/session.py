@@ -10,16 +10,16 @@ from types import TracebackType
 
 from rich.console import Console
 
-from r2ac.launch.errors import RunError, os_reason
 from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path
-from r2ac.launch.evaluation.file import EvaluationFile
-from r2ac.launch.evaluation.means import TaskMeans, task_means
 from r2ac.launch.evaluation.plan import Failure, Plan, Planned, is_refused
 from r2ac.launch.evaluation.progress import Amount, EvaluationProgress, expected_time
+from r2ac.launch.evaluation.results_file import EvaluationFile
+from r2ac.launch.evaluation.tables import evaluation_markdown, print_evaluations
+from r2ac.launch.evaluation.task_means import TaskMeans, task_means
 from r2ac.launch.evaluation.workers import Unit, Workers, check_can_be_ended, play_units
-from r2ac.launch.run_directory import write_atomically
-from r2ac.launch.signals import StopSignals
-from r2ac.launch.tables import evaluation_markdown, print_evaluations
+from r2ac.launch.runs.run_directory import write_atomically
+from r2ac.launch.runtime.errors import RunError, os_reason
+from r2ac.launch.runtime.signals import StopSignals
 
 
 class EvaluationSession:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from r2ac.envs import EngineFailed, EnvironmentFailed
-from r2ac.launch.cluster import gpu_share
-from r2ac.launch.config import ConfigError
-from r2ac.launch.errors import with_details_kept
+from r2ac.launch.cluster.connect import gpu_share
 from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, play
 from r2ac.launch.evaluation.plan import BAD_INPUT, Failure
-from r2ac.launch.process import set_up_process
-from r2ac.launch.signals import StopSignals
-from r2ac.launch.step_timer import StepTimer
+from r2ac.launch.runtime.errors import with_details_kept
+from r2ac.launch.runtime.process import set_up_process
+from r2ac.launch.runtime.signals import StopSignals
+from r2ac.launch.runtime.step_timer import StepTimer
+from r2ac.launch.settings.config import ConfigError
 
 _LOG = logging.getLogger(__name__)
 # Seconds between two reports of a unit, and the longest wait before a look at the signals.
@@ -175,7 +175,7 @@ def _play_here(
 def _play_with_ray(
     units: Sequence[Unit], models: Models, workers: Workers, signals: StopSignals
 ) -> Generator[tuple[Unit, Report], None, None]:
-    from r2ac.launch import cluster
+    from r2ac.launch.cluster import connect as cluster
 
     connection = cluster.connect(workers.ray_address, num_actors=min(workers.number or 1, len(units)))
     ray = connection.ray

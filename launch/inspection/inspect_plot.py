@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from r2ac.launch.errors import RunError, os_reason
 from r2ac.launch.inspection.inspect_run import Inspection
 from r2ac.launch.plots.curves import smooth
-from r2ac.launch.progress import short_count
+from r2ac.launch.runtime.errors import RunError, os_reason
+from r2ac.launch.runtime.progress import short_count
 
 EXTENSIONS = (".png", ".svg", ".pdf")
 _PARTS = {"boundary_norm": ("boundary term", "#D55E00"), "inside_norm": ("inside the rollout (TBPTT)", "#0072B2")}

@@ -13,17 +13,17 @@ import numpy as np
 from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent
-from r2ac.launch.config import ConfigError
-from r2ac.launch.errors import RunError, os_reason
-from r2ac.launch.loading import choose_device
-from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.inspection.credit import Reach, measure_reach
+from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
-from r2ac.launch.run_directory import RunDirectory, json_text, write_atomically
+from r2ac.launch.runs.loading import choose_device
+from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
+from r2ac.launch.runtime.errors import RunError, os_reason
+from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.watching.memory_analysis import half_lives
 from r2ac.launch.watching.watch import TrainedAgent
 from r2ac.learner import Rollout
 from r2ac.learner.checkpoint import latest_checkpoint
-from r2ac.learner.reach import Reach, measure_reach
 
 PERCENTILES = (10, 50, 90)
 

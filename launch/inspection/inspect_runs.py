@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from r2ac.launch.commands.failures import tell_failures
-from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.evaluation.plan import BAD_INPUT
 from r2ac.launch.inspection.inspect_plot import EXTENSIONS, draw_inspections
 from r2ac.launch.inspection.inspect_run import (
@@ -22,8 +21,9 @@ from r2ac.launch.inspection.inspect_run import (
     results_path,
     write_inspection,
 )
-from r2ac.launch.metrics import read_metrics
-from r2ac.launch.progress import print_table, short_count
+from r2ac.launch.runs.metrics import read_metrics
+from r2ac.launch.runtime.errors import RunDirectoryError
+from r2ac.launch.runtime.progress import print_table, short_count
 from r2ac.launch.watching.pictures import check_output
 from r2ac.learner.checkpoint import CheckpointError
 

@@ -6,8 +6,8 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from r2ac.launch.errors import RunError, os_reason
 from r2ac.launch.plots.curves import Axis, Band, Panel
+from r2ac.launch.runtime.errors import RunError, os_reason
 
 COLUMNS = ("task", "label", "seed", "x", "y", "low", "high", "run", "x_unit", "metric", "band", "window")
 

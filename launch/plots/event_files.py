@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from r2ac.launch.errors import RunDirectoryError, os_reason
-from r2ac.launch.tensorboard import TAGS
+from r2ac.launch.runs.tensorboard import TAGS
+from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
 
 _Floats = NDArray[np.float64]
 

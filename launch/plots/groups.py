@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from r2ac.envs import SUITES, SuiteOptions, UnknownTask, find_tasks
-from r2ac.launch.config import TrainConfig
-from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.plots.event_files import has_event_files
-from r2ac.launch.run_directory import RunDirectory
+from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.runtime.errors import RunDirectoryError
+from r2ac.launch.settings.config import TrainConfig
 
 # Settings that change where and how fast a run goes, or what is kept of it, but not what is learned.
 _NOT_COMPARED = frozenset(

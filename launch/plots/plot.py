@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from r2ac.launch.errors import RunDirectoryError, RunError, os_reason
 from r2ac.launch.plots.curve_table import write_csv
 from r2ac.launch.plots.curves import AXES, Axis, Band, GroupCurve, Panel, make_panels
 from r2ac.launch.plots.groups import NO_TASK, group_runs
-from r2ac.launch.plots.lines import Line, paper_lines, reference_lines
 from r2ac.launch.plots.paper_results import paper_tasks
-from r2ac.launch.progress import short_count
+from r2ac.launch.plots.reference_lines import Line, paper_lines, reference_lines
+from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_reason
+from r2ac.launch.runtime.progress import short_count
 
 EXTENSIONS = (".png", ".svg", ".pdf", ".csv")
 _X_LABELS = {"steps": "environment steps", "frames": "environment frames"}

@@ -7,13 +7,13 @@ from operator import attrgetter
 
 import numpy as np
 
+from r2ac.launch.evaluation.statistics import performance_profile
 from r2ac.launch.report.blocks import Block, Cell, Details, Figure, Figures, Heading, Legend, Section, Table, Text
 from r2ac.launch.report.figures import draw_intervals, draw_profiles
+from r2ac.launch.report.format import counted, listed, percent_estimate
 from r2ac.launch.report.scores import Comparison, Improvement, Manner, Result, compare, improvements
 from r2ac.launch.report.study import Configuration
 from r2ac.launch.report.svg import swatch
-from r2ac.launch.report.words import counted, listed, percent_estimate
-from r2ac.launch.statistics import performance_profile
 
 CITATION = (
     "Agarwal, Schwarzer, Castro, Courville and Bellemare 2021, “Deep reinforcement learning at the edge of the "

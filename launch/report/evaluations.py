@@ -7,8 +7,7 @@ from dataclasses import asdict
 from statistics import mean, stdev
 
 from r2ac.launch.evaluation.evaluate import Evaluation
-from r2ac.launch.plots.lines import Line
-from r2ac.launch.progress import short_count
+from r2ac.launch.plots.reference_lines import Line
 from r2ac.launch.report.blocks import (
     Block,
     Cell,
@@ -23,10 +22,11 @@ from r2ac.launch.report.blocks import (
     folded,
 )
 from r2ac.launch.report.figures import Bar, draw_bars, draw_grouped_bars
+from r2ac.launch.report.format import count_range, counted, listed, number, percent, spread
 from r2ac.launch.report.scores import Manner, Result, transferred_results
 from r2ac.launch.report.study import Configuration, StudiedRun, Study
 from r2ac.launch.report.svg import swatch
-from r2ac.launch.report.words import count_range, counted, listed, number, percent, spread
+from r2ac.launch.runtime.progress import short_count
 
 _TASKS_A_DRAWING = 10
 

@@ -11,11 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from r2ac.launch.plots.lines import Line
+from r2ac.launch.evaluation.statistics import Estimate, Profile
 from r2ac.launch.plots.plot import spaced
-from r2ac.launch.progress import short_count
+from r2ac.launch.plots.reference_lines import Line
 from r2ac.launch.report.svg import INK, LINE, MUTED, bar_style, drawn, inline_svg, line_style, new_figure
-from r2ac.launch.statistics import Estimate, Profile
+from r2ac.launch.runtime.progress import short_count
 
 _Floats = NDArray[np.float64]
 # Inches.

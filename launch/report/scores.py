@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from r2ac.launch.evaluation.evaluate import Evaluation
+from r2ac.launch.evaluation.statistics import Aggregates, Estimate, aggregate, probability_of_improvement
 from r2ac.launch.report.study import Configuration, StudiedRun, Study
-from r2ac.launch.statistics import Aggregates, Estimate, aggregate, probability_of_improvement
 
 _MOST_PAIRED = 4
 """Without a baseline so many configurations are compared pair by pair."""

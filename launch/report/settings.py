@@ -7,8 +7,8 @@ from typing import Any
 
 from r2ac.launch.plots.groups import RunGroup
 from r2ac.launch.report.blocks import Block, Cell, Code, Details, Section, Table, Text
+from r2ac.launch.report.format import listed
 from r2ac.launch.report.study import Configuration, Study, differing_settings, setting_of
-from r2ac.launch.report.words import listed
 
 _MOST_CHARACTERS = 20_000
 

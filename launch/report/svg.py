@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from r2ac.launch.report.blocks import Swatch
-from r2ac.launch.report.words import clean
+from r2ac.launch.report.format import clean
 
 # Okabe and Ito's palette, which the colour-blind can tell apart, without its yellow, too pale for a line on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -9,12 +9,12 @@ from typing import TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from r2ac.launch.progress import short_count
 from r2ac.launch.report.blocks import Block, Cell, Details, Figure, Figures, Legend, Section, Table, Text
 from r2ac.launch.report.figures import Drawn, draw_curves, thinned
+from r2ac.launch.report.format import counted, listed
 from r2ac.launch.report.study import Configuration, StudiedRun, Study
 from r2ac.launch.report.svg import swatch
-from r2ac.launch.report.words import counted, listed
+from r2ac.launch.runtime.progress import short_count
 
 _FIGURES = (
     ("throughput/steps_per_second", "Speed", "environment steps a second"),

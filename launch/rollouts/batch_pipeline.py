@@ -11,11 +11,11 @@ from typing import Protocol
 
 import numpy as np
 
-from r2ac.launch.process import CLOSE_SECONDS, end_thread
-from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.policy_lag import PREFETCHED
 from r2ac.launch.rollouts.rollout_source import RolloutSource
 from r2ac.launch.rollouts.stream_group import Episode
+from r2ac.launch.runtime.process import CLOSE_SECONDS, end_thread
 from r2ac.learner import Rollout, StagedBatch
 
 BUFFERS = PREFETCHED + 1
@@ -97,8 +97,8 @@ class BatchPipeline:
             self._waited += time.monotonic() - started
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """End the thread, as :func:`r2ac.launch.process.end_thread` does, then close the source. What was made ready is
-        left."""
+        """End the thread, as :func:`~r2ac.launch.runtime.process.end_thread` does, then close the source. What was
+        made ready is left."""
         self._closed.set()
         if self._thread is not None:
             end_thread(self._thread, seconds)

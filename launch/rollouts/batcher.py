@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from r2ac.launch.rollouts.policy_lag import Held
-from r2ac.launch.rollouts.rollout_memory import RolloutLayout
+from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.learner import Rollout, concatenate
 
 

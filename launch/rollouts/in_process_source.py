@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from r2ac.launch.rollouts.batcher import Batcher
-from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
 from r2ac.launch.rollouts.rollout_source import Batch
 from r2ac.launch.rollouts.source_counts import SourceCounts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from r2ac.launch.cluster import gpu_share, require_gpus
+from r2ac.launch.cluster.connect import gpu_share, require_gpus
 
 
 def actor_options(ray: Any, here: bool) -> dict[str, Any]:

@@ -9,9 +9,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from r2ac.launch.process import CLOSE_SECONDS, end_thread
-from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.policy_lag import UNDER_WAY
+from r2ac.launch.runtime.process import CLOSE_SECONDS, end_thread
 from r2ac.learner import Learner
 
 _POLL_SECONDS = 0.5
@@ -56,7 +56,7 @@ class WeightsPublisher:
         self._copied.put((version, pinned, event))
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Publish what is under way, and end the thread, as :func:`r2ac.launch.process.end_thread` does."""
+        """Publish what is under way, and end the thread, as :func:`r2ac.launch.runtime.process.end_thread` does."""
         if self._thread is not None:
             self._copied.put(None)
             end_thread(self._thread, seconds)

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 
 from r2ac.agents import Agent, AgentConfig
-from r2ac.launch.cluster import installed_version
-from r2ac.launch.process import set_up_process
-from r2ac.launch.rollouts.policies import LocalPolicy, Policy, RayPolicy, RemotePolicy, Weights
-from r2ac.launch.rollouts.rollout_memory import MemoryHandle, RolloutLayout, RolloutMemory
+from r2ac.launch.cluster.connect import installed_version
+from r2ac.launch.rollouts.inference.policies import LocalPolicy, Policy, RayPolicy, RemotePolicy, Weights
 from r2ac.launch.rollouts.stream_group import Episode, StreamGroup
-from r2ac.launch.rollouts.weights_board import BoardHandle, WeightsBoard
-from r2ac.launch.step_timer import StepTimer
+from r2ac.launch.rollouts.transport.shared_rollouts import MemoryHandle, RolloutLayout, RolloutMemory
+from r2ac.launch.rollouts.transport.shared_weights import BoardHandle, WeightsBoard
+from r2ac.launch.runtime.process import set_up_process
+from r2ac.launch.runtime.step_timer import StepTimer
 from r2ac.learner import Rollout
 
 ORDER = struct.Struct("=q")

@@ -16,21 +16,21 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from r2ac.envs import EngineFailed, find_tasks
-from r2ac.launch import cluster
-from r2ac.launch.cluster import installed_version
-from r2ac.launch.errors import last_line, os_reason
-from r2ac.launch.rollouts.acting_agent import InferenceConfig, InferenceStatistics
-from r2ac.launch.rollouts.actor_links import ActorLink, RayLink, SocketLink, environment_error
+from r2ac.launch.cluster import connect as cluster
+from r2ac.launch.cluster.connect import installed_version
 from r2ac.launch.rollouts.batcher import Batcher, BatchRing
-from r2ac.launch.rollouts.inference_pool import InferencePool, pool_anywhere, pool_beside
+from r2ac.launch.rollouts.inference.acting_agent import InferenceConfig, InferenceStatistics
+from r2ac.launch.rollouts.inference.policies import InferenceLost, Weights
+from r2ac.launch.rollouts.inference.pool import InferencePool, pool_anywhere, pool_beside
 from r2ac.launch.rollouts.placement import actor_options
-from r2ac.launch.rollouts.policies import InferenceLost, Weights
 from r2ac.launch.rollouts.policy_lag import is_late
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, Collected, RolloutActor, WrongVersion
-from r2ac.launch.rollouts.rollout_memory import RolloutLayout, RolloutMemory
 from r2ac.launch.rollouts.source_counts import SourceCounts
 from r2ac.launch.rollouts.stream_group import Episode
-from r2ac.launch.rollouts.weights_board import WeightsBoard
+from r2ac.launch.rollouts.transport.links import ActorLink, RayLink, SocketLink, environment_error
+from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout, RolloutMemory
+from r2ac.launch.rollouts.transport.shared_weights import WeightsBoard
+from r2ac.launch.runtime.errors import last_line, os_reason
 from r2ac.learner import Rollout
 
 _LOG = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from r2ac.launch.config import config_from_json
-from r2ac.launch.errors import RunError
-from r2ac.launch.run_directory import RunDirectory
+from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.runtime.errors import RunError
+from r2ac.launch.settings.config import config_from_json
 from r2ac.launch.sweeps.plan import Plan, TrialPlan
 from r2ac.launch.sweeps.space import Settings
 from r2ac.launch.sweeps.trial import Record, lines_since, mean_of

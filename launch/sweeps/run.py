@@ -15,11 +15,11 @@ from typing import Any
 
 from rich.console import Console
 
-from r2ac.launch.cluster import connect
-from r2ac.launch.config import ConfigError
-from r2ac.launch.errors import last_line
-from r2ac.launch.process import available_cores
-from r2ac.launch.signals import stops_here
+from r2ac.launch.cluster.connect import connect
+from r2ac.launch.runtime.errors import last_line
+from r2ac.launch.runtime.process import available_cores
+from r2ac.launch.runtime.signals import stops_here
+from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.sweeps.plan import Plan, TrialPlan, write_description
 from r2ac.launch.sweeps.results import BEGUN, FAILED, TRAINED, WAITING, Result, print_results, result_of, to_json
 from r2ac.launch.sweeps.space import Value
@@ -96,7 +96,7 @@ def _tuner(
     from ray import tune
 
     from r2ac.launch.sweeps.population import population
-    from r2ac.launch.sweeps.telling import Telling
+    from r2ac.launch.sweeps.progress_callback import Telling
     from r2ac.launch.sweeps.trainable import SweepTrial
 
     settings, names = plan.settings, [trial.name for trial in trials]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from r2ac.launch.config import ConfigError
+from r2ac.launch.settings.config import ConfigError
 
 METRICS = ("episode_return", "episode_length", "normalised_return", "capped_normalised_return")
 """What a trial can be judged by, beside the metrics that stand in a group, such as loss/entropy."""

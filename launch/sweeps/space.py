@@ -17,7 +17,7 @@ from itertools import product
 
 import numpy as np
 
-from r2ac.launch.config import ConfigError
+from r2ac.launch.settings.config import ConfigError
 
 Value = float | int | str
 Settings = dict[str, Value]

@@ -19,14 +19,14 @@ from typing import Any
 from rich.console import Console
 
 from r2ac.envs import InvalidOption, MissingPackage
-from r2ac.launch.config import ConfigError, TrainConfig
-from r2ac.launch.errors import RunDirectoryError, RunError
-from r2ac.launch.following import Follower
-from r2ac.launch.metrics import read_metrics
-from r2ac.launch.run_directory import RunDirectory, json_text, write_atomically
+from r2ac.launch.runs.metrics import read_metrics
+from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
+from r2ac.launch.runtime.errors import RunDirectoryError, RunError
+from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.sweeps.plan import SCORE_LINES, with_settings
 from r2ac.launch.sweeps.space import Settings
-from r2ac.launch.train import Resumed, open_interrupted, train
+from r2ac.launch.train.callback import Follower
+from r2ac.launch.train.train import Resumed, open_interrupted, train
 from r2ac.learner import TrainingDiverged
 from r2ac.learner.checkpoint import (
     Checkpoint,

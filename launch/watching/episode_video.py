@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from r2ac.launch.errors import RunError, os_reason
+from r2ac.launch.runtime.errors import RunError, os_reason
 from r2ac.launch.watching.episodes import PlayedEpisode
 from r2ac.launch.watching.pictures import (
     FIRST,

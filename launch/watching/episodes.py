@@ -14,7 +14,7 @@ from torch import Tensor
 from r2ac.agents import Agent
 from r2ac.envs import Signals
 from r2ac.launch.rollouts.rollout_actor import sample_actions
-from r2ac.launch.step_timer import step_limit
+from r2ac.launch.runtime.step_timer import step_limit
 
 
 @dataclass(frozen=True)

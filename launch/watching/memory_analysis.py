@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from r2ac.launch.config import ConfigError
+from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.watching.episodes import PlayedEpisode
 
 MOST_CUES = 8

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from r2ac.launch.errors import RunError, os_reason
+from r2ac.launch.runtime.errors import RunError, os_reason
 from r2ac.launch.watching.episodes import PlayedEpisode
 from r2ac.launch.watching.memory_analysis import CueMemory, carried, half_lives
 from r2ac.launch.watching.pictures import GREY, INK, LINE

@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from r2ac.envs import MissingPackage
 from r2ac.envs.suite import missing_modules
-from r2ac.launch.errors import RunError, os_reason
+from r2ac.launch.runtime.errors import RunError, os_reason
 from r2ac.launch.watching.watch import Moment, Recording
 
 EXTENSIONS = (".png", ".gif", ".mp4")

@@ -11,9 +11,9 @@ import torch
 
 from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import Signals, Split, find_task, make_vector
-from r2ac.launch.config import ConfigError, TrainConfig, config_from_json
-from r2ac.launch.loading import choose_device, find_checkpoint, make_agent
-from r2ac.launch.step_timer import step_limit
+from r2ac.launch.runs.loading import choose_device, find_checkpoint, make_agent
+from r2ac.launch.runtime.step_timer import step_limit
+from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.watching.episodes import Player, instruction_texts
 from r2ac.learner.checkpoint import Checkpoint, CheckpointError, load_checkpoint, load_model_state
 

@@ -12,9 +12,9 @@ from r2ac.envs import find_task, make_vector
 from r2ac.envs.suite import missing_modules
 from r2ac.launch.commands.watch import WatchRunArguments
 from r2ac.launch.evaluation.evaluate import evaluation_path
-from r2ac.launch.loading import choose_device
-from r2ac.launch.progress import print_table
-from r2ac.launch.tables import EpisodeProgress
+from r2ac.launch.evaluation.tables import EpisodeProgress
+from r2ac.launch.runs.loading import choose_device
+from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.watching.action_names import action_names
 from r2ac.launch.watching.episode_video import Film, draw_film
 from r2ac.launch.watching.episodes import PlayedEpisode, Player, play

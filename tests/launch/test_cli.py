@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 
 from r2ac.launch.cli import main
-from r2ac.launch.loading import find_checkpoint
-from r2ac.launch.metrics import read_metrics
-from r2ac.launch.run_directory import RunDirectory
+from r2ac.launch.runs.loading import find_checkpoint
+from r2ac.launch.runs.metrics import read_metrics
+from r2ac.launch.runs.run_directory import RunDirectory
 from tests.processes import wait_until
 
 Capture = pytest.CaptureFixture[str]

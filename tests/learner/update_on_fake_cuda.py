@@ -11,7 +11,7 @@ from torch import distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
-from r2ac.launch.rollouts.rollout_memory import RolloutLayout
+from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.learner import OPTIMISERS, Learner, LearnerConfig, Peers, ProcessGroup, StagedBatch, load_optimiser_state
 from r2ac.learner.device import Staged
 from r2ac.learner.optimiser import make_optimiser, step_where

@@ -11,11 +11,11 @@ import yaml
 from r2ac.agents import AgentConfig
 from r2ac.envs import SUITES
 from r2ac.launch.cli import main
+from r2ac.launch.cluster.manifests.autoscaler import AutoscalerOptions
+from r2ac.launch.cluster.manifests.kuberay import KubeRayOptions
+from r2ac.launch.cluster.manifests.slurm import SlurmOptions
 from r2ac.launch.commands.cluster import read_training
-from r2ac.launch.config import TrainConfig
-from r2ac.launch.manifests.autoscaler import AutoscalerOptions
-from r2ac.launch.manifests.kuberay import KubeRayOptions
-from r2ac.launch.manifests.slurm import SlurmOptions
+from r2ac.launch.settings.config import TrainConfig
 from r2ac.learner import LearnerConfig
 
 Capture = pytest.CaptureFixture[str]

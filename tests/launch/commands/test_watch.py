@@ -13,8 +13,8 @@ from rich.console import Console
 from r2ac.envs import MissingPackage, find_task
 from r2ac.launch.cli import main
 from r2ac.launch.commands.watch import watch_command
-from r2ac.launch.config import ConfigError
-from r2ac.launch.errors import RunError
+from r2ac.launch.runtime.errors import RunError
+from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.watching import pictures
 from r2ac.learner.checkpoint import CheckpointError
 

@@ -22,7 +22,6 @@ from r2ac.agents import AgentConfig, ObservationSpec
 from r2ac.envs import Signals, make_vector
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.cli import main
-from r2ac.launch.config import TrainConfig, config_from_json
 from r2ac.launch.evaluation import evaluate as evaluate_module
 from r2ac.launch.evaluation.evaluate import (
     Evaluation,
@@ -32,7 +31,8 @@ from r2ac.launch.evaluation.evaluate import (
     evaluation_path,
     play,
 )
-from r2ac.launch.loading import find_checkpoint, make_agent
+from r2ac.launch.runs.loading import find_checkpoint, make_agent
+from r2ac.launch.settings.config import TrainConfig, config_from_json
 from r2ac.learner.checkpoint import CheckpointError, checkpoint_path, load_checkpoint, save_checkpoint
 
 SMALL = EvaluationConfig(episodes=7, seeds=3, num_envs=3, device="cpu")

@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.config import TrainConfig
 from r2ac.launch.evaluation.evaluate import Evaluation, EvaluationConfig
 from r2ac.launch.evaluation.plan import Failure
 from r2ac.launch.evaluation.progress import Amount, EvaluationProgress, expected_time
 from r2ac.launch.evaluation.workers import Report, Unit
+from r2ac.launch.settings.config import TrainConfig
 
 TRAINING = TrainConfig("memory/tmaze", MemoryOptions())
 CONFIG = EvaluationConfig(episodes=10, seeds=2)

@@ -8,8 +8,8 @@ from r2ac.envs import Split, find_task
 from r2ac.envs.atari import AtariOptions
 from r2ac.envs.memory import MemoryOptions
 from r2ac.envs.procgen import ProcgenOptions, level_range
-from r2ac.launch.config import ConfigError
 from r2ac.launch.evaluation.protocols import PROTOCOLS, Settings
+from r2ac.launch.settings.config import ConfigError
 
 
 def parts(protocol: str, task: str, **changes: object) -> list[tuple[str, int, int]]:

@@ -15,11 +15,11 @@ import pytest
 from r2ac.envs import SUITES, find_task
 from r2ac.envs.dmlab import DmlabOptions
 from r2ac.launch.cli import main
-from r2ac.launch.config import TrainConfig
 from r2ac.launch.evaluation.evaluate import Evaluation
-from r2ac.launch.evaluation.file import read_evaluation
-from r2ac.launch.loading import find_checkpoint
-from r2ac.launch.suite_training import SuiteRun
+from r2ac.launch.evaluation.results_file import read_evaluation
+from r2ac.launch.runs.loading import find_checkpoint
+from r2ac.launch.settings.config import TrainConfig
+from r2ac.launch.train.suite import SuiteRun
 from r2ac.learner.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from tests.processes import wait_until
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from r2ac.launch.cli import main
-from r2ac.launch.evaluation.file import read_evaluation
+from r2ac.launch.evaluation.results_file import read_evaluation
 
 Capture = pytest.CaptureFixture[str]
 TINY = ["--num-actors", "0", "--streams-per-actor", "4", "--batch-size", "4", "--rollout-length", "5"]

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from r2ac.launch.cli import main
-from r2ac.launch.loading import find_checkpoint
-from r2ac.launch.metrics import read_metrics
+from r2ac.launch.runs.loading import find_checkpoint
+from r2ac.launch.runs.metrics import read_metrics
 
 TrainTiny = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]

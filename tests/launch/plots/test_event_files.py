@@ -9,8 +9,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from torch.utils.tensorboard import SummaryWriter
 
-from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.plots.event_files import find_tag, has_event_files, read_scalars
+from r2ac.launch.runtime.errors import RunDirectoryError
 
 
 def write_events(run: Path, tags: dict[str, Sequence[float]], began: float = 1000.0, suffix: str = "") -> Path:

@@ -8,9 +8,9 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.config import TrainConfig
-from r2ac.launch.errors import RunDirectoryError
 from r2ac.launch.plots.groups import differing_fields, group_label, group_runs, tasks_of
+from r2ac.launch.runtime.errors import RunDirectoryError
+from r2ac.launch.settings.config import TrainConfig
 
 
 def make_config(path: Path, task: str = "memory/tmaze", seed: int = 1, gradient: str = "rtrl", **more: Any) -> Path:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from r2ac.agents import ObservationSpec
 from r2ac.launch.rollouts.batcher import Batcher, BatchRing
-from r2ac.launch.rollouts.rollout_memory import RolloutLayout
+from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.learner import Rollout
 
 

@@ -18,15 +18,15 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch import cluster
 from r2ac.launch.cli import main
-from r2ac.launch.errors import RunDirectoryError
-from r2ac.launch.metrics import read_metrics
-from r2ac.launch.rollouts.acting_agent import InferenceConfig
-from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.cluster import connect as cluster
+from r2ac.launch.rollouts.inference.acting_agent import InferenceConfig
+from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig
-from r2ac.launch.rollouts.rollout_memory import RolloutLayout
 from r2ac.launch.rollouts.rollout_source import ActorsLost, RayConfig, RaySource
+from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
+from r2ac.launch.runs.metrics import read_metrics
+from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.learner import DeviceFeed, Rollout
 from tests.processes import ray_processes, wait_until
 

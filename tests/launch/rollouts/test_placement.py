@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from r2ac.launch.cluster import ConnectionFailed, grows
+from r2ac.launch.cluster.connect import ConnectionFailed, grows
 from r2ac.launch.rollouts.placement import actor_options, worker_options
 from tests.processes import wait_until
 

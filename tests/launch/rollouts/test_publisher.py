@@ -12,7 +12,7 @@ from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.launch.rollouts import publisher
-from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.policy_lag import UNDER_WAY
 from r2ac.launch.rollouts.publisher import WeightsPublisher
 from r2ac.learner import Learner, LearnerConfig

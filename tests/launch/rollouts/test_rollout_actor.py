@@ -14,7 +14,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import find_task
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, Collected, RolloutActor, sample_actions
 from r2ac.launch.rollouts.stream_group import Episode
 from r2ac.learner import DeviceFeed, Rollout

@@ -17,10 +17,10 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.rollouts.in_process_source import InProcessSource
-from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, ActorConfig, RolloutActor
-from r2ac.launch.rollouts.rollout_memory import RolloutLayout
 from r2ac.launch.rollouts.rollout_source import Batch, RayConfig, RaySource
+from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.learner import DeviceFeed, Rollout
 from tests.processes import is_loopback, listening_addresses, processes_below, ray_processes
 

@@ -11,8 +11,8 @@ from torch.nn.utils import parameters_to_vector
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import EnvironmentFailed
 from r2ac.envs.gym import GymOptions
-from r2ac.launch.cluster import connect
-from r2ac.launch.rollouts.policies import Weights
+from r2ac.launch.cluster.connect import connect
+from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig
 from r2ac.launch.rollouts.rollout_source import ActorsLost, Batch, RayConfig, RaySource
 

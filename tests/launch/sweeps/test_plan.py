@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from r2ac.launch.config import ConfigError
-from r2ac.launch.errors import RunDirectoryError
+from r2ac.launch.runtime.errors import RunDirectoryError
+from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.sweeps.plan import Plan, make_plan, read_plan, write_description
 from r2ac.launch.sweeps.settings import SweepSettings
 

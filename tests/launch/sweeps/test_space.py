@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from r2ac.launch.config import ConfigError
+from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.sweeps.space import Choice, Listed, Span, draw_settings, parse_vary
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from r2ac.launch.cli import main
-from r2ac.launch.metrics import read_metrics
+from r2ac.launch.runs.metrics import read_metrics
 from r2ac.learner.checkpoint import latest_checkpoint, load_checkpoint
 from tests.processes import wait_until
 

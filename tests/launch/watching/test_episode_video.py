@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2ac.launch.errors import RunError
+from r2ac.launch.runtime.errors import RunError
 from r2ac.launch.watching.episode_video import Film, contact_sheet, draw_film, frame, frames
 from r2ac.launch.watching.episodes import PlayedEpisode
 from r2ac.launch.watching.pictures import MARGIN, newest_image

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from r2ac.launch.config import ConfigError
+from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.watching.episodes import PlayedEpisode
 from r2ac.launch.watching.memory_analysis import (
     RESOLUTION,

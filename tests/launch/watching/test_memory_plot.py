@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from r2ac.launch.errors import RunError
+from r2ac.launch.runtime.errors import RunError
 from r2ac.launch.watching.episodes import PlayedEpisode
 from r2ac.launch.watching.memory_analysis import CueMemory, cue_memory
 from r2ac.launch.watching.memory_plot import draw_cue_memory, draw_states, life_text

@@ -1,0 +1,276 @@
+"""The Jobs API of a running Ray cluster, and what can go wrong with it in one sentence."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from r2ac.envs import MissingPackage
+from r2ac.envs.suite import missing_modules
+from r2ac.launch.cluster.connect import ConnectionFailed
+from r2ac.launch.cluster.jobs.job import Job
+from r2ac.launch.runtime.errors import RunError, last_line
+from r2ac.launch.settings.config import ConfigError
+
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+_ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_OLDEST_RAY = (2, 49)
+_ANSWER_SECONDS = 30
+
+
+class JobError(RunError):
+    """A job does not exist or cannot do what it is asked; the message is one sentence."""
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A job that is to be run."""
+
+    id: str
+    entrypoint: str
+    """A command of the shell."""
+    runtime_env: Mapping[str, Any]
+    metadata: Mapping[str, str]
+    cpus: float = 0.0
+    gpus: float = 0.0
+    """Held for the command itself; with none of either Ray runs it on the head node."""
+    node: str | None = None
+    """Address of the node that it must run on."""
+
+
+def cluster_address(given: str | None) -> str:
+    """Where a cluster's dashboard listens: as given, or as RAY_API_SERVER_ADDRESS or RAY_ADDRESS say, or on this
+    machine. Raises ConfigError for what is no HTTP address."""
+    known = (("--cluster", given), *((name, os.environ.get(name)) for name in _ADDRESS_VARIABLES))
+    source, address = next(((name, value) for name, value in known if value), ("", DEFAULT_ADDRESS))
+    try:
+        parts = urlsplit(address)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ConfigError(
+            f"{source} is {address!r}, but jobs are sent to the dashboard of a cluster, such as {DEFAULT_ADDRESS}"
+        )
+    return address.rstrip("/")
+
+
+class JobServer:
+    """A cluster that takes jobs; made by `connect`. What the cluster refuses or cannot answer raises JobError or
+    ConnectionFailed."""
+
+    def __init__(self, address: str, ray_version: str, client: Any) -> None:
+        self.address = address
+        self.ray_version = ray_version
+        """The Ray that runs there."""
+        self._client = client
+
+    @classmethod
+    def connect(cls, address: str) -> JobServer:
+        """The server at ``address`` (see `cluster_address`); the cluster's token is taken from where Ray looks for it.
+
+        Raises:
+            ConnectionFailed: where nobody listens, the token is missing or wrong, or Ray is of another kind there.
+            MissingPackage: where Ray's client is not installed here.
+        """
+        if missing := missing_modules("aiohttp", "pydantic", "requests"):
+            raise MissingPackage(f"Ray's Jobs API needs {', '.join(missing)}: pip install 'ray[default]'")
+        headers = _token_header()
+        ray_version = _probe(address, headers)
+        from ray.job_submission import JobSubmissionClient
+
+        # They tell of each upload and of each connection on standard error.
+        for name in ("dashboard_sdk", "job.sdk"):
+            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
+        with _explained(address, ray_version), _no_other_address():
+            return cls(address, ray_version, JobSubmissionClient(address, headers=headers))
+
+    def jobs(self) -> list[Job]:
+        """Every submitted job that the cluster remembers, the newest first."""
+        with _explained(self.address, self.ray_version):
+            details = self._client.list_jobs()
+        found = [_job(each) for each in details if each.submission_id]
+        return sorted(found, key=lambda job: job.started or datetime.min.replace(tzinfo=UTC), reverse=True)
+
+    def find(self, word: str) -> Job:
+        """The job whose id, or else whose name, is ``word``. Raises JobError where there is none or more than one."""
+        jobs = self.jobs()
+        found = [job for job in jobs if job.id == word] or [job for job in jobs if job.name == word]
+        if not found:
+            raise JobError(
+                f"there is no job {word!r} on the cluster at {self.address}; r2ac jobs list shows those there"
+            )
+        if len(found) > 1:
+            ids = ", ".join(job.id for job in found)
+            raise JobError(f"{len(found)} jobs are called {word!r}, so that one must be named by its id: {ids}")
+        return found[0]
+
+    def state(self, job: Job) -> Job:
+        """The same job as it is now."""
+        with _explained(self.address, self.ray_version):
+            return _job(self._client.get_job_info(job.id))
+
+    def submit(self, request: JobRequest) -> Job:
+        """Send a job; it runs when there is room for it. Local files that its environment names are uploaded. A cluster
+        that has just begun may have nobody yet who takes jobs: that is waited for."""
+        resources = {f"node:{request.node}": 0.001} if request.node else None
+        with _explained(self.address, self.ray_version):
+            _once_it_has_begun(
+                lambda: self._client.submit_job(
+                    submission_id=request.id,
+                    entrypoint=request.entrypoint,
+                    runtime_env=dict(request.runtime_env),
+                    metadata=dict(request.metadata),
+                    entrypoint_num_cpus=request.cpus or None,
+                    entrypoint_num_gpus=request.gpus or None,
+                    entrypoint_resources=resources,
+                )
+            )
+            return _job(self._client.get_job_info(request.id))
+
+    def stop(self, job: Job) -> None:
+        """Ask a job to stop; its processes get SIGTERM. Returns at once."""
+        with _explained(self.address, self.ray_version):
+            self._client.stop_job(job.id)
+
+    def log(self, job: Job) -> str:
+        """All that a job has printed so far."""
+        with _explained(self.address, self.ray_version):
+            return str(self._client.get_job_logs(job.id))
+
+    async def tail(self, job: Job) -> AsyncIterator[str]:
+        """What a job has printed from its beginning on, piece by piece, until it ends or the connection breaks."""
+        with _explained(self.address, self.ray_version):
+            async for piece in self._client.tail_job_logs(job.id):
+                yield piece
+
+
+def _probe(address: str, headers: Mapping[str, str]) -> str:
+    """The version of Ray at ``address``; raises ConnectionFailed where no Ray with which this one can talk answers."""
+    import ray
+    import requests
+    from ray.dashboard.modules.version import CURRENT_VERSION
+
+    try:
+        answer = requests.get(f"{address}/api/version", headers=headers, timeout=_ANSWER_SECONDS)
+    except requests.RequestException as error:
+        raise ConnectionFailed(f"there is no Ray cluster at {address}: {_reason(error)}") from error
+    if answer.status_code in (401, 403):
+        has = "refuses the token given" if headers else "wants a token"
+        raise ConnectionFailed(
+            f"the cluster at {address} {has}: set RAY_AUTH_TOKEN to the cluster's, or RAY_AUTH_TOKEN_PATH to a file "
+            "that holds it (and RAY_AUTH_MODE not to disabled)"
+        )
+    try:
+        values = answer.json()
+        ray_version, api_version = str(values["ray_version"]), str(values["version"])
+        number = tuple(int(part) for part in ray_version.split(".")[:2])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConnectionFailed(
+            f"what answers at {address} is not Ray's dashboard (HTTP {answer.status_code})"
+        ) from error
+    if number < _OLDEST_RAY:
+        oldest = ".".join(map(str, _OLDEST_RAY))
+        raise ConnectionFailed(f"the cluster at {address} runs Ray {ray_version}, but r2ac needs at least {oldest}")
+    if api_version != CURRENT_VERSION:
+        raise ConnectionFailed(
+            f"the cluster at {address} runs Ray {ray_version}, whose Jobs API (version {api_version}) is not that of "
+            f"Ray {ray.__version__} here (version {CURRENT_VERSION}): install ray=={ray_version} here"
+        )
+    return ray_version
+
+
+def _token_header() -> dict[str, str]:
+    """The cluster's token, from where Ray's own commands take it; none where there is none, or it is not to be sent."""
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        return {}
+    token = os.environ.get("RAY_AUTH_TOKEN", "").strip()
+    if not token:
+        path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token").expanduser()
+        try:
+            token = path.read_text(encoding="utf-8").strip()
+        except (OSError, ValueError):
+            return {}
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+@contextmanager
+def _no_other_address() -> Iterator[None]:
+    """Without the variables that Ray's client prefers to the address that it is given."""
+    before = {name: os.environ.pop(name) for name in _ADDRESS_VARIABLES if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(before)
+
+
+def _once_it_has_begun(submit: Callable[[], object], seconds: float = 60.0) -> None:
+    """Try until a young cluster takes jobs, for so long at most."""
+    until = time.monotonic() + seconds
+    while True:
+        try:
+            submit()
+            return
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > until:
+                raise
+        time.sleep(1.0)
+
+
+@contextmanager
+def _explained(address: str, ray_version: str) -> Iterator[None]:
+    """Errors of Ray's client as one sentence each."""
+    import aiohttp
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except (OSError, aiohttp.ClientError) as error:
+        raise ConnectionFailed(f"the cluster at {address} does not answer any more: {_reason(error)}") from error
+    except RayError as error:
+        raise ConnectionFailed(f"the cluster at {address} refuses: {_sentence(error)}") from error
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise JobError(f"the cluster at {address} (Ray {ray_version}) refuses: {_sentence(error)}") from error
+
+
+def _sentence(error: BaseException) -> str:
+    """The one at the end of a traceback that a server sent."""
+    return last_line(error).rstrip(".")
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, below the libraries that carried it."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        nested = getattr(cause, "reason", None) or next((a for a in cause.args if isinstance(a, BaseException)), None)
+        cause = nested if isinstance(nested, BaseException) else cause.__cause__ or cause.__context__
+    return "no answer in time" if "timed out" in str(error).lower() else f"no answer in HTTP ({type(error).__name__})"
+
+
+def _job(details: Any) -> Job:
+    """From Ray's JobDetails."""
+    agent = details.driver_agent_http_address
+    return Job(
+        id=details.submission_id,
+        status=str(getattr(details.status, "value", details.status)),
+        metadata=dict(details.metadata or {}),
+        message=details.message or "",
+        started=_time(details.start_time),
+        ended=_time(details.end_time),
+        driver_exit_code=details.driver_exit_code,
+        node=urlsplit(agent).hostname if agent else None,
+    )
+
+
+def _time(milliseconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None

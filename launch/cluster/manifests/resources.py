@@ -1,0 +1,169 @@
+"""The training that a manifest starts: what it needs of a cluster, the lines that begin it or go on."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from r2ac.launch.runs.storage import is_url
+from r2ac.launch.settings.config import ConfigError, TrainConfig
+
+RETRIES = 3
+"""How often a training that failed is begun again, from its last checkpoint."""
+_LEAST_RAY = (2, 52)
+"""The first version of Ray with token authentication."""
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+_LONGEST_NAME = 47
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a training asks a cluster for."""
+
+    actors: int
+    """Rollout actors and inference workers, of which each takes one CPU."""
+    learners: int
+    """Learners that are processes of their own; 0: the driver learns."""
+    learner_cpus: int
+    """CPUs of each learner."""
+    gpus: int
+    """GPUs of all learners together; 0 where they learn on CPUs."""
+    retries: int = RETRIES
+
+    @classmethod
+    def of(cls, config: TrainConfig[Any]) -> Needs:
+        """The needs of checked settings. A GPU is asked for only where --device says cuda.
+
+        Raises:
+            ConfigError: for inference workers that insist on a GPU.
+        """
+        works = config.inference == "worker"
+        if works and config.inference_device.startswith("cuda"):
+            raise ConfigError(
+                f"--inference-device is {config.inference_device}, but a manifest asks for the GPUs of learners alone: "
+                "with auto inference workers take those that are left, or CPUs"
+            )
+        actors = config.num_actors + config.inference_workers * works
+        learners = config.num_learners
+        gpus = max(learners, 1) if config.device.startswith("cuda") else 0
+        return cls(actors, learners, config.learner_threads or 1, gpus, config.max_failures or RETRIES)
+
+    @property
+    def learning_cpus(self) -> int:
+        """CPUs of all learners together, the driver's among them where it learns."""
+        return max(self.learners, 1) * self.learner_cpus
+
+    @property
+    def driver_cpus(self) -> int:
+        """CPUs of the driver, besides what Ray counts: with GPUs it learns where they are."""
+        return self.learner_cpus if self.learners == 0 and self.gpus == 0 else 0
+
+    def workers(self, cpus: int) -> int:
+        """How many nodes of so many CPUs hold all that runs on CPUs: the actors, and learners without GPUs."""
+        learners = 0 if self.gpus else self.learners
+        return _nodes(self.actors, learners, self.learner_cpus, cpus)
+
+    def worker_cpus(self, most: int) -> int:
+        """CPUs of such a node: ``most``, or what there is to run; more only where a learner takes more."""
+        learners = 0 if self.gpus else self.learners
+        return max(min(most, self.actors + learners * self.learner_cpus), self.learner_cpus if learners else 1)
+
+    def gpu_nodes(self, gpus: int) -> int:
+        """How many nodes of so many GPUs hold the learners."""
+        return math.ceil(self.gpus / gpus)
+
+    def equal_nodes(self, cpus: int) -> int:
+        """How many nodes of so many CPUs hold everything, the driver's learner too, where all nodes are alike."""
+        return _nodes(self.actors, max(self.learners, 1), self.learner_cpus, cpus)
+
+
+def _nodes(actors: int, learners: int, learner_cpus: int, cpus: int) -> int:
+    """Nodes of ``cpus`` CPUs for actors of one CPU and learners that cannot be split."""
+    total = actors + learners * learner_cpus
+    return max(math.ceil(total / cpus), math.ceil(learners / max(1, cpus // learner_cpus)))
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training as a manifest writes it down."""
+
+    task: str
+    flags: tuple[str, ...]
+    """Flags of r2ac train as they were given, without --preset, --run-dir and --ray-address."""
+    preset: str | None
+    """What --preset said."""
+    run_dir: str
+    """Where the run is written, as the nodes see it."""
+    name: str
+    """Of the job: lower-case letters, digits and dashes."""
+    needs: Needs
+
+    def choose_command(self) -> str:
+        """POSIX shell lines that set the positional parameters to the command of the training: a new one, or, where the
+        run directory holds a checkpoint, one that goes on. Every word is quoted; nothing in it is ever expanded.
+
+        A run that died before its first checkpoint is moved aside: it can neither go on nor be begun again.
+        """
+        preset = () if self.preset is None else ("--preset", self.preset)
+        begin = f'set -- {shlex.join([self.task, *preset])} "$@" --run-dir "$run"\n'
+        goes_on = _IF_URL if is_url(self.run_dir) else _IF_FOLDER
+        flags = shlex.join(self.flags)
+        return f"run={shlex.quote(self.run_dir)}\nset -- {flags}\n{goes_on}    {begin}fi\n{_COMMAND}"
+
+
+_IF_FOLDER = """\
+if [ -n "$(ls "$run"/checkpoints/*.safetensors 2>/dev/null)" ]; then
+    set -- --resume "$run" "$@"
+else
+    if [ -e "$run/config.json" ]; then mv -- "$run" "$run.never-began-$$"; fi
+"""
+_IF_URL = """\
+holds='import fsspec.core, sys
+files, path = fsspec.core.url_to_fs(sys.argv[1])
+sys.exit(not files.exists(path.rstrip("/") + "/config.json"))'
+if python -c "$holds" "$run"; then
+    set -- --resume "$run" "$@"
+else
+"""
+_COMMAND = 'set -- python -m r2ac.launch train "$@" --ray-address auto\n'
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError for a name that Kubernetes, Slurm or a cloud would not take."""
+    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
+        raise ConfigError(
+            f"--name is {name!r}, but it must be lower-case letters, digits and dashes, begin with a letter, end with "
+            f"no dash, and have at most {_LONGEST_NAME} characters"
+        )
+
+
+def check_workers(least: int, most: int) -> None:
+    """Raise ConfigError for bounds of the number of workers that cannot be."""
+    if least < 0:
+        raise ConfigError(f"--min-workers is {least}, but it must be at least 0")
+    if most < max(least, 1):
+        raise ConfigError(f"--max-workers is {most}, but it must be at least {max(least, 1)}")
+
+
+def check_at_least(values: dict[str, int], least: int = 1) -> None:
+    """Raise ConfigError for the first flag whose value is below ``least``."""
+    for name, value in values.items():
+        if value < least:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}, but it must be at least {least}")
+
+
+def ray_version() -> str:
+    """The version of Ray that is installed, which the nodes must have too.
+
+    Raises:
+        ConfigError: where it has no token authentication.
+    """
+    installed = version("ray")
+    if tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < _LEAST_RAY:
+        least = ".".join(map(str, _LEAST_RAY))
+        raise ConfigError(f"Ray {installed} is installed, but clusters need token authentication: Ray {least} or later")
+    return installed

@@ -1,0 +1,211 @@
+"""What r2ac makes of an environment of a user's own: a hundred steps, and Gymnasium's own checker."""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+import time
+import traceback
+import warnings
+from dataclasses import dataclass, field
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.utils.env_checker import check_env, data_equivalence
+
+from r2ac.envs import EnvironmentFailed, checked, make_vector
+from r2ac.envs.checked import exits_raise
+from r2ac.envs.gym import GymOptions, make_single
+from r2ac.launch.runtime.step_timer import step_limit
+
+_COLOURS = re.compile(r"\x1b\[\d*m")
+_PATIENCE = 60.0
+"""Seconds that a call of the environment may take where --step-timeout does not say."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of what was found."""
+
+    about: str
+    text: str
+    wrong: bool = False
+
+
+@dataclass
+class _Played:
+    """What some steps of one environment showed."""
+
+    observations: list[Any] = field(default_factory=list)
+    rewards: list[Any] = field(default_factory=list)
+    lengths: list[int] = field(default_factory=list)
+    """Of the episodes that ended."""
+    truncated: int = 0
+    info_keys: set[str] = field(default_factory=set)
+    outside: str = ""
+    """The first observation that its space does not hold."""
+    failure: str = ""
+    """What the environment raised, and when, or that it did not return."""
+
+    def same(self, other: _Played) -> bool:
+        """Whether everything that a learner sees is the same."""
+        own, others = ((each.observations, each.rewards, each.lengths, each.truncated) for each in (self, other))
+        return data_equivalence(own, others)
+
+
+def check_environment(name: str, options: GymOptions, seed: int, steps: int) -> list[Finding]:
+    """Play steps of uniformly random actions in the environment ``gym/<name>``; returns what r2ac makes of it.
+
+    A step or reset that takes longer than ``options.step_timeout`` seconds (0: 60) is a failure of the environment.
+    Only the main thread, which receives signals, can call this.
+
+    Raises:
+        UnknownTask, InvalidOption, MissingPackage: for what is no task.
+    """
+    with exits_raise():
+        return _findings(name, options, seed, steps)
+
+
+def _findings(name: str, options: GymOptions, seed: int, steps: int) -> list[Finding]:
+    env = make_vector(f"gym/{name}", 1, seed, options=options)
+    env.close()
+    shown, taken = env.single_observation_space, env.single_action_space
+    kind = "an image" if len(shown.shape or ()) == 3 else "a vector"
+    single = make_single(name, options)
+    single.close()
+    played = _play(name, options, seed, steps, generators=0)
+    findings = [
+        Finding(
+            "observation",
+            f"{_text(single.observation_space)}, seen as {kind}: {shown.dtype} {list(shown.shape or ())}",
+        ),
+        Finding("actions", f"{_text(single.action_space)}: {int(taken.n)} actions"),  # type: ignore[attr-defined]
+        Finding("infos", f"{', '.join(sorted(played.info_keys)) or 'empty'}: not used"),
+        _ends(played, single.spec, steps),
+        _rewards(played.rewards),
+    ]
+    if played.outside:
+        findings.append(Finding("observation", played.outside, wrong=True))
+    if played.failure:
+        findings.append(Finding("steps", played.failure, wrong=True))
+    if not any(finding.wrong for finding in findings):
+        findings += [_speed(name, options, seed, steps), _seeds(name, options, seed, steps, played)]
+    return [*findings, *_gymnasium_says(name, options)]
+
+
+def _play(name: str, options: GymOptions, seed: int, steps: int, generators: int) -> _Played:
+    """Steps of the environment before r2ac wraps it; ``generators`` seeds the global ones of Python and numpy."""
+    played, actions = _Played(), np.random.default_rng(seed)
+    env = make_single(name, options)
+    space: Any = env.action_space
+    step = 0
+    random.seed(generators)
+    np.random.seed(generators)
+    try:
+        with step_limit(options.step_timeout or _PATIENCE):
+            observation, info = env.reset(seed=seed)
+        began = 0
+        for step in range(1, steps + 1):
+            _note(played, env, observation, info, step)
+            action = space.start + int(actions.integers(space.n))
+            with step_limit(options.step_timeout or _PATIENCE):
+                observation, reward, terminated, truncated, info = env.step(action)
+            played.rewards.append(reward)
+            if terminated or truncated:
+                played.lengths.append(step - began)
+                played.truncated += not terminated
+                _note(played, env, observation, info, step)
+                with step_limit(options.step_timeout or _PATIENCE):
+                    observation, info = env.reset()
+                began = step
+        _note(played, env, observation, info, step)
+        env.close()
+    except (Exception, SystemExit) as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        ours = {Path(__file__).parent, Path(checked.__file__).parent}
+        place = next((frame for frame in reversed(frames) if Path(frame.filename).parent not in ours), frames[-1])
+        played.failure = f"step {step} raises {error!r} ({place.filename}, line {place.lineno})"
+    return played
+
+
+def _note(played: _Played, env: gymnasium.Env, observation: Any, info: Any, step: int) -> None:
+    # A copy: the environment may write the next one into the same array.
+    played.observations.append(copy.deepcopy(observation))
+    played.info_keys.update(map(str, info))
+    if not played.outside and not env.observation_space.contains(observation):
+        played.outside = f"what is shown before step {step} does not lie in its space: {_text(observation)[:200]}"
+
+
+def _ends(played: _Played, spec: Any, steps: int) -> Finding:
+    limit = getattr(spec, "max_episode_steps", None)
+    limited = f"a time limit of {limit} steps" if limit else "no time limit"
+    lengths = played.lengths
+    if not lengths:
+        return Finding("ends", f"no episode ended in {steps} steps; {limited}")
+    ended = f"{len(lengths)} episodes of {min(lengths)} to {max(lengths)} steps ended"
+    return Finding("ends", f"{ended}, {played.truncated} of them by truncation; {limited}")
+
+
+def _rewards(rewards: list[Any]) -> Finding:
+    numbers = []
+    for reward in rewards:
+        try:
+            numbers.append(float(np.asarray(reward, dtype=float).item()))
+        except (TypeError, ValueError):
+            return Finding("rewards", f"{reward!r} is no number", wrong=True)
+    if wrong := [number for number in numbers if not isfinite(number)]:
+        return Finding("rewards", f"{len(wrong)} of {len(numbers)} are not finite, such as {wrong[0]}", wrong=True)
+    if not numbers:
+        return Finding("rewards", "none")
+    large = sum(abs(number) > 1 for number in numbers)
+    clipped = f"; {large} of {len(numbers)} lie outside of [-1, 1]" if large else ""
+    return Finding("rewards", f"{min(numbers):g} to {max(numbers):g}, mean {np.mean(numbers):.3g}{clipped}")
+
+
+def _speed(name: str, options: GymOptions, seed: int, steps: int) -> Finding:
+    env, actions = make_vector(f"gym/{name}", 1, seed, options=options), np.zeros(1, dtype=np.int64)
+    try:
+        env.reset()
+        began = time.perf_counter()
+        for _ in range(steps):
+            with step_limit(options.step_timeout or _PATIENCE):
+                env.step(actions)
+        rate = steps / (time.perf_counter() - began)
+        env.close()
+    except EnvironmentFailed as error:
+        return Finding("steps", f"with action 0 again and again: {error}", wrong=True)
+    return Finding("speed", f"{rate:,.0f} steps/s on one core, without the agent")
+
+
+def _seeds(name: str, options: GymOptions, seed: int, steps: int, first: _Played) -> Finding:
+    """One seed must show the same, whatever the state of the global generators is."""
+    if first.same(_play(name, options, seed, steps, generators=1)):
+        return Finding("seeds", "one seed shows the same again")
+    if first.same(_play(name, options, seed, steps, generators=0)):
+        return Finding("seeds", "draws from the global random or np.random, not from self.np_random", wrong=True)
+    return Finding(
+        "seeds", "one seed shows something else each time: reset(seed=…) must seed all that is drawn", wrong=True
+    )
+
+
+def _gymnasium_says(name: str, options: GymOptions) -> list[Finding]:
+    """What `check_env` says of the environment without wrappers."""
+    env, findings = make_single(name, options).unwrapped, []
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        try:
+            with step_limit(options.step_timeout or _PATIENCE):
+                check_env(env, skip_render_check=True)
+        except (Exception, SystemExit) as error:
+            findings.append(Finding("check_env", _text(error) or repr(error), wrong=True))
+    remarks = dict.fromkeys(_COLOURS.sub("", _text(each.message)).removeprefix("WARN: ") for each in said)
+    findings += [Finding("check_env", remark) for remark in remarks]
+    return findings or [Finding("check_env", "Gymnasium's own checker has no remarks")]
+
+
+def _text(value: object) -> str:
+    return " ".join(str(value).split())

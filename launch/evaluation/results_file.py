@@ -1,0 +1,228 @@
+"""``evaluation.json``: what evaluations of one run have found, side by side, and ``evaluation.md`` beside it.
+
+The file holds one object: ``format``, ``format_version``, ``results`` (:meth:`Evaluation.to_json` of each) and
+``means`` (of each checkpoint, protocol and split with several tasks:
+:class:`~r2ac.launch.evaluation.task_means.TaskMeans`). There is one result for each
+checkpoint (by its digest), task, split and protocol; it may lack seeds where the evaluation was interrupted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shutil
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from r2ac.envs import MissingPackage, find_task
+from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, EvaluationConfig, evaluation_path
+from r2ac.launch.evaluation.tables import evaluation_markdown
+from r2ac.launch.evaluation.task_means import means_by_set
+from r2ac.launch.runs.run_directory import json_text, write_atomically
+from r2ac.launch.runtime.errors import RunError, os_reason
+from r2ac.launch.settings.config import config_from_json
+
+FORMAT = "r2ac evaluation"
+FORMAT_VERSION = 2
+
+
+def read_evaluation(path: Path) -> tuple[Evaluation, ...]:
+    """The results in ``path``, an ``evaluation.json`` or a run that holds one, in the order in which they were begun.
+
+    Raises:
+        RunError: where there is none, or it is damaged or of another format.
+    """
+    file = evaluation_path(path) if path.is_dir() else path
+    try:
+        return _parse(json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse), file)
+    except FileNotFoundError as error:
+        raise RunError(f"there is no evaluation {file}: r2ac evaluate writes it") from error
+    except OSError as error:
+        raise RunError(f"{file} cannot be read: {os_reason(error)}") from error
+    except (ValueError, KeyError, TypeError, AttributeError, MissingPackage) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+        raise RunError(f"{file} is damaged or of another r2ac: {reason} (r2ac evaluate --fresh begins anew)") from error
+
+
+class EvaluationFile:
+    """The ``evaluation.json`` of a run while its evaluation is under way; written whole after every seed.
+
+    A context manager: within it no other evaluation writes there. The kernel holds that lock (``flock`` on the
+    folder) and drops it when the process ends, however it ends.
+
+    Args:
+        path: of the file; its folder is made if need be.
+        fresh: begin anew what is asked for, and everything where the file is damaged.
+
+    Raises:
+        RunError: where the file is damaged or may not be written, or in use by another evaluation.
+    """
+
+    def __init__(self, path: Path, fresh: bool = False) -> None:
+        self.path = path
+        self._fresh = fresh
+        self._drops = fresh and path.exists()
+        self._lock = _lock(path.parent)
+        try:
+            self._results = {_slot(result): result for result in read_evaluation(path)} if path.exists() else {}
+        except RunError:
+            if not fresh:
+                self.close()
+                raise
+            self._results = {}
+
+    @property
+    def results(self) -> tuple[Evaluation, ...]:
+        """All that the file holds."""
+        return tuple(self._results.values())
+
+    def go_on(self, wanted: Evaluation) -> tuple[Evaluation, str | None]:
+        """``wanted`` with the seeds on file that were played just so, and a sentence where there are others."""
+        found = self._results.get(_slot(wanted))
+        if found is None or self._fresh:
+            return wanted, None
+        others = [
+            f"{name} was {was}, is {now}"
+            for name, was, now in _settings(found, wanted)
+            if was != now and name not in ("seeds", "split", "step_timeout")
+        ]
+        if others:
+            self._drops = True
+            return wanted, f"{wanted.task} ({wanted.config.split}) begins anew: {'; '.join(others)}"
+        kept = tuple(episode for episode in found.episodes if episode.seed < wanted.config.seeds)
+        going_on = replace(
+            wanted, episodes=kept, engines_lost=found.engines_lost, date=found.date, versions=found.versions
+        )
+        # Of fewer seeds than are on file nothing is written, unless some of them are still to be played.
+        self._drops |= len(kept) < len(found.episodes) and not going_on.complete
+        return going_on, None
+
+    def put(self, evaluation: Evaluation) -> None:
+        """Take in a result with one seed or more, in place of that of the same checkpoint, task, split and protocol.
+
+        Raises:
+            RunError: where it cannot be written.
+        """
+        self._keep_what_is_dropped()
+        self._results[_slot(evaluation)] = evaluation
+        means = means_by_set(self.results).items()
+        values = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "means": [
+                {"sha256": sha256, "protocol": protocol, "split": split, **asdict(mean)}
+                for (sha256, protocol, split), mean in means
+            ],
+            "results": [result.to_json() for result in self.results],
+        }
+        named = [(f"checkpoint {key[0][:12]}, protocol {key[1]}, split {key[2]}", mean) for key, mean in means]
+        try:
+            write_atomically(self.path, json_text(values, indent=1))
+            write_atomically(self.path.with_suffix(".md"), evaluation_markdown(self.results, named))
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be written: {os_reason(error)}") from error
+
+    def _keep_what_is_dropped(self) -> None:
+        """Before anything is written over, as ``evaluation-<when it was written>.json`` beside the file."""
+        if not self._drops:
+            return
+        self._drops = False
+        try:
+            written = datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
+            shutil.copy2(self.path, self.path.with_name(f"{self.path.stem}-{written:%Y%m%d-%H%M%S}.json"))
+        except OSError as error:
+            raise RunError(f"{self.path} cannot be kept before it is replaced: {os_reason(error)}") from error
+
+    def close(self) -> None:
+        """Let others write; a second call does nothing."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> EvaluationFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _refuse(constant: str) -> None:
+    """Python reads NaN and Infinity, which are no JSON, and which no mean survives."""
+    raise ValueError(f"it holds the number {constant}")
+
+
+def _slot(evaluation: Evaluation) -> tuple[str, str, str, str]:
+    return evaluation.sha256, evaluation.task, evaluation.config.split, evaluation.protocol
+
+
+def _settings(found: Evaluation, wanted: Evaluation) -> list[tuple[str, Any, Any]]:
+    """(name, on file, wanted) of all that the episodes depend on beside the slot."""
+    pairs = ((found.config, wanted.config), (found.environment, wanted.environment))
+    return [(name, was, getattr(new, name)) for old, new in pairs for name, was in vars(old).items()]
+
+
+def _lock(folder: Path) -> int | None:
+    """The open folder, locked; None where the file system has no such locks."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise RunError(f"{folder} cannot hold an evaluation: {os_reason(error)}") from error
+    if not os.access(folder, os.W_OK):
+        # To be known before hours of play.
+        os.close(opened)
+        raise RunError(f"{folder} cannot hold an evaluation: it may not be written (--output names another folder)")
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(opened)
+        raise RunError(f"{folder} is being evaluated by another process") from error
+    except OSError:
+        os.close(opened)
+        return None
+    return opened
+
+
+def _parse(values: dict[str, Any], file: Path) -> tuple[Evaluation, ...]:
+    if values["format"] != FORMAT or values["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"format {values['format']!r}, version {values['format_version']!r}")
+    return tuple(_evaluation(each, file) for each in values["results"])
+
+
+def _evaluation(values: dict[str, Any], file: Path) -> Evaluation:
+    training = config_from_json(values["training"], file)
+    # As the training's own, so that every option is looked at.
+    environment = config_from_json({**values["training"], "env": values["environment"]}, file).env
+    evaluation = Evaluation(
+        checkpoint=Path(values["checkpoint"]),
+        sha256=str(values["sha256"]),
+        env_steps=int(values["env_steps"]),
+        task=find_task(values["task"]).name,
+        environment=environment,
+        config=EvaluationConfig(**values["evaluation"]),
+        training=training,
+        protocol=str(values["protocol"]),
+        changed=tuple(map(str, values["changed"])),
+        episodes=tuple(_episode(episode) for episode in values["episodes"]),
+        date=str(values["date"]),
+        versions={str(name): str(number) for name, number in values["versions"].items()},
+        # Files of earlier versions have no such number.
+        engines_lost=int(values.get("engines_lost", 0)),
+    )
+    numbers = [sum(episode.seed == seed for episode in evaluation.episodes) for seed in evaluation.seeds_played]
+    if not numbers or set(numbers) != {evaluation.config.episodes}:
+        raise ValueError(f"{evaluation.task} has {numbers} episodes of its seeds, not {evaluation.config.episodes}")
+    if evaluation.seeds_played[-1] >= evaluation.config.seeds:
+        raise ValueError(f"{evaluation.task} has the seed {evaluation.seeds_played[-1]}")
+    return evaluation
+
+
+def _episode(values: dict[str, Any]) -> EvaluatedEpisode:
+    seed, value, length, cut = (values[name] for name in ("seed", "episode_return", "length", "truncated"))
+    return EvaluatedEpisode(int(seed), float(value), int(length), bool(cut))

@@ -1,0 +1,126 @@
+"""What evaluate and plot show on the terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console, JustifyMethod
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+from rich.table import Table
+from rich.text import Text
+
+from r2ac.launch.evaluation.evaluate import Evaluation
+from r2ac.launch.evaluation.task_means import TaskMeans
+from r2ac.launch.runtime.progress import short_count
+
+
+class EpisodeProgress:
+    """Counts the episodes of an evaluation: a bar in a terminal, elsewhere a plain line every ``interval`` seconds."""
+
+    def __init__(self, console: Console, label: str, interval: float = 10.0) -> None:
+        self._console, self._label, self._interval = console, label, interval
+        self._shown = time.monotonic()
+        self._bars = Bars(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("episodes"),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_interactive,
+        )
+        self._bar = self._bars.add_task(label, total=None)
+
+    def update(self, played: int, total: int) -> None:
+        """``played`` of ``total`` episodes have ended."""
+        self._bars.update(self._bar, completed=played, total=total)
+        now = time.monotonic()
+        if not self._console.is_interactive and now - self._shown >= self._interval:
+            self._shown = now
+            self._console.print(f"{self._label}: {played:,}/{total:,} episodes", markup=False, soft_wrap=True)
+
+    def __enter__(self) -> EpisodeProgress:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+
+_COLUMNS = ("run", "task", "split", "agent", "steps", "episodes", "return", "normalised")
+_NUMBERS = ("steps", "episodes", "return", "normalised")
+
+
+def print_evaluations(
+    console: Console, rows: Sequence[tuple[str, Evaluation]], means: Sequence[tuple[str, TaskMeans]]
+) -> None:
+    """The protocol, one line for each result under the name of its run, and the means over tasks by their names."""
+    statements = list(dict.fromkeys(_statement(evaluation) for _, evaluation in rows))
+    for statement in statements:
+        console.print(statement, style="bold", markup=False, soft_wrap=True)
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    for column in _COLUMNS:
+        justify: JustifyMethod = "right" if column in _NUMBERS else "left"
+        table.add_column(column, justify=justify, no_wrap=column != "run", overflow="fold")
+    for name, evaluation in rows:
+        table.add_row(*map(Text, (name, *_cells(evaluation))))
+    console.print(table)
+    for name, mean in means:
+        console.print(f"{name}: {mean}", markup=False, soft_wrap=True)
+
+
+def evaluation_markdown(evaluations: Sequence[Evaluation], means: Sequence[tuple[str, TaskMeans]]) -> str:
+    """The same table as a page of Markdown, with the protocol, the checkpoint and the date of each result."""
+    lines = ["# Evaluation", ""]
+    lines += [f"- {statement}" for statement in dict.fromkeys(_statement(evaluation) for evaluation in evaluations)]
+    lines += [
+        "",
+        "Returns are means over the evaluation seeds, ± the standard deviation of the seeds' means. Normalised: 0 % at "
+        "the task's low reference score, 100 % at its high one.",
+        "",
+        f"| {' | '.join((*_COLUMNS[1:], 'protocol', 'checkpoint', 'date (UTC)'))} |",
+        f"|{'|'.join([*(' ---: ' if c in _NUMBERS else ' --- ' for c in _COLUMNS[1:]), *(3 * [' --- '])])}|",
+    ]
+    for evaluation in evaluations:
+        checkpoint = f"{evaluation.checkpoint.name} ({evaluation.sha256[:12]})"
+        date = (evaluation.date or "")[:16].replace("T", " ")
+        cells = (*_cells(evaluation), _protocol(evaluation), checkpoint, date)
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    lines += ["", *(f"- {name}: {mean}" for name, mean in means)] if means else []
+    return "\n".join(lines) + "\n"
+
+
+def _protocol(evaluation: Evaluation) -> str:
+    """The name of the protocol, and what is not as it says."""
+    changed = f" with other {', '.join(evaluation.changed)}" if evaluation.changed else ""
+    return f"{evaluation.protocol}{changed}"
+
+
+def _statement(evaluation: Evaluation) -> str:
+    """The protocol and what it came to."""
+    config = evaluation.config
+    actions = "the most probable actions" if config.greedy else "sampled actions"
+    played = f"{config.seeds} x {config.episodes} episodes, split {config.split}"
+    return f"Protocol {_protocol(evaluation)}: {played}, {actions}"
+
+
+def _cells(evaluation: Evaluation) -> tuple[str, ...]:
+    """What stands in all columns but the first."""
+    config, normalised = evaluation.config, evaluation.normalised_return
+    spread = "" if evaluation.std_return is None else f" ± {evaluation.std_return:,.3f}"
+    played = "" if evaluation.complete else f"{len(evaluation.seeds_played)} of "
+    return (
+        evaluation.task,
+        config.split,
+        evaluation.training.agent.label,
+        short_count(evaluation.env_steps),
+        f"{played}{config.seeds} x {config.episodes}",
+        f"{evaluation.mean_return:,.3f}{spread}",
+        "" if normalised is None else f"{100 * normalised:,.1f} %",
+    )

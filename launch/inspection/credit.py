@@ -1,0 +1,199 @@
+"""How far back the gradient reaches: the exact gradient beside those that stop some rollouts ago.
+
+Unrolling docs/rtrl.md, equation (2), over the rollouts 1, 2, ... before the present one splits the boundary term:
+
+    boundary = c_1 + c_2 + ...      c_j = sum_t (l_j A_t u_t) (x) v_t  over rollout j      A_t = prod_{s>t} a_s
+
+with l_1 = dL/dc_0, the loss's gradient by the cell states before the present rollout, and l_{j+1} = l_j prod_t a_t over
+rollout j. TBPTT that reaches k rollouts further back than the present one has the gradient g_k = inside + c_1 + ... +
+c_k; g_0 is that of ordinary TBPTT, and the exact gradient g is that of all k.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from r2ac.agents import ELSTM, Agent, Carry
+from r2ac.kernels import Linearisation, decay_products, elstm_linearisation, elstm_scan, rollout_gradient
+from r2ac.learner.config import LearnerConfig
+from r2ac.learner.learner import actor_critic_losses
+from r2ac.learner.rollout import Rollout
+from r2ac.learner.rtrl_metrics import GradientParts, gradient_parts, norms_and_cosine, travelled, with_room
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """The gradient that stops some rollouts ago; means over the measured rollouts."""
+
+    rollouts: int
+    """k, the rollouts before the present one that it reaches through; 0 is TBPTT as it is."""
+    steps: int
+    """The same in steps before the present rollout."""
+    error: float
+    """|g - g_k| / |g|."""
+    share: float
+    """<g - g_k, g> / |g|^2, the share of the exact gradient, along itself, that comes from further back; parts that
+    oppose each other make it negative or larger than 1."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What a stream of rollouts says about the gradient by the recurrent parameters; means over the measured ones."""
+
+    measured: int
+    """Rollouts that were measured."""
+    boundary_norm: float
+    """|boundary|, what RTRL adds."""
+    inside_norm: float
+    """|inside|, TBPTT's gradient."""
+    cosine: float
+    """Of the angle between the two; 0 where one is zero."""
+    credit_horizon: float
+    """In steps, as :class:`r2ac.learner.rtrl_metrics.BoundaryMeter` defines it."""
+    truncations: tuple[Truncation, ...]
+    """By rising k."""
+    jacobians: np.ndarray
+    """a_t of the measured rollouts where the step begins no episode, float32 [steps, N]."""
+
+
+@dataclass(frozen=True)
+class _Past:
+    """A rollout that lies behind, as far as its parameters' gradient is concerned."""
+
+    linear: Linearisation
+    after: Tensor
+    """prod_{s>t} a_s, [T, B, N]."""
+    decay: Tensor
+    """prod_t a_t, [B, N]."""
+    inputs: Tensor
+    previous: Tensor
+
+    @staticmethod
+    @torch.no_grad()
+    def of(core: ELSTM, inputs: Tensor, cell: Tensor, is_first: Tensor) -> _Past:
+        preactivation = torch.einsum("tbd,knd->tbkn", inputs, core.input_weight) + core.bias
+        scan = elstm_scan(preactivation, core.recurrent_weight, cell, is_first)
+        linear = elstm_linearisation(scan, core.recurrent_weight, is_first)
+        decay, after = decay_products(linear.jacobian)
+        return _Past(linear, after, decay, inputs, scan.previous)
+
+    def credit(self, by_last_cell: Tensor) -> Tensor:
+        """c_j, flattened like a gradient, where the loss's gradient by the last cell states is ``by_last_cell``."""
+        total = self.after * by_last_cell
+        by_matrix, by_recurrent, by_bias = rollout_gradient(total, self.linear, self.inputs, self.previous)
+        return torch.cat((by_matrix.flatten(), by_recurrent.flatten(), by_bias.sum((0, 1)).flatten()))
+
+
+def truncation_points(warm_up: int) -> list[int]:
+    """k = 0, 1, 2, 4, ... up to the number of rollouts that surely lie behind."""
+    return [0, *(2**i for i in range(warm_up.bit_length()))]
+
+
+def measure_reach(agent: Agent, config: LearnerConfig, rollouts: Iterable[Rollout[np.ndarray]], warm_up: int) -> Reach:
+    """Carry sensitivities over consecutive rollouts, learn nothing, and take the gradients apart.
+
+    Args:
+        agent: with a core for RTRL; its weights stay, and so the exact gradient is that of the present weights. What
+            lies outside the recurrence gets no gradient any more.
+        config: of the losses.
+        rollouts: all of the same streams, in order, and of one length T.
+        warm_up: rollouts before the first that is measured, at least 1; deepest truncation is the largest power of two
+            that is no larger.
+
+    Raises:
+        ValueError: for no rollout beyond the warm-up, or a core that is not trained by RTRL.
+    """
+    core = agent.core
+    if not isinstance(core, ELSTM) or core.gradient != "rtrl":
+        raise ValueError("the reach of the gradient is measured on an ELSTM with gradient rtrl")
+    if warm_up < 1:
+        raise ValueError(f"warm_up must be at least 1, not {warm_up}")
+    agent.requires_grad_(False)
+    for weight in (core.input_weight, core.recurrent_weight, core.bias):
+        weight.requires_grad_()
+    points = truncation_points(warm_up)
+    past: deque[_Past] = deque(maxlen=points[-1])
+    carry: Carry | None = None
+    steps, found = 0, _Findings(points)
+    for number, rollout in enumerate(rollouts):
+        batch = _on_device(rollout, core.bias)
+        if carry is None:
+            carry = core.initial_carry(batch.batch_size)
+            through = torch.zeros_like(carry.cell)
+        carry = _begin(core, carry, batch.first_cell)
+        output = agent(
+            batch.observation, batch.reward, batch.is_first, carry, batch.instruction, batch.final_observation
+        )
+        agent.zero_grad()
+        actor_critic_losses(output, batch, config).total.backward()
+        steps, is_first = rollout.length, batch.is_first[: rollout.length]
+        present = _Past.of(core, output.core_input, carry.cell, is_first)
+        if number >= warm_up:
+            found.add(gradient_parts(core, carry), past, through, present.linear.jacobian[~is_first])
+        through = (through + steps) * present.decay.abs()
+        past.appendleft(present)
+    return found.means(steps)
+
+
+class _Findings:
+    """Gathers what measured rollouts say."""
+
+    def __init__(self, points: Sequence[int]) -> None:
+        self._points = points
+        self._rows: list[list[float]] = []
+        self._way = self._credit = 0.0
+        self._jacobians: list[np.ndarray] = []
+
+    def add(self, parts: GradientParts, past: Sequence[_Past], through: Tensor, jacobians: Tensor) -> None:
+        """``past``: the newest first; ``through``: V of :func:`r2ac.learner.rtrl_metrics.travelled`."""
+        exact = parts.inside + parts.boundary
+        size = exact.norm()
+        missing, by_cell = parts.boundary.clone(), parts.by_cell
+        row = [*norms_and_cosine(parts)]
+        tiny = torch.finfo(size.dtype).tiny
+        for k in range(self._points[-1] + 1):
+            if k > 0:
+                missing = missing - past[k - 1].credit(by_cell)
+                by_cell = by_cell * past[k - 1].decay
+            if k in self._points:
+                row += [missing.norm() / size.clamp_min(tiny), missing.dot(exact) / size.square().clamp_min(tiny)]
+        self._rows.append(torch.stack(row).tolist())
+        way, credit = travelled(parts.by_cell, through, len(past[0].inputs))
+        self._way, self._credit = self._way + float(way), self._credit + float(credit)
+        self._jacobians.append(jacobians.float().cpu().numpy())
+
+    def means(self, steps: int) -> Reach:
+        if not self._rows:
+            raise ValueError("there is no rollout beyond the warm-up")
+        boundary, inside, angle, *pairs = np.mean(self._rows, axis=0).tolist()
+        truncations = [
+            Truncation(k, k * steps, error, share)
+            for k, error, share in zip(self._points, pairs[::2], pairs[1::2], strict=True)
+        ]
+        return Reach(
+            measured=len(self._rows),
+            boundary_norm=boundary,
+            inside_norm=inside,
+            cosine=angle,
+            credit_horizon=self._way / self._credit if self._credit else 0.0,
+            truncations=tuple(truncations),
+            jacobians=np.concatenate(self._jacobians),
+        )
+
+
+def _begin(core: ELSTM, carry: Carry, cell: Tensor) -> Carry:
+    """The carry of the next rollout, whose sensitivities the backward pass advances in place."""
+    streams = torch.arange(len(cell), device=cell.device)
+    fresh = torch.zeros_like(streams, dtype=torch.bool)
+    return with_room(core, Carry(cell, carry.sensitivities, streams, fresh))
+
+
+def _on_device(rollout: Rollout[np.ndarray], like: Tensor) -> Rollout[Tensor]:
+    tensors = {name: torch.from_numpy(array).to(like.device) for name, array in rollout.arrays().items()}
+    return Rollout(**{**tensors, "first_cell": tensors["first_cell"].to(like.dtype)})

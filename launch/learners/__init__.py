@@ -1,1 +1,0 @@
-"""Several learners of one training, each in a Ray process of its own."""

@@ -1,0 +1,63 @@
+"""Numbers and lists in words, the same everywhere on the page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from statistics import mean, stdev
+
+from r2ac.launch.evaluation.statistics import Estimate
+from r2ac.launch.runtime.progress import short_count
+
+# Control characters, which neither XML nor a reader has a use for, and bytes of file names that are no UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def clean(text: str) -> str:
+    """The text with a replacement character for each that cannot be printed."""
+    return _UNPRINTABLE.sub("\ufffd", text)
+
+
+def number(value: float) -> str:
+    """``0.985``, ``1,234.5``."""
+    return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.1f}"
+
+
+def percent(value: float) -> str:
+    """``98.5 %`` of 0.985."""
+    return f"{100 * value:,.1f} %"
+
+
+def percent_estimate(estimate: Estimate) -> str:
+    """``98.5 % [97.0, 99.5]``, or ``98.5 %`` where there is no interval."""
+    if estimate.low is None or estimate.high is None:
+        return percent(estimate.value)
+    return f"{percent(estimate.value)} [{100 * estimate.low:,.1f}, {100 * estimate.high:,.1f}]"
+
+
+def spread(values: Sequence[float], percents: bool = False) -> str:
+    """``0.985 ± 0.010``, mean and standard deviation (n - 1) of the values, or ``0.985`` of a single one."""
+    scale, form = (100, "{:,.1f}") if percents else (1, "{:,.3f}" if abs(mean(values)) < 100 else "{:,.1f}")
+    text = form.format(scale * mean(values))
+    if len(values) > 1:
+        text += f" ± {form.format(scale * stdev(values))}"
+    return f"{text} %" if percents else text
+
+
+def count_range(values: Iterable[int]) -> str:
+    """``400k``, or ``100k to 400k``."""
+    known = sorted(set(values))
+    ends = dict.fromkeys(short_count(value) for value in (known[0], known[-1])) if known else {}
+    return " to ".join(ends)
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 run``, ``3 runs``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(names: Iterable[object], most: int = 8) -> str:
+    """``a, b, c``; of more than so many the first and how many more there are."""
+    texts = [str(name) for name in names]
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return ", ".join(texts[:most]) + more

@@ -1,0 +1,1 @@
+"""Where actions are computed: in the actor, or by inference workers."""

@@ -1,0 +1,114 @@
+"""The agent as an inference worker has it: with the cells of all streams, on the device where it acts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from r2ac.agents import Agent, AgentConfig
+from r2ac.launch.rollouts.inference.policies import Seen, Weights
+from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
+from r2ac.launch.runtime.process import set_up_process
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """What an inference worker needs to know."""
+
+    agent: AgentConfig
+    layout: RolloutLayout
+    """Of the rollouts of each rollout actor."""
+    columns: tuple[slice, ...]
+    """The streams of each group of a rollout actor."""
+    num_streams: int
+    """Streams of all rollout actors, which the cells are indexed by."""
+    device: str
+    threads: int | None = None
+    """CPU threads; None leaves them as they are."""
+
+
+@dataclass(frozen=True)
+class InferenceStatistics:
+    """What inference workers have done since they were first asked."""
+
+    seconds: float = 0.0
+    """Time in which they computed."""
+    idle: float = 0.0
+    """Time in which they did not."""
+    batches: int = 0
+    requests: int = 0
+    """Groups of streams, a step each: ``requests / batches`` were computed together."""
+
+    def __add__(self, other: InferenceStatistics) -> InferenceStatistics:
+        return InferenceStatistics(
+            self.seconds + other.seconds,
+            self.idle + other.idle,
+            self.batches + other.batches,
+            self.requests + other.requests,
+        )
+
+
+class ActingAgent:
+    """Computes logits for any of the streams.
+
+    Args:
+        config: of the worker; its threads are set in this process.
+    """
+
+    def __init__(self, config: InferenceConfig) -> None:
+        if config.threads is not None:
+            set_up_process(config.threads)
+        self._device = torch.device(config.device)
+        self._agent = Agent(config.layout.spec, config.agent).eval().to(self._device)
+        self._cells = torch.zeros(config.num_streams, config.layout.cell_size, device=self._device)
+        self.version = -1
+        """Of the weights; -1 before the first."""
+        self._began: float | None = None
+        self._seconds, self._batches, self._requests = 0.0, 0, 0
+
+    def statistics(self) -> InferenceStatistics:
+        """What it has done so far."""
+        lived = 0.0 if self._began is None else time.perf_counter() - self._began
+        return InferenceStatistics(self._seconds, max(0.0, lived - self._seconds), self._batches, self._requests)
+
+    def load(self, weights: Weights) -> None:
+        """Act with these from now on."""
+        if weights.version != self.version:
+            weights.load_into(self._agent)
+            self.version = weights.version
+
+    def forget(self, streams: slice) -> None:
+        """The cells of these streams are zero again."""
+        self._cells[streams].zero_()
+
+    def act(self, streams: Sequence[slice], seen: Sequence[Seen]) -> tuple[np.ndarray, Tensor]:
+        """The logits [B, A] of all these streams together, and their cells before the step, [B, N] on the device."""
+        began = time.perf_counter()
+        self._began = self._began or began
+        chosen = torch.cat([torch.arange(each.start, each.stop) for each in streams]).to(self._device)
+        cells = self._cells[chosen]
+        words = [each.instruction for each in seen if each.instruction is not None]
+        output = self._agent.step(
+            self._gather([each.observation for each in seen]),
+            self._gather([each.reward for each in seen]),
+            self._gather([each.is_first for each in seen]),
+            cells,
+            self._gather(words) if words else None,
+        )
+        self._cells[chosen] = output.cell
+        logits = output.logits.cpu().numpy()
+        self._seconds += time.perf_counter() - began
+        self._batches += 1
+        self._requests += len(streams)
+        return logits, cells
+
+    def _gather(self, parts: list[np.ndarray]) -> Tensor:
+        """[B, ...] on the device."""
+        # What came through Ray must not be written to, which torch cannot promise.
+        alone = len(parts) == 1 and parts[0].flags.writeable
+        return torch.from_numpy(parts[0] if alone else np.concatenate(parts)).to(self._device)

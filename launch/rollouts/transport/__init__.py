@@ -1,0 +1,1 @@
+"""How rollouts and weights travel between processes: shared memory and sockets."""

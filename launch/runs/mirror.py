@@ -1,0 +1,256 @@
+"""A run at a URL: it is trained in a folder of this machine, and copied to the URL with each checkpoint."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import threading
+import time
+import uuid
+from contextlib import suppress
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from rich.console import Console
+
+from r2ac.launch.runtime.errors import os_reason
+from r2ac.launch.runs.lease import LEASE_FILE, Lease
+from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
+from r2ac.launch.runs.storage import PARTIAL, StorageError, StorageUnavailable, Store, cache_folder
+
+
+def staging_path(url: str) -> Path:
+    """Where the run at ``url`` is trained on this machine. Raises StorageError, MissingPackage."""
+    return cache_folder("training", url) / Store(url).name
+
+
+class Mirror:
+    """Within this context the run at a URL is this process's to write, and its files lie in `path`.
+
+    What is written there is copied to the URL whenever `push` is called, by a thread of its own, so that a slow store
+    keeps nobody waiting; what cannot be copied is told and tried again the next time. At the end all is copied once
+    more, and the folder removed.
+
+    A folder that is there already, left by a process that died, goes on only if it was the last that wrote to the URL.
+    Else the URL holds the truth: the folder is put aside, and what is at the URL is fetched.
+
+    Args:
+        url: of the run.
+        console: where a copy that failed is told.
+        new: whether the run is to begin, or else to go on; None for whichever it can.
+        patient: whether to wait for a writer that may be dead, as after a restart.
+
+    Raises:
+        StorageError: where another process writes the run, where a new one would be written over another, or where
+            there is none to go on with.
+        StorageUnavailable: where the store cannot be read or written.
+        MissingPackage: where the package that reads the store is missing.
+    """
+
+    renew_seconds = 60.0
+    """Between two signs of life."""
+
+    def __init__(self, url: str, console: Console, new: bool | None, patient: bool = False) -> None:
+        self._store, self._console, self._new, self._patient = Store(url), console, new, patient
+        self.url = self._store.url
+        self.path = staging_path(url)
+        self._copy_file = self.path.parent / "copy.json"
+        self._sent: dict[str, tuple[int, int]] = {}
+        self._lost: StorageError | None = None
+        self._wake, self._ended = threading.Event(), threading.Event()
+        self._due = False
+        self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
+        self._lock: TextIO | None = None
+
+    def push(self) -> None:
+        """Copy what is new to the URL, soon. Raises StorageError where another process has taken the run."""
+        if self._lost is not None:
+            raise self._lost
+        self._due = True
+        self._wake.set()
+
+    def shown(self, path: Path | str) -> str:
+        """Where a file of the folder is found later."""
+        return self.url + "/" + Path(path).relative_to(self.path).as_posix() if path != self.path else self.url
+
+    def __enter__(self) -> Mirror:
+        self._lock = _locked(self.path.parent / "lock", self.url)
+        try:
+            self._open()
+        except BaseException:
+            self._lock.close()
+            raise
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        assert self._lock is not None
+        self._ended.set()
+        self._wake.set()
+        self._thread.join()
+        try:
+            self._end(keep=error is not None)
+        except (StorageError, StorageUnavailable) as failure:
+            sentence = f"{failure}; what is not there yet lies in {self.path}"
+            if error is None:
+                raise type(failure)(
+                    f"{sentence}, and r2ac train --resume {self.url} on this machine brings it there"
+                ) from failure
+            self._tell(sentence)
+        finally:
+            self._lock.close()
+
+    def _open(self) -> None:
+        """Take the lease, and bring the folder to what the URL holds."""
+        if self._new and self._store.read("config.json") is not None:
+            raise StorageError(
+                f"{self.url} already holds a run; continue it with --resume {self.url} or choose another --run-dir"
+            )
+        token, whole = self._read_copy()
+        self._lease = Lease(self._store, token)
+        if not (whole and self._lease.was_last()):
+            whole = False
+            if self._new is False and self._store.read("config.json") is None:
+                raise StorageError(f"{self.url} holds no run: there is no config.json")
+        # Before the lease says that this copy is the last: it is not yet what the URL holds.
+        self._write_copy(token, whole)
+        self._lease.acquire(self._patient)
+        try:
+            if not whole:
+                self._fetch()
+                self._write_copy(token, True)
+            elif self._new and RunDirectory(self.path).config_path.exists():
+                raise StorageError(f"{self.url} already holds a run; continue it with --resume {self.url}")
+        except BaseException:
+            with suppress(StorageError, StorageUnavailable):
+                self._lease.release()
+            raise
+
+    def _fetch(self) -> None:
+        self._put_aside()
+        for name in self._store.files():
+            if name != LEASE_FILE and not name.endswith(PARTIAL):
+                self._store.get(name, self.path / name)
+
+    def _read_copy(self) -> tuple[str, bool]:
+        """The token of the folder, and whether it held all that the URL held when it began to be written."""
+        try:
+            values = json.loads(self._copy_file.read_text(encoding="utf-8"))
+            return str(values["token"]), values["whole"] is True
+        except (OSError, ValueError, KeyError, TypeError):
+            return uuid.uuid4().hex, False
+
+    def _write_copy(self, token: str, whole: bool) -> None:
+        try:
+            write_atomically(self._copy_file, json_text({"token": token, "whole": whole}))
+        except OSError as error:
+            raise StorageError(f"{self._copy_file} cannot be written: {os_reason(error)}") from error
+
+    def _put_aside(self) -> None:
+        """Make room for what the URL holds; a run is kept."""
+        if any(self.path.glob("checkpoints/step_*")):
+            aside = self.path.with_name(f"{self.path.name}.aside-{datetime.now():%Y%m%d-%H%M%S}")
+            self.path.rename(aside)
+            self._tell(f"{self.url} was written by others since; what this machine had of it lies in {aside}")
+        elif self.path.exists():
+            shutil.rmtree(self.path)
+
+    def _work(self) -> None:
+        """Copy when asked to, and say again and again that this process is there."""
+        while not self._ended.is_set():
+            self._wake.wait(self.renew_seconds)
+            self._wake.clear()
+            if self._ended.is_set():
+                return
+            due, self._due = self._due, False
+            try:
+                if due:
+                    self._copy()
+                else:
+                    self._lease.renew()
+            except StorageError as error:
+                self._lost = error
+                return
+            except Exception as error:  # whatever it is, the run itself goes on, and so does its copy
+                if due:
+                    self._tell(f"{error}; the run goes on in {self.path}, and the next checkpoint tries again")
+
+    def _copy(self) -> None:
+        """Bring the URL to what the folder holds. What belongs to a checkpoint is there before it, and older ones go
+        after it."""
+        self._lease.renew()
+        renewed = time.monotonic()
+        there = self._store.files()
+        here = {str(path.relative_to(self.path)): path for path in self.path.rglob("*") if _is_kept(path)}
+        for name in sorted(sorted(here, reverse=True), key=_is_checkpoint):
+            state = _state(here[name])
+            if state is None or (name in there and self._sent.get(name) == state):
+                continue
+            try:
+                self._store.put(here[name], name)
+            except StorageUnavailable:
+                if here[name].exists():
+                    raise
+                continue  # an old checkpoint, removed meanwhile
+            self._sent[name] = state
+            if time.monotonic() - renewed > self.renew_seconds:
+                self._lease.renew()
+                renewed = time.monotonic()
+        for name in there:
+            if name.endswith(PARTIAL) or (_is_checkpoint(name) and not (self.path / name).exists()):
+                self._store.remove(name)
+
+    def _end(self, keep: bool) -> None:
+        """Copy all, and give the run back; the folder stays where it is to be kept."""
+        if self._lost is not None:
+            raise self._lost
+        if not RunDirectory(self.path).config_path.exists():
+            # It never began.
+            self._lease.forget()
+            keep = False
+        else:
+            self._copy()
+            self._lease.release()
+        if not keep:
+            self._copy_file.unlink(missing_ok=True)
+            shutil.rmtree(self.path, ignore_errors=True)
+
+    def _tell(self, sentence: str) -> None:
+        self._console.print(f"r2ac: {sentence}", markup=False, soft_wrap=True, highlight=False)
+
+
+def _locked(path: Path, url: str) -> TextIO:
+    """The open file, which no other process of this machine has locked; the lock ends with the process."""
+    try:
+        file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open while locked)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BaseException:
+            file.close()
+            raise
+    except BlockingIOError as error:
+        raise StorageError(f"{url} is in use by another process of this machine") from error
+    except OSError as error:
+        raise StorageError(f"{path} cannot be written: {os_reason(error)}") from error
+    return file
+
+
+def _is_kept(path: Path) -> bool:
+    return path.is_file() and path.name != "run.lock" and not path.name.startswith(".")
+
+
+def _is_checkpoint(name: str) -> bool:
+    return name.startswith("checkpoints/step_") and name.endswith(".safetensors")
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return None
+    return stat.st_size, stat.st_mtime_ns

@@ -1,0 +1,277 @@
+"""The run directory: where one training run keeps everything it writes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import itertools
+import json
+import math
+import os
+import socket
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TextIO
+
+from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
+
+_PATIENCE, _POLL_SECONDS = 600.0, 0.2
+
+
+def default_run_directory(task: str, label: str, seed: int, now: datetime | None = None) -> Path:
+    """``runs/<suite>-<name>/<label>-seed<seed>-<YYYYmmdd-HHMMSS>``, relative; ``now`` is the local time if None.
+
+    Of several tasks, separated by commas, the name is the first with the number of the others: ``procgen-maze+3``.
+    """
+    started = now or datetime.now()
+    first, *others = task.split(",")
+    folder = first.replace("/", "-") + (f"+{len(others)}" if others else "")
+    return Path("runs") / folder / f"{label}-seed{seed}-{started:%Y%m%d-%H%M%S}"
+
+
+def json_text(value: Any, indent: int | None = None) -> str:
+    """`value` as strict JSON and a newline: paths are their text, and numbers that are not finite, which JSON lacks,
+    are null."""
+    return json.dumps(_finite(value), indent=indent, default=os.fspath, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[Path]:
+    """Makes a directory that no other process has: ``path``, or the first of ``path``-2, ``path``-3, … that is not
+    there yet. At the end it is removed, with parents that are empty, where nothing was written into it.
+
+    Raises RunDirectoryError where none can be made.
+    """
+    for number in itertools.count(1):
+        made = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            made.mkdir(parents=True)
+            break
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise RunDirectoryError(f"{made} cannot hold a run: {os_reason(error)}") from error
+    try:
+        yield made
+    finally:
+        with contextlib.suppress(OSError):
+            os.removedirs(made)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replaces the file at ``path`` by ``text``; a reader, or a crash, meets the old file or the new one, whole.
+
+    Raises OSError as the file system gives it.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _InUse(RunDirectoryError):
+    """Another process has the lock."""
+
+
+class RunDirectory:
+    """One run on disk; made by `create` or `open`, and a context manager that lets go of the lock.
+
+    A run that is created, or opened for writing, is locked: no second process can train in it. The kernel holds the
+    lock (``flock`` on ``run.lock``) and drops it when the process ends, however it ends. Child processes do not get it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: TextIO | None = None
+
+    @classmethod
+    def create(cls, path: Path | str, config: dict[str, Any]) -> RunDirectory:
+        """A new run in ``path`` (made with its parents), locked, with ``config`` as its ``config.json``.
+
+        Raises RunDirectoryError where ``path`` already holds a run, is in use or cannot be written.
+        """
+        run = cls(Path(path))
+        text = json_text(config, indent=2)
+        try:
+            run._check_holds_no_run()
+            run.path.mkdir(parents=True, exist_ok=True)
+            run._acquire()
+            # Another process may have begun and ended a run between the look and the lock.
+            run._check_holds_no_run()
+            run.checkpoints.mkdir(exist_ok=True)
+            write_atomically(run.config_path, text)
+        except OSError as error:
+            run.close()
+            raise RunDirectoryError(f"{run.path} cannot hold a run: {os_reason(error)}") from error
+        except RunDirectoryError:
+            run.close()
+            raise
+        return run
+
+    @classmethod
+    def open(cls, path: Path | str, for_writing: bool, waits: Callable[[str], object] | None = None) -> RunDirectory:
+        """The run in ``path``; with ``for_writing`` it is locked, without, nothing is written and no lock is needed.
+
+        With ``waits`` a run that is in use is waited for, ten minutes at most: its user may be a training that was
+        given up, on a machine that does not know it yet. ``waits`` is then told who that is.
+
+        Raises RunDirectoryError where ``path`` is not a run, or, with ``for_writing``, is in use or cannot be written.
+        """
+        run = cls(Path(path))
+        try:
+            if not run.path.exists():
+                raise RunDirectoryError(f"{run.path} does not exist")
+            if not run.config_path.is_file():
+                raise RunDirectoryError(f"{run.path} is not a run directory: it holds no config.json")
+            if for_writing:
+                run._acquire(waits)
+                run.checkpoints.mkdir(exist_ok=True)
+        except OSError as error:
+            run.close()
+            action = "written" if for_writing else "read"
+            raise RunDirectoryError(f"run directory {run.path} cannot be {action}: {os_reason(error)}") from error
+        return run
+
+    @property
+    def config_path(self) -> Path:
+        """``config.json``, every setting of the run."""
+        return self.path / "config.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """``metrics.jsonl``, one JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def evaluation_path(self) -> Path:
+        """``evaluation.json``, what an evaluation of the run found."""
+        return self.path / "evaluation.json"
+
+    @property
+    def curves_path(self) -> Path:
+        """``curves.png``, the learning curve of the run."""
+        return self.path / "curves.png"
+
+    def read_config(self) -> dict[str, Any]:
+        """What `create` was given, as JSON gives it back: tuples are lists, paths are strings.
+
+        Raises RunDirectoryError where ``config.json`` cannot be read or is damaged.
+        """
+        try:
+            config = json.loads(self.config_path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise RunDirectoryError(f"{self.config_path} cannot be read: {os_reason(error)}") from error
+        except ValueError as error:
+            raise RunDirectoryError(f"{self.config_path} is damaged: it is not valid JSON ({error})") from error
+        if not isinstance(config, dict):
+            raise RunDirectoryError(f"{self.config_path} is damaged: it holds no JSON object but {config!r:.40}")
+        return config
+
+    def write_config(self, config: dict[str, Any]) -> None:
+        """Replaces ``config.json``. Raises RunDirectoryError where it cannot be written."""
+        try:
+            write_atomically(self.config_path, json_text(config, indent=2))
+        except OSError as error:
+            raise RunDirectoryError(f"{self.config_path} cannot be written: {os_reason(error)}") from error
+
+    def discard(self) -> None:
+        """Removes a run that never came to a checkpoint: what `create` made, metrics without a line, unfinished
+        checkpoints, and the directory if nothing else is in it."""
+        self.config_path.unlink(missing_ok=True)
+        (self.path / "run.lock").unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            if self.metrics_path.stat().st_size == 0:
+                self.metrics_path.unlink()
+        for part in self.checkpoints.glob(".*"):
+            part.unlink(missing_ok=True)
+        for folder in (self.checkpoints, self.path):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the lock; a second call does nothing."""
+        if self._lock is not None:
+            # Closing, not LOCK_UN: in a forked child an unlock would take the lock from the parent.
+            self._lock.close()
+            self._lock = None
+
+    def __enter__(self) -> RunDirectory:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_holds_no_run(self) -> None:
+        if self.config_path.exists():
+            raise RunDirectoryError(
+                f"{self.path} already holds a run; continue it with --resume {self.path} or choose another --run-dir"
+            )
+        if self.metrics_path.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir())):
+            raise RunDirectoryError(
+                f"{self.path} already holds what is left of a run without config.json; choose another --run-dir"
+            )
+
+    def _acquire(self, waits: Callable[[str], object] | None = None) -> None:
+        deadline, told = time.monotonic() + _PATIENCE, False
+        while True:
+            try:
+                return self._acquire_now()
+            except _InUse as error:
+                if waits is None or time.monotonic() > deadline:
+                    raise
+                if not told:
+                    waits(f"{error}: waiting for its end")
+                    told = True
+                time.sleep(_POLL_SECONDS)
+
+    def _acquire_now(self) -> None:
+        # "a+" makes the file or leaves the holder's entry as it is; Python opens it with O_CLOEXEC.
+        lock = open(self.path / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115 (open while locked)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            lock.seek(0)
+            holder = lock.read().strip() or "another process"
+            lock.close()
+            raise _InUse(f"run directory {self.path} is in use by {holder}") from error
+        except OSError:
+            lock.close()
+            raise
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        self._lock = lock
+        # A fork without exec would share the lock, and hold it on after this process has died.
+        reference = weakref.ref(self)
+        os.register_at_fork(after_in_child=lambda: _close_if_alive(reference))
+
+
+def _close_if_alive(reference: weakref.ref[RunDirectory]) -> None:
+    run = reference()
+    if run is not None:
+        run.close()

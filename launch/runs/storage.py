@@ -1,0 +1,200 @@
+"""A folder at a URL, such as s3://bucket/runs/a, gs://… or file:///mnt/…, through fsspec.
+
+Whatever goes wrong on the way, each kind of store with errors of its own, is told as one `StorageUnavailable`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from r2ac.envs import MissingPackage
+from r2ac.launch.runtime.errors import RunError, os_reason
+
+PARTIAL = ".r2ac-partial"
+"""How the names of files end that are still being written."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# Of these a file is there as a whole or not at all, and a rename would be a second copy.
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory"}
+# What tells one state of a file from another, by the names of several stores.
+_MARKS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
+
+
+class StorageError(RunError):
+    """A URL that cannot be used as it was asked for; the message is one sentence."""
+
+
+class StorageUnavailable(RuntimeError):
+    """A store cannot be read or written now: network, space, permission. Another try may succeed."""
+
+
+def is_url(text: str) -> bool:
+    """Whether ``text`` names a place of a store, and no path of this machine."""
+    return _URL.match(text) is not None
+
+
+def cache_folder(kind: str, url: str) -> Path:
+    """Where what belongs to ``url`` lies on this machine: the same place each time, for this user alone.
+
+    It is below ``$XDG_CACHE_HOME``, which is ``~/.cache`` if not set. The folder is made; raises StorageError.
+    """
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    except RuntimeError:
+        home = str(Path(tempfile.gettempdir()) / f"cache-{os.getuid()}")
+    folder = Path(home) / "r2ac" / kind / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StorageError(
+            f"{folder} cannot hold a copy of {url}: {os_reason(error)} (XDG_CACHE_HOME chooses another place)"
+        ) from error
+    return folder
+
+
+class Store:
+    """The folder at a URL. Names of files are relative to it, with ``/`` between their parts.
+
+    Raises StorageError for a URL that no package reads or that names no folder, and MissingPackage where the package
+    that reads it is not installed. All methods raise StorageUnavailable.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            from fsspec.core import url_to_fs
+        except ImportError as error:
+            raise MissingPackage(f"{url} needs the package fsspec: pip install fsspec") from error
+        self.url = url.rstrip("/")
+        protocol = url.partition("://")[0]
+        try:
+            self._fs, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
+        except ImportError as error:
+            reason = str(error) or f"the package that reads {protocol}://"
+            raise MissingPackage(f"{url} cannot be reached, for a package is missing: {_one_line(reason)}") from error
+        except Exception as error:
+            raise StorageError(f"{url} cannot be reached: {_one_line(error)}") from error
+        self._root = root.rstrip("/")
+        if not PurePosixPath(self._root).name:
+            raise StorageError(f"{url} is the root of a store, but a run needs a folder of its own")
+        self._whole = protocol in _OBJECT_STORES
+
+    @property
+    def name(self) -> str:
+        """The last part of the URL."""
+        return PurePosixPath(self._root).name
+
+    def files(self) -> dict[str, str]:
+        """All files below the folder, by name, with a mark that changes with their contents; none where it is not."""
+        with self._told("read"):
+            self._fs.invalidate_cache()
+            found = self._fs.find(self._root, detail=True)
+        marks = {path[len(self._root) + 1 :]: _mark(info) for path, info in found.items()}
+        return {name: mark for name, mark in marks.items() if _is_inside(name)}
+
+    def read(self, name: str) -> bytes | None:
+        """A small file; None where there is none."""
+        with self._told("read"):
+            self._fs.invalidate_cache()
+            try:
+                return bytes(self._fs.cat_file(self._path(name)))
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+
+    def read_json(self, name: str) -> dict[str, Any] | None:
+        """The object in a small file; None where there is no file. Raises StorageError where it is damaged."""
+        data = self.read(name)
+        if data is None:
+            return None
+        try:
+            value = json.loads(data)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise StorageError(f"{self.url}/{name} is damaged: it holds no JSON object")
+        return value
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replaces a small file, whole."""
+        with self._told("written"), self._target(name) as target:
+            self._fs.pipe_file(target, data)
+
+    def put(self, local: Path, name: str) -> None:
+        """Replaces a file by one of this machine, whole."""
+        with self._told("written"), self._target(name) as target:
+            self._fs.put_file(str(local), target)
+
+    def get(self, name: str, local: Path) -> None:
+        """Replaces a file of this machine by one of the store, whole."""
+        partial = local.with_name(f".{local.name}{PARTIAL}")
+        with self._told("read"):
+            try:
+                local.parent.mkdir(parents=True, exist_ok=True)
+                self._fs.get_file(self._path(name), str(partial))
+                os.replace(partial, local)
+            finally:
+                partial.unlink(missing_ok=True)
+
+    def remove(self, name: str) -> None:
+        """Removes a file, if it is there."""
+        with self._told("written"):
+            try:
+                self._fs.rm_file(self._path(name))
+            except FileNotFoundError:
+                return
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    @contextmanager
+    def _target(self, name: str) -> Iterator[str]:
+        """Where to write what is to be ``name`` once it is whole."""
+        path = self._path(name)
+        if self._whole:
+            yield path
+            return
+        folder, _, last = path.rpartition("/")
+        self._fs.makedirs(folder, exist_ok=True)
+        partial = f"{folder}/.{last}.{uuid.uuid4().hex[:8]}{PARTIAL}"
+        try:
+            yield partial
+            self._fs.mv(partial, path)
+        except BaseException:
+            if self._fs.exists(partial):
+                self._fs.rm_file(partial)
+            raise
+
+    @contextmanager
+    def _told(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except RunError:
+            raise
+        except Exception as error:  # each kind of store raises its own
+            raise StorageUnavailable(f"{self.url} cannot be {action}: {_one_line(error)}") from error
+
+
+def _mark(info: dict[str, Any]) -> str:
+    return " ".join(str(info[key]) for key in ("size", *_MARKS) if info.get(key) is not None)
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name that a store gives stays in the folder, on this machine too."""
+    parts = name.split("/")
+    return bool(name) and not any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts)
+
+
+def _one_line(error: object) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return os_reason(error)
+    if isinstance(error, FileNotFoundError):
+        return f"there is no {error}"
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,1 @@
+"""What every command has: signals, supervision, progress lines, errors."""

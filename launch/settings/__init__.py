@@ -1,0 +1,1 @@
+"""Settings: typed configuration, presets, and the flags that read them."""

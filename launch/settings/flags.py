@@ -1,0 +1,134 @@
+"""Reading a command line into a typed dataclass."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
+
+from r2ac.launch.runs.storage import is_url
+from r2ac.launch.settings.config import ConfigError
+
+_UNITS = {"": 0, "k": 3, "M": 6, "B": 9}
+_COUNT = re.compile(r"([+-]?(?:\d[\d_]*)(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)([kMB]?)", re.ASCII)
+
+
+def whole_number(word: str) -> int:
+    """A whole number as people write it: 1000000, 1_000_000, 1e6, 500k, 2M, 1.5M, 1B.
+
+    Raises:
+        ValueError: for anything else; the message is one sentence.
+    """
+    match = _COUNT.fullmatch(word)
+    if match is not None:
+        value = Decimal(match[1]).scaleb(_UNITS[match[2]])
+        if value == value.to_integral_value():
+            return int(value)
+    raise ValueError(f"{word!r} is no whole number; write one such as 1000000, 1_000_000, 1e6, 500k or 2M")
+
+
+def local_path(word: str) -> Path:
+    """A path of this machine; ``~`` is the home directory, also where no shell has put it in (``--output=~/x``).
+
+    Raises:
+        ConfigError: for the home directory of a user who has none.
+    """
+    try:
+        return Path(word).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{word!r} begins with the home directory of a user who has none here") from error
+
+
+def local_place(word: str) -> str:
+    """The same, and a URL as it is."""
+    return word if is_url(word) else str(local_path(word))
+
+
+_RULES = ConstructorRegistry()
+
+
+def _read_by(read: Callable[[str], Any], kind: type, metavar: str) -> None:
+    """Let ``read`` make the value of every field of type ``kind`` or ``kind | None`` out of a word."""
+
+    @_RULES.primitive_rule
+    def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        optional = set(get_args(info.type)) == {kind, NoneType}
+        if info.type is not kind and not optional:
+            return None
+        return PrimitiveConstructorSpec(
+            nargs=1,
+            metavar=metavar,
+            instance_from_str=lambda words: None if optional and words == ["None"] else read(words[0]),
+            is_instance=lambda value: isinstance(value, kind) or (optional and value is None),
+            str_from_instance=lambda value: [str(value)],
+        )
+
+
+_read_by(whole_number, int, "INT")
+_read_by(local_path, Path, "PATH")
+
+_MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed)
+
+
+def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None, description: str | None = None) -> Any:
+    """The dataclass ``kind`` from the command line; tyro ends the program with code 2 where it cannot be read."""
+    extra = {} if default is None else {"default": default}
+    return tyro.cli(
+        kind, prog=prog, args=list(arguments), config=_MARKERS, registry=_RULES, description=description, **extra
+    )
+
+
+def parse_known(kind: Any, prog: str, arguments: Sequence[str], default: Any = None) -> tuple[Any, list[str]]:
+    """The same, and all words that are not for ``kind``, in their order."""
+    extra = {} if default is None else {"default": default}
+    parsed, rest = tyro.cli(
+        kind, prog=prog, args=list(arguments), config=_MARKERS, registry=_RULES, return_unknown_args=True, **extra
+    )
+    return parsed, list(rest)
+
+
+def with_options(kind: Any, options: Any) -> Any:
+    """The generic dataclass `kind` for the type of a suite's options: their flags are then known."""
+    return kind[type(options)]
+
+
+def is_flag(word: str, flag: str) -> bool:
+    """Whether a word of the command line is this flag, alone or with its value; underscores are dashes, as tyro has
+    it."""
+    return word.startswith("--") and word.partition("=")[0].replace("_", "-") == flag
+
+
+def flag_value(arguments: Sequence[str], flag: str) -> str | None:
+    """What follows a flag, written ``--flag value`` or ``--flag=value``; None where it is not there.
+
+    Raises:
+        ConfigError: where nothing follows.
+    """
+    for i, word in enumerate(arguments):
+        if is_flag(word, flag):
+            if "=" in word:
+                return word.partition("=")[2]
+            if i + 1 == len(arguments) or arguments[i + 1].startswith("--"):
+                raise ConfigError(f"{flag} is given without a value")
+            return arguments[i + 1]
+    return None
+
+
+def take_flag(arguments: list[str], flag: str) -> str | None:
+    """The same, and takes both out of the arguments."""
+    value = flag_value(arguments, flag)
+    if value is not None:
+        i = next(i for i, word in enumerate(arguments) if is_flag(word, flag))
+        del arguments[i : i + (1 if "=" in arguments[i] else 2)]
+    return value
+
+
+def require_runs(runs: Sequence[Path], command: str) -> None:
+    if not runs:
+        raise ConfigError(f"r2ac {command} needs at least one run directory")

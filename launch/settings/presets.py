@@ -1,0 +1,126 @@
+"""The settings that each suite begins with; every one can be overridden on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+from r2ac.agents import AgentConfig
+from r2ac.envs import Suite, Task, find_tasks, make_vector, one_suite
+from r2ac.launch.settings.config import ConfigError, TrainConfig
+from r2ac.learner import LearnerConfig
+
+_Settings = Callable[[Task, Any], TrainConfig[Any]]
+
+
+def preset(task: str, protocol: str | None = None, options: Any = None) -> TrainConfig[Any]:
+    """The settings for a task: the paper's for its suites (Irie et al. 2024, section 4 and appendix A).
+
+    Args:
+        task: full name, or several tasks as `find_tasks` reads them: they have the settings of the first, and at least
+            one stream each.
+        protocol: one of the suite's presets for the environment, by name; None for its defaults.
+        options: the environment's options where they are known: what suits the agent depends on what it is shown.
+
+    Raises:
+        UnknownTask, InvalidOption, MissingPackage: for a task that does not exist or, of the suite gym, cannot start.
+        ConfigError: for a protocol that the suite does not have.
+    """
+    tasks = find_tasks(task)
+    options = preset_options(task, protocol) if options is None else options
+    config = replace(_SETTINGS.get(one_suite(tasks).name, _paper)(tasks[0], options), task=task)
+    streams_needed = -(-len(tasks) // max(config.num_actors, 1))
+    return replace(config, streams_per_actor=max(config.streams_per_actor, streams_needed))
+
+
+def preset_options(task: str, protocol: str | None = None) -> Any:
+    """The options of the environment that :func:`preset` takes where none are known; no environment is made.
+
+    Raises:
+        UnknownTask, ConfigError: as :func:`preset`.
+    """
+    tasks = find_tasks(task)
+    suite = one_suite(tasks)
+    options = suite.options() if protocol is None else _protocol(suite, protocol)
+    names = {field.name for field in fields(options)}
+    if "threads" in names:
+        # Each rollout actor has one core, on which it also runs the agent.
+        options = replace(options, threads=1)
+    if "instruction" in names and any(each.short_name.startswith("language_") for each in tasks):
+        options = replace(options, instruction=True)
+    return options
+
+
+def _protocol(suite: Suite, name: str) -> Any:
+    presets = suite.presets
+    if name not in presets:
+        has = f"{suite.name} has {', '.join(presets)}" if presets else f"{suite.name} has its defaults only"
+        raise ConfigError(f"--preset is {name!r}, but {has}")
+    return presets[name]
+
+
+def _paper(task: Task, options: Any) -> TrainConfig[Any]:
+    """Atari and ProcGen: the defaults of the configuration are the paper's."""
+    return TrainConfig(task.name, options)
+
+
+def _dmlab(task: Task, options: Any) -> TrainConfig[Any]:
+    """Of the rollouts of 10, 50 and 100 steps in the paper the longest do best."""
+    steps = 30_000_000 if task.short_name == "rooms_select_nonmatching_object" else 100_000_000
+    return TrainConfig(task.name, options, agent=AgentConfig(hidden_size=512), total_steps=steps, rollout_length=100)
+
+
+def _memory(task: Task, options: Any) -> TrainConfig[Any]:
+    """Settings that solve the T-maze; the others start from them."""
+    spaces = task.spaces(options)
+    return _small(task, options, images=spaces is not None and len(spaces.shape) == 3)
+
+
+def _small(task: Task, options: Any, images: bool) -> TrainConfig[Any]:
+    """For tasks with little to see. Without the spread of time scales the forget gates lose the cue within a few steps.
+    Without an encoder below the core, which vectors can do without, the gradient is exact from end to end. The settings
+    for images are not tuned."""
+    return TrainConfig(
+        task.name,
+        options,
+        agent=AgentConfig(hidden_size=64, encoder="auto" if images else "none", chrono_steps=100),
+        learner=LearnerConfig(optimiser="adam", learning_rate=1e-3 if images else 4e-3),
+        total_steps=1_500_000,
+        rollout_length=10,
+        batch_size=64,
+        num_actors=1,
+        streams_per_actor=64,
+        learner_threads=1,
+    )
+
+
+def _popgym(task: Task, options: Any) -> TrainConfig[Any]:
+    """The budget is that of POPGym's own benchmark (Morad et al. 2023)."""
+    return replace(_memory(task, options), total_steps=15_000_000)
+
+
+def _minigrid(task: Task, options: Any) -> TrainConfig[Any]:
+    """The engine is the slow part: two actors."""
+    return replace(_memory(task, options), total_steps=10_000_000, num_actors=2, streams_per_actor=32)
+
+
+def _gym(task: Task, options: Any) -> TrainConfig[Any]:
+    """What an id shows only the environment itself knows. Most ids do not ask for long memory. Rewards may be of any
+    size, so that they are normalised and clipped as far out as is usual; time limits are not part of most tasks."""
+    env = make_vector(task.name, 1, 0, options=options)
+    shape = env.single_observation_space.shape or ()
+    env.close()
+    config = _small(task, options, images=len(shape) == 3)
+    agent = replace(config.agent, chrono_steps=0, normalise_rewards=True, reward_clip=10.0)
+    return replace(config, agent=agent, bootstrap_at_time_limits=True)
+
+
+_SETTINGS: dict[str, _Settings] = {
+    "dmlab": _dmlab,
+    "memory": _memory,
+    "popgym": _popgym,
+    "minigrid": _minigrid,
+    "gym": _gym,
+}
+"""By suite; the others have the paper's."""

@@ -1,0 +1,163 @@
+"""Finds how many rollout actors, streams and threads make a training fast on this machine, by trying."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+from r2ac.launch.cluster.connect import ConnectionFailed
+from r2ac.launch.rollouts.rollout_actor import WAITING
+from r2ac.launch.runs.loading import learner_device
+from r2ac.launch.runtime.process import available_cores, learner_threads, set_up_process
+from r2ac.launch.settings.config import ConfigError, TrainConfig
+from r2ac.launch.train.sources import make_batches, make_publisher, make_source
+from r2ac.launch.train.train import make_learner, observation_spec
+from r2ac.learner import CapturedStep, use_matmul_precision
+
+# On a GPU some updates run as they are, and the next is captured.
+_WARM_UP_UPDATES = CapturedStep.WARM_UP + 2
+_WORTH_TRYING_MORE = 1.02
+"""A change that makes a training faster by less than this is in the noise."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A training that was run for some seconds."""
+
+    config: TrainConfig[Any]
+    steps_per_second: float
+    learner_wait: float
+    """Share of the time in which the learner waited for rollouts."""
+    actor_wait: float | None
+    """Share of the time in which the rollout actors waited for orders; None where nothing was counted."""
+
+    def flags(self) -> str:
+        """The settings that were tried, as flags of ``r2ac train``."""
+        config = self.config
+        named = {
+            "--num-actors": config.num_actors,
+            "--streams-per-actor": config.streams_per_actor,
+            "--learner-threads": config.learner_threads,
+        }
+        return " ".join(f"{flag} {value}" for flag, value in named.items())
+
+
+Measure = Callable[[TrainConfig[Any], float], Trial]
+
+
+def measure(config: TrainConfig[Any], seconds: float) -> Trial:
+    """Train for ``seconds`` after the first updates; nothing is written.
+
+    Raises:
+        ConfigError, ConnectionFailed: as a training does.
+    """
+    config.check()
+    device = learner_device(config.device)
+    set_up_process(learner_threads(config.learner_threads, config.busy_cores))
+    use_matmul_precision(config.learner.matmul_precision)
+    spec = observation_spec(config)
+    learner, _ = make_learner(config, spec, device)
+    with ExitStack() as stack:
+        source = make_source(config, spec, learner, {})
+        batches = stack.enter_context(closing(make_batches(config, source, learner)))
+        publish = stack.enter_context(closing(make_publisher(config, batches, learner)))
+
+        def learn() -> None:
+            publish()
+            batch = batches.next_batch(lambda: False)
+            assert batch is not None
+            learner.update(batch.staged)
+
+        for _ in range(_WARM_UP_UPDATES):
+            learn()
+        learner.check()
+        began, steps, waited = time.monotonic(), learner.env_steps, batches.waited
+        before = source.counts.actor_seconds.copy()
+        while time.monotonic() - began < seconds:
+            learn()
+        learner.check()
+        elapsed = time.monotonic() - began
+        spent = source.counts.actor_seconds - before
+    actor_wait = spent[WAITING] / spent.total() if config.num_actors and spent.total() else None
+    return Trial(config, (learner.env_steps - steps) / elapsed, (batches.waited - waited) / elapsed, actor_wait)
+
+
+def search(
+    config: TrainConfig[Any],
+    budget: float,
+    seconds: float,
+    measure: Measure = measure,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Trial]:
+    """Trials one after another, until nothing is left to try or the next would take longer than is left.
+
+    First the settings as they are, then other numbers of actors, then of the best of them other numbers of streams and
+    of threads of the learner; what makes it faster is kept.
+
+    Args:
+        config: checked settings to begin with.
+        budget: seconds in all.
+        seconds: of each trial, beside its start.
+        measure: makes a trial.
+        clock: the time in seconds.
+    """
+    began = clock()
+    tried: dict[tuple[int, int, int], Trial] = {}
+    best: Trial | None = None
+    longest = 0.0
+    for changes in (_other_actors, _other_streams, _other_threads):
+        for candidate in changes(best.config if best is not None else config):
+            key = candidate.num_actors, candidate.streams_per_actor, candidate.learner_threads
+            if key in tried:
+                continue
+            started = clock()
+            if tried and started - began + longest > budget:
+                return
+            try:
+                trial = tried[key] = measure(candidate, seconds)
+            except ConfigError:
+                if not tried:
+                    raise
+                continue  # what does not go together with other flags, or does not fit into memory
+            except ConnectionFailed:
+                if not tried:
+                    raise
+                return  # Ray did not start this time; what was measured before stands
+            longest = max(longest, clock() - started)
+            if best is None or trial.steps_per_second > _WORTH_TRYING_MORE * best.steps_per_second:
+                best = trial
+            yield trial
+
+
+def fastest(trials: list[Trial]) -> Trial:
+    """The first of those that are as fast as the fastest but for the noise."""
+    most = max(trial.steps_per_second for trial in trials)
+    return next(trial for trial in trials if _WORTH_TRYING_MORE * trial.steps_per_second >= most)
+
+
+def _other_actors(config: TrainConfig[Any]) -> Iterator[TrainConfig[Any]]:
+    """As it is, and with one actor for some of the cores; there are always streams enough for a batch."""
+    cores = available_cores()
+    yield _with_threads(config)
+    for actors in (*sorted({1, cores // 2, cores - 1, cores} - {0}, reverse=True), 0):
+        streams = max(config.streams_per_actor, -(-config.batch_size // max(actors, 1)))
+        yield _with_threads(replace(config, num_actors=actors, streams_per_actor=streams))
+
+
+def _other_streams(config: TrainConfig[Any]) -> Iterator[TrainConfig[Any]]:
+    for streams in (2 * config.streams_per_actor, config.streams_per_actor // 2):
+        if streams * max(config.num_actors, 1) >= max(config.batch_size, len(config.tasks)):
+            yield replace(config, streams_per_actor=streams)
+
+
+def _other_threads(config: TrainConfig[Any]) -> Iterator[TrainConfig[Any]]:
+    for threads in (1, available_cores()):
+        yield replace(config, learner_threads=threads)
+
+
+def _with_threads(config: TrainConfig[Any]) -> TrainConfig[Any]:
+    """The learner's threads as a number, so that flags say what was tried."""
+    return replace(config, learner_threads=learner_threads(config.learner_threads, config.busy_cores))

@@ -1,0 +1,346 @@
+"""The training loop of one learner: the only one, or one of several that go in step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from r2ac.envs import EngineFailed, frames_per_step
+from r2ac.launch.rollouts.batch_pipeline import Batches, ReadyBatch
+from r2ac.launch.rollouts.inference.pool import InferenceFailed
+from r2ac.launch.rollouts.publisher import WeightsPublisher
+from r2ac.launch.rollouts.rollout_source import ActorsLost, RolloutSource
+from r2ac.launch.runs.metrics import MetricsWriter
+from r2ac.launch.runs.mirror import Mirror
+from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.runs.storage import StorageUnavailable
+from r2ac.launch.runtime.errors import RunDirectoryError
+from r2ac.launch.runtime.signals import StoppedAtOnce
+from r2ac.launch.settings.config import TrainConfig
+from r2ac.launch.train.callback import Follower
+from r2ac.launch.train.profile_summary import ProfileSummary
+from r2ac.launch.train.profiling import NoProfile, TrainingProfile
+from r2ac.launch.train.training_log import COUNTED, TrainingLog
+from r2ac.launch.watching.training_video import film_episode
+from r2ac.learner import Learner, Peers, TrainingDiverged
+from r2ac.learner.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    checkpoint_path,
+    latest_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+
+_SHOW_SECONDS = 0.1
+_NO_ROLLOUTS = (ActorsLost, InferenceFailed, EngineFailed)
+"""Why there may be no next batch."""
+
+
+class ShowsProgress(Protocol):
+    """Shows how far a training has come: :class:`r2ac.launch.runtime.progress.Progress`, or what passes it on."""
+
+    def update(
+        self,
+        env_steps: int,
+        updates: int,
+        mean_return: float | None = None,
+        notes: Mapping[str, int] | None = None,
+        hints: Sequence[str] = (),
+    ) -> None:
+        """As :meth:`r2ac.launch.runtime.progress.Progress.update`."""
+
+
+@dataclass(frozen=True)
+class Records:
+    """Where a training is written down."""
+
+    run: RunDirectory
+    metrics: MetricsWriter
+    progress: ShowsProgress
+    """Told again and again."""
+    follower: Follower
+    mirror: Mirror | None = None
+    """Takes the run to its URL, where it is one at a URL."""
+    again: bool = False
+    """Whether the training was started again after a failure."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Where a learner's batches come from, and where its weights go."""
+
+    source: RolloutSource
+    batches: Batches
+    publish: WeightsPublisher
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What became of a training."""
+
+    env_steps: int
+    env_frames: int
+    updates: int
+    steps: int
+    """Environment steps of this process, or of this group of learners: without those before a resume."""
+    seconds: float
+    """The time that they took."""
+    mean_return: float | None
+    notes: Mapping[str, int]
+    """Counts that should be zero."""
+    profile: list[tuple[str, str]]
+    paths: Mapping[str, Path | str]
+
+
+class Training:
+    """A training that is under way: the loop of batches, updates, publications, lines and checkpoints.
+
+    Several learners make the same updates at the same time, each from rollouts of its own. The first of them decides
+    when to stop and to save, and it alone has records; the others tell it what they counted.
+
+    Args:
+        config: of the whole training.
+        learner: this one.
+        rollouts: of this learner.
+        peers: all learners.
+        records: None but for the first learner.
+        counters: of the checkpoint that the training goes on from; empty for a new one.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig[Any],
+        learner: Learner,
+        rollouts: Rollouts,
+        peers: Peers,
+        records: Records | None,
+        counters: Mapping[str, int | float],
+    ) -> None:
+        self._config, self._learner, self._peers = config, learner, peers
+        self._source, self._batches, self._publish = rollouts.source, rollouts.batches, rollouts.publish
+        self._records = records
+        if records is not None:
+            for name in COUNTED:
+                setattr(self._source.counts, name, int(counters.get(name, 0)))
+            self._source.counts.restarts += records.again
+        self._log = TrainingLog(learner, self._batches, self._source.counts, config.tasks, config.env, peers)
+        self._frames_per_step = frames_per_step(config.task, config.env)
+        self._incarnation = int(counters.get("incarnation", -1)) + 1
+        self._earlier = float(counters.get("wall_time", 0.0))
+        self._began = time.monotonic()
+        self._began_steps = learner.env_steps
+        self._last_line = self._began_steps
+        self._last_checkpoint = self._last_video = self._began
+        self._last_shown = 0.0
+        self._checkpoint_is_due = False
+        self._seconds = 0.0
+        self._profile: TrainingProfile | NoProfile = NoProfile()
+        if config.profile and records is not None:
+            self._profile = TrainingProfile(records.run.path / "profile", learner.device)
+        self._profile_summary: ProfileSummary | None = None
+
+    def loop(self, stop_requested: Callable[[], bool]) -> Summary | None:
+        """Learn from batch after batch until the run's end or until asked to stop, then save; also where anything else
+        ends it, but a second Ctrl-C.
+
+        Returns:
+            What became of it; None but for the first learner.
+
+        Raises:
+            TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed: where the run cannot go on, after a checkpoint.
+            PeersLost: where another learner is gone; also after a checkpoint, but on a GPU, whose state is not known
+                then.
+            RunDirectoryError, CheckpointError: where the run can no longer be written.
+        """
+        self._publish()
+        self._show()
+        try:
+            # A run can be gone on with from its first moment on, and a restart is counted from then on.
+            (is_due,) = self._peers.any(
+                self._learner.updates == 0 or (self._records is not None and self._records.again)
+            )
+            if is_due:
+                self._checkpoint()
+            while self._learner.env_steps < self._config.total_steps:
+                batch = self._next_batch(stop_requested)
+                if batch is None:
+                    break
+                self._learn(batch)
+            self._learner.check()
+        except (StoppedAtOnce, RunDirectoryError, CheckpointError, StorageUnavailable):
+            raise
+        except (TrainingDiverged, *_NO_ROLLOUTS):
+            # All learners are here.
+            self._finish()
+            raise
+        except BaseException:
+            # The error that ends the run is worth more than one of saving, as on a device that has failed.
+            with suppress(Exception):
+                self._save_alone()
+            raise
+        self._finish()
+        return self._summary()
+
+    def _save_alone(self) -> None:
+        """Save without the other learners, who may be gone; not on a GPU then, whose state is not known."""
+        if self._peers.size == 1:
+            self._finish()
+        elif self._records is not None and self._learner.device.type == "cpu":
+            # This learner is where the last whole update left it.
+            self._save(self._records)
+
+    def _next_batch(self, stop_requested: Callable[[], bool]) -> ReadyBatch | None:
+        """The next batch; None at all learners where one of them has none, so that they stop at the same update."""
+        batch: ReadyBatch | None = None
+        failure: Exception | None = None
+        with self._profile.phase("waiting"):
+            try:
+                if not stop_requested():
+                    batch = self._batches.next_batch(lambda: self._show_waiting(stop_requested()))
+            except _NO_ROLLOUTS as error:
+                failure = error
+            since = time.monotonic() - self._last_checkpoint
+            is_due = self._records is not None and since >= 60 * self._config.checkpoint_minutes
+            stop, self._checkpoint_is_due = self._peers.any(batch is None, is_due)
+        if failure is not None:
+            raise failure
+        return None if stop else batch
+
+    def _learn(self, batch: ReadyBatch) -> None:
+        """One update, and whatever is due after it."""
+        config, learner, version = self._config, self._learner, self._learner.updates
+        phase = self._profile.phase
+        with phase("update"):
+            learner.update(batch.staged)
+        self._log.add(batch, version)
+        if learner.updates % config.publish_every == 0:
+            with phase("publish"):
+                self._publish()
+        if learner.env_steps - self._last_line >= config.log_interval:
+            with phase("log"):
+                self._write_line()
+                learner.check()
+        if self._checkpoint_is_due:
+            with phase("checkpoint"):
+                self._checkpoint()
+        if config.video_minutes > 0 and time.monotonic() - self._last_video >= 60 * config.video_minutes:
+            with phase("video"):
+                self._film()
+        if time.monotonic() - self._last_shown >= _SHOW_SECONDS:
+            self._show()
+
+    def _show_waiting(self, stopped: bool) -> bool:
+        """Asked while the learner waits, which may be long: the line then says which actors are still pending."""
+        if time.monotonic() - self._last_shown >= _SHOW_SECONDS:
+            self._show()
+        return stopped
+
+    def _show(self) -> None:
+        self._last_shown = time.monotonic()
+        if self._records is not None:
+            log, learner = self._log, self._learner
+            hints = log.hints(self._config.stall_seconds)
+            if hints and not self._config.env.step_timeout:
+                hints.append("(--step-timeout SECONDS would replace it)")
+            self._records.progress.update(learner.env_steps, learner.updates, log.mean_return, log.notes(), hints)
+
+    def _finish(self) -> None:
+        self._show()
+        if self._learner.env_steps > self._last_line:
+            self._write_line()
+        with self._profile.phase("checkpoint"):
+            self._checkpoint()
+        self._seconds = time.monotonic() - self._began
+        workers = self._source.inference_statistics() if self._config.profile else None
+        self._profile_summary = self._profile.write(self._actor_seconds(), workers, self._source.timeline)
+
+    def _write_line(self) -> None:
+        """A line about all learners, each of which has its part in it."""
+        steps = self._last_line = self._learner.env_steps
+        values, records = self._log.values(), self._records
+        if records is None:
+            return
+        values |= records.follower.constants
+        records.metrics.write(steps, steps * self._frames_per_step, self._wall_time(), values)
+        records.follower.take_line({"env_steps": steps, **values})
+
+    def _film(self) -> None:
+        """An episode of one of the tasks as the agent plays it now."""
+        if self._records is None:
+            return
+        config, steps = self._config, self._learner.env_steps
+        task = config.tasks[self._learner.updates % len(config.tasks)].name
+        # A video is not worth a run: where the engine fails, the next one may come about.
+        with suppress(EngineFailed):
+            gif = film_episode(self._learner.agent, task, config.env, seed=steps)
+            self._records.metrics.write_gif(gif.data, gif.size, steps)
+        self._last_video = time.monotonic()
+
+    def _checkpoint(self) -> None:
+        """A checkpoint, with what all learners have counted."""
+        self._log.gather_counts()
+        if self._records is not None:
+            self._save(self._records)
+
+    def _save(self, records: Records) -> None:
+        learner, counts = self._learner, self._log.counts()
+        checkpoint = Checkpoint(
+            model=learner.agent.state_dict(),
+            optimiser=learner.optimiser.state_dict(),
+            counters={
+                "env_steps": learner.env_steps,
+                "updates": learner.updates,
+                "skipped_updates": learner.skipped_updates,
+                **counts,
+                "wall_time": self._wall_time(),
+                "incarnation": self._incarnation + counts["actor_restarts"],
+            },
+            random_state=torch.get_rng_state(),
+            config=self._config.to_json(),
+        )
+        path = checkpoint_path(records.run.checkpoints, learner.env_steps)
+        save_checkpoint(path, checkpoint)
+        prune_checkpoints(records.run.checkpoints, self._config.keep_checkpoints)
+        records.metrics.flush()
+        if records.mirror is not None:
+            records.mirror.push()
+        self._last_checkpoint = time.monotonic()
+
+    def _summary(self) -> Summary | None:
+        if self._records is None:
+            return None
+        run, learner, profile = self._records.run, self._learner, self._profile_summary
+        paths: dict[str, Path | str] = {
+            "run": run.path,
+            "checkpoint": latest_checkpoint(run.checkpoints),
+            "metrics": run.metrics_path,
+        }
+        if profile is not None:
+            paths["profile"] = run.path / "profile" / "summary.md"
+        if (mirror := self._records.mirror) is not None:
+            paths = {name: mirror.shown(path) for name, path in paths.items()}
+        return Summary(
+            env_steps=learner.env_steps,
+            env_frames=learner.env_steps * self._frames_per_step,
+            updates=learner.updates,
+            steps=learner.env_steps - self._began_steps,
+            seconds=self._seconds,
+            mean_return=self._log.mean_return,
+            notes=self._log.notes(),
+            profile=profile.rows() if profile is not None else [],
+            paths=paths,
+        )
+
+    def _actor_seconds(self) -> dict[str, float]:
+        """What the actors spent their time with; an actor in this process waits for no orders."""
+        return {key: value for key, value in self._source.counts.actor_seconds.items() if value > 0}
+
+    def _wall_time(self) -> float:
+        return self._earlier + time.monotonic() - self._began

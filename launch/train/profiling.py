@@ -1,0 +1,252 @@
+"""Where a training's time goes (``--profile``): the loop's phases, and ``torch.profiler``'s trace of some updates."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from torch.autograd.profiler_util import FunctionEvent
+from torch.profiler import ProfilerActivity
+
+from r2ac.agents.scopes import scope
+from r2ac.launch.rollouts.inference.acting_agent import InferenceStatistics
+from r2ac.launch.train.profile_summary import OTHER, ProfileSummary
+
+UPDATE = "update"
+"""The phase of the updates themselves."""
+TRACE, TIMELINE, SUMMARY = "learner-trace.json.gz", "ray-timeline.json", "summary.md"
+SENSITIVITIES = "sensitivities"
+SENSITIVITY_OPERATORS = {"r2ac::sensitivity_pass_", "r2ac::vector_pass_", "r2ac::block_sensitivity_pass_"}
+# The part that a scope of Agent and Learner belongs to, and the part of the backward pass of what it computed.
+FORWARD = {
+    "encoder": "encoder forward",
+    "core": "core forward",
+    "heads": "heads, losses",
+    "losses": "heads, losses",
+    "peers": "other learners",
+    "optimiser": "optimiser",
+    "copies": "copies",
+    "metrics": "metrics",
+    "backward": OTHER,
+    UPDATE: OTHER,
+}
+BACKWARD = {
+    "encoder": "encoder backward",
+    "core": "core backward",
+    "heads": "heads, losses",
+    "losses": "heads, losses",
+}
+_NODE = "autograd::engine::evaluate_function"
+_NOTHING = nullcontext()
+
+
+class NoProfile:
+    """Stands where a :class:`TrainingProfile` would, and does nothing."""
+
+    def phase(self, name: str) -> AbstractContextManager[None]:
+        """Nothing."""
+        return _NOTHING
+
+    def write(
+        self,
+        actors: Mapping[str, float],
+        workers: InferenceStatistics | None = None,
+        timeline: Callable[[Path], object] | None = None,
+    ) -> None:
+        """Nothing."""
+
+
+class TrainingProfile:
+    """Counts the seconds of the phases of a training's loop, and traces some of its updates.
+
+    Seconds are counted from the beginning of the first phase "update" to the end of the last phase; phases follow one
+    another and do not nest. After ``skip`` updates ``torch.profiler`` runs over at most ``most_updates`` updates, or
+    ``most_seconds`` if they end first. What starting and stopping it takes is counted nowhere.
+
+    Args:
+        folder: where :meth:`write` puts its files; made where it is missing.
+        device: the learner's.
+        skip: updates before the trace: the first compile kernels and fill caches.
+        most_updates: updates in the trace.
+        most_seconds: seconds after which the trace ends with the update under way.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        skip: int = 20,
+        most_updates: int = 40,
+        most_seconds: float = 20.0,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._folder, self._device, self._clock = folder, device, clock
+        self._skip, self._most_updates, self._most_seconds = skip, most_updates, most_seconds
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._updates = self._traced = 0
+        self._trace: torch.profiler.profile | None = None
+        self._traces = False
+        self._began: float | None = None
+        self._ended = self._trace_began = self._not_counted = 0.0
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """``with profile.phase("waiting"):`` counts the seconds of a part of the loop, and names it in the trace."""
+        if name == UPDATE:
+            self._before_update()
+        began = self._clock()
+        try:
+            with scope(name):
+                yield
+        finally:
+            if self._began is not None:
+                self._seconds[name] += self._clock() - began
+            if name == UPDATE:
+                self._after_update()
+            self._ended = self._clock()
+
+    def write(
+        self,
+        actors: Mapping[str, float],
+        workers: InferenceStatistics | None = None,
+        timeline: Callable[[Path], object] | None = None,
+    ) -> ProfileSummary:
+        """Write the trace, the timeline and ``summary.md``, and end the trace if it still runs.
+
+        Args:
+            actors: seconds of "environment", "inference" and "waiting", summed over all rollout actors; without
+                "waiting" where the learner's process steps the environments.
+            workers: what the inference workers have done; None where there are none.
+            timeline: writes Ray's timeline to the path that it is given.
+
+        Returns:
+            What ``summary.md`` tells.
+
+        Raises:
+            OSError: if the files cannot be written.
+        """
+        self._stop()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        parts: dict[str, float] = {}
+        if self._trace is not None:
+            self._trace.export_chrome_trace(str(self._folder / TRACE))
+            parts = update_seconds(self._trace.events(), on_device=self._device.type == "cuda")
+        if timeline is not None:
+            timeline(self._folder / TIMELINE)
+        began = self._ended if self._began is None else self._began
+        rest = self._ended - began - self._not_counted - sum(self._seconds.values())
+        summary = ProfileSummary(
+            on_gpu=self._device.type == "cuda",
+            updates=self._updates,
+            traced=self._traced,
+            skipped=self._skip,
+            loop={**self._seconds, OTHER: max(0.0, rest)},
+            parts=parts,
+            actors=dict(actors),
+            workers=workers,
+        )
+        (self._folder / SUMMARY).write_text(summary.markdown())
+        return summary
+
+    def _before_update(self) -> None:
+        if self._began is None:
+            self._began = self._clock()
+        if self._updates == self._skip and self._trace is None:
+            began = self._clock()
+            self._start()
+            self._trace_began = self._clock()
+            self._not_counted += self._trace_began - began
+
+    def _after_update(self) -> None:
+        self._updates += 1
+        if not self._traces:
+            return
+        self._traced += 1
+        began = self._clock()
+        if self._traced >= self._most_updates or began - self._trace_began >= self._most_seconds:
+            self._stop()
+            self._not_counted += self._clock() - began
+
+    def _start(self) -> None:
+        activities = [ProfilerActivity.CPU]
+        if self._device.type == "cuda":
+            activities.append(ProfilerActivity.CUDA)
+        self._trace = torch.profiler.profile(activities=activities)
+        self._trace.start()
+        self._traces = True
+
+    def _stop(self) -> None:
+        if self._trace is not None and self._traces:
+            self._trace.stop()
+        self._traces = False
+
+
+def update_seconds(events: Iterable[FunctionEvent], on_device: bool) -> dict[str, float]:
+    """Seconds of each part of the updates that a profiler saw, within scopes of the name "update".
+
+    Every moment counts once, in the part of the innermost event that names one. A node of the backward pass belongs to
+    the scope of the operator that made it: autograd gives both the same number. So the sum is the whole time of the
+    updates on a CPU, and of their kernels on a GPU.
+
+    Args:
+        events: of a ``torch.profiler.profile``.
+        on_device: count the time of the GPU's kernels; else the time of the thread that makes the updates.
+    """
+    events = list(events)
+    made_in = _scopes_of_nodes(events)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    for event in events:
+        part = _part_of(event, made_in)
+        if part is not None:
+            seconds[part] += (_kernel_time(event) if on_device else event.self_cpu_time_total) / 1e6
+    return {part: spent for part, spent in seconds.items() if spent > 0}
+
+
+def _lineage(event: FunctionEvent) -> Iterator[FunctionEvent]:
+    """The event and all that enclose it, from the inside out."""
+    inner: FunctionEvent | None = event
+    while inner is not None:
+        yield inner
+        inner = inner.cpu_parent
+
+
+def _scopes_of_nodes(events: Iterable[FunctionEvent]) -> dict[tuple[int, int], str]:
+    """The scope in which each node of the backward pass was made, by forward thread and autograd's number."""
+    scopes: dict[tuple[int, int], str] = {}
+    for event in events:
+        if event.sequence_nr < 0 or event.name.startswith(_NODE):
+            continue
+        names = [outer.name for outer in _lineage(event)]
+        if not any(name.startswith(_NODE) for name in names):
+            # An operator shows the number that comes next; of those with the same, the last makes the node.
+            scopes[event.thread, event.sequence_nr] = next((name for name in names if name in FORWARD), OTHER)
+    return scopes
+
+
+def _part_of(event: FunctionEvent, made_in: Mapping[tuple[int, int], str]) -> str | None:
+    """The part of the update in which the event lies; None outside the updates, where agents act."""
+    part, in_update = None, False
+    for outer in _lineage(event):
+        part = part or _part_named_by(outer, made_in)
+        # On a GPU the backward pass runs in a thread of its own.
+        in_update = in_update or outer.name == UPDATE or outer.name.startswith(_NODE)
+    return part if in_update else None
+
+
+def _part_named_by(event: FunctionEvent, made_in: Mapping[tuple[int, int], str]) -> str | None:
+    if event.name in SENSITIVITY_OPERATORS:
+        return SENSITIVITIES
+    if event.name.startswith(_NODE):
+        return BACKWARD.get(made_in.get((event.fwd_thread or 0, event.sequence_nr), OTHER), OTHER)
+    return FORWARD.get(event.name)
+
+
+def _kernel_time(event: FunctionEvent) -> float:
+    """Microseconds of the kernels that the event itself launched, without what it encloses."""
+    # A scope shows on the GPU as well, under its own name, from its first kernel to its last.
+    return sum(kernel.duration for kernel in event.kernels if kernel.name != event.name)

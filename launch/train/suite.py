@@ -1,0 +1,146 @@
+"""Training on a list of tasks in turn: one agent and one run for each, below one directory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from r2ac.envs import InvalidOption, MissingPackage, Task
+from r2ac.launch.runs.mirror import Mirror
+from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
+from r2ac.launch.runs.storage import Store, is_url
+from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_reason, with_details_kept
+from r2ac.launch.settings.config import ConfigError, TrainConfig
+from r2ac.launch.train.train import RUN_FAILURES, Resumed, failure_code, open_interrupted, train
+from r2ac.learner.checkpoint import CheckpointError
+
+# What can be wrong with one task while others can be trained.
+_OF_ONE_TASK = (*RUN_FAILURES, RunError, CheckpointError, ConfigError, InvalidOption, MissingPackage)
+
+_NAME = "suite.json"
+
+Configure = Callable[[Task, Path, Resumed | None], TrainConfig[Any]]
+"""configure(task, run_dir, resumed): the checked settings of a task's run, new or resumed."""
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """A directory of runs, one for each task of a list; ``suite.json`` says which, and with which flags."""
+
+    place: str
+    """The directory: its path, or its URL."""
+    names: str
+    """The tasks, as `find_tasks` reads them."""
+    flags: tuple[str, ...]
+    """What the command line said beside the tasks and the directory."""
+
+    @staticmethod
+    def at(place: Path | str) -> bool:
+        """Whether there is such a directory at a path or a URL."""
+        place = str(place)
+        return _read(place) is not None if is_url(place) else _description(place).is_file()
+
+    @staticmethod
+    def open(place: Path | str) -> SuiteRun:
+        """The directory as it was written. Raises RunDirectoryError where it is damaged."""
+        place = str(place)
+        file = _description(place)
+        try:
+            values = json.loads(_read(place) or b"")
+            return SuiteRun(place, str(values["tasks"]), tuple(map(str, values["flags"])))
+        except OSError as error:
+            raise RunDirectoryError(f"{file} cannot be read: {os_reason(error)}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunDirectoryError(f"{file} is damaged: {error}") from error
+
+    def write(self) -> None:
+        """Raises RunDirectoryError where it cannot be written, or StorageUnavailable."""
+        text = json_text({"tasks": self.names, "flags": self.flags})
+        if is_url(self.place):
+            return Store(self.place).write(_NAME, text.encode())
+        try:
+            Path(self.place).mkdir(parents=True, exist_ok=True)
+            write_atomically(_description(self.place), text)
+        except OSError as error:
+            raise RunDirectoryError(f"{self.place} cannot hold runs: {os_reason(error)}") from error
+
+    def place_of(self, task: Task) -> str:
+        """Where the run of a task lies: a path or a URL."""
+        return f"{self.place.rstrip('/')}/{task.name.replace('/', '-')}"
+
+    def run_of(self, task: Task) -> Path:
+        """The path of the run of a task, in a directory of this machine."""
+        return Path(self.place_of(task))
+
+
+def _description(place: str) -> Path:
+    return Path(place) / _NAME
+
+
+def _read(place: str) -> bytes | None:
+    return Store(place).read(_NAME) if is_url(place) else _description(place).read_bytes()
+
+
+def train_suite(suite: SuiteRun, tasks: Sequence[Task], configure: Configure, console: Console) -> int:
+    """Train an agent on each of the tasks in turn: what has ended is left alone, what was interrupted goes on. A task
+    that fails is told in one sentence, and the others are trained all the same.
+
+    Returns:
+        0 where every task has ended, 128 + the signal's number where one came; where one failed what `failure_code`
+        says of it, TRY_AGAIN if that is so of any.
+    """
+    states: dict[str, str] = {}
+    failures: set[int] = set()
+    for number, task in enumerate(tasks, start=1):
+        console.print(f"[bold]{task.name}[/bold] ({number} of {len(tasks)})", highlight=False)
+        code = 0
+        try:
+            code = _train_one(suite, task, configure, console)
+            states[task.name] = "trained"
+        except _OF_ONE_TASK as error:
+            sentence = with_details_kept(error)
+            console.print(f"r2ac: {sentence}", markup=False, soft_wrap=True)
+            states[task.name] = f"failed: {sentence}"
+            failures.add(failure_code(error))
+        if code:
+            console.print(f"Continue with: r2ac train --resume {suite.place}", soft_wrap=True, markup=False)
+            return code
+    _print_summary(console, suite, states)
+    return max(failures, default=0)
+
+
+def _train_one(suite: SuiteRun, task: Task, configure: Configure, console: Console) -> int:
+    place = suite.place_of(task)
+    with ExitStack() as stack:
+        mirror = stack.enter_context(Mirror(place, console, new=None)) if is_url(place) else None
+        path = mirror.path if mirror is not None else Path(place)
+        resumed = _open(path) if path.exists() else None
+        if resumed is not None:
+            stack.callback(resumed.run.close)
+        return train(configure(task, path, resumed), console, resumed, mirror=mirror)
+
+
+def _open(path: Path) -> Resumed | None:
+    """The interrupted run at ``path``; None where it never came to its first checkpoint, and begins anew."""
+    checkpoints = RunDirectory.open(path, for_writing=False).checkpoints
+    if any(checkpoints.glob("step_*")):
+        return open_interrupted(path)
+    RunDirectory.open(path, for_writing=True).discard()
+    return None
+
+
+def _print_summary(console: Console, suite: SuiteRun, states: dict[str, str]) -> None:
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("task", no_wrap=True)
+    table.add_column("")
+    for name, state in states.items():
+        table.add_row(name, state)
+    console.print(table)
+    console.print(f"  runs  {suite.place}", soft_wrap=True, markup=False)

@@ -1,0 +1,1 @@
+"""Algorithms: targets and losses of an update."""

@@ -1,0 +1,171 @@
+"""What RTRL adds to the gradient, measured beside the updates.
+
+With the parameters of the recurrence as one vector, RTRL's gradient is
+
+    g = inside + boundary      inside = sum_t (d_t u_t) (x) v_t      boundary = (a_1 d_1) . S_0
+
+TBPTT's gradient and what comes from before the rollout (docs/rtrl.md, section 4).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from r2ac.agents import ELSTM, Carry
+from r2ac.learner.collective import Alone, Peers
+from r2ac.learner.metrics import Means
+
+_NORMS = ("rtrl/boundary_norm", "rtrl/inside_norm", "rtrl/cosine")
+_HORIZON, _CREDIT = "rtrl/credit_horizon", "credit"
+_MOST_BEHIND = 64
+
+
+@dataclass(frozen=True)
+class GradientParts:
+    """The two parts of a gradient by the recurrent parameters, one vector each: W, w and b, flattened."""
+
+    boundary: Tensor
+    """[P], what comes from before the rollout."""
+    inside: Tensor
+    """[P], TBPTT's gradient."""
+    by_cell: Tensor
+    """a_1 d_1, the loss's gradient by the cell state before the rollout, [B, N]."""
+
+
+def with_room(core: ELSTM, carry: Carry, for_parts: bool = True) -> Carry:
+    """The carry, which has ``streams``, with room for what the backward pass is to note: all that
+    :func:`gradient_parts` reads, or prod_t a_t alone."""
+    cells = carry.cell.numel()
+    more = cells + core.input_weight.numel() + 2 * core.bias.numel() if for_parts else 0
+    return Carry(carry.cell, carry.sensitivities, carry.streams, carry.fresh, carry.cell.new_empty(cells + more))
+
+
+def gradient_parts(core: ELSTM, carry: Carry) -> GradientParts:
+    """The parts of the gradient that the core's parameters have after the backward pass of one rollout.
+
+    Args:
+        core: whose ``grad`` holds the gradient of that rollout alone, not yet clipped.
+        carry: what the rollout began with, from :func:`with_room`.
+    """
+    assert carry.noted is not None
+    gradients = (core.input_weight.grad, core.recurrent_weight.grad, core.bias.grad)
+    total = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
+    _, by_cell, boundary = carry.noted.split((carry.cell.numel(), carry.cell.numel(), len(total)))
+    return GradientParts(boundary, total.sub_(boundary), by_cell.view_as(carry.cell))
+
+
+def norms_and_cosine(parts: GradientParts) -> tuple[Tensor, Tensor, Tensor]:
+    """|boundary|, |inside|, and the cosine of the angle between the two: 0 where one of them is zero."""
+    boundary, inside = torch.linalg.vector_norm(parts.boundary), torch.linalg.vector_norm(parts.inside)
+    size = (boundary * inside).clamp_min(torch.finfo(boundary.dtype).tiny)
+    return boundary, inside, torch.dot(parts.boundary, parts.inside) / size
+
+
+def travelled(by_cell: Tensor, through: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Credit that leaves a rollout at its start, times the steps that it travels on, and that credit.
+
+        sum |l| T / ln(1 + T / V)      sum |l|      V = T sum_{j>=1} prod_{i<=j} |D_i|
+
+    with l = dL/dc_0 and D_i = prod_t a_t over the i-th rollout before. V is the integral, rollout by rollout, of the
+    share of the credit that is still there; T / ln(1 + T / V) is the same integral step by step where the share falls
+    evenly. If every a_t is a, that is -1/ln|a|, whatever T is.
+
+    Args:
+        by_cell: l, [B, N].
+        through: V, [B, N].
+        steps: T.
+    """
+    credit = by_cell.abs()
+    length = steps / torch.log1p(steps / through)
+    return torch.dot(credit.flatten(), length.flatten()), credit.sum()
+
+
+def is_measured(update: int, every: int) -> bool:
+    """Whether the update of this number is among the measured ones, one in ``every``: a rotation by the golden section,
+    which has no period, so that no rhythm of episodes goes unnoticed."""
+    return update * 0x9E3779B1 % 2**32 * every < 2**32
+
+
+class BoundaryMeter:
+    """Measures the two parts of the gradients, without the host and without a change to them.
+
+    ``rtrl/boundary_norm``, ``rtrl/inside_norm`` and ``rtrl/cosine`` (of the angle between the two; 0 where one is zero)
+    are means over the measured updates, of gradients that are not yet clipped.
+
+    ``rtrl/credit_horizon`` is how many steps the credit that leaves a rollout at its start travels on, back in time, in
+    the mean over streams and units, each weighted by its credit |dL/dc_0|, c_0 being the cells before the rollout: the
+    ratio of the two sums of :func:`travelled`, over the measured updates. An episode's beginning lets nothing through
+    (a_t = 0): the horizon ends there, however slowly units forget. Streams that begin afresh have no past and do not
+    count; where no credit left a rollout, there is no such metric.
+
+    Args:
+        core: trained by RTRL.
+        num_streams: the number of streams.
+        every: one update in so many is measured, see :func:`is_measured`; 1 measures all, as a CUDA graph must, which
+            has no branches.
+        peers: the learners whose batches are measured as one.
+    """
+
+    def __init__(self, core: ELSTM, num_streams: int, every: int, peers: Peers | None = None) -> None:
+        self._core, self._every, self._peers = core, every, peers or Alone()
+        cell = core.initial_carry(1).cell
+        self._through = cell.new_zeros(num_streams, core.hidden_size)  # V, see travelled()
+        self._behind: list[tuple[Carry, int]] = []  # rollouts that V does not know yet, and their lengths
+        self._means = Means((*_NORMS, _HORIZON, _CREDIT), cell.device)
+
+    def begin(self, carry: Carry, update: int) -> Carry:
+        """The carry, as the store of carries gave it, with room for what the backward pass of this update notes."""
+        return with_room(self._core, carry, for_parts=is_measured(update, self._every))
+
+    def measure(self, carry: Carry, steps: int) -> Tensor | None:
+        """Between the backward pass and all that changes gradients: what :meth:`add` is to count; None where nothing is
+        measured.
+
+        Args:
+            carry: from :meth:`begin`.
+            steps: T.
+        """
+        assert carry.noted is not None
+        assert carry.fresh is not None
+        if len(carry.noted) == carry.cell.numel():
+            # The batch's memory may be written again before it is read here.
+            assert carry.streams is not None
+            self._behind.append((replace(carry, streams=carry.streams.clone()), steps))
+            if len(self._behind) == _MOST_BEHIND:
+                self._catch_up()
+            return None
+        self._catch_up()
+        parts, through = gradient_parts(self._core, carry), self._go_through(carry, steps)
+        way = torch.stack(travelled(parts.by_cell.masked_fill(carry.fresh.unsqueeze(-1), 0), through, steps))
+        self._peers.sum_((parts.boundary, parts.inside, way))
+        return torch.cat((torch.stack(norms_and_cosine(parts)), way)).double()
+
+    def add(self, values: Tensor, good: Tensor) -> None:
+        """Count the values of an update, where it was ``good`` (bool scalar)."""
+        self._means.add(values, good)
+
+    def take(self) -> dict[str, float]:
+        """The metrics of the measured good updates since the last call, empty where there was none; waits for the
+        device."""
+        means = self._means.take()
+        credit, way = means.pop(_CREDIT, 0.0), means.pop(_HORIZON, 0.0)
+        return means | {_HORIZON: way / credit} if credit else means
+
+    def _catch_up(self) -> None:
+        # All at once: on a CPU, small operations cost less in a row than one by one between others.
+        for past, steps in self._behind:
+            self._go_through(past, steps)
+        self._behind.clear()
+
+    def _go_through(self, carry: Carry, steps: int) -> Tensor:
+        """Take V of the batch's streams from before their rollout to after it; returns it as it was before, [B, N]."""
+        assert carry.noted is not None
+        assert carry.streams is not None
+        assert carry.fresh is not None
+        through = self._through.index_select(0, carry.streams).masked_fill_(carry.fresh.unsqueeze(-1), 0)
+        decay = carry.noted[: through.numel()].view_as(through).abs()
+        self._through.index_copy_(0, carry.streams, torch.add(through, steps).mul_(decay))
+        return through

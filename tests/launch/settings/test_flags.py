@@ -1,0 +1,158 @@
+"""Numbers, paths and places as people write them on the command line."""
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from r2ac.launch.cli import main
+from r2ac.launch.commands.cluster import read_training
+from r2ac.launch.commands.submit import parse_own
+from r2ac.launch.commands.train import training_config
+from r2ac.launch.runs import run_directory
+from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.flags import parse, parse_known, whole_number
+from r2ac.launch.sweeps.plan import make_plan
+from r2ac.launch.sweeps.settings import SweepSettings
+
+Capture = pytest.CaptureFixture[str]
+TrainTiny = Callable[..., Path]
+
+
+@pytest.mark.parametrize(
+    ("word", "number"),
+    [
+        ("1000000", 1_000_000),
+        ("1_000_000", 1_000_000),
+        ("1e6", 1_000_000),
+        ("2.5E3", 2_500),
+        ("500k", 500_000),
+        ("2M", 2_000_000),
+        ("1.5M", 1_500_000),
+        ("1B", 10**9),
+        ("1000000.0", 1_000_000),
+        ("18446744073709551615", 2**64 - 1),
+        ("-3", -3),
+        ("0", 0),
+    ],
+)
+def test_a_whole_number(word: str, number: int) -> None:
+    assert whole_number(word) == number
+
+
+@pytest.mark.parametrize(
+    "word", ["", "many", "2.5", "1e-3", "1.0001k", "2m", "1 000", "0x10", "1e999", "inf", "nan", "k", "_1"]
+)
+def test_what_is_no_whole_number(word: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{word!r} is no whole number; write one such as 1000000")):
+        whole_number(word)
+
+
+def test_every_command_takes_such_numbers(tmp_path: Path) -> None:
+    config = training_config("memory/tmaze", ["--total-steps", "1e6", "--log-steps=20k", "--hidden-size", "1_0"])
+    assert (config.total_steps, config.log_steps, config.agent.hidden_size) == (1_000_000, 20_000, 10)
+    (trial,) = make_plan(
+        "memory/tmaze", ["--total-steps", "2M"], SweepSettings(vary=("log-steps=1e3",), sweep_dir=tmp_path)
+    ).trials
+    assert (trial.config.total_steps, trial.config.log_steps) == (2_000_000, 1_000)
+    settings, _ = parse_known(SweepSettings, "r2ac sweep", ["--perturb-every", "100k"], SweepSettings())
+    assert settings.perturb_every == 100_000
+    own, words = parse_own(["memory/tmaze", "--total-steps", "2M", "--stop-seconds", "1e3"])
+    assert (own.stop_seconds, words) == (1_000, ["memory/tmaze", "--total-steps", "2M"])
+    assert "2M" in read_training("memory/tmaze", ["--total-steps", "2M"], str).flags
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["train", "memory/tmaze", "--total-steps"], ["evaluate", "run", "--episodes"], ["jobs", "logs", "x", "--tail"]],
+)
+def test_a_number_that_is_none_is_one_sentence(capsys: Capture, command: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*command, "2.5M1"])
+    assert ended.value.code == 2
+    printed = " ".join(re.sub("[^ -~]", " ", capsys.readouterr().err).split())
+    assert f"{command[-1]}: '2.5M1' is no whole number; write one such as 1000000" in printed
+
+
+@dataclass(frozen=True)
+class Places:
+    """Paths in all their forms."""
+
+    one: Path
+    maybe: Path | None = None
+    several: tuple[Path, ...] = ()
+
+
+def test_the_home_directory_is_put_in_where_no_shell_has(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["--one=~/a", "--maybe=~", "--several", "~/b", "c/~/d"]
+    assert parse(Places, "test", words) == Places(tmp_path / "a", tmp_path, (tmp_path / "b", Path("c/~/d")))
+    with pytest.raises(SystemExit):
+        parse(Places, "test", ["--one=~no-such-user-here/a"])
+
+
+def test_every_command_knows_the_home_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, train_tiny: TrainTiny, capsys: Capture
+) -> None:
+    """Also where a place may be a URL, and is no path to begin with."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    train_tiny(Path("~/run"), {"--total-steps": "40"})
+    assert json.loads((home / "run" / "config.json").read_text())["run_dir"] == str(home / "run")
+    tiny = ["--num-actors", "0", "--streams-per-actor", "8", "--batch-size", "8", "--total-steps", "80"]
+    assert main(["train", "--suite", "memory/tmaze", *tiny, "--run-dir", "~/suite"]) == 0
+    assert main(["train", "--resume", "~/run", "--total-steps", "80"]) == 0
+    assert main(["evaluate", "~/run", "--episodes", "1", "--seeds", "1", "--workers", "0", "--output=~/results"]) == 0
+    assert main(["envs", "--watch", "memory/tmaze", "--agent=~/run", "--steps", "2", "--output=~/seen.png"]) == 0
+    for name in ("suite/memory-tmaze/config.json", "results/evaluation.json", "seen.png"):
+        assert (home / name).is_file()
+    assert list(here.iterdir()) == []
+    capsys.readouterr()
+    assert main(["sweep", "--resume", "~/run"]) == 2
+    assert f"{home / 'run'} is not a sweep" in capsys.readouterr().err
+
+
+def test_two_trainings_that_begin_in_one_second_have_two_directories(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    class StandingClock(run_directory.datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> "StandingClock":
+            return cls(2026, 1, 1, 12)
+
+    monkeypatch.setattr(run_directory, "datetime", StandingClock)
+    monkeypatch.chdir(tmp_path)
+    tiny = ["--num-actors", "0", "--streams-per-actor", "8", "--batch-size", "8", "--total-steps", "40"]
+    for _ in range(3):
+        assert main(["train", "memory/tmaze", *tiny]) == 0
+    runs = tmp_path / "runs" / "memory-tmaze"
+    assert sorted(path.name for path in runs.iterdir()) == [
+        f"rtrl-seed1-20260101-120000{suffix}" for suffix in ("", "-2", "-3")
+    ]
+    assert all((run / "config.json").is_file() for run in runs.iterdir())
+
+
+def test_a_training_that_cannot_begin_leaves_no_directory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "memory/tmaze", "--num-actors", "0", "--encoder", "impala"]) == 2
+    assert main(["train", "memory/tmaze", "--num-actors", "0", "--run-dir", "."]) == 2
+    assert main(["sweep", "memory/tmaze", "--vary", "seeds=1,2"]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_run_directory_of_a_sweep_is_its_directory(tmp_path: Path) -> None:
+    words = ["--vary", "seed=1,2", "--run-dir", str(tmp_path / "sweep"), "--seed", "3"]
+    settings, flags = parse_known(SweepSettings, "r2ac sweep", words, SweepSettings())
+    assert (settings.sweep_dir, flags) == (tmp_path / "sweep", ["--seed", "3"])
+    assert [trial.config.run_dir for trial in make_plan("memory/tmaze", [], settings).trials] == [
+        tmp_path / "sweep" / name for name in ("trial-01", "trial-02")
+    ]
+    with pytest.raises(ConfigError, match="must be a folder, not a URL"):
+        SweepSettings(vary=("seed=1,2",), sweep_dir=Path("s3://bucket/sweep")).check()

@@ -1,0 +1,175 @@
+"""The presets are the settings of the paper (Irie et al. 2024, section 4 and appendix A); every one fits its task."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from r2ac.agents import Agent, ObservationSpec
+from r2ac.envs import SUITES, find_task, make_vector
+from r2ac.envs.atari import PRESETS
+from r2ac.envs.memory import MemoryOptions
+from r2ac.envs.minigrid import MinigridOptions
+from r2ac.launch.runtime.process import available_cores, learner_threads
+from r2ac.launch.settings.config import ConfigError, config_from_json
+from r2ac.launch.settings.presets import preset
+
+PAPER_TASKS = ["atari/Breakout", "procgen/chaser"]
+
+
+@pytest.mark.parametrize("task", PAPER_TASKS)
+def test_the_papers_settings(task: str) -> None:
+    config = preset(task)
+    assert (config.rollout_length, config.batch_size, config.num_streams) == (50, 32, 48)
+    assert config.total_steps == 200_000_000
+    assert asdict(config.agent) == {
+        "gradient": "rtrl",
+        "core": "elstm",
+        "hidden_size": 256,
+        "encoder": "auto",
+        "encoder_features": 256,
+        "chrono_steps": 0,
+        "reward_clip": 1.0,
+        "normalise_rewards": False,
+    }
+    assert not config.bootstrap_at_time_limits
+    learner = config.learner
+    assert (learner.optimiser, learner.learning_rate, learner.max_gradient_norm) == ("rmsprop", 6e-4, 40.0)
+    assert (learner.discount, learner.entropy_cost, learner.baseline_cost) == (0.99, 0.01, 0.5)
+    assert (learner.clip_rho, learner.clip_pg_rho, learner.clip_c) == (1.0, 1.0, 1.0)
+
+
+def test_the_papers_settings_for_dmlab() -> None:
+    config = preset("dmlab/rooms_watermaze")
+    assert (config.rollout_length, config.batch_size, config.num_streams) == (100, 32, 48)
+    assert (config.agent.hidden_size, config.agent.encoder, config.total_steps) == (512, "auto", 100_000_000)
+    assert config.learner == preset("atari/Breakout").learner
+    assert preset("dmlab/rooms_select_nonmatching_object").total_steps == 30_000_000
+    spaces = find_task("dmlab/rooms_watermaze").spaces(config.env)
+    assert spaces is not None
+    assert spaces.actions is not None
+    agent = Agent(ObservationSpec(spaces.shape, spaces.actions), config.agent)
+    assert sum(parameter.numel() for parameter in agent.parameters()) == 1_647_178
+
+
+def test_the_learner_leaves_the_cores_to_the_engines_of_dmlab() -> None:
+    here = {"num_actors": 0, "streams_per_actor": 5, "batch_size": 5}
+    assert replace(preset("dmlab/rooms_watermaze"), **here).busy_cores == 5
+    assert replace(preset("dmlab/rooms_watermaze"), num_actors=2, streams_per_actor=5).busy_cores == 10
+    assert replace(preset("memory/tmaze"), **here).busy_cores == 0
+    assert replace(preset("memory/tmaze"), num_actors=3).busy_cores == 3
+    assert learner_threads(0, available_cores()) == 1
+    assert learner_threads(0, 0) == available_cores()
+
+
+@pytest.mark.parametrize(
+    ("task", "options"),
+    [
+        (
+            "atari/Breakout",
+            {
+                "action_repeat": 4,
+                "frame_stack": 4,
+                "image_size": 84,
+                "full_action_space": True,
+                "sticky_actions": 0.0,
+                "max_noops": 30,
+            },
+        ),
+        ("procgen/chaser", {"distribution_mode": "hard", "num_levels": 500, "start_level": 0, "test_levels": 200}),
+    ],
+)
+def test_the_papers_environments(task: str, options: dict[str, Any]) -> None:
+    env = preset(task).env
+    assert {name: getattr(env, name) for name in options} == options
+
+
+@pytest.mark.parametrize(("task", "parameters"), [("atari/Breakout", 1_358_307), ("procgen/chaser", 890_448)])
+def test_the_papers_number_of_parameters(task: str, parameters: int) -> None:
+    """With what the engine shows and takes: the observation's shape and the number of actions count."""
+    if missing := find_task(task).suite.missing():
+        pytest.skip(missing)
+    config = preset(task)
+    env = make_vector(task, 1, 0, options=config.env)
+    agent = Agent(ObservationSpec.of(env), config.agent)
+    env.close()
+    assert sum(parameter.numel() for parameter in agent.parameters()) == parameters
+
+
+def test_the_t_maze_is_set_so_that_only_memory_solves_it() -> None:
+    """Time scales that span the corridor, an exact gradient from end to end, rollouts that do not reach the cue."""
+    config = preset("memory/tmaze")
+    assert config.agent.gradient == "rtrl"
+    assert config.agent.encoder == "none"
+    assert config.agent.chrono_steps >= config.env.corridor_length > config.rollout_length
+
+
+def test_a_protocol_by_name_sets_the_environment_and_nothing_else() -> None:
+    config = preset("atari/Breakout", "machado2018")
+    assert config.env == replace(PRESETS["machado2018"], threads=1)
+    assert replace(config, env=None) == replace(preset("atari/Breakout"), env=None)
+    assert preset("atari/Breakout", "paper") == preset("atari/Breakout")
+    for task, name in (("atari/Breakout", "machado"), ("procgen/chaser", "paper")):
+        with pytest.raises(ConfigError, match=name):
+            preset(task, name)
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_presets_agent_can_see_its_task(suite: str) -> None:
+    """Also with the options that change what is seen."""
+    changed = {"memory": MemoryOptions(pixels=True), "minigrid": MinigridOptions(pixels=True)}
+    for task in SUITES[suite].tasks[:8]:
+        for options in (None, *([changed[suite]] if suite in changed else [])):
+            config = preset(task.name, options=options)
+            if (spaces := task.spaces(config.env)) is not None and spaces.actions is not None:
+                spec = ObservationSpec(spaces.shape, spaces.actions)
+            elif task.suite.missing() is None:
+                env = make_vector(task.name, 1, 0, options=config.env)
+                spec = ObservationSpec.of(env)
+                env.close()
+            else:
+                continue
+            Agent(spec, config.agent)
+
+
+@pytest.mark.parametrize("suite", ["memory", "popgym", "minigrid"])
+def test_vectors_of_memory_tasks_take_no_encoder_and_remember_for_long(suite: str) -> None:
+    for task in SUITES[suite].tasks:
+        agent = preset(task.name).agent
+        assert (agent.encoder, agent.gradient, agent.chrono_steps) == ("none", "rtrl", 100)
+
+
+def test_the_encoder_for_an_id_fits_what_it_shows() -> None:
+    agent = preset("gym/CartPole-v1").agent
+    assert (agent.encoder, agent.chrono_steps) == ("none", 0)
+
+
+def test_rewards_of_an_id_may_be_of_any_size_and_its_time_limits_are_no_ends() -> None:
+    config = preset("gym/CartPole-v1")
+    assert (config.agent.normalise_rewards, config.agent.reward_clip) == (True, 10.0)
+    assert config.bootstrap_at_time_limits
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_every_preset_is_allowed(suite: str) -> None:
+    for task in SUITES[suite].tasks:
+        preset(task.name).check()
+
+
+@pytest.mark.parametrize("flags", [[], ["--learning-rate", "0.002"]])
+def test_pixels_change_what_suits_the_agent(train_tiny: Callable[..., Path], tmp_path: Path, flags: list[str]) -> None:
+    run = train_tiny(tmp_path / "run", {"--total-steps": 80, "--encoder-features": 5}, "--pixels", *flags)
+    config = json.loads((run / "config.json").read_text())
+    assert config["agent"]["encoder"] == "auto"
+    assert config["agent"]["hidden_size"] == 8, "as the flags say"
+    assert config["learner"]["learning_rate"] == (0.002 if flags else 0.001)
+
+
+def test_a_configuration_with_an_earlier_name_of_an_option_is_still_read() -> None:
+    config = preset("dmlab/rooms_watermaze")
+    values = config.to_json()
+    values["env"]["max_failures"] = values["env"].pop("max_engine_failures")
+    assert config_from_json(values, Path("config.json")) == config
