@@ -72,7 +72,7 @@ class ELSTM(nn.Module):
                 self.bias[0].uniform_(1, chrono_steps).log_()
 
     @property
-    def cell_size(self) -> int:
+    def state_size(self) -> int:
         """N, the number of values that the core remembers for each stream."""
         return self.hidden_size
 

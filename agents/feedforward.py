@@ -22,7 +22,7 @@ class FeedForward(nn.Module):
         hidden_size: N.
     """
 
-    cell_size = 0
+    state_size = 0
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()

@@ -70,7 +70,7 @@ class CoreCase:
 def _carries(method: str, core: nn.Module, batch: int, inputs: int, hidden: int, sets: int) -> list[Carry]:
     """A carry for each set of streams: of one store by its rows as the learner keeps it, or step by step as views."""
     device = next(core.parameters()).device
-    cell = 0.5 * torch.randn(batch, core.cell_size, generator=torch.Generator().manual_seed(4)).to(device)
+    cell = 0.5 * torch.randn(batch, core.state_size, generator=torch.Generator().manual_seed(4)).to(device)
     if method not in EXACT:
         return [Carry(cell) for _ in range(sets)]
     kept = Sensitivities.zeros(sets * batch, GATES, hidden, inputs, device)

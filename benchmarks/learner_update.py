@@ -77,7 +77,7 @@ QUICK = {name: Preset((p.image[0], 16, 16), 16, p.actions, p.frames, 3, (2, 3)) 
 
 
 def synthetic_rollout(
-    steps: int, batch: int, preset: Preset, cell_size: int, seed: int = 2, words: int = 0
+    steps: int, batch: int, preset: Preset, state_size: int, seed: int = 2, words: int = 0
 ) -> Rollout[np.ndarray]:
     """A rollout of noise, with instructions of so many words."""
     random = np.random.default_rng(seed)
@@ -89,7 +89,7 @@ def synthetic_rollout(
         is_first=random.random((steps + 1, batch)) < 0.01,
         action=random.integers(0, preset.actions, (steps, batch)),
         behaviour_logits=random.standard_normal((steps, batch, preset.actions), dtype=np.float32),
-        first_cell=np.zeros((batch, cell_size), dtype=np.float32),
+        first_state=np.zeros((batch, state_size), dtype=np.float32),
         stream=np.arange(batch),
         sequence=np.zeros(batch, dtype=np.int64),
         weights_version=np.zeros(batch, dtype=np.int64),
@@ -108,7 +108,7 @@ class Update:
         agent = Agent(spec, AgentConfig(hidden_size=preset.hidden, encoder_features=FEATURES))
         agent.core = make_core(method, agent.core.input_size, preset.hidden, torch.device("cpu"))
         self.learner = Learner(agent.to(device), config, num_streams=batch, total_steps=10**12)
-        self._rollout = synthetic_rollout(steps, batch, preset, agent.core.cell_size)
+        self._rollout = synthetic_rollout(steps, batch, preset, agent.core.state_size)
 
     def __call__(self) -> None:
         self._rollout.sequence[:] = self.learner.carries.next_sequence

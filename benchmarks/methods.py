@@ -142,11 +142,11 @@ class LSTMCore(nn.Module):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.lstm = nn.LSTM(input_size, hidden_size)
-        self.cell_size = 2 * hidden_size
+        self.state_size = 2 * hidden_size
 
     def initial_carry(self, batch_size: int) -> Carry:
         """Zeros."""
-        return Carry(self.lstm.weight_ih_l0.new_zeros(batch_size, self.cell_size))
+        return Carry(self.lstm.weight_ih_l0.new_zeros(batch_size, self.state_size))
 
     def forward(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Carry]:
         """x [T, B, D] -> h [T, B, N], and the carry after step T, detached."""

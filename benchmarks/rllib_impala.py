@@ -103,7 +103,7 @@ def make_config(setting: Setting) -> Any:
 
     task = setting.task
     register_env("r2ac", lambda context: make_environment(task, context.worker_index))
-    model = asdict(DefaultModelConfig(use_lstm=True, lstm_cell_size=setting.hidden, max_seq_len=setting.length))
+    model = asdict(DefaultModelConfig(use_lstm=True, lstm_state_size=setting.hidden, max_seq_len=setting.length))
     model["r2ac_encoder"] = {"name": setting.encoder, "features": setting.features}
     on_gpu = setting.device.startswith("cuda")
     # On the CPU as many threads as r2ac's learner has; RLlib wants either cores or a GPU to be named.

@@ -183,7 +183,7 @@ def measured(row: Row, options: argparse.Namespace) -> tuple[Rates, Work, Row]:
     spec = ObservationSpec.of(env)
     env.close()
     agent = Agent(spec, agent_config(setting, config))
-    layout = RolloutLayout(setting.length, setting.streams, spec, agent.core.cell_size)
+    layout = RolloutLayout(setting.length, setting.streams, spec, agent.core.state_size)
     hand_overs = measure_hand_over(layout, 1.0 if options.quick else 8.0)
     work = Work(
         streams=setting.streams,

@@ -109,7 +109,7 @@ def measure_inference(setting: Setting) -> float:
     # The engine's own array: its layout in memory is not always that of a fresh one.
     observation = torch.from_numpy(env.reset()[0])
     reward, is_first = torch.zeros(setting.streams), torch.zeros(setting.streams, dtype=torch.bool)
-    cell = torch.zeros(setting.streams, agent.core.cell_size)
+    cell = torch.zeros(setting.streams, agent.core.state_size)
 
     def run() -> None:
         nonlocal cell
@@ -128,7 +128,7 @@ def measure_learner(setting: Setting, threads: int) -> float:
     agent = Agent(spec, agent_config(setting, config)).to(device)
     learner = Learner(agent, config.learner, num_streams=setting.batch, total_steps=10**12)
     shape = Preset(spec.shape, setting.hidden, spec.num_actions, 1, setting.length, ())
-    rollout = synthetic_rollout(setting.length, setting.batch, shape, agent.core.cell_size)
+    rollout = synthetic_rollout(setting.length, setting.batch, shape, agent.core.state_size)
 
     def run() -> None:
         rollout.sequence[:] = learner.carries.next_sequence

@@ -9,7 +9,7 @@ from r2ac.learner.config import LearnerConfig
 if TYPE_CHECKING:
     from r2ac.learner.algorithms.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
     from r2ac.learner.carries import CarryStore
-    from r2ac.learner.collective import Alone, Peers, PeersLost, ProcessGroup
+    from r2ac.learner.collective import Collective, CollectiveBroken, ProcessGroup, SingleLearner
     from r2ac.learner.device import CapturedStep, CaptureFailed, DeviceFeed, use_matmul_precision
     from r2ac.learner.learner import (
         Learner,
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "OPTIMISERS",
-    "Alone",
     "CaptureFailed",
     "CapturedStep",
     "CarryStore",
+    "Collective",
+    "CollectiveBroken",
     "DeviceFeed",
     "Learner",
     "LearnerConfig",
     "Losses",
-    "Peers",
-    "PeersLost",
     "ProcessGroup",
     "Rollout",
+    "SingleLearner",
     "StagedBatch",
     "TrainingDiverged",
     "actor_critic_losses",
@@ -56,7 +56,7 @@ __all__ = [
     "use_matmul_precision",
 ]
 
-_MODULES = ("learner", "carries", "device", "losses", "optimiser", "peers", "rollout")
+_MODULES = ("learner", "carries", "device", "algorithms.losses", "optimiser", "collective", "rollout")
 """Where all other names are found."""
 
 

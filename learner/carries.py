@@ -64,7 +64,7 @@ class CarryStore:
         """Note that these rollouts are the next to be learned from."""
         self.next_sequence[stream] = sequence + 1
 
-    def fetch(self, streams: Tensor, gap: Tensor, first_cell: Tensor) -> Carry:
+    def fetch(self, streams: Tensor, gap: Tensor, first_state: Tensor) -> Carry:
         """The carries with which the rollouts of a batch begin.
 
         The sensitivities are not copied: the backward pass of the core advances them where they are kept.
@@ -72,14 +72,14 @@ class CarryStore:
         Args:
             streams: [B] int64, on the device, all different.
             gap: [B] bool, as :meth:`gaps` told.
-            first_cell: the cells that the actor held before the rollouts, [B, N]; used where a stream begins again.
+            first_state: the cells that the actor held before the rollouts, [B, N]; used where a stream begins again.
         """
         cell = self._carry.cell[streams]
         fresh = gap | self._spoilt[streams]
         # An index assignment would bring the number from the host, and wait.
         self._spoilt.index_fill_(0, streams, True)
         self._resets += fresh.sum()
-        cell = torch.where(fresh.unsqueeze(-1), first_cell.to(cell.dtype), cell)
+        cell = torch.where(fresh.unsqueeze(-1), first_state.to(cell.dtype), cell)
         if self._carry.sensitivities is None:
             return Carry(cell)
         return Carry(cell, self._carry.sensitivities, streams, fresh)

@@ -23,15 +23,15 @@ PATIENCE = timedelta(minutes=30)
 """How long a learner waits for the slowest of the others, such as one whose environments are still starting."""
 
 
-class PeersLost(RuntimeError):
+class CollectiveBroken(RuntimeError):
     """The other learners cannot be reached, or did not come to the same point in time."""
 
 
-class Peers(Protocol):
+class Collective(Protocol):
     """What learners tell one another. All of them make the same calls in the same order.
 
     Raises, in each method:
-        PeersLost: where another learner has ended or did not answer in time.
+        CollectiveBroken: where another learner has ended or did not answer in time.
     """
 
     rank: int
@@ -53,24 +53,24 @@ class Peers(Protocol):
         """The first learner's value, at all of them."""
 
 
-class Alone:
+class SingleLearner:
     """One learner, which has nobody to ask."""
 
     rank, size = 0, 1
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """See :class:`Peers`."""
+        """See :class:`Collective`."""
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """See :class:`Peers`."""
+        """See :class:`Collective`."""
         return flags
 
     def gather(self, value: Value) -> list[Value]:
-        """See :class:`Peers`."""
+        """See :class:`Collective`."""
         return [value]
 
     def share(self, value: Value) -> Value:
-        """See :class:`Peers`."""
+        """See :class:`Collective`."""
         return value
 
 
@@ -95,7 +95,7 @@ class ProcessGroup:
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """See :class:`Peers`."""
+        """See :class:`Collective`."""
         # One message: what each costs beside its bytes is more than most of the tensors take.
         summed = to_vector(tensors)
         with _told_as_lost():
@@ -103,21 +103,21 @@ class ProcessGroup:
         copy_vector_(tensors, summed)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """See :class:`Peers`."""
+        """See :class:`Collective`."""
         found = torch.tensor(flags, dtype=torch.uint8)
         with _told_as_lost():
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return tuple(map(bool, found.tolist()))
 
     def gather(self, value: Value) -> list[Value]:
-        """See :class:`Peers`."""
+        """See :class:`Collective`."""
         values: list[Value] = [value] * self.size if self.rank == 0 else []
         with _told_as_lost():
             dist.gather_object(value, values or None)
         return values
 
     def share(self, value: Value) -> Value:
-        """See :class:`Peers`."""
+        """See :class:`Collective`."""
         values = [value]
         with _told_as_lost():
             dist.broadcast_object_list(values)
@@ -131,4 +131,4 @@ def _told_as_lost() -> Iterator[None]:
     except RuntimeError as error:  # torch raises nothing narrower where a connection ends or a time is over
         # What torch says, without the place in its source and its advice.
         reason = re.sub(r"^\[\S+\]\s*", "", str(error).strip()).partition("\n")[0].partition(". ")[0]
-        raise PeersLost(f"the other learners cannot be reached: {reason}") from error
+        raise CollectiveBroken(f"the other learners cannot be reached: {reason}") from error

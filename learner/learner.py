@@ -14,14 +14,14 @@ from r2ac.kernels import REFERENCE, kernels_for
 from r2ac.learner.algorithms.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
 from r2ac.learner.algorithms.vtrace import vtrace
 from r2ac.learner.carries import CarryStore
-from r2ac.learner.collective import Alone, Peers
+from r2ac.learner.collective import Collective, SingleLearner
 from r2ac.learner.config import LearnerConfig
 from r2ac.learner.device import CapturedStep, DeviceFeed, Staged
-from r2ac.learner.metrics import Tally
+from r2ac.learner.metrics import UpdateMetrics
 from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, make_optimiser, set_learning_rate, step_where
 from r2ac.learner.returns import DiscountedReturns
 from r2ac.learner.rollout import Rollout
-from r2ac.learner.rtrl_metrics import BoundaryMeter
+from r2ac.learner.rtrl_metrics import RTRLMetrics
 
 METRICS = ("loss/total", "loss/policy", "loss/baseline", "loss/entropy", "loss/gradient_norm")
 """What an update measures: losses per step, mean entropy in nats, gradient norm before clipping."""
@@ -99,10 +99,15 @@ class Learner:
     """
 
     def __init__(
-        self, agent: Agent, config: LearnerConfig, num_streams: int, total_steps: int, peers: Peers | None = None
+        self,
+        agent: Agent,
+        config: LearnerConfig,
+        num_streams: int,
+        total_steps: int,
+        collective: Collective | None = None,
     ) -> None:
         self.agent, self.config, self.total_steps = agent, config, total_steps
-        self._peers = peers or Alone()
+        self._collective = collective or SingleLearner()
         self.device = next(agent.parameters()).device
         on_gpu = self.device.type == "cuda"
         for name in ("encoder_precision", "sensitivity_storage"):
@@ -122,16 +127,16 @@ class Learner:
         self._returns: DiscountedReturns | None = None
         if agent.rewards.deviation is not None:
             self._returns = DiscountedReturns(num_streams, config.discount, self.device)
-        self._tally = Tally(METRICS, self.device)
+        self._update_metrics = UpdateMetrics(METRICS, self.device)
         self._feed = DeviceFeed(self.device)
         # The readable references read the streams' numbers on the host, which no capture allows.
         has_kernels = kernels_for(self.parameters[0]) is not REFERENCE
         self._run = CapturedStep(self.device, captured=on_gpu and config.cuda_graph and has_kernels)
-        self._meter: BoundaryMeter | None = None
+        self._meter: RTRLMetrics | None = None
         if isinstance(agent.core, ELSTM) and agent.core.gradient == "rtrl" and config.rtrl_metrics_every:
             # A CUDA graph has no branches: what is captured is done in every update.
             every = 1 if on_gpu else config.rtrl_metrics_every
-            self._meter = BoundaryMeter(agent.core, num_streams, every, self._peers)
+            self._meter = RTRLMetrics(agent.core, num_streams, every, self._collective)
 
     def learning_rate(self) -> float:
         """The learning rate of the next update."""
@@ -163,7 +168,7 @@ class Learner:
         Raises:
             ValueError: for streams that are unknown or come twice.
             TrainingDiverged: after ``max_skipped_updates`` such updates in a row; on a GPU only :meth:`check` does.
-            PeersLost: where a peer is gone.
+            CollectiveBroken: where a peer is gone.
         """
         if isinstance(batch, Rollout):
             batch = self.stage(batch)
@@ -171,7 +176,7 @@ class Learner:
         with scope("copies"):
             inputs = self._feed.take(batch.staged)
         metrics = self._run(self._step, inputs)
-        self.env_steps += batch.steps * self._peers.size
+        self.env_steps += batch.steps * self._collective.size
         self.updates += 1
         if self.device.type != "cuda":
             self.check()
@@ -188,9 +193,9 @@ class Learner:
         Raises:
             TrainingDiverged: where ``max_skipped_updates`` in a row were skipped since the last check.
         """
-        in_a_row = self._tally.take_most_in_a_row()
+        in_a_row = self._update_metrics.take_most_in_a_row()
         if in_a_row >= self.config.max_skipped_updates:
-            skips = self._tally.skips()
+            skips = self._update_metrics.skips()
             raise TrainingDiverged(
                 f"training diverged: {in_a_row} updates in a row had a loss or gradient that is not finite "
                 f"(loss {skips.loss}, gradient norm {skips.gradient_norm}) after {self.env_steps:,} environment steps; "
@@ -200,28 +205,28 @@ class Learner:
     @property
     def skipped_updates(self) -> int:
         """Updates left out because loss or gradient was not finite, since the start; waits for the device."""
-        return self._tally.skips().total
+        return self._update_metrics.skips().total
 
     @skipped_updates.setter
     def skipped_updates(self, count: int) -> None:
-        self._tally.set_skips(count)
+        self._update_metrics.set_skips(count)
 
-    def read_tally(self) -> dict[str, float]:
+    def read_metrics(self) -> dict[str, float]:
         """Means of the metrics over the good updates since the last call; waits for the device.
 
-        With RTRL, those of :class:`~r2ac.learner.rtrl_metrics.BoundaryMeter` are among them where any of these updates
+        With RTRL, those of :class:`~r2ac.learner.rtrl_metrics.RTRLMetrics` are among them where any of these updates
         was measured, and with normalised rewards their deviation now.
         """
         deviation = self.agent.rewards.deviation
         scale = {} if deviation is None else {"learner/reward_deviation": float(deviation)}
-        return self._tally.read_means() | (self._meter.take() if self._meter is not None else {}) | scale
+        return self._update_metrics.read_means() | (self._meter.take() if self._meter is not None else {}) | scale
 
     def _step(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The part of an update that runs on the device; numbers of the host reach it through tensors alone."""
         gap, batch = inputs["gap"], Rollout(**{name: inputs[name] for name in inputs if name != "gap"})
         meter = self._meter
         with scope("copies"):
-            carry = self.carries.fetch(batch.stream, gap, batch.first_cell)
+            carry = self.carries.fetch(batch.stream, gap, batch.first_state)
         if meter is not None:
             carry = meter.begin(carry, self.updates)
         if self._returns is not None:
@@ -244,10 +249,10 @@ class Learner:
         with scope("copies"):
             self.carries.store(batch.stream, output.carry, finite)
         with scope("metrics"):
-            steps = batch.action.numel() * self._peers.size
+            steps = batch.action.numel() * self._collective.size
             values = (losses.total.detach() / steps, losses.policy / steps, losses.baseline / steps, losses.entropy)
             metrics = dict(zip(METRICS, (*values, gradient_norm), strict=True))
-            self._tally.add(metrics, finite)
+            self._update_metrics.add(metrics, finite)
             if meter is not None and measured is not None:
                 meter.add(measured, finite)
         return metrics
@@ -256,18 +261,18 @@ class Learner:
         """Take the discounted returns [T, B] of this batch, and of those of the peers, into the rewards' deviation."""
         returns = returns.double()
         sums = torch.stack((torch.ones_like(returns).sum(), returns.sum(), returns.square().sum()))
-        if self._peers.size > 1:
-            self._peers.sum_([sums])
+        if self._collective.size > 1:
+            self._collective.sum_([sums])
         self.agent.rewards.observe(sums)
 
     def _combine(self, losses: Losses) -> Losses:
         """Gradients, in place, and losses of the batches of all learners as if they were one batch. From here on all
         learners compute the same, to the bit."""
-        if self._peers.size == 1:
+        if self._collective.size == 1:
             return losses
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         values = torch.stack((losses.total.detach(), losses.policy, losses.baseline, losses.entropy))
         with scope("peers"):
-            self._peers.sum_([*gradients, values])
+            self._collective.sum_([*gradients, values])
         total, policy, baseline, mean_entropy = values.unbind()
-        return Losses(total, policy, baseline, mean_entropy / self._peers.size)
+        return Losses(total, policy, baseline, mean_entropy / self._collective.size)

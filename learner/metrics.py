@@ -47,7 +47,7 @@ class Means:
         return {name: value / count for name, value in zip(self._names, sums, strict=True)} if count else {}
 
 
-class Tally:
+class UpdateMetrics:
     """Means of metrics and counts of skipped updates, in tensors that an update changes without the host.
 
     Args:

@@ -12,7 +12,7 @@ import torch
 Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 # The fields whose first dimension is the stream; every other field has time first and the stream second.
-_STREAM_FIRST = frozenset({"first_cell", "stream", "sequence", "weights_version"})
+_STREAM_FIRST = frozenset({"first_state", "stream", "sequence", "weights_version"})
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Rollout(Generic[Array]):
     """[T, B] int64."""
     behaviour_logits: Array
     """[T, B, A] float32, the policy that chose the actions."""
-    first_cell: Array
+    first_state: Array
     """[B, N] float32, the cell state that the actor held before the first step."""
     stream: Array
     """[B] int64, the stream that each column belongs to."""

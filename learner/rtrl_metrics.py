@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import ELSTM, Carry
-from r2ac.learner.collective import Alone, Peers
+from r2ac.learner.collective import Collective, SingleLearner
 from r2ac.learner.metrics import Means
 
 _NORMS = ("rtrl/boundary_norm", "rtrl/inside_norm", "rtrl/cosine")
@@ -35,7 +35,7 @@ class GradientParts:
     """a_1 d_1, the loss's gradient by the cell state before the rollout, [B, N]."""
 
 
-def with_room(core: ELSTM, carry: Carry, for_parts: bool = True) -> Carry:
+def with_notes(core: ELSTM, carry: Carry, for_parts: bool = True) -> Carry:
     """The carry, which has ``streams``, with room for what the backward pass is to note: all that
     :func:`gradient_parts` reads, or prod_t a_t alone."""
     cells = carry.cell.numel()
@@ -48,7 +48,7 @@ def gradient_parts(core: ELSTM, carry: Carry) -> GradientParts:
 
     Args:
         core: whose ``grad`` holds the gradient of that rollout alone, not yet clipped.
-        carry: what the rollout began with, from :func:`with_room`.
+        carry: what the rollout began with, from :func:`with_notes`.
     """
     assert carry.noted is not None
     gradients = (core.input_weight.grad, core.recurrent_weight.grad, core.bias.grad)
@@ -64,7 +64,7 @@ def norms_and_cosine(parts: GradientParts) -> tuple[Tensor, Tensor, Tensor]:
     return boundary, inside, torch.dot(parts.boundary, parts.inside) / size
 
 
-def travelled(by_cell: Tensor, through: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def credit_distance(by_cell: Tensor, through: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Credit that leaves a rollout at its start, times the steps that it travels on, and that credit.
 
         sum |l| T / ln(1 + T / V)      sum |l|      V = T sum_{j>=1} prod_{i<=j} |D_i|
@@ -89,7 +89,7 @@ def is_measured(update: int, every: int) -> bool:
     return update * 0x9E3779B1 % 2**32 * every < 2**32
 
 
-class BoundaryMeter:
+class RTRLMetrics:
     """Measures the two parts of the gradients, without the host and without a change to them.
 
     ``rtrl/boundary_norm``, ``rtrl/inside_norm`` and ``rtrl/cosine`` (of the angle between the two; 0 where one is zero)
@@ -97,9 +97,9 @@ class BoundaryMeter:
 
     ``rtrl/credit_horizon`` is how many steps the credit that leaves a rollout at its start travels on, back in time, in
     the mean over streams and units, each weighted by its credit |dL/dc_0|, c_0 being the cells before the rollout: the
-    ratio of the two sums of :func:`travelled`, over the measured updates. An episode's beginning lets nothing through
-    (a_t = 0): the horizon ends there, however slowly units forget. Streams that begin afresh have no past and do not
-    count; where no credit left a rollout, there is no such metric.
+    ratio of the two sums of :func:`credit_distance` over the measured updates. An episode's beginning lets nothing
+    through (a_t = 0): the horizon ends there, however slowly units forget. Streams that begin afresh have no past and
+    do not count; where no credit left a rollout, there is no such metric.
 
     Args:
         core: trained by RTRL.
@@ -109,16 +109,16 @@ class BoundaryMeter:
         peers: the learners whose batches are measured as one.
     """
 
-    def __init__(self, core: ELSTM, num_streams: int, every: int, peers: Peers | None = None) -> None:
-        self._core, self._every, self._peers = core, every, peers or Alone()
+    def __init__(self, core: ELSTM, num_streams: int, every: int, collective: Collective | None = None) -> None:
+        self._core, self._every, self._collective = core, every, collective or SingleLearner()
         cell = core.initial_carry(1).cell
-        self._through = cell.new_zeros(num_streams, core.hidden_size)  # V, see travelled()
+        self._through = cell.new_zeros(num_streams, core.hidden_size)  # V, see credit_distance()
         self._behind: list[tuple[Carry, int]] = []  # rollouts that V does not know yet, and their lengths
         self._means = Means((*_NORMS, _HORIZON, _CREDIT), cell.device)
 
     def begin(self, carry: Carry, update: int) -> Carry:
         """The carry, as the store of carries gave it, with room for what the backward pass of this update notes."""
-        return with_room(self._core, carry, for_parts=is_measured(update, self._every))
+        return with_notes(self._core, carry, for_parts=is_measured(update, self._every))
 
     def measure(self, carry: Carry, steps: int) -> Tensor | None:
         """Between the backward pass and all that changes gradients: what :meth:`add` is to count; None where nothing is
@@ -139,8 +139,8 @@ class BoundaryMeter:
             return None
         self._catch_up()
         parts, through = gradient_parts(self._core, carry), self._go_through(carry, steps)
-        way = torch.stack(travelled(parts.by_cell.masked_fill(carry.fresh.unsqueeze(-1), 0), through, steps))
-        self._peers.sum_((parts.boundary, parts.inside, way))
+        way = torch.stack(credit_distance(parts.by_cell.masked_fill(carry.fresh.unsqueeze(-1), 0), through, steps))
+        self._collective.sum_((parts.boundary, parts.inside, way))
         return torch.cat((torch.stack(norms_and_cosine(parts)), way)).double()
 
     def add(self, values: Tensor, good: Tensor) -> None:

@@ -76,11 +76,11 @@ def carries_after(device: torch.device) -> list[Tensor]:
     core, generator = make_core(device), torch.Generator().manual_seed(1)
     store = CarryStore(core, 4)
     for stream, sequence in [((2, 0, 3), (0, 0, 0)), ((1, 2), (0, 1)), ((3, 1, 0), (1, 3, 1)), ((0, 2), (2, 2))]:
-        first_cell = torch.randn(len(stream), HIDDEN, generator=generator).to(device)
+        first_state = torch.randn(len(stream), HIDDEN, generator=generator).to(device)
         x = torch.randn(3, len(stream), WIDTH, dtype=DOUBLE, generator=generator).to(device)
         gap = torch.from_numpy(store.gaps(ints(*stream), ints(*sequence)))
         store.advance(ints(*stream), ints(*sequence))
-        carry = store.fetch(torch.tensor(stream, device=device), gap.to(device), first_cell)
+        carry = store.fetch(torch.tensor(stream, device=device), gap.to(device), first_state)
         h, carry = core(x, carry, torch.zeros(3, len(stream), dtype=torch.bool, device=device))
         h.square().sum().backward()
         store.store(torch.tensor(stream, device=device), carry, torch.tensor(True, device=device))
@@ -114,7 +114,7 @@ def make_rollout(sequence: int = 0, steps: int = 6, shape: tuple[int, ...] = (WI
         is_first=rng.random((steps + 1, BATCH)) < 0.1,
         action=rng.integers(0, actions, (steps, BATCH)),
         behaviour_logits=rng.normal(size=(steps, BATCH, actions)).astype(np.float32),
-        first_cell=rng.normal(size=(BATCH, HIDDEN)).astype(np.float32),
+        first_state=rng.normal(size=(BATCH, HIDDEN)).astype(np.float32),
         stream=np.arange(BATCH),
         sequence=np.full(BATCH, sequence),
         weights_version=np.zeros(BATCH, dtype=np.int64),
@@ -178,8 +178,8 @@ def test_captured_updates_are_the_same_as_those_run_one_by_one(device: str, name
     for learner in learners:
         for sequence in range(15):
             rollout = make_rollout(sequence, steps if sequence < 10 else steps + 1, shape)
-            if learner.agent.core.cell_size == 0:
-                rollout = replace(rollout, first_cell=rollout.first_cell[:, :0])
+            if learner.agent.core.state_size == 0:
+                rollout = replace(rollout, first_state=rollout.first_state[:, :0])
             if sequence == 7:
                 rollout.reward[2, 1] = np.nan
             learner.update(rollout)
@@ -188,7 +188,7 @@ def test_captured_updates_are_the_same_as_those_run_one_by_one(device: str, name
     close(weights(one), weights(other), 1e-3 if "bfloat16" in name else 1e-5)
     assert one.skipped_updates == other.skipped_updates == 1
     assert one.carries.resets == other.carries.resets == BATCH
-    assert one.read_tally() == pytest.approx(other.read_tally(), rel=1e-2 if "bfloat16" in name else 1e-4)
+    assert one.read_metrics() == pytest.approx(other.read_metrics(), rel=1e-2 if "bfloat16" in name else 1e-4)
 
 
 @NEEDS_GPU

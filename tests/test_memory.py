@@ -69,7 +69,7 @@ def bytes_of_an_update(gradient: Gradient, T: int, B: int, N: int, D: int) -> in
             is_first=random.random((T + 1, B)) < 0.1,
             action=random.integers(0, 3, (T, B)),
             behaviour_logits=random.standard_normal((T, B, 3), dtype=np.float32),
-            first_cell=np.zeros((B, N), dtype=np.float32),
+            first_state=np.zeros((B, N), dtype=np.float32),
             stream=np.arange(B),
             sequence=np.full(B, learner.updates),
             weights_version=np.zeros(B, dtype=np.int64),

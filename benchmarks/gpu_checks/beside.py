@@ -76,7 +76,7 @@ def act_when_asked() -> None:
     agent = Agent(spec, AgentConfig(hidden_size=preset.hidden, encoder_features=FEATURES)).eval().to(device)
     observation = torch.zeros(STREAMS, *preset.image, dtype=torch.uint8)
     reward, is_first = torch.zeros(STREAMS), torch.zeros(STREAMS, dtype=torch.bool)
-    cell = torch.zeros(STREAMS, agent.core.cell_size, device=device)
+    cell = torch.zeros(STREAMS, agent.core.state_size, device=device)
 
     def step() -> None:
         output = agent.step(observation.to(device), reward.to(device), is_first.to(device), cell)

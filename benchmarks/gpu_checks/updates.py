@@ -193,7 +193,7 @@ def _compare_captured(session: Session, name: str, case: Case) -> None:
             learner.update(rollout)
         if session.on_gpu:
             session.expect(f"{name}: {'captured' if graph else 'not captured'}", learner.captured == graph)
-        found.append((_weights(learner), learner.skipped_updates, learner.read_tally()))
+        found.append((_weights(learner), learner.skipped_updates, learner.read_metrics()))
     (captured, skipped, metrics), (eager, expected, eager_metrics) = found
     session.near(f"{name}: weights after captured updates", captured, eager, case.bound)
     session.expect(f"{name}: {skipped} updates skipped", skipped == expected == (not session.quick))

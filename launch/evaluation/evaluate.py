@@ -325,7 +325,7 @@ def _play(
     share[: config.episodes % streams] += 1
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=_EVALUATION))
     device = next(agent.parameters()).device
-    cell = torch.zeros(streams, agent.core.cell_size, device=device)
+    cell = torch.zeros(streams, agent.core.state_size, device=device)
     with timer:
         observation, info = env.reset()
     reward, is_first = np.zeros(streams, dtype=np.float32), np.ones(streams, dtype=bool)

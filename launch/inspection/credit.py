@@ -24,7 +24,7 @@ from r2ac.kernels import Linearisation, decay_products, elstm_linearisation, els
 from r2ac.learner.config import LearnerConfig
 from r2ac.learner.learner import actor_critic_losses
 from r2ac.learner.rollout import Rollout
-from r2ac.learner.rtrl_metrics import GradientParts, gradient_parts, norms_and_cosine, travelled, with_room
+from r2ac.learner.rtrl_metrics import GradientParts, credit_distance, gradient_parts, norms_and_cosine, with_notes
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Reach:
     cosine: float
     """Of the angle between the two; 0 where one is zero."""
     credit_horizon: float
-    """In steps, as :class:`r2ac.learner.rtrl_metrics.BoundaryMeter` defines it."""
+    """In steps, as :class:`r2ac.learner.rtrl_metrics.RTRLMetrics` defines it."""
     truncations: tuple[Truncation, ...]
     """By rising k."""
     jacobians: np.ndarray
@@ -126,7 +126,7 @@ def measure_reach(agent: Agent, config: LearnerConfig, rollouts: Iterable[Rollou
         if carry is None:
             carry = core.initial_carry(batch.batch_size)
             through = torch.zeros_like(carry.cell)
-        carry = _begin(core, carry, batch.first_cell)
+        carry = _begin(core, carry, batch.first_state)
         output = agent(
             batch.observation, batch.reward, batch.is_first, carry, batch.instruction, batch.final_observation
         )
@@ -151,7 +151,7 @@ class _Findings:
         self._jacobians: list[np.ndarray] = []
 
     def add(self, parts: GradientParts, past: Sequence[_Past], through: Tensor, jacobians: Tensor) -> None:
-        """``past``: the newest first; ``through``: V of :func:`r2ac.learner.rtrl_metrics.travelled`."""
+        """``past``: the newest first; ``through``: V of :func:`r2ac.learner.rtrl_metrics.credit_distance`."""
         exact = parts.inside + parts.boundary
         size = exact.norm()
         missing, by_cell = parts.boundary.clone(), parts.by_cell
@@ -164,7 +164,7 @@ class _Findings:
             if k in self._points:
                 row += [missing.norm() / size.clamp_min(tiny), missing.dot(exact) / size.square().clamp_min(tiny)]
         self._rows.append(torch.stack(row).tolist())
-        way, credit = travelled(parts.by_cell, through, len(past[0].inputs))
+        way, credit = credit_distance(parts.by_cell, through, len(past[0].inputs))
         self._way, self._credit = self._way + float(way), self._credit + float(credit)
         self._jacobians.append(jacobians.float().cpu().numpy())
 
@@ -191,9 +191,9 @@ def _begin(core: ELSTM, carry: Carry, cell: Tensor) -> Carry:
     """The carry of the next rollout, whose sensitivities the backward pass advances in place."""
     streams = torch.arange(len(cell), device=cell.device)
     fresh = torch.zeros_like(streams, dtype=torch.bool)
-    return with_room(core, Carry(cell, carry.sensitivities, streams, fresh))
+    return with_notes(core, Carry(cell, carry.sensitivities, streams, fresh))
 
 
 def _on_device(rollout: Rollout[np.ndarray], like: Tensor) -> Rollout[Tensor]:
     tensors = {name: torch.from_numpy(array).to(like.device) for name, array in rollout.arrays().items()}
-    return Rollout(**{**tensors, "first_cell": tensors["first_cell"].to(like.dtype)})
+    return Rollout(**{**tensors, "first_state": tensors["first_state"].to(like.dtype)})

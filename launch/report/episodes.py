@@ -136,7 +136,7 @@ def _frames(played: PlayedAgent) -> tuple[Picture, ...]:
 
 def _memory(trained: TrainedAgent, played: PlayedAgent) -> tuple[tuple[Picture, ...], tuple[Text, ...]]:
     """What is remembered of the cue, in the suite whose episodes are short enough to play many; else why not."""
-    if find_task(played.task).suite.name != "memory" or played.agent.core.cell_size == 0:
+    if find_task(played.task).suite.name != "memory" or played.agent.core.state_size == 0:
         return (), ()
     try:
         memory = cue_memory(_cue_episodes(trained, played), None, _SEED)

@@ -23,7 +23,7 @@ from r2ac.launch.report.blocks import (
 )
 from r2ac.launch.report.figures import Bar, draw_bars, draw_grouped_bars
 from r2ac.launch.report.format import count_range, counted, listed, number, percent, spread
-from r2ac.launch.report.scores import Manner, Result, transferred_results
+from r2ac.launch.report.scores import EvalSetting, Result, transferred_results
 from r2ac.launch.report.study import Configuration, StudiedRun, Study
 from r2ac.launch.report.svg import swatch
 from r2ac.launch.runtime.progress import short_count
@@ -31,7 +31,7 @@ from r2ac.launch.runtime.progress import short_count
 _TASKS_A_DRAWING = 10
 
 
-def evaluation_section(study: Study, results: Mapping[Manner, Sequence[Result]]) -> Section:
+def evaluation_section(study: Study, results: Mapping[EvalSetting, Sequence[Result]]) -> Section:
     """Each manner of playing by itself; first what there is no evaluation of."""
     blocks: list[Block] = _missing(study)
     if results:
@@ -68,7 +68,7 @@ def _missing(study: Study) -> list[Block]:
     return blocks
 
 
-def _manner_blocks(manner: Manner, results: Sequence[Result]) -> list[Block]:
+def _manner_blocks(manner: EvalSetting, results: Sequence[Result]) -> list[Block]:
     by_task = _by_task_and_configuration(results)
     statement = str(manner)
     known = {result.configuration.number: result.configuration for result in results}
@@ -130,7 +130,7 @@ def _bar(configuration: Configuration, values: Sequence[float], told: str) -> Ba
     return Bar(configuration.number, configuration.name, mean(values), told, error, tuple(values))
 
 
-def _task_figure(task: str, by_configuration: Mapping[Configuration, Sequence[Result]], manner: Manner) -> Figure:
+def _task_figure(task: str, by_configuration: Mapping[Configuration, Sequence[Result]], manner: EvalSetting) -> Figure:
     bars = []
     for configuration, results in by_configuration.items():
         returns = _returns(results)
@@ -144,7 +144,7 @@ def _task_figure(task: str, by_configuration: Mapping[Configuration, Sequence[Re
     return Figure(draw_bars(bars, "return", label, list(lines)), task)
 
 
-def _normalised_figures(by_task: _Grouped, manner: Manner) -> list[Figure]:
+def _normalised_figures(by_task: _Grouped, manner: EvalSetting) -> list[Figure]:
     """The normalised scores of all tasks that have some, so many tasks a drawing."""
     groups = {}
     for task, by_configuration in by_task.items():

@@ -19,7 +19,7 @@ _MOST_PAIRED = 4
 
 
 @dataclass(frozen=True, order=True)
-class Manner:
+class EvalSetting:
     """How episodes are played; only results of one manner are compared."""
 
     protocol: str
@@ -75,12 +75,12 @@ class Improvement:
     estimate: Estimate
 
 
-def newest_results(study: Study) -> dict[Manner, list[Result]]:
+def newest_results(study: Study) -> dict[EvalSetting, list[Result]]:
     """For each manner the result of each run on each task that it was trained on: that of its newest checkpoint.
 
     The manner with the most results comes first, of equal ones that on the split test.
     """
-    found: dict[Manner, dict[tuple[StudiedRun, str], Result]] = {}
+    found: dict[EvalSetting, dict[tuple[StudiedRun, str], Result]] = {}
     for result in _results(study):
         if result.task in result.run.tasks:
             slots = found.setdefault(manner_of(result.evaluation), {})
@@ -96,9 +96,9 @@ def transferred_results(study: Study) -> list[Result]:
     return [result for result in _results(study) if result.task not in result.run.tasks]
 
 
-def manner_of(evaluation: Evaluation) -> Manner:
+def manner_of(evaluation: Evaluation) -> EvalSetting:
     """How the episodes were played."""
-    return Manner(evaluation.protocol, evaluation.config.split, evaluation.config.greedy)
+    return EvalSetting(evaluation.protocol, evaluation.config.split, evaluation.config.greedy)
 
 
 def compare(results: Sequence[Result]) -> Comparison | None:

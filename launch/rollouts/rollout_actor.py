@@ -150,7 +150,7 @@ class RolloutActor:
         else:
             agent = Agent(self.spec, config.agent)
             self._layout = RolloutLayout(
-                config.rollout_length, config.num_streams, self.spec, agent.core.cell_size, config.final_observations
+                config.rollout_length, config.num_streams, self.spec, agent.core.state_size, config.final_observations
             )
             if inference is None:
                 self._policy = LocalPolicy(agent.to(device), config.columns)

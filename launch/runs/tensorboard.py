@@ -6,7 +6,7 @@ Tags, over environment steps; ``metrics.jsonl`` has the same numbers under the k
 ``returns/``    ``episode_return``, ``episode_length``, ``episodes``, ``normalised_return``, of several tasks
                 ``capped_normalised_return`` and the return of each
 ``loss/``       total, policy, baseline, entropy, gradient norm
-``rtrl/``       what RTRL adds to the gradient, see :class:`r2ac.learner.rtrl_metrics.BoundaryMeter`
+``rtrl/``       what RTRL adds to the gradient, see :class:`r2ac.learner.rtrl_metrics.RTRLMetrics`
 ``learner/``    ``updates``, learning rate, skipped updates, stream resets
 ``policy_lag/`` updates between a rollout's weights and those that learn from it
 ``throughput/`` steps a second, seconds waited, restarts

@@ -25,7 +25,7 @@ from r2ac.launch.runtime.errors import RunDirectoryError, RunError
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.sweeps.plan import SCORE_LINES, with_settings
 from r2ac.launch.sweeps.space import Settings
-from r2ac.launch.train.callback import Follower
+from r2ac.launch.train.callback import TrainCallback
 from r2ac.launch.train.train import Resumed, open_interrupted, train
 from r2ac.learner import TrainingDiverged
 from r2ac.learner.checkpoint import (
@@ -209,13 +209,13 @@ class Trial:
         if self._every:
             constants = {f"population/{name.replace('-', '_')}": float(v) for name, v in self._settings.items()}
             constants["population/copies"] = len(self._record.copies)
-        follower = Follower(constants, self._take_line, self._stop.is_set)
-        self._thread = threading.Thread(target=self._train, args=(resumed, follower), daemon=True)
+        callback = TrainCallback(constants, self._take_line, self._stop.is_set)
+        self._thread = threading.Thread(target=self._train, args=(resumed, callback), daemon=True)
         self._thread.start()
 
-    def _train(self, resumed: Resumed | None, follower: Follower) -> None:
+    def _train(self, resumed: Resumed | None, callback: TrainCallback) -> None:
         try:
-            train(self._config, Console(quiet=True), resumed, follower)
+            train(self._config, Console(quiet=True), resumed, callback)
         except FINAL_FAILURES as error:
             self._record.failure = str(error)
         except BaseException as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Follower:
+class TrainCallback:
     """By default nobody: adds nothing to the metrics, hears of their lines in vain, never asks to stop."""
 
     constants: Mapping[str, float] = field(default_factory=dict)

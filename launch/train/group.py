@@ -23,7 +23,7 @@ from r2ac.launch.train.group_member import LearnerProcess, Place, Status
 from r2ac.launch.train.loop import Summary
 from r2ac.launch.train.rendezvous import FileRendezvous, TcpRendezvous
 from r2ac.launch.train.train import RUN_FAILURES, print_start, print_summary, resume_command
-from r2ac.learner import PeersLost
+from r2ac.learner import CollectiveBroken
 
 _POLL_SECONDS = 0.2
 _PLACE_SECONDS, _GROW_SECONDS = 60, 1800
@@ -198,7 +198,7 @@ class LearnerGroup:
         """What all failed for. Those that lost their peers did so because another one failed."""
         for failure in failures.values():
             cause = _cause(failure)
-            if cause is not None and not isinstance(cause, PeersLost):
+            if cause is not None and not isinstance(cause, CollectiveBroken):
                 cause.__cause__ = failure
                 return cause
         rank, failure = next(

@@ -16,12 +16,12 @@ from r2ac.launch.runs.loading import choose_device
 from r2ac.launch.runs.mirror import Mirror
 from r2ac.launch.runtime.process import available_cores
 from r2ac.launch.settings.config import TrainConfig
-from r2ac.launch.train.callback import Follower
+from r2ac.launch.train.callback import TrainCallback
 from r2ac.launch.train.loop import Summary
 from r2ac.launch.train.memory_budget import MemoryBudget
 from r2ac.launch.train.rendezvous import FileRendezvous, TcpRendezvous, serve, use_network_of
 from r2ac.launch.train.train import Front, check_goes_on, learn, open_interrupted
-from r2ac.learner import Alone, Peers, ProcessGroup
+from r2ac.learner import Collective, ProcessGroup, SingleLearner
 
 
 @dataclass(frozen=True)
@@ -115,9 +115,9 @@ class LearnerProcess:
         """How far it has come; asked of the first learner."""
         return self._status
 
-    def _join(self, rendezvous: FileRendezvous | TcpRendezvous | None) -> Peers:
+    def _join(self, rendezvous: FileRendezvous | TcpRendezvous | None) -> Collective:
         if rendezvous is None:
-            return Alone()
+            return SingleLearner()
         use_network_of(rendezvous.address)
         store = getattr(self, "_store", None) or rendezvous.join(self._config.num_learners)
         return ProcessGroup(store, self._rank, self._config.num_learners, choose_device(self._config.device))
@@ -130,7 +130,7 @@ class LearnerProcess:
         resumed = open_interrupted(path, print if place.again else None) if place.goes_on else None
         if resumed is not None:
             check_goes_on(self._config, resumed)
-        return Front(path, resumed, self, self._tell_budget, Follower(), mirror, place.again)
+        return Front(path, resumed, self, self._tell_budget, TrainCallback(), mirror, place.again)
 
     def update(
         self,

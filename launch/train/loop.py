@@ -23,12 +23,12 @@ from r2ac.launch.runs.storage import StorageUnavailable
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.runtime.signals import StoppedAtOnce
 from r2ac.launch.settings.config import TrainConfig
-from r2ac.launch.train.callback import Follower
+from r2ac.launch.train.callback import TrainCallback
 from r2ac.launch.train.profile_summary import ProfileSummary
 from r2ac.launch.train.profiling import NoProfile, TrainingProfile
 from r2ac.launch.train.training_log import COUNTED, TrainingLog
 from r2ac.launch.watching.training_video import film_episode
-from r2ac.learner import Learner, Peers, TrainingDiverged
+from r2ac.learner import Collective, Learner, TrainingDiverged
 from r2ac.learner.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -65,7 +65,7 @@ class Records:
     metrics: MetricsWriter
     progress: ShowsProgress
     """Told again and again."""
-    follower: Follower
+    callback: TrainCallback
     mirror: Mirror | None = None
     """Takes the run to its URL, where it is one at a URL."""
     again: bool = False
@@ -119,18 +119,18 @@ class Training:
         config: TrainConfig[Any],
         learner: Learner,
         rollouts: Rollouts,
-        peers: Peers,
+        collective: Collective,
         records: Records | None,
         counters: Mapping[str, int | float],
     ) -> None:
-        self._config, self._learner, self._peers = config, learner, peers
+        self._config, self._learner, self._collective = config, learner, collective
         self._source, self._batches, self._publish = rollouts.source, rollouts.batches, rollouts.publish
         self._records = records
         if records is not None:
             for name in COUNTED:
                 setattr(self._source.counts, name, int(counters.get(name, 0)))
             self._source.counts.restarts += records.again
-        self._log = TrainingLog(learner, self._batches, self._source.counts, config.tasks, config.env, peers)
+        self._log = TrainingLog(learner, self._batches, self._source.counts, config.tasks, config.env, collective)
         self._frames_per_step = frames_per_step(config.task, config.env)
         self._incarnation = int(counters.get("incarnation", -1)) + 1
         self._earlier = float(counters.get("wall_time", 0.0))
@@ -155,7 +155,7 @@ class Training:
 
         Raises:
             TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed: where the run cannot go on, after a checkpoint.
-            PeersLost: where another learner is gone; also after a checkpoint, but on a GPU, whose state is not known
+            CollectiveBroken: where another learner is gone; also after a checkpoint, but on a GPU, whose state is not known
                 then.
             RunDirectoryError, CheckpointError: where the run can no longer be written.
         """
@@ -163,7 +163,7 @@ class Training:
         self._show()
         try:
             # A run can be gone on with from its first moment on, and a restart is counted from then on.
-            (is_due,) = self._peers.any(
+            (is_due,) = self._collective.any(
                 self._learner.updates == 0 or (self._records is not None and self._records.again)
             )
             if is_due:
@@ -190,7 +190,7 @@ class Training:
 
     def _save_alone(self) -> None:
         """Save without the other learners, who may be gone; not on a GPU then, whose state is not known."""
-        if self._peers.size == 1:
+        if self._collective.size == 1:
             self._finish()
         elif self._records is not None and self._learner.device.type == "cpu":
             # This learner is where the last whole update left it.
@@ -208,7 +208,7 @@ class Training:
                 failure = error
             since = time.monotonic() - self._last_checkpoint
             is_due = self._records is not None and since >= 60 * self._config.checkpoint_minutes
-            stop, self._checkpoint_is_due = self._peers.any(batch is None, is_due)
+            stop, self._checkpoint_is_due = self._collective.any(batch is None, is_due)
         if failure is not None:
             raise failure
         return None if stop else batch
@@ -267,9 +267,9 @@ class Training:
         values, records = self._log.values(), self._records
         if records is None:
             return
-        values |= records.follower.constants
+        values |= records.callback.constants
         records.metrics.write(steps, steps * self._frames_per_step, self._wall_time(), values)
-        records.follower.take_line({"env_steps": steps, **values})
+        records.callback.take_line({"env_steps": steps, **values})
 
     def _film(self) -> None:
         """An episode of one of the tasks as the agent plays it now."""

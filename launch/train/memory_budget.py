@@ -109,7 +109,7 @@ def memory_budget(
     held = 0 if weights[0].is_meta else nbytes
     device = device or weights[0].device
     queued = RolloutLayout(
-        config.rollout_length, config.streams_per_actor, spec, agent.core.cell_size, config.bootstrap_at_time_limits
+        config.rollout_length, config.streams_per_actor, spec, agent.core.state_size, config.bootstrap_at_time_limits
     )
     one = replace(queued, num_streams=config.batch_size).nbytes()
     on_gpu = device.type == "cuda"
@@ -137,7 +137,7 @@ def saved_for_backward(agent: Agent, spec: ObservationSpec, steps: int, batch: i
     """Bytes of every array that forward pass and losses save for the backward pass over a rollout of zeros, without
     weights, carry and the rollout itself. The agent gets no gradient, and no random number is drawn."""
     device = next(agent.parameters()).device
-    layout = RolloutLayout(steps, batch, spec, agent.core.cell_size)
+    layout = RolloutLayout(steps, batch, spec, agent.core.state_size)
     zeros = layout.over(np.zeros(layout.nbytes(), dtype=np.uint8)).arrays()
     rollout = Rollout(**{name: torch.from_numpy(array).to(device) for name, array in zeros.items()})
     carry = agent.core.initial_carry(batch)

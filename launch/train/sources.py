@@ -70,7 +70,7 @@ def make_source(
         config.rollout_length,
         config.streams_per_actor,
         spec,
-        learner.agent.core.cell_size,
+        learner.agent.core.state_size,
         config.bootstrap_at_time_limits,
     )
     inference = None

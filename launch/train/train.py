@@ -30,15 +30,15 @@ from r2ac.launch.runtime.progress import Progress, print_table
 from r2ac.launch.runtime.signals import StopSignals
 from r2ac.launch.runtime.supervisor import TRY_AGAIN, restarts
 from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_json
-from r2ac.launch.train.callback import Follower
+from r2ac.launch.train.callback import TrainCallback
 from r2ac.launch.train.loop import Records, Rollouts, ShowsProgress, Summary, Training
 from r2ac.launch.train.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget, print_budget
 from r2ac.launch.train.sources import make_batches, make_publisher, make_source
 from r2ac.learner import (
-    Alone,
     CaptureFailed,
+    Collective,
     Learner,
-    Peers,
+    SingleLearner,
     TrainingDiverged,
     load_optimiser_state,
     use_matmul_precision,
@@ -98,7 +98,7 @@ def train(
     config: TrainConfig[Any],
     console: Console,
     resumed: Resumed | None = None,
-    follower: Follower | None = None,
+    callback: TrainCallback | None = None,
     mirror: Mirror | None = None,
 ) -> int:
     """Train until ``total_steps``, or until SIGINT or SIGTERM asks to stop; both save a checkpoint.
@@ -142,14 +142,14 @@ def train(
                 resumed.run.close()
             place = Place(path.absolute(), resumed is not None, bool(restarts()))
             return train_in_group(config, console, place)
-        follower = follower or Follower()
-        signals = StopSignals(also=follower.stop_requested)
+        callback = callback or TrainCallback()
+        signals = StopSignals(also=callback.stop_requested)
         stack.push(signals.__exit__)
         progress = stack.enter_context(Progress(config.total_steps, console, stall_seconds=config.stall_seconds))
         front = Front(
-            path, resumed, progress, partial(print_start, console, config), follower, mirror, bool(restarts())
+            path, resumed, progress, partial(print_start, console, config), callback, mirror, bool(restarts())
         )
-        summary = learn(config, config, Alone(), front, signals.stop_requested, signals.install)
+        summary = learn(config, config, SingleLearner(), front, signals.stop_requested, signals.install)
     assert summary is not None
     print_summary(console, config.task, summary, signals.received)
     return 128 + signals.received if signals.received else 0
@@ -165,7 +165,7 @@ class Front:
     """The run, where it goes on; None where it is to be created."""
     progress: ShowsProgress
     tell_budget: Callable[[MemoryBudget], None]
-    follower: Follower
+    callback: TrainCallback
     mirror: Mirror | None
     again: bool
     """Whether the training was started again after a failure."""
@@ -174,7 +174,7 @@ class Front:
 def learn(
     config: TrainConfig[Any],
     share: TrainConfig[Any],
-    peers: Peers,
+    collective: Collective,
     front: Front | None,
     stop_requested: Callable[[], bool],
     take_signals: Callable[[], None],
@@ -193,14 +193,14 @@ def learn(
         What became of it; None but for the first learner.
 
     Raises:
-        As :func:`train`, and PeersLost.
+        As :func:`train`, and CollectiveBroken.
     """
     device = learner_device(share.device)
     set_up_process(learner_threads(share.learner_threads, share.busy_cores))
     use_matmul_precision(config.learner.matmul_precision)
     spec = observation_spec(config)
     resumed = front.resumed if front else None
-    learner, budget = make_learner(share, spec, device, resumed, peers)
+    learner, budget = make_learner(share, spec, device, resumed, collective)
     with ExitStack() as stack:
         if front is not None:
             run = resumed.run if resumed else RunDirectory.create(front.path, config.to_json())
@@ -208,8 +208,8 @@ def learn(
             front.tell_budget(budget)
         take_signals()
         try:
-            counters = _begin_together(learner, resumed, peers)
-            source = make_source(share, spec, learner, counters, first_index=peers.rank * share.num_actors)
+            counters = _begin_together(learner, resumed, collective)
+            source = make_source(share, spec, learner, counters, first_index=collective.rank * share.num_actors)
         except BaseException:
             if front is not None and resumed is None:
                 run.discard()
@@ -223,9 +223,9 @@ def learn(
                 run.write_config(config.to_json())
             metrics.write_config(config.to_json(), learner.env_steps)
             again = front.again and resumed is not None
-            records = Records(run, metrics, front.progress, front.follower, front.mirror, again)
+            records = Records(run, metrics, front.progress, front.callback, front.mirror, again)
         publisher = stack.enter_context(closing(make_publisher(share, batches, learner)))
-        training = Training(config, learner, Rollouts(source, batches, publisher), peers, records, counters)
+        training = Training(config, learner, Rollouts(source, batches, publisher), collective, records, counters)
         began = learner.updates
         try:
             return training.loop(stop_requested)
@@ -309,7 +309,7 @@ def make_learner(
     spec: ObservationSpec,
     device: torch.device,
     resumed: Resumed | None = None,
-    peers: Peers | None = None,
+    collective: Collective | None = None,
 ) -> tuple[Learner, MemoryBudget]:
     """The learner, as new or as it was, and the memory that the run will hold.
 
@@ -327,7 +327,7 @@ def make_learner(
     # An agent that does not fit must not be made.
     check_fits(memory_budget(config, agent_of_shapes(spec, config.agent), spec, device), available_memory(device))
     agent = make_agent(spec, config.agent, config.seed, device)
-    if resumed is None and config.encoder_from is not None and (peers is None or peers.rank == 0):
+    if resumed is None and config.encoder_from is not None and (collective is None or collective.rank == 0):
         load_encoder(agent, config.encoder_from)
     if config.freeze_encoder:
         agent.freeze_encoder()
@@ -335,7 +335,7 @@ def make_learner(
     check_fits(budget, available_memory(device))
     # A trace of a captured update has no parts.
     settings = replace(config.learner, cuda_graph=False) if config.profile else config.learner
-    learner = Learner(agent, settings, config.num_streams, config.total_steps, peers)
+    learner = Learner(agent, settings, config.num_streams, config.total_steps, collective)
     if resumed is not None:
         _restore(learner, resumed.checkpoint, resumed.path)
     return learner, budget
@@ -352,12 +352,12 @@ def check_goes_on(config: TrainConfig[Any], resumed: Resumed) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} is {now}, but a run goes on as it began, with {was}")
 
 
-def _begin_together(learner: Learner, resumed: Resumed | None, peers: Peers) -> Mapping[str, int | float]:
+def _begin_together(learner: Learner, resumed: Resumed | None, collective: Collective) -> Mapping[str, int | float]:
     """Give all learners what the first one begins with. Returns the counters of its checkpoint, none for a new run."""
     own = resumed.checkpoint if resumed else None
-    checkpoint = peers.share(own)
-    weights = peers.share({name: tensor.cpu() for name, tensor in learner.agent.state_dict().items()})
-    if peers.rank > 0:
+    checkpoint = collective.share(own)
+    weights = collective.share({name: tensor.cpu() for name, tensor in learner.agent.state_dict().items()})
+    if collective.rank > 0:
         learner.agent.load_state_dict(weights)
         if checkpoint is not None:
             _restore(learner, checkpoint, Path("the checkpoint"))

@@ -19,7 +19,7 @@ from r2ac.launch.rollouts.batch_pipeline import Batches, ReadyBatch
 from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING
 from r2ac.launch.rollouts.source_counts import SourceCounts
 from r2ac.launch.rollouts.stream_group import Episode
-from r2ac.learner import Learner, Peers
+from r2ac.learner import Collective, Learner
 
 COUNTED = ("restarts", "actor_restarts", "engine_restarts", "inference_restarts")
 """Counts of the source that go on in a run that goes on."""
@@ -62,9 +62,9 @@ class TrainingLog:
         counts: SourceCounts,
         tasks: Sequence[Task],
         options: Any,
-        peers: Peers,
+        collective: Collective,
     ) -> None:
-        self._learner, self._batches, self._counts, self._peers = learner, batches, counts, peers
+        self._learner, self._batches, self._counts, self._collective = learner, batches, counts, collective
         self._scores = {task.name: task.reference_scores(options) for task in tasks}
         self._max_episode_steps: int = options.max_episode_steps
         self._short_names = {task.name: task.short_name for task in tasks}
@@ -87,7 +87,7 @@ class TrainingLog:
 
     def gather_counts(self) -> None:
         """Bring the counts of the other learners up to date; all learners call it together."""
-        self._note_counts(self._peers.gather(self._own_counts()))
+        self._note_counts(self._collective.gather(self._own_counts()))
 
     def counts(self) -> dict[str, int]:
         """What a checkpoint keeps: restarts and stream resets, those of the other learners as gathered last, and the
@@ -99,8 +99,8 @@ class TrainingLog:
     def values(self) -> dict[str, float]:
         """The values of the next line, nothing but at the first learner; what follows counts for the line after it. All
         learners call it together. Waits for the learner's device."""
-        parts = self._peers.gather(self._part())
-        means = self._learner.read_tally()
+        parts = self._collective.gather(self._part())
+        means = self._learner.read_metrics()
         elapsed = max(time.monotonic() - self._began, 1e-9)
         values = self._line(parts, elapsed) | means | memory_used(self._learner.device) if parts else {}
         self._begin()

@@ -75,7 +75,7 @@ class Player:
     def __init__(self, agent: Agent, streams: int, random: np.random.Generator, greedy: bool = False) -> None:
         self._agent, self._random, self._greedy = agent, random, greedy
         self._device = next(agent.parameters()).device
-        self._cell = torch.zeros(streams, agent.core.cell_size, device=self._device)
+        self._cell = torch.zeros(streams, agent.core.state_size, device=self._device)
 
     def step(
         self, observation: np.ndarray, reward: np.ndarray, is_first: np.ndarray, instruction: np.ndarray | None = None

@@ -60,7 +60,7 @@ def watch_run(config: WatchRunArguments, console: Console) -> None:
     draw_film(film, video, config.fps)
 
     rows: list[tuple[str, object]] = [("player", about), *_played(episodes)]
-    if agent.core.cell_size == 0:
+    if agent.core.state_size == 0:
         print_table(console, task, [*rows, ("memory", f"none: {memory}")], {"video": video})
         return
     paths = {"video": video, "memory": picture}
@@ -89,7 +89,7 @@ def _memory(
     Raises:
         ConfigError: for a decision step beyond an episode's end.
     """
-    if agent.core.cell_size == 0:
+    if agent.core.state_size == 0:
         return "the core is feed-forward"
     if len(spec.shape) == 3 and find_task(task).suite.name != "memory":
         return "the first image of an episode is no cue"

@@ -52,11 +52,11 @@ def rows(carry: Carry) -> tuple[Tensor, ...]:
     return carry.cell.clone(), *found
 
 
-def fetch(store: CarryStore, stream: np.ndarray, sequence: np.ndarray, first_cell: Tensor) -> Carry:
+def fetch(store: CarryStore, stream: np.ndarray, sequence: np.ndarray, first_state: Tensor) -> Carry:
     """What an update does first."""
     gap = store.gaps(stream, sequence)
     store.advance(stream, sequence)
-    return store.fetch(torch.tensor(stream), torch.from_numpy(gap), first_cell)
+    return store.fetch(torch.tensor(stream), torch.from_numpy(gap), first_state)
 
 
 def keep(store: CarryStore, stream: np.ndarray, carry: Carry, kept: bool = True) -> None:
@@ -210,15 +210,15 @@ def test_streams_and_sequences_may_be_read_only() -> None:
 @pytest.mark.parametrize("core", [ELSTM(WIDTH, HIDDEN, "tbptt"), FeedForward(WIDTH, HIDDEN)])
 def test_cores_without_sensitivities(core: ELSTM | FeedForward) -> None:
     store = CarryStore(core, 3)
-    cells = torch.randn(3, core.cell_size)
+    cells = torch.randn(3, core.state_size)
     fetch(store, ints(2, 0, 1), ints(0, 0, 0), cells)
     keep(store, ints(2, 0, 1), Carry(cells))
-    ship = shipped([0, 2])[:, : core.cell_size]
+    ship = shipped([0, 2])[:, : core.state_size]
     carry = fetch(store, ints(0, 2), ints(1, 4), ship)
     assert carry.sensitivities is None
     assert torch.equal(carry.cell, torch.stack((cells[1], ship[1])))
     assert store.resets == 1
-    assert store.nbytes() == 4 * 3 * core.cell_size
+    assert store.nbytes() == 4 * 3 * core.state_size
 
 
 def test_the_store_has_the_cores_dtype_and_size() -> None:

@@ -18,7 +18,7 @@ from torch import distributed as dist
 from torch import multiprocessing as mp
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
-from r2ac.learner import Alone, Learner, LearnerConfig, Peers, PeersLost, ProcessGroup, Rollout
+from r2ac.learner import Collective, CollectiveBroken, Learner, LearnerConfig, ProcessGroup, Rollout, SingleLearner
 
 SIZE, ACTIONS, HIDDEN, STEPS, STREAMS, UPDATES = 3, 4, 5, 4, 6, 6
 SPOILT = 3
@@ -57,7 +57,7 @@ def make_rollout(sequence: int, spoilt_stream: int | None) -> Rollout[np.ndarray
         is_first=rng.random((STEPS + 1, STREAMS)) < 0.15,
         action=rng.integers(0, ACTIONS, (STEPS, STREAMS)),
         behaviour_logits=rng.normal(size=(STEPS, STREAMS, ACTIONS)).astype(np.float32),
-        first_cell=rng.normal(size=(STREAMS, HIDDEN)).astype(np.float32),
+        first_state=rng.normal(size=(STREAMS, HIDDEN)).astype(np.float32),
         stream=np.arange(STREAMS),
         sequence=np.full(STREAMS, sequence) + (sequence > 1) * (np.arange(STREAMS) == 1),
         weights_version=np.zeros(STREAMS, dtype=np.int64),
@@ -67,11 +67,11 @@ def make_rollout(sequence: int, spoilt_stream: int | None) -> Rollout[np.ndarray
     return rollout
 
 
-def train(case: Case, peers: Peers) -> dict[str, Any]:
+def train(case: Case, collective: Collective) -> dict[str, Any]:
     """What a learner holds after some updates from its share of the streams, and what it measured."""
     torch.manual_seed(5)
     torch.set_num_threads(1)
-    own = STREAMS // peers.size
+    own = STREAMS // collective.size
     config = AgentConfig(
         case.gradient,  # type: ignore[arg-type]
         hidden_size=HIDDEN,
@@ -81,10 +81,10 @@ def train(case: Case, peers: Peers) -> dict[str, Any]:
     )
     agent = Agent(ObservationSpec((SIZE,), ACTIONS), config).to(case.dtype)
     settings = LearnerConfig(optimiser=case.optimiser, learning_rate=0.02, max_gradient_norm=5.0, rtrl_metrics_every=1)  # type: ignore[arg-type]
-    learner = Learner(agent, settings, own, 10**4, peers)
+    learner = Learner(agent, settings, own, 10**4, collective)
     metrics: list[dict[str, Tensor]] = []
     for sequence in range(UPDATES):
-        rollout = make_rollout(sequence, case.spoilt_stream).columns(own * peers.rank, own * (peers.rank + 1))
+        rollout = make_rollout(sequence, case.spoilt_stream).columns(own * collective.rank, own * (collective.rank + 1))
         rollout = replace(rollout, stream=np.arange(own), observation=rollout.observation.astype(str(case.dtype)[6:]))
         metrics.append(learner.update(rollout))
     carry = learner.carries.fetch(torch.arange(own), torch.zeros(own, dtype=torch.bool), torch.zeros(own, HIDDEN))
@@ -94,30 +94,30 @@ def train(case: Case, peers: Peers) -> dict[str, Any]:
         "optimiser": [value for of_one in learner.optimiser.state.values() for value in of_one.values()],
         "carries": [carry.cell, *sensitivities],
         "metrics": [torch.stack(list(each.values())) for each in metrics],
-        "means": learner.read_tally(),
+        "means": learner.read_metrics(),
         "counts": (learner.env_steps, learner.updates, learner.skipped_updates),
         "resets": learner.carries.resets,
     }
 
 
-def wait_for_the_lost(peers: Peers) -> None:
+def wait_for_the_lost(collective: Collective) -> None:
     while True:
-        peers.any(False)
+        collective.any(False)
 
 
 def _work(rank: int, size: int, folder: str, cases: dict[str, Case]) -> None:
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     store = dist.FileStore(f"{folder}/store", size)
-    peers = ProcessGroup(store, rank, size, CPU, timedelta(seconds=60))
-    assert peers.gather(rank) == (list(range(size)) if rank == 0 else [])
-    assert peers.share({"first": rank}) == {"first": 0}
-    assert peers.any(rank == size - 1, False, True) == (True, False, True)
-    torch.save({name: train(case, peers) for name, case in cases.items()}, f"{folder}/{rank}.pt")
+    collective = ProcessGroup(store, rank, size, CPU, timedelta(seconds=60))
+    assert collective.gather(rank) == (list(range(size)) if rank == 0 else [])
+    assert collective.share({"first": rank}) == {"first": 0}
+    assert collective.any(rank == size - 1, False, True) == (True, False, True)
+    torch.save({name: train(case, collective) for name, case in cases.items()}, f"{folder}/{rank}.pt")
     # One ends without a word: the others are told, and do not wait for the end of their patience.
     if rank == size - 1:
         os._exit(0)
-    with pytest.raises(PeersLost, match="cannot be reached") as caught:
-        wait_for_the_lost(peers)
+    with pytest.raises(CollectiveBroken, match="cannot be reached") as caught:
+        wait_for_the_lost(collective)
     assert "\n" not in str(caught.value)
     os._exit(0)
 
@@ -149,7 +149,7 @@ def close(actual: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
 
 def check_they_are_one(results: Results, name: str) -> None:
     """Their updates, and what they hold after them, are those of one learner on the same data."""
-    one, several = train(CASES[name], Alone()), [each[name] for each in results]
+    one, several = train(CASES[name], SingleLearner()), [each[name] for each in results]
     for each in several:
         assert each["counts"] == one["counts"] == (UPDATES * STEPS * STREAMS, UPDATES, int("finite" in name))
         # To the bit among themselves.
@@ -180,9 +180,9 @@ def test_three_learners_are_one(tmp_path: Path) -> None:
 
 def test_the_updates_of_the_cases_are_no_small_ones() -> None:
     """Weights that hardly move, or gradients that are never clipped, would agree for no reason."""
-    one = train(CASES["rtrl"], Alone())
+    one = train(CASES["rtrl"], SingleLearner())
     torch.manual_seed(5)
     assert max(norm[-1] for norm in one["metrics"]) > 5.0
     assert one["means"]["rtrl/boundary_norm"] > 0.1
-    start = train(replace(CASES["rtrl"], spoilt_stream=0), Alone())["weights"]
+    start = train(replace(CASES["rtrl"], spoilt_stream=0), SingleLearner())["weights"]
     assert not any(torch.equal(mine, other) for mine, other in zip(one["weights"], start, strict=True))

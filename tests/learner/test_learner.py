@@ -37,7 +37,7 @@ class Stream:
             is_first=self.is_first[start : stop + 1],
             action=self.action[start:stop],
             behaviour_logits=self.behaviour_logits[start:stop],
-            first_cell=np.linspace(1, 2, batch * HIDDEN, dtype=np.float32).reshape(batch, HIDDEN),
+            first_state=np.linspace(1, 2, batch * HIDDEN, dtype=np.float32).reshape(batch, HIDDEN),
             stream=np.arange(batch),
             sequence=np.full(batch, sequence),
             weights_version=np.zeros(batch, dtype=np.int64),

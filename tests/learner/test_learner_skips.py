@@ -28,7 +28,7 @@ def make_rollout(sequence: int) -> Rollout[np.ndarray]:
         is_first=np.zeros((STEPS + 1, STREAMS), dtype=bool),
         action=rng.integers(0, ACTIONS, (STEPS, STREAMS)),
         behaviour_logits=rng.normal(size=(STEPS, STREAMS, ACTIONS)).astype(np.float32),
-        first_cell=rng.normal(size=(STREAMS, HIDDEN)).astype(np.float32),
+        first_state=rng.normal(size=(STREAMS, HIDDEN)).astype(np.float32),
         stream=np.arange(STREAMS),
         sequence=np.full(STREAMS, sequence),
         weights_version=np.zeros(STREAMS, dtype=np.int64),
@@ -38,7 +38,7 @@ def make_rollout(sequence: int) -> Rollout[np.ndarray]:
 def spoil(rollout: Rollout[np.ndarray], where: str) -> Rollout[np.ndarray]:
     """One number of one stream becomes NaN."""
     array = getattr(rollout, where).copy()
-    array[2 if where != "first_cell" else 0, 1] = np.nan
+    array[2 if where != "first_state" else 0, 1] = np.nan
     return replace(rollout, **{where: array})
 
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from r2ac.learner.metrics import Tally
+from r2ac.learner.metrics import UpdateMetrics
 
 
-def tally_of(losses: list[float]) -> Tally:
+def tally_of(losses: list[float]) -> UpdateMetrics:
     """A tally of updates with these losses and ten times as large gradient norms."""
-    tally = Tally(("loss", "norm"), torch.device("cpu"))
+    tally = UpdateMetrics(("loss", "norm"), torch.device("cpu"))
     for loss in losses:
         values = {"loss": torch.tensor(loss), "norm": torch.tensor(10 * loss)}
         tally.add(values, torch.tensor(loss).isfinite())

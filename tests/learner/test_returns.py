@@ -18,7 +18,7 @@ def make_batch(reward: np.ndarray, is_first: np.ndarray, streams: np.ndarray) ->
         is_first=torch.from_numpy(is_first),
         action=nothing,
         behaviour_logits=nothing,
-        first_cell=nothing,
+        first_state=nothing,
         stream=torch.from_numpy(streams),
         sequence=nothing,
         weights_version=nothing,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from r2ac.learner import DeviceFeed, Rollout, concatenate
 
-STREAM_FIRST = ("first_cell", "stream", "sequence", "weights_version")
+STREAM_FIRST = ("first_state", "stream", "sequence", "weights_version")
 NAMES = [field.name for field in fields(Rollout)]
 
 
@@ -23,7 +23,7 @@ def make_rollout(steps: int = 3, batch: int = 4, first_stream: int = 0, seed: in
         is_first=rng.random((steps + 1, batch)) < 0.3,
         action=rng.integers(0, 7, (steps, batch)),
         behaviour_logits=rng.normal(size=(steps, batch, 7)).astype(np.float32),
-        first_cell=rng.normal(size=(batch, 9)).astype(np.float32),
+        first_state=rng.normal(size=(batch, 9)).astype(np.float32),
         stream=np.arange(first_stream, first_stream + batch),
         sequence=rng.integers(0, 50, batch),
         weights_version=rng.integers(0, 50, batch),
@@ -75,7 +75,7 @@ def test_columns_are_joined_in_the_order_given() -> None:
     turned = concatenate([rollout.columns(2, 4), rollout.columns(0, 2)])
     assert turned.stream.tolist() == [2, 3, 0, 1]
     np.testing.assert_array_equal(turned.reward, rollout.reward[:, [2, 3, 0, 1]])
-    np.testing.assert_array_equal(turned.first_cell, rollout.first_cell[[2, 3, 0, 1]])
+    np.testing.assert_array_equal(turned.first_state, rollout.first_state[[2, 3, 0, 1]])
 
 
 def test_rollouts_of_different_length_are_not_joined() -> None:

@@ -15,12 +15,12 @@ from r2ac.agents import ELSTM, Agent, AgentConfig, ObservationSpec
 from r2ac.learner import Learner, LearnerConfig, Rollout
 from r2ac.learner.carries import CarryStore
 from r2ac.learner.rtrl_metrics import (
-    BoundaryMeter,
     GradientParts,
+    RTRLMetrics,
     gradient_parts,
     is_measured,
     norms_and_cosine,
-    with_room,
+    with_notes,
 )
 
 SIZE, ACTIONS, HIDDEN, STREAMS, STEPS = 3, 4, 5, 3, 4
@@ -75,7 +75,7 @@ def test_the_parts_of_every_gradient_are_those_of_autograd_through_the_whole_str
     nothing = torch.zeros(STREAMS, HIDDEN, dtype=torch.float64)
     brute = BruteForce(core, x, is_first, nothing)
     store, streams = streams_of(core)
-    meter = BoundaryMeter(core, STREAMS + 2, every=1)
+    meter = RTRLMetrics(core, STREAMS + 2, every=1)
     way = credit = 0.0
     norms = []
     for i, (x_r, first_r, direct_r) in enumerate(zip(*(a.split(STEPS) for a in (x, is_first, direct)), strict=True)):
@@ -122,7 +122,7 @@ def meter_of_constant_decay(decay: float, rollouts: int, episode: int) -> dict[s
         core.bias[0] = log(decay / (1 - decay))
         core.bias[1] = 0.3
     store, streams = streams_of(core)
-    meter = BoundaryMeter(core, STREAMS + 2, every=1)
+    meter = RTRLMetrics(core, STREAMS + 2, every=1)
     for i in range(rollouts):
         meter.take()
         carry = meter.begin(store.fetch(streams, torch.full((STREAMS,), i == 0), torch.zeros(STREAMS, HIDDEN)), i)
@@ -181,7 +181,7 @@ def make_rollouts(count: int, resets: float = 0.1) -> list[Rollout[np.ndarray]]:
             is_first=rng.random((steps + 1, STREAMS)) < resets,
             action=rng.integers(0, ACTIONS, (steps, STREAMS)),
             behaviour_logits=rng.normal(size=(steps, STREAMS, ACTIONS)),
-            first_cell=np.zeros((STREAMS, HIDDEN), dtype=np.float32),
+            first_state=np.zeros((STREAMS, HIDDEN), dtype=np.float32),
             stream=np.arange(STREAMS),
             sequence=np.full(STREAMS, i),
             weights_version=np.zeros(STREAMS, dtype=np.int64),
@@ -202,7 +202,7 @@ def test_the_learner_tells_what_rtrl_adds_to_the_gradient_of_tbptt() -> None:
         truncated.update(rollout)
         inside = gradient(truncated)
         boundary = gradient(exact) - inside
-        found = exact.read_tally()
+        found = exact.read_metrics()
         assert found["rtrl/inside_norm"] == pytest.approx(inside.norm().item(), rel=1e-10)
         assert found["rtrl/boundary_norm"] == pytest.approx(boundary.norm().item(), rel=1e-10, abs=1e-14)
         if i == 0:
@@ -220,7 +220,7 @@ def test_norms_are_those_before_clipping() -> None:
     for learner in (free, clipped):
         learner.update(rollout)
     assert gradient(clipped).norm() < 0.01 * gradient(free).norm()
-    assert free.read_tally() == clipped.read_tally()
+    assert free.read_metrics() == clipped.read_metrics()
 
 
 @pytest.mark.parametrize("storage", ["float32", "bfloat16"])
@@ -234,7 +234,7 @@ def test_measuring_changes_no_weight_by_a_bit(storage: str) -> None:
     weights = [torch.nn.utils.parameters_to_vector(learner.agent.parameters()) for learner in learners]
     assert torch.equal(weights[0], weights[1])
     assert torch.equal(weights[0], weights[2])
-    assert [set(learner.read_tally()) & NAMES for learner in learners] == [set(), NAMES, NAMES]
+    assert [set(learner.read_metrics()) & NAMES for learner in learners] == [set(), NAMES, NAMES]
 
 
 @pytest.mark.parametrize(("gradient", "core"), [("tbptt", "elstm"), ("rtrl", "feedforward")])
@@ -242,24 +242,24 @@ def test_without_rtrl_there_is_nothing_to_tell(gradient: str, core: str) -> None
     learner = make_learner(gradient, core, rtrl_metrics_every=1)
     (rollout,) = make_rollouts(1)
     if core == "feedforward":
-        rollout = replace(rollout, first_cell=np.zeros((STREAMS, 0), dtype=np.float32))
+        rollout = replace(rollout, first_state=np.zeros((STREAMS, 0), dtype=np.float32))
     learner.update(rollout)
-    assert not set(learner.read_tally()) & NAMES
+    assert not set(learner.read_metrics()) & NAMES
 
 
 def test_a_skipped_update_does_not_count_and_its_streams_have_no_past_in_the_next() -> None:
     learner = make_learner(rtrl_metrics_every=1)
     first, second, third, fourth = make_rollouts(4, resets=0.0)
     learner.update(first)
-    learner.read_tally()
+    learner.read_metrics()
     learner.update(replace(second, reward=np.full_like(second.reward, np.nan)))
-    assert learner.read_tally() == {}
+    assert learner.read_metrics() == {}
     learner.update(third)
-    found = learner.read_tally()
+    found = learner.read_metrics()
     assert found["rtrl/boundary_norm"] == 0
     assert "rtrl/credit_horizon" not in found
     learner.update(fourth)
-    found = learner.read_tally()
+    found = learner.read_metrics()
     assert found["rtrl/boundary_norm"] > 0
     assert found["rtrl/credit_horizon"] > 0
 
@@ -274,7 +274,7 @@ def test_what_is_measured_now_and_then_is_what_is_measured_always(every: int) ->
         sequence = always.carries.next_sequence[batch.stream]
         for learner in (always, sometimes):
             learner.update(replace(batch, sequence=sequence + (i % 40 == 20)))
-        expected, found = always.read_tally(), sometimes.read_tally()
+        expected, found = always.read_metrics(), sometimes.read_metrics()
         if set(found) >= NAMES:
             assert found == expected
             compared += 1
@@ -294,7 +294,7 @@ def test_one_update_of_so_many_is_measured_and_none_of_a_rhythm_is_left_out(ever
 def test_notes_want_room_of_the_right_size_and_streams() -> None:
     core = make_core()
     store, streams = streams_of(core)
-    carry = with_room(core, store.fetch(streams, torch.ones(STREAMS, dtype=torch.bool), torch.zeros(STREAMS, HIDDEN)))
+    carry = with_notes(core, store.fetch(streams, torch.ones(STREAMS, dtype=torch.bool), torch.zeros(STREAMS, HIDDEN)))
     x, is_first = torch.zeros(STEPS, STREAMS, SIZE, dtype=torch.float64), torch.zeros(STEPS, STREAMS, dtype=torch.bool)
     assert carry.noted is not None
     with pytest.raises(

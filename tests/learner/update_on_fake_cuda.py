@@ -12,7 +12,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
-from r2ac.learner import OPTIMISERS, Learner, LearnerConfig, Peers, ProcessGroup, StagedBatch, load_optimiser_state
+from r2ac.learner import OPTIMISERS, Collective, Learner, LearnerConfig, ProcessGroup, StagedBatch, load_optimiser_state
 from r2ac.learner.device import Staged
 from r2ac.learner.optimiser import make_optimiser, step_where
 from tests.fake_cuda.spy import HostWaits, Launch, Spy
@@ -37,18 +37,18 @@ class Case:
         """What the environment shows and takes."""
         return ObservationSpec(self.shape, ACTIONS, instruction_length=self.words, instruction_ids=100)
 
-    def make(self, peers: Peers | None = None) -> Learner:
+    def make(self, collective: Collective | None = None) -> Learner:
         """The learner, on the GPU."""
         with torch.device("cuda"):
             agent = Agent(self.spec(), self.agent)
         if self.frozen:
             agent.freeze_encoder()
-        return Learner(agent, LearnerConfig(cuda_graph=False, **self.learner), 2 * BATCH, 10**6, peers)
+        return Learner(agent, LearnerConfig(cuda_graph=False, **self.learner), 2 * BATCH, 10**6, collective)
 
     def batch(self) -> StagedBatch:
         """A batch on the GPU, as the feed hands it over."""
-        cell_size = 0 if self.agent.core == "feedforward" else HIDDEN
-        layout = RolloutLayout(self.steps, BATCH, self.spec(), cell_size, self.final_observations)
+        state_size = 0 if self.agent.core == "feedforward" else HIDDEN
+        layout = RolloutLayout(self.steps, BATCH, self.spec(), state_size, self.final_observations)
         with torch.device("cuda"):
             tensors = {
                 name: torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import Agent, AgentConfig
-from r2ac.launch.rollouts.inference.policies import Seen, Weights
+from r2ac.launch.rollouts.inference.policies import StepInput, Weights
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.launch.runtime.process import set_up_process
 
@@ -65,7 +65,7 @@ class ActingAgent:
             set_up_process(config.threads)
         self._device = torch.device(config.device)
         self._agent = Agent(config.layout.spec, config.agent).eval().to(self._device)
-        self._cells = torch.zeros(config.num_streams, config.layout.cell_size, device=self._device)
+        self._cells = torch.zeros(config.num_streams, config.layout.state_size, device=self._device)
         self.version = -1
         """Of the weights; -1 before the first."""
         self._began: float | None = None
@@ -86,7 +86,7 @@ class ActingAgent:
         """The cells of these streams are zero again."""
         self._cells[streams].zero_()
 
-    def act(self, streams: Sequence[slice], seen: Sequence[Seen]) -> tuple[np.ndarray, Tensor]:
+    def act(self, streams: Sequence[slice], seen: Sequence[StepInput]) -> tuple[np.ndarray, Tensor]:
         """The logits [B, A] of all these streams together, and their cells before the step, [B, N] on the device."""
         began = time.perf_counter()
         self._began = self._began or began

@@ -38,7 +38,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Seen:
+class StepInput:
     """What streams show at a step, [B, ...] each."""
 
     observation: np.ndarray
@@ -47,32 +47,34 @@ class Seen:
     instruction: np.ndarray | None
 
     @staticmethod
-    def of(rollout: Rollout[np.ndarray], t: int, columns: slice) -> Seen:
+    def of(rollout: Rollout[np.ndarray], t: int, columns: slice) -> StepInput:
         """The step of a rollout, where it lies."""
         words = None if rollout.instruction is None else rollout.instruction[t, columns]
-        return Seen(rollout.observation[t, columns], rollout.reward[t, columns], rollout.is_first[t, columns], words)
+        return StepInput(
+            rollout.observation[t, columns], rollout.reward[t, columns], rollout.is_first[t, columns], words
+        )
 
 
 @dataclass(frozen=True)
-class Question:
+class ActRequest:
     """What a rollout actor asks an inference worker through Ray: the next action of a group of streams."""
 
     streams: slice
     """Among all streams."""
-    seen: Seen
+    seen: StepInput
     is_new: bool
     """Whether the actor has just begun these streams."""
     begins_rollout: bool
 
 
 @dataclass(frozen=True)
-class Answer:
-    """To a :class:`Question`."""
+class ActResponse:
+    """To a :class:`ActRequest`."""
 
     logits: np.ndarray
     version: int
     """Of the weights."""
-    first_cell: np.ndarray | None
+    first_state: np.ndarray | None
     """Before the step; where the question begins a rollout."""
 
 
@@ -103,7 +105,7 @@ class LocalPolicy:
     def __init__(self, agent: Agent, columns: Sequence[slice]) -> None:
         self._agent, self._columns = agent.eval(), columns
         self._device = next(agent.parameters()).device
-        self._cell = torch.zeros(columns[-1].stop, agent.core.cell_size, device=self._device)
+        self._cell = torch.zeros(columns[-1].stop, agent.core.state_size, device=self._device)
         self._version = -1
         self._rollout: Rollout[np.ndarray]
 
@@ -112,7 +114,7 @@ class LocalPolicy:
         if weights is not None and weights.version != self._version:
             weights.load_into(self._agent)
             self._version = weights.version
-        rollout.first_cell[...] = self._cell.cpu().numpy()
+        rollout.first_state[...] = self._cell.cpu().numpy()
         rollout.weights_version[...] = self._version
         self._rollout = rollout
 
@@ -220,7 +222,7 @@ class RayPolicy:
         """See :class:`Policy`."""
         columns = self._columns[group]
         streams = slice(self._first_stream + columns.start, self._first_stream + columns.stop)
-        question = Question(streams, Seen.of(self._rollout, t, columns), group in self._new, t == 0)
+        question = ActRequest(streams, StepInput.of(self._rollout, t, columns), group in self._new, t == 0)
         self._new.discard(group)
         self._asked[group] = self._worker.act.remote(question)
 
@@ -229,13 +231,13 @@ class RayPolicy:
         import ray
 
         try:
-            answer: Answer = ray.get(self._asked.pop(group))
+            answer: ActResponse = ray.get(self._asked.pop(group))
         except ray.exceptions.RayError as error:
             raise InferenceLost(f"the inference worker is gone: {type(error).__name__}") from error
         rollout, columns = self._rollout, self._columns[group]
         rollout.behaviour_logits[t, columns] = answer.logits
-        if answer.first_cell is not None:
-            rollout.first_cell[columns] = answer.first_cell
+        if answer.first_state is not None:
+            rollout.first_state[columns] = answer.first_state
             rollout.weights_version[columns] = answer.version
 
     def close(self) -> None:

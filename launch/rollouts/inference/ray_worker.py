@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 
 from r2ac.launch.rollouts.inference.acting_agent import ActingAgent, InferenceConfig, InferenceStatistics
-from r2ac.launch.rollouts.inference.policies import Answer, Question, Weights
+from r2ac.launch.rollouts.inference.policies import ActRequest, ActResponse, Weights
 
-_Waiting = tuple[Question, "asyncio.Future[Answer]"]
+_Waiting = tuple[ActRequest, "asyncio.Future[ActResponse]"]
 
 
 class RayInferenceWorker:
@@ -43,7 +43,7 @@ class RayInferenceWorker:
         self._weights = weights
         self._begin()
 
-    async def act(self, question: Question) -> Answer:
+    async def act(self, question: ActRequest) -> ActResponse:
         """Logits for a group of streams. Raises what the computation raised."""
         if self._failure is not None:
             raise RuntimeError(self._failure)
@@ -73,7 +73,7 @@ class RayInferenceWorker:
             for (_, future), answer in zip(batch, answers, strict=True):
                 future.set_result(answer)
 
-    def _answers(self, weights: Weights, questions: Sequence[Question]) -> list[Answer]:
+    def _answers(self, weights: Weights, questions: Sequence[ActRequest]) -> list[ActResponse]:
         agent = self._agent
         agent.load(weights)
         for question in questions:
@@ -84,7 +84,7 @@ class RayInferenceWorker:
         answers, start = [], 0
         for question in questions:
             stop = start + question.streams.stop - question.streams.start
-            first_cell = cells[start:stop].cpu().numpy() if question.begins_rollout else None
-            answers.append(Answer(logits[start:stop], agent.version, first_cell))
+            first_state = cells[start:stop].cpu().numpy() if question.begins_rollout else None
+            answers.append(ActResponse(logits[start:stop], agent.version, first_state))
             start = stop
         return answers

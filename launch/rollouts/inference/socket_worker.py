@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from r2ac.launch.rollouts.inference.acting_agent import ActingAgent, InferenceConfig, InferenceStatistics
-from r2ac.launch.rollouts.inference.policies import HELLO, REQUEST, Seen
+from r2ac.launch.rollouts.inference.policies import HELLO, REQUEST, StepInput
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutMemory
 from r2ac.launch.rollouts.transport.shared_weights import BoardHandle, WeightsBoard
 from r2ac.learner import Rollout
@@ -45,9 +45,9 @@ class _Request:
         return slice(self.client.first_stream + self.columns.start, self.client.first_stream + self.columns.stop)
 
     @property
-    def seen(self) -> Seen:
+    def seen(self) -> StepInput:
         """What they show, where the rollout lies."""
-        return Seen.of(self.rollout, self.t, self.columns)
+        return StepInput.of(self.rollout, self.t, self.columns)
 
 
 class InferenceWorker:
@@ -159,7 +159,7 @@ class InferenceWorker:
             rollout, columns = request.rollout, request.columns
             stop = start + columns.stop - columns.start
             if request.t == 0:
-                rollout.first_cell[columns] = cells[start:stop].cpu().numpy()
+                rollout.first_state[columns] = cells[start:stop].cpu().numpy()
                 rollout.weights_version[columns] = self._agent.version
             rollout.behaviour_logits[request.t, columns] = logits[start:stop]
             start = stop

@@ -27,7 +27,7 @@ class RolloutLayout:
     num_streams: int
     """B, all streams of a rollout actor or of a batch."""
     spec: ObservationSpec
-    cell_size: int
+    state_size: int
     """N, or 0 for a core without memory."""
     final_observations: bool = False
     """Whether a rollout holds what episodes showed last, where a time limit cut them off."""
@@ -41,7 +41,7 @@ class RolloutLayout:
             "is_first": ((steps + 1, streams), np.bool_),
             "action": ((steps, streams), np.int64),
             "behaviour_logits": ((steps, streams, spec.num_actions), np.float32),
-            "first_cell": ((streams, self.cell_size), np.float32),
+            "first_state": ((streams, self.state_size), np.float32),
             "stream": ((streams,), np.int64),
             "sequence": ((streams,), np.int64),
             "weights_version": ((streams,), np.int64),

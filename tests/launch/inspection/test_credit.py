@@ -64,7 +64,7 @@ class Stream:
             is_first=self.is_first[start : start + STEPS + 1],
             action=self.action[start : start + STEPS],
             behaviour_logits=self.logits[start : start + STEPS],
-            first_cell=self.cells[start].numpy(),
+            first_state=self.cells[start].numpy(),
             stream=np.arange(STREAMS),
             sequence=np.full(STREAMS, start // STEPS),
             weights_version=np.zeros(STREAMS, dtype=np.int64),

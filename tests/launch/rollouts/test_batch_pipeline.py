@@ -108,7 +108,7 @@ def test_a_ring_that_is_filled_ahead_changes_neither_weights_nor_metrics(device:
                 if len(staged) > PREFETCHED:
                     learner.update(staged.pop(0))
         actor.close()
-        found.append((learner.read_tally(), [parameter.detach().cpu() for parameter in learner.agent.parameters()]))
+        found.append((learner.read_metrics(), [parameter.detach().cpu() for parameter in learner.agent.parameters()]))
     (metrics, one), (ringed, other) = found
     assert ringed == pytest.approx(metrics)
     assert metrics["rtrl/credit_horizon"] > 0

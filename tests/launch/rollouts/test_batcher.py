@@ -26,7 +26,7 @@ def rollout_of(actor: int, streams: int, sequence: int, length: int = 2) -> Roll
         is_first=np.zeros((length + 1, streams), dtype=bool),
         action=steps[:length],
         behaviour_logits=np.repeat(steps[:length, :, None], 2, axis=2).astype(np.float32),
-        first_cell=np.repeat(steps[0][:, None], 4, axis=1).astype(np.float32),
+        first_state=np.repeat(steps[0][:, None], 4, axis=1).astype(np.float32),
         stream=stream,
         sequence=number,
         weights_version=np.zeros(streams, dtype=np.int64),
@@ -41,7 +41,7 @@ def check_batch(batch: Rollout[np.ndarray], batch_size: int, used: np.ndarray) -
     marks = mark(batch.stream, batch.sequence)
     for array in (batch.reward, batch.action, batch.observation[..., 0], batch.behaviour_logits[..., 1]):
         np.testing.assert_array_equal(array, np.tile(marks, (len(array), 1)))
-    np.testing.assert_array_equal(batch.first_cell[:, -1], marks)
+    np.testing.assert_array_equal(batch.first_state[:, -1], marks)
     used[batch.stream] += 1
 
 
@@ -109,7 +109,7 @@ def test_a_batch_takes_the_oldest_first() -> None:
 
 def test_a_ring_is_filled_in_turn_and_batches_are_the_same() -> None:
     spec = ObservationSpec((3,), 2)
-    layout = RolloutLayout(length=2, num_streams=4, spec=spec, cell_size=2)
+    layout = RolloutLayout(length=2, num_streams=4, spec=spec, state_size=2)
     parts = []
     for number in range(6):
         part = RolloutLayout(2, 2, spec, 2).empty()

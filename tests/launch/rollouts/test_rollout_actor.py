@@ -83,7 +83,7 @@ def test_shapes_and_dtypes(task: str, shape: tuple[int, ...]) -> None:
         "is_first": ((3, 5), np.bool_),
         "action": ((2, 5), np.int64),
         "behaviour_logits": ((2, 5, spec.num_actions), np.float32),
-        "first_cell": ((5, 6), np.float32),
+        "first_state": ((5, 6), np.float32),
         "stream": ((5,), np.int64),
         "sequence": ((5,), np.int64),
         "weights_version": ((5,), np.int64),
@@ -93,7 +93,7 @@ def test_shapes_and_dtypes(task: str, shape: tuple[int, ...]) -> None:
     assert set(rollout.sequence.tolist()) == {4}
     assert set(rollout.weights_version.tolist()) == {9}
     assert rollout.is_first[0].all()
-    assert not rollout.first_cell.any()
+    assert not rollout.first_state.any()
 
 
 def test_rollouts_join_without_a_seam() -> None:
@@ -110,13 +110,13 @@ def test_cells_and_logits_are_those_of_the_agent_that_acted() -> None:
             agent_with(make_weights(number + 1)),
             Rollout(**DeviceFeed(torch.device("cpu"))(rollout.arrays())),
         )
-        cell = batch.first_cell
+        cell = batch.first_state
         for t in range(CONFIG.rollout_length):
             output = agent.step(batch.observation[t], batch.reward[t], batch.is_first[t], cell)
             cell = output.cell
             assert torch.equal(output.logits, batch.behaviour_logits[t])
         if number + 1 < len(rollouts):
-            np.testing.assert_array_equal(cell.numpy(), rollouts[number + 1].first_cell)
+            np.testing.assert_array_equal(cell.numpy(), rollouts[number + 1].first_state)
             assert cell.abs().max() > 0
 
 

@@ -86,7 +86,7 @@ def check_logits(rollout: Rollout[np.ndarray], columns: np.ndarray, weights: Wei
     agent, batch = Agent(SPEC, AGENT), Rollout(**DeviceFeed(torch.device("cpu"))(rollout.arrays()))
     vector_to_parameters(torch.from_numpy(weights.values), agent.parameters())
     chosen = torch.from_numpy(columns)
-    cell = batch.first_cell[chosen]
+    cell = batch.first_state[chosen]
     for t in range(rollout.length):
         output = agent.step(batch.observation[t, chosen], batch.reward[t, chosen], batch.is_first[t, chosen], cell)
         cell = output.cell

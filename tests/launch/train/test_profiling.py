@@ -43,7 +43,7 @@ def make_rollout(shape: tuple[int, ...], sequence: int) -> Rollout[np.ndarray]:
         is_first=random.random((STEPS + 1, BATCH)) < 0.1,
         action=random.integers(0, ACTIONS, (STEPS, BATCH)),
         behaviour_logits=random.normal(size=(STEPS, BATCH, ACTIONS)).astype(np.float32),
-        first_cell=np.zeros((BATCH, HIDDEN), np.float32),
+        first_state=np.zeros((BATCH, HIDDEN), np.float32),
         stream=np.arange(BATCH),
         sequence=np.full(BATCH, sequence),
         weights_version=np.zeros(BATCH, np.int64),

@@ -27,7 +27,7 @@ from r2ac.launch.train import bench, train
 from r2ac.launch.train import sources as actors
 from r2ac.launch.train.group_member import LearnerProcess
 from r2ac.launch.train.memory_budget import available_memory, memory_budget
-from r2ac.learner import Alone, LearnerConfig
+from r2ac.learner import LearnerConfig, SingleLearner
 
 # Of a fake tensor that is given another device.
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
@@ -69,7 +69,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine
         machine.asked.append(device)
         return machine.free, 2 * machine.free
 
-    def make_learner(agent: Agent, config: LearnerConfig, num_streams: int, total_steps: int, peers: Any) -> Any:
+    def make_learner(agent: Agent, config: LearnerConfig, num_streams: int, total_steps: int, collective: Any) -> Any:
         machine.learner = SimpleNamespace(device=next(agent.parameters()).device, config=config)
         raise Started
 
@@ -92,7 +92,7 @@ def settings(device: str = "auto", **changes: Any) -> TrainConfig[Any]:
 
 def start(config: TrainConfig[Any]) -> None:
     with pytest.raises(Started):
-        train.learn(config, config, Alone(), None, lambda: False, lambda: None)
+        train.learn(config, config, SingleLearner(), None, lambda: False, lambda: None)
 
 
 @pytest.mark.parametrize(("name", "number"), [("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
@@ -141,7 +141,7 @@ def test_updates_are_captured_unless_they_are_traced_or_it_is_turned_off(machine
 def test_a_gpu_that_is_too_small_is_named(machine: Machine) -> None:
     machine.free = 10**9
     with pytest.raises(ConfigError, match=r"this run needs .* of memory on cuda:1, but 1 GB are free"):
-        train.learn(settings("cuda:1"), settings("cuda:1"), Alone(), None, lambda: False, lambda: None)
+        train.learn(settings("cuda:1"), settings("cuda:1"), SingleLearner(), None, lambda: False, lambda: None)
 
 
 def test_a_number_that_is_not_there_is_refused(machine: Machine) -> None:

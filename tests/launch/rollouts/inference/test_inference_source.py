@@ -72,7 +72,7 @@ def check_logits(rollout: Rollout[np.ndarray]) -> None:
     """All is what the agent says, step after step from the first cell: the weights are always the same."""
     agent, batch = Agent(SPEC, AGENT), Rollout(**DeviceFeed(torch.device("cpu"))(rollout.arrays()))
     vector_to_parameters(torch.from_numpy(make_weights(0).values), agent.parameters())
-    cell = batch.first_cell
+    cell = batch.first_state
     for t in range(rollout.length):
         output = agent.step(batch.observation[t], batch.reward[t], batch.is_first[t], cell)
         cell = output.cell

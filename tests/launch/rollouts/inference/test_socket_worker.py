@@ -25,7 +25,7 @@ AGENT = AgentConfig(hidden_size=6, encoder="mlp", encoder_features=5)
 SPEC = ObservationSpec((4,), 2)
 STREAMS, STEPS, SLOTS = 5, 6, 2
 CONFIG = ActorConfig("memory/tmaze", MemoryOptions(corridor_length=3), AGENT, 7, STEPS, STREAMS, index=0, num_groups=2)
-LAYOUT = RolloutLayout(STEPS, STREAMS, SPEC, cell_size=6)
+LAYOUT = RolloutLayout(STEPS, STREAMS, SPEC, state_size=6)
 
 
 def make_weights(version: int) -> Weights:
@@ -100,7 +100,7 @@ def test_a_worker_acts_as_an_agent_of_the_actors_own(
         assert collected.rollout is None, "it lies in the memory"
         assert collected.seconds[INFERENCE] > 0
         check_same(memory.slots[number % SLOTS], expected)
-    assert expected.first_cell.any()
+    assert expected.first_state.any()
     done = worker.statistics()
     assert done.requests == 5 * STEPS * 2
     assert done.seconds > 0

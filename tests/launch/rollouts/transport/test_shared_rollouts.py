@@ -10,8 +10,8 @@ import pytest
 from r2ac.agents import ObservationSpec
 from r2ac.launch.rollouts.transport.shared_rollouts import MemoryHandle, RolloutLayout, RolloutMemory
 
-VECTORS = RolloutLayout(length=6, num_streams=5, spec=ObservationSpec((4,), 2), cell_size=3)
-IMAGES = RolloutLayout(length=2, num_streams=3, spec=ObservationSpec((3, 8, 8), 7, 5, 11), cell_size=0)
+VECTORS = RolloutLayout(length=6, num_streams=5, spec=ObservationSpec((4,), 2), state_size=3)
+IMAGES = RolloutLayout(length=2, num_streams=3, spec=ObservationSpec((3, 8, 8), 7, 5, 11), state_size=0)
 LIMITED = replace(IMAGES, final_observations=True)
 
 
@@ -24,7 +24,7 @@ def test_shapes_dtypes_and_bytes(layout: RolloutLayout) -> None:
         "is_first": ((steps + 1, streams), "?"),
         "action": ((steps, streams), "i8"),
         "behaviour_logits": ((steps, streams, layout.spec.num_actions), "f4"),
-        "first_cell": ((streams, layout.cell_size), "f4"),
+        "first_state": ((streams, layout.state_size), "f4"),
         "stream": ((streams,), "i8"),
         "sequence": ((streams,), "i8"),
         "weights_version": ((streams,), "i8"),
