@@ -155,8 +155,8 @@ class Training:
 
         Raises:
             TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed: where the run cannot go on, after a checkpoint.
-            CollectiveBroken: where another learner is gone; also after a checkpoint, but on a GPU, whose state is not known
-                then.
+            CollectiveBroken: where another learner is gone; also after a checkpoint, but on a GPU, whose state is then
+                unknown.
             RunDirectoryError, CheckpointError: where the run can no longer be written.
         """
         self._publish()
