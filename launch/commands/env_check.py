@@ -126,8 +126,10 @@ def _play(name: str, options: GymOptions, seed: int, steps: int, generators: int
         env.close()
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
-        ours = {Path(__file__).parent, Path(checked.__file__).parent}
-        place = next((frame for frame in reversed(frames) if Path(frame.filename).parent not in ours), frames[-1])
+        ours = Path(__file__).parents[1], Path(checked.__file__).parent
+        place = next(
+            (frame for frame in reversed(frames) if not any(map(Path(frame.filename).is_relative_to, ours))), frames[-1]
+        )
         played.failure = f"step {step} raises {error!r} ({place.filename}, line {place.lineno})"
     return played
 

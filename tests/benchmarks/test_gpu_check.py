@@ -52,7 +52,7 @@ def test_a_dry_run_goes_through_every_section_with_torch_and_triton_alone(
 @pytest.fixture
 def session(module: Modules) -> Any:
     """A quick one on the CPU, with time enough."""
-    module("checkout")
+    module("_path")
     return module("gpu_checks.session").Session(torch.device("cpu"), quick=True, seconds=10_000)
 
 
