@@ -1,0 +1,1 @@
+"""Run directories: metrics, TensorBoard, stores, and checkpoints read back."""
