@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
-from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
 from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
+from r2ac.launch.settings.config import ConfigError
 from r2ac.learner.checkpoint import Checkpoint, CheckpointError, latest_checkpoint, load_checkpoint, load_model_state
 
 

@@ -11,11 +11,11 @@ from pathlib import Path, PurePosixPath
 
 from rich.console import Console
 
-from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.runtime.errors import os_reason
 from r2ac.launch.runs.lease import LEASE_FILE
 from r2ac.launch.runs.run_directory import json_text, write_atomically
 from r2ac.launch.runs.storage import PARTIAL, StorageError, Store, cache_folder, is_url
+from r2ac.launch.runtime.errors import os_reason
+from r2ac.launch.settings.config import ConfigError
 
 READING = ("evaluate", "plot", "watch", "inspect", "report", "train", "envs")
 """The commands that read runs."""

@@ -11,9 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
 from r2ac.launch.runs.run_directory import RunDirectory, write_atomically
 from r2ac.launch.runs.tensorboard import EventWriter
+from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
 
 
 class MetricsWriter:
@@ -43,8 +43,8 @@ class MetricsWriter:
         """One line, flushed: steps, frames, seconds since the run began (cumulative over resumes) and ``values``.
 
         A value of NaN or infinity is written as null, which says: measured, but not finite (JSON has no NaN).
-        TensorBoard gets it as it is, and marks it, under the tags that :mod:`r2ac.launch.runs.tensorboard` lists. The x axis
-        is ``env_steps``.
+        TensorBoard gets it as it is, and marks it, under the tags that :mod:`r2ac.launch.runs.tensorboard` lists. The x
+        axis is ``env_steps``.
 
         Raises RunDirectoryError where the file system takes no more.
         """

@@ -16,10 +16,10 @@ from typing import TextIO
 
 from rich.console import Console
 
-from r2ac.launch.runtime.errors import os_reason
 from r2ac.launch.runs.lease import LEASE_FILE, Lease
 from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
 from r2ac.launch.runs.storage import PARTIAL, StorageError, StorageUnavailable, Store, cache_folder
+from r2ac.launch.runtime.errors import os_reason
 
 
 def staging_path(url: str) -> Path:

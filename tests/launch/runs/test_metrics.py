@@ -11,9 +11,9 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.runs.metrics import MetricsWriter, read_metrics
 from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.runtime.errors import RunDirectoryError
 
 
 @pytest.fixture

@@ -12,8 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from r2ac.launch.runs.run_directory import (
+    RunDirectory,
+    default_run_directory,
+    json_text,
+    new_directory,
+    write_atomically,
+)
 from r2ac.launch.runtime.errors import RunDirectoryError
-from r2ac.launch.runs.run_directory import RunDirectory, default_run_directory, json_text, new_directory, write_atomically
 
 CONFIG = {"task": "memory/tmaze", "seed": 1, "agent": {"gradient": "rtrl"}}
 
