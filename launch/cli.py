@@ -118,7 +118,7 @@ def _failed(error: Exception, errors: Console) -> int:
         return TRY_AGAIN if restarts() else 2
     # Who raises one of these has imported torch.
     from r2ac.kernels import UnknownKernels
-    from r2ac.launch.train.train import RUN_FAILURES, failure_code
+    from r2ac.launch.train.summary import RUN_FAILURES, failure_code
     from r2ac.learner.checkpoint import CheckpointError
 
     if isinstance(error, CheckpointError | UnknownKernels):

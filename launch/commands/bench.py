@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
-from r2ac.launch.commands.train import training_config
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import take_flag
+from r2ac.launch.settings.flags import take_flag, training_config
 
 if TYPE_CHECKING:
     from r2ac.launch.train.bench import Trial

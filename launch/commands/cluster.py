@@ -16,10 +16,9 @@ from r2ac.launch.cluster.manifests.autoscaler import AutoscalerOptions, autoscal
 from r2ac.launch.cluster.manifests.kuberay import KubeRayOptions, kuberay_manifest, kuberay_run_dir
 from r2ac.launch.cluster.manifests.resources import Needs, Training, check_name, ray_version
 from r2ac.launch.cluster.manifests.slurm import SlurmOptions, slurm_manifest
-from r2ac.launch.commands.train import training_config
 from r2ac.launch.runtime.errors import RunError, os_reason
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import parse_known, take_flag
+from r2ac.launch.settings.flags import parse_known, take_flag, training_config
 
 HELP = """\
 usage: r2ac cluster kuberay    TASK --image IMAGE [--flags]   a RayJob for Kubernetes with KubeRay

@@ -18,10 +18,9 @@ from r2ac.launch.cluster.jobs.job import new_job_id
 from r2ac.launch.cluster.jobs.server import JobError, JobServer, cluster_address
 from r2ac.launch.cluster.jobs.submission import Submission, check_modules, environment, is_place, place_below, submit
 from r2ac.launch.commands.jobs import Cluster, command_line, follow_job
-from r2ac.launch.commands.train import training_config
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_json
-from r2ac.launch.settings.flags import is_flag, parse, parse_known, take_flag, with_options
+from r2ac.launch.settings.flags import is_flag, parse, parse_known, take_flag, training_config, with_options
 
 _LONGEST_NAME = 100
 # What a submitted training begins with where `r2ac train` has the flag and the command line does not say otherwise.

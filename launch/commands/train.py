@@ -6,22 +6,21 @@ Flags are read and checked before torch is imported.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
 
-from r2ac.envs import find_tasks, one_suite
+from r2ac.envs import find_tasks
 from r2ac.launch.runs.storage import is_url
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.settings.flags import (
     flag_value,
     local_place,
     parse,
-    parse_known,
     take_flag,
+    training_config,
     with_options,
 )
-from r2ac.launch.settings.presets import preset, preset_options
+from r2ac.launch.settings.presets import preset
 
 
 def train_command(arguments: Sequence[str], console: Console) -> int:
@@ -52,19 +51,6 @@ def train_command(arguments: Sequence[str], console: Console) -> int:
     from r2ac.launch.train.start import begin
 
     return begin(config, url, flags, console)
-
-
-def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
-    """The task's preset with what the flags say. What suits the agent depends on what it is shown, and that on the
-    flags of the environment: they are read first."""
-    rest = list(arguments)
-    options = preset_options(task, take_flag(rest, "--preset"))
-    prog = f"r2ac train {task}"
-    options, _ = parse_known(type(options), prog, [word for word in rest if word not in ("-h", "--help")], options)
-    named = " or ".join(one_suite(find_tasks(task)).presets)
-    doc = " ".join((TrainConfig.__doc__ or "").split())
-    about = f"{doc} Presets of this suite, which flags override: --preset {named}" if named else None
-    return parse(with_options(TrainConfig, options), prog, rest, preset(task, options=options), about)
 
 
 def _begin_suite(names: str, arguments: list[str], console: Console) -> int:

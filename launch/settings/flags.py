@@ -12,8 +12,10 @@ from typing import Any, get_args
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from r2ac.envs import find_tasks, one_suite
 from r2ac.launch.runs.storage import is_url
-from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.config import ConfigError, TrainConfig
+from r2ac.launch.settings.presets import preset, preset_options
 
 _UNITS = {"": 0, "k": 3, "M": 6, "B": 9}
 _COUNT = re.compile(r"([+-]?(?:\d[\d_]*)(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)([kMB]?)", re.ASCII)
@@ -132,3 +134,16 @@ def take_flag(arguments: list[str], flag: str) -> str | None:
 def require_runs(runs: Sequence[Path], command: str) -> None:
     if not runs:
         raise ConfigError(f"r2ac {command} needs at least one run directory")
+
+
+def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
+    """The task's preset with what the flags say. What suits the agent depends on what it is shown, and that on the
+    flags of the environment: they are read first."""
+    rest = list(arguments)
+    options = preset_options(task, take_flag(rest, "--preset"))
+    prog = f"r2ac train {task}"
+    options, _ = parse_known(type(options), prog, [word for word in rest if word not in ("-h", "--help")], options)
+    named = " or ".join(one_suite(find_tasks(task)).presets)
+    doc = " ".join((TrainConfig.__doc__ or "").split())
+    about = f"{doc} Presets of this suite, which flags override: --preset {named}" if named else None
+    return parse(with_options(TrainConfig, options), prog, rest, preset(task, options=options), about)

@@ -26,7 +26,8 @@ from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.sweeps.plan import SCORE_LINES, with_settings
 from r2ac.launch.sweeps.space import Settings
 from r2ac.launch.train.callback import TrainCallback
-from r2ac.launch.train.train import Resumed, open_interrupted, train
+from r2ac.launch.train.resume import Resumed, open_interrupted
+from r2ac.launch.train.train import train
 from r2ac.learner import TrainingDiverged
 from r2ac.learner.checkpoint import (
     Checkpoint,

@@ -13,8 +13,8 @@ from r2ac.launch.rollouts.rollout_actor import WAITING
 from r2ac.launch.runs.loading import learner_device
 from r2ac.launch.runtime.process import available_cores, learner_threads, set_up_process
 from r2ac.launch.settings.config import ConfigError, TrainConfig
+from r2ac.launch.train.learn import make_learner, observation_spec
 from r2ac.launch.train.sources import make_batches, make_publisher, make_source
-from r2ac.launch.train.train import make_learner, observation_spec
 from r2ac.learner import CapturedStep, use_matmul_precision
 
 # On a GPU some updates run as they are, and the next is captured.

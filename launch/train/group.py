@@ -22,7 +22,7 @@ from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.group_member import LearnerProcess, Place, Status
 from r2ac.launch.train.loop import Summary
 from r2ac.launch.train.rendezvous import FileRendezvous, TcpRendezvous
-from r2ac.launch.train.train import RUN_FAILURES, print_start, print_summary, resume_command
+from r2ac.launch.train.summary import RUN_FAILURES, print_start, print_summary, resume_command
 from r2ac.learner import CollectiveBroken
 
 _POLL_SECONDS = 0.2

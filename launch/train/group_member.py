@@ -17,10 +17,11 @@ from r2ac.launch.runs.mirror import Mirror
 from r2ac.launch.runtime.process import available_cores
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.callback import TrainCallback
+from r2ac.launch.train.learn import Front, learn
 from r2ac.launch.train.loop import Summary
 from r2ac.launch.train.memory_budget import MemoryBudget
 from r2ac.launch.train.rendezvous import FileRendezvous, TcpRendezvous, serve, use_network_of
-from r2ac.launch.train.train import Front, check_goes_on, learn, open_interrupted
+from r2ac.launch.train.resume import check_goes_on, open_interrupted
 from r2ac.learner import Collective, ProcessGroup, SingleLearner
 
 
@@ -100,7 +101,7 @@ class LearnerProcess:
             place: for the first learner.
 
         Raises:
-            As :func:`r2ac.launch.train.train.learn`.
+            As :func:`r2ac.launch.train.learn.learn`.
         """
         config, stop = self._config, self._stop
         with ExitStack() as stack:

@@ -18,7 +18,9 @@ from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomic
 from r2ac.launch.runs.storage import Store, is_url
 from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_reason, with_details_kept
 from r2ac.launch.settings.config import ConfigError, TrainConfig
-from r2ac.launch.train.train import RUN_FAILURES, Resumed, failure_code, open_interrupted, train
+from r2ac.launch.train.resume import Resumed, open_interrupted
+from r2ac.launch.train.summary import RUN_FAILURES, failure_code
+from r2ac.launch.train.train import train
 from r2ac.learner.checkpoint import CheckpointError
 
 # What can be wrong with one task while others can be trained.

@@ -11,10 +11,9 @@ import pytest
 from r2ac.launch.cli import main
 from r2ac.launch.commands.cluster import read_training
 from r2ac.launch.commands.submit import parse_own
-from r2ac.launch.commands.train import training_config
 from r2ac.launch.runs import run_directory
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import parse, parse_known, whole_number
+from r2ac.launch.settings.flags import parse, parse_known, training_config, whole_number
 from r2ac.launch.sweeps.plan import make_plan
 from r2ac.launch.sweeps.settings import SweepSettings
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from r2ac.launch.commands.train import training_config
 from r2ac.launch.runs.metrics import read_metrics
+from r2ac.launch.settings.flags import training_config
 from r2ac.launch.sweeps.trial import Record, Report, Trial, mean_of
 from r2ac.learner.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 
@@ -176,7 +176,7 @@ def test_what_may_not_come_again_is_raised(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: object, **__: object) -> None:
         raise OSError("no such device")
 
-    monkeypatch.setattr("r2ac.launch.train.train.make_source", fail)
+    monkeypatch.setattr("r2ac.launch.train.learn.make_source", fail)
     with pytest.raises(OSError, match="no such device"):
         trial.report(timeout=60)
 

@@ -15,7 +15,7 @@ from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.launch.runs.loading import agent_of_shapes, make_agent
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.settings.presets import preset
-from r2ac.launch.train import train
+from r2ac.launch.train import learn
 from r2ac.launch.train.memory_budget import (
     ACTOR_BYTES,
     DMLAB_ENGINE_BYTES,
@@ -261,8 +261,8 @@ def test_an_agent_that_does_not_fit_is_refused_before_it_is_made(
     def made(*_: object) -> None:
         raise AssertionError("the agent was made")
 
-    monkeypatch.setattr(train, "make_agent", made)
-    monkeypatch.setattr(train, "available_memory", lambda device: Available(machine=20 * 10**9))
+    monkeypatch.setattr(learn, "make_agent", made)
+    monkeypatch.setattr(learn, "available_memory", lambda device: Available(machine=20 * 10**9))
     for units, needed in (("100_000", "281 GB"), ("1e6", "28 TB"), ("100B", "does not fit")):
         command = ["train", "memory/tmaze", "--num-actors", "0", "--run-dir", str(tmp_path / "run")]
         assert main([*command, "--hidden-size", units]) == 2

@@ -23,7 +23,7 @@ from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.launch.runs.loading import choose_device, learner_device
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.settings.presets import preset
-from r2ac.launch.train import bench, train
+from r2ac.launch.train import bench, learn
 from r2ac.launch.train import sources as actors
 from r2ac.launch.train.group_member import LearnerProcess
 from r2ac.launch.train.memory_budget import available_memory, memory_budget
@@ -80,8 +80,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine
     monkeypatch.setattr(fake_tensor, "init_gpu_context", lambda device: None)
     monkeypatch.setattr(Agent, "to", move)
     monkeypatch.setattr("r2ac.launch.train.memory_budget.activation_bytes", lambda *_: 10**9)
-    monkeypatch.setattr(train, "available_memory", partial(available_memory, root=tmp_path))
-    monkeypatch.setattr(train, "Learner", make_learner)
+    monkeypatch.setattr(learn, "available_memory", partial(available_memory, root=tmp_path))
+    monkeypatch.setattr(learn, "Learner", make_learner)
     with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
         yield machine
 
@@ -92,7 +92,7 @@ def settings(device: str = "auto", **changes: Any) -> TrainConfig[Any]:
 
 def start(config: TrainConfig[Any]) -> None:
     with pytest.raises(Started):
-        train.learn(config, config, SingleLearner(), None, lambda: False, lambda: None)
+        learn.learn(config, config, SingleLearner(), None, lambda: False, lambda: None)
 
 
 @pytest.mark.parametrize(("name", "number"), [("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
@@ -141,7 +141,7 @@ def test_updates_are_captured_unless_they_are_traced_or_it_is_turned_off(machine
 def test_a_gpu_that_is_too_small_is_named(machine: Machine) -> None:
     machine.free = 10**9
     with pytest.raises(ConfigError, match=r"this run needs .* of memory on cuda:1, but 1 GB are free"):
-        train.learn(settings("cuda:1"), settings("cuda:1"), SingleLearner(), None, lambda: False, lambda: None)
+        learn.learn(settings("cuda:1"), settings("cuda:1"), SingleLearner(), None, lambda: False, lambda: None)
 
 
 def test_a_number_that_is_not_there_is_refused(machine: Machine) -> None:
