@@ -40,7 +40,7 @@ RESTART_SECONDS = 20
 
 
 @dataclass(frozen=True)
-class Part:
+class CheckPart:
     """A section of the check."""
 
     run: Callable[[Session], None]
@@ -51,15 +51,15 @@ class Part:
 
 
 PARTS = {
-    "start": Part(check_start, 5, 30),
-    "waits": Part(check_waits, 5, 40),
-    "captures": Part(check_captures, 10, 90),
-    "kernels": Part(check_kernels, 10, 80),
-    "threads": Part(check_threads, 10, 30),
-    "roofline": Part(measure_roofline, 20, 100),
-    "presets": Part(measure_presets, 20, 90),
-    "beside": Part(measure_beside, 20, 30),
-    "tests": Part(run_suite, 20, 600),
+    "start": CheckPart(check_start, 5, 30),
+    "waits": CheckPart(check_waits, 5, 40),
+    "captures": CheckPart(check_captures, 10, 90),
+    "kernels": CheckPart(check_kernels, 10, 80),
+    "threads": CheckPart(check_threads, 10, 30),
+    "roofline": CheckPart(measure_roofline, 20, 100),
+    "presets": CheckPart(measure_presets, 20, 90),
+    "beside": CheckPart(measure_beside, 20, 30),
+    "tests": CheckPart(run_suite, 20, 600),
 }
 
 

@@ -14,7 +14,7 @@ from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.settings.flags import take_flag, training_config
 
 if TYPE_CHECKING:
-    from r2ac.launch.train.bench import Trial
+    from r2ac.launch.train.bench import BenchTrial
 
 HELP = """\
 usage: r2ac bench TASK [--bench-seconds 60] [--trial-seconds 4] [flags of r2ac train TASK]
@@ -62,7 +62,7 @@ def _seconds(arguments: list[str], flag: str, default: float) -> float:
     return value
 
 
-def _table(trials: Sequence[Trial], best: Trial) -> Table:
+def _table(trials: Sequence[BenchTrial], best: BenchTrial) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0))
     for name in ("actors", "streams each", "learner threads", "steps/s", "learner waits", "actors wait", ""):
         table.add_column(name, justify="right")
@@ -71,7 +71,7 @@ def _table(trials: Sequence[Trial], best: Trial) -> Table:
     return table
 
 
-def _row(trial: Trial) -> list[str]:
+def _row(trial: BenchTrial) -> list[str]:
     config: Any = trial.config
     waits = "–" if trial.actor_wait is None else f"{trial.actor_wait:.0%}"  # noqa: RUF001
     counts = (config.num_actors, config.streams_per_actor, config.learner_threads)

@@ -18,7 +18,7 @@ from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.settings.flags import parse, require_runs
 
 if TYPE_CHECKING:
-    from r2ac.launch.evaluation.plan import Plan
+    from r2ac.launch.evaluation.plan import EvaluationPlan
     from r2ac.launch.evaluation.session import EvaluationSession
 
 
@@ -134,7 +134,7 @@ def _device(arguments: EvaluateArguments) -> str:
     return str(device)
 
 
-def _exit_code(plan: Plan, session: EvaluationSession, signals: StopSignals) -> int:
+def _exit_code(plan: EvaluationPlan, session: EvaluationSession, signals: StopSignals) -> int:
     """Says what failed, each in one sentence."""
     tell_failures(failure.sentence for failure in plan.failures)
     if signals.received is not None:

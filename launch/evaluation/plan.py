@@ -21,7 +21,7 @@ BAD_INPUT = (RunError, CheckpointError, ConfigError, UnknownTask, InvalidOption,
 
 
 @dataclass(frozen=True)
-class Failure:
+class EvaluationFailure:
     """Something that could not be evaluated."""
 
     sentence: str
@@ -50,26 +50,28 @@ class Planned:
 
 
 @dataclass
-class Plan:
+class EvaluationPlan:
     """All that is to be played, and what cannot be."""
 
     rows: list[Planned] = field(default_factory=list)
     checkpoints: dict[str, LoadedCheckpoint] = field(default_factory=dict)
     """By their digests."""
-    failures: list[Failure] = field(default_factory=list)
+    failures: list[EvaluationFailure] = field(default_factory=list)
 
     def add(self, row: Planned) -> None:
         """Take in a row; one checkpoint plays the same for the same file once, however often it is named."""
         if row.key not in {other.key for other in self.rows}:
             self.rows.append(row)
 
-    def fail(self, failure: Failure) -> None:
+    def fail(self, failure: EvaluationFailure) -> None:
         """Note a failure, once."""
         if failure not in self.failures:
             self.failures.append(failure)
 
 
-def make_plan(paths: Sequence[Path], names: str | None, settings: Settings, output: Path | None = None) -> Plan:
+def make_plan(
+    paths: Sequence[Path], names: str | None, settings: Settings, output: Path | None = None
+) -> EvaluationPlan:
     """Read the checkpoints and find out what each one plays; what is wrong with one does not keep the others.
 
     Args:
@@ -82,7 +84,7 @@ def make_plan(paths: Sequence[Path], names: str | None, settings: Settings, outp
     Raises:
         UnknownTask: for a task that is named twice.
     """
-    plan = Plan()
+    plan = EvaluationPlan()
     if names is not None:
         names = _known(names, plan)
         if not names:
@@ -95,14 +97,14 @@ def make_plan(paths: Sequence[Path], names: str | None, settings: Settings, outp
                 checkpoint = LoadedCheckpoint.read(path)
                 tasks = _tasks_of(checkpoint, path, names)
             except BAD_INPUT as error:
-                plan.fail(Failure(str(error), bad_input=True))
+                plan.fail(EvaluationFailure(str(error), bad_input=True))
                 continue
             plan.checkpoints[checkpoint.sha256] = checkpoint
             for task in tasks:
                 try:
                     wanted = _evaluations(checkpoint, task, settings)
                 except BAD_INPUT as error:
-                    plan.fail(Failure(str(error), bad_input=True))
+                    plan.fail(EvaluationFailure(str(error), bad_input=True))
                     continue
                 for evaluation in wanted:
                     target = evaluation_path(path) if output is None else RunDirectory(output).evaluation_path
@@ -118,7 +120,7 @@ def is_refused(evaluation: Evaluation) -> bool:
     return shown is not None and None not in known and shown not in known
 
 
-def _known(names: str, plan: Plan) -> str:
+def _known(names: str, plan: EvaluationPlan) -> str:
     """The names that stand for tasks."""
     known = []
     for name in names.split(","):
@@ -126,7 +128,7 @@ def _known(names: str, plan: Plan) -> str:
             find_tasks(name)
             known.append(name)
         except UnknownTask as error:
-            plan.fail(Failure(str(error), bad_input=True))
+            plan.fail(EvaluationFailure(str(error), bad_input=True))
     return ",".join(known)
 
 
@@ -148,18 +150,18 @@ def _is_suite(argument: Path) -> bool:
         return False
 
 
-def _runs_of_suite(argument: Path, plan: Plan) -> Iterator[Path]:
+def _runs_of_suite(argument: Path, plan: EvaluationPlan) -> Iterator[Path]:
     try:
         suite = SuiteRun.open(argument)
         runs = [(task, suite.run_of(task)) for task in find_tasks(suite.names)]
     except BAD_INPUT as error:
-        plan.fail(Failure(str(error), bad_input=True))
+        plan.fail(EvaluationFailure(str(error), bad_input=True))
         return
     for task, run in runs:
         if run.exists():
             yield run
         else:
-            plan.fail(Failure(f"{argument} has no run on {task.name} yet", bad_input=True))
+            plan.fail(EvaluationFailure(f"{argument} has no run on {task.name} yet", bad_input=True))
 
 
 def _tasks_of(checkpoint: LoadedCheckpoint, path: Path, names: str | None) -> Sequence[Task]:

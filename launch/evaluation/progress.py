@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bars
 
-from r2ac.launch.evaluation.workers import Report, Unit
+from r2ac.launch.evaluation.workers import Unit, UnitReport
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.runtime.progress import Ticker
@@ -96,7 +96,7 @@ class EvaluationProgress:
         self._last_end = 0.0
         self._lock = threading.RLock()
         self._ticker: Ticker | None = None
-        self._reports: dict[Unit, Report] = {}
+        self._reports: dict[Unit, UnitReport] = {}
         self._shown: dict[int, int] = {}
         self._began: float | None = None
         self._next_line = 0.0
@@ -116,14 +116,14 @@ class EvaluationProgress:
             for amount in amounts
         ]
 
-    def update(self, unit: Unit, report: Report) -> None:
+    def update(self, unit: Unit, report: UnitReport) -> None:
         """A unit has come so far, or is (back) at its beginning."""
         with self._lock:
             now = self._clock()
             if self._began is None:
                 self._began = self._last_end = now
                 self._next_line = now + _FIRST_ESTIMATE
-            before = self._reports.get(unit, Report())
+            before = self._reports.get(unit, UnitReport())
             if report.steps != before.steps or unit not in self._moved:
                 self._moved[unit] = now
             if report.played > before.played:

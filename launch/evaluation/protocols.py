@@ -36,7 +36,7 @@ _OF_AN_EPISODE = {
 
 
 @dataclass(frozen=True)
-class Part:
+class ProtocolPart:
     """So many episodes of one split."""
 
     split: Split
@@ -50,16 +50,16 @@ class Protocol:
     """A way to evaluate, by suite."""
 
     name: str
-    parts: Mapping[str, tuple[Part, ...]]
+    parts: Mapping[str, tuple[ProtocolPart, ...]]
     """What is played of the tasks of a suite, by its name."""
-    others: tuple[Part, ...] = ()
+    others: tuple[ProtocolPart, ...] = ()
     """What is played of the tasks of all other suites; nothing where the protocol does not know them."""
     greedy: bool = False
     """Take the most probable action instead of drawing from the policy."""
     presets: Mapping[str, str] = field(default_factory=dict)
     """Which of a suite's presets says what an episode is; where none does, it is as in training."""
 
-    def parts_of(self, task: Task) -> tuple[Part, ...]:
+    def parts_of(self, task: Task) -> tuple[ProtocolPart, ...]:
         """Raises ConfigError where the protocol does not know the task's suite."""
         parts = self.parts.get(task.suite.name, self.others)
         if not parts:
@@ -77,7 +77,7 @@ class Protocol:
         return replace(trained, **{name: getattr(preset, name) for name in _OF_AN_EPISODE[task.suite.name]})
 
 
-_DEFAULT = (Part("test", seeds=3, episodes=100),)
+_DEFAULT = (ProtocolPart("test", seeds=3, episodes=100),)
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -86,9 +86,9 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             "paper",
             {
-                "dmlab": (Part("test", seeds=3, episodes=100),),
-                "procgen": (Part("train", seeds=1, episodes=200), Part("test", seeds=3, episodes=200)),
-                "atari": (Part("test", seeds=5, episodes=30),),
+                "dmlab": (ProtocolPart("test", seeds=3, episodes=100),),
+                "procgen": (ProtocolPart("train", seeds=1, episodes=200), ProtocolPart("test", seeds=3, episodes=200)),
+                "atari": (ProtocolPart("test", seeds=5, episodes=30),),
             },
             greedy=True,
             presets={"atari": "paper"},
@@ -137,7 +137,7 @@ class Settings:
             parts = tuple(part for part in parts if part.split == self.split) or parts[:1]
         return [self._config(part) for part in parts]
 
-    def _config(self, part: Part) -> tuple[EvaluationConfig, tuple[str, ...]]:
+    def _config(self, part: ProtocolPart) -> tuple[EvaluationConfig, tuple[str, ...]]:
         prescribed: dict[str, Any] = {name: getattr(part, name) for name in ("episodes", "seeds", "split")}
         prescribed["greedy"] = self.protocol.greedy
         asked = {name: getattr(self, name) for name in prescribed}

@@ -11,7 +11,7 @@ from types import TracebackType
 from rich.console import Console
 
 from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path
-from r2ac.launch.evaluation.plan import Failure, Plan, Planned, is_refused
+from r2ac.launch.evaluation.plan import EvaluationFailure, EvaluationPlan, Planned, is_refused
 from r2ac.launch.evaluation.progress import Amount, EvaluationProgress, expected_time
 from r2ac.launch.evaluation.results_file import EvaluationFile
 from r2ac.launch.evaluation.tables import evaluation_markdown, print_evaluations
@@ -31,7 +31,7 @@ class EvaluationSession:
         fresh: do not go on with what is on file.
     """
 
-    def __init__(self, plan: Plan, console: Console, fresh: bool) -> None:
+    def __init__(self, plan: EvaluationPlan, console: Console, fresh: bool) -> None:
         self._plan, self._console, self._fresh = plan, console, fresh
         self._files: dict[Path, EvaluationFile] = {}
         self._open_files = ExitStack()
@@ -44,7 +44,7 @@ class EvaluationSession:
                     self._files[row.target] = file
             except RunError as error:
                 self._plan.rows.remove(row)
-                self._plan.fail(Failure(str(error), bad_input=True))
+                self._plan.fail(EvaluationFailure(str(error), bad_input=True))
                 continue
             row.evaluation, sentence = self._files[row.target].go_on(row.evaluation)
             if sentence is not None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from r2ac.envs import EngineFailed, EnvironmentFailed
 from r2ac.launch.cluster.connect import gpu_share
 from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, play
-from r2ac.launch.evaluation.plan import BAD_INPUT, Failure
+from r2ac.launch.evaluation.plan import BAD_INPUT, EvaluationFailure
 from r2ac.launch.runtime.errors import with_details_kept
 from r2ac.launch.runtime.process import set_up_process
 from r2ac.launch.runtime.signals import StopSignals
@@ -46,7 +46,7 @@ class Unit:
 
 
 @dataclass(frozen=True)
-class Report:
+class UnitReport:
     """How far a unit has come."""
 
     steps: int = 0
@@ -61,7 +61,7 @@ class Report:
     """Engines that were lost and replaced."""
     episodes: tuple[EvaluatedEpisode, ...] | None = None
     """All of them, once the last one has ended."""
-    failure: Failure | None = None
+    failure: EvaluationFailure | None = None
     """Why it will never end."""
 
     @property
@@ -93,7 +93,7 @@ def check_can_be_ended(units: Sequence[Unit], workers: Workers) -> None:
 
 def play_units(
     units: Sequence[Unit], models: Models, workers: Workers, signals: StopSignals
-) -> Generator[tuple[Unit, Report], None, None]:
+) -> Generator[tuple[Unit, UnitReport], None, None]:
     """Play the units and report how far each has come; what is played does not depend on where.
 
     A unit that fails ends the work on its result, and on nothing else. When a signal has come the reports end.
@@ -119,7 +119,7 @@ def play_units(
                     left = {u: None for u in left if u not in done}
                 elif time.monotonic() > until and len(left) > 1:
                     # It is begun again where the others are.
-                    yield unit, Report()
+                    yield unit, UnitReport()
                     break
     if left and not signals.stop_requested():
         yield from _play_with_ray(list(left), models, workers, signals)
@@ -127,19 +127,19 @@ def play_units(
 
 def _play(
     model: Mapping[str, Tensor], evaluation: Evaluation, seed: int, step_timeout: float = 0.0
-) -> Generator[Report, None, None]:
+) -> Generator[UnitReport, None, None]:
     """Reports of one unit. One thread for the network wherever it runs: how sums are split among threads shows in
     their last bits. This process is ended if a step takes longer than ``step_timeout`` seconds; 0: never."""
     threads = torch.get_num_threads()
     set_up_process(threads=1)
     try:
-        yield Report()
-        report, told = Report(), time.monotonic()
+        yield UnitReport()
+        report, told = UnitReport(), time.monotonic()
         episodes: list[EvaluatedEpisode] = []
         with closing(play(model, evaluation, seed, StepTimer(step_timeout))) as played:
             for step in played:
                 episodes += step.ended
-                report = Report(
+                report = UnitReport(
                     steps=report.steps + step.counted,
                     played=len(episodes),
                     ended_steps=report.ended_steps + sum(episode.length for episode in step.ended),
@@ -156,7 +156,7 @@ def _play(
 
 def _play_here(
     units: Sequence[Unit], models: Models, signals: StopSignals
-) -> Generator[tuple[Unit, Report], None, None]:
+) -> Generator[tuple[Unit, UnitReport], None, None]:
     failed: set[int] = set()
     for unit in units:
         if unit.row in failed:
@@ -169,12 +169,12 @@ def _play_here(
                         return
         except Exception as error:
             failed.add(unit.row)
-            yield unit, Report(failure=_failure(error, unit))
+            yield unit, UnitReport(failure=_failure(error, unit))
 
 
 def _play_with_ray(
     units: Sequence[Unit], models: Models, workers: Workers, signals: StopSignals
-) -> Generator[tuple[Unit, Report], None, None]:
+) -> Generator[tuple[Unit, UnitReport], None, None]:
     from r2ac.launch.cluster import connect as cluster
 
     connection = cluster.connect(workers.ray_address, num_actors=min(workers.number or 1, len(units)))
@@ -202,7 +202,7 @@ class _RayPlayer:
         self._deaths: Counter[Unit] = Counter()
         self._heard: dict[Unit, float] = {}
 
-    def reports(self, signals: StopSignals) -> Generator[tuple[Unit, Report], None, None]:
+    def reports(self, signals: StopSignals) -> Generator[tuple[Unit, UnitReport], None, None]:
         """Of all units, until the last has ended or a signal has come."""
         self._start()
         while self._running and not signals.stop_requested():
@@ -215,7 +215,7 @@ class _RayPlayer:
                     yield unit, report
                 elif unit in self._waiting:
                     # From its beginning.
-                    yield unit, Report()
+                    yield unit, UnitReport()
             self._start()
 
     def _start(self) -> None:
@@ -227,7 +227,7 @@ class _RayPlayer:
                 stream = self._play.remote(model, evaluation, unit.seed, evaluation.killed_after)
                 self._running[stream], self._heard[unit] = unit, time.monotonic()
 
-    def _next(self, stream: Any) -> Report | None:
+    def _next(self, stream: Any) -> UnitReport | None:
         """The next report of a unit; None where its process has died, or it failed as another of its result did."""
         unit, exceptions = self._running[stream], self._ray.exceptions
         silent, self._heard[unit] = time.monotonic() - self._heard[unit], time.monotonic()
@@ -249,10 +249,10 @@ class _RayPlayer:
             self._waiting.append(unit)
             return None
 
-    def _fail(self, unit: Unit, error: Exception) -> Report | None:
+    def _fail(self, unit: Unit, error: Exception) -> UnitReport | None:
         first = unit.row not in self._failed
         self._failed.add(unit.row)
-        return Report(failure=_failure(error, unit)) if first else None
+        return UnitReport(failure=_failure(error, unit)) if first else None
 
 
 def _gpu_share(gpus: float, tasks: int) -> float:
@@ -262,15 +262,17 @@ def _gpu_share(gpus: float, tasks: int) -> float:
     return gpu_share(gpus, tasks)
 
 
-def _failure(error: Exception, unit: Unit) -> Failure:
+def _failure(error: Exception, unit: Unit) -> EvaluationFailure:
     if isinstance(error, BAD_INPUT):
-        return Failure(str(error), bad_input=True)
+        return EvaluationFailure(str(error), bad_input=True)
     if isinstance(error, EnvironmentFailed):
         # The sentence names the task.
-        return Failure(f"{unit.evaluation.checkpoint}: {with_details_kept(error)}", bad_input=error.never_worked)
+        return EvaluationFailure(
+            f"{unit.evaluation.checkpoint}: {with_details_kept(error)}", bad_input=error.never_worked
+        )
     where = f"{unit.evaluation.checkpoint} on {unit.evaluation.task}"
     if isinstance(error, EngineFailed):
-        return Failure(f"{where}: {error}", bad_input=False)
+        return EvaluationFailure(f"{where}: {error}", bad_input=False)
     # Nothing that is known to happen: what it was is worth more than a sentence.
     _LOG.error("%s failed", where, exc_info=error)
-    return Failure(f"{where}: {error!r}", bad_input=False)
+    return EvaluationFailure(f"{where}: {error!r}", bad_input=False)

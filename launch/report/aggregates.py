@@ -11,7 +11,7 @@ from r2ac.launch.evaluation.statistics import performance_profile
 from r2ac.launch.report.blocks import Block, Cell, Details, Figure, Figures, Heading, Legend, Section, Table, Text
 from r2ac.launch.report.figures import draw_intervals, draw_profiles
 from r2ac.launch.report.format import counted, listed, percent_estimate
-from r2ac.launch.report.scores import Comparison, EvalSetting, Improvement, Result, compare, improvements
+from r2ac.launch.report.scores import Comparison, EvalSetting, Improvement, RunScore, compare, improvements
 from r2ac.launch.report.study import Configuration
 from r2ac.launch.report.svg import swatch
 
@@ -36,7 +36,7 @@ _STATISTICS = (
 _THRESHOLDS = 101
 
 
-def aggregate_section(manner: EvalSetting | None, results: Sequence[Result]) -> Section:
+def aggregate_section(manner: EvalSetting | None, results: Sequence[RunScore]) -> Section:
     """Of the results of one manner, the statistics of each configuration over the tasks that all of them share."""
     title = "Over tasks"
     comparison = compare(results)

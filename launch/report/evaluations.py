@@ -23,7 +23,7 @@ from r2ac.launch.report.blocks import (
 )
 from r2ac.launch.report.figures import Bar, draw_bars, draw_grouped_bars
 from r2ac.launch.report.format import count_range, counted, listed, number, percent, spread
-from r2ac.launch.report.scores import EvalSetting, Result, transferred_results
+from r2ac.launch.report.scores import EvalSetting, RunScore, transferred_results
 from r2ac.launch.report.study import Configuration, StudiedRun, Study
 from r2ac.launch.report.svg import swatch
 from r2ac.launch.runtime.progress import short_count
@@ -31,7 +31,7 @@ from r2ac.launch.runtime.progress import short_count
 _TASKS_A_DRAWING = 10
 
 
-def evaluation_section(study: Study, results: Mapping[EvalSetting, Sequence[Result]]) -> Section:
+def evaluation_section(study: Study, results: Mapping[EvalSetting, Sequence[RunScore]]) -> Section:
     """Each manner of playing by itself; first what there is no evaluation of."""
     blocks: list[Block] = _missing(study)
     if results:
@@ -68,7 +68,7 @@ def _missing(study: Study) -> list[Block]:
     return blocks
 
 
-def _manner_blocks(manner: EvalSetting, results: Sequence[Result]) -> list[Block]:
+def _manner_blocks(manner: EvalSetting, results: Sequence[RunScore]) -> list[Block]:
     by_task = _by_task_and_configuration(results)
     statement = str(manner)
     known = {result.configuration.number: result.configuration for result in results}
@@ -85,10 +85,10 @@ def _manner_blocks(manner: EvalSetting, results: Sequence[Result]) -> list[Block
     ]
 
 
-_Grouped = dict[str, dict[Configuration, list[Result]]]
+_Grouped = dict[str, dict[Configuration, list[RunScore]]]
 
 
-def _by_task_and_configuration(results: Sequence[Result]) -> _Grouped:
+def _by_task_and_configuration(results: Sequence[RunScore]) -> _Grouped:
     """Tasks in the order in which they are first met, configurations in their own."""
     found: _Grouped = {}
     for result in sorted(results, key=lambda result: result.configuration.number):
@@ -130,7 +130,9 @@ def _bar(configuration: Configuration, values: Sequence[float], told: str) -> Ba
     return Bar(configuration.number, configuration.name, mean(values), told, error, tuple(values))
 
 
-def _task_figure(task: str, by_configuration: Mapping[Configuration, Sequence[Result]], manner: EvalSetting) -> Figure:
+def _task_figure(
+    task: str, by_configuration: Mapping[Configuration, Sequence[RunScore]], manner: EvalSetting
+) -> Figure:
     bars = []
     for configuration, results in by_configuration.items():
         returns = _returns(results)
@@ -183,7 +185,7 @@ def _table(by_task: _Grouped, caption: str) -> Table:
     return Table(caption, columns, rows, frozenset(columns[2:]))
 
 
-def _run_table(results: Sequence[Result], caption: str) -> Table:
+def _run_table(results: Sequence[RunScore], caption: str) -> Table:
     """Each result by itself, with what is needed to repeat it."""
     names = ("run", "task", "configuration", "seed", "return", "normalised", "episodes", "mean length", "cut off")
     columns = (*names, "steps", "checkpoint", "manner", "date (UTC)", "versions")
@@ -211,11 +213,11 @@ def _run_table(results: Sequence[Result], caption: str) -> Table:
     return Table(caption + note, columns, rows, frozenset((*columns[3:9], "steps")))
 
 
-def _returns(results: Sequence[Result]) -> list[float]:
+def _returns(results: Sequence[RunScore]) -> list[float]:
     return [result.evaluation.mean_return for result in results]
 
 
-def _scores(results: Sequence[Result]) -> list[float]:
+def _scores(results: Sequence[RunScore]) -> list[float]:
     scores = [result.evaluation.normalised_return for result in results]
     return [score for score in scores if score is not None]
 

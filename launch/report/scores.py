@@ -32,7 +32,7 @@ class EvalSetting:
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
+class RunScore:
     """What a run has reached on a task."""
 
     configuration: Configuration
@@ -75,12 +75,12 @@ class Improvement:
     estimate: Estimate
 
 
-def newest_results(study: Study) -> dict[EvalSetting, list[Result]]:
+def newest_results(study: Study) -> dict[EvalSetting, list[RunScore]]:
     """For each manner the result of each run on each task that it was trained on: that of its newest checkpoint.
 
     The manner with the most results comes first, of equal ones that on the split test.
     """
-    found: dict[EvalSetting, dict[tuple[StudiedRun, str], Result]] = {}
+    found: dict[EvalSetting, dict[tuple[StudiedRun, str], RunScore]] = {}
     for result in _results(study):
         if result.task in result.run.tasks:
             slots = found.setdefault(manner_of(result.evaluation), {})
@@ -91,7 +91,7 @@ def newest_results(study: Study) -> dict[EvalSetting, list[Result]]:
     return {manner: list(found[manner].values()) for manner in order}
 
 
-def transferred_results(study: Study) -> list[Result]:
+def transferred_results(study: Study) -> list[RunScore]:
     """Results on tasks that the run was not trained on."""
     return [result for result in _results(study) if result.task not in result.run.tasks]
 
@@ -101,7 +101,7 @@ def manner_of(evaluation: Evaluation) -> EvalSetting:
     return EvalSetting(evaluation.protocol, evaluation.config.split, evaluation.config.greedy)
 
 
-def compare(results: Sequence[Result]) -> Comparison | None:
+def compare(results: Sequence[RunScore]) -> Comparison | None:
     """The scores of the configurations that have any; None where no task has reference scores, or none is shared."""
     scores: dict[Configuration, dict[str, list[float]]] = {}
     for result in results:
@@ -132,15 +132,15 @@ def improvements(comparison: Comparison) -> list[Improvement]:
     ]
 
 
-def _results(study: Study) -> list[Result]:
+def _results(study: Study) -> list[RunScore]:
     return [
-        Result(configuration, run, evaluation)
+        RunScore(configuration, run, evaluation)
         for configuration in study.configurations
         for run in configuration.runs
         for evaluation in run.evaluations
     ]
 
 
-def _age(result: Result) -> tuple[int, str]:
+def _age(result: RunScore) -> tuple[int, str]:
     """Rises with the checkpoint, and where it is the same with the date."""
     return result.evaluation.env_steps, result.evaluation.date or ""

@@ -11,12 +11,12 @@ from r2ac.launch.plots.groups import NO_TASK
 from r2ac.launch.report.blocks import Cell, Table, Text
 from r2ac.launch.report.format import count_range, counted, listed, number, percent_estimate, spread
 from r2ac.launch.report.learning import LearningCurves
-from r2ac.launch.report.scores import Comparison, EvalSetting, Result, compare
+from r2ac.launch.report.scores import Comparison, EvalSetting, RunScore, compare
 from r2ac.launch.report.study import Configuration, Study
 from r2ac.launch.report.svg import swatch
 
 
-def summary(study: Study, results: Mapping[EvalSetting, Sequence[Result]], curves: LearningCurves) -> list[str]:
+def summary(study: Study, results: Mapping[EvalSetting, Sequence[RunScore]], curves: LearningCurves) -> list[str]:
     """What the page comes to, in a few sentences."""
     tasks = {task for configuration in study.configurations for task in configuration.tasks}
     counts = (
@@ -60,7 +60,7 @@ def repeated_seeds(study: Study) -> list[Text]:
     return remarks
 
 
-def _result(results: Mapping[EvalSetting, Sequence[Result]], curves: LearningCurves) -> str:
+def _result(results: Mapping[EvalSetting, Sequence[RunScore]], curves: LearningCurves) -> str:
     """The best configuration, by evaluations where there are some, else by where its learning curve ends."""
     for manner, own in results.items():
         comparison = compare(own)
@@ -101,7 +101,7 @@ def _overlap(higher: Estimate, lower: Estimate) -> bool:
     return higher.low is not None and lower.high is not None and higher.low <= lower.high
 
 
-def _by_return(results: Sequence[Result], manner: EvalSetting) -> str:
+def _by_return(results: Sequence[RunScore], manner: EvalSetting) -> str:
     """Of one task."""
     returns: dict[str, list[float]] = {}
     for result in results:

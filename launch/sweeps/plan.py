@@ -42,7 +42,7 @@ class TrialPlan:
 
 
 @dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """A sweep."""
 
     sweep_dir: Path
@@ -80,7 +80,7 @@ class Plan:
         return self.settings.perturb_every or max(1, self.trials[0].config.total_steps // 20)
 
 
-def make_plan(task: str, flags: Sequence[str], settings: SweepSettings, drawn: Sequence[Settings] = ()) -> Plan:
+def make_plan(task: str, flags: Sequence[str], settings: SweepSettings, drawn: Sequence[Settings] = ()) -> SweepPlan:
     """Draw the settings of all trials and check each of them.
 
     Args:
@@ -126,7 +126,7 @@ def make_plan(task: str, flags: Sequence[str], settings: SweepSettings, drawn: S
         config = replace(config, learner_threads=config.learner_threads or 1)
         config.check()
         trials.append(TrialPlan(name, values, config))
-    plan = Plan(sweep_dir, task, tuple(flags), replace(settings, sweep_dir=sweep_dir), space, tuple(trials))
+    plan = SweepPlan(sweep_dir, task, tuple(flags), replace(settings, sweep_dir=sweep_dir), space, tuple(trials))
     if settings.is_population:
         _check_population(plan)
         plan = replace(plan, trials=tuple(map(partial(_with_lines, plan.perturb_every), plan.trials)))
@@ -139,7 +139,7 @@ def with_settings(config: TrainConfig[Any], settings: Mapping[str, Value]) -> Tr
     return replace(config, learner=replace(config.learner, **numbers))
 
 
-def read_plan(sweep_dir: Path, change: Any) -> Plan:
+def read_plan(sweep_dir: Path, change: Any) -> SweepPlan:
     """The sweep that ``sweep.json`` describes; ``change`` takes its settings and gives those that it goes on with.
 
     Raises:
@@ -163,7 +163,7 @@ def read_plan(sweep_dir: Path, change: Any) -> Plan:
     return make_plan(task, flags, change(settings), drawn)
 
 
-def write_description(plan: Plan, results: Sequence[dict[str, Any]] = ()) -> None:
+def write_description(plan: SweepPlan, results: Sequence[dict[str, Any]] = ()) -> None:
     """Write ``sweep.json``: all settings, and of each trial what it came to.
 
     Raises:
@@ -216,7 +216,7 @@ def _with_lines(perturb_every: int, trial: TrialPlan) -> TrialPlan:
     return replace(trial, config=replace(trial.config, log_steps=steps))
 
 
-def _check_population(plan: Plan) -> None:
+def _check_population(plan: SweepPlan) -> None:
     """Raise ConfigError for what a population cannot do."""
     if len(plan.trials) < 2:
         raise ConfigError(f"a population needs at least 2 trials, but --trials makes {len(plan.trials)}")

@@ -11,7 +11,7 @@ from ray import tune
 from rich.console import Console
 
 from r2ac.launch.runtime.progress import short_count
-from r2ac.launch.sweeps.plan import Plan
+from r2ac.launch.sweeps.plan import SweepPlan
 
 INTERVAL_SECONDS = 10.0
 
@@ -19,7 +19,7 @@ INTERVAL_SECONDS = 10.0
 class Telling(tune.Callback):
     """A line for each trial that ends or copies another, and now and then one about all of them."""
 
-    def __init__(self, plan: Plan, names: Sequence[str], console: Console) -> None:
+    def __init__(self, plan: SweepPlan, names: Sequence[str], console: Console) -> None:
         self._total, self._console = plan.trials[0].config.total_steps * len(names), console
         self._minimise, self._perturbed = plan.settings.minimise, list(plan.perturbed)
         self._latest: dict[str, dict[str, Any]] = {}

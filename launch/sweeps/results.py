@@ -14,7 +14,7 @@ from rich.text import Text
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runtime.errors import RunError
 from r2ac.launch.settings.config import config_from_json
-from r2ac.launch.sweeps.plan import Plan, TrialPlan
+from r2ac.launch.sweeps.plan import SweepPlan, TrialPlan
 from r2ac.launch.sweeps.space import Settings
 from r2ac.launch.sweeps.trial import Record, lines_since, mean_of
 from r2ac.learner.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
@@ -23,7 +23,7 @@ TRAINED, FAILED, BEGUN, WAITING = "trained", "failed", "interrupted", "not begun
 
 
 @dataclass(frozen=True)
-class Result:
+class TrialResult:
     """What a trial came to."""
 
     name: str
@@ -40,7 +40,7 @@ class Result:
     """One sentence."""
 
 
-def result_of(plan: Plan, trial: TrialPlan, crash: str | None = None) -> Result:
+def result_of(plan: SweepPlan, trial: TrialPlan, crash: str | None = None) -> TrialResult:
     """What lies in its run directory.
 
     Args:
@@ -59,17 +59,17 @@ def result_of(plan: Plan, trial: TrialPlan, crash: str | None = None) -> Result:
             steps = int(load_checkpoint(latest_checkpoint(run.checkpoints)).counters["env_steps"])
             score = mean_of(lines_since(run.path, record.last_copied, steps), plan.settings.metric)
     except (RunError, CheckpointError) as error:
-        return Result(trial.name, FAILED if crash else BEGUN, None, steps, settings, 0, crash or str(error))
+        return TrialResult(trial.name, FAILED if crash else BEGUN, None, steps, settings, 0, crash or str(error))
     failure = record.failure or crash
     state = FAILED if failure else TRAINED if steps >= trial.config.total_steps else BEGUN if steps else WAITING
     finite = None if math.isnan(score) else score
-    return Result(trial.name, state, finite, steps, settings, len(record.copies), failure)
+    return TrialResult(trial.name, state, finite, steps, settings, len(record.copies), failure)
 
 
-def ranked(results: Sequence[Result], minimise: bool) -> list[Result]:
+def ranked(results: Sequence[TrialResult], minimise: bool) -> list[TrialResult]:
     """Best first; those that failed or were not measured come last."""
 
-    def key(result: Result) -> tuple[bool, float]:
+    def key(result: TrialResult) -> tuple[bool, float]:
         score = result.score
         bad = score is None or result.state == FAILED
         return bad, math.inf if score is None else score if minimise else -score
@@ -77,12 +77,12 @@ def ranked(results: Sequence[Result], minimise: bool) -> list[Result]:
     return sorted(results, key=key)
 
 
-def to_json(results: Sequence[Result]) -> list[dict[str, Any]]:
+def to_json(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
     """For ``sweep.json``."""
     return [asdict(result) for result in results]
 
 
-def print_results(console: Console, plan: Plan, results: Sequence[Result]) -> None:
+def print_results(console: Console, plan: SweepPlan, results: Sequence[TrialResult]) -> None:
     """The table, best first, what failed, and where everything lies."""
     settings, population = plan.settings, plan.settings.is_population
     table = Table(box=None, padding=(0, 1), pad_edge=False)

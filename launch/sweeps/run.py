@@ -20,8 +20,8 @@ from r2ac.launch.runtime.errors import last_line
 from r2ac.launch.runtime.process import available_cores
 from r2ac.launch.runtime.signals import stops_here
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.sweeps.plan import Plan, TrialPlan, write_description
-from r2ac.launch.sweeps.results import BEGUN, FAILED, TRAINED, WAITING, Result, print_results, result_of, to_json
+from r2ac.launch.sweeps.plan import SweepPlan, TrialPlan, write_description
+from r2ac.launch.sweeps.results import BEGUN, FAILED, TRAINED, WAITING, TrialResult, print_results, result_of, to_json
 from r2ac.launch.sweeps.space import Value
 from r2ac.launch.sweeps.trial import Record, generation_of
 
@@ -29,7 +29,7 @@ KEPT_COPIES = 4
 """Checkpoints that Tune keeps of a member for others to copy; those of the last comparison are among them."""
 
 
-def run_sweep(plan: Plan, console: Console) -> int:
+def run_sweep(plan: SweepPlan, console: Console) -> int:
     """Train what has not ended yet, and tell what all came to.
 
     Returns:
@@ -65,7 +65,9 @@ def run_sweep(plan: Plan, console: Console) -> int:
     return 0 if any(result.state == TRAINED for result in results) else 1
 
 
-def _tune(plan: Plan, trials: Sequence[TrialPlan], before: Mapping[str, Result], console: Console) -> dict[str, str]:
+def _tune(
+    plan: SweepPlan, trials: Sequence[TrialPlan], before: Mapping[str, TrialResult], console: Console
+) -> dict[str, str]:
     """Train these trials; returns what ended the processes of those that were given up, by name."""
     settings, cpus = plan.settings, _cpus(trials[0])
     at_once = settings.concurrent or 1
@@ -84,9 +86,9 @@ def _tune(plan: Plan, trials: Sequence[TrialPlan], before: Mapping[str, Result],
 
 
 def _tuner(
-    plan: Plan,
+    plan: SweepPlan,
     trials: Sequence[TrialPlan],
-    before: Mapping[str, Result],
+    before: Mapping[str, TrialResult],
     console: Console,
     bundles: list[dict[str, float]],
     working: Path,
@@ -135,12 +137,12 @@ def _name_of(trial: Any) -> str:
     return str(trial.config["trial"])
 
 
-def _setting_of(before: Mapping[str, Result], setting: str, config: Mapping[str, Any]) -> Value:
+def _setting_of(before: Mapping[str, TrialResult], setting: str, config: Mapping[str, Any]) -> Value:
     """What a setting of the trial is as Tune begins with it."""
     return before[config["trial"]].last_settings[setting]
 
 
-def _generation(plan: Plan, result: Result) -> int:
+def _generation(plan: SweepPlan, result: TrialResult) -> int:
     """Comparisons that a member has behind it."""
     return generation_of(result.env_steps, Record.read(plan.sweep_dir / result.name), plan.perturb_every)
 
@@ -150,7 +152,7 @@ def _cpus(trial: TrialPlan) -> int:
     return trial.config.learner_threads + trial.config.num_actors
 
 
-def _bundles(plan: Plan, trial: TrialPlan, resources: dict[str, float]) -> list[dict[str, float]]:
+def _bundles(plan: SweepPlan, trial: TrialPlan, resources: dict[str, float]) -> list[dict[str, float]]:
     """What Ray sets aside for a trial: the first bundle is its learner's, the others its rollout actors'.
 
     Raises:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ray import tune
 
-from r2ac.launch.sweeps.plan import Plan
+from r2ac.launch.sweeps.plan import SweepPlan
 from r2ac.launch.sweeps.space import Settings
 from r2ac.launch.sweeps.trial import Trial
 
@@ -19,7 +19,7 @@ REPORT_SECONDS = 2.0
 class SweepTrial(tune.Trainable):
     """Ray Tune's interface to a :class:`Trial`; ``config`` holds the settings that may change, by their flags."""
 
-    def setup(self, config: dict[str, Any], plan: Plan, first_generation: int) -> None:  # type: ignore[override]
+    def setup(self, config: dict[str, Any], plan: SweepPlan, first_generation: int) -> None:  # type: ignore[override]
         """The trial that this process begins with; Tune counts from the first generation that
         it sees."""
         # Ray would else tell of every checkpoint that members hand to one another.

@@ -43,7 +43,7 @@ _WEIGHTS, _WHOSE = "checkpoint.safetensors", "whose.json"
 
 
 @dataclass(frozen=True)
-class Copy:
+class PopulationCopy:
     """A member of a population took over the weights, the optimiser and the settings of another."""
 
     generation: int
@@ -60,7 +60,7 @@ class Copy:
 class Record:
     """``trial.json``."""
 
-    copies: list[Copy] = field(default_factory=list)
+    copies: list[PopulationCopy] = field(default_factory=list)
     failure: str | None = None
     """One sentence, where the trial cannot go on."""
 
@@ -70,7 +70,7 @@ class Record:
         path = run_dir / "trial.json"
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
-            return Record([Copy(**copy) for copy in values["copies"]], values["failure"])
+            return Record([PopulationCopy(**copy) for copy in values["copies"]], values["failure"])
         except FileNotFoundError:
             return Record()
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -89,7 +89,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Report:
+class TrialReport:
     """How far a trial is."""
 
     env_steps: int
@@ -132,7 +132,7 @@ class Trial:
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
-    def report(self, timeout: float) -> Report:
+    def report(self, timeout: float) -> TrialReport:
         """Let it train, and tell how far it is: after ``timeout`` seconds, or at the next comparison, or at its end.
 
         Raises:
@@ -178,7 +178,7 @@ class Trial:
         """
         whose = json.loads((folder / _WHOSE).read_text())
         self._generation = int(whose["generation"])
-        copy = Copy(self._generation, str(whose["trial"]), int(whose["env_steps"]), 0, dict(self._settings))
+        copy = PopulationCopy(self._generation, str(whose["trial"]), int(whose["env_steps"]), 0, dict(self._settings))
         copies = self._record.copies
         # A process that dies after the copy is started with the same once more.
         taken = [(one.donor, one.donor_env_steps) for one in copies[-1:]]
@@ -244,14 +244,14 @@ class Trial:
         folder = RunDirectory(self._run_dir).checkpoints
         return folder.is_dir() and any(folder.glob("step_*.safetensors"))
 
-    def _tell(self, done: bool) -> Report:
+    def _tell(self, done: bool) -> TrialReport:
         assert self._generation is not None
         failure = self._record.failure
         worst = math.inf if self._minimise else -math.inf
         score = worst if failure is not None else mean_of(self._lines, self._metric)
         copies = self._record.copies
         donor = copies[-1].donor if copies else None
-        return Report(self._env_steps, self._generation, score, len(copies), donor, done, failure)
+        return TrialReport(self._env_steps, self._generation, score, len(copies), donor, done, failure)
 
 
 def generation_of(env_steps: int, record: Record, every: int) -> int:

@@ -24,7 +24,7 @@ _WORTH_TRYING_MORE = 1.02
 
 
 @dataclass(frozen=True)
-class Trial:
+class BenchTrial:
     """A training that was run for some seconds."""
 
     config: TrainConfig[Any]
@@ -45,10 +45,10 @@ class Trial:
         return " ".join(f"{flag} {value}" for flag, value in named.items())
 
 
-Measure = Callable[[TrainConfig[Any], float], Trial]
+Measure = Callable[[TrainConfig[Any], float], BenchTrial]
 
 
-def measure(config: TrainConfig[Any], seconds: float) -> Trial:
+def measure(config: TrainConfig[Any], seconds: float) -> BenchTrial:
     """Train for ``seconds`` after the first updates; nothing is written.
 
     Raises:
@@ -82,7 +82,7 @@ def measure(config: TrainConfig[Any], seconds: float) -> Trial:
         elapsed = time.monotonic() - began
         spent = source.counts.actor_seconds - before
     actor_wait = spent[WAITING] / spent.total() if config.num_actors and spent.total() else None
-    return Trial(config, (learner.env_steps - steps) / elapsed, (batches.waited - waited) / elapsed, actor_wait)
+    return BenchTrial(config, (learner.env_steps - steps) / elapsed, (batches.waited - waited) / elapsed, actor_wait)
 
 
 def search(
@@ -91,7 +91,7 @@ def search(
     seconds: float,
     measure: Measure = measure,
     clock: Callable[[], float] = time.monotonic,
-) -> Iterator[Trial]:
+) -> Iterator[BenchTrial]:
     """Trials one after another, until nothing is left to try or the next would take longer than is left.
 
     First the settings as they are, then other numbers of actors, then of the best of them other numbers of streams and
@@ -105,8 +105,8 @@ def search(
         clock: the time in seconds.
     """
     began = clock()
-    tried: dict[tuple[int, int, int], Trial] = {}
-    best: Trial | None = None
+    tried: dict[tuple[int, int, int], BenchTrial] = {}
+    best: BenchTrial | None = None
     longest = 0.0
     for changes in (_other_actors, _other_streams, _other_threads):
         for candidate in changes(best.config if best is not None else config):
@@ -132,7 +132,7 @@ def search(
             yield trial
 
 
-def fastest(trials: list[Trial]) -> Trial:
+def fastest(trials: list[BenchTrial]) -> BenchTrial:
     """The first of those that are as fast as the fastest but for the noise."""
     most = max(trial.steps_per_second for trial in trials)
     return next(trial for trial in trials if _WORTH_TRYING_MORE * trial.steps_per_second >= most)

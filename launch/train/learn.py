@@ -21,7 +21,7 @@ from r2ac.launch.runtime.errors import RunDirectoryError, RunUnwritable, with_de
 from r2ac.launch.runtime.process import learner_threads, set_up_process
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.callback import TrainCallback
-from r2ac.launch.train.loop import Records, Rollouts, ShowsProgress, Summary, Training
+from r2ac.launch.train.loop import Records, Rollouts, ShowsProgress, Summary, TrainingLoop
 from r2ac.launch.train.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget
 from r2ac.launch.train.resume import Resumed, begin_together, restore
 from r2ac.launch.train.sources import make_batches, make_publisher, make_source
@@ -100,7 +100,7 @@ def learn(
             again = front.again and resumed is not None
             records = Records(run, metrics, front.progress, front.callback, front.mirror, again)
         publisher = stack.enter_context(closing(make_publisher(share, batches, learner)))
-        training = Training(config, learner, Rollouts(source, batches, publisher), collective, records, counters)
+        training = TrainingLoop(config, learner, Rollouts(source, batches, publisher), collective, records, counters)
         began = learner.updates
         try:
             return training.loop(stop_requested)

@@ -99,7 +99,7 @@ class Summary:
     paths: Mapping[str, Path | str]
 
 
-class Training:
+class TrainingLoop:
     """A training that is under way: the loop of batches, updates, publications, lines and checkpoints.
 
     Several learners make the same updates at the same time, each from rollouts of its own. The first of them decides

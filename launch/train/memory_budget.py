@@ -46,7 +46,7 @@ _NO_LIMIT = 1 << 60
 
 
 @dataclass(frozen=True)
-class Part:
+class BudgetPart:
     """One of the things that a run holds."""
 
     name: str
@@ -62,11 +62,11 @@ class MemoryBudget:
 
     device: str
     """The learner's device."""
-    parts: tuple[Part, ...]
+    parts: tuple[BudgetPart, ...]
     held: int
     """Bytes of the device's parts that are allocated already: the agent's weights."""
 
-    def of(self, *places: Place) -> tuple[Part, ...]:
+    def of(self, *places: Place) -> tuple[BudgetPart, ...]:
         """The parts at these places; where the learner is on the CPU, its device's parts are this machine's too."""
         on_cpu = self.device == "cpu" and "machine" in places
         return tuple(part for part in self.parts if part.place in places or (on_cpu and part.place == "device"))
@@ -234,7 +234,7 @@ def memory_text(nbytes: int) -> str:
 
 def _learner_parts(
     config: TrainConfig[Any], agent: Agent, spec: ObservationSpec, device: torch.device
-) -> Iterator[Part]:
+) -> Iterator[BudgetPart]:
     # A learner of shapes alone: what it allocates has sizes, but takes no memory.
     shapes = Learner(copy.deepcopy(agent).to("meta"), config.learner, config.num_streams, config.total_steps)
     trained = sum(weight.nbytes for weight in shapes.parameters)
@@ -242,14 +242,14 @@ def _learner_parts(
     rtrl = config.agent.core == "elstm" and config.agent.gradient == "rtrl"
     fewer = "lower --streams-per-actor, --num-actors or --hidden-size"
     bfloat16 = ", or store them with --sensitivity-storage bfloat16"
-    yield Part(
+    yield BudgetPart(
         f"{'sensitivities' if rtrl else 'cells'} of {config.num_streams} streams",
         "device",
         shapes.carries.nbytes(device),
         fewer + bfloat16 if rtrl and config.learner.sensitivity_storage == "float32" else fewer,
     )
     # Weights and optimiser state twice: an update keeps them as they were, in case it must be undone.
-    yield Part(
+    yield BudgetPart(
         "weights, gradients and optimiser",
         "device",
         sum(weight.nbytes for weight in agent.parameters()) + 2 * trained + 2 * state,
@@ -261,7 +261,7 @@ def _learner_parts(
     learning = copy.deepcopy(agent)
     learning.encoder_dtype = shapes.agent.encoder_dtype
     smaller = ", or take --encoder nature" if len(spec.shape) == 3 and config.agent.encoder != "nature" else ""
-    yield Part(
+    yield BudgetPart(
         "activations of an update",
         "device",
         activation_bytes(learning, spec, config.rollout_length, config.batch_size),
@@ -269,27 +269,27 @@ def _learner_parts(
     )
 
 
-def _batch_parts(config: TrainConfig[Any], one: int, *, on_gpu: bool) -> Iterator[Part]:
+def _batch_parts(config: TrainConfig[Any], one: int, *, on_gpu: bool) -> Iterator[BudgetPart]:
     """Batches of ``one`` bytes each: as they are put together, and as a GPU gets them."""
     remedy = "lower --rollout-length or --batch-size"
     # Without actors: the batch that was learned from, and the next one; a GPU's are copied to pinned memory.
     count = BUFFERS if config.num_actors else 2 + (DeviceFeed.SLOTS if on_gpu else 0)
-    yield Part(f"{count} batches", "machine", count * one, remedy)
+    yield BudgetPart(f"{count} batches", "machine", count * one, remedy)
     if on_gpu:
         # Those under way, and the one that updates read.
         count = DeviceFeed.SLOTS + 1
-        yield Part(f"{count} batches", "device", count * one, remedy)
+        yield BudgetPart(f"{count} batches", "device", count * one, remedy)
 
 
-def _queue_parts(config: TrainConfig[Any], rollout: int, weights_bytes: int) -> Iterator[Part]:
+def _queue_parts(config: TrainConfig[Any], rollout: int, weights_bytes: int) -> Iterator[BudgetPart]:
     """Rollouts in flight, of ``rollout`` bytes each, and the weights that actors need for them."""
     if config.num_actors == 0:
         # One of which a batch has left some streams, and the one that is under way.
-        yield Part("queue of 2 rollouts", "machine", 2 * rollout, "lower --rollout-length or --streams-per-actor")
+        yield BudgetPart("queue of 2 rollouts", "machine", 2 * rollout, "lower --rollout-length or --streams-per-actor")
         return
     count = config.num_actors * config.rollouts_in_flight
     objects: Place = "shared" if config.ray_address == "local" else "cluster"
-    yield Part(
+    yield BudgetPart(
         f"queue of {count} rollouts",
         "machine" if config.shares_memory else objects,
         count * rollout,
@@ -298,7 +298,7 @@ def _queue_parts(config: TrainConfig[Any], rollout: int, weights_bytes: int) -> 
     # A board of three; through Ray every rollout that was ordered may be waiting for weights of another version, and
     # the newest lie ready.
     copies = WeightsBoard.SLOTS if config.shares_memory else count + 1
-    yield Part(
+    yield BudgetPart(
         "weights for the actors",
         "machine" if config.shares_memory else objects,
         copies * weights_bytes,
@@ -306,25 +306,25 @@ def _queue_parts(config: TrainConfig[Any], rollout: int, weights_bytes: int) -> 
     )
 
 
-def _process_parts(config: TrainConfig[Any], workers: int, *, on_gpu: bool) -> Iterator[Part]:
+def _process_parts(config: TrainConfig[Any], workers: int, *, on_gpu: bool) -> Iterator[BudgetPart]:
     """Other processes than the learner's; ``workers`` of them compute actions."""
     local = config.ray_address == "local" or config.num_actors == 0
     place: Place = "machine" if local else "cluster"
     actors = config.num_actors
     if actors:
-        yield Part(_rough(actors, "rollout actor"), place, actors * ACTOR_BYTES, "lower --num-actors")
+        yield BudgetPart(_rough(actors, "rollout actor"), place, actors * ACTOR_BYTES, "lower --num-actors")
         if local:
-            yield Part("Ray (roughly)", "machine", RAY_BYTES, "--num-actors 0 does without it")
+            yield BudgetPart("Ray (roughly)", "machine", RAY_BYTES, "--num-actors 0 does without it")
     if workers:
         remedy = "lower --inference-workers, or take --inference actor"
-        yield Part(_rough(workers, "inference worker"), place, workers * ACTOR_BYTES, remedy)
+        yield BudgetPart(_rough(workers, "inference worker"), place, workers * ACTOR_BYTES, remedy)
         # Several may be dealt out among GPUs; what lies on the learner's is no more than this.
         if on_gpu and local and config.inference_device != "cpu":
-            yield Part(_rough(workers, "inference worker"), "device", workers * WORKER_GPU_BYTES, remedy)
+            yield BudgetPart(_rough(workers, "inference worker"), "device", workers * WORKER_GPU_BYTES, remedy)
     if config.tasks[0].suite.name == "dmlab":
         remedy = "lower --streams-per-actor or --num-actors"
         engines = config.num_streams
-        yield Part(_rough(engines, "DMLab engine"), place, engines * DMLAB_ENGINE_BYTES, remedy)
+        yield BudgetPart(_rough(engines, "DMLab engine"), place, engines * DMLAB_ENGINE_BYTES, remedy)
 
 
 def _rough(count: int, name: str) -> str:

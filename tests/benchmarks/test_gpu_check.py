@@ -136,7 +136,7 @@ def test_what_fails_does_not_stop_what_follows_and_what_has_no_time_is_left_out(
     monkeypatch.setattr(check, "header", lambda device, options: {"device": "this one"})
     monkeypatch.setattr(check, "print_header", lambda *_: None)
     parts = {"start": (fails, 0, 9), "waits": (passes, 0, 9), "captures": (passes, 10_000, 9)}
-    monkeypatch.setattr(check, "PARTS", {name: check.Part(*part) for name, part in parts.items()})
+    monkeypatch.setattr(check, "PARTS", {name: check.CheckPart(*part) for name, part in parts.items()})
     path = tmp_path / "gpu_check-this-one-quick.json"
     assert check.main(["--quick", "--device", "cpu", "--output-dir", str(tmp_path)]) == 1
     found = json.loads(path.read_text())["sections"]
@@ -177,7 +177,7 @@ def test_after_an_error_that_loses_the_gpu_a_new_process_goes_on_with_the_rest(
     monkeypatch.setattr(check, "print_header", lambda *_: None)
     monkeypatch.setattr(check.os, "execv", replace_process)
     parts = {"start": loses, "waits": begun.append, "captures": loses}
-    monkeypatch.setattr(check, "PARTS", {name: check.Part(run, 0, 9) for name, run in parts.items()})
+    monkeypatch.setattr(check, "PARTS", {name: check.CheckPart(run, 0, 9) for name, run in parts.items()})
     path = tmp_path / "gpu_check-this-one-quick.json"
     with pytest.raises(Replaced) as replaced:
         check.main(["--quick", "--device", "cpu", "--output-dir", str(tmp_path), "--seconds", "100"])

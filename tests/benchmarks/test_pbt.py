@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from r2ac.launch.commands.sweep import _parse
-from r2ac.launch.sweeps.plan import Plan, make_plan
+from r2ac.launch.sweeps.plan import SweepPlan, make_plan
 
 
 def test_both_ways_begin_with_the_same_draws_and_have_the_same_budget(
@@ -18,7 +18,7 @@ def test_both_ways_begin_with_the_same_draws_and_have_the_same_budget(
         rates=(1e-5, 1e-3), highest=0.1, factor=2.0, corridor=4, chrono=10, steps=4000, perturb_every=2000, members=4
     )
 
-    def plan_of(way: str) -> Plan:
+    def plan_of(way: str) -> SweepPlan:
         command = pbt.command(options, 7, way, tmp_path)
         words = command[command.index("sweep") + 1 :]
         settings, flags = _parse(words[1:])

@@ -10,9 +10,9 @@ from rich.console import Console
 
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.evaluation.evaluate import Evaluation, EvaluationConfig
-from r2ac.launch.evaluation.plan import Failure
+from r2ac.launch.evaluation.plan import EvaluationFailure
 from r2ac.launch.evaluation.progress import Amount, EvaluationProgress, expected_time
-from r2ac.launch.evaluation.workers import Report, Unit
+from r2ac.launch.evaluation.workers import Unit, UnitReport
 from r2ac.launch.settings.config import TrainConfig
 
 TRAINING = TrainConfig("memory/tmaze", MemoryOptions())
@@ -47,50 +47,50 @@ def progress(clock: Clock, log: io.StringIO) -> EvaluationProgress:
 def test_the_time_left_is_what_the_other_episodes_take_at_the_rate_so_far(
     progress: EvaluationProgress, clock: Clock
 ) -> None:
-    progress.update(FIRST, Report())
+    progress.update(FIRST, UnitReport())
     clock.now += 10
     # 1000 steps in 10 s; 4 episodes of 50 steps have ended, the others are under way.
-    progress.update(FIRST, Report(steps=1000, played=4, ended_steps=200))
+    progress.update(FIRST, UnitReport(steps=1000, played=4, ended_steps=200))
     # 20 episodes of the first task and 10 of the other, of which nothing is known, each of 50 steps.
     assert progress.seconds_left() == pytest.approx((30 * 50 - 1000) / 100)
-    progress.update(OTHER, Report(steps=500, played=1, ended_steps=300))
+    progress.update(OTHER, UnitReport(steps=500, played=1, ended_steps=300))
     assert progress.seconds_left() == pytest.approx((20 * 50 + 10 * 300 - 1500) / 150)
-    progress.update(OTHER, Report(failure=Failure("no", bad_input=True)))
+    progress.update(OTHER, UnitReport(failure=EvaluationFailure("no", bad_input=True)))
     assert progress.seconds_left() == pytest.approx(0)
 
 
 def test_there_is_no_estimate_before_an_episode_has_ended(progress: EvaluationProgress, clock: Clock) -> None:
     assert progress.seconds_left() is None
-    progress.update(FIRST, Report())
+    progress.update(FIRST, UnitReport())
     clock.now += 60
-    progress.update(FIRST, Report(steps=1000))
+    progress.update(FIRST, UnitReport(steps=1000))
     assert progress.seconds_left() is None
 
 
 def test_a_log_gets_a_line_now_and_then(progress: EvaluationProgress, clock: Clock, log: io.StringIO) -> None:
-    progress.update(FIRST, Report())
-    progress.update(FIRST, Report(steps=100, played=2, ended_steps=50))
+    progress.update(FIRST, UnitReport())
+    progress.update(FIRST, UnitReport(steps=100, played=2, ended_steps=50))
     assert log.getvalue() == ""
     clock.now += 5
-    progress.update(FIRST, Report(steps=500, played=10, ended_steps=400))
+    progress.update(FIRST, UnitReport(steps=500, played=10, ended_steps=400))
     assert log.getvalue().splitlines() == ["run a: 10/20 episodes", "all: 30/50 episodes, about 0:00:07 left"]
-    progress.update(SECOND, Report(steps=500, played=3, ended_steps=300))
+    progress.update(SECOND, UnitReport(steps=500, played=3, ended_steps=300))
     assert len(log.getvalue().splitlines()) == 2
     clock.now += 10
     # The process that played it has died: its seed begins anew.
-    progress.update(FIRST, Report())
+    progress.update(FIRST, UnitReport())
     assert log.getvalue().splitlines()[2:4] == ["run a: 3/20 episodes", "all: 23/50 episodes, about 0:01:15 left"]
 
 
 def test_an_episode_that_does_not_end_is_told_and_a_limit_suggested(
     progress: EvaluationProgress, clock: Clock, log: io.StringIO
 ) -> None:
-    progress.update(FIRST, Report())
+    progress.update(FIRST, UnitReport())
     clock.now += 5
-    progress.update(FIRST, Report(steps=24_690, longest=12_345))
+    progress.update(FIRST, UnitReport(steps=24_690, longest=12_345))
     assert log.getvalue().splitlines() == ["all: 20/50 episodes; longest episode so far 12,345 steps"]
     clock.now += 60
-    progress.update(FIRST, Report(steps=48_000, longest=24_000))
+    progress.update(FIRST, UnitReport(steps=48_000, longest=24_000))
     hint = "all: 20/50 episodes; longest episode so far 24,000 steps; --max-episode-steps N would cut episodes off"
     assert log.getvalue().splitlines()[-1] == hint
 
@@ -98,39 +98,39 @@ def test_an_episode_that_does_not_end_is_told_and_a_limit_suggested(
 def test_an_episode_as_long_as_the_others_is_no_news(
     progress: EvaluationProgress, clock: Clock, log: io.StringIO
 ) -> None:
-    progress.update(FIRST, Report())
+    progress.update(FIRST, UnitReport())
     clock.now += 70
-    progress.update(FIRST, Report(steps=1000, played=9, ended_steps=900, longest=150))
+    progress.update(FIRST, UnitReport(steps=1000, played=9, ended_steps=900, longest=150))
     assert "longest" not in log.getvalue()
     clock.now += 70
-    progress.update(FIRST, Report(steps=2000, played=9, ended_steps=900, longest=1100))
+    progress.update(FIRST, UnitReport(steps=2000, played=9, ended_steps=900, longest=1100))
     assert "longest episode so far 1,100 steps; --max-episode-steps N" in log.getvalue()
 
 
 def test_where_there_is_a_limit_none_is_suggested(progress: EvaluationProgress, clock: Clock, log: io.StringIO) -> None:
     limited = replace(EVALUATION, environment=replace(TRAINING.env, max_episode_steps=99_999))
     unit = Unit(0, 0, limited)
-    progress.update(unit, Report())
+    progress.update(unit, UnitReport())
     clock.now += 90
-    progress.update(unit, Report(steps=1000, longest=500))
+    progress.update(unit, UnitReport(steps=1000, longest=500))
     assert log.getvalue().splitlines()[-1] == "all: 20/50 episodes; longest episode so far 500 steps"
 
 
 def test_a_seed_that_stands_still_is_named(progress: EvaluationProgress, clock: Clock, log: io.StringIO) -> None:
-    progress.update(FIRST, Report())
-    progress.update(SECOND, Report())
+    progress.update(FIRST, UnitReport())
+    progress.update(SECOND, UnitReport())
     clock.now += 50
-    progress.update(FIRST, Report(steps=100, played=10, ended_steps=90))
+    progress.update(FIRST, UnitReport(steps=100, played=10, ended_steps=90))
     lines = len(log.getvalue().splitlines())
     progress.tick()
     assert len(log.getvalue().splitlines()) == lines, "nothing stands still yet"
     clock.now += 25
     progress.tick()
     assert log.getvalue().splitlines()[-1] == "all: 30/50 episodes; no step of run a, seed 1, for 75 s"
-    progress.update(FIRST, Report(steps=100, played=10, ended_steps=90, episodes=()))
-    progress.update(SECOND, Report(steps=10, played=1, ended_steps=10))
+    progress.update(FIRST, UnitReport(steps=100, played=10, ended_steps=90, episodes=()))
+    progress.update(SECOND, UnitReport(steps=10, played=1, ended_steps=10))
     clock.now += 50
-    progress.update(SECOND, Report(steps=20, played=2, ended_steps=20))
+    progress.update(SECOND, UnitReport(steps=20, played=2, ended_steps=20))
     assert "no step" not in log.getvalue().splitlines()[-1]
 
 
@@ -152,15 +152,15 @@ def test_a_run_without_metrics_gives_no_estimate(tmp_path: Path) -> None:
 
 
 def test_the_last_line_tells_of_no_time_left(progress: EvaluationProgress, clock: Clock, log: io.StringIO) -> None:
-    progress.update(FIRST, Report())
+    progress.update(FIRST, UnitReport())
     clock.now += 5
-    progress.update(FIRST, Report(steps=100, played=10, ended_steps=100))
-    progress.update(SECOND, Report(steps=99, played=9, ended_steps=90))
+    progress.update(FIRST, UnitReport(steps=100, played=10, ended_steps=100))
+    progress.update(SECOND, UnitReport(steps=99, played=9, ended_steps=90))
     clock.now += 10
-    progress.update(OTHER, Report(steps=99, played=9, ended_steps=90))
+    progress.update(OTHER, UnitReport(steps=99, played=9, ended_steps=90))
     assert log.getvalue().splitlines()[-1] == "all: 48/50 episodes, about a second left"
     clock.now += 10
-    progress.update(SECOND, Report(steps=100, played=10, ended_steps=100))
+    progress.update(SECOND, UnitReport(steps=100, played=10, ended_steps=100))
     clock.now += 10
-    progress.update(OTHER, Report(steps=100, played=10, ended_steps=100))
+    progress.update(OTHER, UnitReport(steps=100, played=10, ended_steps=100))
     assert log.getvalue().splitlines()[-1] == "all: 50/50 episodes"

@@ -6,13 +6,13 @@ import pytest
 
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.sweeps.plan import Plan, make_plan, read_plan, write_description
+from r2ac.launch.sweeps.plan import SweepPlan, make_plan, read_plan, write_description
 from r2ac.launch.sweeps.settings import SweepSettings
 
 RATE = "learning-rate=loguniform(1e-4,1e-2)"
 
 
-def plan_of(folder: Path, *vary: str, flags: tuple[str, ...] = (), **settings: object) -> Plan:
+def plan_of(folder: Path, *vary: str, flags: tuple[str, ...] = (), **settings: object) -> SweepPlan:
     return make_plan("memory/tmaze", flags, SweepSettings(**{"vary": vary, "sweep_dir": folder, **settings}))  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ import torch
 
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.settings.flags import training_config
-from r2ac.launch.sweeps.trial import Record, Report, Trial, mean_of
+from r2ac.launch.sweeps.trial import Record, Trial, TrialReport, mean_of
 from r2ac.learner.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 
 FLAGS = "--num-actors 0 --streams-per-actor 8 --batch-size 8 --rollout-length 5 --hidden-size 8 --corridor-length 4"
@@ -160,7 +160,7 @@ def test_a_member_that_diverges_waits_for_a_copy_and_goes_on(tmp_path: Path) -> 
     assert report.env_steps < EVERY
     copied = trial_at(tmp_path / "member")
     copied.load(saved(donor, tmp_path / "handed"))
-    reports: list[Report] = []
+    reports: list[TrialReport] = []
     while not reports or not reports[-1].done:
         reports.append(copied.report(timeout=60))
     assert [one.generation for one in reports] == [2, 3, 3]

@@ -11,17 +11,17 @@ from r2ac.launch.cluster.connect import ConnectionFailed
 from r2ac.launch.runtime.process import available_cores
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.settings.presets import preset
-from r2ac.launch.train.bench import Trial, fastest, measure, search
+from r2ac.launch.train.bench import BenchTrial, fastest, measure, search
 
 Capture = pytest.CaptureFixture[str]
 CONFIG = preset("memory/tmaze")
 
 
-def trial(config: TrainConfig[Any], speed: float) -> Trial:
-    return Trial(config, speed, 0.0, None)
+def trial(config: TrainConfig[Any], speed: float) -> BenchTrial:
+    return BenchTrial(config, speed, 0.0, None)
 
 
-def speeds(of: Callable[[TrainConfig[Any]], float]) -> Callable[[TrainConfig[Any], float], Trial]:
+def speeds(of: Callable[[TrainConfig[Any]], float]) -> Callable[[TrainConfig[Any], float], BenchTrial]:
     return lambda config, seconds: trial(config, of(config))
 
 
@@ -46,7 +46,7 @@ def test_there_are_always_streams_enough_for_a_batch() -> None:
 def test_the_search_keeps_to_its_time() -> None:
     now = 100.0
 
-    def slow(config: TrainConfig[Any], seconds: float) -> Trial:
+    def slow(config: TrainConfig[Any], seconds: float) -> BenchTrial:
         nonlocal now
         now += 0.2
         return trial(config, 1.0)
@@ -63,7 +63,7 @@ def test_what_is_faster_by_less_than_the_noise_is_not() -> None:
 
 
 def test_what_is_not_allowed_is_left_out() -> None:
-    def check(config: TrainConfig[Any], seconds: float) -> Trial:
+    def check(config: TrainConfig[Any], seconds: float) -> BenchTrial:
         config.check()
         return trial(config, 1.0)
 
@@ -75,7 +75,7 @@ def test_what_is_not_allowed_is_left_out() -> None:
 
 
 def test_what_was_measured_stands_where_ray_does_not_start_again() -> None:
-    def second_start_fails(config: TrainConfig[Any], seconds: float) -> Trial:
+    def second_start_fails(config: TrainConfig[Any], seconds: float) -> BenchTrial:
         starts.append(config)
         if len(starts) == 2:
             raise ConnectionFailed("Ray could not be started on this machine")
