@@ -1,5 +1,5 @@
-"""The learner: V-trace, losses, optimiser and the update. Checkpoints are in ``r2ac.learner.checkpoint``. What needs
-torch is imported when it is first asked for."""
+"""The learner: algorithms, optimiser and the update. Checkpoints are in ``r2ac.learner.checkpoint``. What needs torch
+is imported when it is first asked for."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -7,17 +7,10 @@ from typing import TYPE_CHECKING, Any
 from r2ac.learner.config import LearnerConfig
 
 if TYPE_CHECKING:
-    from r2ac.learner.algorithms.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
     from r2ac.learner.carries import CarryStore
     from r2ac.learner.collective import Collective, CollectiveBroken, ProcessGroup, SingleLearner
     from r2ac.learner.device import CapturedStep, CaptureFailed, DeviceFeed, use_matmul_precision
-    from r2ac.learner.learner import (
-        Learner,
-        Losses,
-        StagedBatch,
-        TrainingDiverged,
-        actor_critic_losses,
-    )
+    from r2ac.learner.learner import Learner, StagedBatch, TrainingDiverged
     from r2ac.learner.optimiser import (
         OPTIMISERS,
         clip_gradient_norm,
@@ -37,26 +30,20 @@ __all__ = [
     "DeviceFeed",
     "Learner",
     "LearnerConfig",
-    "Losses",
     "ProcessGroup",
     "Rollout",
     "SingleLearner",
     "StagedBatch",
     "TrainingDiverged",
-    "actor_critic_losses",
-    "baseline_loss",
     "clip_gradient_norm",
     "concatenate",
-    "entropy",
     "linear_decay",
     "load_optimiser_state",
-    "log_prob_of_actions",
     "make_optimiser",
-    "policy_gradient_loss",
     "use_matmul_precision",
 ]
 
-_MODULES = ("learner", "carries", "device", "algorithms.losses", "optimiser", "collective", "rollout")
+_MODULES = ("learner", "carries", "device", "optimiser", "collective", "rollout")
 """Where all other names are found."""
 
 

@@ -10,6 +10,8 @@ from typing import Literal
 class LearnerConfig:
     """How the agent learns."""
 
+    algorithm: Literal["vtrace"] = "vtrace"
+    """What an update makes of a batch: the actor-critic with V-trace's targets."""
     discount: float = 0.99
     """Discount per step (gamma)."""
     optimiser: Literal["rmsprop", "adam"] = "rmsprop"

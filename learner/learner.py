@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2ac.agents import ELSTM, Agent, RolloutOutput
+from r2ac.agents import ELSTM, Agent, Carry
 from r2ac.agents.scopes import scope
 from r2ac.kernels import REFERENCE, kernels_for
-from r2ac.learner.algorithms.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
-from r2ac.learner.algorithms.vtrace import vtrace
+from r2ac.learner.algorithms import ALGORITHMS
+from r2ac.learner.algorithms.algorithm import Descent, Losses
 from r2ac.learner.carries import CarryStore
 from r2ac.learner.collective import Collective, SingleLearner
 from r2ac.learner.config import LearnerConfig
@@ -22,9 +22,6 @@ from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, make_optimi
 from r2ac.learner.returns import DiscountedReturns
 from r2ac.learner.rollout import Rollout
 from r2ac.learner.rtrl_metrics import RTRLMetrics
-
-METRICS = ("loss/total", "loss/policy", "loss/baseline", "loss/entropy", "loss/gradient_norm")
-"""What an update measures: losses per step, mean entropy in nats, gradient norm before clipping."""
 
 
 @dataclass(frozen=True)
@@ -38,47 +35,6 @@ class StagedBatch:
 
 class TrainingDiverged(RuntimeError):
     """Too many updates in a row had a loss or gradient that was not finite."""
-
-
-@dataclass(frozen=True)
-class Losses:
-    """The losses of a batch, scalar tensors summed over T and B, and the policy's entropy."""
-
-    total: Tensor
-    policy: Tensor
-    baseline: Tensor
-    entropy: Tensor
-    """Mean over T and B, in nats."""
-
-
-def actor_critic_losses(output: RolloutOutput, batch: Rollout[Tensor], config: LearnerConfig) -> Losses:
-    """V-trace actor-critic losses of a batch of rollouts (Espeholt et al. 2018, section 4.2; Irie et al. 2024, 4).
-
-    total = policy + baseline_cost * baseline - entropy_cost * (summed entropy). An episode's end ends the return. Where
-    the rollout has final observations, an end by a time limit does not: what would have followed is estimated by the
-    value of the final observation, and added, discounted, to the last reward (Pardo et al. 2018, "Time limits in
-    reinforcement learning", section 4).
-    """
-    rewards = output.rewards
-    if output.final_values is not None and batch.truncated is not None:
-        rewards = rewards + config.discount * output.final_values.masked_fill(~batch.truncated, 0)
-    log_prob = log_prob_of_actions(output.logits, batch.action)
-    behaviour_log_prob = log_prob_of_actions(batch.behaviour_logits, batch.action)
-    returns = vtrace(
-        log_rhos=(log_prob - behaviour_log_prob).detach(),
-        discounts=config.discount * (~batch.is_first[1:]).to(output.values.dtype),
-        rewards=rewards,
-        values=output.values.detach(),
-        bootstrap_value=output.bootstrap_value,
-        clip_rho=config.clip_rho,
-        clip_pg_rho=config.clip_pg_rho,
-        clip_c=config.clip_c,
-    )
-    policy = policy_gradient_loss(log_prob, returns.pg_advantages)
-    baseline = baseline_loss(output.values, returns.targets)
-    bonus = entropy(output.logits)
-    total = policy + config.baseline_cost * baseline - config.entropy_cost * bonus
-    return Losses(total, policy.detach(), baseline.detach(), bonus.detach() / batch.action.numel())
 
 
 class Learner:
@@ -127,7 +83,10 @@ class Learner:
         self._returns: DiscountedReturns | None = None
         if agent.rewards.deviation is not None:
             self._returns = DiscountedReturns(num_streams, config.discount, self.device)
-        self._update_metrics = UpdateMetrics(METRICS, self.device)
+        self._algorithm = ALGORITHMS[config.algorithm]
+        self._update_metrics = UpdateMetrics(
+            ("loss/total", *self._algorithm.metrics, "loss/gradient_norm"), self.device
+        )
         self._feed = DeviceFeed(self.device)
         # The readable references read the streams' numbers on the host, which no capture allows.
         has_kernels = kernels_for(self.parameters[0]) is not REFERENCE
@@ -224,38 +183,37 @@ class Learner:
     def _step(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The part of an update that runs on the device; numbers of the host reach it through tensors alone."""
         gap, batch = inputs["gap"], Rollout(**{name: inputs[name] for name in inputs if name != "gap"})
-        meter = self._meter
         with scope("copies"):
             carry = self.carries.fetch(batch.stream, gap, batch.first_state)
-        if meter is not None:
-            carry = meter.begin(carry, self.updates)
+        if self._meter is not None:
+            carry = self._meter.begin(carry, self.updates)
         if self._returns is not None:
             self._observe_returns(self._returns.advance(batch, gap))
-        output = self.agent(
-            batch.observation, batch.reward, batch.is_first, carry, batch.instruction, batch.final_observation
-        )
-        with scope("losses"):
-            losses = actor_critic_losses(output, batch, self.config)
+        carry, descent = self._algorithm.update(self.agent, batch, carry, self.config, self._descend)
+        with scope("copies"):
+            self.carries.store(batch.stream, carry, descent.finite)
+        with scope("metrics"):
+            self._update_metrics.add(descent.metrics, descent.finite)
+        return descent.metrics
+
+    def _descend(self, losses: Losses, batch: Rollout[Tensor], carry: Carry) -> Descent:
+        """One step of the optimiser by the gradient of the losses of all learners' batches, unless it is not finite."""
         self.optimiser.zero_grad(set_to_none=True)
         with scope("backward"):
             losses.total.backward()
         with scope("metrics"):
-            measured = meter.measure(carry, batch.length) if meter is not None else None
-        losses = self._combine(losses)
+            measured = self._meter.measure(carry, batch.length) if self._meter is not None else None
+        sums = self._combine(losses)
         with scope("optimiser"):
             gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
-            finite = torch.isfinite(losses.total.detach()) & torch.isfinite(gradient_norm)
+            finite = torch.isfinite(sums["loss/total"]) & torch.isfinite(gradient_norm)
             step_where(self.optimiser, finite, may_ask=self.device.type == "cpu")
-        with scope("copies"):
-            self.carries.store(batch.stream, output.carry, finite)
         with scope("metrics"):
+            if self._meter is not None and measured is not None:
+                self._meter.add(measured, finite)
             steps = batch.action.numel() * self._collective.size
-            values = (losses.total.detach() / steps, losses.policy / steps, losses.baseline / steps, losses.entropy)
-            metrics = dict(zip(METRICS, (*values, gradient_norm), strict=True))
-            self._update_metrics.add(metrics, finite)
-            if meter is not None and measured is not None:
-                meter.add(measured, finite)
-        return metrics
+            metrics = {name: value / steps for name, value in sums.items()} | {"loss/gradient_norm": gradient_norm}
+        return Descent(metrics, finite)
 
     def _observe_returns(self, returns: Tensor) -> None:
         """Take the discounted returns [T, B] of this batch, and of those of the peers, into the rewards' deviation."""
@@ -265,14 +223,14 @@ class Learner:
             self._collective.sum_([sums])
         self.agent.rewards.observe(sums)
 
-    def _combine(self, losses: Losses) -> Losses:
+    def _combine(self, losses: Losses) -> dict[str, Tensor]:
         """Gradients, in place, and losses of the batches of all learners as if they were one batch. From here on all
         learners compute the same, to the bit."""
+        sums = {"loss/total": losses.total.detach(), **losses.parts}
         if self._collective.size == 1:
-            return losses
+            return sums
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        values = torch.stack((losses.total.detach(), losses.policy, losses.baseline, losses.entropy))
+        values = torch.stack(list(sums.values()))
         with scope("peers"):
             self._collective.sum_([*gradients, values])
-        total, policy, baseline, mean_entropy = values.unbind()
-        return Losses(total, policy, baseline, mean_entropy / self._collective.size)
+        return dict(zip(sums, values.unbind(), strict=True))

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import ReferenceScores, Signals, Split, find_task, make_vector
-from r2ac.launch.rollouts.rollout_actor import sample_actions
 from r2ac.launch.runs.loading import choose_device, find_checkpoint, make_agent
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runtime.errors import os_reason
 from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_json
+from r2ac.learner.algorithms.actions import choose_actions
 from r2ac.learner.checkpoint import CheckpointError, load_checkpoint, load_model_state
 
 # A key of one word; those of the rollout actors have more, so that no evaluation draws the numbers of a training.
@@ -336,7 +336,7 @@ def _play(
         instruction = None if words is None else torch.from_numpy(words).to(device)
         output = agent.step(frame, last_reward, first, cell, instruction)
         cell, logits = output.cell, output.logits.cpu().numpy()
-        action = logits.argmax(axis=1) if config.greedy else sample_actions(logits, generator.random(streams))
+        action = choose_actions(logits, None if config.greedy else generator.random(streams))
         with timer:
             observation, raw_reward, terminated, truncated, info = env.step(action)
         reward, is_first = raw_reward.astype(np.float32), terminated | truncated

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from r2ac.agents import ELSTM, Agent, Carry
 from r2ac.kernels import Linearisation, decay_products, elstm_linearisation, elstm_scan, rollout_gradient
+from r2ac.learner.algorithms import ALGORITHMS
 from r2ac.learner.config import LearnerConfig
-from r2ac.learner.learner import actor_critic_losses
 from r2ac.learner.rollout import Rollout
 from r2ac.learner.rtrl_metrics import GradientParts, credit_distance, gradient_parts, norms_and_cosine, with_notes
 
@@ -131,7 +131,7 @@ def measure_reach(agent: Agent, config: LearnerConfig, rollouts: Iterable[Rollou
             batch.observation, batch.reward, batch.is_first, carry, batch.instruction, batch.final_observation
         )
         agent.zero_grad()
-        actor_critic_losses(output, batch, config).total.backward()
+        ALGORITHMS[config.algorithm].losses(output, batch, config).total.backward()
         steps, is_first = rollout.length, batch.is_first[: rollout.length]
         present = _Past.of(core, output.core_input, carry.cell, is_first)
         if number >= warm_up:

@@ -22,6 +22,7 @@ from r2ac.launch.rollouts.transport.shared_weights import BoardHandle, WeightsBo
 from r2ac.launch.runtime.process import set_up_process
 from r2ac.launch.runtime.step_timer import StepTimer
 from r2ac.learner import Rollout
+from r2ac.learner.algorithms.actions import choose_actions
 
 ORDER = struct.Struct("=q")
 """What goes to an actor through a socket, the number of a rollout; before that, from the actor, its key."""
@@ -82,21 +83,6 @@ class ActorConfig:
         """The streams of each group, among those of the actor."""
         bounds = [self.num_streams * i // self.num_groups for i in range(self.num_groups + 1)]
         return tuple(slice(start, stop) for start, stop in pairwise(bounds))
-
-
-def sample_actions(logits: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """Actions drawn from softmax(logits): the first whose cumulative probability exceeds the uniform number.
-
-    Args:
-        logits: [B, A].
-        uniforms: [B], in [0, 1).
-
-    Returns:
-        [B] int64.
-    """
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)
-    cumulative = weights.cumsum(axis=1)
-    return (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(axis=1).clip(max=logits.shape[1] - 1)
 
 
 class WrongVersion(RuntimeError):
@@ -188,7 +174,7 @@ class RolloutActor:
                 asked = time.perf_counter()
                 policy.answer(number, t)
                 logits = rollout.behaviour_logits[t, group.columns]
-                action = sample_actions(logits, uniforms[t, group.columns])
+                action = choose_actions(logits, uniforms[t, group.columns])
                 rollout.action[t, group.columns] = action
                 inferring += time.perf_counter() - asked
                 episodes += group.step(action)

@@ -21,7 +21,8 @@ from r2ac.launch.rollouts.transport.shared_weights import WeightsBoard
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.train.sources import acts_on_workers
-from r2ac.learner import DeviceFeed, Learner, LearnerConfig, Rollout, actor_critic_losses
+from r2ac.learner import DeviceFeed, Learner, LearnerConfig, Rollout
+from r2ac.learner.algorithms import ALGORITHMS
 
 Place = Literal["device", "machine", "shared", "cluster"]
 """Where memory is held: on the learner's device; by processes of this machine; in its /dev/shm, where Ray keeps its
@@ -120,7 +121,7 @@ def memory_budget(
     return MemoryBudget(str(device), tuple(parts), held)
 
 
-def activation_bytes(agent: Agent, spec: ObservationSpec, steps: int, batch: int) -> int:
+def activation_bytes(agent: Agent, spec: ObservationSpec, config: LearnerConfig, steps: int, batch: int) -> int:
     """An estimate of what an update of T steps of B streams holds beside weights, carries and the batch.
 
     What forward pass and losses save for the backward pass is measured on a copy of the agent on the CPU, for two tiny
@@ -128,12 +129,12 @@ def activation_bytes(agent: Agent, spec: ObservationSpec, steps: int, batch: int
     their sum, for what the update works on: good to about a quarter on a CPU.
     """
     copied = copy.deepcopy(agent).cpu()
-    small, large = (saved_for_backward(copied, spec, steps=size, batch=2) for size in (1, 2))
+    small, large = (saved_for_backward(copied, spec, config, size, batch=2) for size in (1, 2))
     grown = [a + (b - a) * (steps * batch - 2) // 2 for a, b in zip(small, large, strict=True)]
     return max(0, sum(grown) + _WORKING_ARRAYS * max(grown))
 
 
-def saved_for_backward(agent: Agent, spec: ObservationSpec, steps: int, batch: int) -> list[int]:
+def saved_for_backward(agent: Agent, spec: ObservationSpec, config: LearnerConfig, steps: int, batch: int) -> list[int]:
     """Bytes of every array that forward pass and losses save for the backward pass over a rollout of zeros, without
     weights, carry and the rollout itself. The agent gets no gradient, and no random number is drawn."""
     device = next(agent.parameters()).device
@@ -160,7 +161,7 @@ def saved_for_backward(agent: Agent, spec: ObservationSpec, steps: int, batch: i
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         output = agent(rollout.observation, rollout.reward, rollout.is_first, carry, rollout.instruction)
-        actor_critic_losses(output, rollout, LearnerConfig())
+        ALGORITHMS[config.algorithm].losses(output, rollout, config)
     return [storage.nbytes() for storage in saved.values()]
 
 
@@ -264,7 +265,7 @@ def _learner_parts(
     yield BudgetPart(
         "activations of an update",
         "device",
-        activation_bytes(learning, spec, config.rollout_length, config.batch_size),
+        activation_bytes(learning, spec, config.learner, config.rollout_length, config.batch_size),
         f"lower --rollout-length or --batch-size{smaller}",
     )
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from r2ac.agents import Agent
 from r2ac.envs import Signals
-from r2ac.launch.rollouts.rollout_actor import sample_actions
 from r2ac.launch.runtime.step_timer import step_limit
+from r2ac.learner.algorithms.actions import choose_actions
 
 
 @dataclass(frozen=True)
@@ -96,8 +96,7 @@ class Player:
         # With has_aux it returns three values; its annotation knows of two.
         cell, jacobian, (logits, value) = torch.func.jvp(advance, (self._cell,), (ones,), has_aux=True)  # type: ignore[misc]
         self._cell = cell
-        scores = logits.cpu().numpy()
-        action = scores.argmax(axis=1) if self._greedy else sample_actions(scores, self._random.random(len(scores)))
+        action = choose_actions(logits.cpu().numpy(), None if self._greedy else self._random.random(len(logits)))
         probabilities = logits.double().softmax(dim=-1)
         return Thoughts(action, *(tensor.cpu().numpy() for tensor in (value, probabilities, cell, jacobian)))
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from r2ac.agents import Agent, AgentConfig, ObservationSpec, RolloutOutput
 from r2ac.agents.elstm import Carry
 from r2ac.launch.inspection.credit import Reach, measure_reach, truncation_points
-from r2ac.learner import LearnerConfig, Rollout, actor_critic_losses
+from r2ac.learner import LearnerConfig, Rollout
+from r2ac.learner.algorithms.actor_critic import actor_critic_losses
 
 SIZE, ACTIONS, HIDDEN, STREAMS, STEPS = 3, 4, 5, 3, 4
 CONFIG = LearnerConfig(discount=0.9)

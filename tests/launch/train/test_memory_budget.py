@@ -156,14 +156,14 @@ def test_each_stream_of_dmlab_has_an_engine() -> None:
 def test_the_estimate_grows_as_what_an_update_saves(spec: ObservationSpec, agent: AgentConfig, precision: str) -> None:
     made = Agent(spec, agent)
     made.encoder_dtype = getattr(torch, precision)
-    saved = saved_for_backward(made, spec, steps=11, batch=7)
+    saved = saved_for_backward(made, spec, LearnerConfig(), steps=11, batch=7)
     # Four arrays of 77 observations at least, the largest three times more for what the update works on.
-    assert activation_bytes(made, spec, 11, 7) == pytest.approx(sum(saved) + 3 * max(saved), rel=0.05)
+    assert activation_bytes(made, spec, LearnerConfig(), 11, 7) == pytest.approx(sum(saved) + 3 * max(saved), rel=0.05)
 
 
 def test_what_is_saved_is_what_the_formulas_say() -> None:
     # Without an encoder the core's input alone is of the size of its D = 4; N = 8, A = 4, T B = 21.
-    saved = sum(saved_for_backward(Agent(TMAZE, SMALL), TMAZE, steps=7, batch=3))
+    saved = sum(saved_for_backward(Agent(TMAZE, SMALL), TMAZE, LearnerConfig(), steps=7, batch=3))
     # x, projection of two gates, cells, [x; c], o, h, log-probabilities.
     least = 4 * 21 * (4 + 16 + 8 + 12 + 8 + 8 + 4)
     assert least <= saved <= 1.5 * least

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical
 
-from r2ac.learner import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
+from r2ac.learner.algorithms.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
 
 
 def draw_policy(length: int = 5, batch: int = 3, num_actions: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
