@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from r2ac.launch.cluster.manifests.resources import Training, check_at_least, check_workers
-from r2ac.launch.cluster.manifests.yaml_text import to_yaml
+from r2ac.launch.cluster.manifests.resources import Needs, Training, check_at_least, worker_bounds
+from r2ac.launch.cluster.manifests.templates import render
 from r2ac.launch.settings.config import ConfigError
 
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*")
-_TOKEN = "~/.ray/auth_token"
 _SOURCE = "r2ac-source"
 
 
@@ -112,87 +111,46 @@ def autoscaler_manifest(training: Training, options: AutoscalerOptions, ray_vers
         ConfigError: for options that are not allowed, or a package that is not there.
     """
     options.check()
-    if options.provider == "local":
-        cluster, comments = _own_machines(options)
-        ray = '"$HOME"/r2ac-venv/bin/'
-    else:
-        cluster, comments = _cloud(training, options, ray_version)
-        ray = ""
+    machines = _own_machines(options) if options.provider == "local" else _cloud(training.needs, options, ray_version)
     files, package = _package(options.package)
-    document = {
-        "cluster_name": training.name,
-        **cluster,
-        "idle_timeout_minutes": options.idle_minutes,
-        "file_mounts": {_TOKEN: _TOKEN, **files},
-        "rsync_exclude": ["/.git", "/.venv", "/runs", "/build", "__pycache__"],
-        **_commands(training, options, package, ray),
-    }
-    about = _HEADER.format(job=_job_command(ray))
-    return about + to_yaml(document, {**_COMMENTS, **comments})
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return render(
+        "autoscaler.yaml.j2",
+        training=training,
+        needs=training.needs,
+        options=options,
+        files=files,
+        package=package,
+        python=python,
+        **machines,
+    )
 
 
-def _cloud(training: Training, options: AutoscalerOptions, ray_version: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """Provider, container and node types of a cloud, with their comments."""
-    needs, machines = training.needs, _MACHINES[options.provider]
-    region = options.region or machines.region
-    provider: dict[str, Any] = {"type": options.provider, "region": region}
-    if options.provider == "gcp":
-        provider |= {"availability_zone": f"{region}-a", "project_id": options.project}
-    if needs.worker_cpus(options.cpus_per_worker) > options.cpus_per_worker:
-        raise ConfigError(
-            f"--cpus-per-worker is {options.cpus_per_worker}, but a learner takes {needs.learner_cpus} "
-            "(--learner-threads)"
-        )
-    enough = needs.workers(options.cpus_per_worker)
-    least = enough if options.min_workers is None else options.min_workers
-    most = max(enough, least) if options.max_workers is None else options.max_workers
-    check_workers(least, most)
-    gpu_type = options.gpu_type or machines.gpu
-    # A driver that learns on a GPU has it on the head, where the run directory is too.
-    learns_there = needs.gpus > 0 and needs.learners == 0
-    head = gpu_type if learns_there else options.head_type or machines.head
-    gpus = options.gpus_per_worker
-    nodes: dict[str, Any] = {
-        "head": {
-            "resources": {"CPU": 0, **({"GPU": gpus} if learns_there else {})},
-            "node_config": _node(options.provider, head, learns_there),
-        },
-        "cpu_worker": {
-            "min_workers": least,
-            "max_workers": most,
-            "resources": {"CPU": options.cpus_per_worker},
-            "node_config": _node(options.provider, options.cpu_type or machines.cpu, gpu=False),
-        },
-    }
-    learner_nodes = 0 if learns_there else needs.gpu_nodes(gpus)
-    if learner_nodes:
-        nodes["gpu_worker"] = {
-            "min_workers": learner_nodes,
-            "max_workers": learner_nodes,
-            "resources": {"CPU": gpus * needs.learner_cpus, "GPU": gpus},
-            "node_config": _node(options.provider, gpu_type, gpu=True),
-        }
+def _cloud(needs: Needs, options: AutoscalerOptions, ray_version: str) -> dict[str, Any]:
+    """What the template says of the machines of a cloud. A driver that learns on a GPU has it on the head, where the
+    run directory is too."""
+    cpus, gpus = options.cpus_per_worker, options.gpus_per_worker
+    if needs.worker_cpus(cpus) > cpus:
+        raise ConfigError(f"--cpus-per-worker is {cpus}, but a learner takes {needs.learner_cpus} (--learner-threads)")
+    least, most = worker_bounds(needs.workers(cpus), options.min_workers, options.max_workers)
+    default = _MACHINES[options.provider]
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
-    cluster = {
-        "max_workers": most + learner_nodes,
-        "provider": provider,
-        "auth": {"ssh_user": options.ssh_user},
-        "docker": {
-            "image": options.image or f"rayproject/ray:{ray_version}-{python}",
-            "container_name": "r2ac",
-            "pull_before_run": True,
-            # The runs stay on the machine when the container goes.
-            "run_options": ['-v "$HOME/r2ac-runs:/home/ray/runs"'],
-        },
-        "available_node_types": nodes,
-        "head_node_type": "head",
-        "initialization_commands": ['mkdir -p "$HOME/r2ac-runs"'],
+    return {
+        "least": least,
+        "most": most,
+        "learner_nodes": 0 if needs.driver_gpus else needs.gpu_nodes(gpus),
+        "gpus": gpus,
+        "region": options.region or default.region,
+        "head_type": options.head_type or default.head,
+        "cpu_type": options.cpu_type or default.cpu,
+        "gpu_type": options.gpu_type or default.gpu,
+        "image": options.image or f"rayproject/ray:{ray_version}-{python}",
+        "client": default.client,
     }
-    return cluster, {**_CLOUD_COMMENTS, **(_GPU_COMMENTS if learner_nodes else {})}
 
 
-def _own_machines(options: AutoscalerOptions) -> tuple[dict[str, Any], dict[str, str]]:
-    """Provider of own machines, with its comments. Without a container: what they need is Python and ssh."""
+def _own_machines(options: AutoscalerOptions) -> dict[str, Any]:
+    """What the template says of own machines. Without a container: what they need is Python and ssh."""
     workers = len(options.workers)
     least = workers if options.min_workers is None else options.min_workers
     most = workers if options.max_workers is None else options.max_workers
@@ -200,61 +158,7 @@ def _own_machines(options: AutoscalerOptions) -> tuple[dict[str, Any], dict[str,
         raise ConfigError(
             f"--min-workers is {least} and --max-workers {most}, but --worker-ips names {workers} machines"
         )
-    cluster = {
-        "min_workers": least,
-        "max_workers": most,
-        "provider": {"type": "local", "head_ip": options.head_ip, "worker_ips": options.workers},
-        "auth": {"ssh_user": options.ssh_user},
-    }
-    return cluster, _LOCAL_COMMENTS
-
-
-def _node(provider: str, machine: str, gpu: bool) -> dict[str, Any]:
-    """A machine as the cloud's own interface names it. Both kinds of image have Docker, and the driver of the GPU."""
-    if provider == "aws":
-        disk: dict[str, Any] = {"DeviceName": "/dev/sda1", "Ebs": {"VolumeSize": 200, "VolumeType": "gp3"}}
-        return {"InstanceType": machine, "BlockDeviceMappings": [disk]}
-    family = "common-cu129-ubuntu-2204-nvidia-580" if gpu else "common-cpu"
-    image = f"projects/deeplearning-platform-release/global/images/family/{family}"
-    disk = {
-        "boot": True,
-        "autoDelete": True,
-        "type": "PERSISTENT",
-        "initializeParams": {"diskSizeGb": 200, "sourceImage": image},
-    }
-    # A machine with a GPU cannot be moved while it runs.
-    stays = {"scheduling": [{"onHostMaintenance": "TERMINATE"}]} if gpu else {}
-    return {"machineType": machine, "disks": [disk], **stays}
-
-
-def _commands(training: Training, options: AutoscalerOptions, package: str, ray: str) -> dict[str, list[str]]:
-    """What is run on the machines. ``ray`` is what stands before the names of the programs."""
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    machines = _MACHINES.get(options.provider)
-    make_venv = f'[ -d "$HOME/r2ac-venv" ] || python{python} -m venv "$HOME/r2ac-venv"'
-    script = (
-        f'set -e\ncd "$HOME"\n{training.choose_command()}'
-        + (f"PATH={ray.rstrip('/')}:$PATH\n" if ray else "")
-        + 'export PATH RAY_USAGE_STATS_ENABLED=0\nexec "$@"\n'
-    )
-    begin = "export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 RAY_JOB_STOP_WAIT_TIME_S=120; ulimit -n 65536;"
-    cpus = " --num-cpus=0" if machines or options.workers else ""
-    head = f"{ray}ray start --head --port=6379 --autoscaling-config=~/ray_bootstrap_config.yaml{cpus}"
-    worker = f"{ray}ray start --address=$RAY_HEAD_IP:6379"
-    return {
-        "setup_commands": [*([make_venv] if ray else []), f"{ray}pip install {package}"],
-        # Ray itself replaces ~/ in commands for containers.
-        "head_setup_commands": [
-            *([f"pip install {shlex.quote(machines.client)}"] if machines else []),
-            "printf %s " + shlex.quote(script).replace("~", "'\"~\"'") + ' > "$HOME/r2ac-train.sh"',
-        ],
-        "head_start_ray_commands": [f"{ray}ray stop", f"{begin} {head}"],
-        "worker_start_ray_commands": [f"{ray}ray stop", f"{begin} {worker}"],
-    }
-
-
-def _job_command(ray: str) -> str:
-    return f'RAY_AUTH_MODE=token {ray}ray job submit --no-wait -- sh "$HOME"/r2ac-train.sh'
+    return {"least": least, "most": most}
 
 
 def _package(given: str) -> tuple[Mapping[str, str], str]:
@@ -280,36 +184,3 @@ def _installed_from() -> str:
     said = (each.read_text("direct_url.json") for each in distributions(name="r2ac"))
     url = urlsplit(json.loads(next(filter(None, said), "{}")).get("url", ""))
     return unquote(url.path) if url.scheme == "file" else ""
-
-
-_HEADER = """\
-# A cluster of Ray for a training, written by r2ac cluster autoscaler.
-#   ray get-auth-token --generate > /dev/null        once: the token in ~/.ray/auth_token
-#   ray up -y FILE
-#   ray exec FILE '{job}'
-# Then: `ray exec FILE "ls runs"`, `ray rsync-down FILE '~/runs/' runs/`, and at the end `ray down -y FILE`.
-"""
-_COMMENTS = {
-    "idle_timeout_minutes": "Minutes after which an idle worker is given back.",
-    "file_mounts": "The token that the machines of the cluster know each other by, and what is installed on them.",
-    "setup_commands": "CHANGE: what the task's engine needs, such as the extra atari.",
-    "head_setup_commands": "What the driver runs: a new training, or, where there is a checkpoint, one that goes on.",
-    "head_start_ray_commands": (
-        "The head's CPUs belong to the driver. Ray's dashboard listens on the head's loopback only."
-    ),
-}
-_CLOUD_COMMENTS = {
-    "max_workers": "CHANGE: bounds of the autoscaler, here of all workers, below of each kind.",
-    "provider": "CHANGE: the region, and what else your account wants (subnet, security group, keys).",
-    "docker": "CHANGE: an image that holds what the task needs saves each new machine the time to install it.",
-    "available_node_types": "CHANGE: machine types, and with them the CPUs and GPUs that they have.",
-    "available_node_types.head.node_config": (
-        "CHANGE: the machine image (ImageId, sourceImage). Ray's own choice may be old; it needs Docker, and with a\n"
-        "GPU its driver with NVIDIA's container toolkit."
-    ),
-}
-_GPU_COMMENTS = {"available_node_types.gpu_worker": "Learners."}
-_LOCAL_COMMENTS = {
-    "provider": "CHANGE: own machines, which `ray up` reaches with ssh without a password. They need Python and rsync.",
-    "auth": "CHANGE: add ssh_private_key where the default key does not open them.",
-}

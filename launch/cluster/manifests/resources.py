@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -58,6 +57,11 @@ class Needs:
         return max(self.learners, 1) * self.learner_cpus
 
     @property
+    def driver_gpus(self) -> bool:
+        """Whether the driver learns on a GPU."""
+        return self.gpus > 0 and self.learners == 0
+
+    @property
     def driver_cpus(self) -> int:
         """CPUs of the driver, besides what Ray counts: with GPUs it learns where they are."""
         return self.learner_cpus if self.learners == 0 and self.gpus == 0 else 0
@@ -102,34 +106,10 @@ class Training:
     """Of the job: lower-case letters, digits and dashes."""
     needs: Needs
 
-    def choose_command(self) -> str:
-        """POSIX shell lines that set the positional parameters to the command of the training: a new one, or, where the
-        run directory holds a checkpoint, one that goes on. Every word is quoted; nothing in it is ever expanded.
-
-        A run that died before its first checkpoint is moved aside: it can neither go on nor be begun again.
-        """
-        preset = () if self.preset is None else ("--preset", self.preset)
-        begin = f'set -- {shlex.join([self.task, *preset])} "$@" --run-dir "$run"\n'
-        goes_on = _IF_URL if is_url(self.run_dir) else _IF_FOLDER
-        flags = shlex.join(self.flags)
-        return f"run={shlex.quote(self.run_dir)}\nset -- {flags}\n{goes_on}    {begin}fi\n{_COMMAND}"
-
-
-_IF_FOLDER = """\
-if [ -n "$(ls "$run"/checkpoints/*.safetensors 2>/dev/null)" ]; then
-    set -- --resume "$run" "$@"
-else
-    if [ -e "$run/config.json" ]; then mv -- "$run" "$run.never-began-$$"; fi
-"""
-_IF_URL = """\
-holds='import fsspec.core, sys
-files, path = fsspec.core.url_to_fs(sys.argv[1])
-sys.exit(not files.exists(path.rstrip("/") + "/config.json"))'
-if python -c "$holds" "$run"; then
-    set -- --resume "$run" "$@"
-else
-"""
-_COMMAND = 'set -- python -m r2ac.launch train "$@" --ray-address auto\n'
+    @property
+    def at_url(self) -> bool:
+        """Whether the run is written to a store, and not to a file system of the nodes."""
+        return is_url(self.run_dir)
 
 
 def check_name(name: str) -> None:
@@ -141,12 +121,19 @@ def check_name(name: str) -> None:
         )
 
 
-def check_workers(least: int, most: int) -> None:
-    """Raise ConfigError for bounds of the number of workers that cannot be."""
+def worker_bounds(enough: int, least: int | None, most: int | None) -> tuple[int, int]:
+    """The fewest and the most CPU workers: what --min-workers and --max-workers say, or else ``enough`` of them.
+
+    Raises:
+        ConfigError: for bounds that cannot be.
+    """
+    least = enough if least is None else least
+    most = max(enough, least) if most is None else most
     if least < 0:
         raise ConfigError(f"--min-workers is {least}, but it must be at least 0")
     if most < max(least, 1):
         raise ConfigError(f"--max-workers is {most}, but it must be at least {max(least, 1)}")
+    return least, most
 
 
 def check_at_least(values: dict[str, int], least: int = 1) -> None:

@@ -294,3 +294,12 @@ def test_a_pod_that_has_to_go_waits_for_the_driver_to_save(make_training: MakeTr
             time.sleep(0.1)
         subprocess.run(hook, cwd=tmp_path, check=True, timeout=60)
     assert (tmp_path / "saved").exists()
+
+
+def test_comments_stand_above_what_they_are_about(make_training: MakeTraining) -> None:
+    lines = [line.strip() for line in kuberay_manifest(make_training(gpus=1), OPTIONS, "2.60.0").splitlines()]
+    below = {line: lines[number + 1] for number, line in enumerate(lines) if line.startswith("# ")}
+    assert below["# Learners."] == "- groupName: gpu"
+    assert below["# CHANGE: memory, where observations are large."] == "resources:"
+    assert below["# The driver learns: it runs on a GPU worker, and these are kept for it."] == "entrypointNumCpus: 1"
+    assert lines.count("# CHANGE: the same image in every group.") == 1

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from r2ac.launch.cluster.manifests.resources import Needs, Training, check_name, check_workers
+from r2ac.launch.cluster.manifests.resources import Needs, Training, check_name, worker_bounds
+from r2ac.launch.cluster.manifests.templates import render
 from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.settings.presets import preset
 
@@ -38,7 +39,7 @@ NASTY = [
 
 def chosen(training: Training, folder: Path, environment: dict[str, str] | None = None) -> list[str]:
     """The command that the shell is left with."""
-    script = training.choose_command() + "printf '%s\\0' \"$@\"\n"
+    script = render("command.sh.j2", training=training) + "printf '%s\\0' \"$@\"\n"
     done = subprocess.run(["sh", "-ec", script], cwd=folder, env=environment, stdout=subprocess.PIPE, check=True)
     return done.stdout.decode().split("\0")[:-1]
 
@@ -141,4 +142,4 @@ def test_names_that_some_cluster_would_not_take_are_refused(name: str) -> None:
 @pytest.mark.parametrize(("least", "most"), [(-1, 3), (3, 2), (0, 0)])
 def test_bounds_that_cannot_be_are_refused(least: int, most: int) -> None:
     with pytest.raises(ConfigError, match="workers is"):
-        check_workers(least, most)
+        worker_bounds(1, least, most)
