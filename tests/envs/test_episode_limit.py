@@ -13,7 +13,7 @@ from r2ac.envs.atari import AtariOptions
 from r2ac.envs.dmlab import DmlabOptions
 from r2ac.envs.gym import GymOptions
 
-DOUBLE = Path(__file__).parent / "dmlab_double"
+DOUBLE = Path(__file__).parent / "dmlab" / "double"
 LIMIT = 6
 TASKS = [
     "memory/tmaze",

@@ -15,7 +15,7 @@ from r2ac.envs.atari import AtariOptions
 from r2ac.envs.dmlab import DmlabOptions
 from r2ac.envs.memory import MemoryOptions
 
-DOUBLE = Path(__file__).parent / "dmlab_double"
+DOUBLE = Path(__file__).parent / "dmlab" / "double"
 
 
 @given(items=st.integers(1, 7), counts=st.lists(st.integers(1, 9), min_size=1, max_size=4))

@@ -9,7 +9,7 @@ from r2ac.envs import find_task
 from r2ac.launch.cli import main
 from r2ac.launch.runs.metrics import read_metrics
 
-DOUBLE = Path(__file__).parents[2] / "envs" / "dmlab_double"
+DOUBLE = Path(__file__).parents[2] / "envs" / "dmlab" / "double"
 SMALL = ["--num-actors", "1", "--streams-per-actor", "4", "--batch-size", "4", "--rollout-length", "10"]
 SMALL += ["--hidden-size", "16", "--encoder-features", "16", "--learner-threads", "1"]
 PICTURES = ["--encoder", "nature"]

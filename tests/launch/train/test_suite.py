@@ -16,7 +16,7 @@ from r2ac.launch.runs.metrics import read_metrics
 from tests.processes import wait_until
 
 Capture = pytest.CaptureFixture[str]
-DOUBLE = Path(__file__).parents[2] / "envs" / "dmlab_double"
+DOUBLE = Path(__file__).parents[2] / "envs" / "dmlab" / "double"
 QUICK = ["--num-actors", "0", "--hidden-size", "8", "--rollout-length", "5", "--log-steps", "100"]
 PIXELS = ["--pixels", "--image-size", "12", "--encoder-features", "8"]
 MAZES = "memory/tmaze,memory/parity"

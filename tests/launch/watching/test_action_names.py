@@ -8,7 +8,7 @@ import pytest
 
 from r2ac.envs import find_task, make_vector
 from r2ac.envs.atari import AtariOptions
-from r2ac.envs.dmlab_engine import ACTION_SETS
+from r2ac.envs.dmlab.engine import ACTION_SETS
 from r2ac.launch.watching.action_names import action_names
 
 

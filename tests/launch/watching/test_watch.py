@@ -14,7 +14,7 @@ from PIL import Image
 
 from r2ac.envs import MissingPackage, Signals, find_task, make_vector
 from r2ac.envs.dmlab import DmlabOptions
-from r2ac.envs.dmlab_engine import hash_instruction
+from r2ac.envs.dmlab.engine import hash_instruction
 from r2ac.envs.gym import GymOptions
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.cli import main
@@ -103,7 +103,7 @@ def test_a_trained_agent_plays_by_its_policy(finished_run: Path, tmp_path: Path)
 
 
 def test_what_the_agent_is_told_is_recorded_and_shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "envs" / "dmlab_double")
+    monkeypatch.syspath_prepend(Path(__file__).parents[2] / "envs" / "dmlab" / "double")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     # With a limit, too: the environment is wrapped then.
     options = DmlabOptions(image_height=24, image_width=32, instruction=True, max_episode_steps=3)

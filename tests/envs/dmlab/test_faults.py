@@ -13,13 +13,13 @@ import pytest
 
 from r2ac.envs import Signals
 from r2ac.envs.dmlab import SUITE, DmlabOptions, engine_settings
-from r2ac.envs.dmlab_engine import Failure
-from r2ac.envs.dmlab_process import EngineProcess
-from r2ac.envs.dmlab_vector import DmlabVector, EngineFailed
+from r2ac.envs.dmlab.engine import Failure
+from r2ac.envs.dmlab.process import EngineProcess
+from r2ac.envs.dmlab.vector import DmlabVector, EngineFailed
 from r2ac.envs.suite import MissingPackage
 from tests.processes import processes_below, wait_until
 
-DOUBLE = Path(__file__).parent / "dmlab_double"
+DOUBLE = Path(__file__).parent / "double"
 SMALL = {"image_height": 24, "image_width": 32}
 STILL = np.zeros(1, dtype=np.int64)
 

@@ -22,9 +22,9 @@ from typing import Literal, get_args
 
 from gymnasium.vector import VectorEnv
 
-from r2ac.envs.dmlab_engine import ACTION_SETS, INSTALL, EngineSettings
-from r2ac.envs.dmlab_levels import HAS_HOLD_OUT, NEEDS_DATASET, TASKS, level_of, reference_scores
-from r2ac.envs.dmlab_vector import DmlabVector, Supervision
+from r2ac.envs.dmlab.engine import ACTION_SETS, INSTALL, EngineSettings
+from r2ac.envs.dmlab.levels import HAS_HOLD_OUT, NEEDS_DATASET, TASKS, level_of, reference_scores
+from r2ac.envs.dmlab.vector import DmlabVector, Supervision
 from r2ac.envs.seeding import HALF, engine_seeds
 from r2ac.envs.suite import InvalidOption, Spaces, Split, Suite, SuiteOptions, check_at_least, missing_modules
 

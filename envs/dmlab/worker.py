@@ -1,4 +1,4 @@
-"""What the process of one DeepMind Lab engine runs: python -m r2ac.envs.dmlab_worker FILE_DESCRIPTOR FOLDER
+"""What the process of one DeepMind Lab engine runs: python -m r2ac.envs.dmlab.worker FILE_DESCRIPTOR FOLDER
 
 The descriptor is one end of a connection, the folder the process's own. What comes first is (EngineSettings, the most
 seconds that a command may take); then ("reset", seed) or ("step", action), each answered with an Answer; at last None.
@@ -13,8 +13,8 @@ import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from r2ac.envs.dmlab_engine import Engine, Failure
-from r2ac.envs.dmlab_folders import remove_folder
+from r2ac.envs.dmlab.engine import Engine, Failure
+from r2ac.envs.dmlab.folders import remove_folder
 
 
 def main() -> None:

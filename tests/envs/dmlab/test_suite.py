@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from r2ac.envs import InvalidOption
 from r2ac.envs.dmlab import SUITE, DmlabOptions, engine_settings, level_seeds
-from r2ac.envs.dmlab_cache import LevelCache
-from r2ac.envs.dmlab_engine import ACTION_SETS, INSTRUCTION_IDS, INSTRUCTION_LENGTH, hash_instruction
-from r2ac.envs.dmlab_levels import BASIC_LEVELS, DMLAB30_RANDOM_HUMAN, HAS_HOLD_OUT, TASKS
+from r2ac.envs.dmlab.cache import LevelCache
+from r2ac.envs.dmlab.engine import ACTION_SETS, INSTRUCTION_IDS, INSTRUCTION_LENGTH, hash_instruction
+from r2ac.envs.dmlab.levels import BASIC_LEVELS, DMLAB30_RANDOM_HUMAN, HAS_HOLD_OUT, TASKS
 from r2ac.envs.seeding import HALF
 from r2ac.envs.suite import Task
 
@@ -145,7 +145,7 @@ def test_words_have_the_same_ids_everywhere() -> None:
     np.testing.assert_array_equal(hash_instruction("pick THE red, hat"), ids)
     assert (hash_instruction("pick the hat red") != ids).any()
     assert not hash_instruction("").any()
-    code = "from r2ac.envs.dmlab_engine import hash_instruction\nprint(hash_instruction('Pick the red hat.').tolist())"
+    code = "from r2ac.envs.dmlab.engine import hash_instruction\nprint(hash_instruction('Pick the red hat.').tolist())"
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stdout
     assert printed.strip() == str(ids.tolist())
 

@@ -15,8 +15,8 @@ import sys
 from multiprocessing import Pipe
 from typing import Any
 
-from r2ac.envs.dmlab_engine import Answer, EngineSettings, Failure
-from r2ac.envs.dmlab_folders import last_lines, make_folder, remove_folder
+from r2ac.envs.dmlab.engine import Answer, EngineSettings, Failure
+from r2ac.envs.dmlab.folders import last_lines, make_folder, remove_folder
 
 # Seconds that a process outlives the longest time-out if nobody is left to end it.
 _GRACE = 60
@@ -39,7 +39,7 @@ class EngineProcess:
         try:
             with output, theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "r2ac.envs.dmlab_worker", str(theirs.fileno()), str(self._folder)],
+                    [sys.executable, "-m", "r2ac.envs.dmlab.worker", str(theirs.fileno()), str(self._folder)],
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -16,9 +16,9 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from r2ac.envs.dmlab_engine import INSTALL, INSTRUCTION_IDS, INSTRUCTION_LENGTH, EngineSettings, Failure, Frame
-from r2ac.envs.dmlab_folders import remove_left_folders
-from r2ac.envs.dmlab_process import EngineProcess
+from r2ac.envs.dmlab.engine import INSTALL, INSTRUCTION_IDS, INSTRUCTION_LENGTH, EngineSettings, Failure, Frame
+from r2ac.envs.dmlab.folders import remove_left_folders
+from r2ac.envs.dmlab.process import EngineProcess
 from r2ac.envs.seeding import stream_generators
 from r2ac.envs.signals import Signals
 from r2ac.envs.suite import EngineFailed, MissingPackage, cannot_load

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from r2ac.envs.dmlab_cache import LevelCache
+from r2ac.envs.dmlab.cache import LevelCache
 
 INSTALL = (
     "with Python >= 3.13, pip install dmlab-gym && dmlab-gym build (in a container, on Linux x86-64); with an older "
@@ -123,7 +123,7 @@ class Engine:
     """A DeepMind Lab engine; `deepmind_lab` is imported here. It must be the only one of its process.
 
     It raises what the engine raises: RuntimeError for an unknown level or setting, ImportError without the package.
-    Some errors end the process or never return (see `r2ac.envs.dmlab_process`).
+    Some errors end the process or never return (see `r2ac.envs.dmlab.process`).
     """
 
     def __init__(self, settings: EngineSettings) -> None:

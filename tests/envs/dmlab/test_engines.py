@@ -20,7 +20,7 @@ from gymnasium.vector import VectorEnv
 from r2ac.envs import Signals
 from r2ac.envs.dmlab import SUITE, DmlabOptions, engine_settings
 
-DOUBLE = Path(__file__).parent / "dmlab_double"
+DOUBLE = Path(__file__).parent / "double"
 LEVEL = "rooms_select_nonmatching_object"
 NEEDS_ENGINE = pytest.mark.skipif(find_spec("deepmind_lab") is None, reason=str(SUITE.missing()))
 # Seconds after which an engine that has been stopped is taken for hung: some real levels load maps in a step.
