@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 import threading
@@ -16,8 +15,9 @@ from typing import TextIO
 
 from rich.console import Console
 
-from r2ac.launch.runs.lease import LEASE_FILE, Lease
-from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
+from r2ac.launch.runs.lease import Lease
+from r2ac.launch.runs.run_directory import RunDirectory, json_text, open_locked, write_atomically
+from r2ac.launch.runs.run_files import changed_files, is_checkpoint, wanted
 from r2ac.launch.runs.storage import PARTIAL, StorageError, StorageUnavailable, Store, cache_folder
 from r2ac.launch.runtime.errors import os_reason
 
@@ -30,16 +30,15 @@ def staging_path(url: str) -> Path:
 class Mirror:
     """Within this context the run at a URL is this process's to write, and its files lie in `path`.
 
-    What is written there is copied to the URL whenever `push` is called, by a thread of its own, so that a slow store
-    keeps nobody waiting; what cannot be copied is told and tried again the next time. At the end all is copied once
-    more, and the folder removed.
+    A thread copies them to the URL after each `push`, so that a slow store keeps nobody waiting; what cannot be copied
+    is reported and tried again the next time. At the end all is copied once more, and the folder removed.
 
     A folder that is there already, left by a process that died, goes on only if it was the last that wrote to the URL.
     Else the URL holds the truth: the folder is put aside, and what is at the URL is fetched.
 
     Args:
         url: of the run.
-        console: where a copy that failed is told.
+        console: where a copy that failed is reported.
         new: whether the run is to begin, or else to go on; None for whichever it can.
         patient: whether to wait for a writer that may be dead, as after a restart.
 
@@ -58,7 +57,7 @@ class Mirror:
         self.url = self._store.url
         self.path = staging_path(url)
         self._copy_file = self.path.parent / "copy.json"
-        self._sent: dict[str, tuple[int, int]] = {}
+        self._sent: dict[str, str] = {}
         self._lost: StorageError | None = None
         self._wake, self._ended = threading.Event(), threading.Event()
         self._due = False
@@ -77,7 +76,13 @@ class Mirror:
         return self.url + "/" + Path(path).relative_to(self.path).as_posix() if path != self.path else self.url
 
     def __enter__(self) -> Mirror:
-        self._lock = _locked(self.path.parent / "lock", self.url)
+        lock = self.path.parent / "lock"
+        try:
+            self._lock = open_locked(lock)
+        except BlockingIOError as error:
+            raise StorageError(f"{self.url} is in use by another process of this machine") from error
+        except OSError as error:
+            raise StorageError(f"{lock} cannot be written: {os_reason(error)}") from error
         try:
             self._open()
         except BaseException:
@@ -101,7 +106,7 @@ class Mirror:
                 raise type(failure)(
                     f"{sentence}, and r2ac train --resume {self.url} on this machine brings it there"
                 ) from failure
-            self._tell(sentence)
+            self._report(sentence)
         finally:
             self._lock.close()
 
@@ -113,10 +118,9 @@ class Mirror:
             )
         token, whole = self._read_copy()
         self._lease = Lease(self._store, token)
-        if not (whole and self._lease.was_last()):
-            whole = False
-            if self._new is False and self._store.read("config.json") is None:
-                raise StorageError(f"{self.url} holds no run: there is no config.json")
+        whole = whole and self._lease.was_last()
+        if self._new is False and not whole and self._store.read("config.json") is None:
+            raise StorageError(f"{self.url} holds no run: there is no config.json")
         # Before the lease says that this copy is the last: it is not yet what the URL holds.
         self._write_copy(token, whole)
         self._lease.acquire(self._patient)
@@ -132,10 +136,15 @@ class Mirror:
             raise
 
     def _fetch(self) -> None:
-        self._put_aside()
-        for name in self._store.files():
-            if name != LEASE_FILE and not name.endswith(PARTIAL):
-                self._store.get(name, self.path / name)
+        """Bring the folder to what the URL holds; a run that it held is kept beside it."""
+        if any(self.path.glob("checkpoints/step_*")):
+            aside = self.path.with_name(f"{self.path.name}.aside-{datetime.now():%Y%m%d-%H%M%S}")
+            self.path.rename(aside)
+            self._report(f"{self.url} was written by others since; what this machine had of it lies in {aside}")
+        elif self.path.exists():
+            shutil.rmtree(self.path)
+        for name in wanted(self._store.files(), "all"):
+            self._store.get(name, self.path / name)
 
     def _read_copy(self) -> tuple[str, bool]:
         """The token of the folder, and whether it held all that the URL held when it began to be written."""
@@ -150,15 +159,6 @@ class Mirror:
             write_atomically(self._copy_file, json_text({"token": token, "whole": whole}))
         except OSError as error:
             raise StorageError(f"{self._copy_file} cannot be written: {os_reason(error)}") from error
-
-    def _put_aside(self) -> None:
-        """Make room for what the URL holds; a run is kept."""
-        if any(self.path.glob("checkpoints/step_*")):
-            aside = self.path.with_name(f"{self.path.name}.aside-{datetime.now():%Y%m%d-%H%M%S}")
-            self.path.rename(aside)
-            self._tell(f"{self.url} was written by others since; what this machine had of it lies in {aside}")
-        elif self.path.exists():
-            shutil.rmtree(self.path)
 
     def _work(self) -> None:
         """Copy when asked to, and say again and again that this process is there."""
@@ -178,7 +178,7 @@ class Mirror:
                 return
             except Exception as error:  # whatever it is, the run itself goes on, and so does its copy
                 if due:
-                    self._tell(f"{error}; the run goes on in {self.path}, and the next checkpoint tries again")
+                    self._report(f"{error}; the run goes on in {self.path}, and the next checkpoint tries again")
 
     def _copy(self) -> None:
         """Bring the URL to what the folder holds. What belongs to a checkpoint is there before it, and older ones go
@@ -186,15 +186,11 @@ class Mirror:
         self._lease.renew()
         renewed = time.monotonic()
         there = self._store.files()
-        here = {str(path.relative_to(self.path)): path for path in self.path.rglob("*") if _is_kept(path)}
-        for name in sorted(sorted(here, reverse=True), key=_is_checkpoint):
-            state = _state(here[name])
-            if state is None or (name in there and self._sent.get(name) == state):
-                continue
+        for name, state in changed_files(self.path, {name: self._sent.get(name, "") for name in there}).items():
             try:
-                self._store.put(here[name], name)
+                self._store.write(name, self.path / name)
             except StorageUnavailable:
-                if here[name].exists():
+                if (self.path / name).exists():
                     raise
                 continue  # an old checkpoint, removed meanwhile
             self._sent[name] = state
@@ -202,7 +198,8 @@ class Mirror:
                 self._lease.renew()
                 renewed = time.monotonic()
         for name in there:
-            if name.endswith(PARTIAL) or (_is_checkpoint(name) and not (self.path / name).exists()):
+            old = name.startswith("checkpoints/") and is_checkpoint(name) and not (self.path / name).exists()
+            if old or name.endswith(PARTIAL):
                 self._store.remove(name)
 
     def _end(self, keep: bool) -> None:
@@ -220,37 +217,5 @@ class Mirror:
             self._copy_file.unlink(missing_ok=True)
             shutil.rmtree(self.path, ignore_errors=True)
 
-    def _tell(self, sentence: str) -> None:
+    def _report(self, sentence: str) -> None:
         self._console.print(f"r2ac: {sentence}", markup=False, soft_wrap=True, highlight=False)
-
-
-def _locked(path: Path, url: str) -> TextIO:
-    """The open file, which no other process of this machine has locked; the lock ends with the process."""
-    try:
-        file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open while locked)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BaseException:
-            file.close()
-            raise
-    except BlockingIOError as error:
-        raise StorageError(f"{url} is in use by another process of this machine") from error
-    except OSError as error:
-        raise StorageError(f"{path} cannot be written: {os_reason(error)}") from error
-    return file
-
-
-def _is_kept(path: Path) -> bool:
-    return path.is_file() and path.name != "run.lock" and not path.name.startswith(".")
-
-
-def _is_checkpoint(name: str) -> bool:
-    return name.startswith("checkpoints/step_") and name.endswith(".safetensors")
-
-
-def _state(path: Path) -> tuple[int, int] | None:
-    try:
-        stat = path.stat()
-    except FileNotFoundError:
-        return None
-    return stat.st_size, stat.st_mtime_ns

@@ -86,6 +86,22 @@ def write_atomically(path: Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def open_locked(path: Path, wait: bool = False) -> TextIO:
+    """The file at ``path``, made if need be, which no other process has locked. The kernel drops the lock when the file
+    is closed or the process ends, however it ends; programs that the process starts do not get it.
+
+    Raises BlockingIOError where another process has the lock and ``wait`` is False, and OSError.
+    """
+    # "a+" leaves what the holder has written as it is; Python opens it with O_CLOEXEC.
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (open while locked)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
 class _InUse(RunDirectoryError):
     """Another process has the lock."""
 
@@ -93,8 +109,7 @@ class _InUse(RunDirectoryError):
 class RunDirectory:
     """One run on disk; made by `create` or `open`, and a context manager that lets go of the lock.
 
-    A run that is created, or opened for writing, is locked: no second process can train in it. The kernel holds the
-    lock (``flock`` on ``run.lock``) and drops it when the process ends, however it ends. Child processes do not get it.
+    A run that is created, or opened for writing, is locked (``run.lock``): no second process can train in it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -250,18 +265,12 @@ class RunDirectory:
                 time.sleep(_POLL_SECONDS)
 
     def _acquire_now(self) -> None:
-        # "a+" makes the file or leaves the holder's entry as it is; Python opens it with O_CLOEXEC.
-        lock = open(self.path / "run.lock", "a+", encoding="utf-8")  # noqa: SIM115 (open while locked)
+        path = self.path / "run.lock"
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock = open_locked(path)
         except BlockingIOError as error:
-            lock.seek(0)
-            holder = lock.read().strip() or "another process"
-            lock.close()
+            holder = path.read_text(encoding="utf-8").strip() or "another process"
             raise _InUse(f"run directory {self.path} is in use by {holder}") from error
-        except OSError:
-            lock.close()
-            raise
         lock.truncate(0)
         lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         lock.flush()

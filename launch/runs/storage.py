@@ -1,7 +1,4 @@
-"""A folder at a URL, such as s3://bucket/runs/a, gs://… or file:///mnt/…, through fsspec.
-
-Whatever goes wrong on the way, each kind of store with errors of its own, is told as one `StorageUnavailable`.
-"""
+"""A folder at a URL, such as s3://bucket/runs/a, gs://… or file:///mnt/…, through fsspec."""
 
 from __future__ import annotations
 
@@ -25,7 +22,7 @@ PARTIAL = ".r2ac-partial"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Of these a file is there as a whole or not at all, and a rename would be a second copy.
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory"}
-# What tells one state of a file from another, by the names of several stores.
+# What differs between two states of a file, by the names of several stores.
 _MARKS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
@@ -43,9 +40,9 @@ def is_url(text: str) -> bool:
 
 
 def cache_folder(kind: str, url: str) -> Path:
-    """Where what belongs to ``url`` lies on this machine: the same place each time, for this user alone.
+    """The folder of this machine for copies of ``url``, the same each time, below ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
-    It is below ``$XDG_CACHE_HOME``, which is ``~/.cache`` if not set. The folder is made; raises StorageError.
+    It is made, for this user alone. Raises StorageError where it cannot be.
     """
     try:
         home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
@@ -65,7 +62,7 @@ class Store:
     """The folder at a URL. Names of files are relative to it, with ``/`` between their parts.
 
     Raises StorageError for a URL that no package reads or that names no folder, and MissingPackage where the package
-    that reads it is not installed. All methods raise StorageUnavailable.
+    that reads it is not installed. All methods raise StorageUnavailable, whatever error the store's package has.
     """
 
     def __init__(self, url: str) -> None:
@@ -94,7 +91,7 @@ class Store:
 
     def files(self) -> dict[str, str]:
         """All files below the folder, by name, with a mark that changes with their contents; none where it is not."""
-        with self._told("read"):
+        with self._explained("read"):
             self._fs.invalidate_cache()
             found = self._fs.find(self._root, detail=True)
         marks = {path[len(self._root) + 1 :]: _mark(info) for path, info in found.items()}
@@ -102,7 +99,7 @@ class Store:
 
     def read(self, name: str) -> bytes | None:
         """A small file; None where there is none."""
-        with self._told("read"):
+        with self._explained("read"):
             self._fs.invalidate_cache()
             try:
                 return bytes(self._fs.cat_file(self._path(name)))
@@ -122,20 +119,30 @@ class Store:
             raise StorageError(f"{self.url}/{name} is damaged: it holds no JSON object")
         return value
 
-    def write(self, name: str, data: bytes) -> None:
-        """Replaces a small file, whole."""
-        with self._told("written"), self._target(name) as target:
-            self._fs.pipe_file(target, data)
-
-    def put(self, local: Path, name: str) -> None:
-        """Replaces a file by one of this machine, whole."""
-        with self._told("written"), self._target(name) as target:
-            self._fs.put_file(str(local), target)
+    def write(self, name: str, content: bytes | Path) -> None:
+        """Replaces a file by bytes or by a file of this machine; a reader meets the old one or the new one, whole."""
+        target = path = self._path(name)
+        folder, _, last = path.rpartition("/")
+        with self._explained("written"):
+            if not self._whole:
+                self._fs.makedirs(folder, exist_ok=True)
+                target = f"{folder}/.{last}.{uuid.uuid4().hex[:8]}{PARTIAL}"
+            try:
+                if isinstance(content, Path):
+                    self._fs.put_file(str(content), target)
+                else:
+                    self._fs.pipe_file(target, content)
+                if target != path:
+                    self._fs.mv(target, path)
+            except BaseException:
+                if target != path and self._fs.exists(target):
+                    self._fs.rm_file(target)
+                raise
 
     def get(self, name: str, local: Path) -> None:
         """Replaces a file of this machine by one of the store, whole."""
         partial = local.with_name(f".{local.name}{PARTIAL}")
-        with self._told("read"):
+        with self._explained("read"):
             try:
                 local.parent.mkdir(parents=True, exist_ok=True)
                 self._fs.get_file(self._path(name), str(partial))
@@ -145,7 +152,7 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Removes a file, if it is there."""
-        with self._told("written"):
+        with self._explained("written"):
             try:
                 self._fs.rm_file(self._path(name))
             except FileNotFoundError:
@@ -155,25 +162,7 @@ class Store:
         return f"{self._root}/{name}"
 
     @contextmanager
-    def _target(self, name: str) -> Iterator[str]:
-        """Where to write what is to be ``name`` once it is whole."""
-        path = self._path(name)
-        if self._whole:
-            yield path
-            return
-        folder, _, last = path.rpartition("/")
-        self._fs.makedirs(folder, exist_ok=True)
-        partial = f"{folder}/.{last}.{uuid.uuid4().hex[:8]}{PARTIAL}"
-        try:
-            yield partial
-            self._fs.mv(partial, path)
-        except BaseException:
-            if self._fs.exists(partial):
-                self._fs.rm_file(partial)
-            raise
-
-    @contextmanager
-    def _told(self, action: str) -> Iterator[None]:
+    def _explained(self, action: str) -> Iterator[None]:
         try:
             yield
         except RunError:

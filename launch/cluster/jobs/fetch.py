@@ -15,17 +15,17 @@ import tarfile
 import time
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-from r2ac.envs import MissingPackage
 from r2ac.launch.cluster.jobs.follow import wait_for_end
 from r2ac.launch.cluster.jobs.job import PYTHON, SENDER, Job, is_job_id, new_job_id
-from r2ac.launch.cluster.jobs.pack import BEGIN, END, files_of, wanted
+from r2ac.launch.cluster.jobs.pack import BEGIN, END
 from r2ac.launch.cluster.jobs.server import JobError, JobRequest, JobServer
 from r2ac.launch.cluster.jobs.submission import quoted_place, submit_with_package
-from r2ac.launch.runs.storage import is_url
+from r2ac.launch.runs.run_files import files_below, wanted
+from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store, is_url
 from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
 
 # A tar archive of empty files is a few kB a file.
@@ -84,7 +84,7 @@ def _written(output: Path, fill: Callable[[Path], str]) -> Fetched:
     try:
         partial.mkdir(parents=True)
         way = fill(partial)
-        files = files_of(partial)
+        files = files_below(partial)
         size = sum((partial / name).stat().st_size for name in files)
         partial.rename(output)
     except OSError as error:
@@ -103,43 +103,24 @@ def _seen_from_here(place: str) -> Path | None:
 
 
 def _copy(run: Path, folder: Path, checkpoints: bool) -> None:
-    for name in wanted(files_of(run), checkpoints):
-        target = _inside(folder, name)
-        try:
-            shutil.copyfile(run / name, target)
-        except FileNotFoundError:
-            # The run goes on, and has removed what was too old.
-            continue
+    for name in wanted(files_below(run), "newest" if checkpoints else "none"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        # The run goes on, and may have removed what was too old.
+        with suppress(FileNotFoundError):
+            shutil.copyfile(run / name, folder / name)
 
 
 def _download(url: str, folder: Path, checkpoints: bool) -> None:
     """From an object store, as fsspec reads it. Raises JobError."""
     try:
-        from fsspec.core import url_to_fs
-    except ImportError as error:
-        raise MissingPackage(f"reading {url} needs fsspec: pip install fsspec") from error
-    try:
-        files, root = url_to_fs(url)
-        found: dict[str, Any] = files.find(root, detail=True)
-        names = {os.path.relpath(path, root): path for path, about in found.items() if about["type"] == "file"}
-        if not {"config.json", "suite.json"} & names.keys():
+        store = Store(url)
+        names = wanted(store.files(), "newest" if checkpoints else "none")
+        if not {"config.json", "suite.json"} & set(names):
             raise JobError(f"there is no run at {url}")
-        for name in wanted(names, checkpoints):
-            files.get_file(names[name], str(_inside(folder, name)))
-    except JobError:
-        raise
-    except Exception as error:  # Each store has errors of its own.
-        raise JobError(f"{url} cannot be read: {' '.join(str(error).split()) or type(error).__name__}") from error
-
-
-def _inside(folder: Path, name: str) -> Path:
-    """Where a file of that relative name belongs, with its folder made. Raises JobError for a name that leads out."""
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise JobError(f"the run holds a file named {name!r}, which would lie outside of it")
-    target = folder / relative
-    target.parent.mkdir(parents=True, exist_ok=True)
-    return target
+        for name in names:
+            store.get(name, folder / name)
+    except (StorageError, StorageUnavailable) as error:
+        raise JobError(str(error)) from error
 
 
 def _sent(server: JobServer, job: Job, place: str, limit: int, checkpoints: bool, seconds: float) -> str:

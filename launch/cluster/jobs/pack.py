@@ -9,13 +9,13 @@ import base64
 import hashlib
 import io
 import json
-import os
 import sys
 import tarfile
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
+
+from r2ac.launch.runs.run_files import files_below, wanted
 
 BEGIN, END = "r2ac-pack-begin ", "r2ac-pack-end"
 _CHUNK = 48 * 1024
@@ -25,42 +25,17 @@ class PackError(Exception):
     """A run directory cannot be sent; the message is one sentence."""
 
 
-def wanted(names: Iterable[str], checkpoints: bool = True) -> list[str]:
-    """Of the files of a run (relative paths with slashes) those that another machine has use for: all but locks,
-    unfinished files and, in each folder of checkpoints, those before the newest; without ``checkpoints`` none."""
-    kept, newest = [], dict[str, str]()
-    for name in sorted(names):
-        *folders, file = name.split("/")
-        if file == "run.lock" or any(part.startswith(".") for part in (*folders, file)):
-            continue
-        if folders and folders[-1] == "checkpoints" and file.startswith("step_"):
-            # The number of steps in the name has leading zeros: the last is the newest.
-            newest["/".join(folders)] = name
-        else:
-            kept.append(name)
-    return kept + (list(newest.values()) if checkpoints else [])
-
-
-def files_of(run: Path) -> list[str]:
-    """The regular files below a directory, as relative paths with slashes; links are not followed."""
-    found = []
-    for folder, _, files in os.walk(run):
-        paths = (Path(folder, file) for file in files)
-        found += [path.relative_to(run).as_posix() for path in paths if path.is_file() and not path.is_symlink()]
-    return found
-
-
-def pack(run: Path, archive: IO[bytes], limit: int, checkpoints: bool = True) -> dict[str, int]:
-    """Write what is `wanted` of a run into ``archive``, a compressed tar; returns the counts of files and of bytes.
+def pack(run: Path, archive: IO[bytes], limit: int, checkpoints: bool) -> None:
+    """Write what is `wanted` of a run into ``archive``, a compressed tar.
 
     Raises:
         PackError: where there is no run, it cannot be read, or its files are larger than ``limit`` bytes together.
     """
     if not any((run / name).is_file() for name in ("config.json", "suite.json")):
         raise PackError(f"there is no run in {run} on this node")
-    total = count = 0
+    total = 0
     with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=6) as tar:
-        for name in wanted(files_of(run), checkpoints):
+        for name in wanted(files_below(run), "newest" if checkpoints else "none"):
             try:
                 total += (run / name).stat().st_size
                 if total > limit:
@@ -71,22 +46,18 @@ def pack(run: Path, archive: IO[bytes], limit: int, checkpoints: bool = True) ->
                 continue
             except OSError as error:
                 raise PackError(f"{run / name} cannot be read: {error.strerror or error}") from error
-            count += 1
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             tar.addfile(entry, io.BytesIO(content))
-    return {"files": count, "bytes": total}
 
 
 def send(run: Path, out: IO[str], limit: int, checkpoints: bool = True) -> None:
-    """Print a run as text between two marks; the first says what to expect. Raises PackError."""
+    """Print a run as text between two marks; the first has the checksum. Raises PackError."""
     with tempfile.TemporaryFile() as archive:
-        counts = pack(run, archive, limit, checkpoints)
+        pack(run, archive, limit, checkpoints)
         archive.seek(0)
-        digest = hashlib.sha256()
-        while chunk := archive.read(_CHUNK):
-            digest.update(chunk)
-        out.write(f"{BEGIN}{json.dumps({**counts, 'packed': archive.tell(), 'sha256': digest.hexdigest()})}\n")
+        digest = hashlib.file_digest(archive, "sha256").hexdigest()
+        out.write(f"{BEGIN}{json.dumps({'sha256': digest})}\n")
         archive.seek(0)
         while chunk := archive.read(_CHUNK):
             out.write(base64.b64encode(chunk).decode("ascii") + "\n")

@@ -23,7 +23,7 @@ def test_files_go_there_and_come_back(url: str, tmp_path: Path) -> None:
     store, local = Store(url), tmp_path / "local"
     assert (store.name, store.files(), store.read("config.json")) == ("x", {}, None)
     local.write_bytes(b"\x00weights" * 1000)
-    store.put(local, "checkpoints/step_000000000001.safetensors")
+    store.write("checkpoints/step_000000000001.safetensors", local)
     store.write("config.json", b'{"seed": 1}\n')
     assert store.read_json("config.json") == {"seed": 1}
     before = store.files()
@@ -42,7 +42,7 @@ def test_a_file_that_is_replaced_is_never_there_in_part(tmp_path: Path) -> None:
     store = Store(f"file://{tmp_path}/run")
     store.write("config.json", b"old")
     with pytest.raises(StorageUnavailable, match=r"there is no .*nowhere"):
-        store.put(tmp_path / "nowhere", "config.json")
+        store.write("config.json", tmp_path / "nowhere")
     assert store.read("config.json") == b"old"
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.json"]
 
