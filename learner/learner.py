@@ -83,10 +83,8 @@ class Learner:
         self._returns: DiscountedReturns | None = None
         if agent.rewards.deviation is not None:
             self._returns = DiscountedReturns(num_streams, config.discount, self.device)
-        self._algorithm = ALGORITHMS[config.algorithm]
-        self._update_metrics = UpdateMetrics(
-            ("loss/total", *self._algorithm.metrics, "loss/gradient_norm"), self.device
-        )
+        self.algorithm = ALGORITHMS[config.algorithm]
+        self._update_metrics = UpdateMetrics(("loss/total", *self.algorithm.metrics, "loss/gradient_norm"), self.device)
         self._feed = DeviceFeed(self.device)
         # The readable references read the streams' numbers on the host, which no capture allows.
         has_kernels = kernels_for(self.parameters[0]) is not REFERENCE
@@ -189,7 +187,7 @@ class Learner:
             carry = self._meter.begin(carry, self.updates)
         if self._returns is not None:
             self._observe_returns(self._returns.advance(batch, gap))
-        carry, descent = self._algorithm.update(self.agent, batch, carry, self.config, self._descend)
+        carry, descent = self.algorithm.update(self.agent, batch, carry, self.config, self._descend)
         with scope("copies"):
             self.carries.store(batch.stream, carry, descent.finite)
         with scope("metrics"):

@@ -36,7 +36,9 @@ def make_agent(spec: ObservationSpec, config: AgentConfig, seed: int, device: to
     """
     torch.manual_seed(seed)
     try:
-        return Agent(spec, config).to(device)
+        agent = Agent(spec, config)
+        # It is made on the CPU. A fake tensor, of which a memory budget is made, cannot be moved, not even there.
+        return agent if device.type == "cpu" else agent.to(device)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except RuntimeError as error:
@@ -44,16 +46,6 @@ def make_agent(spec: ObservationSpec, config: AgentConfig, seed: int, device: to
             f"an agent of hidden_size {config.hidden_size} and encoder_features {config.encoder_features} does not "
             f"fit: {error}"
         ) from error
-
-
-def agent_of_shapes(spec: ObservationSpec, config: AgentConfig) -> Agent:
-    """The agent without numbers, on the device meta: its tensors have shapes and take no memory.
-
-    Raises:
-        ConfigError: as :func:`make_agent`.
-    """
-    with torch.device("meta"):
-        return make_agent(spec, config, 0, torch.device("meta"))
 
 
 def load_encoder(agent: Agent, path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from r2ac.agents import ObservationSpec
 from r2ac.envs import EnvironmentFailed, make_vector
-from r2ac.launch.runs.loading import agent_of_shapes, learner_device, load_encoder, make_agent
+from r2ac.launch.runs.loading import learner_device, load_encoder, make_agent
 from r2ac.launch.runs.metrics import MetricsWriter
 from r2ac.launch.runs.mirror import Mirror
 from r2ac.launch.runs.run_directory import RunDirectory
@@ -161,14 +161,13 @@ def make_learner(
         CheckpointError: where the checkpoint, or that of the encoder, does not fit.
     """
     # An agent that does not fit must not be made.
-    check_fits(memory_budget(config, agent_of_shapes(spec, config.agent), spec, device), available_memory(device))
+    budget = memory_budget(config, spec, device)
+    check_fits(budget, available_memory(device))
     agent = make_agent(spec, config.agent, config.seed, device)
     if resumed is None and config.encoder_from is not None and (collective is None or collective.rank == 0):
         load_encoder(agent, config.encoder_from)
     if config.freeze_encoder:
         agent.freeze_encoder()
-    budget = memory_budget(config, agent, spec)
-    check_fits(budget, available_memory(device))
     # A trace of a captured update has no parts.
     settings = replace(config.learner, cuda_graph=False) if config.profile else config.learner
     learner = Learner(agent, settings, config.num_streams, config.total_steps, collective)

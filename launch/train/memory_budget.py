@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,16 +12,17 @@ import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from r2ac.agents import Agent, Carry, ObservationSpec
+from r2ac.agents import ObservationSpec
 from r2ac.launch.rollouts.batch_pipeline import BUFFERS
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.launch.rollouts.transport.shared_weights import WeightsBoard
+from r2ac.launch.runs.loading import make_agent
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.train.sources import acts_on_workers
-from r2ac.learner import DeviceFeed, Learner, LearnerConfig, Rollout
-from r2ac.learner.algorithms import ALGORITHMS
+from r2ac.learner import DeviceFeed, Learner, Rollout
 
 Place = Literal["device", "machine", "shared", "cluster"]
 """Where memory is held: on the learner's device; by processes of this machine; in its /dev/shm, where Ray keeps its
@@ -64,8 +64,6 @@ class MemoryBudget:
     device: str
     """The learner's device."""
     parts: tuple[BudgetPart, ...]
-    held: int
-    """Bytes of the device's parts that are allocated already: the agent's weights."""
 
     def of(self, *places: Place) -> tuple[BudgetPart, ...]:
         """The parts at these places; where the learner is on the CPU, its device's parts are this machine's too."""
@@ -89,80 +87,71 @@ class Available:
     """Free memory of the learner's GPU."""
 
 
-def memory_budget(
-    config: TrainConfig[Any], agent: Agent, spec: ObservationSpec, device: torch.device | None = None
-) -> MemoryBudget:
-    """What a run with ``config`` will hold.
+def memory_budget(config: TrainConfig[Any], spec: ObservationSpec, device: torch.device) -> MemoryBudget:
+    """What a run with ``config`` will hold, of an environment with ``spec``, where it learns on ``device``.
 
-    Nothing of it is allocated, so that this can be asked before the learner, and with it the sensitivities, are made.
     Sensitivities, weights, batches and the queue are exact but for small change; activations are an estimate (see
     :func:`activation_bytes`), processes are rough figures.
 
-    Args:
-        config: checked settings.
-        agent: the agent that will learn, on the learner's device; it stays as it is. On the device meta it has shapes
-            alone: activations, which are measured, are then left out.
-        spec: what the environment shows and takes.
-        device: the learner's, where that is not the agent's.
+    Raises:
+        ConfigError: if there can be no such agent.
     """
-    weights = list(agent.parameters())
-    nbytes = sum(weight.nbytes for weight in weights)
-    held = 0 if weights[0].is_meta else nbytes
-    device = device or weights[0].device
+    # In this mode tensors have shapes and no numbers: nothing is allocated or computed.
+    with torch.random.fork_rng(devices=()), FakeTensorMode():
+        agent = make_agent(spec, config.agent, config.seed, torch.device("cpu"))
+        if config.freeze_encoder:
+            agent.freeze_encoder()
+        learner = Learner(agent, config.learner, config.num_streams, config.total_steps)
+        parts = [*_learner_parts(config, learner, spec, device)]
     queued = RolloutLayout(
         config.rollout_length, config.streams_per_actor, spec, agent.core.state_size, config.bootstrap_at_time_limits
     )
-    one = replace(queued, num_streams=config.batch_size).nbytes()
     on_gpu = device.type == "cuda"
-    parts = [*_learner_parts(config, agent, spec, device), *_batch_parts(config, one, on_gpu=on_gpu)]
-    parts += _queue_parts(config, queued.nbytes(), weights_bytes=nbytes)
+    parts += _batch_parts(config, replace(queued, num_streams=config.batch_size).nbytes(), on_gpu=on_gpu)
+    parts += _queue_parts(config, queued.nbytes(), _nbytes(agent.parameters()))
     workers = config.inference_workers if acts_on_workers(config, spec) else 0
     parts += _process_parts(config, workers, on_gpu=on_gpu)
-    return MemoryBudget(str(device), tuple(parts), held)
+    return MemoryBudget(str(device), tuple(parts))
 
 
-def activation_bytes(agent: Agent, spec: ObservationSpec, config: LearnerConfig, steps: int, batch: int) -> int:
-    """An estimate of what an update of T steps of B streams holds beside weights, carries and the batch.
-
-    What forward pass and losses save for the backward pass is measured on a copy of the agent on the CPU, for two tiny
-    rollouts; each of the saved arrays grows in a straight line with T B. Three times the largest of them is added to
-    their sum, for what the update works on: good to about a quarter on a CPU.
-    """
-    copied = copy.deepcopy(agent).cpu()
-    small, large = (saved_for_backward(copied, spec, config, size, batch=2) for size in (1, 2))
-    grown = [a + (b - a) * (steps * batch - 2) // 2 for a, b in zip(small, large, strict=True)]
-    return max(0, sum(grown) + _WORKING_ARRAYS * max(grown))
+def activation_bytes(learner: Learner, spec: ObservationSpec, steps: int, batch: int) -> int:
+    """An estimate of what an update of T steps of B streams holds beside weights, carries and the batch: what is saved
+    for the backward pass, and three times the largest array of it for what the update works on. Good to about a quarter
+    on a CPU."""
+    saved = saved_for_backward(learner, spec, steps, batch)
+    return sum(saved) + _WORKING_ARRAYS * max(saved)
 
 
-def saved_for_backward(agent: Agent, spec: ObservationSpec, config: LearnerConfig, steps: int, batch: int) -> list[int]:
-    """Bytes of every array that forward pass and losses save for the backward pass over a rollout of zeros, without
-    weights, carry and the rollout itself. The agent gets no gradient, and no random number is drawn."""
-    device = next(agent.parameters()).device
-    layout = RolloutLayout(steps, batch, spec, agent.core.state_size)
-    zeros = layout.over(np.zeros(layout.nbytes(), dtype=np.uint8)).arrays()
-    rollout = Rollout(**{name: torch.from_numpy(array).to(device) for name, array in zeros.items()})
-    carry = agent.core.initial_carry(batch)
-    sensitivities = carry.sensitivities.tensors() if carry.sensitivities is not None else ()
-    if carry.sensitivities is not None:
-        # As the learner gives it: sensitivities are then left to the backward pass, which never runs here.
-        carry = Carry(carry.cell, carry.sensitivities, torch.arange(batch, device=device))
-    known = {
-        tensor.untyped_storage().data_ptr()
-        for tensor in (*agent.parameters(), *rollout.arrays().values(), carry.cell, *sensitivities)
-    }
-    # The storages are kept, so that none takes the place of another.
+def saved_for_backward(learner: Learner, spec: ObservationSpec, steps: int, batch: int) -> list[int]:
+    """Bytes of every array that forward pass and losses save for the backward pass over T steps of B streams, without
+    weights, carries and the batch."""
+    short, long = (_saved_storages(learner, spec, length, batch) for length in (steps, 2 * steps))
+    # What does not grow with the rollout are weights and carries.
+    return [double.nbytes() - single.nbytes() for single, double in zip(short, long, strict=True)]
+
+
+def _saved_storages(learner: Learner, spec: ObservationSpec, steps: int, batch: int) -> list[torch.UntypedStorage]:
+    layout = RolloutLayout(steps, batch, spec, learner.agent.core.state_size)
+    rollout: Rollout[Tensor] = Rollout(
+        **{
+            name: torch.zeros(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype)
+            for name, (shape, dtype) in layout.arrays().items()
+        }
+    )
+    carry = learner.carries.fetch(torch.arange(batch), torch.zeros(batch, dtype=torch.bool), rollout.first_state)
+    known = {tensor.untyped_storage()._cdata for tensor in rollout.arrays().values()}
     saved: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage
+        if storage._cdata not in known:
+            saved[storage._cdata] = storage
         return tensor
 
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = agent(rollout.observation, rollout.reward, rollout.is_first, carry, rollout.instruction)
-        ALGORITHMS[config.algorithm].losses(output, rollout, config)
-    return [storage.nbytes() for storage in saved.values()]
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        output = learner.agent(rollout.observation, rollout.reward, rollout.is_first, carry, rollout.instruction)
+        learner.algorithm.losses(output, rollout, learner.config)
+    return list(saved.values())
 
 
 def available_memory(device: torch.device, root: Path = Path("/")) -> Available:
@@ -183,20 +172,19 @@ def available_memory(device: torch.device, root: Path = Path("/")) -> Available:
 
 
 def check_fits(budget: MemoryBudget, available: Available) -> None:
-    """Compare a budget with what was free when the agent had been made and the learner had not.
+    """Compare a budget with what is free before anything is made.
 
     Raises:
         ConfigError: for the first place that is too small; the message names what is needed and free, the largest
             part, and what makes it smaller.
     """
-    on_cpu = budget.device == "cpu"
-    limits: list[tuple[str, tuple[Place, ...], int, int | None]] = [
-        (f"memory on {budget.device}", ("device",), budget.held, None if on_cpu else available.device),
-        ("shared memory (/dev/shm)", ("shared",), 0, available.shared),
-        ("memory on this machine", ("machine", "shared"), budget.held if on_cpu else 0, available.machine),
+    limits: list[tuple[str, tuple[Place, ...], int | None]] = [
+        (f"memory on {budget.device}", ("device",), available.device),
+        ("shared memory (/dev/shm)", ("shared",), available.shared),
+        ("memory on this machine", ("machine", "shared"), available.machine),
     ]
-    for what, places, held, free in limits:
-        needed = budget.total(*places) - held
+    for what, places, free in limits:
+        needed = budget.total(*places)
         if free is None or needed <= free:
             continue
         largest = max(budget.of(*places), key=lambda part: part.nbytes)
@@ -234,38 +222,30 @@ def memory_text(nbytes: int) -> str:
 
 
 def _learner_parts(
-    config: TrainConfig[Any], agent: Agent, spec: ObservationSpec, device: torch.device
+    config: TrainConfig[Any], learner: Learner, spec: ObservationSpec, device: torch.device
 ) -> Iterator[BudgetPart]:
-    # A learner of shapes alone: what it allocates has sizes, but takes no memory.
-    shapes = Learner(copy.deepcopy(agent).to("meta"), config.learner, config.num_streams, config.total_steps)
-    trained = sum(weight.nbytes for weight in shapes.parameters)
-    state = sum(value.nbytes for of_one in shapes.optimiser.state.values() for value in of_one.values())
-    rtrl = config.agent.core == "elstm" and config.agent.gradient == "rtrl"
-    fewer = "lower --streams-per-actor, --num-actors or --hidden-size"
-    bfloat16 = ", or store them with --sensitivity-storage bfloat16"
+    rtrl = config.agent.label == "rtrl"
+    bfloat16 = rtrl and config.learner.sensitivity_storage == "float32"
     yield BudgetPart(
         f"{'sensitivities' if rtrl else 'cells'} of {config.num_streams} streams",
         "device",
-        shapes.carries.nbytes(device),
-        fewer + bfloat16 if rtrl and config.learner.sensitivity_storage == "float32" else fewer,
+        learner.carries.nbytes(device),
+        "lower --streams-per-actor, --num-actors or --hidden-size"
+        + (", or store them with --sensitivity-storage bfloat16" if bfloat16 else ""),
     )
+    state = sum(_nbytes(of_one.values()) for of_one in learner.optimiser.state.values())
     # Weights and optimiser state twice: an update keeps them as they were, in case it must be undone.
     yield BudgetPart(
         "weights, gradients and optimiser",
         "device",
-        sum(weight.nbytes for weight in agent.parameters()) + 2 * trained + 2 * state,
+        _nbytes(learner.agent.parameters()) + 2 * _nbytes(learner.parameters) + 2 * state,
         "lower --hidden-size or --encoder-features",
     )
-    if next(agent.parameters()).is_meta:
-        return
-    # As the learner will set it.
-    learning = copy.deepcopy(agent)
-    learning.encoder_dtype = shapes.agent.encoder_dtype
     smaller = ", or take --encoder nature" if len(spec.shape) == 3 and config.agent.encoder != "nature" else ""
     yield BudgetPart(
         "activations of an update",
         "device",
-        activation_bytes(learning, spec, config.learner, config.rollout_length, config.batch_size),
+        activation_bytes(learner, spec, config.rollout_length, config.batch_size),
         f"lower --rollout-length or --batch-size{smaller}",
     )
 
@@ -326,6 +306,10 @@ def _process_parts(config: TrainConfig[Any], workers: int, *, on_gpu: bool) -> I
         remedy = "lower --streams-per-actor or --num-actors"
         engines = config.num_streams
         yield BudgetPart(_rough(engines, "DMLab engine"), place, engines * DMLAB_ENGINE_BYTES, remedy)
+
+
+def _nbytes(tensors: Iterable[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
 
 
 def _rough(count: int, name: str) -> str:

@@ -53,10 +53,10 @@ class Machine:
 
 
 def move(agent: nn.Module, device: torch.device | str) -> nn.Module:
-    """As ``Module.to``: the tensors say that they are there. A budget's shapes on "meta" stay on the CPU."""
+    """As ``Module.to``: the tensors say that they are there."""
     for tensor in (*agent.parameters(), *agent.buffers()):
         assert isinstance(tensor, fake_tensor.FakeTensor)
-        tensor.fake_device = torch.device("cpu" if device == "meta" else device)
+        tensor.fake_device = torch.device(device)
     return agent
 
 
@@ -79,7 +79,6 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine
     monkeypatch.setattr(torch._C, "_cuda_setDevice", machine.current.append, raising=False)
     monkeypatch.setattr(fake_tensor, "init_gpu_context", lambda device: None)
     monkeypatch.setattr(Agent, "to", move)
-    monkeypatch.setattr("r2ac.launch.train.memory_budget.activation_bytes", lambda *_: 10**9)
     monkeypatch.setattr(learn, "available_memory", partial(available_memory, root=tmp_path))
     monkeypatch.setattr(learn, "Learner", make_learner)
     with fake_tensor.FakeTensorMode(allow_non_fake_inputs=True):
@@ -139,8 +138,8 @@ def test_updates_are_captured_unless_they_are_traced_or_it_is_turned_off(machine
 
 
 def test_a_gpu_that_is_too_small_is_named(machine: Machine) -> None:
-    machine.free = 10**9
-    with pytest.raises(ConfigError, match=r"this run needs .* of memory on cuda:1, but 1 GB are free"):
+    machine.free = 10**6
+    with pytest.raises(ConfigError, match=r"this run needs .* of memory on cuda:1, but 1 MB are free"):
         learn.learn(settings("cuda:1"), settings("cuda:1"), SingleLearner(), None, lambda: False, lambda: None)
 
 
@@ -153,9 +152,7 @@ def test_a_number_that_is_not_there_is_refused(machine: Machine) -> None:
 
 def test_a_budget_has_the_batches_and_the_workers_on_the_gpu(machine: Machine) -> None:
     config = replace(preset("atari/Breakout"), num_actors=2)
-    agent = move(Agent(IMAGES, config.agent), torch.device("cuda", 0))
-    assert isinstance(agent, Agent)
-    on_device = [part.name for part in memory_budget(config, agent, IMAGES).of("device")]
+    on_device = [part.name for part in memory_budget(config, IMAGES, torch.device("cuda", 0)).of("device")]
     assert "4 batches" in on_device
     assert "1 inference worker (roughly)" in on_device
 
