@@ -123,35 +123,29 @@ def activation_bytes(learner: Learner, spec: ObservationSpec, steps: int, batch:
 
 
 def saved_for_backward(learner: Learner, spec: ObservationSpec, steps: int, batch: int) -> list[int]:
-    """Bytes of every array that forward pass and losses save for the backward pass over T steps of B streams, without
-    weights, carries and the batch."""
+    """Bytes of every array that forward pass and losses save for the backward pass over T steps of B streams."""
     short, long = (_saved_storages(learner, spec, length, batch) for length in (steps, 2 * steps))
     # What does not grow with the rollout are weights and carries.
     return [double.nbytes() - single.nbytes() for single, double in zip(short, long, strict=True)]
 
 
 def _saved_storages(learner: Learner, spec: ObservationSpec, steps: int, batch: int) -> list[torch.UntypedStorage]:
-    layout = RolloutLayout(steps, batch, spec, learner.agent.core.state_size)
-    rollout: Rollout[Tensor] = Rollout(
-        **{
-            name: torch.zeros(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype)
-            for name, (shape, dtype) in layout.arrays().items()
-        }
-    )
+    shapes = RolloutLayout(steps, batch, spec, learner.agent.core.state_size).arrays()
+    dtypes = {name: torch.from_numpy(np.empty(0, dtype)).dtype for name, (_, dtype) in shapes.items()}
+    rollout = Rollout(**{name: torch.zeros(shape, dtype=dtypes[name]) for name, (shape, _) in shapes.items()})
     carry = learner.carries.fetch(torch.arange(batch), torch.zeros(batch, dtype=torch.bool), rollout.first_state)
-    known = {tensor.untyped_storage()._cdata for tensor in rollout.arrays().values()}
     saved: dict[int, torch.UntypedStorage] = {}
 
     def note(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in known:
-            saved[storage._cdata] = storage
+        saved[storage._cdata] = storage
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         output = learner.agent(rollout.observation, rollout.reward, rollout.is_first, carry, rollout.instruction)
         learner.algorithm.losses(output, rollout, learner.config)
-    return list(saved.values())
+    own = {tensor.untyped_storage()._cdata for tensor in rollout.arrays().values()}
+    return [storage for key, storage in saved.items() if key not in own]
 
 
 def available_memory(device: torch.device, root: Path = Path("/")) -> Available:
@@ -225,29 +219,19 @@ def _learner_parts(
     config: TrainConfig[Any], learner: Learner, spec: ObservationSpec, device: torch.device
 ) -> Iterator[BudgetPart]:
     rtrl = config.agent.label == "rtrl"
-    bfloat16 = rtrl and config.learner.sensitivity_storage == "float32"
-    yield BudgetPart(
-        f"{'sensitivities' if rtrl else 'cells'} of {config.num_streams} streams",
-        "device",
-        learner.carries.nbytes(device),
-        "lower --streams-per-actor, --num-actors or --hidden-size"
-        + (", or store them with --sensitivity-storage bfloat16" if bfloat16 else ""),
-    )
-    state = sum(_nbytes(of_one.values()) for of_one in learner.optimiser.state.values())
+    remedy = "lower --streams-per-actor, --num-actors or --hidden-size"
+    if rtrl and config.learner.sensitivity_storage == "float32":
+        remedy += ", or store them with --sensitivity-storage bfloat16"
+    what = f"{'sensitivities' if rtrl else 'cells'} of {config.num_streams} streams"
+    yield BudgetPart(what, "device", learner.carries.nbytes(device), remedy)
     # Weights and optimiser state twice: an update keeps them as they were, in case it must be undone.
-    yield BudgetPart(
-        "weights, gradients and optimiser",
-        "device",
-        _nbytes(learner.agent.parameters()) + 2 * _nbytes(learner.parameters) + 2 * state,
-        "lower --hidden-size or --encoder-features",
-    )
+    state = sum(_nbytes(of_one.values()) for of_one in learner.optimiser.state.values())
+    nbytes = _nbytes(learner.agent.parameters()) + 2 * _nbytes(learner.parameters) + 2 * state
+    yield BudgetPart("weights, gradients and optimiser", "device", nbytes, "lower --hidden-size or --encoder-features")
+    nbytes = activation_bytes(learner, spec, config.rollout_length, config.batch_size)
     smaller = ", or take --encoder nature" if len(spec.shape) == 3 and config.agent.encoder != "nature" else ""
-    yield BudgetPart(
-        "activations of an update",
-        "device",
-        activation_bytes(learner, spec, config.rollout_length, config.batch_size),
-        f"lower --rollout-length or --batch-size{smaller}",
-    )
+    remedy = f"lower --rollout-length or --batch-size{smaller}"
+    yield BudgetPart("activations of an update", "device", nbytes, remedy)
 
 
 def _batch_parts(config: TrainConfig[Any], one: int, *, on_gpu: bool) -> Iterator[BudgetPart]:
@@ -270,57 +254,47 @@ def _queue_parts(config: TrainConfig[Any], rollout: int, weights_bytes: int) -> 
         return
     count = config.num_actors * config.rollouts_in_flight
     objects: Place = "shared" if config.ray_address == "local" else "cluster"
-    yield BudgetPart(
-        f"queue of {count} rollouts",
-        "machine" if config.shares_memory else objects,
-        count * rollout,
-        "lower --rollout-length, --streams-per-actor, --num-actors or --rollouts-in-flight",
-    )
+    place = "machine" if config.shares_memory else objects
+    remedy = "lower --rollout-length, --streams-per-actor, --num-actors or --rollouts-in-flight"
+    yield BudgetPart(f"queue of {count} rollouts", place, count * rollout, remedy)
     # A board of three; through Ray every rollout that was ordered may be waiting for weights of another version, and
     # the newest lie ready.
     copies = WeightsBoard.SLOTS if config.shares_memory else count + 1
-    yield BudgetPart(
-        "weights for the actors",
-        "machine" if config.shares_memory else objects,
-        copies * weights_bytes,
-        "lower --num-actors, --rollouts-in-flight or --hidden-size, or raise --publish-every",
-    )
+    remedy = "lower --num-actors, --rollouts-in-flight or --hidden-size, or raise --publish-every"
+    yield BudgetPart("weights for the actors", place, copies * weights_bytes, remedy)
 
 
 def _process_parts(config: TrainConfig[Any], workers: int, *, on_gpu: bool) -> Iterator[BudgetPart]:
     """Other processes than the learner's; ``workers`` of them compute actions."""
     local = config.ray_address == "local" or config.num_actors == 0
     place: Place = "machine" if local else "cluster"
-    actors = config.num_actors
-    if actors:
-        yield BudgetPart(_rough(actors, "rollout actor"), place, actors * ACTOR_BYTES, "lower --num-actors")
+    if config.num_actors:
+        yield _processes(config.num_actors, "rollout actor", place, ACTOR_BYTES, "lower --num-actors")
         if local:
             yield BudgetPart("Ray (roughly)", "machine", RAY_BYTES, "--num-actors 0 does without it")
     if workers:
         remedy = "lower --inference-workers, or take --inference actor"
-        yield BudgetPart(_rough(workers, "inference worker"), place, workers * ACTOR_BYTES, remedy)
+        yield _processes(workers, "inference worker", place, ACTOR_BYTES, remedy)
         # Several may be dealt out among GPUs; what lies on the learner's is no more than this.
         if on_gpu and local and config.inference_device != "cpu":
-            yield BudgetPart(_rough(workers, "inference worker"), "device", workers * WORKER_GPU_BYTES, remedy)
+            yield _processes(workers, "inference worker", "device", WORKER_GPU_BYTES, remedy)
     if config.tasks[0].suite.name == "dmlab":
         remedy = "lower --streams-per-actor or --num-actors"
-        engines = config.num_streams
-        yield BudgetPart(_rough(engines, "DMLab engine"), place, engines * DMLAB_ENGINE_BYTES, remedy)
+        yield _processes(config.num_streams, "DMLab engine", place, DMLAB_ENGINE_BYTES, remedy)
 
 
 def _nbytes(tensors: Iterable[Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors)
 
 
-def _rough(count: int, name: str) -> str:
-    return f"{count} {name}{'s' if count > 1 else ''} (roughly)"
+def _processes(count: int, name: str, place: Place, each: int, remedy: str) -> BudgetPart:
+    return BudgetPart(f"{count} {name}{'s' if count > 1 else ''} (roughly)", place, count * each, remedy)
 
 
 def _meminfo_available(root: Path) -> Iterator[int]:
     for line in _text(root / "proc/meminfo").splitlines():
-        name, _, value = line.partition(":")
-        if name == "MemAvailable":
-            yield 1024 * int(value.split()[0])
+        if line.startswith("MemAvailable:"):
+            yield 1024 * int(line.split()[1])
 
 
 def _cgroups_available(root: Path) -> Iterator[int]:
