@@ -4,7 +4,9 @@ import ast
 import subprocess
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,11 @@ MAY_IMPORT = {
     "envs": set[str](),
     "launch": {"agents", "envs", "kernels", "learner"},
 }
+ROOMS = (
+    *("runtime", "settings", "runs", "cluster", "rollouts", "evaluation", "plots", "watching", "train", "inspection"),
+    *("report", "sweeps", "commands", "cli", "__main__"),
+)
+"""What stands in launch/: each room imports from those before it alone."""
 FOLDERS = [*MAY_IMPORT, "tests", "benchmarks"]
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")) + sorted(ROOT.glob("*.py"))
 
@@ -41,6 +48,25 @@ def all_imports(folder: str) -> list[tuple[str, str]]:
     ]
 
 
+def module_of(path: Path) -> str:
+    """The dotted name of a file of the package."""
+    return ".".join(("r2ac", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in FILES if path.relative_to(ROOT).parts[0] in MAY_IMPORT}
+
+
+@cache
+def imported_modules(module: str) -> frozenset[str]:
+    """The modules of the package that a module imports, at its top or deeper."""
+    found = set()
+    for name in imports(MODULES[module].read_text()):
+        while name and name not in MODULES:
+            name = name.rpartition(".")[0]
+        found.add(name)
+    return frozenset(found - {"", module})
+
+
 def test_imports_are_found_wherever_they_stand() -> None:
     source = "import a.b, c\ndef f():\n    from d.e import f, g\n    from . import h\n"
     assert sorted(imports(source)) == sorted(["a.b", "c", "d.e.f", "d.e.g", "..h"])
@@ -57,6 +83,51 @@ def test_imports_point_one_way(folder: str) -> None:
         if (parts := name.split("."))[0] == "r2ac" and (len(parts) == 1 or parts[1] not in allowed)
     ]
     assert wrong == []
+
+
+def test_every_file_of_launch_stands_in_a_room() -> None:
+    names = {path.relative_to(ROOT / "launch").parts[0] for path in (ROOT / "launch").rglob("*.py")} - {"__init__.py"}
+    assert names == {f"{room}.py" if room in ("cli", "__main__") else room for room in ROOMS}
+
+
+def test_rooms_of_launch_import_one_way() -> None:
+    def room(module: str) -> int:
+        return ROOMS.index(module.split(".")[2])
+
+    launch = [module for module in MODULES if module.startswith("r2ac.launch.")]
+    pairs = [(a, b) for a in launch for b in imported_modules(a) if b.startswith("r2ac.launch.")]
+    assert pairs
+    assert [(a, b) for a, b in pairs if room(a) < room(b)] == []
+
+
+def test_no_modules_import_each_other() -> None:
+    """Not by way of others either, nor where an import stands in a function."""
+    # A module leaves as soon as all that it imports has left: what remains is a circle, or imports one.
+    left = {module: imported_modules(module) for module in MODULES}
+    while gone := {module for module, others in left.items() if not others & left.keys()}:
+        left = {module: others for module, others in left.items() if module not in gone}
+    assert left == {}
+
+
+def test_names_of_classes_are_unique() -> None:
+    classes = [
+        node.name
+        for path in MODULES.values()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ClassDef)
+    ]
+    assert [name for name, count in Counter(classes).items() if count > 1] == []
+
+
+@pytest.mark.parametrize("folder", MAY_IMPORT)
+def test_names_of_modules_are_unique(folder: str) -> None:
+    """But for the files of commands, which have the names of the commands."""
+    names = [
+        path.stem
+        for path in (ROOT / folder).rglob("*.py")
+        if path.stem != "__init__" and path.parent != ROOT / "launch" / "commands"
+    ]
+    assert [name for name, count in Counter(names).items() if count > 1] == []
 
 
 @pytest.mark.parametrize("folder", MAY_IMPORT)

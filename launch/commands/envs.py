@@ -13,10 +13,11 @@ from rich.console import Console
 
 from r2ac.envs import SUITES, Split
 from r2ac.launch.commands.env_tables import print_named, print_overview, print_suites
-from r2ac.launch.commands.failures import tell_failures
+from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import flag_value, local_path, parse, take_flag, with_options
+from r2ac.launch.settings.flags import flag_value, parse, take_flag, with_options
+from r2ac.launch.settings.places import local_path
 from r2ac.launch.settings.presets import preset_options
 
 
@@ -124,7 +125,7 @@ def _check(task: str, arguments: list[str], console: Console) -> int:
     print_table(console, f"{task}: {parsed.steps} steps", rows)
     wrong = list(dict.fromkeys(each.about for each in findings if each.wrong))
     if wrong:
-        tell_failures([f"{task} is not in order, see {', '.join(wrong)}"])
+        print_failures([f"{task} is not in order, see {', '.join(wrong)}"])
     return 1 if wrong else 0
 
 

@@ -12,8 +12,8 @@ import tyro
 from rich.console import Console
 
 from r2ac.envs import Split
-from r2ac.launch.commands.failures import tell_failures
-from r2ac.launch.runtime.signals import StopSignals
+from r2ac.launch.runtime.output import print_failures
+from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.settings.flags import parse, require_runs
 
@@ -136,7 +136,7 @@ def _device(arguments: EvaluateArguments) -> str:
 
 def _exit_code(plan: EvaluationPlan, session: EvaluationSession, signals: StopSignals) -> int:
     """Says what failed, each in one sentence."""
-    tell_failures(failure.sentence for failure in plan.failures)
+    print_failures(failure.sentence for failure in plan.failures)
     if signals.received is not None:
         return 128 + signals.received
     if not plan.failures:

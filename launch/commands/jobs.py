@@ -20,8 +20,7 @@ from r2ac.launch.cluster.jobs.fetch import fetch
 from r2ac.launch.cluster.jobs.follow import follow, wait_for_end
 from r2ac.launch.cluster.jobs.job import Job, is_sender_id
 from r2ac.launch.cluster.jobs.server import DEFAULT_ADDRESS, JobServer, cluster_address
-from r2ac.launch.commands.failures import tell_failures
-from r2ac.launch.runtime.output import reader_is_gone
+from r2ac.launch.runtime.output import print_failures, reader_is_gone
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.settings.flags import parse
@@ -142,7 +141,7 @@ def follow_job(server: JobServer, job: Job, cluster: str | None, console: Consol
         console.print(f"Stop it with: {stop}", soft_wrap=True, markup=False)
         return 130
     if job.status == "FAILED":
-        tell_failures([f"job {job.id} failed: {_summary(job)}"])
+        print_failures([f"job {job.id} failed: {_summary(job)}"])
     else:
         console.print(f"{job.id} {_WORDS[job.status]}", soft_wrap=True, markup=False)
     return job.exit_code
@@ -228,7 +227,7 @@ def _stop(arguments: StopArguments, console: Console) -> int:
         return 130
     if not job.has_ended:
         again = command_line(("jobs", "status"), job, arguments.cluster)
-        tell_failures(
+        print_failures(
             [f"job {job.id} was asked to stop, but has not ended after {arguments.wait_seconds:g} s: {again}"]
         )
         return 1

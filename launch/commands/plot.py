@@ -9,10 +9,10 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.plots.curves import Axis, Band
-from r2ac.launch.plots.groups import first_place
 from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.runs.run_groups import first_place
+from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.flags import parse, require_runs
 
@@ -56,6 +56,6 @@ def plot_command(arguments: Sequence[str], console: Console) -> int:
             parsed.runs, output, parsed.x, parsed.metric, parsed.smoothing, **settings, left_out=left_out
         )
     finally:
-        tell_failures(left_out)
+        print_failures(left_out)
     print_table(console, "learning curves", [], {"table" if written.suffix.lower() == ".csv" else "figure": written})
     return 1 if left_out else 0

@@ -9,8 +9,8 @@ from pathlib import Path
 import tyro
 from rich.console import Console
 
-from r2ac.launch.commands.failures import tell_failures
-from r2ac.launch.plots.groups import first_place
+from r2ac.launch.runs.run_groups import first_place
+from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.flags import parse, require_runs
 
@@ -52,6 +52,6 @@ def report_command(arguments: Sequence[str], console: Console) -> int:
     try:
         written = write_report(parsed.runs, output, parsed.baseline, parsed.title, parsed.episodes, left_out=left_out)
     finally:
-        tell_failures(left_out)
+        print_failures(left_out)
     print_table(console, "report", [], {"page": written})
     return 1 if left_out else 0

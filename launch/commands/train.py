@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from r2ac.envs import find_tasks
-from r2ac.launch.runs.storage import is_url
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.settings.flags import (
     flag_value,
-    local_place,
     parse,
     take_flag,
     training_config,
     with_options,
 )
+from r2ac.launch.settings.places import is_url, local_place
 from r2ac.launch.settings.presets import preset
 
 

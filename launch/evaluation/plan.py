@@ -9,11 +9,11 @@ from pathlib import Path
 from r2ac.envs import InvalidOption, MissingPackage, Task, UnknownTask, find_task, find_tasks
 from r2ac.launch.evaluation.evaluate import Evaluation, LoadedCheckpoint, evaluation_path
 from r2ac.launch.evaluation.protocols import Settings
-from r2ac.launch.plots.groups import runs_of
 from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.runs.run_groups import runs_of
+from r2ac.launch.runs.suite_run import SuiteRun
 from r2ac.launch.runtime.errors import RunError
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.train.suite import SuiteRun
 from r2ac.learner.checkpoint import CheckpointError
 
 BAD_INPUT = (RunError, CheckpointError, ConfigError, UnknownTask, InvalidOption, MissingPackage)

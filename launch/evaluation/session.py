@@ -11,15 +11,15 @@ from types import TracebackType
 from rich.console import Console
 
 from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path
+from r2ac.launch.evaluation.evaluation_progress import Amount, EvaluationProgress, expected_time
 from r2ac.launch.evaluation.plan import EvaluationFailure, EvaluationPlan, Planned, is_refused
-from r2ac.launch.evaluation.progress import Amount, EvaluationProgress, expected_time
 from r2ac.launch.evaluation.results_file import EvaluationFile
 from r2ac.launch.evaluation.tables import evaluation_markdown, print_evaluations
 from r2ac.launch.evaluation.task_means import TaskMeans, task_means
 from r2ac.launch.evaluation.workers import Unit, Workers, check_can_be_ended, play_units
 from r2ac.launch.runs.run_directory import write_atomically
 from r2ac.launch.runtime.errors import RunError, os_reason
-from r2ac.launch.runtime.signals import StopSignals
+from r2ac.launch.runtime.stop_signals import StopSignals
 
 
 class EvaluationSession:

@@ -19,8 +19,8 @@ from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, play
 from r2ac.launch.evaluation.plan import BAD_INPUT, EvaluationFailure
 from r2ac.launch.runtime.errors import with_details_kept
 from r2ac.launch.runtime.process import set_up_process
-from r2ac.launch.runtime.signals import StopSignals
 from r2ac.launch.runtime.step_timer import StepTimer
+from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.settings.config import ConfigError
 
 _LOG = logging.getLogger(__name__)

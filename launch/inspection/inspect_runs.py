@@ -9,7 +9,6 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from r2ac.launch.commands.failures import tell_failures
 from r2ac.launch.evaluation.plan import BAD_INPUT
 from r2ac.launch.inspection.inspect_plot import EXTENSIONS, draw_inspections
 from r2ac.launch.inspection.inspect_run import (
@@ -23,6 +22,7 @@ from r2ac.launch.inspection.inspect_run import (
 )
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runtime.errors import RunDirectoryError
+from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.progress import print_table, short_count
 from r2ac.launch.watching.pictures import check_output
 from r2ac.learner.checkpoint import CheckpointError
@@ -49,7 +49,7 @@ def inspect_runs(runs: Sequence[Path], settings: InspectSettings, output: Path |
                 inspected[results] = inspections
         except BAD_INPUT as error:
             failures.append(str(error))
-    tell_failures(failures)
+    print_failures(failures)
     if not inspected:
         return 2
     figure = output or next(iter(inspected)).with_suffix(".png")

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2ac.launch.evaluation.statistics import bootstrap_mean
-from r2ac.launch.plots.event_files import find_tag, has_event_files, read_scalars
-from r2ac.launch.plots.groups import RunGroup, differing_fields, group_label, leave_out, tasks_of
+from r2ac.launch.runs.event_files import find_tag, has_event_files, read_scalars
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.runs.run_groups import RunGroup, differing_fields, group_label, leave_out, tasks_of
 from r2ac.launch.runtime.errors import RunDirectoryError
 
 Axis = Literal["steps", "frames", "hours"]

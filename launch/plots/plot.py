@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike
 
 from r2ac.launch.plots.curve_table import write_csv
 from r2ac.launch.plots.curves import AXES, Axis, Band, GroupCurve, Panel, make_panels
-from r2ac.launch.plots.groups import NO_TASK, group_runs
 from r2ac.launch.plots.paper_results import paper_tasks
 from r2ac.launch.plots.reference_lines import Line, paper_lines, reference_lines
+from r2ac.launch.runs.run_groups import NO_TASK, group_runs
 from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_reason
 from r2ac.launch.runtime.progress import short_count
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from r2ac.envs import Task, UnknownTask, find_task
-from r2ac.launch.plots.groups import RunGroup
 from r2ac.launch.plots.paper_results import paper_results
+from r2ac.launch.runs.run_groups import RunGroup
 
 
 @dataclass(frozen=True)

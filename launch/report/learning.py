@@ -8,13 +8,13 @@ import numpy as np
 
 from r2ac.envs import InvalidOption
 from r2ac.launch.plots.curves import GroupCurve, Panel, make_panels
-from r2ac.launch.plots.groups import NO_TASK
 from r2ac.launch.plots.reference_lines import Line, reference_lines
 from r2ac.launch.report.blocks import Block, Cell, Figure, Figures, Legend, Section, Table, Text, folded
 from r2ac.launch.report.figures import Drawn, draw_curves
 from r2ac.launch.report.format import counted, number
 from r2ac.launch.report.study import Configuration, Study
 from r2ac.launch.report.svg import swatch
+from r2ac.launch.runs.run_groups import NO_TASK
 from r2ac.launch.runtime.progress import short_count
 
 _METRIC = "episode_return"

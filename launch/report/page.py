@@ -12,12 +12,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from r2ac.launch.report.aggregates import aggregate_section
-from r2ac.launch.report.episodes import episode_section
+from r2ac.launch.report.episodes_section import episode_section
 from r2ac.launch.report.evaluations import evaluation_section
 from r2ac.launch.report.format import clean, listed
 from r2ac.launch.report.learning import learning_curves, learning_section
 from r2ac.launch.report.scores import newest_results
-from r2ac.launch.report.settings import settings_section
+from r2ac.launch.report.settings_section import settings_section
 from r2ac.launch.report.study import Study, read_study
 from r2ac.launch.report.summary_section import configuration_table, repeated_seeds, summary
 from r2ac.launch.report.throughput import throughput_section

@@ -11,9 +11,9 @@ from typing import Any
 
 from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path
 from r2ac.launch.evaluation.results_file import read_evaluation
-from r2ac.launch.plots.groups import RunGroup, differing_fields, group_label, group_runs, runs_of, tasks_of
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.runs.run_groups import RunGroup, differing_fields, group_label, group_runs, runs_of, tasks_of
 from r2ac.launch.runtime.errors import RunError
 
 # What sets agents apart is always part of their names, even where no two of them share a task.

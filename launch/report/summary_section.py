@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from r2ac.launch.evaluation.statistics import Estimate
-from r2ac.launch.plots.groups import NO_TASK
 from r2ac.launch.report.blocks import Cell, Table, Text
 from r2ac.launch.report.format import count_range, counted, listed, number, percent_estimate, spread
 from r2ac.launch.report.learning import LearningCurves
 from r2ac.launch.report.scores import Comparison, EvalSetting, RunScore, compare
 from r2ac.launch.report.study import Configuration, Study
 from r2ac.launch.report.svg import swatch
+from r2ac.launch.runs.run_groups import NO_TASK
 
 
 def summary(study: Study, results: Mapping[EvalSetting, Sequence[RunScore]], curves: LearningCurves) -> list[str]:

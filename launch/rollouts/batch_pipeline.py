@@ -12,10 +12,10 @@ from typing import Protocol
 import numpy as np
 
 from r2ac.launch.rollouts.inference.policies import Weights
-from r2ac.launch.rollouts.policy_lag import PREFETCHED
 from r2ac.launch.rollouts.rollout_source import RolloutSource
 from r2ac.launch.rollouts.stream_group import Episode
 from r2ac.launch.runtime.process import CLOSE_SECONDS, end_thread
+from r2ac.launch.settings.policy_lag import PREFETCHED
 from r2ac.learner import Rollout, StagedBatch
 
 BUFFERS = PREFETCHED + 1

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from r2ac.launch.rollouts.policy_lag import Held
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
+from r2ac.launch.settings.policy_lag import Held
 from r2ac.learner import Rollout, concatenate
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from r2ac.launch.rollouts.inference.policies import Weights
-from r2ac.launch.rollouts.policy_lag import UNDER_WAY
 from r2ac.launch.runtime.process import CLOSE_SECONDS, end_thread
+from r2ac.launch.settings.policy_lag import UNDER_WAY
 from r2ac.learner import Learner
 
 _POLL_SECONDS = 0.5

@@ -23,7 +23,6 @@ from r2ac.launch.rollouts.inference.acting_agent import InferenceConfig, Inferen
 from r2ac.launch.rollouts.inference.policies import InferenceLost, Weights
 from r2ac.launch.rollouts.inference.pool import InferencePool, pool_anywhere, pool_beside
 from r2ac.launch.rollouts.placement import actor_options
-from r2ac.launch.rollouts.policy_lag import is_late
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, Collected, RolloutActor, WrongVersion
 from r2ac.launch.rollouts.source_counts import SourceCounts
 from r2ac.launch.rollouts.stream_group import Episode
@@ -31,6 +30,7 @@ from r2ac.launch.rollouts.transport.links import ActorLink, RayLink, SocketLink,
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout, RolloutMemory
 from r2ac.launch.rollouts.transport.shared_weights import WeightsBoard
 from r2ac.launch.runtime.errors import last_line, os_reason
+from r2ac.launch.settings.policy_lag import is_late
 from r2ac.learner import Rollout
 
 _LOG = logging.getLogger(__name__)

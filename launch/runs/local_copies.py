@@ -12,9 +12,10 @@ from rich.console import Console
 
 from r2ac.launch.runs.run_directory import json_text, open_locked, write_atomically
 from r2ac.launch.runs.run_files import changed_files, file_state, wanted
-from r2ac.launch.runs.storage import StorageError, Store, cache_folder, is_url
+from r2ac.launch.runs.storage import StorageError, Store, cache_folder
 from r2ac.launch.runtime.errors import os_reason
 from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.places import is_url
 
 READING = ("evaluate", "plot", "watch", "inspect", "report", "train", "envs")
 """The commands that read runs."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from r2ac.launch.runtime.errors import RunError, os_reason
 PARTIAL = ".r2ac-partial"
 """How the names of files end that are still being written."""
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Of these a file is there as a whole or not at all, and a rename would be a second copy.
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory"}
 # What differs between two states of a file, by the names of several stores.
@@ -32,11 +30,6 @@ class StorageError(RunError):
 
 class StorageUnavailable(RuntimeError):
     """A store cannot be read or written now: network, space, permission. Another try may succeed."""
-
-
-def is_url(text: str) -> bool:
-    """Whether ``text`` names a place of a store, and no path of this machine."""
-    return _URL.match(text) is not None
 
 
 def cache_folder(kind: str, url: str) -> Path:

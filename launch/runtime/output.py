@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
+
+from rich.console import Console
 
 from r2ac.launch.runtime.errors import os_reason
 
@@ -75,3 +77,10 @@ def safe_output() -> Iterator[None]:
         errors.flush()
     finally:
         sys.stdout, sys.stderr = before
+
+
+def print_failures(sentences: Iterable[str]) -> None:
+    """Print each sentence once, on standard error, in the form of every error of the command line."""
+    errors = Console(stderr=True, highlight=False)
+    for sentence in dict.fromkeys(sentences):
+        errors.print(f"r2ac: {sentence}", markup=False, soft_wrap=True)

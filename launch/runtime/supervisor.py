@@ -20,7 +20,7 @@ from typing import Any
 
 from rich.console import Console
 
-from r2ac.launch.runtime.signals import STOPS, stops_here
+from r2ac.launch.runtime.stop_signals import STOPS, stops_here
 
 TRY_AGAIN = os.EX_TEMPFAIL
 """Exit code of a supervised training that failed in a way that another try may mend."""

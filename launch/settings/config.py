@@ -15,7 +15,7 @@ import tyro
 
 from r2ac.agents import AgentConfig
 from r2ac.envs import SuiteOptions, Task, find_tasks, one_suite
-from r2ac.launch.rollouts.policy_lag import PREFETCHED, UNDER_WAY, least_bound
+from r2ac.launch.settings.policy_lag import PREFETCHED, UNDER_WAY, least_bound
 from r2ac.learner import LearnerConfig
 
 EnvOptions = TypeVar("EnvOptions", bound=SuiteOptions)

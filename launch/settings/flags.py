@@ -13,8 +13,8 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from r2ac.envs import find_tasks, one_suite
-from r2ac.launch.runs.storage import is_url
 from r2ac.launch.settings.config import ConfigError, TrainConfig
+from r2ac.launch.settings.places import local_path
 from r2ac.launch.settings.presets import preset, preset_options
 
 _UNITS = {"": 0, "k": 3, "M": 6, "B": 9}
@@ -33,23 +33,6 @@ def whole_number(word: str) -> int:
         if value == value.to_integral_value():
             return int(value)
     raise ValueError(f"{word!r} is no whole number; write one such as 1000000, 1_000_000, 1e6, 500k or 2M")
-
-
-def local_path(word: str) -> Path:
-    """A path of this machine; ``~`` is the home directory, also where no shell has put it in (``--output=~/x``).
-
-    Raises:
-        ConfigError: for the home directory of a user who has none.
-    """
-    try:
-        return Path(word).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(f"{word!r} begins with the home directory of a user who has none here") from error
-
-
-def local_place(word: str) -> str:
-    """The same, and a URL as it is."""
-    return word if is_url(word) else str(local_path(word))
 
 
 _RULES = ConstructorRegistry()

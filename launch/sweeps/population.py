@@ -11,8 +11,8 @@ import numpy as np
 from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining
 
-from r2ac.launch.sweeps.settings import SweepSettings
 from r2ac.launch.sweeps.space import Choice, Domain, Span
+from r2ac.launch.sweeps.sweep_settings import SweepSettings
 
 _TIME = "generation"
 

@@ -11,7 +11,7 @@ from ray import tune
 from rich.console import Console
 
 from r2ac.launch.runtime.progress import short_count
-from r2ac.launch.sweeps.plan import SweepPlan
+from r2ac.launch.sweeps.sweep_plan import SweepPlan
 
 INTERVAL_SECONDS = 10.0
 

@@ -14,8 +14,8 @@ from rich.text import Text
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runtime.errors import RunError
 from r2ac.launch.settings.config import config_from_json
-from r2ac.launch.sweeps.plan import SweepPlan, TrialPlan
 from r2ac.launch.sweeps.space import Settings
+from r2ac.launch.sweeps.sweep_plan import SweepPlan, TrialPlan
 from r2ac.launch.sweeps.trial import Record, lines_since, mean_of
 from r2ac.learner.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
 

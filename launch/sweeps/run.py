@@ -18,11 +18,11 @@ from rich.console import Console
 from r2ac.launch.cluster.connect import connect
 from r2ac.launch.runtime.errors import last_line
 from r2ac.launch.runtime.process import available_cores
-from r2ac.launch.runtime.signals import stops_here
+from r2ac.launch.runtime.stop_signals import stops_here
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.sweeps.plan import SweepPlan, TrialPlan, write_description
 from r2ac.launch.sweeps.results import BEGUN, FAILED, TRAINED, WAITING, TrialResult, print_results, result_of, to_json
 from r2ac.launch.sweeps.space import Value
+from r2ac.launch.sweeps.sweep_plan import SweepPlan, TrialPlan, write_description
 from r2ac.launch.sweeps.trial import Record, generation_of
 
 KEPT_COPIES = 4

@@ -9,8 +9,8 @@ from typing import Any
 
 from ray import tune
 
-from r2ac.launch.sweeps.plan import SweepPlan
 from r2ac.launch.sweeps.space import Settings
+from r2ac.launch.sweeps.sweep_plan import SweepPlan
 from r2ac.launch.sweeps.trial import Trial
 
 REPORT_SECONDS = 2.0

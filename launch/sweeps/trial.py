@@ -23,8 +23,8 @@ from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
 from r2ac.launch.runtime.errors import RunDirectoryError, RunError
 from r2ac.launch.settings.config import ConfigError, TrainConfig
-from r2ac.launch.sweeps.plan import SCORE_LINES, with_settings
 from r2ac.launch.sweeps.space import Settings
+from r2ac.launch.sweeps.sweep_plan import SCORE_LINES, with_settings
 from r2ac.launch.train.callback import TrainCallback
 from r2ac.launch.train.resume import Resumed, open_interrupted
 from r2ac.launch.train.train import train

@@ -16,7 +16,7 @@ from rich.console import Console
 from r2ac.launch.cluster.connect import ConnectionFailed, connect, grows
 from r2ac.launch.runtime.errors import LearnersLost, last_line
 from r2ac.launch.runtime.progress import Progress
-from r2ac.launch.runtime.signals import StopSignals
+from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.runtime.supervisor import restarts
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.group_member import LearnerProcess, Place, Status

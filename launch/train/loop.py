@@ -21,7 +21,7 @@ from r2ac.launch.runs.mirror import Mirror
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runs.storage import StorageUnavailable
 from r2ac.launch.runtime.errors import RunDirectoryError
-from r2ac.launch.runtime.signals import StoppedAtOnce
+from r2ac.launch.runtime.stop_signals import StoppedAtOnce
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.callback import TrainCallback
 from r2ac.launch.train.profile_summary import ProfileSummary

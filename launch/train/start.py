@@ -16,14 +16,16 @@ from rich.console import Console
 from r2ac.envs import MissingPackage, Task, find_tasks
 from r2ac.launch.runs.mirror import Mirror, staging_path
 from r2ac.launch.runs.run_directory import RunDirectory, default_run_directory, new_directory
-from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store, is_url
+from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store
+from r2ac.launch.runs.suite_run import SuiteRun
 from r2ac.launch.runtime.supervisor import restarts, supervise
 from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.settings.flags import parse, take_flag, training_config, with_options
+from r2ac.launch.settings.places import is_url
 from r2ac.launch.train.group import train_in_group
 from r2ac.launch.train.group_member import Place
 from r2ac.launch.train.resume import Resumed, open_interrupted
-from r2ac.launch.train.suite import SuiteRun, train_suite
+from r2ac.launch.train.suite import train_suite
 from r2ac.launch.train.summary import new_run_path
 from r2ac.launch.train.train import train
 

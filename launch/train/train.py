@@ -10,7 +10,7 @@ from rich.console import Console
 
 from r2ac.launch.runs.mirror import Mirror
 from r2ac.launch.runtime.progress import Progress
-from r2ac.launch.runtime.signals import StopSignals
+from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.runtime.supervisor import restarts
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.callback import TrainCallback

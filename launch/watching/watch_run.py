@@ -10,7 +10,6 @@ from rich.table import Table
 from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import find_task, make_vector
 from r2ac.envs.suite import missing_modules
-from r2ac.launch.commands.watch import WatchRunArguments
 from r2ac.launch.evaluation.evaluate import evaluation_path
 from r2ac.launch.evaluation.tables import EpisodeProgress
 from r2ac.launch.runs.loading import choose_device
@@ -22,11 +21,12 @@ from r2ac.launch.watching.memory_analysis import CueMemory, NoCues, cue_groups, 
 from r2ac.launch.watching.memory_plot import EXTENSIONS, draw_cue_memory, draw_states, life_text
 from r2ac.launch.watching.pictures import check_output
 from r2ac.launch.watching.watch import TrainedAgent
+from r2ac.launch.watching.watch_config import WatchConfig
 
 _TABLE_UNITS = 8
 
 
-def watch_run(config: WatchRunArguments, console: Console) -> None:
+def watch_run(config: WatchConfig, console: Console) -> None:
     """Play, write the video and the picture, and tell what was found. What is played follows from the settings alone.
 
     Raises:
@@ -73,16 +73,16 @@ def watch_run(config: WatchRunArguments, console: Console) -> None:
         console.print(_table(memory))
 
 
-def _make(config: WatchRunArguments, trained: TrainedAgent, task: str, streams: int) -> VectorEnv:
+def _make(config: WatchConfig, trained: TrainedAgent, task: str, streams: int) -> VectorEnv:
     return make_vector(task, streams, config.seed, split=config.split, options=trained.training.env)
 
 
-def _player(config: WatchRunArguments, agent: Agent, streams: int) -> Player:
+def _player(config: WatchConfig, agent: Agent, streams: int) -> Player:
     return Player(agent, streams, np.random.default_rng(config.seed), config.greedy)
 
 
 def _memory(
-    config: WatchRunArguments, trained: TrainedAgent, task: str, agent: Agent, spec: ObservationSpec
+    config: WatchConfig, trained: TrainedAgent, task: str, agent: Agent, spec: ObservationSpec
 ) -> CueMemory | str:
     """What whole episodes say about the memory of their cues, or why there is nothing to say.
 
@@ -99,7 +99,7 @@ def _memory(
         return str(why)
 
 
-def _cue_episodes(config: WatchRunArguments, trained: TrainedAgent, task: str, agent: Agent) -> list[PlayedEpisode]:
+def _cue_episodes(config: WatchConfig, trained: TrainedAgent, task: str, agent: Agent) -> list[PlayedEpisode]:
     """One episode of each of many streams, if their first observations are cues.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from r2ac.launch.commands.sweep import _parse
-from r2ac.launch.sweeps.plan import SweepPlan, make_plan
+from r2ac.launch.sweeps.sweep_plan import SweepPlan, make_plan
 
 
 def test_both_ways_begin_with_the_same_draws_and_have_the_same_budget(

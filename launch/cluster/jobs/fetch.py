@@ -25,8 +25,9 @@ from r2ac.launch.cluster.jobs.pack import BEGIN, END
 from r2ac.launch.cluster.jobs.server import JobError, JobRequest, JobServer
 from r2ac.launch.cluster.jobs.submission import quoted_place, submit_with_package
 from r2ac.launch.runs.run_files import files_below, wanted
-from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store, is_url
+from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store
 from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
+from r2ac.launch.settings.places import is_url
 
 # A tar archive of empty files is a few kB a file.
 _MOST_FILES = 20_000

@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 
 from r2ac.launch.cluster.manifests.resources import Training, check_at_least, worker_bounds
 from r2ac.launch.cluster.manifests.templates import render
-from r2ac.launch.runs.storage import is_url
 from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.places import is_url
 
 MOUNT = "/mnt/r2ac"
 """Where the volume of the run directories lies in every pod."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from r2ac.launch.runs.storage import is_url
 from r2ac.launch.settings.config import ConfigError, TrainConfig
+from r2ac.launch.settings.places import is_url
 
 RETRIES = 3
 """How often a training that failed is begun again, from its last checkpoint."""

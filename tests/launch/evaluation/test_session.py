@@ -18,8 +18,8 @@ from r2ac.launch.cli import main
 from r2ac.launch.evaluation.evaluate import Evaluation
 from r2ac.launch.evaluation.results_file import read_evaluation
 from r2ac.launch.runs.loading import find_checkpoint
+from r2ac.launch.runs.suite_run import SuiteRun
 from r2ac.launch.settings.config import TrainConfig
-from r2ac.launch.train.suite import SuiteRun
 from r2ac.learner.checkpoint import checkpoint_path, load_checkpoint, save_checkpoint
 from tests.processes import wait_until
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch.utils.tensorboard import SummaryWriter
 
 from r2ac.launch.plots.curves import Axis, Panel, make_panels, mean_curve, read_curves, shared_grid, smooth
-from r2ac.launch.plots.groups import group_runs
 from r2ac.launch.runs.metrics import MetricsWriter
 from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.runs.run_groups import group_runs
 from r2ac.launch.runtime.errors import RunDirectoryError
 
 

@@ -15,9 +15,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from r2ac.launch.cli import main
 from r2ac.launch.plots.curves import make_panels
-from r2ac.launch.plots.groups import group_runs
 from r2ac.launch.plots.plot import draw, plot_runs, spaced
 from r2ac.launch.plots.reference_lines import Line
+from r2ac.launch.runs.run_groups import group_runs
 from r2ac.launch.runtime.errors import RunDirectoryError, RunError
 
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from r2ac.envs import InvalidOption, find_task
-from r2ac.launch.plots.groups import RunGroup
 from r2ac.launch.plots.reference_lines import Line, paper_lines, reference_lines
+from r2ac.launch.runs.run_groups import RunGroup
 
 
 def group(task: str, **settings: Any) -> RunGroup:

@@ -15,10 +15,10 @@ from r2ac.launch.rollouts.batch_pipeline import BUFFERS, BatchPipeline, DirectBa
 from r2ac.launch.rollouts.batcher import Batcher, BatchRing
 from r2ac.launch.rollouts.in_process_source import InProcessSource
 from r2ac.launch.rollouts.inference.policies import Weights
-from r2ac.launch.rollouts.policy_lag import PREFETCHED
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
 from r2ac.launch.rollouts.rollout_source import ActorsLost, Batch
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
+from r2ac.launch.settings.policy_lag import PREFETCHED
 from r2ac.learner import Learner, LearnerConfig, Rollout, StagedBatch
 
 AGENT = AgentConfig(hidden_size=5, encoder="none")

@@ -9,7 +9,8 @@ import pytest
 
 from r2ac.envs import MissingPackage
 from r2ac.launch.runs.lease import Lease
-from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store, is_url
+from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store
+from r2ac.launch.settings.places import is_url
 
 
 @pytest.fixture(params=["file", "memory"])

@@ -16,7 +16,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from tensorboard.util import tensor_util
 
 from r2ac.launch.cli import main
-from r2ac.launch.plots.event_files import find_tag, read_scalars
+from r2ac.launch.runs.event_files import find_tag, read_scalars
 from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runs.tensorboard import TAGS, EventWriter, flat

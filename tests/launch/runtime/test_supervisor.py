@@ -43,7 +43,7 @@ esac
 # The same, but a training that ends in order when it is asked to, and at once when it is asked twice.
 WAITING = """
 import time
-from r2ac.launch.runtime.signals import StopSignals
+from r2ac.launch.runtime.stop_signals import StopSignals
 with StopSignals() as signals:
     print("ready", flush=True)
     while not signals.stop_requested():

@@ -14,8 +14,8 @@ from r2ac.launch.commands.submit import parse_own
 from r2ac.launch.runs import run_directory
 from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.settings.flags import parse, parse_known, training_config, whole_number
-from r2ac.launch.sweeps.plan import make_plan
-from r2ac.launch.sweeps.settings import SweepSettings
+from r2ac.launch.sweeps.sweep_plan import make_plan
+from r2ac.launch.sweeps.sweep_settings import SweepSettings
 
 Capture = pytest.CaptureFixture[str]
 TrainTiny = Callable[..., Path]

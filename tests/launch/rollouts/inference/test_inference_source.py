@@ -15,10 +15,10 @@ from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.inference.socket_worker import InferenceConfig
-from r2ac.launch.rollouts.policy_lag import least_bound
 from r2ac.launch.rollouts.rollout_actor import ActorConfig
 from r2ac.launch.rollouts.rollout_source import Batch, RayConfig, RaySource
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
+from r2ac.launch.settings.policy_lag import least_bound
 from r2ac.learner import DeviceFeed, Rollout
 from tests.processes import ray_processes
 

@@ -13,12 +13,12 @@ from PIL import Image
 from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import EngineFailed, find_task, make_vector
 from r2ac.launch.evaluation.plan import BAD_INPUT
-from r2ac.launch.plots.groups import RunGroup
 from r2ac.launch.report.blocks import Block, Figure, Figures, Heading, Picture, Pictures, Section, Text
 from r2ac.launch.report.episode_figure import draw_episode
 from r2ac.launch.report.format import clean, counted
 from r2ac.launch.report.study import Configuration, Study
 from r2ac.launch.runs.loading import choose_device
+from r2ac.launch.runs.run_groups import RunGroup
 from r2ac.launch.runtime.progress import short_count
 from r2ac.launch.watching.action_names import action_names
 from r2ac.launch.watching.episodes import PlayedEpisode, Player, play

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from r2ac.launch.plots.groups import RunGroup
 from r2ac.launch.report.blocks import Block, Cell, Code, Details, Section, Table, Text
 from r2ac.launch.report.format import listed
 from r2ac.launch.report.study import Configuration, Study, differing_settings, setting_of
+from r2ac.launch.runs.run_groups import RunGroup
 
 _MOST_CHARACTERS = 20_000
 

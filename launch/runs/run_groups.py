@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from r2ac.envs import SUITES, SuiteOptions, UnknownTask, find_tasks
-from r2ac.launch.plots.event_files import has_event_files
+from r2ac.launch.runs.event_files import has_event_files
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.settings.config import TrainConfig

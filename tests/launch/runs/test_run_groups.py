@@ -8,7 +8,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.plots.groups import differing_fields, group_label, group_runs, tasks_of
+from r2ac.launch.runs.run_groups import differing_fields, group_label, group_runs, tasks_of
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.settings.config import TrainConfig
 

@@ -9,7 +9,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from torch.utils.tensorboard import SummaryWriter
 
-from r2ac.launch.plots.event_files import find_tag, has_event_files, read_scalars
+from r2ac.launch.runs.event_files import find_tag, has_event_files, read_scalars
 from r2ac.launch.runtime.errors import RunDirectoryError
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from r2ac.launch.runtime.signals import StopSignals
+from r2ac.launch.runtime.stop_signals import StopSignals
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2ac.launch.rollouts.policy_lag import is_late, least_bound
+from r2ac.launch.settings.policy_lag import is_late, least_bound
 
 
 def test_a_batch_waits_for_rollouts_that_would_become_too_old() -> None:

@@ -15,8 +15,8 @@ from r2ac.launch.runs.run_directory import default_run_directory, json_text, wri
 from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.settings.flags import flag_value, training_config
-from r2ac.launch.sweeps.settings import SweepSettings, settings_from_json
 from r2ac.launch.sweeps.space import Domain, Listed, Settings, Span, Value, draw_settings, parse_bounds, parse_vary
+from r2ac.launch.sweeps.sweep_settings import SweepSettings, settings_from_json
 from r2ac.learner import LearnerConfig
 
 SAME_FOR_ALL = frozenset(

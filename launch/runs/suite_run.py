@@ -1,0 +1,73 @@
+"""A directory of runs, one for each task of a list."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from r2ac.envs import Task
+from r2ac.launch.runs.run_directory import json_text, write_atomically
+from r2ac.launch.runs.storage import Store
+from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
+from r2ac.launch.settings.places import is_url
+
+_NAME = "suite.json"
+
+
+@dataclass(frozen=True)
+class SuiteRun:
+    """A directory of runs, one for each task of a list; ``suite.json`` says which, and with which flags."""
+
+    place: str
+    """The directory: its path, or its URL."""
+    names: str
+    """The tasks, as `find_tasks` reads them."""
+    flags: tuple[str, ...]
+    """What the command line said beside the tasks and the directory."""
+
+    @staticmethod
+    def at(place: Path | str) -> bool:
+        """Whether there is such a directory at a path or a URL."""
+        place = str(place)
+        return _read(place) is not None if is_url(place) else _description(place).is_file()
+
+    @staticmethod
+    def open(place: Path | str) -> SuiteRun:
+        """The directory as it was written. Raises RunDirectoryError where it is damaged."""
+        place = str(place)
+        file = _description(place)
+        try:
+            values = json.loads(_read(place) or b"")
+            return SuiteRun(place, str(values["tasks"]), tuple(map(str, values["flags"])))
+        except OSError as error:
+            raise RunDirectoryError(f"{file} cannot be read: {os_reason(error)}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunDirectoryError(f"{file} is damaged: {error}") from error
+
+    def write(self) -> None:
+        """Raises RunDirectoryError where it cannot be written, or StorageUnavailable."""
+        text = json_text({"tasks": self.names, "flags": self.flags})
+        if is_url(self.place):
+            return Store(self.place).write(_NAME, text.encode())
+        try:
+            Path(self.place).mkdir(parents=True, exist_ok=True)
+            write_atomically(_description(self.place), text)
+        except OSError as error:
+            raise RunDirectoryError(f"{self.place} cannot hold runs: {os_reason(error)}") from error
+
+    def place_of(self, task: Task) -> str:
+        """Where the run of a task lies: a path or a URL."""
+        return f"{self.place.rstrip('/')}/{task.name.replace('/', '-')}"
+
+    def run_of(self, task: Task) -> Path:
+        """The path of the run of a task, in a directory of this machine."""
+        return Path(self.place_of(task))
+
+
+def _description(place: str) -> Path:
+    return Path(place) / _NAME
+
+
+def _read(place: str) -> bytes | None:
+    return Store(place).read(_NAME) if is_url(place) else _description(place).read_bytes()
