@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from r2ac.launch.evaluation.workers import Unit, UnitReport
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runtime.errors import RunDirectoryError
-from r2ac.launch.runtime.progress import Ticker
+from r2ac.launch.runtime.progress import Progress
 
 # Before that the beginning of all episodes would be taken for their rate.
 _FIRST_ESTIMATE = 3.0
@@ -73,13 +72,34 @@ def _seconds_per_episode(run: Path) -> float | None:
     return None
 
 
-class EvaluationProgress:
-    """A bar for each result under way and one for all; elsewhere than in a terminal plain lines every ``interval``
-    seconds. Both say how much time is left, roughly: so many steps as the episodes that are left would take if they
-    were as long as those of their task that have ended, at the rate so far. ``clock`` gives seconds.
+class EpisodeProgress(Progress):
+    """Counts the episodes of one agent: a bar in a terminal, elsewhere a plain line every ``interval`` seconds."""
 
-    Both say how long the longest episode has got where it is far longer than those that have ended. Within its context
-    a thread looks after them: they say which seed has had no step for ``stall_seconds``.
+    def __init__(self, console: Console, label: str, interval: float = 10.0) -> None:
+        super().__init__(console, interval, transient=True)
+        self._label, self._played, self._total = label, 0, 0
+        self._shown_time = time.monotonic()
+        self._bars = _bars(console, TextColumn("episodes"), TimeRemainingColumn())
+        self._bar = self._bars.add_task(label, total=None)
+
+    def update(self, played: int, total: int) -> None:
+        """``played`` of ``total`` episodes have ended."""
+        self._played, self._total = played, total
+        self._refresh(self._clock())
+
+    def _log_lines(self) -> list[str]:
+        return [f"{self._label}: {self._played:,}/{self._total:,} episodes"]
+
+    def _display(self) -> RenderableType:
+        self._bars.update(self._bar, completed=self._played, total=self._total)
+        return self._bars
+
+
+class EvaluationProgress(Progress):
+    """A bar for each result under way and one for all; in a log plain lines. Both say roughly how much time is left: so
+    many steps as the episodes that are left would take if they were as long as those of their task that have ended, at
+    the rate so far. They also say how long the longest episode is where it is far longer than those that have ended,
+    and which seed has had no step for ``stall_seconds``.
     """
 
     def __init__(
@@ -90,31 +110,21 @@ class EvaluationProgress:
         clock: Callable[[], float] = time.monotonic,
         stall_seconds: float = 60.0,
     ) -> None:
-        self._console, self._amounts, self._interval, self._clock = console, amounts, interval, clock
-        self._stall_seconds = stall_seconds
-        self._moved: dict[Unit, float] = {}
-        self._last_end = 0.0
-        self._lock = threading.RLock()
-        self._ticker: Ticker | None = None
+        super().__init__(console, interval, clock, stall_seconds, transient=True)
+        self._amounts = amounts
         self._reports: dict[Unit, UnitReport] = {}
-        self._shown: dict[int, int] = {}
+        self._moved: dict[Unit, float] = {}
         self._began: float | None = None
-        self._next_line = 0.0
-        self._bars = Bars(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("episodes{task.fields[left]}", markup=False),
-            console=console,
-            transient=True,
-            disable=not console.is_interactive,
-        )
-        totals = sum(amount.total for amount in amounts), sum(amount.done for amount in amounts)
-        self._all = self._bars.add_task("all", total=totals[0], completed=totals[1], left="")
-        self._rows = [
-            self._bars.add_task(amount.label, total=amount.total, completed=amount.done, left="", visible=False)
-            for amount in amounts
-        ]
+        self._last_end = 0.0
+        self._logged = [amount.done for amount in amounts]
+        self._bars = _bars(console, TextColumn("episodes{task.fields[remarks]}", markup=False))
+        self._all = self._bars.add_task("all", total=sum(amount.total for amount in amounts))
+        self._rows = [self._bars.add_task(amount.label, total=amount.total, remarks="") for amount in amounts]
+
+    def __enter__(self) -> Self:
+        if self._live is not None:
+            self._show()
+        return super().__enter__()
 
     def update(self, unit: Unit, report: UnitReport) -> None:
         """A unit has come so far, or is (back) at its beginning."""
@@ -122,42 +132,43 @@ class EvaluationProgress:
             now = self._clock()
             if self._began is None:
                 self._began = self._last_end = now
-                self._next_line = now + _FIRST_ESTIMATE
+                if self._live is None:
+                    self._shown_time = now + _FIRST_ESTIMATE - self._interval
             before = self._reports.get(unit, UnitReport())
             if report.steps != before.steps or unit not in self._moved:
                 self._moved[unit] = now
             if report.played > before.played:
                 self._last_end = now
             self._reports[unit] = report
-            self._show(now)
+            self._refresh(now)
 
-    def tick(self) -> None:
-        """Called again and again: shows which seeds stand still, if it is time to."""
-        with self._lock:
-            now = self._clock()
-            if self._stalled(now):
-                self._show(now)
+    def _log_lines(self) -> list[str]:
+        played, before = self._played(), self._logged
+        self._logged = played
+        lines = [
+            f"{amount.label}: {number:,}/{amount.total:,} episodes"
+            for amount, number, logged in zip(self._amounts, played, before, strict=True)
+            if number != logged
+        ]
+        total = sum(amount.total for amount in self._amounts)
+        return [*lines, f"all: {sum(played):,}/{total:,} episodes{self._remarks()}"]
 
-    def _show(self, now: float) -> None:
+    def _display(self) -> RenderableType:
         played = self._played()
-        total, done = sum(amount.total for amount in self._amounts), sum(played)
         begun = {unit.row for unit in self._reports}
         begun -= {unit.row for unit, report in self._reports.items() if report.failure is not None}
         for row, (amount, number) in enumerate(zip(self._amounts, played, strict=True)):
             self._bars.update(self._rows[row], completed=number, visible=row in begun and number < amount.total)
+        self._bars.update(self._all, completed=sum(played), remarks=self._remarks())
+        return self._bars
+
+    def _remarks(self) -> str:
+        """What ends the line about all results: the time left, long episodes, seeds that stand still."""
+        now = self._clock()
         stalled = self._stalled(now)
-        left = None if stalled else self.seconds_left()
-        words = "" if left is None or done == total else f", about {_time(left)} left"
-        words += "".join(f"; {hint}" for hint in (*self._long_episodes(now), *stalled))
-        self._bars.update(self._all, completed=done, left=words)
-        if self._console.is_interactive or now < self._next_line:
-            return
-        self._next_line = now + self._interval
-        for row, (amount, number) in enumerate(zip(self._amounts, played, strict=True)):
-            if number != self._shown.get(row, amount.done):
-                self._print(f"{amount.label}: {number:,}/{amount.total:,} episodes")
-            self._shown[row] = number
-        self._print(f"all: {done:,}/{total:,} episodes{words}")
+        left = None if stalled or self._played() == [a.total for a in self._amounts] else self.seconds_left()
+        remarks = "" if left is None else f", about {_time(left)} left"
+        return remarks + "".join(f"; {hint}" for hint in (*self._long_episodes(now), *stalled))
 
     def _stalled(self, now: float) -> list[str]:
         """The seeds under way that have had no step for long."""
@@ -207,18 +218,8 @@ class EvaluationProgress:
             played[unit.row] += report.played
         return played
 
-    def _print(self, line: str) -> None:
-        # A log is no table of 80 columns: one state, one line.
-        self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
-    def __enter__(self) -> EvaluationProgress:
-        self._bars.start()
-        self._ticker = Ticker(self.tick)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if self._ticker is not None:
-            self._ticker.close()
-        self._bars.stop()
+def _bars(console: Console, *columns: ProgressColumn) -> Bars:
+    return Bars(
+        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *columns, console=console
+    )

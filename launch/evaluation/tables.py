@@ -1,57 +1,16 @@
-"""What evaluate and plot show on the terminal."""
+"""The tables of r2ac evaluate."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from types import TracebackType
 
 from rich.console import Console, JustifyMethod
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 from rich.table import Table
 from rich.text import Text
 
 from r2ac.launch.evaluation.evaluate import Evaluation
 from r2ac.launch.evaluation.task_means import TaskMeans
 from r2ac.launch.runtime.progress import short_count
-
-
-class EpisodeProgress:
-    """Counts the episodes of an evaluation: a bar in a terminal, elsewhere a plain line every ``interval`` seconds."""
-
-    def __init__(self, console: Console, label: str, interval: float = 10.0) -> None:
-        self._console, self._label, self._interval = console, label, interval
-        self._shown = time.monotonic()
-        self._bars = Bars(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("episodes"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_interactive,
-        )
-        self._bar = self._bars.add_task(label, total=None)
-
-    def update(self, played: int, total: int) -> None:
-        """``played`` of ``total`` episodes have ended."""
-        self._bars.update(self._bar, completed=played, total=total)
-        now = time.monotonic()
-        if not self._console.is_interactive and now - self._shown >= self._interval:
-            self._shown = now
-            self._console.print(f"{self._label}: {played:,}/{total:,} episodes", markup=False, soft_wrap=True)
-
-    def __enter__(self) -> EpisodeProgress:
-        self._bars.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._bars.stop()
-
 
 _COLUMNS = ("run", "task", "split", "agent", "steps", "episodes", "return", "normalised")
 _NUMBERS = ("steps", "episodes", "return", "normalised")

@@ -1,15 +1,17 @@
-"""What a training run shows while it runs, and the table at its end."""
+"""What a command shows while it works, and the table at its end."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from typing import Self
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Column, Table
@@ -20,36 +22,104 @@ _REFRESH_SECONDS = 0.1
 _UNKNOWN = "–"  # noqa: RUF001 (a dash, as it is printed)
 
 
-class Ticker:
-    """Calls ``tick`` every second, on a thread of its own, until it is closed: also while the main thread waits for
-    something that does not come back, unless that keeps Python's lock."""
+class Progress(ABC):
+    """What work under way shows: updated in place in a terminal, elsewhere (a log file) plain lines, one state every
+    ``interval`` seconds.
 
-    def __init__(self, tick: Callable[[], object]) -> None:
-        self._tick = tick
+    Within its context a thread refreshes it every second while no update comes. ``clock`` gives seconds; after
+    ``stall_seconds`` without a step the display says so. ``transient``: it vanishes from a terminal at the end.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        interval: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+        stall_seconds: float = 60.0,
+        transient: bool = False,
+    ) -> None:
+        self._console, self._clock, self._stall_seconds = console, clock, stall_seconds
+        self._live = Live(console=console, auto_refresh=False, transient=transient) if console.is_interactive else None
+        self._interval = interval if self._live is None else _REFRESH_SECONDS
+        self._shown_time = -math.inf
+        self._lock = threading.RLock()
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
-        self._thread.start()
+        self._thread: threading.Thread | None = None
+
+    @abstractmethod
+    def _log_lines(self) -> list[str]:
+        """The state as lines of a log."""
+
+    @abstractmethod
+    def _display(self) -> RenderableType:
+        """The state in a terminal."""
+
+    def _stalled(self, now: float) -> object:
+        """What to say of steps that have not come for ``stall_seconds``; false where there is nothing to say."""
+        return None
+
+    def tick(self) -> None:
+        """Called every second: shows what stands still, if it is time to."""
+        with self._lock:
+            now = self._clock()
+            if self._stalled(now):
+                self._refresh(now)
+
+    def _refresh(self, now: float) -> None:
+        if now - self._shown_time >= self._interval:
+            self._shown_time = now
+            self._show()
+
+    def _show(self) -> None:
+        if self._live is not None:
+            if not self._live.is_started:
+                self._live.start()
+            self._live.update(self._display(), refresh=True)
+            return
+        for line in self._log_lines():
+            # A log is no table of 80 columns: one state, one line.
+            self._console.print(line, soft_wrap=True, markup=False, highlight=False)
 
     def close(self) -> None:
-        """Waits for the last call."""
+        """Ends the display; a second call does nothing."""
         self._closed.set()
-        self._thread.join()
+        if self._thread is not None:
+            self._thread.join()
+        if self._live is not None:
+            self._live.stop()
+
+    def __enter__(self) -> Self:
+        self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def _run(self) -> None:
         while not self._closed.wait(1.0):
-            self._tick()
+            self.tick()
 
 
-class Progress:
-    """One line about a run: steps, steps/s, mean return, updates, time left.
+@dataclass(frozen=True)
+class TrainingStatus:
+    """How far a training has come."""
 
-    In a terminal the line is updated in place; elsewhere (a log file) a plain line is printed every ``interval``
-    seconds. ``total_steps`` is where the run ends, counted from its first beginning: the first `update` says where
-    this process begins, so that the rate and the time left are right after a resume. The rate is an exponential mean
-    over about the last 20 seconds. ``clock`` gives seconds.
+    env_steps: int = 0
+    updates: int = 0
+    mean_return: float | None = None
+    """Of the last 100 episodes; None before the first has ended."""
+    notes: Mapping[str, int] = field(default_factory=dict)
+    """Counts that should stay 0, such as skipped updates; those above 0 are shown."""
+    hints: Sequence[str] = ()
+    """These end the line."""
 
-    Within its context a thread looks after the line: where no step has come for ``stall_seconds``, the line says for
-    how long.
+
+class TrainingProgress(Progress):
+    """One line about a run: steps, steps/s, mean return, updates, time left, and for how long no step has come.
+
+    ``total_steps`` is where the run ends, counted from its first beginning. The first `update` says where this process
+    begins, so that the rate (an exponential mean over about 20 seconds) and the time left are right after a resume.
     """
 
     def __init__(
@@ -60,67 +130,27 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
         stall_seconds: float = 60.0,
     ) -> None:
+        super().__init__(console, interval, clock, stall_seconds)
         self._total_steps = total_steps
-        self._console = console
-        self._clock, self._stall_seconds = clock, stall_seconds
-        self._live = Live(console=console, auto_refresh=False) if console.is_interactive else None
-        self._interval = interval if self._live is None else _REFRESH_SECONDS
         self._rate = _Rate()
         self._began = clock()
-        self._env_steps = 0
-        self._state: Callable[[float], str] = lambda now: ""
-        self._hints: Sequence[str] = ()
-        self._line = ""
+        self._status: TrainingStatus | None = None
         self._shown_line = ""
-        self._shown_time = -math.inf
-        self._lock = threading.RLock()
-        self._ticker: Ticker | None = None
 
-    def update(
-        self,
-        env_steps: int,
-        updates: int,
-        mean_return: float | None = None,
-        notes: Mapping[str, int] | None = None,
-        hints: Sequence[str] = (),
-    ) -> None:
-        """The run has come to ``env_steps`` and ``updates``; shown if it is time to.
-
-        ``mean_return`` is the mean of the last 100 episodes, None before the first has ended. ``notes`` are counts
-        that should stay 0, such as skipped updates; those above 0 are shown. ``hints`` end the line.
-        """
+    def update(self, status: TrainingStatus) -> None:
+        """The run has come so far; shown if it is time to."""
         with self._lock:
             now = self._clock()
-            self._rate.add(now, env_steps)
-            self._env_steps, self._hints = env_steps, hints
-            self._state = lambda at: self._describe(at, env_steps, updates, mean_return, notes or {})
+            self._rate.add(now, status.env_steps)
+            self._status = status
             self._refresh(now)
 
-    def tick(self) -> None:
-        """Called again and again: shows the line if nothing has come for long, and it is time to."""
-        with self._lock:
-            now = self._clock()
-            if self._stalled(now):
-                self._refresh(now)
-
     def close(self) -> None:
-        """Shows the last state, if it was not shown, and leaves the line standing; a second call does nothing."""
-        if self._ticker is not None:
-            self._ticker.close()
-            self._ticker = None
-        if self._line != self._shown_line:
-            self._show()
-        if self._live is not None:
-            self._live.stop()
-
-    def __enter__(self) -> Progress:
-        self._ticker = Ticker(self.tick)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
+        """Shows the last state, if it was not shown, and leaves the line standing."""
+        with self._lock:
+            if self._line() != self._shown_line:
+                self._show()
+        super().close()
 
     def _stalled(self, now: float) -> float:
         """Seconds without a step, 0 where they are fewer than ``stall_seconds``."""
@@ -128,49 +158,50 @@ class Progress:
         return silent if silent >= self._stall_seconds else 0.0
 
     def _refresh(self, now: float) -> None:
-        stalled = self._stalled(now)
-        hints = self._hints or ([f"no step for {stalled:,.0f} s"] if stalled else [])
-        self._line = "  ".join([part for part in (self._state(now), *hints) if part])
         # A log need not have a line every ten seconds of a night in which nothing comes.
-        if now - self._shown_time >= max(self._interval, 0.0 if self._live else stalled / 10):
-            self._shown_time = now
-            self._show()
+        if self._live is not None or now - self._shown_time >= self._stalled(now) / 10:
+            super()._refresh(now)
 
-    def _describe(
-        self, now: float, env_steps: int, updates: int, mean_return: float | None, notes: Mapping[str, int]
-    ) -> str:
-        rate = self._rate.at(now)
-        left = (self._total_steps - env_steps) / rate if rate else None
-        share = min(env_steps / self._total_steps, 1.0) if self._total_steps else 1.0
-        parts = [
+    def _line(self) -> str:
+        now = self._clock()
+        stalled = self._stalled(now)
+        hints = (self._status.hints if self._status else ()) or ([f"no step for {stalled:,.0f} s"] if stalled else [])
+        return "  ".join([*self._describe(now), *hints])
+
+    def _describe(self, now: float) -> list[str]:
+        status, total = self._status, self._total_steps
+        if status is None:
+            return []
+        rate, mean_return = self._rate.at(now), status.mean_return
+        left = (total - status.env_steps) / rate if rate else None
+        share = min(status.env_steps / total, 1.0) if total else 1.0
+        return [
             # Rounded down: 100 % means done.
             f"{math.floor(100 * share):3d}%",
-            f"{short_count(env_steps):>5}/{short_count(self._total_steps)} steps",
+            f"{short_count(status.env_steps):>5}/{short_count(total)} steps",
             f"{_UNKNOWN if rate is None else short_count(rate):>5} steps/s",
             f"return {_UNKNOWN if mean_return is None else format(mean_return, ',.2f')}",
-            f"{short_count(updates)} updates",
+            f"{short_count(status.updates)} updates",
             f"{_UNKNOWN if left is None else _duration(left)} left",
+            *(f"{name} {count:,}" for name, count in status.notes.items() if count > 0),
         ]
-        parts += [f"{name} {count:,}" for name, count in notes.items() if count > 0]
-        return "  ".join(parts)
 
-    def _show(self) -> None:
-        self._shown_line = self._line
-        if self._live is None:
-            # A log is no table of 80 columns: one state, one line.
-            self._console.print(self._line, soft_wrap=True, markup=False, highlight=False)
-            return
-        table = Table.grid(Column(width=24), Column(no_wrap=True, overflow="ellipsis"), padding=(0, 1, 0, 0))
-        bar = ProgressBar(total=max(self._total_steps, 1), completed=min(self._env_steps, self._total_steps))
-        if self._console.width >= 26 + len(self._line):
-            table.add_row(bar, Text(self._line))
-        else:
+    def _log_lines(self) -> list[str]:
+        self._shown_line = self._line()
+        return [self._shown_line]
+
+    def _display(self) -> RenderableType:
+        (line,) = self._log_lines()
+        text = Column(no_wrap=True, overflow="ellipsis")
+        if self._console.width < 26 + len(line):
             # The numbers say more than the bar.
-            table = Table.grid(Column(no_wrap=True, overflow="ellipsis"))
-            table.add_row(Text(self._line))
-        if not self._live.is_started:
-            self._live.start()
-        self._live.update(table, refresh=True)
+            table = Table.grid(text)
+            table.add_row(Text(line))
+        else:
+            steps, total = self._status.env_steps if self._status else 0, self._total_steps
+            table = Table.grid(Column(width=24), text, padding=(0, 1, 0, 0))
+            table.add_row(ProgressBar(total=max(total, 1), completed=min(steps, total)), Text(line))
+        return table
 
 
 class _Rate:

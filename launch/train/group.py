@@ -15,7 +15,7 @@ from rich.console import Console
 
 from r2ac.launch.cluster.connect import ConnectionFailed, connect, grows
 from r2ac.launch.runtime.errors import LearnersLost, last_line
-from r2ac.launch.runtime.progress import Progress
+from r2ac.launch.runtime.progress import TrainingProgress
 from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.runtime.supervisor import restarts
 from r2ac.launch.settings.config import TrainConfig
@@ -37,13 +37,14 @@ def train_in_group(config: TrainConfig[Any], console: Console, place: Place) -> 
     with ExitStack() as stack:
         signals = StopSignals()
         stack.push(signals.__exit__)
-        progress = stack.enter_context(Progress(config.total_steps, console, stall_seconds=config.stall_seconds))
+        stall_seconds = config.stall_seconds
+        progress = stack.enter_context(TrainingProgress(config.total_steps, console, stall_seconds=stall_seconds))
         group = LearnerGroup(config, stack, console)
         signals.install()
 
         def show(status: Status) -> None:
-            if status.updates:
-                progress.update(status.env_steps, status.updates, status.mean_return, status.notes, status.hints)
+            if status.training.updates:
+                progress.update(status.training)
 
         summary = group.train(place, console, show, signals.stop_requested)
     print_summary(console, config.task, summary, signals.received)

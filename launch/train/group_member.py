@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from rich.console import Console
 from r2ac.launch.runs.loading import choose_device
 from r2ac.launch.runs.mirror import Mirror
 from r2ac.launch.runtime.process import available_cores
+from r2ac.launch.runtime.progress import TrainingStatus
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.callback import TrainCallback
 from r2ac.launch.train.learn import Front, learn
@@ -41,11 +41,7 @@ class Place:
 class Status:
     """How far a training has come."""
 
-    env_steps: int = 0
-    updates: int = 0
-    mean_return: float | None = None
-    notes: Mapping[str, int] | None = None
-    hints: Sequence[str] = ()
+    training: TrainingStatus = field(default_factory=TrainingStatus)
     budget: MemoryBudget | None = None
     """Of the first learner, once it is known."""
 
@@ -131,20 +127,10 @@ class LearnerProcess:
         resumed = open_interrupted(path, print if place.again else None) if place.goes_on else None
         if resumed is not None:
             check_goes_on(self._config, resumed)
-        return Front(path, resumed, self, self._tell_budget, TrainCallback(), mirror, place.again)
+        return Front(path, resumed, self._take_status, self._tell_budget, TrainCallback(), mirror, place.again)
 
-    def update(
-        self,
-        env_steps: int,
-        updates: int,
-        mean_return: float | None = None,
-        notes: Mapping[str, int] | None = None,
-        hints: Sequence[str] = (),
-    ) -> None:
-        """See :class:`r2ac.launch.train.loop.ShowsProgress`."""
-        self._status = replace(
-            self._status, env_steps=env_steps, updates=updates, mean_return=mean_return, notes=notes, hints=hints
-        )
+    def _take_status(self, training: TrainingStatus) -> None:
+        self._status = replace(self._status, training=training)
 
     def _tell_budget(self, budget: MemoryBudget) -> None:
         self._status = replace(self._status, budget=budget)

@@ -19,9 +19,10 @@ from r2ac.launch.runs.mirror import Mirror
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runtime.errors import RunDirectoryError, RunUnwritable, with_details_kept
 from r2ac.launch.runtime.process import learner_threads, set_up_process
+from r2ac.launch.runtime.progress import TrainingStatus
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.callback import TrainCallback
-from r2ac.launch.train.loop import Records, Rollouts, ShowsProgress, Summary, TrainingLoop
+from r2ac.launch.train.loop import Records, Rollouts, Summary, TrainingLoop
 from r2ac.launch.train.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget
 from r2ac.launch.train.resume import Resumed, begin_together, restore
 from r2ac.launch.train.sources import make_batches, make_publisher, make_source
@@ -38,7 +39,7 @@ class Front:
     """Of the run."""
     resumed: Resumed | None
     """The run, where it goes on; None where it is to be created."""
-    progress: ShowsProgress
+    show_status: Callable[[TrainingStatus], None]
     tell_budget: Callable[[MemoryBudget], None]
     callback: TrainCallback
     mirror: Mirror | None
@@ -98,7 +99,7 @@ def learn(
                 run.write_config(config.to_json())
             metrics.write_config(config.to_json(), learner.env_steps)
             again = front.again and resumed is not None
-            records = Records(run, metrics, front.progress, front.callback, front.mirror, again)
+            records = Records(run, metrics, front.show_status, front.callback, front.mirror, again)
         publisher = stack.enter_context(closing(make_publisher(share, batches, learner)))
         training = TrainingLoop(config, learner, Rollouts(source, batches, publisher), collective, records, counters)
         began = learner.updates

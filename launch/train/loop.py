@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -21,6 +21,7 @@ from r2ac.launch.runs.mirror import Mirror
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runs.storage import StorageUnavailable
 from r2ac.launch.runtime.errors import RunDirectoryError
+from r2ac.launch.runtime.progress import TrainingStatus
 from r2ac.launch.runtime.stop_signals import StoppedAtOnce
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.callback import TrainCallback
@@ -43,28 +44,13 @@ _NO_ROLLOUTS = (ActorsLost, InferenceFailed, EngineFailed)
 """Why there may be no next batch."""
 
 
-class ShowsProgress(Protocol):
-    """Shows how far a training has come: :class:`r2ac.launch.runtime.progress.Progress`, or what passes it on."""
-
-    def update(
-        self,
-        env_steps: int,
-        updates: int,
-        mean_return: float | None = None,
-        notes: Mapping[str, int] | None = None,
-        hints: Sequence[str] = (),
-    ) -> None:
-        """As :meth:`r2ac.launch.runtime.progress.Progress.update`."""
-
-
 @dataclass(frozen=True)
 class Records:
     """Where a training is written down."""
 
     run: RunDirectory
     metrics: MetricsWriter
-    progress: ShowsProgress
-    """Told again and again."""
+    show_status: Callable[[TrainingStatus], None]
     callback: TrainCallback
     mirror: Mirror | None = None
     """Takes the run to its URL, where it is one at a URL."""
@@ -249,7 +235,9 @@ class TrainingLoop:
             hints = log.hints(self._config.stall_seconds)
             if hints and not self._config.env.step_timeout:
                 hints.append("(--step-timeout SECONDS would replace it)")
-            self._records.progress.update(learner.env_steps, learner.updates, log.mean_return, log.notes(), hints)
+            self._records.show_status(
+                TrainingStatus(learner.env_steps, learner.updates, log.mean_return, log.notes(), hints)
+            )
 
     def _finish(self) -> None:
         self._show()

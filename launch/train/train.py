@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from r2ac.launch.runs.mirror import Mirror
-from r2ac.launch.runtime.progress import Progress
+from r2ac.launch.runtime.progress import TrainingProgress
 from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.runtime.supervisor import restarts
 from r2ac.launch.settings.config import TrainConfig
@@ -71,9 +71,10 @@ def train(
         callback = callback or TrainCallback()
         signals = StopSignals(also=callback.stop_requested)
         stack.push(signals.__exit__)
-        progress = stack.enter_context(Progress(config.total_steps, console, stall_seconds=config.stall_seconds))
+        stall_seconds = config.stall_seconds
+        progress = stack.enter_context(TrainingProgress(config.total_steps, console, stall_seconds=stall_seconds))
         front = Front(
-            path, resumed, progress, partial(print_start, console, config), callback, mirror, bool(restarts())
+            path, resumed, progress.update, partial(print_start, console, config), callback, mirror, bool(restarts())
         )
         summary = learn(config, config, SingleLearner(), front, signals.stop_requested, signals.install)
     assert summary is not None

@@ -11,7 +11,7 @@ from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import find_task, make_vector
 from r2ac.envs.suite import missing_modules
 from r2ac.launch.evaluation.evaluate import evaluation_path
-from r2ac.launch.evaluation.tables import EpisodeProgress
+from r2ac.launch.evaluation.evaluation_progress import EpisodeProgress
 from r2ac.launch.runs.loading import choose_device
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.watching.action_names import action_names

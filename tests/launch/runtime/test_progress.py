@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from r2ac.launch.runtime.progress import Progress, print_table, short_count
+from r2ac.launch.runtime.progress import TrainingProgress, TrainingStatus, print_table, short_count
 
 
 class Clock:
@@ -37,20 +37,20 @@ def last_line(steps: list[tuple[float, int]], total_steps: int = 10_000) -> str:
     """The last line of a log when ``(seconds, env_steps)`` are told in turn."""
     console, out = log_console()
     clock = Clock()
-    with Progress(total_steps, console, clock=clock) as progress:
+    with TrainingProgress(total_steps, console, clock=clock) as progress:
         for seconds, env_steps in steps:
             clock.now = seconds
-            progress.update(env_steps, updates=3)
+            progress.update(TrainingStatus(env_steps, updates=3))
     return out.getvalue().splitlines()[-1]
 
 
 def test_a_log_gets_one_whole_line_an_interval_and_the_last_state() -> None:
     console, out = log_console()
     clock = Clock()
-    with Progress(1000, console, interval=10.0, clock=clock) as progress:
+    with TrainingProgress(1000, console, interval=10.0, clock=clock) as progress:
         for second in range(26):
             clock.now = 100.0 + second
-            progress.update(40 * second, updates=second, mean_return=0.5)
+            progress.update(TrainingStatus(40 * second, updates=second, mean_return=0.5))
     lines = out.getvalue().splitlines()
     assert [line.split()[1] for line in lines] == ["0/1k", "400/1k", "800/1k", "1k/1k"]
     assert " ".join(lines[1].split()) == "40% 400/1k steps 40 steps/s return 0.50 10 updates 0:00:15 left"
@@ -59,10 +59,10 @@ def test_a_log_gets_one_whole_line_an_interval_and_the_last_state() -> None:
 
 def test_closing_twice_or_unused_prints_nothing_more() -> None:
     console, out = log_console()
-    Progress(1000, console).close()
+    TrainingProgress(1000, console).close()
     assert out.getvalue() == ""
-    progress = Progress(1000, console)
-    progress.update(10, 1)
+    progress = TrainingProgress(1000, console)
+    progress.update(TrainingStatus(10, 1))
     progress.close()
     progress.close()
     assert len(out.getvalue().splitlines()) == 1
@@ -99,8 +99,8 @@ def test_the_time_left_does_not_grow_while_no_steps_come() -> None:
 def test_a_line_says_for_how_long_no_step_has_come() -> None:
     console, out = log_console()
     clock = Clock()
-    progress = Progress(1000, console, clock=clock, stall_seconds=60.0)
-    progress.update(10, 1)
+    progress = TrainingProgress(1000, console, clock=clock, stall_seconds=60.0)
+    progress.update(TrainingStatus(10, 1))
     for second in range(1, 4 * 3600):
         clock.now = 100.0 + second
         progress.tick()
@@ -110,7 +110,7 @@ def test_a_line_says_for_how_long_no_step_has_come() -> None:
     assert stalled[1].endswith("no step for 70 s")
     # A night in which nothing comes does not fill a log.
     assert len(stalled) < 60
-    progress.update(20, 2)
+    progress.update(TrainingStatus(20, 2))
     progress.close()
     assert "no step" not in out.getvalue().splitlines()[-1]
 
@@ -118,17 +118,17 @@ def test_a_line_says_for_how_long_no_step_has_come() -> None:
 def test_hints_of_the_caller_end_the_line() -> None:
     console, out = log_console()
     clock = Clock()
-    progress = Progress(1000, console, clock=clock, stall_seconds=60.0)
-    progress.update(10, 1)
+    progress = TrainingProgress(1000, console, clock=clock, stall_seconds=60.0)
+    progress.update(TrainingStatus(10, 1))
     clock.now += 70
-    progress.update(10, 1, hints=["actor 1 has handed over nothing for 70 s"])
+    progress.update(TrainingStatus(10, 1, hints=["actor 1 has handed over nothing for 70 s"]))
     assert out.getvalue().splitlines()[-1].endswith("left  actor 1 has handed over nothing for 70 s")
 
 
 def test_the_line_is_looked_after_while_nobody_calls() -> None:
     console, out = log_console()
-    with Progress(1000, console, stall_seconds=0.05, interval=0.0) as progress:
-        progress.update(10, 1)
+    with TrainingProgress(1000, console, stall_seconds=0.05, interval=0.0) as progress:
+        progress.update(TrainingStatus(10, 1))
         deadline = time.monotonic() + 30
         while "no step for" not in out.getvalue() and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -148,8 +148,8 @@ def test_the_end_is_full_and_never_beyond() -> None:
 )
 def test_only_notes_above_zero_are_shown(notes: Mapping[str, int], end: str) -> None:
     console, out = log_console()
-    with Progress(1000, console) as progress:
-        progress.update(10, 1, notes=notes)
+    with TrainingProgress(1000, console) as progress:
+        progress.update(TrainingStatus(10, 1, notes=notes))
     line = out.getvalue().rstrip("\n")
     assert line.endswith(end)
     assert "resets" not in line
@@ -159,10 +159,10 @@ def test_only_notes_above_zero_are_shown(notes: Mapping[str, int], end: str) -> 
 def test_a_terminal_has_one_line_updated_in_place(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     console, out = terminal_console(monkeypatch, width)
     clock = Clock()
-    with Progress(1000, console, clock=clock) as progress:
+    with TrainingProgress(1000, console, clock=clock) as progress:
         for second in range(5):
             clock.now = 100.0 + second
-            progress.update(100 * second, updates=second, mean_return=0.25)
+            progress.update(TrainingStatus(100 * second, updates=second, mean_return=0.25))
     assert out.getvalue().count("\n") == 1
     assert "400/1k" in out.getvalue().split("\r")[-1]
     assert ("━" in out.getvalue()) == (width == 140)
@@ -171,8 +171,8 @@ def test_a_terminal_has_one_line_updated_in_place(monkeypatch: pytest.MonkeyPatc
 def test_a_dumb_terminal_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "dumb")
     out = io.StringIO()
-    with Progress(1000, Console(file=out, force_terminal=True, color_system=None)) as progress:
-        progress.update(10, 1)
+    with TrainingProgress(1000, Console(file=out, force_terminal=True, color_system=None)) as progress:
+        progress.update(TrainingStatus(10, 1))
     assert out.getvalue().startswith("  1%")
     assert "\x1b" not in out.getvalue()
 
