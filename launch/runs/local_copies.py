@@ -110,7 +110,7 @@ class _Copy:
     def _needed(self, there: list[str], command: str) -> list[str]:
         """The names of what a command reads."""
         if self.checkpoint is None:
-            return wanted(there, {"inspect": "all", "plot": "none"}.get(command, "newest"))
+            return wanted(there, "all" if command == "inspect" else "none" if command == "plot" else "newest")
         if self.checkpoint not in there:
             raise StorageError(f"there is no checkpoint {self.checkpoint} in the run")
         return [name for name in wanted(there, "none") if not name.endswith(_CHECKPOINT)] + [self.checkpoint]
