@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from numbers import Integral
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from r2ac.launch.runs.run_directory import RunDirectory, write_atomically
@@ -20,33 +19,30 @@ class MetricsWriter:
     """Appends the measurements of a run to ``metrics.jsonl`` and to TensorBoard events in the run directory.
 
     ``resume_from_step`` is None for a new run and the ``env_steps`` of the checkpoint for a resumed one. What was
-    measured beyond that step will be measured again: those lines are removed, and TensorBoard is told to hide them, so
-    that no curve jumps backward.
+    measured beyond that step will be measured again: those lines are removed, and TensorBoard hides them, so that no
+    curve jumps backward.
 
-    Raises RunDirectoryError where the metrics of a resumed run are damaged or cannot be written.
+    All methods raise RunDirectoryError where the file system takes no more; the first also where the metrics of a
+    resumed run are damaged.
     """
 
     def __init__(self, run: RunDirectory, resume_from_step: int | None) -> None:
         self._path = run.metrics_path
         purge_step = None
-        try:
+        with _writing(self._path):
             if resume_from_step is not None:
                 _remove_lines_beyond(run.metrics_path, resume_from_step)
                 # TensorBoard hides the steps from purge_step on; the checkpoint's own step stays.
                 purge_step = resume_from_step + 1
             self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (open until close)
             self._events = EventWriter(run.path, purge_step)
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
 
     def write(self, env_steps: int, env_frames: int, wall_time: float, values: Mapping[str, float]) -> None:
         """One line, flushed: steps, frames, seconds since the run began (cumulative over resumes) and ``values``.
 
         A value of NaN or infinity is written as null, which says: measured, but not finite (JSON has no NaN).
-        TensorBoard gets it as it is, and marks it, under the tags that :mod:`r2ac.launch.runs.tensorboard` lists. The x
-        axis is ``env_steps``.
-
-        Raises RunDirectoryError where the file system takes no more.
+        TensorBoard gets it as it is, and marks it, under the tags that :mod:`r2ac.launch.runs.tensorboard` lists. The
+        x axis is ``env_steps``.
         """
         row: dict[str, float | None] = {
             "env_steps": int(env_steps),
@@ -54,58 +50,32 @@ class MetricsWriter:
             "wall_time": round(float(wall_time), 3),
         }
         row.update({name: _json_number(value) for name, value in values.items()})
-        try:
+        with _writing(self._path):
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
             self._file.flush()
             self._events.write(int(env_steps), values)
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
 
     def write_config(self, config: Mapping[str, Any], env_steps: int) -> None:
-        """Tells TensorBoard the settings with which the run begins, or goes on, at ``env_steps``.
-
-        Raises RunDirectoryError where the file system takes no more.
-        """
-        try:
+        """Gives TensorBoard the settings with which the run begins, or goes on, at ``env_steps``."""
+        with _writing(self._path):
             self._events.write_config(config, int(env_steps))
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
 
     def write_gif(self, gif: bytes, size: tuple[int, int], env_steps: int) -> None:
-        """Gives TensorBoard an animated GIF of this width and height, of an episode at ``env_steps``.
-
-        Raises RunDirectoryError where the file system takes no more.
-        """
-        try:
+        """Gives TensorBoard an animated GIF of this width and height, of an episode at ``env_steps``."""
+        with _writing(self._path):
             self._events.write_gif(gif, size, int(env_steps))
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
-
-    def flush(self) -> None:
-        """Writes out what is still held back. Raises RunDirectoryError where the file system takes no more."""
-        try:
-            self._events.flush()
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
 
     def close(self) -> None:
-        """Writes out what is still held back and closes both files; a second call does nothing.
-
-        Raises RunDirectoryError where the file system takes no more.
-        """
-        try:
+        """Closes both files; a second call does nothing."""
+        with _writing(self._path):
             self._file.close()
             self._events.close()
-        except OSError as error:
-            raise _unwritable(self._path, error) from error
 
     def __enter__(self) -> MetricsWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        # An error that is under way has told what is wrong.
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        # An error that is under way says what is wrong.
         with nullcontext() if error is None else suppress(RunDirectoryError):
             self.close()
 
@@ -163,5 +133,9 @@ def _json_number(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def _unwritable(path: Path, error: OSError) -> RunDirectoryError:
-    return RunDirectoryError(f"{path} cannot be written: {os_reason(error)}")
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunDirectoryError(f"{path} cannot be written: {os_reason(error)}") from error

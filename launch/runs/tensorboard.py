@@ -16,14 +16,18 @@ Tags, over environment steps; ``metrics.jsonl`` has the same numbers under the k
 ``episode``     an episode at intervals, as an animated picture (tab IMAGES)
 =============== ======================================================================================================
 
-The settings stand in the tab HPARAMS too, with the return as what they are judged by. All of it is in the event files
-of the run itself: ``SummaryWriter.add_hparams`` would begin a second run below it.
+The settings stand in the tab HPARAMS too, with the return as the metric. All of it is in the event files of the run
+itself, written by TensorBoard's own `RecordWriter`: torch's ``SummaryWriter`` writes from a thread, which a full disk
+ends with a traceback, and its ``add_hparams`` begins a second run.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+import socket
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +35,12 @@ _RETURNS = ("episode_return", "episode_length", "episodes", "normalised_return",
 TAGS: Mapping[str, str] = {**{key: f"returns/{key}" for key in _RETURNS}, "updates": "learner/updates"}
 """The tags of keys of ``metrics.jsonl`` that stand in no group; the tag of any other key is the key."""
 
-_JUDGED_BY = TAGS["episode_return"]
-
 
 class EventWriter:
-    """Appends to the TensorBoard events of a run.
+    """Appends to the TensorBoard events of a run; what was written is in the file when a method returns.
 
     Args:
-        folder: where the event files lie.
+        folder: where the event file lies.
         purge_step: TensorBoard hides what earlier files hold of this step and later ones; None hides nothing.
 
     Raises:
@@ -46,84 +48,61 @@ class EventWriter:
     """
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
-        # TensorBoard and torch take seconds to import, and who reads metrics needs neither.
-        from torch.utils.tensorboard import SummaryWriter
+        # TensorBoard takes seconds to import, and who reads metrics does not need it.
+        from tensorboard.compat.proto.event_pb2 import SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step, flush_secs=30)
-        self._records = _Records(self._writer._get_file_writer().event_writer._async_writer)
+        # Readers take event files in the order of their names.
+        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._records = RecordWriter(open(folder / name, "xb"))  # noqa: SIM115 (open until close)
         self._end: Any = None
+        self._add(file_version="brain.Event:2")
+        if purge_step is not None:
+            self._add(step=purge_step, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, env_steps: int, values: Mapping[str, float]) -> None:
         """Scalars by their keys in ``metrics.jsonl``."""
-        for key, value in values.items():
-            self._writer.add_scalar(TAGS.get(key, key), float(value), env_steps)
-        self._records.check()
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        scalars = [Summary.Value(tag=TAGS.get(key, key), simple_value=float(value)) for key, value in values.items()]
+        self._add(step=env_steps, summary=Summary(value=scalars))
 
     def write_config(self, config: Mapping[str, Any], env_steps: int) -> None:
         """The settings, as a text and as hyperparameters."""
-        from torch.utils.tensorboard.summary import hparams
+        from torch.utils.tensorboard.summary import hparams, text
 
         settings = flat(config)
         rows = [f"| {name} | {_text(value)} |" for name, value in settings.items()]
-        self._writer.add_text("config", "\n".join(["| setting | value |", "| --- | --- |", *rows]), env_steps)
+        table = "\n".join(["| setting | value |", "| --- | --- |", *rows])
+        self._add(step=env_steps, summary=text("config", table))
         # A bool is an int, and 1.0 says less than True.
         numbers = {
             name: value if isinstance(value, int | float) and not isinstance(value, bool) else _text(value)
             for name, value in settings.items()
         }
-        experiment, start, self._end = hparams(numbers, {_JUDGED_BY: None})
-        for summary in (experiment, start):
-            self._writer._get_file_writer().add_summary(summary)
+        experiment, start, self._end = hparams(numbers, {TAGS["episode_return"]: None})
+        self._add(summary=experiment)
+        self._add(summary=start)
 
     def write_gif(self, gif: bytes, size: tuple[int, int], env_steps: int) -> None:
         """An animated GIF of this width and height."""
         from tensorboard.compat.proto.summary_pb2 import Summary
 
-        # add_video would want moviepy, and encode again.
         image = Summary.Image(width=size[0], height=size[1], colorspace=3, encoded_image_string=gif)
-        summary = Summary(value=[Summary.Value(tag="episode", image=image)])
-        self._writer._get_file_writer().add_summary(summary, env_steps)
-
-    def flush(self) -> None:
-        """Writes out what is held back."""
-        self._writer.flush()
-        self._records.check()
+        self._add(step=env_steps, summary=Summary(value=[Summary.Value(tag="episode", image=image)]))
 
     def close(self) -> None:
-        """Says that the session has ended, and writes out what is held back."""
+        """Says that the session has ended, and closes the file."""
         if self._end is not None:
-            self._writer._get_file_writer().add_summary(self._end)
-            self._end = None
-        self._writer.close()
-        self._records.check()
+            end, self._end = self._end, None
+            self._add(summary=end)
+        self._records.close()
 
+    def _add(self, **fields: Any) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event
 
-class _Records:
-    """Takes the place of the file in TensorBoard's thread, which would end with a traceback where the disk is full: the
-    error is kept for the next call from outside, and what comes after it is dropped."""
-
-    def __init__(self, asynchronous: Any) -> None:
-        self._file = asynchronous._writer
-        self._error: OSError | None = None
-        asynchronous._worker._record_writer = self
-
-    def write(self, record: bytes) -> None:
-        if self._error is None:
-            self._try(self._file.write, record)
-
-    def flush(self) -> None:
-        self._try(self._file.flush)
-
-    def check(self) -> None:
-        """Raises the error that was kept."""
-        if self._error is not None:
-            raise self._error
-
-    def _try(self, action: Callable[..., object], *arguments: object) -> None:
-        try:
-            action(*arguments)
-        except OSError as error:
-            self._error = self._error or error
+        self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+        self._records.flush()
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:

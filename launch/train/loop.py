@@ -296,7 +296,6 @@ class TrainingLoop:
         path = checkpoint_path(records.run.checkpoints, learner.env_steps)
         save_checkpoint(path, checkpoint)
         prune_checkpoints(records.run.checkpoints, self._config.keep_checkpoints)
-        records.metrics.flush()
         if records.mirror is not None:
             records.mirror.push()
         self._last_checkpoint = time.monotonic()
