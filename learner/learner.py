@@ -48,7 +48,7 @@ class Learner:
         config: how it learns.
         num_streams: the number of streams that all rollout actors of this learner step together.
         total_steps: environment steps after which the learning rate has fallen to zero.
-        peers: the learners that it shares the training with: each update is from the batches of all.
+        collective: the learners that share the training: each update is from the batches of all.
 
     Raises:
         ValueError: for a precision or storage that is neither float32 nor bfloat16, or rtrl_metrics_every below 0.

@@ -16,14 +16,7 @@ _OF_THE_DEVICE = ("lr", "capturable", "foreach", "fused")
 
 
 def make_optimiser(
-    parameters: Iterable[Tensor],
-    name: str,
-    learning_rate: float,
-    *,
-    rmsprop_alpha: float = 0.99,
-    rmsprop_momentum: float = 0.0,
-    rmsprop_eps: float = 0.01,
-    capturable: bool = False,
+    parameters: Iterable[Tensor], name: str, learning_rate: float, *, capturable: bool = False
 ) -> torch.optim.Optimizer:
     """RMSProp as the paper used it, or Adam with PyTorch's defaults.
 
@@ -37,9 +30,6 @@ def make_optimiser(
         parameters: what to optimise.
         name: "rmsprop" or "adam".
         learning_rate: the learning rate before any decay.
-        rmsprop_alpha: decay of the mean of squared gradients; read by RMSProp only, like the next two.
-        rmsprop_momentum: momentum.
-        rmsprop_eps: eps.
         capturable: let a CUDA graph hold the step; the learning rate is then a tensor on the parameters' device.
 
     Raises:
@@ -50,13 +40,7 @@ def make_optimiser(
     foreach = True if capturable else None
     if name == "rmsprop":
         optimiser: torch.optim.Optimizer = torch.optim.RMSprop(
-            parameters,
-            lr=learning_rate,
-            alpha=rmsprop_alpha,
-            momentum=rmsprop_momentum,
-            eps=rmsprop_eps,
-            capturable=capturable,
-            foreach=foreach,
+            parameters, learning_rate, alpha=0.99, eps=0.01, capturable=capturable, foreach=foreach
         )
     elif name == "adam":
         # On a CPU one call for all parameters: its small operations would else take longer than their arithmetic.
