@@ -134,7 +134,7 @@ def _watch(task: str, arguments: list[str], console: Console) -> int:
     options, agent = preset_options(task, take_flag(arguments, "--preset")), flag_value(arguments, "--agent")
     trained = None
     if agent is not None:
-        from r2ac.launch.watching.watch import TrainedAgent
+        from r2ac.launch.runs.loading import TrainedAgent
 
         trained = TrainedAgent.load(local_path(agent))
         # It is shown what it was trained with, unless flags say otherwise.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from r2ac.envs import InvalidOption, MissingPackage, Task, UnknownTask, find_task, find_tasks
-from r2ac.launch.evaluation.evaluate import Evaluation, LoadedCheckpoint, evaluation_path
+from r2ac.envs import InvalidOption, MissingPackage, UnknownTask, find_task, find_tasks
+from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path
 from r2ac.launch.evaluation.protocols import Settings
+from r2ac.launch.runs.loading import TrainedAgent
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runs.run_groups import runs_of
 from r2ac.launch.runs.suite_run import SuiteRun
@@ -54,8 +56,8 @@ class EvaluationPlan:
     """All that is to be played, and what cannot be."""
 
     rows: list[Planned] = field(default_factory=list)
-    checkpoints: dict[str, LoadedCheckpoint] = field(default_factory=dict)
-    """By their digests."""
+    agents: dict[Path, TrainedAgent] = field(default_factory=dict)
+    """By the paths of their checkpoints."""
     failures: list[EvaluationFailure] = field(default_factory=list)
 
     def add(self, row: Planned) -> None:
@@ -67,6 +69,14 @@ class EvaluationPlan:
         """Note a failure, once."""
         if failure not in self.failures:
             self.failures.append(failure)
+
+    @contextmanager
+    def noting(self) -> Iterator[None]:
+        """A block that ends with the first error that the user can mend, which is noted."""
+        try:
+            yield
+        except BAD_INPUT as error:
+            self.fail(EvaluationFailure(str(error), bad_input=True))
 
 
 def make_plan(
@@ -86,29 +96,24 @@ def make_plan(
     """
     plan = EvaluationPlan()
     if names is not None:
-        names = _known(names, plan)
-        if not names:
+        known = []
+        for name in names.split(","):
+            with plan.noting():
+                find_tasks(name)
+                known.append(name)
+        if not known:
             return plan
+        names = ",".join(known)
         find_tasks(names)
     for argument in paths:
         of_suite = _is_suite(argument)
-        for path in _runs_of_suite(argument, plan) if of_suite else _runs_at(argument):
-            try:
-                checkpoint = LoadedCheckpoint.read(path)
-                tasks = _tasks_of(checkpoint, path, names)
-            except BAD_INPUT as error:
-                plan.fail(EvaluationFailure(str(error), bad_input=True))
-                continue
-            plan.checkpoints[checkpoint.sha256] = checkpoint
-            for task in tasks:
-                try:
-                    wanted = _evaluations(checkpoint, task, settings)
-                except BAD_INPUT as error:
-                    plan.fail(EvaluationFailure(str(error), bad_input=True))
-                    continue
-                for evaluation in wanted:
+        with plan.noting():
+            for path in _runs_of_suite(argument, plan) if of_suite else _runs_at(argument):
+                with plan.noting():
+                    agent = TrainedAgent.load(path)
                     target = evaluation_path(path) if output is None else RunDirectory(output).evaluation_path
-                    plan.add(Planned(argument, path, of_suite and output is None, evaluation, target))
+                    for evaluation in _evaluations(agent, path, names, settings, plan):
+                        plan.add(Planned(argument, path, of_suite and output is None, evaluation, target))
     return plan
 
 
@@ -118,18 +123,6 @@ def is_refused(evaluation: Evaluation) -> bool:
     shown = find_task(evaluation.task).spaces(evaluation.environment)
     known = [task.spaces(evaluation.training.env) for task in evaluation.training.tasks]
     return shown is not None and None not in known and shown not in known
-
-
-def _known(names: str, plan: EvaluationPlan) -> str:
-    """The names that stand for tasks."""
-    known = []
-    for name in names.split(","):
-        try:
-            find_tasks(name)
-            known.append(name)
-        except UnknownTask as error:
-            plan.fail(EvaluationFailure(str(error), bad_input=True))
-    return ",".join(known)
 
 
 def _runs_at(argument: Path) -> list[Path]:
@@ -151,35 +144,30 @@ def _is_suite(argument: Path) -> bool:
 
 
 def _runs_of_suite(argument: Path, plan: EvaluationPlan) -> Iterator[Path]:
-    try:
-        suite = SuiteRun.open(argument)
-        runs = [(task, suite.run_of(task)) for task in find_tasks(suite.names)]
-    except BAD_INPUT as error:
-        plan.fail(EvaluationFailure(str(error), bad_input=True))
-        return
-    for task, run in runs:
-        if run.exists():
+    suite = SuiteRun.open(argument)
+    for task in find_tasks(suite.names):
+        if (run := suite.run_of(task)).exists():
             yield run
         else:
             plan.fail(EvaluationFailure(f"{argument} has no run on {task.name} yet", bad_input=True))
 
 
-def _tasks_of(checkpoint: LoadedCheckpoint, path: Path, names: str | None) -> Sequence[Task]:
-    """Raises ConfigError where none of the names is of the agent's suite."""
-    own = checkpoint.training.tasks
-    if names is None:
-        return own
-    tasks = [task for task in find_tasks(names) if task.suite.name == own[0].suite.name]
-    if not tasks:
-        raise ConfigError(f"--suite {names} names no task of {own[0].suite.name}, which {path} was trained on")
-    return tasks
-
-
-def _evaluations(checkpoint: LoadedCheckpoint, task: Task, settings: Settings) -> list[Evaluation]:
-    if (sentence := task.suite.missing()) is not None:
-        raise MissingPackage(sentence)
-    environment = settings.environment(task, checkpoint.training.env)
-    return [
-        checkpoint.evaluation(task.name, config, environment, settings.protocol.name, changed)
-        for config, changed in settings.configs(task)
-    ]
+def _evaluations(
+    agent: TrainedAgent, path: Path, names: str | None, settings: Settings, plan: EvaluationPlan
+) -> Iterator[Evaluation]:
+    """What the agent plays of the named tasks, or of its own. Raises ConfigError where none of the names is of its
+    suite."""
+    tasks = agent.training.tasks
+    if names is not None:
+        suite = tasks[0].suite.name
+        tasks = tuple(task for task in find_tasks(names) if task.suite.name == suite)
+        if not tasks:
+            raise ConfigError(f"--suite {names} names no task of {suite}, which {path} was trained on")
+    plan.agents[agent.path] = agent
+    for task in tasks:
+        with plan.noting():
+            if (sentence := task.suite.missing()) is not None:
+                raise MissingPackage(sentence)
+            environment = settings.environment(task, agent.training.env)
+            for config, changed in settings.configs(task):
+                yield Evaluation.of(agent, task.name, config, environment, settings.protocol, changed)

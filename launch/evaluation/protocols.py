@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from r2ac.envs import Split, Task
-from r2ac.launch.evaluation.evaluate import EvaluationConfig
 from r2ac.launch.settings.config import ConfigError
 
 # What an episode is. The rest is what the agent sees, does and how often, which stays as in its training.
@@ -36,6 +35,29 @@ _OF_AN_EPISODE = {
 
 
 @dataclass(frozen=True)
+class EvaluationConfig:
+    """How the episodes of one result are played. Raises ConfigError for a number below 1."""
+
+    episodes: int = 100
+    """Episodes for each seed."""
+    seeds: int = 3
+    """Evaluation seeds; with split test none is ever used in training."""
+    greedy: bool = False
+    """Take the most probable action instead of drawing from the policy."""
+    split: Split = "test"
+    """Which episodes to play: test (held out), or train (as in training; with ProcGen, on the training levels)."""
+    num_envs: int = 25
+    """Environments stepped together."""
+    device: str = "auto"
+    """Where the agent runs: cpu, cuda, cuda:1, …; auto takes the GPU where there is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("episodes", "seeds", "num_envs"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}, but it must be at least 1")
+
+
+@dataclass(frozen=True)
 class ProtocolPart:
     """So many episodes of one split."""
 
@@ -49,7 +71,7 @@ class ProtocolPart:
 class Protocol:
     """A way to evaluate, by suite."""
 
-    name: str
+    name: Literal["default", "paper", "machado2018"]
     parts: Mapping[str, tuple[ProtocolPart, ...]]
     """What is played of the tasks of a suite, by its name."""
     others: tuple[ProtocolPart, ...] = ()
@@ -101,27 +123,43 @@ PROTOCOLS: dict[str, Protocol] = {
 
 @dataclass(frozen=True)
 class Settings:
-    """How to play: a protocol, and what is said in its place; None leaves it as it is."""
+    """How to play: a protocol, and what is said in its place."""
 
-    protocol: Protocol
+    protocol: Literal["default", "paper", "machado2018"] = "default"
+    """How to play, where the flags below say nothing else. default: 3 x 100 episodes, split test. paper (Irie et al.
+    2024), greedy: DMLab 3 x 100; ProcGen 200 on training levels, 3 x 200 on unseen ones; Atari 5 x 30 with no-ops.
+    machado2018: Atari, 3 x 100 with sticky actions and without no-ops."""
     episodes: int | None = None
-    """For each seed."""
+    """Episodes for each seed; the protocol's if not given."""
     seeds: int | None = None
+    """Evaluation seeds, the protocol's if not given; with split test none is ever used in training."""
     split: Split | None = None
-    greedy: bool | None = None
+    """Which episodes to play: test (held out), or train (as in training; with ProcGen, on the training levels); the
+    protocol's if not given."""
+    greedy: bool = False
+    """Take the most probable action instead of drawing from the policy."""
     num_envs: int = 25
-    """Environments stepped together."""
-    device: str = "cpu"
-    """Where the agents run."""
+    """Environments stepped together. Each engine of DMLab is a process of 200 to 400 MB."""
     max_episode_steps: int | None = None
+    """Steps after which an episode is truncated; 0: none but the task's own limit; as in training if not given."""
     step_timeout: float | None = None
+    """Seconds after which a Ray task whose environments do not return from a step is given up (DMLab: the engine is
+    replaced); 0: never; as in training if not given."""
+    device: str = "auto"
+    """Where the agents run: cpu; cuda: each Ray task gets a share of a GPU; auto: the CPU, or with --workers 0 the GPU
+    where there is one."""
+
+    @staticmethod
+    def of(protocol: str) -> Settings:
+        """What a protocol prescribes."""
+        return Settings(PROTOCOLS[protocol].name, greedy=PROTOCOLS[protocol].greedy)
 
     def environment(self, task: Task, trained: Any) -> Any:
         """The options to play with, for an agent that was trained with the options ``trained`` of the same suite;
         raises InvalidOption where the task cannot run with them."""
         asked = {name: getattr(self, name) for name in ("max_episode_steps", "step_timeout")}
         given = {name: value for name, value in asked.items() if value is not None}
-        return task.checked_options(replace(self.protocol.environment(task, trained), **given))
+        return task.checked_options(replace(PROTOCOLS[self.protocol].environment(task, trained), **given))
 
     def configs(self, task: Task) -> list[tuple[EvaluationConfig, tuple[str, ...]]]:
         """How each part of the protocol is to be played, and the names of the settings that are not the protocol's.
@@ -132,17 +170,15 @@ class Settings:
         Raises:
             ConfigError: where the protocol does not know the task's suite, or a number is below 1.
         """
-        parts = self.protocol.parts_of(task)
+        parts = PROTOCOLS[self.protocol].parts_of(task)
         if self.split is not None:
             parts = tuple(part for part in parts if part.split == self.split) or parts[:1]
         return [self._config(part) for part in parts]
 
     def _config(self, part: ProtocolPart) -> tuple[EvaluationConfig, tuple[str, ...]]:
-        prescribed: dict[str, Any] = {name: getattr(part, name) for name in ("episodes", "seeds", "split")}
-        prescribed["greedy"] = self.protocol.greedy
+        prescribed = {**vars(part), "greedy": PROTOCOLS[self.protocol].greedy}
         asked = {name: getattr(self, name) for name in prescribed}
         chosen = {name: own if asked[name] is None else asked[name] for name, own in prescribed.items()}
         config = EvaluationConfig(**chosen, num_envs=self.num_envs, device=self.device)
-        config.check()
-        changed = [name for name, own in prescribed.items() if chosen[name] != own]
+        changed = [name for name in ("episodes", "seeds", "split", "greedy") if chosen[name] != prescribed[name]]
         return config, (*changed, *(["max_episode_steps"] if self.max_episode_steps is not None else []))

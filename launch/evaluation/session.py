@@ -10,13 +10,14 @@ from types import TracebackType
 
 from rich.console import Console
 
-from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path
+from r2ac.launch.evaluation.evaluate import Evaluation
 from r2ac.launch.evaluation.evaluation_progress import Amount, EvaluationProgress, expected_time
-from r2ac.launch.evaluation.plan import EvaluationFailure, EvaluationPlan, Planned, is_refused
+from r2ac.launch.evaluation.plan import EvaluationPlan, Planned, is_refused
 from r2ac.launch.evaluation.results_file import EvaluationFile
 from r2ac.launch.evaluation.tables import evaluation_markdown, print_evaluations
 from r2ac.launch.evaluation.task_means import TaskMeans, task_means
 from r2ac.launch.evaluation.workers import Unit, Workers, check_can_be_ended, play_units
+from r2ac.launch.runs.loading import folder_of
 from r2ac.launch.runs.run_directory import write_atomically
 from r2ac.launch.runtime.errors import RunError, os_reason
 from r2ac.launch.runtime.stop_signals import StopSignals
@@ -37,18 +38,16 @@ class EvaluationSession:
         self._open_files = ExitStack()
 
     def __enter__(self) -> EvaluationSession:
-        for row in list(self._plan.rows):
-            try:
+        rows, self._plan.rows = self._plan.rows, []
+        for row in rows:
+            with self._plan.noting():
                 if row.target not in self._files:
                     file = self._open_files.enter_context(EvaluationFile(row.target, self._fresh))
                     self._files[row.target] = file
-            except RunError as error:
-                self._plan.rows.remove(row)
-                self._plan.fail(EvaluationFailure(str(error), bad_input=True))
-                continue
-            row.evaluation, sentence = self._files[row.target].go_on(row.evaluation)
-            if sentence is not None:
-                self._print(f"{row.path}: {sentence}")
+                row.evaluation, sentence = self._files[row.target].go_on(row.evaluation)
+                self._plan.rows.append(row)
+                if sentence is not None:
+                    self._print(f"{row.path}: {sentence}")
         return self
 
     def __exit__(
@@ -83,26 +82,19 @@ class EvaluationSession:
         if not missing:
             return
         check_can_be_ended(missing, workers)
-        episodes = sum(unit.evaluation.config.episodes for unit in missing)
         seeds = sum(row.evaluation.config.seeds for row in rows)
-        on_file = f"; {seeds - len(missing)} of {seeds} seeds are on file" if seeds > len(missing) else ""
-        parts = f"{len(missing)} part{'' if len(missing) == 1 else 's'}"
-        expected = expected_time(
-            [
-                (evaluation_path(rows[unit.row].path).parent, unit.evaluation.config.episodes)
-                for unit in missing
-                if not is_refused(unit.evaluation)
-            ]
-        )
-        pace = "" if expected is None else f"; {expected} at the pace of the training"
-        limits = sorted({unit.evaluation.environment.max_episode_steps for unit in missing} - {0})
-        cut = f"; cut off after {' or '.join(f'{limit:,}' for limit in limits)} steps" if limits else ""
-        self._print(f"{episodes:,} episodes to play, in {parts}{on_file}{cut}{pace}")
-        models = {sha256: checkpoint.model for sha256, checkpoint in self._plan.checkpoints.items()}
-        amounts = [_amount(row) for row in rows]
+        self._print(self._outlook(missing, seeds))
+        amounts = [
+            Amount(
+                f"{row.path.name} {row.evaluation.task} {row.evaluation.config.split}",
+                row.evaluation.config.seeds * row.evaluation.config.episodes,
+                len(row.evaluation.episodes),
+            )
+            for row in rows
+        ]
         with (
             EvaluationProgress(self._console, amounts, stall_seconds=stall_seconds) as progress,
-            closing(play_units(missing, models, workers, signals)) as reports,
+            closing(play_units(missing, self._plan.agents, workers, signals)) as reports,
         ):
             for unit, report in reports:
                 progress.update(unit, report)
@@ -118,6 +110,20 @@ class EvaluationSession:
                 f"Stopped by {signals.received.name}: {seeds - left} of {seeds} seeds are on file; the same command "
                 "plays the others"
             )
+
+    def _outlook(self, missing: Sequence[Unit], seeds: int) -> str:
+        """What is to be played, out of so many seeds, and how long it may take."""
+        evaluations = [unit.evaluation for unit in missing]
+        line = f"{sum(each.config.episodes for each in evaluations):,} episodes to play, in {len(missing)} part"
+        line += "" if len(missing) == 1 else "s"
+        if seeds > len(missing):
+            line += f"; {seeds - len(missing)} of {seeds} seeds are on file"
+        if limits := sorted({each.environment.max_episode_steps for each in evaluations} - {0}):
+            line += f"; cut off after {' or '.join(f'{limit:,}' for limit in limits)} steps"
+        pace = expected_time(
+            [(folder_of(each.checkpoint), each.config.episodes) for each in evaluations if not is_refused(each)]
+        )
+        return line if pace is None else f"{line}; {pace} at the pace of the training"
 
     def print_results(self) -> None:
         """The table, what was written, and the page of each training on a suite, which is written here."""
@@ -136,12 +142,6 @@ class EvaluationSession:
         self._console.print(line, soft_wrap=True, markup=False)
 
 
-def _amount(row: Planned) -> Amount:
-    evaluation = row.evaluation
-    label = f"{row.path.name} {evaluation.task} {evaluation.config.split}"
-    return Amount(label, evaluation.config.seeds * evaluation.config.episodes, len(evaluation.episodes))
-
-
 def _name(path: Path, rows: Sequence[Planned]) -> str:
     """The last part of a path, or all of it where several end so."""
     others = {row.path for row in rows} | {row.argument for row in rows}
@@ -152,15 +152,16 @@ def _means(rows: Sequence[Planned]) -> list[tuple[str, TaskMeans]]:
     """Over the tasks of each directory of runs; of each run where it has several tasks of its own."""
     groups: dict[tuple[Path, str], list[Planned]] = {}
     for row in rows:
-        tasks = [other.evaluation.task for other in rows if other.argument == row.argument and _alike(other, row)]
+        split = row.evaluation.config.split
+        tasks = [
+            other.evaluation.task
+            for other in rows
+            if other.argument == row.argument and other.evaluation.config.split == split
+        ]
         whole = row.argument if len(tasks) == len(set(tasks)) else row.path
-        groups.setdefault((whole, row.evaluation.config.split), []).append(row)
+        groups.setdefault((whole, split), []).append(row)
     found = [(key, task_means(row.evaluation for row in group)) for key, group in groups.items()]
     return [(f"{_name(path, rows)}, split {split}", means) for (path, split), means in found if means is not None]
-
-
-def _alike(row: Planned, other: Planned) -> bool:
-    return row.evaluation.config.split == other.evaluation.config.split
 
 
 def _write_page(folder: Path, evaluations: Sequence[Evaluation]) -> Path:

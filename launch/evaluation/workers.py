@@ -8,15 +8,16 @@ from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from r2ac.envs import EngineFailed, EnvironmentFailed
-from r2ac.launch.cluster.connect import gpu_share
-from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, play
+from r2ac.launch.cluster import connect as cluster
+from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, play_seed
 from r2ac.launch.evaluation.plan import BAD_INPUT, EvaluationFailure
+from r2ac.launch.runs.loading import TrainedAgent
 from r2ac.launch.runtime.errors import with_details_kept
 from r2ac.launch.runtime.process import set_up_process
 from r2ac.launch.runtime.step_timer import StepTimer
@@ -30,8 +31,8 @@ _REPORT_SECONDS = 0.25
 _PATIENCE = 6.0
 _RESTARTS = 3
 
-Models = Mapping[str, Mapping[str, Tensor]]
-"""The weights of checkpoints by their digests."""
+Agents = Mapping[Path, TrainedAgent]
+"""By the paths of their checkpoints."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +93,7 @@ def check_can_be_ended(units: Sequence[Unit], workers: Workers) -> None:
 
 
 def play_units(
-    units: Sequence[Unit], models: Models, workers: Workers, signals: StopSignals
+    units: Sequence[Unit], agents: Agents, workers: Workers, signals: StopSignals
 ) -> Generator[tuple[Unit, UnitReport], None, None]:
     """Play the units and report how far each has come; what is played does not depend on where.
 
@@ -100,33 +101,36 @@ def play_units(
 
     Raises:
         ConnectionFailed: if there is no Ray cluster at the address given.
+        ConfigError: if a GPU is asked for and Ray has none.
     """
-    if any(unit.evaluation.killed_after for unit in units):
-        # What does not come back can be ended there.
-        yield from _play_with_ray(units, models, workers, signals)
-        return
-    if workers.number == 0 or len(units) <= 1:
-        yield from _play_here(units, models, signals)
-        return
-    left = dict.fromkeys(units)
-    if workers.number is None and workers.ray_address == "local":
-        until = time.monotonic() + _PATIENCE
-        with closing(_play_here(units, models, signals)) as here:
-            for unit, report in here:
-                yield unit, report
-                if report.ended:
-                    done = [unit] if report.failure is None else [u for u in left if u.row == unit.row]
-                    left = {u: None for u in left if u not in done}
-                elif time.monotonic() > until and len(left) > 1:
-                    # It is begun again where the others are.
-                    yield unit, UnitReport()
-                    break
+    left = list(units)
+    # What does not come back can be ended in another process only.
+    if not any(unit.evaluation.killed_after for unit in units):
+        here = workers.number == 0 or len(units) <= 1
+        if here or (workers.number is None and workers.ray_address == "local"):
+            until = None if here else time.monotonic() + _PATIENCE
+            with closing(_play_here(units, agents, signals)) as reports:
+                for unit, report in reports:
+                    yield unit, report
+                    if report.ended:
+                        left = [u for u in left if u is not unit and (report.failure is None or u.row != unit.row)]
+                    elif until is not None and time.monotonic() > until and len(left) > 1:
+                        # It is begun again where the others are.
+                        yield unit, UnitReport()
+                        break
+            if here:
+                return
     if left and not signals.stop_requested():
-        yield from _play_with_ray(list(left), models, workers, signals)
+        connection = cluster.connect(workers.ray_address, num_actors=min(workers.number or 1, len(left)))
+        try:
+            signals.install()
+            yield from _RayPlayer(connection.ray, left, agents, workers).reports(signals)
+        finally:
+            connection.close()
 
 
 def _play(
-    model: Mapping[str, Tensor], evaluation: Evaluation, seed: int, step_timeout: float = 0.0
+    agent: TrainedAgent, evaluation: Evaluation, seed: int, step_timeout: float = 0.0
 ) -> Generator[UnitReport, None, None]:
     """Reports of one unit. One thread for the network wherever it runs: how sums are split among threads shows in
     their last bits. This process is ended if a step takes longer than ``step_timeout`` seconds; 0: never."""
@@ -134,9 +138,9 @@ def _play(
     set_up_process(threads=1)
     try:
         yield UnitReport()
-        report, told = UnitReport(), time.monotonic()
+        report, reported, timer = UnitReport(), time.monotonic(), StepTimer(step_timeout)
         episodes: list[EvaluatedEpisode] = []
-        with closing(play(model, evaluation, seed, StepTimer(step_timeout))) as played:
+        with closing(play_seed(agent, evaluation, seed, lambda: timer)) as played:
             for step in played:
                 episodes += step.ended
                 report = UnitReport(
@@ -146,8 +150,8 @@ def _play(
                     longest=step.longest,
                     engines_lost=step.engines_lost,
                 )
-                if time.monotonic() - told >= _REPORT_SECONDS:
-                    told = time.monotonic()
+                if time.monotonic() - reported >= _REPORT_SECONDS:
+                    reported = time.monotonic()
                     yield report
         yield replace(report, episodes=tuple(episodes))
     finally:
@@ -155,14 +159,14 @@ def _play(
 
 
 def _play_here(
-    units: Sequence[Unit], models: Models, signals: StopSignals
+    units: Sequence[Unit], agents: Agents, signals: StopSignals
 ) -> Generator[tuple[Unit, UnitReport], None, None]:
     failed: set[int] = set()
     for unit in units:
         if unit.row in failed:
             continue
         try:
-            with closing(_play(models[unit.evaluation.sha256], unit.evaluation, unit.seed)) as reports:
+            with closing(_play(agents[unit.evaluation.checkpoint], unit.evaluation, unit.seed)) as reports:
                 for report in reports:
                     yield unit, report
                     if signals.stop_requested():
@@ -172,31 +176,19 @@ def _play_here(
             yield unit, UnitReport(failure=_failure(error, unit))
 
 
-def _play_with_ray(
-    units: Sequence[Unit], models: Models, workers: Workers, signals: StopSignals
-) -> Generator[tuple[Unit, UnitReport], None, None]:
-    from r2ac.launch.cluster import connect as cluster
-
-    connection = cluster.connect(workers.ray_address, num_actors=min(workers.number or 1, len(units)))
-    ray = connection.ray
-    number = min(workers.number or int(ray.cluster_resources()["CPU"]), len(units))
-    try:
-        signals.install()
-        yield from _RayPlayer(ray, units, models, number, workers.gpu).reports(signals)
-    finally:
-        connection.close()
-
-
 class _RayPlayer:
-    """Keeps ``number`` Ray tasks at work; a unit whose process dies is played again."""
+    """Keeps so many Ray tasks at work as there are workers; a unit whose process dies is played again."""
 
-    def __init__(self, ray: Any, units: Sequence[Unit], models: Models, number: int, gpu: bool) -> None:
-        self._ray, self._number = ray, number
-        share = _gpu_share(ray.cluster_resources().get("GPU", 0), number) if gpu else 0
+    def __init__(self, ray: Any, units: Sequence[Unit], agents: Agents, workers: Workers) -> None:
+        resources = ray.cluster_resources()
+        self._ray, self._number = ray, min(workers.number or int(resources["CPU"]), len(units))
+        gpus = resources.get("GPU", 0)
+        if workers.gpu and gpus < 1:
+            raise ConfigError("--device is cuda, but Ray has no GPU: --device cpu, or --workers 0 for this process")
+        share = cluster.gpu_share(gpus, self._number) if workers.gpu else 0
         # Ray's own retries would send the reports of two attempts as those of one.
         self._play = ray.remote(_play).options(num_cpus=1, num_gpus=share, max_retries=0)
-        digests = {unit.evaluation.sha256 for unit in units}
-        self._models = {sha256: ray.put(models[sha256]) for sha256 in digests}
+        self._agents = {path: ray.put(agents[path]) for path in {unit.evaluation.checkpoint for unit in units}}
         self._waiting, self._running = deque(units), dict[Any, Unit]()
         self._failed: set[int] = set()
         self._deaths: Counter[Unit] = Counter()
@@ -223,8 +215,8 @@ class _RayPlayer:
             unit = self._waiting.popleft()
             if unit.row not in self._failed:
                 evaluation = unit.evaluation
-                model = self._models[evaluation.sha256]
-                stream = self._play.remote(model, evaluation, unit.seed, evaluation.killed_after)
+                agent = self._agents[evaluation.checkpoint]
+                stream = self._play.remote(agent, evaluation, unit.seed, evaluation.killed_after)
                 self._running[stream], self._heard[unit] = unit, time.monotonic()
 
     def _next(self, stream: Any) -> UnitReport | None:
@@ -253,13 +245,6 @@ class _RayPlayer:
         first = unit.row not in self._failed
         self._failed.add(unit.row)
         return UnitReport(failure=_failure(error, unit)) if first else None
-
-
-def _gpu_share(gpus: float, tasks: int) -> float:
-    """So much of a GPU for each task that all of them can run."""
-    if gpus < 1:
-        raise ConfigError("--device is cuda, but Ray has no GPU: --device cpu, or --workers 0 for this process")
-    return gpu_share(gpus, tasks)
 
 
 def _failure(error: Exception, unit: Unit) -> EvaluationFailure:

@@ -16,12 +16,11 @@ from r2ac.agents import Agent
 from r2ac.launch.inspection.credit import Reach, measure_reach
 from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
-from r2ac.launch.runs.loading import choose_device
+from r2ac.launch.runs.loading import TrainedAgent, choose_device, folder_of
 from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
 from r2ac.launch.runtime.errors import RunError, os_reason
 from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.watching.memory_analysis import half_lives
-from r2ac.launch.watching.watch import TrainedAgent
 from r2ac.learner import Rollout
 from r2ac.learner.checkpoint import latest_checkpoint
 
@@ -113,12 +112,10 @@ def checkpoints_at(path: Path) -> list[Path]:
 def results_path(path: Path) -> Path:
     """Where the inspection of ``path`` is written: ``inspect.json`` of the run; that of a checkpoint has a file of its
     own, ``inspect-<step>.json``, in the run that it lies in, else beside it."""
-    path = path.resolve()
     if path.is_dir():
-        return path / "inspect.json"
-    folder = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+        return folder_of(path) / "inspect.json"
     step = path.stem.removeprefix("step_")
-    return folder / f"inspect-{int(step) if step.isdecimal() else path.stem}.json"
+    return folder_of(path) / f"inspect-{int(step) if step.isdecimal() else path.stem}.json"
 
 
 def inspect_checkpoint(path: Path, settings: InspectSettings, report: _Report = lambda done, total: None) -> Inspection:
@@ -156,12 +153,11 @@ def inspect_checkpoint(path: Path, settings: InspectSettings, report: _Report = 
         )
     )
     try:
-        agent = replace(trained, training=replace(training, agent=exact)).agent(actor.spec, device)
+        agent = replace(trained, training=replace(training, agent=exact)).agent(actor.spec, device, training.task)
         reach = measure_reach(agent, training.learner, _play(actor, agent, settings.rollouts, report), settings.warm_up)
     finally:
         actor.close()
-    steps = int(trained.checkpoint.counters["env_steps"])
-    about = (training.task, training.agent.label, steps, training.rollout_length, streams)
+    about = (training.task, training.agent.label, trained.env_steps, training.rollout_length, streams)
     return Inspection(path, *about, settings, reach)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,21 +12,20 @@ import numpy as np
 from PIL import Image
 
 from r2ac.agents import Agent, ObservationSpec
-from r2ac.envs import EngineFailed, find_task, make_vector
+from r2ac.envs import EngineFailed, find_task
 from r2ac.launch.evaluation.plan import BAD_INPUT
 from r2ac.launch.report.blocks import Block, Figure, Figures, Heading, Picture, Pictures, Section, Text
 from r2ac.launch.report.episode_figure import draw_episode
 from r2ac.launch.report.format import clean, counted
 from r2ac.launch.report.study import Configuration, Study
-from r2ac.launch.runs.loading import choose_device
+from r2ac.launch.runs.loading import TrainedAgent, choose_device
 from r2ac.launch.runs.run_groups import RunGroup
 from r2ac.launch.runtime.progress import short_count
 from r2ac.launch.watching.action_names import action_names
-from r2ac.launch.watching.episodes import PlayedEpisode, Player, play
+from r2ac.launch.watching.episodes import PlayedEpisode, Scene
 from r2ac.launch.watching.memory_analysis import CueMemory, NoCues, cue_groups, cue_memory
 from r2ac.launch.watching.memory_plot import draw_cue_memory
 from r2ac.launch.watching.pictures import newest_image, signed
-from r2ac.launch.watching.watch import TrainedAgent
 
 _SEED = 0
 _MOST_AGENTS = 8
@@ -41,12 +41,10 @@ _PICTURE_BYTES = 200_000
 class PlayedAgent:
     """An episode of a trained agent."""
 
+    trained: TrainedAgent
     agent: Agent
-    task: str
-    steps: int
-    """Environment steps that it was trained for."""
+    scene: Scene
     action_names: tuple[str, ...]
-    stacked: int
     episode: PlayedEpisode
 
 
@@ -66,25 +64,19 @@ def episode_section(study: Study) -> Section:
     return Section("episodes", "Episodes", tuple(blocks))
 
 
-def play_newest(run: Path) -> tuple[TrainedAgent, PlayedAgent]:
+def play_newest(run: Path) -> PlayedAgent:
     """One episode of the newest checkpoint of ``run``, on the first task that it was trained on.
 
     Raises:
         RunError, CheckpointError, ConfigError, UnknownTask, InvalidOption, MissingPackage, EngineFailed.
     """
     trained = TrainedAgent.load(run)
-    task, options = trained.training.tasks[0].name, trained.training.env
-    env = make_vector(task, 1, _SEED, split="test", options=options)
-    try:
-        agent = trained.agent(ObservationSpec.of(env), choose_device("auto"))
-        names = tuple(map(clean, action_names(task, env)))
-        player = Player(agent, 1, np.random.default_rng(_SEED))
-        (episode,) = play(player, env, 1, _MOST_STEPS)
-    finally:
-        env.close()
-    steps = int(trained.checkpoint.counters["env_steps"])
-    stacked = getattr(options, "frame_stack", 1)
-    return trained, PlayedAgent(agent, task, steps, names, stacked, episode)
+    scene = Scene(trained.training.tasks[0].name, trained.training.env, _SEED, max_steps=_MOST_STEPS)
+    with closing(scene.env()) as env:
+        agent = trained.agent(ObservationSpec.of(env), choose_device("auto"), scene.task)
+        names = tuple(map(clean, action_names(scene.task, env)))
+        (episode,) = scene.play(agent, env, 1)
+    return PlayedAgent(trained, agent, scene, names, episode)
 
 
 def _group_blocks(configuration: Configuration, group: RunGroup) -> list[Block]:
@@ -93,22 +85,22 @@ def _group_blocks(configuration: Configuration, group: RunGroup) -> list[Block]:
     if group.name is not None:
         return [heading, Text("A run of another program has no checkpoint that can play here.", "missing")]
     try:
-        trained, played = play_newest(group.runs[0])
-        memory, without = _memory(trained, played)
+        played = play_newest(group.runs[0])
+        memory, without = _memory(played)
     except (*BAD_INPUT, EngineFailed) as error:
         return [heading, Text(f"No episode: {error!s}.", "missing")]
     episode = played.episode
     ended = "ended" if episode.complete else "cut off"
     told = (
-        f"{group.runs[0]!s} after {short_count(played.steps)} steps of training: return "
+        f"{group.runs[0]!s} after {short_count(played.trained.env_steps)} steps of training: return "
         f"{episode.rewards.sum():,.6g} in {counted(len(episode), 'step')}, {ended}."
     )
     blocks: list[Block] = [heading, Text(told)]
     if episode.observations.ndim == 4:
         blocks.append(Pictures(_frames(played)))
-    shown = f"Observations, actions and value estimates of an episode on {played.task}: {told}"
-    svg = draw_episode(episode, played.action_names, played.stacked, shown)
-    title = f"One episode of {played.task}"
+    shown = f"Observations, actions and value estimates of an episode on {played.scene.task}: {told}"
+    svg = draw_episode(episode, played.action_names, played.scene.stacked, shown)
+    title = f"One episode of {played.scene.task}"
     blocks.append(Figures((Figure(svg, title, _how_to_read(played)), *memory)))
     return [*blocks, *without]
 
@@ -124,22 +116,23 @@ def _frames(played: PlayedAgent) -> tuple[Picture, ...]:
     episode = played.episode
     pictures = []
     for step in dict.fromkeys(np.linspace(0, len(episode) - 1, _FRAMES).round().astype(int).tolist()):
-        image = Image.fromarray(newest_image(episode.observations[step], played.stacked))
+        image = Image.fromarray(newest_image(episode.observations[step], played.scene.stacked))
         image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
         reward, action = float(episode.rewards[step]), played.action_names[int(episode.actions[step])]
         lines = (f"step {step}", action, f"value {episode.values[step]:.3g}")
         paid = (f"reward {signed(reward)}",) if reward else ()
-        alt = f"Observation of {played.task} at step {step}"
+        alt = f"Observation of {played.scene.task} at step {step}"
         pictures.append(Picture(_png(image), alt, (*lines, *paid)))
     return tuple(pictures)
 
 
-def _memory(trained: TrainedAgent, played: PlayedAgent) -> tuple[tuple[Picture, ...], tuple[Text, ...]]:
+def _memory(played: PlayedAgent) -> tuple[tuple[Picture, ...], tuple[Text, ...]]:
     """What is remembered of the cue, in the suite whose episodes are short enough to play many; else why not."""
-    if find_task(played.task).suite.name != "memory" or played.agent.core.state_size == 0:
+    if find_task(played.scene.task).suite.name != "memory" or played.agent.core.state_size == 0:
         return (), ()
     try:
-        memory = cue_memory(_cue_episodes(trained, played), None, _SEED)
+        episodes = played.scene.first_episodes(played.agent, _CUE_EPISODES, look=cue_groups)
+        memory = cue_memory(episodes, None, _SEED)
     except NoCues as why:
         return (), (Text(f"There is no picture of what is remembered: {why}.", "missing"),)
     told = (
@@ -147,7 +140,11 @@ def _memory(trained: TrainedAgent, played: PlayedAgent) -> tuple[tuple[Picture, 
         f"{len(memory.cues)} episodes; by chance it would be {100 / len(memory.labels):.0f} %."
     )
     alt = f"Cell states by cue, how well they name it, and half-lives of the units. {told}"
-    return (Picture(_memory_picture(memory, f"{played.task}: {trained.training.agent.label} agent"), alt, (told,)),), ()
+    return (
+        Picture(
+            _memory_picture(memory, f"{played.scene.task}: {played.trained.training.agent.label} agent"), alt, (told,)
+        ),
+    ), ()
 
 
 def _memory_picture(memory: CueMemory, title: str) -> bytes:
@@ -156,22 +153,6 @@ def _memory_picture(memory: CueMemory, title: str) -> bytes:
         draw_cue_memory(memory, title, path)
         with Image.open(path) as image:
             return _png(image.convert("RGB"), _PICTURE_BYTES)
-
-
-def _cue_episodes(trained: TrainedAgent, played: PlayedAgent) -> list[PlayedEpisode]:
-    """One episode of each of many streams, if their first observations are cues. Raises NoCues if they are not."""
-    for look in (True, False):
-        # An environment is reset once.
-        env = make_vector(played.task, _CUE_EPISODES, _SEED, split="test", options=trained.training.env)
-        try:
-            if look:
-                cue_groups(env.reset()[0])
-            else:
-                player = Player(played.agent, _CUE_EPISODES, np.random.default_rng(_SEED))
-                return play(player, env, _CUE_EPISODES, _MOST_STEPS)
-        finally:
-            env.close()
-    raise AssertionError
 
 
 def _png(image: Image.Image, most_bytes: int | None = None) -> bytes:

@@ -2,15 +2,81 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.envs import find_task
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
-from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_json
 from r2ac.learner.checkpoint import Checkpoint, CheckpointError, latest_checkpoint, load_checkpoint, load_model_state
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedAgent:
+    """The agent of a checkpoint, and the settings that it was trained with."""
+
+    path: Path
+    """Of the checkpoint."""
+    env_steps: int
+    """Environment steps that it was trained for."""
+    training: TrainConfig[Any]
+    model: dict[str, Tensor]
+
+    @staticmethod
+    def load(path: Path) -> TrainedAgent:
+        """The checkpoint, or the newest one of the run, at ``path``.
+
+        Raises:
+            RunDirectoryError, CheckpointError, ConfigError, UnknownTask.
+        """
+        file = find_checkpoint(path)
+        checkpoint = load_checkpoint(file)
+        training = config_from_json(checkpoint.config, file)
+        return TrainedAgent(file, int(checkpoint.counters["env_steps"]), training, checkpoint.model)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the checkpoint's file, wherever it lies. Raises CheckpointError where it cannot be read."""
+        try:
+            with open(self.path, "rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise CheckpointError(f"cannot read checkpoint {self.path}: {os_reason(error)}") from error
+
+    @property
+    def label(self) -> str:
+        """Which agent it is: ``rtrl agent of my-run``."""
+        path = self.path.resolve()
+        run = path.parent.parent if path.parent.name == "checkpoints" else path
+        return f"{self.training.agent.label} agent of {run.name}"
+
+    def check_plays(self, task: str) -> None:
+        """Raise ConfigError for a task of another suite: its options and its engine are others."""
+        if find_task(task).suite.name != self.training.tasks[0].suite.name:
+            raise ConfigError(f"the agent of {self.path} was trained on {self.training.task} and cannot play {task}")
+
+    def agent(self, spec: ObservationSpec, device: torch.device, task: str) -> Agent:
+        """The agent itself, on ``device``, to play ``task``.
+
+        Raises:
+            CheckpointError: if it cannot read or do what ``spec`` says.
+        """
+        try:
+            agent = make_agent(spec, self.training.agent, self.training.seed, device).eval()
+            load_model_state(agent, self.model)
+        except (ConfigError, CheckpointError) as error:
+            shown = f"observations {list(spec.shape)}{' with instructions' if spec.instruction_length else ''}"
+            there = f"{task}, which has {shown} and {spec.num_actions} actions"
+            raise CheckpointError(f"the agent of {self.path} cannot play {there}: {error}") from error
+        return agent
 
 
 def find_checkpoint(path: Path) -> Path:
@@ -26,6 +92,12 @@ def find_checkpoint(path: Path) -> Path:
     except OSError as error:
         raise RunDirectoryError(f"{path} cannot be read: {os_reason(error)}") from error
     return latest_checkpoint(RunDirectory.open(path, for_writing=False).checkpoints)
+
+
+def folder_of(path: Path) -> Path:
+    """The run that ``path`` is, or that the checkpoint ``path`` lies in, else the checkpoint's folder."""
+    path = path.resolve()
+    return path if path.is_dir() else path.parent.parent if path.parent.name == "checkpoints" else path.parent
 
 
 def make_agent(spec: ObservationSpec, config: AgentConfig, seed: int, device: torch.device) -> Agent:

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
-from r2ac.launch.runtime.errors import RunError, os_reason
 from r2ac.launch.watching.episodes import PlayedEpisode
 from r2ac.launch.watching.pictures import (
     FIRST,
@@ -24,13 +23,15 @@ from r2ac.launch.watching.pictures import (
     SCREEN,
     TEXT,
     TITLE,
+    enlarged,
     font,
-    instruction_picture,
     newest_image,
     recent_vectors,
     signed,
     stacked,
-    write_video,
+    tiled,
+    with_instruction,
+    write,
 )
 
 # Of Okabe and Ito's palette; the action that is taken has the orange of FIRST.
@@ -83,13 +84,7 @@ def draw_film(film: Film, output: Path, fps: int) -> None:
     Raises:
         RunError: if it cannot be written.
     """
-    try:
-        if output.suffix.lower() == ".png":
-            contact_sheet(film).save(output)
-        else:
-            write_video(frames(film, hold=fps), output, fps)
-    except OSError as error:
-        raise RunError(f"{output} cannot be written: {os_reason(error)}") from error
+    write(output, fps, lambda: contact_sheet(film), lambda: frames(film, hold=fps))
 
 
 def frames(film: Film, hold: int) -> Iterator[Image.Image]:
@@ -109,14 +104,9 @@ def contact_sheet(film: Film) -> Image.Image:
         for number, episode in enumerate(film.episodes)
         for step in dict.fromkeys(np.linspace(0, len(episode) - 1, each).round().astype(int).tolist())
     ]
-    columns = min(_SHEET_COLUMNS, len(shown))
-    width, height = shown[0].size
-    sheet = Image.new("RGB", (columns * width, math.ceil(len(shown) / columns) * height), PAPER)
-    for i, picture in enumerate(shown):
-        row, column = divmod(i, columns)
-        sheet.paste(picture, (column * width, row * height))
+    sheet = tiled(shown, min(_SHEET_COLUMNS, len(shown)))
     pen = ImageDraw.Draw(sheet)
-    for y in range(height, sheet.height, height):
+    for y in range(shown[0].height, sheet.height, shown[0].height):
         pen.line((MARGIN, y, sheet.width - MARGIN, y), fill=LINE)
     return sheet
 
@@ -127,8 +117,7 @@ def frame(film: Film, number: int, step: int) -> Image.Image:
     episode = film.episodes[number]
     left = _observation(film, episode, step)
     if episode.instructions:
-        told = instruction_picture(episode.instructions[step], film.instructions, left.width)
-        left = left if told is None else stacked([left, told])
+        left = with_instruction(left, episode.instructions[step], film.instructions)
     right = stacked([_numbers(episode, step), _chart(film, episode, step), _policy(film, episode, step)])
     top = MARGIN + TITLE + TEXT + 24
     size = (left.width + right.width + 3 * MARGIN, top + max(left.height, right.height) + MARGIN)
@@ -147,9 +136,7 @@ def _observation(film: Film, episode: PlayedEpisode, step: int) -> Image.Image:
     """An image enlarged pixel by pixel; a short vector as bars, a long one as a heat map of the last steps."""
     seen = episode.observations
     if seen.ndim == 4:
-        image = newest_image(seen[step], film.stacked)
-        scale = max(1, math.ceil(SCREEN / max(image.shape[:2])))
-        return Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1))
+        return enlarged(newest_image(seen[step], film.stacked), SCREEN)
     newest = seen[:, -(seen.shape[1] // film.stacked) :]
     if newest.shape[1] > _MOST_ROWS:
         return recent_vectors(newest.T, step, episode.is_first.tolist())

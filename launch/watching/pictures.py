@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import matplotlib
 import numpy as np
@@ -64,27 +64,51 @@ def draw(recording: Recording, output: Path, fps: int) -> None:
     Raises:
         RunError: if it cannot be written.
     """
+    sheet = _image_sheet if len(recording.shape) == 3 else _vector_sheet
+    write(output, fps, lambda: sheet(recording), lambda: _video_frames(recording))
+
+
+def write(
+    output: Path, fps: int, sheet: Callable[[], Image.Image], frames: Callable[[], Iterator[Image.Image]]
+) -> None:
+    """Write a sheet (.png) or a video (.gif, .mp4) of frames of one size, ``fps`` a second. Those of an MP4 are written
+    as they come, those of a GIF kept until the last.
+
+    Raises:
+        RunError: if it cannot be written.
+    """
+    kind = output.suffix.lower()
     try:
-        if output.suffix.lower() == ".png":
-            sheet = _image_sheet(recording) if len(recording.shape) == 3 else _vector_sheet(recording)
-            sheet.save(output)
+        if kind == ".png":
+            sheet().save(output)
+        elif kind == ".gif":
+            write_gif(frames(), output, fps)
         else:
-            write_video(_video_frames(recording), output, fps)
+            _write_mp4(frames(), output, fps)
     except OSError as error:
         raise RunError(f"{output} cannot be written: {os_reason(error)}") from error
 
 
-def write_video(frames: Iterator[Image.Image], output: Path, fps: int) -> None:
-    """Write a video (.gif, .mp4) of frames of one size, ``fps`` a second. Those of an MP4 are written as they come,
-    those of a GIF kept until the last.
+def write_gif(frames: Iterator[Image.Image], output: Path | IO[bytes], fps: int) -> None:
+    """A GIF; it is shown by frames of hundredths of a second. Raises OSError if it cannot be written."""
+    duration = round(1000 / fps)
+    next(frames).save(output, "GIF", save_all=True, append_images=frames, duration=duration, loop=0)
 
-    Raises:
-        OSError: if it cannot be written.
-    """
-    if output.suffix.lower() == ".gif":
-        next(frames).save(output, save_all=True, append_images=frames, duration=round(1000 / fps), loop=0)
-    else:
-        _write_mp4(frames, output, fps)
+
+def enlarged(image: np.ndarray, least: int) -> Image.Image:
+    """An image [H,W,3] pixel by pixel, its longer side at least so many pixels."""
+    scale = max(1, math.ceil(least / max(image.shape[:2])))
+    return Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1))
+
+
+def tiled(cells: Sequence[Image.Image], columns: int, gap: int = 0) -> Image.Image:
+    """Pictures of one size, row by row."""
+    width, height = cells[0].width + gap, cells[0].height + gap
+    rows = math.ceil(len(cells) / columns)
+    sheet = Image.new("RGB", (columns * width - gap, rows * height - gap), PAPER)
+    for i, cell in enumerate(cells):
+        sheet.paste(cell, (i % columns * width, i // columns * height))
+    return sheet
 
 
 def newest_image(observation: np.ndarray, stacked: int) -> np.ndarray:
@@ -109,13 +133,8 @@ def _image_sheet(recording: Recording) -> Image.Image:
         if step % every == 0 or moment.is_first:
             cells.append(_cell(step, replace(moment, reward=rewards), recording, _CELL))
             rewards = 0.0
-    width, height = cells[0].size
-    columns = min(len(cells), max(1, (_SHEET_WIDTH - 2 * MARGIN + _GAP) // (width + _GAP)))
-    rows = math.ceil(len(cells) / columns)
-    body = Image.new("RGB", (columns * (width + _GAP) - _GAP, rows * (height + _GAP) - _GAP), PAPER)
-    for i, cell in enumerate(cells):
-        row, column = divmod(i, columns)
-        body.paste(cell, (column * (width + _GAP), row * (height + _GAP)))
+    columns = min(len(cells), max(1, (_SHEET_WIDTH - 2 * MARGIN + _GAP) // (cells[0].width + _GAP)))
+    body = tiled(cells, columns, _GAP)
     return _with_headlines(recording, body, "" if every == 1 else f"every {every} steps, rewards summed")
 
 
@@ -149,11 +168,9 @@ def _headlines(recording: Recording, note: str) -> list[tuple[str, int, bool]]:
 
 def _cell(step: int, moment: Moment, recording: Recording, least: int) -> Image.Image:
     """One enlarged image in a frame, with its caption."""
-    image = newest_image(moment.observation, recording.stacked)
-    scale = max(1, math.ceil(least / max(image.shape[:2])))
-    cell = _captioned(Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1)), step, moment)
-    told = instruction_picture(moment.instruction, [each.instruction for each in recording.moments], cell.width)
-    return cell if told is None else stacked([cell, told])
+    picture = enlarged(newest_image(moment.observation, recording.stacked), least)
+    others = {each.instruction for each in recording.moments}
+    return with_instruction(_captioned(picture, step, moment), moment.instruction, others)
 
 
 def stacked(parts: Sequence[Image.Image]) -> Image.Image:
@@ -166,14 +183,15 @@ def stacked(parts: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def instruction_picture(instruction: str, others: Iterable[str], width: int) -> Image.Image | None:
-    """An instruction in lines of at most ``width``, with room for each of the ``others``; None where there are none."""
-    rows = max((len(_lines(each, width)) for each in set(others)), default=0)
+def with_instruction(picture: Image.Image, instruction: str, others: Iterable[str]) -> Image.Image:
+    """A picture with an instruction below it, with room for each of the ``others``; as it is where there are none."""
+    rows = max((len(_lines(each, picture.width)) for each in others), default=0)
     if not rows:
-        return None
-    picture = Image.new("RGB", (width, rows * (TEXT + 5) + 4), PAPER)
-    ImageDraw.Draw(picture).text((0, 4), "\n".join(_lines(instruction, width)), fill=INK, font=font(TEXT), spacing=5)
-    return picture
+        return picture
+    words = Image.new("RGB", (picture.width, rows * (TEXT + 5) + 4), PAPER)
+    lines = "\n".join(_lines(instruction, picture.width))
+    ImageDraw.Draw(words).text((0, 4), lines, fill=INK, font=font(TEXT), spacing=5)
+    return stacked([picture, words])
 
 
 @functools.cache

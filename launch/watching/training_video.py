@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image
 
 from r2ac.agents import Agent
-from r2ac.envs import find_task, make_vector
-from r2ac.launch.watching.episodes import PlayedEpisode, Player, play
+from r2ac.launch.watching.episodes import Scene
 
 MOST_STEPS = 200
 """Of an episode that is filmed; training stands still meanwhile."""
@@ -41,30 +40,25 @@ def film_episode(agent: Agent, task: str, options: Any, seed: int, max_steps: in
         task, options, seed: as `make_vector` takes them.
         max_steps: where an episode that lasts longer is cut off.
     """
+    # Not before there is a film: matplotlib takes long to import.
+    from r2ac.launch.watching.pictures import newest_image, recent_vectors, write_gif
+
+    scene = Scene(task, options, seed, "train", max_steps)
     # The environments that are learned from, in this process too, may draw from these.
     python_state, numpy_state = random.getstate(), np.random.get_state()
     try:
-        with closing(make_vector(task, 1, seed, split="train", options=options)) as env:
-            limit = find_task(task).killed_after(options)
-            episode = play(Player(agent, 1, np.random.default_rng(seed)), env, 1, max_steps, step_timeout=limit)[0]
+        with closing(scene.env()) as env:
+            (episode,) = scene.play(agent, env, 1)
     finally:
         random.setstate(python_state)
         np.random.set_state(numpy_state)
-    pictures = _pictures(episode, getattr(options, "frame_stack", 1))
-    # GIFs are shown by frames of hundredths of a second.
-    file, first = io.BytesIO(), pictures[0]
-    first.save(file, "GIF", save_all=True, append_images=pictures[1:], duration=round(1000 / _FPS), loop=0)
-    return Gif(file.getvalue(), first.size, len(pictures))
-
-
-def _pictures(episode: PlayedEpisode, stacked: int) -> list[Image.Image]:
-    """A frame a step: an image, enlarged pixel by pixel, or the vectors of the last steps as a heat map."""
-    # Here, because matplotlib takes long to import, and most trainings film nothing.
-    from r2ac.launch.watching.pictures import newest_image, recent_vectors
-
     if episode.observations.ndim == 2:
-        seen, firsts = episode.observations.T, episode.is_first.tolist()
-        return [recent_vectors(seen, step, firsts) for step in range(len(episode))]
-    images = [Image.fromarray(newest_image(observation, stacked)) for observation in episode.observations]
-    scale = max(1, round(_SIDE / min(images[0].size)))
-    return [image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST) for image in images]
+        vectors, firsts = episode.observations.T, episode.is_first.tolist()
+        pictures = [recent_vectors(vectors, step, firsts) for step in range(len(episode))]
+    else:
+        images = [newest_image(observation, scene.stacked) for observation in episode.observations]
+        scale = max(1, round(_SIDE / min(images[0].shape[:2])))
+        pictures = [Image.fromarray(image.repeat(scale, axis=0).repeat(scale, axis=1)) for image in images]
+    file = io.BytesIO()
+    write_gif(iter(pictures), file, _FPS)
+    return Gif(file.getvalue(), pictures[0].size, len(pictures))

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import numpy as np
-from gymnasium.vector import VectorEnv
+from contextlib import closing
+
 from rich.console import Console
 from rich.table import Table
 
 from r2ac.agents import Agent, ObservationSpec
-from r2ac.envs import find_task, make_vector
+from r2ac.envs import find_task
 from r2ac.envs.suite import missing_modules
-from r2ac.launch.evaluation.evaluate import evaluation_path
 from r2ac.launch.evaluation.evaluation_progress import EpisodeProgress
-from r2ac.launch.runs.loading import choose_device
+from r2ac.launch.runs.loading import TrainedAgent, choose_device, folder_of
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.watching.action_names import action_names
 from r2ac.launch.watching.episode_video import Film, draw_film
-from r2ac.launch.watching.episodes import PlayedEpisode, Player, play
+from r2ac.launch.watching.episodes import PlayedEpisode, Scene
 from r2ac.launch.watching.memory_analysis import CueMemory, NoCues, cue_groups, cue_memory
 from r2ac.launch.watching.memory_plot import EXTENSIONS, draw_cue_memory, draw_states, life_text
 from r2ac.launch.watching.pictures import check_output
-from r2ac.launch.watching.watch import TrainedAgent
 from r2ac.launch.watching.watch_config import WatchConfig
 
 _TABLE_UNITS = 8
@@ -36,28 +34,24 @@ def watch_run(config: WatchConfig, console: Console) -> None:
     trained = TrainedAgent.load(config.run)
     task = config.task or trained.training.tasks[0].name
     trained.check_plays(task)
-    folder = evaluation_path(config.run).parent
+    scene = Scene(task, trained.training.env, config.seed, config.split, config.max_steps, config.greedy)
+    folder = folder_of(config.run)
     usual = "episodes.gif" if missing_modules("imageio_ffmpeg") else "episodes.mp4"
     video, picture = config.output or folder / usual, config.memory_output or folder / "memory.png"
     check_output(video)
     check_output(picture, EXTENSIONS)
 
-    env = _make(config, trained, task, 1)
-    try:
+    with closing(scene.env()) as env:
         spec = ObservationSpec.of(env)
         agent = trained.agent(spec, choose_device(config.device), task)
         names = action_names(task, env)
         # First: a decision step that no episode has is refused before a video is made.
-        memory = _memory(config, trained, task, agent, spec)
+        memory = _memory(config, scene, agent, spec)
         with EpisodeProgress(console, task) as progress:
-            player, limit = _player(config, agent, 1), find_task(task).killed_after(trained.training.env)
-            episodes = play(player, env, config.episodes, config.max_steps, progress.update, limit)
-    finally:
-        env.close()
-    manner = "most probable actions" if config.greedy else "sampled actions"
-    about = f"{trained.label}, {manner}, seed {config.seed}, split {config.split}"
-    film = Film(tuple(episodes), task, about, names, getattr(trained.training.env, "frame_stack", 1))
-    draw_film(film, video, config.fps)
+            episodes = scene.play(agent, env, config.episodes, progress.update)
+    actions = "most probable actions" if config.greedy else "sampled actions"
+    about = f"{trained.label}, {actions}, seed {config.seed}, split {config.split}"
+    draw_film(Film(tuple(episodes), task, about, names, scene.stacked), video, config.fps)
 
     rows: list[tuple[str, object]] = [("player", about), *_played(episodes)]
     if agent.core.state_size == 0:
@@ -73,17 +67,7 @@ def watch_run(config: WatchConfig, console: Console) -> None:
         console.print(_table(memory))
 
 
-def _make(config: WatchConfig, trained: TrainedAgent, task: str, streams: int) -> VectorEnv:
-    return make_vector(task, streams, config.seed, split=config.split, options=trained.training.env)
-
-
-def _player(config: WatchConfig, agent: Agent, streams: int) -> Player:
-    return Player(agent, streams, np.random.default_rng(config.seed), config.greedy)
-
-
-def _memory(
-    config: WatchConfig, trained: TrainedAgent, task: str, agent: Agent, spec: ObservationSpec
-) -> CueMemory | str:
+def _memory(config: WatchConfig, scene: Scene, agent: Agent, spec: ObservationSpec) -> CueMemory | str:
     """What whole episodes say about the memory of their cues, or why there is nothing to say.
 
     Raises:
@@ -91,32 +75,13 @@ def _memory(
     """
     if agent.core.state_size == 0:
         return "the core is feed-forward"
-    if len(spec.shape) == 3 and find_task(task).suite.name != "memory":
+    if len(spec.shape) == 3 and find_task(scene.task).suite.name != "memory":
         return "the first image of an episode is no cue"
     try:
-        return cue_memory(_cue_episodes(config, trained, task, agent), config.decision_step, config.seed)
+        episodes = scene.first_episodes(agent, config.memory_episodes, look=cue_groups)
+        return cue_memory(episodes, config.decision_step, config.seed)
     except NoCues as why:
         return str(why)
-
-
-def _cue_episodes(config: WatchConfig, trained: TrainedAgent, task: str, agent: Agent) -> list[PlayedEpisode]:
-    """One episode of each of many streams, if their first observations are cues.
-
-    Raises:
-        NoCues: if they are not, before any is played.
-    """
-    env = _make(config, trained, task, config.memory_episodes)
-    try:
-        cue_groups(env.reset()[0])
-    finally:
-        env.close()
-    # An environment is reset once.
-    env = _make(config, trained, task, config.memory_episodes)
-    try:
-        player, limit = _player(config, agent, env.num_envs), find_task(task).killed_after(trained.training.env)
-        return play(player, env, env.num_envs, config.max_steps, step_timeout=limit)
-    finally:
-        env.close()
 
 
 def _played(episodes: list[PlayedEpisode]) -> list[tuple[str, object]]:

@@ -1,0 +1,158 @@
+"""The one loop of all that plays outside of training: an agent, or chance, in a vector environment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from r2ac.agents import Agent, StepOutput
+from r2ac.envs import Signals
+from r2ac.learner.algorithms.actions import choose_actions
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What is done in one step of B streams."""
+
+    action: np.ndarray
+    """int64 [B]."""
+    output: StepOutput | None = None
+    """What the agent computed; None where none plays."""
+    jacobian: Tensor | None = None
+    """a_t = dc_t/dc_{t-1}, [B, N], 0 where the step begins an episode; None where it is not computed."""
+
+
+class ActsInStreams(Protocol):
+    """Chooses the actions of B streams, step after step."""
+
+    def act(
+        self, observation: np.ndarray, reward: np.ndarray, is_first: np.ndarray, instruction: np.ndarray | None
+    ) -> Decision:
+        """The next step; the arguments as `Agent.step` takes them, [B, ...]."""
+        ...
+
+
+class Player:
+    """An agent that acts in B streams, with its core states.
+
+    Args:
+        agent: who plays, on any device.
+        streams: B.
+        random: what actions are drawn with.
+        greedy: take the most probable action instead of drawing from the policy.
+        jacobians: whether decisions have the Jacobian of the core.
+    """
+
+    def __init__(
+        self, agent: Agent, streams: int, random: np.random.Generator, greedy: bool = False, jacobians: bool = False
+    ) -> None:
+        self._agent, self._random, self._greedy, self._jacobians = agent, random, greedy, jacobians
+        self._device = next(agent.parameters()).device
+        self._cell = torch.zeros(streams, agent.core.state_size, device=self._device)
+
+    def act(
+        self, observation: np.ndarray, reward: np.ndarray, is_first: np.ndarray, instruction: np.ndarray | None
+    ) -> Decision:
+        seen, got, first = (torch.from_numpy(array).to(self._device) for array in (observation, reward, is_first))
+        words = None if instruction is None else torch.from_numpy(instruction).to(self._device)
+        jacobian = None
+        if self._jacobians:
+            output, jacobian = _step_with_jacobian(self._agent, seen, got, first, self._cell, words)
+        else:
+            output = self._agent.step(seen, got, first, self._cell, words)
+        self._cell, logits = output.cell, output.logits.cpu().numpy()
+        uniforms = None if self._greedy else self._random.random(len(logits))
+        return Decision(choose_actions(logits, uniforms), output, jacobian)
+
+
+class RandomPlayer:
+    """Draws each of ``num_actions`` actions with the same probability."""
+
+    def __init__(self, num_actions: int, random: np.random.Generator) -> None:
+        self._num_actions, self._random = num_actions, random
+
+    def act(
+        self, observation: np.ndarray, reward: np.ndarray, is_first: np.ndarray, instruction: np.ndarray | None
+    ) -> Decision:
+        return Decision(self._random.integers(self._num_actions, size=len(observation)))
+
+
+@dataclass(frozen=True)
+class PlayedStep:
+    """One step of B streams; arrays have a row for each."""
+
+    observation: np.ndarray
+    last_reward: np.ndarray
+    """What arrived with the observation, float32; in the first step of an episode it belongs to the one before."""
+    is_first: np.ndarray
+    """Whether the step begins an episode of the agent, bool."""
+    instructions: list[str]
+    """In words; empty where the environment has none."""
+    decision: Decision
+    reward: np.ndarray
+    """What the action was paid, as the environment gave it."""
+    over: np.ndarray
+    """The games that ended, bool: see `Signals.ends`."""
+    whole: np.ndarray
+    """Those of them that were played to their end, bool."""
+    cut: np.ndarray
+    """Where a limit ended the agent's episode, not the task, bool."""
+
+
+def play(
+    env: VectorEnv, player: ActsInStreams, timer: Callable[[], AbstractContextManager[None]] = nullcontext
+) -> Iterator[PlayedStep]:
+    """Step ``env`` from its reset on, without end; each step is handed over before the next is made.
+
+    Args:
+        env: not reset yet; an environment is reset once.
+        player: of as many streams.
+        timer: makes the context of the reset, and that of each step of the environments.
+    """
+    with timer():
+        observation, info = env.reset()
+    reward, is_first = np.zeros(env.num_envs, dtype=np.float32), np.ones(env.num_envs, dtype=bool)
+    while True:
+        decision = player.act(observation, reward, is_first, Signals.of(info).instruction)
+        shown, told = observation.copy(), instruction_texts(env)
+        with timer():
+            observation, paid, terminated, truncated, info = env.step(decision.action)
+        over, whole = Signals.of(info).ends(terminated, truncated)
+        yield PlayedStep(shown, reward, is_first, told, decision, paid, over, whole, cut=truncated & ~terminated)
+        reward, is_first = paid.astype(np.float32), terminated | truncated
+
+
+def instruction_texts(env: VectorEnv) -> list[str]:
+    """The instruction that each stream shows, in words; empty where the environment has none."""
+    texts = getattr(env.unwrapped, "instruction_texts", None)
+    return [""] * env.num_envs if texts is None else texts()
+
+
+def shares(episodes: int, streams: int) -> np.ndarray:
+    """How many episodes each stream plays: fixed numbers, so that short ones do not count more often, int64 [B]."""
+    return np.array([len(range(stream, episodes, streams)) for stream in range(streams)])
+
+
+def _step_with_jacobian(
+    agent: Agent, observation: Tensor, reward: Tensor, is_first: Tensor, cell: Tensor, instruction: Tensor | None
+) -> tuple[StepOutput, Tensor]:
+    """`Agent.step`, and a_t.
+
+    The recurrence is element-wise, so that its Jacobian is diagonal: forward-mode differentiation along a vector of
+    ones gives a_t of all units at once.
+    """
+
+    def advance(before: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        output = agent.step(observation, reward, is_first, before, instruction)
+        return output.cell, (output.logits, output.value)
+
+    # With has_aux it returns three values; its annotation knows of two.
+    after, jacobian, (logits, value) = torch.func.jvp(advance, (cell,), (torch.ones_like(cell),), has_aux=True)  # type: ignore[misc]
+    return StepOutput(logits, value, after), jacobian
