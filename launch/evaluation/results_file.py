@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any
 
 from r2ac.envs import MissingPackage, find_task
-from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, EvaluationConfig, evaluation_path
+from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, evaluation_path
+from r2ac.launch.evaluation.protocols import EvaluationConfig
 from r2ac.launch.evaluation.tables import evaluation_markdown
 from r2ac.launch.evaluation.task_means import means_by_set
 from r2ac.launch.runs.run_directory import json_text, write_atomically

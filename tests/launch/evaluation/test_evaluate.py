@@ -23,27 +23,18 @@ from r2ac.envs import Signals, make_vector
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.cli import main
 from r2ac.launch.evaluation import evaluate as evaluate_module
-from r2ac.launch.evaluation.evaluate import (
-    Evaluation,
-    EvaluationConfig,
-    LoadedCheckpoint,
-    evaluate,
-    evaluation_path,
-    play,
-)
-from r2ac.launch.runs.loading import find_checkpoint, make_agent
+from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path, play_seed
+from r2ac.launch.evaluation.protocols import EvaluationConfig
+from r2ac.launch.runs.loading import TrainedAgent, find_checkpoint, make_agent
 from r2ac.launch.settings.config import TrainConfig, config_from_json
 from r2ac.learner.checkpoint import CheckpointError, checkpoint_path, load_checkpoint, save_checkpoint
+from tests.playing import evaluated
 
 SMALL = EvaluationConfig(episodes=7, seeds=3, num_envs=3, device="cpu")
 
 
-def silent(played: int, total: int) -> None:
-    """Report nothing."""
-
-
 def played(path: Path, **changes: Any) -> Evaluation:
-    return evaluate(path, replace(SMALL, **changes), silent)
+    return evaluated(path, replace(SMALL, **changes))
 
 
 def returns(evaluation: Evaluation) -> list[float]:
@@ -64,11 +55,12 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
 
 
 def test_every_seed_plays_its_episodes_and_they_are_reported(run: Path) -> None:
-    reports: list[tuple[int, int]] = []
-    evaluation = evaluate(run, SMALL, lambda played, total: reports.append((played, total)))
+    evaluation = played(run)
     assert Counter(episode.seed for episode in evaluation.episodes) == {0: 7, 1: 7, 2: 7}
     assert {(episode.length, episode.truncated) for episode in evaluation.episodes} == {(5, False)}
-    assert reports == [(number, 21) for number in range(1, 22)]
+    steps = list(play_seed(TrainedAgent.load(run), evaluation, 0))
+    assert [episode for step in steps for episode in step.ended] == list(evaluation.episodes[:7])
+    assert [len(step.ended) for step in steps] == [0, 0, 0, 0, 3] * 2 + [0, 0, 0, 0, 1], "when they end"
 
 
 @pytest.mark.parametrize("num_envs", [1, 4, 25])
@@ -227,9 +219,9 @@ def test_several_runs_each_get_their_evaluation(
 
 
 def test_a_task_that_the_agent_cannot_read_is_named(run: Path) -> None:
-    assert played(run).episodes == evaluate(run, SMALL, silent, "memory/tmaze").episodes
+    assert played(run).episodes == evaluated(run, SMALL, "memory/tmaze").episodes
     with pytest.raises(CheckpointError, match=r"cannot play memory/copy, which has observations \[5\] and 4 actions"):
-        evaluate(run, SMALL, silent, "memory/copy")
+        evaluated(run, SMALL, "memory/copy")
 
 
 class Fragile(VectorEnv):
@@ -283,8 +275,8 @@ def fragile(monkeypatch: pytest.MonkeyPatch) -> list[Fragile]:
 
 
 def test_what_is_lost_with_an_engine_is_played_again(fragile: list[Fragile]) -> None:
-    evaluation, model = instructed(episodes=5, num_envs=3)
-    played = list(play(model, evaluation, seed=0))
+    evaluation, trained = instructed(episodes=5, num_envs=3)
+    played = list(play_seed(trained, evaluation, seed=0))
     together = [episode for step in played for episode in step.ended]
     assert [step.engines_lost for step in played[:4]] == [0, 0, 1, 1]
     recorded = evaluation.with_seed(together, played[-1].engines_lost).with_seed([], 2)
@@ -293,12 +285,12 @@ def test_what_is_lost_with_an_engine_is_played_again(fragile: list[Fragile]) -> 
 
 
 def test_the_agent_reads_the_instruction_of_each_step(fragile: list[Fragile]) -> None:
-    evaluation, model = instructed(episodes=6, num_envs=3, greedy=True)
-    for _ in play(model, evaluation, seed=0):
+    evaluation, trained = instructed(episodes=6, num_envs=3, greedy=True)
+    for _ in play_seed(trained, evaluation, seed=0):
         pass
     (env,) = fragile
     agent = make_agent(ObservationSpec.of(env), evaluation.training.agent, 1, torch.device("cpu"))
-    agent.load_state_dict(model)
+    agent.load_state_dict(trained.model)
     cell, nothing = torch.zeros(3, 4), torch.zeros(3, 4)
     ages = np.zeros(3, dtype=np.int64)
     for step, (words, actions) in enumerate(zip(env.seen[:-1], env.actions, strict=True)):
@@ -312,10 +304,11 @@ def test_the_agent_reads_the_instruction_of_each_step(fragile: list[Fragile]) ->
     assert len({tuple(actions) for actions in env.actions}) > 1
 
 
-def instructed(**changes: Any) -> tuple[Evaluation, dict[str, torch.Tensor]]:
-    """An evaluation of an agent that reads instructions, and the agent's weights."""
+def instructed(**changes: Any) -> tuple[Evaluation, TrainedAgent]:
+    """An evaluation of an agent that reads instructions, and the agent."""
     training = TrainConfig("memory/tmaze", MemoryOptions(), agent=AgentConfig(hidden_size=4, encoder="none"))
     agent = make_agent(ObservationSpec.of(Fragile(1)), training.agent, 1, torch.device("cpu"))
     model = {name: 3 * tensor for name, tensor in agent.state_dict().items()}
-    checkpoint = LoadedCheckpoint(Path("agent"), "0", 0, training, model)
-    return checkpoint.evaluation("memory/tmaze", replace(SMALL, **changes)), model
+    config = replace(SMALL, **changes)
+    evaluation = Evaluation(Path("agent"), "0", 0, "memory/tmaze", training.env, config, training)
+    return evaluation, TrainedAgent(Path("agent"), 0, training, model)

@@ -13,7 +13,7 @@ from r2ac.launch.settings.config import ConfigError
 
 
 def parts(protocol: str, task: str, **changes: object) -> list[tuple[str, int, int]]:
-    settings = Settings(PROTOCOLS[protocol], **changes)  # type: ignore[arg-type]
+    settings = replace(Settings.of(protocol), **changes)
     return [(config.split, config.seeds, config.episodes) for config, _ in settings.configs(find_task(task))]
 
 
@@ -21,7 +21,7 @@ def test_the_paper_s_numbers_of_episodes() -> None:
     assert parts("paper", "dmlab/rooms_watermaze") == [("test", 3, 100)]
     assert parts("paper", "procgen/chaser") == [("train", 1, 200), ("test", 3, 200)]
     assert parts("paper", "atari/Breakout") == [("test", 5, 30)]
-    for config, changed in Settings(PROTOCOLS["paper"]).configs(find_task("atari/Breakout")):
+    for config, changed in Settings.of("paper").configs(find_task("atari/Breakout")):
         assert config.greedy
         assert changed == ()
 
@@ -52,14 +52,14 @@ def test_a_split_picks_the_protocol_s_part(split: Split, expected: tuple[str, in
 
 
 def test_flags_override_and_are_told() -> None:
-    settings = Settings(PROTOCOLS["paper"], episodes=7, seeds=5, split="train", greedy=False, num_envs=4, device="cuda")
+    settings = Settings("paper", episodes=7, seeds=5, split="train", greedy=False, num_envs=4, device="cuda")
     ((config, changed),) = settings.configs(find_task("atari/Breakout"))
     assert (config.split, config.seeds, config.episodes) == ("train", 5, 7)
     assert (config.greedy, config.num_envs, config.device) == (False, 4, "cuda")
     # 5 seeds are the protocol's own.
     assert changed == ("episodes", "split", "greedy")
     with pytest.raises(ConfigError, match="--seeds is 0"):
-        Settings(PROTOCOLS["paper"], seeds=0).configs(find_task("atari/Breakout"))
+        Settings("paper", seeds=0).configs(find_task("atari/Breakout"))
 
 
 def test_machado_2018_changes_the_episodes_and_not_what_the_agent_sees() -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from r2ac.envs import find_task
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, EvaluationConfig
+from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation
+from r2ac.launch.evaluation.protocols import EvaluationConfig
 from r2ac.launch.evaluation.results_file import EvaluationFile, read_evaluation
 from r2ac.launch.runtime.errors import RunError
 from r2ac.launch.settings.config import TrainConfig

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, EvaluationConfig
+from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation
+from r2ac.launch.evaluation.protocols import EvaluationConfig
 from r2ac.launch.evaluation.results_file import EvaluationFile
 from r2ac.launch.report.aggregates import aggregate_section
 from r2ac.launch.report.scores import compare, improvements, manner_of, newest_results, transferred_results

@@ -16,15 +16,15 @@ from r2ac.envs import Signals, make_vector
 from r2ac.envs.gym import GymOptions
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.cli import main
-from r2ac.launch.evaluation.evaluate import EvaluationConfig, evaluate
+from r2ac.launch.evaluation.protocols import EvaluationConfig
 from r2ac.launch.rollouts import stream_group
 from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, Collected, RolloutActor
 from r2ac.launch.runs.loading import make_agent
 from r2ac.launch.runs.metrics import read_metrics
-from r2ac.launch.watching.episodes import Player, play
 from r2ac.launch.watching.watch import record
 from r2ac.learner.checkpoint import latest_checkpoint, load_checkpoint
+from tests.playing import episodes_of, evaluated
 
 ODD = "gym/tests.odd_envs:"
 AGENT = AgentConfig(hidden_size=4, encoder="none")
@@ -53,7 +53,7 @@ def test_returns_are_those_of_the_environment_whatever_its_infos_say(plain: Path
     assert {row["episode_return"] for row in rows} == {1.0}
     assert all(3 <= row["episode_length"] <= 8 for row in rows)
     config = EvaluationConfig(episodes=5, seeds=1, num_envs=2, device="cpu")
-    episodes = evaluate(plain, config, lambda *_: None, f"{ODD}OddInfos-v0").episodes
+    episodes = evaluated(plain, config, f"{ODD}OddInfos-v0").episodes
     assert [(episode.episode_return, 3 <= episode.length <= 8) for episode in episodes] == [(1.0, True)] * 5
 
 
@@ -76,7 +76,7 @@ def test_one_seed_is_one_training_and_one_evaluation_where_an_environment_draws_
         run = tmp_path / name
         assert train("Lottery", run, seed) == 0
         config = EvaluationConfig(episodes=6, seeds=2, num_envs=2, device="cpu")
-        evaluation = evaluate(run, config, lambda *_: None)
+        evaluation = evaluated(run, config)
         return weights_of(run), evaluation.episodes
 
     (first, played), (again, played_again), (other, _) = trained("first", 1), trained("again", 1), trained("other", 2)
@@ -140,13 +140,13 @@ def test_an_engine_that_writes_into_one_set_of_arrays_is_read_as_any_other(monke
             return OneSetOfArrays(num_envs, reuse)
 
         monkeypatch.setattr(stream_group, "make_vector", make)
-        monkeypatch.setattr("r2ac.launch.watching.watch.make_vector", make)
+        monkeypatch.setattr("r2ac.launch.watching.episodes.make_vector", make)
         collected = rollout_of(ActorConfig("memory/tmaze", MemoryOptions(), AGENT, 1, 4, 2, 0))
         rollout = collected.rollout
         assert rollout is not None
         env = OneSetOfArrays(2, reuse)
         agent = make_agent(ObservationSpec.of(env), AGENT, 1, torch.device("cpu"))
-        episodes = play(Player(agent, 2, np.random.default_rng(0)), env, 4, 40)
+        episodes = episodes_of(agent, env, 4, 40)
         moments = record("memory/tmaze", MemoryOptions(), None, steps=9, seed=0, split="train").moments
         return (
             *(rollout.observation.tolist(), rollout.reward.tolist(), rollout.is_first.tolist(), collected.episodes),
@@ -160,7 +160,7 @@ def test_an_engine_that_writes_into_one_set_of_arrays_is_read_as_any_other(monke
 def test_a_video_of_one_buffer_shows_what_was_seen() -> None:
     env = make_vector(f"{ODD}VectorBuffer-v0", 1, 0)
     agent = make_agent(ObservationSpec.of(env), AGENT, 1, torch.device("cpu"))
-    (episode,) = play(Player(agent, 1, np.random.default_rng(0)), env, 1, 10)
+    (episode,) = episodes_of(agent, env, 1, 10)
     assert episode.observations[:, 0].tolist() == [0, 10, 20, 30, 40, 50]
 
 

@@ -9,10 +9,10 @@ import torch
 
 from r2ac.agents import ObservationSpec
 from r2ac.launch.cli import main
+from r2ac.launch.runs.loading import TrainedAgent
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.settings.config import ConfigError, config_from_json
 from r2ac.launch.settings.presets import preset
-from r2ac.launch.watching.watch import TrainedAgent
 from r2ac.learner.checkpoint import latest_checkpoint, load_checkpoint
 
 Capture = pytest.CaptureFixture[str]
@@ -38,7 +38,7 @@ def test_a_large_reward_is_preferred_to_many_small_ones(tmp_path: Path) -> None:
 
 def value_at_the_start(run: Path) -> float:
     """In the environment's rewards."""
-    agent = TrainedAgent.load(run).agent(ObservationSpec((2,), 2), torch.device("cpu"))
+    agent = TrainedAgent.load(run).agent(ObservationSpec((2,), 2), torch.device("cpu"), "gym/test")
     zeros = torch.zeros(1, agent.core.state_size)
     value = agent.step(torch.zeros(1, 2), torch.zeros(1), torch.ones(1, dtype=torch.bool), zeros).value
     return float(value if agent.rewards.deviation is None else value * agent.rewards.deviation)

@@ -14,11 +14,12 @@ import torch
 
 from r2ac.envs import find_task
 from r2ac.launch.cli import main
-from r2ac.launch.evaluation.evaluate import EvaluationConfig, evaluate
+from r2ac.launch.evaluation.protocols import EvaluationConfig
 from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.settings.config import config_from_json
 from r2ac.learner.checkpoint import Checkpoint, load_checkpoint
+from tests.playing import evaluated
 from tests.processes import wait_until
 
 TrainTiny = Callable[..., Path]
@@ -232,7 +233,7 @@ def test_only_rtrl_learns_what_lies_further_back_than_a_rollout(
     command = ["train", "memory/tmaze", "--num-actors", "0", "--corridor-length", "8", "--rollout-length", "2"]
     command += ["--chrono-steps", "20", "--hidden-size", "32", "--total-steps", "150000"]
     assert main([*command, "--gradient", gradient, "--run-dir", str(tmp_path / "run")]) == 0
-    evaluation = evaluate(tmp_path / "run", EvaluationConfig(episodes=300, seeds=1, num_envs=100), lambda *_: None)
+    evaluation = evaluated(tmp_path / "run", EvaluationConfig(episodes=300, seeds=1, num_envs=100))
     assert least <= evaluation.mean_return <= most
 
 

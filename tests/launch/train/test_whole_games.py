@@ -15,10 +15,12 @@ from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import Signals
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.evaluation import evaluate as evaluation
+from r2ac.launch.evaluation.protocols import EvaluationConfig
 from r2ac.launch.rollouts import stream_group
 from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
 from r2ac.launch.rollouts.stream_group import Episode
+from tests.playing import evaluated
 
 LIFE, LIVES = 3, 4
 
@@ -73,7 +75,7 @@ def test_an_actor_begins_an_episode_with_each_life_and_counts_games() -> None:
 
 @pytest.mark.usefixtures("three_lives")
 def test_an_evaluation_plays_whole_games(finished_run: Path) -> None:
-    config = evaluation.EvaluationConfig(episodes=4, seeds=1, num_envs=2, device="cpu")
-    found = evaluation.evaluate(finished_run, config, lambda played, total: None)
+    config = EvaluationConfig(episodes=4, seeds=1, num_envs=2, device="cpu")
+    found = evaluated(finished_run, config)
     played = [(episode.episode_return, episode.length, episode.truncated) for episode in found.episodes]
     assert played == [(12.0, 12, False), (12.0, 12, True)] * 2

@@ -12,7 +12,8 @@ from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import Signals, make_vector
 from r2ac.envs.memory import MemoryOptions
 from r2ac.kernels import elstm_step
-from r2ac.launch.watching.episodes import PlayedEpisode, Player, play
+from r2ac.launch.watching.episodes import PlayedEpisode
+from tests.playing import episodes_of
 
 TMAZE = MemoryOptions(corridor_length=6)
 
@@ -25,9 +26,8 @@ def tmaze_agent(**settings: Any) -> Agent:
 
 def played(agent: Agent, streams: int, episodes: int, max_steps: int = 1000, greedy: bool = False) -> Any:
     env = make_vector("memory/tmaze", streams, 5, options=TMAZE)
-    player = Player(agent, streams, np.random.default_rng(1), greedy)
     try:
-        return play(player, env, episodes, max_steps)
+        return episodes_of(agent, env, episodes, max_steps, seed=1, greedy=greedy)
     finally:
         env.close()
 
@@ -84,8 +84,7 @@ def test_streams_share_the_episodes_and_what_is_too_long_is_cut_off() -> None:
     agent = tmaze_agent()
     told: list[tuple[int, int]] = []
     env = make_vector("memory/tmaze", 3, 5, options=TMAZE)
-    player = Player(agent, 3, np.random.default_rng(0))
-    episodes = play(player, env, 5, 1000, lambda number, total: told.append((number, total)))
+    episodes = episodes_of(agent, env, 5, report=lambda number, total: told.append((number, total)))
     env.close()
     assert [len(episode) for episode in episodes] == [7] * 5
     assert told == [(number, 5) for number in range(1, 6)]
@@ -124,9 +123,7 @@ class TwoLives(VectorEnv):
 
 
 def test_a_game_of_several_lives_is_one_episode_and_a_lost_engine_cuts_it_off() -> None:
-    whole, cut = sorted(
-        play(Player(tmaze_agent(), 2, np.random.default_rng(0)), TwoLives(), 2, 100), key=len, reverse=True
-    )
+    whole, cut = sorted(episodes_of(tmaze_agent(), TwoLives(), 2, 100), key=len, reverse=True)
     assert isinstance(whole, PlayedEpisode)
     assert (whole.is_first.tolist(), whole.complete) == ([True, False, True, False], True)
     assert (whole.jacobians[2] == 0).all(), "the state was zeroed"
@@ -156,7 +153,7 @@ def test_instructions_reach_the_agent() -> None:
     torch.manual_seed(0)
     spec = ObservationSpec((4,), 2, length, 10)
     agent = Agent(spec, AgentConfig(hidden_size=8, encoder="none")).eval()
-    whole, _ = sorted(play(Player(agent, 2, np.random.default_rng(0)), Told(), 2, 100), key=len, reverse=True)
+    whole, _ = sorted(episodes_of(agent, Told(), 2, 100), key=len, reverse=True)
     shown = (torch.zeros(1, 4), torch.zeros(1), torch.ones(1, dtype=torch.bool), torch.zeros(1, 8))
     for step, word in ((0, 1), (2, 2)):
         output = agent.step(*shown, torch.full((1, length), word))

@@ -12,8 +12,8 @@ from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import EnvironmentFailed, find_task, make_vector
 from r2ac.envs.gym import GymOptions
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.watching.episodes import Player, play
 from r2ac.launch.watching.training_video import MOST_STEPS, film_episode
+from tests.playing import episodes_of
 
 
 def agent_for(task: str, options: object) -> Agent:
@@ -90,7 +90,7 @@ def test_an_episode_of_images_shows_what_the_agent_is_shown() -> None:
     assert gif.frames == 5
     assert gif.size == (128, 128)
     env = make_vector(task, 1, 3, split="train", options=options)
-    (episode,) = play(Player(agent, 1, np.random.default_rng(3)), env, 1, 5)
+    (episode,) = episodes_of(agent, env, 1, 5, seed=3)
     env.close()
     shown = np.moveaxis(episode.observations[0], 0, 2).repeat(2, axis=0).repeat(2, axis=1)
     # A GIF has 256 colours.

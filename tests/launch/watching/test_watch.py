@@ -18,12 +18,12 @@ from r2ac.envs.dmlab.engine import hash_instruction
 from r2ac.envs.gym import GymOptions
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.cli import main
-from r2ac.launch.runs.loading import find_checkpoint
+from r2ac.launch.runs.loading import TrainedAgent, find_checkpoint
 from r2ac.launch.runtime.errors import RunError
 from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.watching import pictures
 from r2ac.launch.watching.pictures import check_output, draw, newest_image
-from r2ac.launch.watching.watch import Moment, Recording, TrainedAgent, record
+from r2ac.launch.watching.watch import Moment, Recording, record
 from r2ac.learner.checkpoint import load_checkpoint, save_checkpoint
 
 Capture = pytest.CaptureFixture[str]
