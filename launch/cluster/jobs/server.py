@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
+
+import tyro
 
 from r2ac.envs import MissingPackage
 from r2ac.envs.suite import missing_modules
@@ -21,6 +23,14 @@ from r2ac.launch.runtime.errors import RunError, last_line
 from r2ac.launch.settings.config import ConfigError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+Cluster = Annotated[
+    str | None,
+    tyro.conf.arg(
+        help="The dashboard of the cluster, http://HOST:PORT; if not given RAY_API_SERVER_ADDRESS or RAY_ADDRESS says, "
+        f"else it is {DEFAULT_ADDRESS}."
+    ),
+]
+"""The flag --cluster."""
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _OLDEST_RAY = (2, 49)
 _ANSWER_SECONDS = 30

@@ -8,63 +8,111 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from r2ac.launch.cluster.jobs import job
-from r2ac.launch.cluster.jobs.job import Job
-from r2ac.launch.cluster.jobs.server import JobRequest, JobServer
-from r2ac.launch.cluster.jobs.wheel import add_modules, build_wheel
+import tyro
 
-_MODULE = "r2ac.launch"
-_STOP_SECONDS = "RAY_JOB_STOP_WAIT_TIME_S"
+from r2ac.launch.cluster.jobs.job import CONFIG, NAME, PYTHON, RUN_DIRECTORY, TASK, Job
+from r2ac.launch.cluster.jobs.server import Cluster, JobRequest, JobServer
+from r2ac.launch.cluster.jobs.wheel import add_modules, build_wheel
+from r2ac.launch.settings.config import ConfigError
+
+_LONGEST_NAME = 100
 
 
 @dataclass(frozen=True)
-class Submission:
-    """One training, checked, and how it is to run."""
+class SubmitArguments:
+    """Send a training to a running Ray cluster: r2ac submit TASK [--flags], --suite LIST [--flags] or --resume JOB
+    [--flags], with all flags of r2ac train (r2ac train TASK --help lists them) and those below. Flags are checked
+    before anything is sent. This package is sent too; the nodes need its dependencies only."""
 
-    id: str
-    task: str
-    """What is trained, for people to read."""
-    before: tuple[str, ...]
-    """The words of `r2ac train` before the run directory; the last is --run-dir or --resume."""
-    run_directory: str
-    """As seen from the node: see `is_place`."""
-    after: tuple[str, ...] = ()
-    """The words behind it."""
-    name: str = ""
-    config: Mapping[str, Any] | None = None
-    """The settings as JSON, where they are known here."""
-    env: Mapping[str, str] = field(default_factory=dict)
-    """Variables for the command and for all its Ray processes."""
+    cluster: Cluster = None
+    job_name: str = ""
+    """A name for people; r2ac jobs takes it in place of the job's id where it is the only one."""
+    follow: bool = False
+    """Show the log until the training has ended, and end as it did."""
+    storage: str = "~/r2ac-runs"
+    """Where on the nodes the run is written, in a directory named by the job: an absolute path (of a shared file
+    system, if the run is to outlive the node), ~/… for the home directory there, or a URL."""
+    env: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE, as often as wanted: variables of the job and of its Ray processes. Whoever may use the cluster can
+    read them."""
+    with_module: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A file x.py or a folder, as often as wanted, that is sent along and can be imported on the nodes: your own
+    environments and wrappers."""
+    entrypoint_cpus: float = 0.0
+    """CPUs to hold for the learner's process; without CPUs and GPUs it runs on the head node."""
+    entrypoint_gpus: float = 0.0
+    """GPUs to hold for the learner's process."""
     python: str = "python"
-    """The interpreter on the node that has the dependencies."""
+    """The interpreter on the nodes that has r2ac's dependencies."""
     stop_seconds: int = 300
-    """What a training gets to write its checkpoint when the job is stopped, before it is killed."""
-    cpus: float = 0.0
-    gpus: float = 0.0
-    modules: tuple[Path, ...] = ()
-    """Files and folders that the nodes can import beside r2ac."""
+    """What the training gets to write a checkpoint when the job is stopped, before it is killed."""
 
-    @property
-    def entrypoint(self) -> str:
-        """The command of the shell; whatever people chose in it is quoted."""
-        words = (self.python, "-m", _MODULE, "train", *self.before)
-        return " ".join(("exec", shlex.join(words), quoted_place(self.run_directory), *map(shlex.quote, self.after)))
+    def check(self) -> None:
+        """Raise ConfigError for the first setting of the job that is not allowed."""
+        if not self.job_name.isprintable() or len(self.job_name) > _LONGEST_NAME:
+            raise ConfigError(
+                f"--job-name is {self.job_name!r:.120}, but it must be at most {_LONGEST_NAME} printable characters"
+            )
+        if not is_place(self.storage):
+            raise ConfigError(
+                f"--storage is {self.storage!r}, but a job has no directory of its own to begin from: it must be an "
+                "absolute path on the nodes, ~/… or a URL"
+            )
+        for name, least in (("entrypoint_cpus", 0), ("entrypoint_gpus", 0), ("stop_seconds", 1)):
+            if not least <= (value := getattr(self, name)) < 1e6:
+                raise ConfigError(f"--{name.replace('_', '-')} is {value}, but it must be at least {least}")
+        if not self.python.isprintable() or not self.python.strip():
+            raise ConfigError(f"--python is {self.python!r}, but it must name an interpreter on the nodes")
+        _check_modules(self.with_module)
+        for pair in self.env:
+            name, separator, value = pair.partition("=")
+            if not separator or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII) or "\0" in value:
+                raise ConfigError(
+                    f"--env is {pair!r}, but it must be NAME=VALUE, with a name of letters, digits and underscores"
+                )
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What the cluster keeps with the job."""
-        known = {
-            job.NAME: self.name,
-            job.TASK: self.task,
-            job.RUN_DIRECTORY: self.run_directory,
-            job.PYTHON: self.python,
-            job.CONFIG: json.dumps(self.config) if self.config is not None else "",
-        }
-        return {key: value for key, value in known.items() if value}
+
+def training_request(
+    arguments: SubmitArguments,
+    job_id: str,
+    task: str,
+    place: str,
+    before: Sequence[str],
+    after: Sequence[str] = (),
+    config: Mapping[str, Any] | None = None,
+) -> JobRequest:
+    """A training as a job.
+
+    Args:
+        arguments: how it is to run.
+        job_id: of `new_job_id`.
+        task: what is trained, for people to read.
+        place: the run directory as seen from the node, see `is_place`.
+        before: the words of `r2ac train` before the run directory; the last is --run-dir or --resume.
+        after: the words behind it.
+        config: the settings as JSON, where they are known here.
+    """
+    command = shlex.join((arguments.python, "-m", "r2ac.launch", "train", *before))
+    metadata = {
+        NAME: arguments.job_name,
+        TASK: task,
+        RUN_DIRECTORY: place,
+        PYTHON: arguments.python,
+        CONFIG: "" if config is None else json.dumps(config),
+    }
+    variables = {name: value for name, _, value in (pair.partition("=") for pair in arguments.env)}
+    return JobRequest(
+        id=job_id,
+        entrypoint=" ".join(("exec", command, quoted_place(place), *map(shlex.quote, after))),
+        runtime_env={"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(arguments.stop_seconds), **variables}},
+        metadata={key: value for key, value in metadata.items() if value},
+        cpus=arguments.entrypoint_cpus,
+        gpus=arguments.entrypoint_gpus,
+    )
 
 
 def is_place(word: str) -> bool:
@@ -73,30 +121,11 @@ def is_place(word: str) -> bool:
     return word.isprintable() and (word.startswith(("/", "~/")) or re.match(r"[a-z][a-z0-9+.-]*://.", word) is not None)
 
 
-def place_below(place: str, name: str) -> str:
-    """``place/name``."""
-    return f"{place.rstrip('/')}/{name}"
-
-
 def quoted_place(place: str) -> str:
     """A place as one word of the shell, which puts in the home directory of the node."""
     if place.startswith("~/"):
         return f'"$HOME"/{shlex.quote(place[2:])}'
     return shlex.quote(place)
-
-
-def submit(server: JobServer, submission: Submission) -> Job:
-    """Send the training to the cluster, with this package beside it; it begins when there is room for it."""
-    stop = {_STOP_SECONDS: str(submission.stop_seconds)}
-    request = JobRequest(
-        id=submission.id,
-        entrypoint=submission.entrypoint,
-        runtime_env={"env_vars": {**stop, **submission.env}},
-        metadata=submission.metadata,
-        cpus=submission.cpus,
-        gpus=submission.gpus,
-    )
-    return submit_with_package(server, request, submission.modules)
 
 
 def submit_with_package(server: JobServer, request: JobRequest, modules: Sequence[Path] = ()) -> Job:
@@ -112,28 +141,15 @@ def submit_with_package(server: JobServer, request: JobRequest, modules: Sequenc
         return server.submit(replace(request, runtime_env={**request.runtime_env, "working_dir": str(package)}))
 
 
-def check_modules(modules: Sequence[Path]) -> None:
-    """Raises ValueError, with one sentence, for what cannot be imported by its name where it is sent."""
+def _check_modules(modules: Sequence[Path]) -> None:
+    """Raise ConfigError for what cannot be imported by its name where it is sent."""
     names = ["r2ac"]
     for module in modules:
         name = module.name.removesuffix(".py")
         if not module.is_dir() and not (module.is_file() and module.suffix == ".py"):
-            raise ValueError(f"--with-module is {module}, but it must be a file that ends in .py, or a folder")
+            raise ConfigError(f"--with-module is {module}, but it must be a file that ends in .py, or a folder")
         if not name.isidentifier():
-            raise ValueError(f"--with-module is {module}, but {name!r} is no name that Python can import")
+            raise ConfigError(f"--with-module is {module}, but {name!r} is no name that Python can import")
         if name in names:
-            raise ValueError(f"--with-module is {module}, but a module {name} is sent already")
+            raise ConfigError(f"--with-module is {module}, but a module {name} is sent already")
         names.append(name)
-
-
-def environment(pairs: Sequence[str]) -> dict[str, str]:
-    """The variables of ``NAME=VALUE``, … Raises ValueError, with one sentence, for what is none."""
-    variables = {}
-    for pair in pairs:
-        name, separator, value = pair.partition("=")
-        if not separator or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name, re.ASCII) or "\0" in value:
-            raise ValueError(
-                f"--env is {pair!r}, but it must be NAME=VALUE, with a name of letters, digits and underscores"
-            )
-        variables[name] = value
-    return variables

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from r2ac.launch.cli import main
 from r2ac.launch.cluster.jobs.job import Job, is_job_id, is_sender_id, new_job_id
 from r2ac.launch.cluster.jobs.server import JobRequest, JobServer, cluster_address
-from r2ac.launch.cluster.jobs.submission import Submission, is_place
+from r2ac.launch.cluster.jobs.submission import SubmitArguments, is_place, training_request
 
 Capture = pytest.CaptureFixture[str]
 NOWHERE = ["--cluster", "http://127.0.0.1:1"]
@@ -119,8 +119,9 @@ PRINTABLE = st.text(st.characters(exclude_characters="\0", exclude_categories=("
 def test_the_shell_reads_every_word_as_it_was_written(python: str, flag: str, folder: str, home: bool) -> None:
     """A real shell, with printf in the place of the interpreter."""
     place = f"{'~' if home else ''}/{folder}"
-    submission = Submission("id", "t", ("memory/tmaze", flag, "--run-dir"), place, (flag,), python=python)
-    command = submission.entrypoint.replace(f"exec {shlex.quote(python)} ", r"printf '%s\0' ", 1)
+    arguments = SubmitArguments(python=python)
+    request = training_request(arguments, "id", "t", place, ("memory/tmaze", flag, "--run-dir"), (flag,))
+    command = request.entrypoint.replace(f"exec {shlex.quote(python)} ", r"printf '%s\0' ", 1)
     done = subprocess.run(["/bin/sh", "-c", command], capture_output=True, check=True, env={"HOME": "/ho me"})
     there = f"{'/ho me' if home else ''}/{folder}"
     words = ["-m", "r2ac.launch", "train", "memory/tmaze", flag, "--run-dir", there, flag]
