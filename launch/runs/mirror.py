@@ -10,7 +10,6 @@ import uuid
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
@@ -91,9 +90,7 @@ class Mirror:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         assert self._lock is not None
         self._ended.set()
         self._wake.set()
@@ -103,19 +100,17 @@ class Mirror:
         except (StorageError, StorageUnavailable) as failure:
             sentence = f"{failure}; what is not there yet lies in {self.path}"
             if error is None:
-                raise type(failure)(
-                    f"{sentence}, and r2ac train --resume {self.url} on this machine brings it there"
-                ) from failure
+                again = f"r2ac train --resume {self.url} on this machine brings it there"
+                raise type(failure)(f"{sentence}, and {again}") from failure
             self._report(sentence)
         finally:
             self._lock.close()
 
     def _open(self) -> None:
         """Take the lease, and bring the folder to what the URL holds."""
+        taken = f"{self.url} already holds a run; continue it with --resume {self.url} or choose another --run-dir"
         if self._new and self._store.read("config.json") is not None:
-            raise StorageError(
-                f"{self.url} already holds a run; continue it with --resume {self.url} or choose another --run-dir"
-            )
+            raise StorageError(taken)
         token, whole = self._read_copy()
         self._lease = Lease(self._store, token)
         whole = whole and self._lease.was_last()
@@ -129,7 +124,7 @@ class Mirror:
                 self._fetch()
                 self._write_copy(token, True)
             elif self._new and RunDirectory(self.path).config_path.exists():
-                raise StorageError(f"{self.url} already holds a run; continue it with --resume {self.url}")
+                raise StorageError(taken)
         except BaseException:
             with suppress(StorageError, StorageUnavailable):
                 self._lease.release()
@@ -206,14 +201,12 @@ class Mirror:
         """Copy all, and give the run back; the folder stays where it is to be kept."""
         if self._lost is not None:
             raise self._lost
-        if not RunDirectory(self.path).config_path.exists():
-            # It never began.
-            self._lease.forget()
-            keep = False
-        else:
+        if began := RunDirectory(self.path).config_path.exists():
             self._copy()
             self._lease.release()
-        if not keep:
+        else:
+            self._lease.forget()
+        if not (keep and began):
             self._copy_file.unlink(missing_ok=True)
             shutil.rmtree(self.path, ignore_errors=True)
 

@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TextIO
 
 from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
@@ -50,10 +49,8 @@ def _finite(value: Any) -> Any:
 @contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Makes a directory that no other process has: ``path``, or the first of ``path``-2, ``path``-3, … that is not
-    there yet. At the end it is removed, with parents that are empty, where nothing was written into it.
-
-    Raises RunDirectoryError where none can be made.
-    """
+    there yet. At the end it is removed, with empty parents, if it is empty. Raises RunDirectoryError where none can be
+    made."""
     for number in itertools.count(1):
         made = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:
@@ -102,10 +99,6 @@ def open_locked(path: Path, wait: bool = False) -> TextIO:
     return file
 
 
-class _InUse(RunDirectoryError):
-    """Another process has the lock."""
-
-
 class RunDirectory:
     """One run on disk; made by `create` or `open`, and a context manager that lets go of the lock.
 
@@ -114,6 +107,15 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.config_path = path / "config.json"
+        """Every setting of the run."""
+        self.metrics_path = path / "metrics.jsonl"
+        """One JSON object a line."""
+        self.checkpoints = path / "checkpoints"
+        self.evaluation_path = path / "evaluation.json"
+        """What an evaluation of the run found."""
+        self.curves_path = path / "curves.png"
+        """The learning curve of the run."""
         self._lock: TextIO | None = None
 
     @classmethod
@@ -145,7 +147,7 @@ class RunDirectory:
         """The run in ``path``; with ``for_writing`` it is locked, without, nothing is written and no lock is needed.
 
         With ``waits`` a run that is in use is waited for, ten minutes at most: its user may be a training that was
-        given up, on a machine that does not know it yet. ``waits`` is then told who that is.
+        given up, on a machine that does not know it yet. ``waits`` then gets a sentence that names it.
 
         Raises RunDirectoryError where ``path`` is not a run, or, with ``for_writing``, is in use or cannot be written.
         """
@@ -163,31 +165,6 @@ class RunDirectory:
             action = "written" if for_writing else "read"
             raise RunDirectoryError(f"run directory {run.path} cannot be {action}: {os_reason(error)}") from error
         return run
-
-    @property
-    def config_path(self) -> Path:
-        """``config.json``, every setting of the run."""
-        return self.path / "config.json"
-
-    @property
-    def metrics_path(self) -> Path:
-        """``metrics.jsonl``, one JSON object a line."""
-        return self.path / "metrics.jsonl"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def evaluation_path(self) -> Path:
-        """``evaluation.json``, what an evaluation of the run found."""
-        return self.path / "evaluation.json"
-
-    @property
-    def curves_path(self) -> Path:
-        """``curves.png``, the learning curve of the run."""
-        return self.path / "curves.png"
 
     def read_config(self) -> dict[str, Any]:
         """What `create` was given, as JSON gives it back: tuples are lists, paths are strings.
@@ -236,9 +213,7 @@ class RunDirectory:
     def __enter__(self) -> RunDirectory:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
         self.close()
 
     def _check_holds_no_run(self) -> None:
@@ -252,35 +227,24 @@ class RunDirectory:
             )
 
     def _acquire(self, waits: Callable[[str], object] | None = None) -> None:
-        deadline, told = time.monotonic() + _PATIENCE, False
+        """Lock the run, or wait for its end where ``waits`` is given."""
+        path, deadline, reported = self.path / "run.lock", time.monotonic() + _PATIENCE, False
         while True:
             try:
-                return self._acquire_now()
-            except _InUse as error:
+                self._lock = open_locked(path)
+                break
+            except BlockingIOError as error:
+                holder = path.read_text(encoding="utf-8").strip() or "another process"
+                sentence = f"run directory {self.path} is in use by {holder}"
                 if waits is None or time.monotonic() > deadline:
-                    raise
-                if not told:
-                    waits(f"{error}: waiting for its end")
-                    told = True
+                    raise RunDirectoryError(sentence) from error
+                if not reported:
+                    waits(f"{sentence}: waiting for its end")
+                    reported = True
                 time.sleep(_POLL_SECONDS)
-
-    def _acquire_now(self) -> None:
-        path = self.path / "run.lock"
-        try:
-            lock = open_locked(path)
-        except BlockingIOError as error:
-            holder = path.read_text(encoding="utf-8").strip() or "another process"
-            raise _InUse(f"run directory {self.path} is in use by {holder}") from error
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
-        self._lock = lock
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._lock.flush()
         # A fork without exec would share the lock, and hold it on after this process has died.
-        reference = weakref.ref(self)
-        os.register_at_fork(after_in_child=lambda: _close_if_alive(reference))
-
-
-def _close_if_alive(reference: weakref.ref[RunDirectory]) -> None:
-    run = reference()
-    if run is not None:
-        run.close()
+        close = weakref.WeakMethod(self.close)
+        os.register_at_fork(after_in_child=lambda: (alive := close()) and alive())
