@@ -194,7 +194,7 @@ class _FetchJob(_JobArguments):
         output = self.output or Path("runs") / job.id
         fetched = fetch(server, job, output, self.limit_mib * 2**20, self.checkpoint, self.wait_seconds)
         rows = [("files", f"{fetched.files:,} ({fetched.bytes / 2**20:,.1f} MiB), {fetched.way}")]
-        print_table(console, f"{job.id}: fetched", rows, {"run": fetched.path})
+        print_table(console, f"{job.id}: fetched", rows, {"run": output})
         return 0
 
 

@@ -10,6 +10,10 @@ from typing import Literal
 
 LEASE_FILE = "writer.json"
 """At a URL: who writes the run there."""
+OF_A_RUN = ("config.json", "suite.json")
+"""One of them lies in the directory of each run, or list of runs."""
+Choice = Literal["all", "newest", "none"]
+"""Of the checkpoints of each folder."""
 _STAYS = ("run.lock", LEASE_FILE)
 _CHECKPOINT = re.compile(r"(.*/)?checkpoints/step_\d+\.safetensors")
 
@@ -19,7 +23,7 @@ def is_checkpoint(name: str) -> bool:
     return _CHECKPOINT.fullmatch(name) is not None
 
 
-def wanted(names: Iterable[str], checkpoints: Literal["all", "newest", "none"] = "newest") -> list[str]:
+def wanted(names: Iterable[str], checkpoints: Choice = "newest") -> list[str]:
     """Of the files of a run (relative paths with slashes) those that another machine has use for: all but locks and
     hidden (unfinished) files. The checkpoints come last, the newest first: all, the newest of each folder, or none."""
     travelling = [name for name in sorted(names) if _travels(name)]

@@ -14,7 +14,6 @@ import shutil
 import tarfile
 import time
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from r2ac.launch.cluster.jobs.job import PYTHON, SENDER, Job, is_job_id, new_job
 from r2ac.launch.cluster.jobs.pack import BEGIN, END
 from r2ac.launch.cluster.jobs.server import JobError, JobRequest, JobServer
 from r2ac.launch.cluster.jobs.submission import quoted_place, submit_with_package
-from r2ac.launch.runs.run_files import files_below, wanted
+from r2ac.launch.runs.run_files import OF_A_RUN, Choice, files_below, wanted
 from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store
 from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
 from r2ac.launch.settings.places import is_url
@@ -36,9 +35,8 @@ _HEADERS = 64 * 2**20
 
 @dataclass(frozen=True)
 class Fetched:
-    """A run that has been brought here."""
+    """What has been brought here."""
 
-    path: Path
     files: int
     bytes: int
     way: str
@@ -48,43 +46,25 @@ class Fetched:
 def fetch(server: JobServer, job: Job, output: Path, limit: int, checkpoints: bool, wait_seconds: float) -> Fetched:
     """Copy the run of a job into the new directory ``output``: all but locks and the checkpoints before the newest.
 
-    A run directory that this machine sees too is copied, one that is a URL is read with fsspec, and any other one is
-    sent by a small job that runs beside it and prints it.
-
     Args:
         limit: the most bytes that may come through the cluster.
         checkpoints: whether the newest checkpoint comes too.
-        wait_seconds: how long that small job may take to begin and end.
+        wait_seconds: how long the job that sends it may take to begin and end.
 
     Raises:
         JobError: where the job has no run directory, or the run cannot be sent.
         RunDirectoryError: where it cannot be written here; then ``output`` is as it was.
     """
-    place = job.run_directory
-    if place is None:
+    if job.run_directory is None:
         raise JobError(f"job {job.id} was not made by r2ac submit: nobody knows where it writes")
     if os.path.lexists(output):
         raise RunDirectoryError(f"{output} exists already, and a run that is fetched needs a new directory: --output")
-
-    def fill(folder: Path) -> str:
-        if (near := _seen_from_here(place)) is not None:
-            _copy(near, folder, checkpoints)
-            return "copied"
-        if is_url(place):
-            _download(place, folder, checkpoints)
-            return "read with fsspec"
-        unpack(_sent(server, job, place, limit, checkpoints, wait_seconds), folder, limit)
-        return "sent through the cluster"
-
-    return _written(output, fill)
-
-
-def _written(output: Path, fill: Callable[[Path], str]) -> Fetched:
-    """Let ``fill`` make the directory under another name, so that ``output`` is there whole or not at all."""
+    # Under another name, so that the output is there whole or not at all.
     partial = output.parent / f".{output.name}.partial-{os.getpid()}"
     try:
         partial.mkdir(parents=True)
-        way = fill(partial)
+        choice: Choice = "newest" if checkpoints else "none"
+        way = _bring(server, job, job.run_directory, partial, limit, choice, wait_seconds)
         files = files_below(partial)
         size = sum((partial / name).stat().st_size for name in files)
         partial.rename(output)
@@ -92,31 +72,35 @@ def _written(output: Path, fill: Callable[[Path], str]) -> Fetched:
         raise RunDirectoryError(f"{output} cannot be written: {os_reason(error)}") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Fetched(output, len(files), size, way)
+    return Fetched(len(files), size, way)
 
 
-def _seen_from_here(place: str) -> Path | None:
-    """The run directory, where the file system of the node is mounted here too; only a name that no other directory
-    has proves that it is the same."""
+def _bring(
+    server: JobServer, job: Job, place: str, folder: Path, limit: int, choice: Choice, wait_seconds: float
+) -> str:
+    """Fill the folder; returns how: a run directory that this machine sees too is copied, one that is a URL is read
+    with fsspec, and any other one is sent by a small job that runs beside it and prints it."""
+    if is_url(place):
+        _download(place, folder, choice)
+        return "read with fsspec"
     path = Path(place).expanduser()
-    seen = path.is_absolute() and is_job_id(path.name) and not is_url(place)
-    return path if seen and any((path / name).is_file() for name in ("config.json", "suite.json")) else None
+    # Only a name that no other directory has proves that it is the same as on the node.
+    if path.is_absolute() and is_job_id(path.name) and any((path / name).is_file() for name in OF_A_RUN):
+        for name in wanted(files_below(path), choice):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            # The run goes on, and may have removed what was too old.
+            with suppress(FileNotFoundError):
+                shutil.copyfile(path / name, folder / name)
+        return "copied"
+    unpack(_sent(server, job, place, limit, choice, wait_seconds), folder, limit)
+    return "sent through the cluster"
 
 
-def _copy(run: Path, folder: Path, checkpoints: bool) -> None:
-    for name in wanted(files_below(run), "newest" if checkpoints else "none"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        # The run goes on, and may have removed what was too old.
-        with suppress(FileNotFoundError):
-            shutil.copyfile(run / name, folder / name)
-
-
-def _download(url: str, folder: Path, checkpoints: bool) -> None:
-    """From an object store, as fsspec reads it. Raises JobError."""
+def _download(url: str, folder: Path, choice: Choice) -> None:
     try:
         store = Store(url)
-        names = wanted(store.files(), "newest" if checkpoints else "none")
-        if not {"config.json", "suite.json"} & set(names):
+        names = wanted(store.files(), choice)
+        if not set(OF_A_RUN) & set(names):
             raise JobError(f"there is no run at {url}")
         for name in names:
             store.get(name, folder / name)
@@ -124,15 +108,15 @@ def _download(url: str, folder: Path, checkpoints: bool) -> None:
         raise JobError(str(error)) from error
 
 
-def _sent(server: JobServer, job: Job, place: str, limit: int, checkpoints: bool, seconds: float) -> str:
+def _sent(server: JobServer, job: Job, place: str, limit: int, choice: Choice, seconds: float) -> str:
     """What a small job on the same node prints of the run."""
     if job.node is None:
         raise JobError(f"job {job.id} has not begun: there is nothing to fetch yet")
-    words = (job.metadata.get(PYTHON, "python"), "-m", "r2ac.launch.cluster.jobs.pack", str(limit))
-    choice = "all" if checkpoints else "no-checkpoints"
+    python = job.metadata.get(PYTHON, "python")
+    words = (python, "-m", "r2ac.launch.cluster.jobs.pack", str(limit), choice)
     request = JobRequest(
         id=new_job_id(SENDER, secrets.token_hex(3)),
-        entrypoint=f"exec {shlex.join(words)} {choice} {quoted_place(place)}",
+        entrypoint=f"exec {shlex.join(words)} {quoted_place(place)}",
         runtime_env={},
         metadata={},
         node=job.node,
@@ -154,11 +138,6 @@ def _sent(server: JobServer, job: Job, place: str, limit: int, checkpoints: bool
         )
     said = [line.removeprefix("r2ac: ") for line in log.splitlines() if line.strip()]
     raise JobError(f"the run of job {job.id} cannot be sent: {said[-1] if said else sender.message}")
-
-
-def _is_plain(member: tarfile.TarInfo) -> bool:
-    # A sparse file may be far larger than the archive.
-    return member.isfile() and not member.issparse()
 
 
 def unpack(log: str, folder: Path, limit: int) -> None:
@@ -188,7 +167,9 @@ def unpack(log: str, folder: Path, limit: int) -> None:
             raise ValueError(f"it holds more than {limit / 2**20:,.0f} MiB")
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r:") as tar:
             members = tar.getmembers()
-            if len(members) > _MOST_FILES or not all(map(_is_plain, members)):
+            # A sparse file may be far larger than the archive.
+            plain = all(member.isfile() and not member.issparse() for member in members)
+            if len(members) > _MOST_FILES or not plain:
                 raise ValueError("it holds what no run holds")
             tar.extractall(folder, members, filter="data")
     except (ValueError, KeyError, TypeError, binascii.Error, zlib.error, tarfile.TarError) as error:

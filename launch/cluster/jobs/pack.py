@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import IO
 
-from r2ac.launch.runs.run_files import files_below, wanted
+from r2ac.launch.runs.run_files import OF_A_RUN, Choice, files_below, wanted
 
 BEGIN, END = "r2ac-pack-begin ", "r2ac-pack-end"
 _CHUNK = 48 * 1024
@@ -25,17 +25,17 @@ class PackError(Exception):
     """A run directory cannot be sent; the message is one sentence."""
 
 
-def pack(run: Path, archive: IO[bytes], limit: int, checkpoints: bool) -> None:
+def pack(run: Path, archive: IO[bytes], limit: int, checkpoints: Choice) -> None:
     """Write what is `wanted` of a run into ``archive``, a compressed tar.
 
     Raises:
         PackError: where there is no run, it cannot be read, or its files are larger than ``limit`` bytes together.
     """
-    if not any((run / name).is_file() for name in ("config.json", "suite.json")):
+    if not any((run / name).is_file() for name in OF_A_RUN):
         raise PackError(f"there is no run in {run} on this node")
     total = 0
     with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=6) as tar:
-        for name in wanted(files_below(run), "newest" if checkpoints else "none"):
+        for name in wanted(files_below(run), checkpoints):
             try:
                 total += (run / name).stat().st_size
                 if total > limit:
@@ -51,7 +51,7 @@ def pack(run: Path, archive: IO[bytes], limit: int, checkpoints: bool) -> None:
             tar.addfile(entry, io.BytesIO(content))
 
 
-def send(run: Path, out: IO[str], limit: int, checkpoints: bool = True) -> None:
+def send(run: Path, out: IO[str], limit: int, checkpoints: Choice) -> None:
     """Print a run as text between two marks; the first has the checksum. Raises PackError."""
     with tempfile.TemporaryFile() as archive:
         pack(run, archive, limit, checkpoints)
@@ -64,11 +64,10 @@ def send(run: Path, out: IO[str], limit: int, checkpoints: bool = True) -> None:
         out.write(f"{END}\n")
 
 
-def main(arguments: list[str]) -> int:
-    """``python -m r2ac.launch.cluster.jobs.pack LIMIT-IN-BYTES all|no-checkpoints RUN``."""
-    limit, choice, run = arguments
+def main(limit: str, checkpoints: Choice, run: str) -> int:
+    """``python -m r2ac.launch.cluster.jobs.pack LIMIT-IN-BYTES newest|none RUN``."""
     try:
-        send(Path(run), sys.stdout, int(limit), choice == "all")
+        send(Path(run), sys.stdout, int(limit), checkpoints)
     except PackError as error:
         print(f"r2ac: {error}")
         return 1
@@ -76,4 +75,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main(*sys.argv[1:]))  # type: ignore[arg-type]

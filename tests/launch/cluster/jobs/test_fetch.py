@@ -50,7 +50,7 @@ def job_at(place: str) -> Job:
 @pytest.mark.parametrize("checkpoints", [True, False])
 def test_a_run_travels_as_text(tmp_path: Path, checkpoints: bool) -> None:
     log = io.StringIO()
-    send(make_run(tmp_path / "run"), log, LIMIT, checkpoints)
+    send(make_run(tmp_path / "run"), log, LIMIT, "newest" if checkpoints else "none")
     (tmp_path / "output").mkdir()
     first, *rest = log.getvalue().splitlines(keepends=True)
     ray = "Running entrypoint for job j: exec python\n"
@@ -61,9 +61,9 @@ def test_a_run_travels_as_text(tmp_path: Path, checkpoints: bool) -> None:
 def test_a_run_that_is_too_large_is_not_sent(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
     with pytest.raises(PackError, match="more than"):
-        send(tmp_path / "run", io.StringIO(), 20)
+        send(tmp_path / "run", io.StringIO(), 20, "newest")
     with pytest.raises(PackError, match="there is no run"):
-        send(tmp_path, io.StringIO(), LIMIT)
+        send(tmp_path, io.StringIO(), LIMIT, "newest")
 
 
 def log_of(members: list[tarfile.TarInfo], content: bytes = b"x") -> str:
