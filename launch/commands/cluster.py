@@ -5,10 +5,8 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -18,7 +16,7 @@ from r2ac.launch.cluster.manifests.resources import Needs, Training, check_name,
 from r2ac.launch.cluster.manifests.slurm import SlurmOptions, slurm_manifest
 from r2ac.launch.runtime.errors import RunError, os_reason
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import parse_known, take_flag, training_config
+from r2ac.launch.settings.flags import is_flag, parse_known, take_flag, training_config
 
 HELP = """\
 usage: r2ac cluster kuberay    TASK --image IMAGE [--flags]   a RayJob for Kubernetes with KubeRay
@@ -32,23 +30,7 @@ a kind. docs/clusters/manifests.md leads from there to a running training.
 """
 
 
-@dataclass(frozen=True)
-class _Kind:
-    options: type
-    write: Callable[[Training, Any], str]
-    place: Callable[[str], str]
-    """Where a run directory lies, as the nodes see it."""
-
-
-_KINDS = {
-    "kuberay": _Kind(
-        KubeRayOptions, lambda training, options: kuberay_manifest(training, options, ray_version()), kuberay_run_dir
-    ),
-    "slurm": _Kind(SlurmOptions, slurm_manifest, str),
-    "autoscaler": _Kind(
-        AutoscalerOptions, lambda training, options: autoscaler_manifest(training, options, ray_version()), str
-    ),
-}
+_KINDS = {"kuberay": KubeRayOptions, "slurm": SlurmOptions, "autoscaler": AutoscalerOptions}
 
 
 def cluster_command(arguments: Sequence[str], console: Console) -> int:
@@ -56,33 +38,27 @@ def cluster_command(arguments: Sequence[str], console: Console) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         console.print(HELP, markup=False, end="", soft_wrap=True)
         return 0 if arguments else 2
-    kind = _KINDS.get(arguments[0])
-    if kind is None:
-        raise ConfigError(f"there is no manifest for {arguments[0]!r}; there are {', '.join(_KINDS)}")
-    options, task, flags = _read(kind, arguments[0], arguments[1:])
-    training = read_training(task, flags, kind.place, options.name)
-    text = kind.write(training, options)
+    kind, *rest = arguments
+    if kind not in _KINDS:
+        raise ConfigError(f"there is no manifest for {kind!r}; there are {', '.join(_KINDS)}")
+    task = rest.pop(0) if rest and not rest[0].startswith("-") else ""
+    if not task and not {"-h", "--help"} & set(rest):
+        raise ConfigError(f"the task comes first, then the flags, such as r2ac cluster {kind} memory/tmaze --seed 2")
+    options, flags = parse_known(_KINDS[kind], f"r2ac cluster {kind} TASK", rest)
+    training = read_training(task, flags, kuberay_run_dir if kind == "kuberay" else str, options.name)
+    if kind == "kuberay":
+        text = kuberay_manifest(training, options, ray_version())
+    elif kind == "autoscaler":
+        text = autoscaler_manifest(training, options, ray_version())
+    else:
+        text = slurm_manifest(training, options)
     if options.output is None:
         sys.stdout.write(text)
         return 0
     _write(options.output, text)
-    console.print(
-        f"{options.output} is written; its first lines say how to start the training with it",
-        markup=False,
-        soft_wrap=True,
-    )
+    sentence = f"{options.output} is written; its first lines say how to start the training with it"
+    console.print(sentence, markup=False, soft_wrap=True)
     return 0
-
-
-def _read(kind: _Kind, name: str, arguments: Sequence[str]) -> tuple[Any, str, list[str]]:
-    """The options of the manifest, the task, and the flags of the training."""
-    rest = list(arguments)
-    task = rest.pop(0) if rest and not rest[0].startswith("-") else None
-    if task is None and not {"-h", "--help"} & set(rest):
-        raise ConfigError(f"the task comes first, then the flags, such as r2ac cluster {name} memory/tmaze --seed 2")
-    options: Any
-    options, flags = parse_known(kind.options, f"r2ac cluster {name} TASK", rest)
-    return options, task or "", flags
 
 
 def read_training(
@@ -101,7 +77,7 @@ def read_training(
     """
     flags = [_with_dashes(word) for word in arguments]
     for refused, instead in _REFUSED.items():
-        if any(word == refused or word.startswith(f"{refused}=") for word in flags):
+        if any(is_flag(word, refused) for word in flags):
             raise ConfigError(f"{refused} cannot be given to r2ac cluster: {instead}")
     run_dir = take_flag(flags, "--run-dir")
     config = training_config(task, [*flags, "--ray-address", "auto"])
@@ -109,16 +85,16 @@ def read_training(
     if config.num_actors == 0:
         raise ConfigError("--num-actors is 0, but on a cluster it must be at least 1: rollout actors use its nodes")
     preset = take_flag(flags, "--preset")
-    chosen = name or _default_name(config.task, config.agent.label, config.seed, now or datetime.now())
-    check_name(chosen)
-    path = place(run_dir or f"runs/{chosen}")
+    name = name or _default_name(config.task, config.agent.label, config.seed, now or datetime.now())
+    check_name(name)
+    path = place(run_dir or f"runs/{name}")
     if path.startswith("-"):
         raise ConfigError(f"--run-dir is {path!r}, but it must not begin with a dash")
     needs = Needs.of(config)
     if not config.learner_threads:
         # It would else take all cores that it sees, and in a container those are not all its own.
         flags += ["--learner-threads", str(needs.learner_cpus)]
-    return Training(task, tuple(flags), preset, path, chosen, needs)
+    return Training(task, tuple(flags), preset, path, name, needs)
 
 
 _REFUSED = {

@@ -22,21 +22,22 @@ _USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*")
 _SOURCE = "r2ac-source"
 
 
-@dataclass(frozen=True)
-class _Machines:
-    """Machine types of a cloud, and what the driver's, a CPU worker's and a GPU worker's is by default."""
-
-    region: str
-    head: str
-    cpu: str
-    gpu: str
-    client: str
-    """What Ray asks the cloud for machines with."""
-
-
-_MACHINES = {
-    "aws": _Machines("us-west-2", "m6i.xlarge", "m6i.4xlarge", "g5.2xlarge", "boto3>=1.4.8"),
-    "gcp": _Machines("us-west1", "n2-standard-4", "n2-standard-16", "g2-standard-8", "google-api-python-client==1.7.8"),
+# Machine types of each cloud, and the client that Ray asks it for machines with.
+_DEFAULTS = {
+    "aws": {
+        "region": "us-west-2",
+        "head_type": "m6i.xlarge",
+        "cpu_type": "m6i.4xlarge",
+        "gpu_type": "g5.2xlarge",
+        "client": "boto3>=1.4.8",
+    },
+    "gcp": {
+        "region": "us-west1",
+        "head_type": "n2-standard-4",
+        "cpu_type": "n2-standard-16",
+        "gpu_type": "g2-standard-8",
+        "client": "google-api-python-client==1.7.8",
+    },
 }
 
 
@@ -133,19 +134,14 @@ def _cloud(needs: Needs, options: AutoscalerOptions, ray_version: str) -> dict[s
     if needs.worker_cpus(cpus) > cpus:
         raise ConfigError(f"--cpus-per-worker is {cpus}, but a learner takes {needs.learner_cpus} (--learner-threads)")
     least, most = worker_bounds(needs.workers(cpus), options.min_workers, options.max_workers)
-    default = _MACHINES[options.provider]
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
     return {
         "least": least,
         "most": most,
         "learner_nodes": 0 if needs.driver_gpus else needs.gpu_nodes(gpus),
         "gpus": gpus,
-        "region": options.region or default.region,
-        "head_type": options.head_type or default.head,
-        "cpu_type": options.cpu_type or default.cpu,
-        "gpu_type": options.gpu_type or default.gpu,
         "image": options.image or f"rayproject/ray:{ray_version}-{python}",
-        "client": default.client,
+        **{name: getattr(options, name, "") or value for name, value in _DEFAULTS[options.provider].items()},
     }
 
 
