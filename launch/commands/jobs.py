@@ -164,7 +164,9 @@ class _StopJob(_JobArguments):
             return 130
         if not job.has_ended:
             again = command_line(("jobs", "status"), job, self.cluster)
-            print_failures([f"job {job.id} was asked to stop, but has not ended after {self.wait_seconds:g} s: {again}"])
+            print_failures(
+                [f"job {job.id} was asked to stop, but has not ended after {self.wait_seconds:g} s: {again}"]
+            )
             return 1
         _say(console, f"{job.id} {_WORDS[job.status]}")
         if job.run_directory is not None and job.status == "STOPPED":
