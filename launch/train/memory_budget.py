@@ -90,8 +90,8 @@ class Available:
 def memory_budget(config: TrainConfig[Any], spec: ObservationSpec, device: torch.device) -> MemoryBudget:
     """What a run with ``config`` will hold, of an environment with ``spec``, where it learns on ``device``.
 
-    Sensitivities, weights, batches and the queue are exact but for small change; activations are an estimate (see
-    :func:`activation_bytes`), processes are rough figures.
+    Sensitivities, weights, batches and the queue are exact but for small change; activations are an estimate, good to
+    about a quarter on a CPU; processes are rough figures.
 
     Raises:
         ConfigError: if there can be no such agent.
@@ -112,14 +112,6 @@ def memory_budget(config: TrainConfig[Any], spec: ObservationSpec, device: torch
     workers = config.inference_workers if acts_on_workers(config, spec) else 0
     parts += _process_parts(config, workers, on_gpu=on_gpu)
     return MemoryBudget(str(device), tuple(parts))
-
-
-def activation_bytes(learner: Learner, spec: ObservationSpec, steps: int, batch: int) -> int:
-    """An estimate of what an update of T steps of B streams holds beside weights, carries and the batch: what is saved
-    for the backward pass, and three times the largest array of it for what the update works on. Good to about a quarter
-    on a CPU."""
-    saved = saved_for_backward(learner, spec, steps, batch)
-    return sum(saved) + _WORKING_ARRAYS * max(saved)
 
 
 def saved_for_backward(learner: Learner, spec: ObservationSpec, steps: int, batch: int) -> list[int]:
@@ -228,7 +220,8 @@ def _learner_parts(
     state = sum(_nbytes(of_one.values()) for of_one in learner.optimiser.state.values())
     nbytes = _nbytes(learner.agent.parameters()) + 2 * _nbytes(learner.parameters) + 2 * state
     yield BudgetPart("weights, gradients and optimiser", "device", nbytes, "lower --hidden-size or --encoder-features")
-    nbytes = activation_bytes(learner, spec, config.rollout_length, config.batch_size)
+    saved = saved_for_backward(learner, spec, config.rollout_length, config.batch_size)
+    nbytes = sum(saved) + _WORKING_ARRAYS * max(saved)
     smaller = ", or take --encoder nature" if len(spec.shape) == 3 and config.agent.encoder != "nature" else ""
     remedy = f"lower --rollout-length or --batch-size{smaller}"
     yield BudgetPart("activations of an update", "device", nbytes, remedy)
