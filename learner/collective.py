@@ -59,18 +59,15 @@ class SingleLearner:
     rank, size = 0, 1
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """See :class:`Collective`."""
+        pass
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """See :class:`Collective`."""
         return flags
 
     def gather(self, value: Value) -> list[Value]:
-        """See :class:`Collective`."""
         return [value]
 
     def share(self, value: Value) -> Value:
-        """See :class:`Collective`."""
         return value
 
 
@@ -91,41 +88,37 @@ class ProcessGroup:
     ) -> None:
         self.rank, self.size = rank, size
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        with _told_as_lost():
+        with _raises_collective_broken():
             dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=patience)
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """See :class:`Collective`."""
         # One message: what each costs beside its bytes is more than most of the tensors take.
         summed = to_vector(tensors)
-        with _told_as_lost():
+        with _raises_collective_broken():
             dist.all_reduce(summed)
         copy_vector_(tensors, summed)
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """See :class:`Collective`."""
         found = torch.tensor(flags, dtype=torch.uint8)
-        with _told_as_lost():
+        with _raises_collective_broken():
             dist.all_reduce(found, dist.ReduceOp.MAX)
         return tuple(map(bool, found.tolist()))
 
     def gather(self, value: Value) -> list[Value]:
-        """See :class:`Collective`."""
         values: list[Value] = [value] * self.size if self.rank == 0 else []
-        with _told_as_lost():
+        with _raises_collective_broken():
             dist.gather_object(value, values or None)
         return values
 
     def share(self, value: Value) -> Value:
-        """See :class:`Collective`."""
         values = [value]
-        with _told_as_lost():
+        with _raises_collective_broken():
             dist.broadcast_object_list(values)
         return values[0]
 
 
 @contextmanager
-def _told_as_lost() -> Iterator[None]:
+def _raises_collective_broken() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch raises nothing narrower where a connection ends or a time is over
