@@ -137,7 +137,7 @@ def load_encoder(agent: Agent, path: Path) -> None:
         raise CheckpointError(f"the encoder of {path} does not fit this agent: {error}") from error
 
 
-def load_agent(agent: Agent, checkpoint: Checkpoint, source: Path) -> None:
+def load_agent(agent: Agent, checkpoint: Checkpoint, source: Path | str) -> None:
     """Give ``agent`` the weights of ``checkpoint``, which was read from ``source``.
 
     Raises:

@@ -42,9 +42,7 @@ def exit_code(code: int) -> int:
     return 1 if code == TRY_AGAIN and restarts() is None else code
 
 
-def supervise(
-    words: Callable[[int], Sequence[str]], max_failures: int, state: Callable[[], str], resume: Callable[[], str]
-) -> int:
+def supervise(words: Sequence[str], max_failures: int, state: Callable[[], str], advice: Callable[[], str]) -> int:
     """Run a training as a child process, and again after each failure, ``max_failures`` times at most.
 
     A failure is an end by a signal that is no request to stop, or the exit code ``TRY_AGAIN``. Between two starts lie
@@ -52,10 +50,10 @@ def supervise(
     which saves and ends.
 
     Args:
-        words: the arguments of ``r2ac`` for a start, by the number of restarts before it.
+        words: the arguments of ``r2ac``, the same for every start.
         max_failures: at least 1.
         state: where the next start goes on, such as ``from step 1,200``.
-        resume: how a user goes on, such as ``go on with: r2ac train --resume RUN``.
+        advice: how a user goes on, such as ``go on with: r2ac train --resume RUN``.
 
     Returns:
         The exit code: of the child where it ended by itself, 128 + the signal's number after a request to stop, 1 where
@@ -65,11 +63,11 @@ def supervise(
     place, in_place = "", 0
     with _Stops() as stops, _Adoption() as adoption:
         while True:
-            code = _run(words(count), count, stops)
+            code = _run(words, count, stops)
             if stops.received is not None and (_is_stop(code) or code < 0):
                 if code < 0:
                     # It says nothing itself: it had not come so far, or was ended in a hurry.
-                    _say(errors, f"stopped by {stops.received.name}; {resume()}")
+                    _say(errors, f"stopped by {stops.received.name}; {advice()}")
                 return 128 + stops.received
             if _is_stop(code):
                 return 128 - code if code < 0 else code
@@ -81,7 +79,7 @@ def supervise(
             errors.show_cursor(True)
             if count == max_failures:
                 often = f"for --max-failures is {max_failures}"
-                _say(errors, f"the training {what} and is not started again, {often}; {resume()}")
+                _say(errors, f"the training {what} and is not started again, {often}; {advice()}")
                 return 1
             before, place = place, state()
             in_place = in_place + 1 if place == before else 0
@@ -90,7 +88,7 @@ def supervise(
             again = f"restart {count} of {max_failures}"
             _say(errors, f"the training {what}; it goes on {place} in {pause:.0f} s ({again})")
             if (number := stops.pause(pause)) is not None:
-                _say(errors, f"stopped by {number.name}; {resume()}")
+                _say(errors, f"stopped by {number.name}; {advice()}")
                 return 128 + number
 
 

@@ -26,7 +26,7 @@ from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.sweeps.space import Settings
 from r2ac.launch.sweeps.sweep_plan import SCORE_LINES, with_settings
 from r2ac.launch.train.callback import TrainCallback
-from r2ac.launch.train.resume import Resumed, open_interrupted
+from r2ac.launch.train.resume import newest_step
 from r2ac.launch.train.train import train
 from r2ac.learner import TrainingDiverged
 from r2ac.learner.checkpoint import (
@@ -193,37 +193,34 @@ class Trial:
             self._record.write(self._run_dir)
 
     def _begin(self) -> None:
-        """Open the run, or begin it, and train on a thread."""
+        """Begin the run, or go on with it, on a thread."""
         self._stop.clear()
         self._error = None
         if self._record.failure is not None:
             self._record.failure = None
             self._record.write(self._run_dir)
-        resumed = open_run(self._run_dir)
-        self._env_steps = int(resumed.checkpoint.counters["env_steps"]) if resumed else 0
+        step = newest_step(self._run_dir)
+        self._env_steps = step or 0
         if self._generation is None:
             self._generation = generation_of(self._env_steps, self._record, self._every)
         self._lines.clear()
-        if resumed is not None and resumed.run.metrics_path.exists():
+        if step is not None:
             self._lines += lines_since(self._run_dir, self._record.last_copied, self._env_steps)
         constants: dict[str, float] = {}
         if self._every:
             constants = {f"population/{name.replace('-', '_')}": float(v) for name, v in self._settings.items()}
             constants["population/copies"] = len(self._record.copies)
         callback = TrainCallback(constants, self._take_line, self._stop.is_set)
-        self._thread = threading.Thread(target=self._train, args=(resumed, callback), daemon=True)
+        self._thread = threading.Thread(target=self._train, args=(callback,), daemon=True)
         self._thread.start()
 
-    def _train(self, resumed: Resumed | None, callback: TrainCallback) -> None:
+    def _train(self, callback: TrainCallback) -> None:
         try:
-            train(self._config, Console(quiet=True), resumed, callback)
+            train(self._config, self._run_dir, None, Console(quiet=True), callback)
         except FINAL_FAILURES as error:
             self._record.failure = str(error)
         except BaseException as error:
             self._error = error
-        finally:
-            if resumed is not None:
-                resumed.run.close()
         if self._record.failure is not None:
             self._record.write(self._run_dir)
 
@@ -241,8 +238,7 @@ class Trial:
 
     def _can_be_saved(self) -> bool:
         """Whether there is something that the weights of another can be put into."""
-        folder = RunDirectory(self._run_dir).checkpoints
-        return folder.is_dir() and any(folder.glob("step_*.safetensors"))
+        return newest_step(self._run_dir) is not None
 
     def _tell(self, done: bool) -> TrialReport:
         assert self._generation is not None
@@ -268,21 +264,6 @@ def take_over(own: Checkpoint, donor: Checkpoint, num_streams: int) -> Checkpoin
     """
     counters = {**own.counters, "stream_resets": own.counters["stream_resets"] + num_streams}
     return replace(own, model=donor.model, optimiser=donor.optimiser, counters=counters)
-
-
-def open_run(run_dir: Path) -> Resumed | None:
-    """The run at ``run_dir``, locked; None where it has not begun, or never came to its first checkpoint.
-
-    Raises:
-        RunDirectoryError, CheckpointError: where it cannot be read.
-    """
-    run = RunDirectory(run_dir)
-    if not run.config_path.exists():
-        return None
-    if run.checkpoints.is_dir() and any(run.checkpoints.iterdir()):
-        return open_interrupted(run_dir)
-    RunDirectory.open(run_dir, for_writing=True).discard()
-    return None
 
 
 def lines_since(run_dir: Path, after: int, until: int) -> list[dict[str, Any]]:

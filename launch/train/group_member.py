@@ -5,45 +5,23 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from r2ac.launch.runs.loading import choose_device
-from r2ac.launch.runs.mirror import Mirror
 from r2ac.launch.runtime.process import available_cores
 from r2ac.launch.runtime.progress import TrainingStatus
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.callback import TrainCallback
-from r2ac.launch.train.learn import Front, learn
-from r2ac.launch.train.loop import Summary
+from r2ac.launch.train.learn import learn
 from r2ac.launch.train.memory_budget import MemoryBudget
 from r2ac.launch.train.rendezvous import FileRendezvous, TcpRendezvous, serve, use_network_of
-from r2ac.launch.train.resume import check_goes_on, open_interrupted
+from r2ac.launch.train.run_context import open_run
+from r2ac.launch.train.summary import Summary
 from r2ac.learner import Collective, ProcessGroup, SingleLearner
-
-
-@dataclass(frozen=True)
-class Place:
-    """What a training's first learner does on behalf of the process that started it."""
-
-    path: Path | str
-    """Of the run, absolute; or its URL."""
-    goes_on: bool
-    """Whether the run is there already."""
-    again: bool
-    """Whether the training was started again after a failure."""
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a training has come."""
-
-    training: TrainingStatus = field(default_factory=TrainingStatus)
-    budget: MemoryBudget | None = None
-    """Of the first learner, once it is known."""
 
 
 def share_of(config: TrainConfig[Any]) -> TrainConfig[Any]:
@@ -62,8 +40,8 @@ def share_of(config: TrainConfig[Any]) -> TrainConfig[Any]:
 class LearnerProcess:
     """A learner that shares a training with others. While :meth:`train` runs on one thread, the other methods answer.
 
-    SIGTERM, which whoever takes a node away may send to its processes, is taken as :meth:`stop`: all learners save and
-    end, at the same update.
+    SIGTERM, which may be sent to its processes where a node is taken away, is taken as :meth:`stop`: all learners save
+    and end, at the same update.
 
     Args:
         rank: its number.
@@ -73,7 +51,8 @@ class LearnerProcess:
     def __init__(self, rank: int, config: TrainConfig[Any]) -> None:
         self._rank, self._config = rank, config
         self._stop = threading.Event()
-        self._status = Status()
+        self._status = TrainingStatus()
+        self._budget: MemoryBudget | None = None
         # The main thread, which alone may say so, makes this object.
         signal.signal(signal.SIGTERM, lambda number, frame: self._stop.set())
 
@@ -89,28 +68,37 @@ class LearnerProcess:
         self._store = serve(host, self._config.num_learners)
         return host, self._store.port
 
-    def train(self, rendezvous: FileRendezvous | TcpRendezvous | None, place: Place | None) -> Summary | None:
+    def train(
+        self,
+        rendezvous: FileRendezvous | TcpRendezvous | None,
+        place: Path | str | None = None,
+        new: bool | None = None,
+        restarted: bool = False,
+    ) -> Summary | None:
         """This learner's part of the training.
 
         Args:
             rendezvous: where the others are; None where there are none.
-            place: for the first learner.
+            place: of the run, for the first learner, which opens it; a path is absolute.
+            new, restarted: as of :func:`r2ac.launch.train.run_context.open_run`.
 
         Raises:
             As :func:`r2ac.launch.train.learn.learn`.
         """
-        config, stop = self._config, self._stop
+        config, callback = self._config, TrainCallback(show_status=self._take_status, show_budget=self._take_budget)
         with ExitStack() as stack:
-            front = self._front(place, stack) if place is not None else None
-            return learn(config, share_of(config), self._join(rendezvous), front, stop.is_set, lambda: None)
+            run = None
+            if place is not None:
+                run = stack.enter_context(open_run(place, new, config, Console(), callback, restarted))
+            return learn(config, share_of(config), self._join(rendezvous), run, self._stop.is_set, lambda: None)
 
     def stop(self) -> None:
         """Ask the training to stop."""
         self._stop.set()
 
-    def status(self) -> Status:
-        """How far it has come; asked of the first learner."""
-        return self._status
+    def status(self) -> tuple[TrainingStatus, MemoryBudget | None]:
+        """How far the training has come, and the memory of this learner once it is known; of the first learner."""
+        return self._status, self._budget
 
     def _join(self, rendezvous: FileRendezvous | TcpRendezvous | None) -> Collective:
         if rendezvous is None:
@@ -119,18 +107,8 @@ class LearnerProcess:
         store = getattr(self, "_store", None) or rendezvous.join(self._config.num_learners)
         return ProcessGroup(store, self._rank, self._config.num_learners, choose_device(self._config.device))
 
-    def _front(self, place: Place, stack: ExitStack) -> Front:
-        mirror, path = None, place.path
-        if isinstance(path, str):
-            mirror = stack.enter_context(Mirror(path, Console(), not place.goes_on, patient=place.again))
-            path = mirror.path
-        resumed = open_interrupted(path, print if place.again else None) if place.goes_on else None
-        if resumed is not None:
-            check_goes_on(self._config, resumed)
-        return Front(path, resumed, self._take_status, self._tell_budget, TrainCallback(), mirror, place.again)
+    def _take_status(self, status: TrainingStatus) -> None:
+        self._status = status
 
-    def _take_status(self, training: TrainingStatus) -> None:
-        self._status = replace(self._status, training=training)
-
-    def _tell_budget(self, budget: MemoryBudget) -> None:
-        self._status = replace(self._status, budget=budget)
+    def _take_budget(self, budget: MemoryBudget) -> None:
+        self._budget = budget

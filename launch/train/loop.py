@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,46 +15,22 @@ from r2ac.launch.rollouts.batch_pipeline import Batches, ReadyBatch
 from r2ac.launch.rollouts.inference.pool import InferenceFailed
 from r2ac.launch.rollouts.publisher import WeightsPublisher
 from r2ac.launch.rollouts.rollout_source import ActorsLost, RolloutSource
-from r2ac.launch.runs.metrics import MetricsWriter
-from r2ac.launch.runs.mirror import Mirror
-from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runs.storage import StorageUnavailable
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.runtime.progress import TrainingStatus
 from r2ac.launch.runtime.stop_signals import StoppedAtOnce
 from r2ac.launch.settings.config import TrainConfig
-from r2ac.launch.train.callback import TrainCallback
 from r2ac.launch.train.profile_summary import ProfileSummary
 from r2ac.launch.train.profiling import NoProfile, TrainingProfile
+from r2ac.launch.train.run_context import RunContext
+from r2ac.launch.train.summary import Summary
 from r2ac.launch.train.training_log import COUNTED, TrainingLog
-from r2ac.launch.watching.training_video import film_episode
 from r2ac.learner import Collective, Learner, TrainingDiverged
-from r2ac.learner.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    checkpoint_path,
-    latest_checkpoint,
-    prune_checkpoints,
-    save_checkpoint,
-)
+from r2ac.learner.checkpoint import Checkpoint, CheckpointError
 
 _SHOW_SECONDS = 0.1
 _NO_ROLLOUTS = (ActorsLost, InferenceFailed, EngineFailed)
 """Why there may be no next batch."""
-
-
-@dataclass(frozen=True)
-class Records:
-    """Where a training is written down."""
-
-    run: RunDirectory
-    metrics: MetricsWriter
-    show_status: Callable[[TrainingStatus], None]
-    callback: TrainCallback
-    mirror: Mirror | None = None
-    """Takes the run to its URL, where it is one at a URL."""
-    again: bool = False
-    """Whether the training was started again after a failure."""
 
 
 @dataclass(frozen=True)
@@ -65,24 +40,6 @@ class Rollouts:
     source: RolloutSource
     batches: Batches
     publish: WeightsPublisher
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What became of a training."""
-
-    env_steps: int
-    env_frames: int
-    updates: int
-    steps: int
-    """Environment steps of this process, or of this group of learners: without those before a resume."""
-    seconds: float
-    """The time that they took."""
-    mean_return: float | None
-    notes: Mapping[str, int]
-    """Counts that should be zero."""
-    profile: list[tuple[str, str]]
-    paths: Mapping[str, Path | str]
 
 
 class TrainingLoop:
@@ -95,8 +52,8 @@ class TrainingLoop:
         config: of the whole training.
         learner: this one.
         rollouts: of this learner.
-        peers: all learners.
-        records: None but for the first learner.
+        collective: all learners.
+        run: None but for the first learner.
         counters: of the checkpoint that the training goes on from; empty for a new one.
     """
 
@@ -106,16 +63,16 @@ class TrainingLoop:
         learner: Learner,
         rollouts: Rollouts,
         collective: Collective,
-        records: Records | None,
+        run: RunContext | None,
         counters: Mapping[str, int | float],
     ) -> None:
         self._config, self._learner, self._collective = config, learner, collective
         self._source, self._batches, self._publish = rollouts.source, rollouts.batches, rollouts.publish
-        self._records = records
-        if records is not None:
+        self._run = run
+        if run is not None:
             for name in COUNTED:
                 setattr(self._source.counts, name, int(counters.get(name, 0)))
-            self._source.counts.restarts += records.again
+            self._source.counts.restarts += run.restarted
         self._log = TrainingLog(learner, self._batches, self._source.counts, config.tasks, config.env, collective)
         self._frames_per_step = frames_per_step(config.task, config.env)
         self._incarnation = int(counters.get("incarnation", -1)) + 1
@@ -128,8 +85,8 @@ class TrainingLoop:
         self._checkpoint_is_due = False
         self._seconds = 0.0
         self._profile: TrainingProfile | NoProfile = NoProfile()
-        if config.profile and records is not None:
-            self._profile = TrainingProfile(records.run.path / "profile", learner.device)
+        if config.profile and run is not None:
+            self._profile = TrainingProfile(run.directory.path / "profile", learner.device)
         self._profile_summary: ProfileSummary | None = None
 
     def loop(self, stop_requested: Callable[[], bool]) -> Summary | None:
@@ -150,7 +107,7 @@ class TrainingLoop:
         try:
             # A run can be gone on with from its first moment on, and a restart is counted from then on.
             (is_due,) = self._collective.any(
-                self._learner.updates == 0 or (self._records is not None and self._records.again)
+                self._learner.updates == 0 or (self._run is not None and self._run.restarted)
             )
             if is_due:
                 self._checkpoint()
@@ -178,9 +135,9 @@ class TrainingLoop:
         """Save without the other learners, who may be gone; not on a GPU then, whose state is not known."""
         if self._collective.size == 1:
             self._finish()
-        elif self._records is not None and self._learner.device.type == "cpu":
+        elif self._run is not None and self._learner.device.type == "cpu":
             # This learner is where the last whole update left it.
-            self._save(self._records)
+            self._save(self._run)
 
     def _next_batch(self, stop_requested: Callable[[], bool]) -> ReadyBatch | None:
         """The next batch; None at all learners where one of them has none, so that they stop at the same update."""
@@ -193,7 +150,7 @@ class TrainingLoop:
             except _NO_ROLLOUTS as error:
                 failure = error
             since = time.monotonic() - self._last_checkpoint
-            is_due = self._records is not None and since >= 60 * self._config.checkpoint_minutes
+            is_due = self._run is not None and since >= 60 * self._config.checkpoint_minutes
             stop, self._checkpoint_is_due = self._collective.any(batch is None, is_due)
         if failure is not None:
             raise failure
@@ -230,12 +187,12 @@ class TrainingLoop:
 
     def _show(self) -> None:
         self._last_shown = time.monotonic()
-        if self._records is not None:
+        if self._run is not None:
             log, learner = self._log, self._learner
             hints = log.hints(self._config.stall_seconds)
             if hints and not self._config.env.step_timeout:
                 hints.append("(--step-timeout SECONDS would replace it)")
-            self._records.show_status(
+            self._run.callback.show_status(
                 TrainingStatus(learner.env_steps, learner.updates, log.mean_return, log.notes(), hints)
             )
 
@@ -252,32 +209,26 @@ class TrainingLoop:
     def _write_line(self) -> None:
         """A line about all learners, each of which has its part in it."""
         steps = self._last_line = self._learner.env_steps
-        values, records = self._log.values(), self._records
-        if records is None:
-            return
-        values |= records.callback.constants
-        records.metrics.write(steps, steps * self._frames_per_step, self._wall_time(), values)
-        records.callback.take_line({"env_steps": steps, **values})
+        values = self._log.values()
+        if self._run is not None:
+            self._run.write_line(steps, steps * self._frames_per_step, self._wall_time(), values)
 
     def _film(self) -> None:
         """An episode of one of the tasks as the agent plays it now."""
-        if self._records is None:
+        if self._run is None:
             return
-        config, steps = self._config, self._learner.env_steps
-        task = config.tasks[self._learner.updates % len(config.tasks)].name
-        # A video is not worth a run: where the engine fails, the next one may come about.
-        with suppress(EngineFailed):
-            gif = film_episode(self._learner.agent, task, config.env, seed=steps)
-            self._records.metrics.write_gif(gif.data, gif.size, steps)
+        config, learner = self._config, self._learner
+        task = config.tasks[learner.updates % len(config.tasks)].name
+        self._run.write_film(learner.agent, task, config.env, learner.env_steps)
         self._last_video = time.monotonic()
 
     def _checkpoint(self) -> None:
         """A checkpoint, with what all learners have counted."""
         self._log.gather_counts()
-        if self._records is not None:
-            self._save(self._records)
+        if self._run is not None:
+            self._save(self._run)
 
-    def _save(self, records: Records) -> None:
+    def _save(self, run: RunContext) -> None:
         learner, counts = self._learner, self._log.counts()
         checkpoint = Checkpoint(
             model=learner.agent.state_dict(),
@@ -293,26 +244,13 @@ class TrainingLoop:
             random_state=torch.get_rng_state(),
             config=self._config.to_json(),
         )
-        path = checkpoint_path(records.run.checkpoints, learner.env_steps)
-        save_checkpoint(path, checkpoint)
-        prune_checkpoints(records.run.checkpoints, self._config.keep_checkpoints)
-        if records.mirror is not None:
-            records.mirror.push()
+        run.save(checkpoint, self._config.keep_checkpoints)
         self._last_checkpoint = time.monotonic()
 
     def _summary(self) -> Summary | None:
-        if self._records is None:
+        if self._run is None:
             return None
-        run, learner, profile = self._records.run, self._learner, self._profile_summary
-        paths: dict[str, Path | str] = {
-            "run": run.path,
-            "checkpoint": latest_checkpoint(run.checkpoints),
-            "metrics": run.metrics_path,
-        }
-        if profile is not None:
-            paths["profile"] = run.path / "profile" / "summary.md"
-        if (mirror := self._records.mirror) is not None:
-            paths = {name: mirror.shown(path) for name, path in paths.items()}
+        learner, profile = self._learner, self._profile_summary
         return Summary(
             env_steps=learner.env_steps,
             env_frames=learner.env_steps * self._frames_per_step,
@@ -322,7 +260,7 @@ class TrainingLoop:
             mean_return=self._log.mean_return,
             notes=self._log.notes(),
             profile=profile.rows() if profile is not None else [],
-            paths=paths,
+            paths=self._run.paths(profile=profile is not None),
         )
 
     def _actor_seconds(self) -> dict[str, float]:

@@ -1,76 +1,89 @@
-"""Going on with an interrupted run."""
+"""Going on with an interrupted run: its settings, its newest checkpoint, and a learner as it was."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from r2ac.launch.runs.loading import load_agent
+from r2ac.launch.runs.mirror import staging_path
 from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store
 from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_json
+from r2ac.launch.settings.flags import parse, with_options
+from r2ac.launch.settings.places import is_url
 from r2ac.learner import Collective, Learner, load_optimiser_state
-from r2ac.learner.checkpoint import Checkpoint, CheckpointError, latest_checkpoint, load_checkpoint
+from r2ac.learner.checkpoint import Checkpoint
 
 
-@dataclass(frozen=True)
-class Resumed:
-    """An interrupted run that is to go on."""
+def newest_step(place: Path | str) -> int | None:
+    """The environment steps of the newest checkpoint of the run at a path or a URL; None where there is none."""
+    local = staging_path(str(place)) if is_url(str(place)) else Path(place)
+    names = {path.name for path in RunDirectory(local).checkpoints.glob("step_*.safetensors")}
+    if is_url(str(place)):
+        # The learner's own folder may lie on another machine.
+        with suppress(StorageUnavailable):
+            names |= {name.removeprefix("checkpoints/") for name in Store(str(place)).files()}
+    steps = [name.removeprefix("step_").removesuffix(".safetensors") for name in names]
+    return max((int(step) for step in steps if step.isdecimal()), default=None)
 
-    run: RunDirectory
-    checkpoint: Checkpoint
-    path: Path
-    """Where the checkpoint was read from."""
 
-
-def open_interrupted(path: Path, waits: Callable[[str], object] | None = None) -> Resumed:
-    """Lock the run at ``path``, as :meth:`RunDirectory.open` does, and read its newest checkpoint.
+def continued_config(place: Path | str, arguments: Sequence[str]) -> TrainConfig[Any]:
+    """The settings of the interrupted run at a path or a URL, with what the flags say.
 
     Raises:
-        RunDirectoryError: if there is no run, or it is in use.
-        CheckpointError: if it has no checkpoint that can be read.
+        RunDirectoryError, StorageError, StorageUnavailable: where its settings cannot be read.
+        ConfigError: where a flag changes what the checkpoint depends on.
     """
-    run = RunDirectory.open(path, for_writing=True, waits=waits)
-    try:
-        newest = latest_checkpoint(run.checkpoints)
-        return Resumed(run, load_checkpoint(newest), newest)
-    except CheckpointError as error:
-        run.close()
-        raise CheckpointError(f"{path} cannot go on: {error} (a damaged file must be removed first)") from error
-
-
-def check_goes_on(config: TrainConfig[Any], resumed: Resumed) -> None:
-    """Raise ConfigError where a setting that the checkpoint depends on is not what it was."""
-    before = config_from_json(resumed.checkpoint.config, resumed.path)
+    before = config_from_json(_read_config(place), Path(place) / "config.json")
+    before = replace(before, run_dir=None if is_url(str(place)) else Path(place))
+    config = parse(with_options(TrainConfig, before.env), "r2ac train --resume RUN", arguments, before)
+    if config.run_dir != before.run_dir:
+        raise ConfigError(f"--run-dir is {config.run_dir}, but a run goes on where it is, in {place}")
     pairs = [(name, getattr(before, name), getattr(config, name)) for name in ("encoder_from", "freeze_encoder")]
     pairs.append(("optimiser", before.learner.optimiser, config.learner.optimiser))
     pairs += [(name, was, getattr(config.agent, name)) for name, was in vars(before.agent).items()]
     for name, was, now in pairs:
         if was != now:
             raise ConfigError(f"--{name.replace('_', '-')} is {now}, but a run goes on as it began, with {was}")
+    return config
 
 
-def begin_together(learner: Learner, resumed: Resumed | None, collective: Collective) -> Mapping[str, int | float]:
+def _read_config(place: Path | str) -> dict[str, Any]:
+    if not is_url(str(place)):
+        return RunDirectory.open(place, for_writing=False).read_config()
+    # Of a run that died before it was first copied only this machine knows.
+    copy = RunDirectory(staging_path(str(place)))
+    values = Store(str(place)).read_json("config.json")
+    if values is None and not copy.config_path.exists():
+        raise StorageError(f"{place} holds no run: there is no config.json")
+    return copy.read_config() if values is None else values
+
+
+def begin_together(
+    learner: Learner, checkpoint: Checkpoint | None, collective: Collective
+) -> Mapping[str, int | float]:
     """Give all learners what the first one begins with. Returns the counters of its checkpoint, none for a new run."""
-    own = resumed.checkpoint if resumed else None
-    checkpoint = collective.share(own)
+    checkpoint = collective.share(checkpoint)
     weights = collective.share({name: tensor.cpu() for name, tensor in learner.agent.state_dict().items()})
     if collective.rank > 0:
         learner.agent.load_state_dict(weights)
         if checkpoint is not None:
-            restore(learner, checkpoint, Path("the checkpoint"))
+            restore(learner, checkpoint)
             # They are summed over the learners.
             learner.carries.resets = 0
     return checkpoint.counters if checkpoint else {}
 
 
-def restore(learner: Learner, checkpoint: Checkpoint, source: Path) -> None:
+def restore(learner: Learner, checkpoint: Checkpoint) -> None:
     """Bring learner, counters and random state back to what they were; every stream begins a new episode."""
     counters = checkpoint.counters
-    load_agent(learner.agent, checkpoint, source)
+    load_agent(learner.agent, checkpoint, "the checkpoint")
     load_optimiser_state(learner.optimiser, checkpoint.optimiser)
     learner.env_steps, learner.updates = int(counters["env_steps"]), int(counters["updates"])
     learner.skipped_updates = int(counters["skipped_updates"])

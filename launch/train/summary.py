@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import signal
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,11 @@ from rich.console import Console
 from r2ac.envs import EngineFailed, EnvironmentFailed
 from r2ac.launch.rollouts.inference.pool import InferenceFailed
 from r2ac.launch.rollouts.rollout_source import ActorsLost
-from r2ac.launch.runs.run_directory import default_run_directory, new_directory
 from r2ac.launch.runs.storage import StorageUnavailable
 from r2ac.launch.runtime.errors import LearnersLost, RunUnwritable
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.runtime.supervisor import TRY_AGAIN
-from r2ac.launch.settings.config import ConfigError, TrainConfig
-from r2ac.launch.train.loop import Summary
+from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.memory_budget import MemoryBudget, print_budget
 from r2ac.learner import CaptureFailed, TrainingDiverged
 
@@ -46,8 +45,27 @@ def failure_code(error: BaseException) -> int:
     return TRY_AGAIN if isinstance(error, RUN_FAILURES) and not isinstance(error, FINAL_FAILURES) else 1
 
 
-def print_start(console: Console, config: TrainConfig[Any], budget: MemoryBudget, who: str = "the run") -> None:
-    """What is done to rewards and ends, and what memory ``who`` will hold."""
+@dataclass(frozen=True)
+class Summary:
+    """What became of a training."""
+
+    env_steps: int
+    env_frames: int
+    updates: int
+    steps: int
+    """Environment steps of this process, or of this group of learners: without those before a resume."""
+    seconds: float
+    """The time that they took."""
+    mean_return: float | None
+    notes: Mapping[str, int]
+    """Counts that should be zero."""
+    profile: list[tuple[str, str]]
+    paths: Mapping[str, Path | str]
+
+
+def print_start(console: Console, config: TrainConfig[Any], budget: MemoryBudget) -> None:
+    """What is done to rewards and ends, and what memory the run, or each of its learners, will hold."""
+    who = f"each of {config.num_learners} learners, with its actors," if config.num_learners > 1 else "the run"
     console.print(config.rewards_and_ends(), soft_wrap=True, markup=False)
     print_budget(console, budget, who)
 
@@ -71,15 +89,3 @@ def print_summary(console: Console, task: str, summary: Summary, stopped_by: sig
 def resume_command(place: Path | str) -> str:
     """What goes on with the run at a path or a URL."""
     return shlex.join(("r2ac", "train", "--resume", str(place)))
-
-
-def new_run_path(config: TrainConfig[Any]) -> AbstractContextManager[Path]:
-    """Where a new run is written; by default a directory that is made here, and removed if no run comes to be.
-
-    Raises ConfigError where --run-dir is no folder of its own.
-    """
-    if config.run_dir is None:
-        return new_directory(default_run_directory(config.task, config.agent.label, config.seed))
-    if not config.run_dir.name:
-        raise ConfigError(f"--run-dir is '{config.run_dir}', but a run needs a folder of its own")
-    return nullcontext(config.run_dir)

@@ -30,14 +30,17 @@ from r2ac.launch.runtime import supervisor
 from r2ac.launch.runtime.supervisor import supervise
 supervisor.sys.executable, codes, tries, places = sys.argv[1], sys.argv[2].split(","), int(sys.argv[3]), sys.argv[4:]
 state = lambda: places.pop(0) if places else "from here"
-sys.exit(supervise(lambda count: [codes[min(count, len(codes) - 1)]], tries, state, lambda: "GO ON"))
+sys.exit(supervise(codes, tries, state, lambda: "GO ON"))
 """
-# Stands where Python does: `-m r2ac.launch WORD` ends as the word says.
+# Stands where Python does: `-m r2ac.launch WORDS` ends as one of the words says, the nth start as the nth.
 STAND_IN = """#!/bin/sh
-case "$3" in
-    -*) kill "$3" $$; sleep 60;;
+shift 2
+start="${R2AC_SUPERVISED##*:}"
+shift "$((start < $# ? start : $# - 1))"
+case "$1" in
+    -*) kill "$1" $$; sleep 60;;
     orphan) sleep 300 & echo $! > "$ORPHAN"; kill -9 $$;;
-    *) exit "$3";;
+    *) exit "$1";;
 esac
 """
 # The same, but a training that ends in order when it is asked to, and at once when it is asked twice.

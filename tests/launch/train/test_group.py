@@ -171,9 +171,9 @@ def test_in_a_cluster_that_was_joined(cluster: str, tmp_path: Path, capsys: pyte
         tiny,
         agent=replace(tiny.agent, hidden_size=8),
         **{"num_learners": 2, "num_actors": 2, "streams_per_actor": 4, "batch_size": 8, "rollout_length": 5},
-        **{"total_steps": 800, "log_steps": 400, "ray_address": cluster, "run_dir": tmp_path / "run"},
+        **{"total_steps": 800, "log_steps": 400, "ray_address": cluster},
     )
-    assert train(config, Console(quiet=True)) == 0
+    assert train(config, tmp_path / "run", True, Console(quiet=True)) == 0
     assert [line["env_steps"] for line in read_metrics(tmp_path / "run")] == [400, 800]
     check_counts(tmp_path / "run")
     # The cluster stays, but has no room for GPUs that it lacks.

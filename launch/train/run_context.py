@@ -1,0 +1,175 @@
+"""How a run is opened: at a path or a URL, as a new one or where it was interrupted; locked, copied and written to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from r2ac.agents import Agent
+from r2ac.envs import EngineFailed, EnvironmentFailed
+from r2ac.launch.runs.metrics import MetricsWriter
+from r2ac.launch.runs.mirror import Mirror
+from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.runtime.errors import RunDirectoryError, RunUnwritable, with_details_kept
+from r2ac.launch.settings.config import TrainConfig
+from r2ac.launch.settings.places import is_url
+from r2ac.launch.train.callback import TrainCallback
+from r2ac.launch.train.resume import newest_step
+from r2ac.launch.train.summary import RUN_FAILURES, resume_command
+from r2ac.launch.watching.training_video import film_episode
+from r2ac.learner.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    checkpoint_path,
+    latest_checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+
+
+@dataclass
+class RunContext:
+    """The run of a training, which its first learner alone has: where it is written, and to whom it reports."""
+
+    place: Path | str
+    """Its path or its URL."""
+    directory: RunDirectory
+    """Locked; for a run at a URL the copy on this machine."""
+    checkpoint: Checkpoint | None
+    """That the run goes on from; None for a new one."""
+    callback: TrainCallback
+    mirror: Mirror | None
+    """Copies the run to its URL."""
+    restarted: bool
+    """Whether the training goes on after a failure."""
+    metrics: MetricsWriter = field(init=False)
+    """Within :meth:`recording`."""
+
+    @property
+    def env_steps(self) -> int:
+        """That the run has learned from when it is opened."""
+        return int(self.checkpoint.counters["env_steps"]) if self.checkpoint else 0
+
+    @contextmanager
+    def recording(self, config: TrainConfig[Any]) -> Iterator[None]:
+        """Within this context the training runs: metrics are written, and what ends it says what is saved.
+
+        Raises:
+            RunUnwritable: where the run can no longer be written.
+            EnvironmentFailed: with the file that has its traceback.
+        """
+        with MetricsWriter(self.directory, self.env_steps if self.checkpoint else None) as self.metrics:
+            if self.checkpoint is not None:
+                self.directory.write_config(config.to_json())
+            self.metrics.write_config(config.to_json(), self.env_steps)
+            try:
+                yield
+            except EnvironmentFailed as error:
+                sentence = with_details_kept(error, self.directory.path)
+                raise EnvironmentFailed(sentence, "", error.never_worked) from error
+            except (RunDirectoryError, CheckpointError) as error:
+                if newest_step(self.directory.path) is None:
+                    raise RunUnwritable(f"{error}; nothing was learned") from error
+                rest = f"the checkpoints before are whole, and {resume_command(self.place)} goes on once there is room"
+                raise RunUnwritable(f"{error}; {rest}") from error
+            except Exception as error:
+                # One that nothing is known about comes with its traceback.
+                if not isinstance(error, RUN_FAILURES):
+                    with suppress(CheckpointError):
+                        steps = int(_newest_checkpoint(self.directory).counters["env_steps"])
+                        saved = f"What was learned in {steps:,} steps is saved: {resume_command(self.place)} goes on."
+                        error.add_note(saved)
+                raise
+
+    def write_line(self, env_steps: int, env_frames: int, wall_time: float, values: dict[str, float]) -> None:
+        """Write a line of metrics, and report it."""
+        values = {**values, **self.callback.constants}
+        self.metrics.write(env_steps, env_frames, wall_time, values)
+        self.callback.take_line({"env_steps": env_steps, **values})
+
+    def write_film(self, agent: Agent, task: str, options: Any, env_steps: int) -> None:
+        """Write an episode of the task as the agent plays it now. A film is not worth a run: where the engine fails,
+        there is none."""
+        with suppress(EngineFailed):
+            gif = film_episode(agent, task, options, seed=env_steps)
+            self.metrics.write_gif(gif.data, gif.size, env_steps)
+
+    def save(self, checkpoint: Checkpoint, keep: int) -> None:
+        """Write a checkpoint, keep the newest ``keep``, and begin to copy the run to its URL."""
+        folder = self.directory.checkpoints
+        save_checkpoint(checkpoint_path(folder, int(checkpoint.counters["env_steps"])), checkpoint)
+        prune_checkpoints(folder, keep)
+        if self.mirror is not None:
+            self.mirror.push()
+
+    def paths(self, profile: bool) -> dict[str, Path | str]:
+        """Where the run, its newest checkpoint and its metrics are found later; with ``profile`` also that."""
+        run = self.directory
+        paths = {"run": run.path, "checkpoint": latest_checkpoint(run.checkpoints), "metrics": run.metrics_path}
+        if profile:
+            paths["profile"] = run.path / "profile" / "summary.md"
+        return {name: self.mirror.shown(path) if self.mirror else path for name, path in paths.items()}
+
+
+@contextmanager
+def open_run(
+    place: Path | str,
+    new: bool | None,
+    config: TrainConfig[Any],
+    console: Console,
+    callback: TrainCallback,
+    restarted: bool = False,
+) -> Iterator[RunContext]:
+    """Open a run to train in it: within this context it is locked, and a run at a URL is copied there.
+
+    Args:
+        place: its path or its URL.
+        new: whether it begins; False where it goes on from its newest checkpoint; None: it goes on if it has one.
+        config: of a run that begins.
+        console: for what it waits for, and for copies that fail.
+        callback: to whom the training reports.
+        restarted: whether to wait for another writer, which may be one that was given up: a learner on a machine that
+            cannot be reached.
+
+    Raises:
+        RunDirectoryError, StorageError: where another process writes the run, where a new one would be written over
+            another, or where there is none to go on with.
+        CheckpointError: where it has no checkpoint that can be read.
+        StorageUnavailable, MissingPackage: where its URL cannot be used.
+    """
+    waits = partial(console.print, soft_wrap=True, markup=False) if restarted else None
+    with ExitStack() as stack:
+        mirror = None
+        if is_url(str(place)):
+            mirror = stack.enter_context(Mirror(str(place), console, new, patient=restarted))
+        path = mirror.path if mirror is not None else Path(place)
+        if new is None:
+            new = newest_step(path) is None
+            if new and RunDirectory(path).config_path.exists():
+                # It never came to its first checkpoint.
+                RunDirectory.open(path, for_writing=True, waits=waits).discard()
+        if new:
+            directory = RunDirectory.create(path, config.to_json())
+        else:
+            directory = RunDirectory.open(path, for_writing=True, waits=waits)
+        stack.enter_context(directory)
+        checkpoint = None if new else _newest_checkpoint(directory)
+        try:
+            yield RunContext(place, directory, checkpoint, callback, mirror, restarted and not new)
+        finally:
+            if new and newest_step(path) is None:
+                directory.discard()
+
+
+def _newest_checkpoint(run: RunDirectory) -> Checkpoint:
+    try:
+        return load_checkpoint(latest_checkpoint(run.checkpoints))
+    except CheckpointError as error:
+        raise CheckpointError(f"{run.path} cannot go on: {error} (a damaged file must be removed first)") from error
