@@ -16,7 +16,7 @@ from r2ac.launch.commands.env_tables import print_named, print_overview, print_s
 from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import flag_value, parse, take_flag, with_options
+from r2ac.launch.settings.flags import check_ranges, flag_value, parse, take_flag, with_options
 from r2ac.launch.settings.places import local_path
 from r2ac.launch.settings.presets import preset_options
 
@@ -59,10 +59,7 @@ class WatchArguments(Generic[EnvOptions]):
 
     def check(self) -> None:
         """Raise ConfigError for the first setting that is not allowed."""
-        for name, least, most in (("steps", 1, 100_000), ("seed", 0, 2**64 - 1), ("fps", 1, 50)):
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                raise ConfigError(f"--{name} is {value}, but it must be from {least} to {most}")
+        check_ranges(self, {"steps": (1, 100_000), "seed": (0, 2**64 - 1), "fps": (1, 50)})
 
 
 @dataclass(frozen=True)
@@ -78,10 +75,7 @@ class CheckArguments(Generic[EnvOptions]):
 
     def check(self) -> None:
         """Raise ConfigError for the first setting that is not allowed."""
-        for name, least, most in (("steps", 1, 100_000), ("seed", 0, 2**31 - 1)):
-            value = getattr(self, name)
-            if not least <= value <= most:
-                raise ConfigError(f"--{name} is {value}, but it must be from {least} to {most}")
+        check_ranges(self, {"steps": (1, 100_000), "seed": (0, 2**31 - 1)})
 
 
 def envs_command(arguments: Sequence[str], console: Console) -> int:

@@ -46,7 +46,7 @@ def draw_inspections(
     rows = figure.subfigures(len(runs), 1, squeeze=False).ravel()
     for row, (results, inspections) in zip(rows, runs.items(), strict=True):
         first = inspections[0]
-        about = f"{first.task}: {first.agent}, rollouts of {first.rollout_length} steps, {first.streams} streams"
+        about = f"{first.training.task}: {first.about}, {first.streams} streams"
         row.suptitle(f"{results.parent.name}\n{about}", x=0.01, ha="left", fontsize=11)
         norms, errors, lives = row.subplots(1, 3)
         _draw_norms(norms, inspections, metrics.get(results, ()))
@@ -79,7 +79,7 @@ def _draw_errors(axes: Axes, inspections: Sequence[Inspection]) -> None:
     for inspection, colour, label in _by_age(inspections):
         points = [(each.steps, each.error) for each in inspection.reach.truncations]
         axes.plot(*np.array(points, dtype=float).T, "o-", color=colour, label=label)
-    length = inspections[0].rollout_length
+    length = inspections[0].training.rollout_length
     axes.set_xscale("symlog", linthresh=length, linscale=0.6)
     ticks = [each.steps for each in inspections[0].reach.truncations]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])

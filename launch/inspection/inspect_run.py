@@ -14,38 +14,18 @@ from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent
 from r2ac.launch.inspection.credit import Reach, measure_reach
+from r2ac.launch.inspection.inspect_config import InspectConfig
 from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
 from r2ac.launch.runs.loading import TrainedAgent, choose_device, folder_of
 from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
 from r2ac.launch.runtime.errors import RunError, os_reason
-from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.watching.memory_analysis import half_lives
 from r2ac.learner import Rollout
 from r2ac.learner.checkpoint import latest_checkpoint
 
 PERCENTILES = (10, 50, 90)
-
-_Report = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class InspectSettings:
-    """How checkpoints are inspected."""
-
-    rollouts: int
-    """Rollouts of every stream; the last quarter of them is measured."""
-    streams: int
-    """Environments stepped together; 0: as many as a batch of the training had rollouts."""
-    seed: int
-    """Seeds the environments and what is drawn."""
-    device: str
-    """As `choose_device` takes it."""
-
-    @property
-    def warm_up(self) -> int:
-        """Rollouts before the first that is measured."""
-        return self.rollouts - max(1, self.rollouts // 4)
 
 
 @dataclass(frozen=True)
@@ -53,14 +33,16 @@ class Inspection:
     """What was found with the weights of one checkpoint."""
 
     checkpoint: Path
-    task: str
-    agent: str
-    """How it was trained: rtrl or tbptt."""
     env_steps: int
-    rollout_length: int
+    training: TrainConfig[Any]
     streams: int
-    settings: InspectSettings
+    config: InspectConfig
     reach: Reach
+
+    @property
+    def about(self) -> str:
+        """How the agent was trained."""
+        return f"{self.training.agent.label}, rollouts of {self.training.rollout_length} steps"
 
     @property
     def ratio(self) -> float:
@@ -70,7 +52,7 @@ class Inspection:
 
     @cached_property
     def half_lives(self) -> np.ndarray:
-        """Of each unit, in steps within an episode, [N]: see `r2ac.launch.watching.memory_analysis.half_lives`."""
+        """Of each unit, in steps within an episode, [N]."""
         return half_lives(self.reach.jacobians)
 
     def half_life_percentiles(self) -> tuple[float, ...]:
@@ -118,14 +100,14 @@ def results_path(path: Path) -> Path:
     return folder_of(path) / f"inspect-{int(step) if step.isdecimal() else path.stem}.json"
 
 
-def inspect_checkpoint(path: Path, settings: InspectSettings, report: _Report = lambda done, total: None) -> Inspection:
+def inspect_checkpoint(path: Path, config: InspectConfig, report: Callable[[int], object]) -> Inspection:
     """Play rollouts with the weights of the checkpoint at ``path`` and take their gradients apart.
 
     The episodes are some of the training's, and follow from the settings alone. What RTRL adds is measured for an agent
     that was trained by TBPTT as well.
 
     Args:
-        report: called with the rollouts that have been played, and with their number.
+        report: called with the number of rollouts that have been played.
 
     Raises:
         ConfigError: for a feed-forward agent, or settings that do not fit.
@@ -136,16 +118,16 @@ def inspect_checkpoint(path: Path, settings: InspectSettings, report: _Report = 
     if training.agent.core != "elstm":
         raise ConfigError(f"{path} holds a feed-forward agent: it has no memory, and so no gradient through time")
     exact = replace(training.agent, gradient="rtrl")
-    streams = settings.streams or training.batch_size
+    streams = config.streams or training.batch_size
     if streams < len(training.tasks):
         raise ConfigError(f"--streams is {streams}, but {len(training.tasks)} tasks need at least one each")
-    device = choose_device(settings.device)
+    device = choose_device(config.device)
     actor = RolloutActor(
         ActorConfig(
             training.task,
             training.env,
             exact,
-            settings.seed,
+            config.seed,
             training.rollout_length,
             streams,
             index=0,
@@ -154,11 +136,10 @@ def inspect_checkpoint(path: Path, settings: InspectSettings, report: _Report = 
     )
     try:
         agent = replace(trained, training=replace(training, agent=exact)).agent(actor.spec, device, training.task)
-        reach = measure_reach(agent, training.learner, _play(actor, agent, settings.rollouts, report), settings.warm_up)
+        reach = measure_reach(agent, training.learner, _play(actor, agent, config.rollouts, report), config.warm_up)
     finally:
         actor.close()
-    about = (training.task, training.agent.label, trained.env_steps, training.rollout_length, streams)
-    return Inspection(path, *about, settings, reach)
+    return Inspection(path, trained.env_steps, training, streams, config, reach)
 
 
 def write_inspection(inspections: Sequence[Inspection], path: Path) -> None:
@@ -169,13 +150,13 @@ def write_inspection(inspections: Sequence[Inspection], path: Path) -> None:
     """
     first = inspections[0]
     contents = {
-        "task": first.task,
-        "agent": first.agent,
-        "rollout_length": first.rollout_length,
+        "task": first.training.task,
+        "agent": first.training.agent.label,
+        "rollout_length": first.training.rollout_length,
         "streams": first.streams,
-        "rollouts": first.settings.rollouts,
+        "rollouts": first.config.rollouts,
         "measured": first.reach.measured,
-        "seed": first.settings.seed,
+        "seed": first.config.seed,
         "checkpoints": [inspection.to_json() for inspection in inspections],
     }
     try:
@@ -184,10 +165,12 @@ def write_inspection(inspections: Sequence[Inspection], path: Path) -> None:
         raise RunError(f"{path} cannot be written: {os_reason(error)}") from error
 
 
-def _play(actor: RolloutActor, agent: Agent, rollouts: int, report: _Report) -> Iterator[Rollout[np.ndarray]]:
+def _play(
+    actor: RolloutActor, agent: Agent, rollouts: int, report: Callable[[int], object]
+) -> Iterator[Rollout[np.ndarray]]:
     weights = Weights(0, parameters_to_vector(agent.parameters()).detach().cpu().numpy())
     for number in range(rollouts):
         rollout = actor.collect(weights, number).rollout
         assert rollout is not None
         yield rollout
-        report(number + 1, rollouts)
+        report(number + 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
 from types import NoneType
@@ -117,6 +117,14 @@ def take_flag(arguments: list[str], flag: str) -> str | None:
 def require_runs(runs: Sequence[Path], command: str) -> None:
     if not runs:
         raise ConfigError(f"r2ac {command} needs at least one run directory")
+
+
+def check_ranges(arguments: object, ranges: Mapping[str, tuple[int, int]]) -> None:
+    """Raise ConfigError for the first number of the arguments that is not within its range, both ends included."""
+    for name, (least, most) in ranges.items():
+        value = getattr(arguments, name)
+        if value is not None and not least <= value <= most:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value}, but it must be from {least} to {most}")
 
 
 def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:

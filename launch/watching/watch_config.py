@@ -8,7 +8,7 @@ from pathlib import Path
 import tyro
 
 from r2ac.envs import Split
-from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.flags import check_ranges
 
 
 @dataclass(frozen=True)
@@ -47,16 +47,14 @@ class WatchConfig:
 
     def check(self) -> None:
         """Raise ConfigError for the first setting that is not allowed."""
-        limits = {
-            "episodes": (1, 1000),
-            "max_steps": (1, 1_000_000),
-            "fps": (1, 50),
-            "seed": (0, 2**64 - 1),
-            "memory_episodes": (4, 10_000),
-            "decision_step": (0, 1_000_000),
-        }
-        for name, (least, most) in limits.items():
-            value = getattr(self, name)
-            if value is not None and not least <= value <= most:
-                flag = "--" + name.replace("_", "-")
-                raise ConfigError(f"{flag} is {value}, but it must be from {least} to {most}")
+        check_ranges(
+            self,
+            {
+                "episodes": (1, 1000),
+                "max_steps": (1, 1_000_000),
+                "fps": (1, 50),
+                "seed": (0, 2**64 - 1),
+                "memory_episodes": (4, 10_000),
+                "decision_step": (0, 1_000_000),
+            },
+        )

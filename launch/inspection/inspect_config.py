@@ -1,0 +1,39 @@
+"""What ``r2ac inspect`` plays and writes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from r2ac.launch.settings.flags import check_ranges
+
+
+@dataclass(frozen=True)
+class InspectConfig:
+    """Take the gradients of trained agents apart: what comes from before the rollout, how far back it reaches, and for
+    how long units remember. Nothing is learned; an agent that was trained by TBPTT shows what RTRL would add."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Run directories (all their checkpoints) or checkpoints."""
+    rollouts: int = 32
+    """Rollouts of every stream; the first three quarters fill the past, the last quarter is measured."""
+    streams: int = 0
+    """Environments stepped together; 0: as many as a batch of the training had rollouts."""
+    seed: int = 0
+    """Seeds the environments and what is drawn."""
+    device: str = "auto"
+    """Where the agents run: cpu, cuda, cuda:1, …; auto takes the GPU where there is one."""
+    output: Path | None = None
+    """The figure (.png, .svg, .pdf); inspect.png in the first run if not given. Each run gets an inspect.json, each
+    checkpoint that is named by itself an inspect-<step>.json (and .png)."""
+
+    @property
+    def warm_up(self) -> int:
+        """Rollouts before the first that is measured."""
+        return self.rollouts - max(1, self.rollouts // 4)
+
+    def check(self) -> None:
+        """Raise ConfigError for the first setting that is not allowed."""
+        check_ranges(self, {"rollouts": (2, 10_000), "streams": (0, 10_000), "seed": (0, 2**64 - 1)})
