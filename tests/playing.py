@@ -35,4 +35,4 @@ def episodes_of(
 ) -> list[PlayedEpisode]:
     """What an agent plays in an environment that is not reset yet."""
     player = Player(agent, env.num_envs, np.random.default_rng(seed), greedy, jacobians=True)
-    return gather_episodes(islice(play(env, player), max_steps), env.num_envs, episodes, report)
+    return gather_episodes(islice(play(env, player.act), max_steps), env.num_envs, episodes, report)

@@ -206,7 +206,7 @@ def play_seed(
     made = make_vector(evaluation.task, streams, seed, split=config.split, options=evaluation.environment)
     with closing(made) as env:
         network = agent.agent(ObservationSpec.of(env), device, evaluation.task)
-        for step in play(env, Player(network, streams, random, config.greedy), timer):
+        for step in play(env, Player(network, streams, random, config.greedy).act, timer):
             returns += step.reward
             lengths += 1
             counted = share > 0

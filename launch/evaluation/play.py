@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,14 +28,8 @@ class Decision:
     """a_t = dc_t/dc_{t-1}, [B, N], 0 where the step begins an episode; None where it is not computed."""
 
 
-class ActsInStreams(Protocol):
-    """Chooses the actions of B streams, step after step."""
-
-    def act(
-        self, observation: np.ndarray, reward: np.ndarray, is_first: np.ndarray, instruction: np.ndarray | None
-    ) -> Decision:
-        """The next step; the arguments as `Agent.step` takes them, [B, ...]."""
-        ...
+Act = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None], Decision]
+"""act(observation, reward, is_first, instruction): the next step of B streams; arguments as `Agent.step` takes them."""
 
 
 class Player:
@@ -60,6 +53,7 @@ class Player:
     def act(
         self, observation: np.ndarray, reward: np.ndarray, is_first: np.ndarray, instruction: np.ndarray | None
     ) -> Decision:
+        """As `Act`."""
         seen, got, first = (torch.from_numpy(array).to(self._device) for array in (observation, reward, is_first))
         words = None if instruction is None else torch.from_numpy(instruction).to(self._device)
         jacobian = None
@@ -72,16 +66,9 @@ class Player:
         return Decision(choose_actions(logits, uniforms), output, jacobian)
 
 
-class RandomPlayer:
+def at_random(num_actions: int, random: np.random.Generator) -> Act:
     """Draws each of ``num_actions`` actions with the same probability."""
-
-    def __init__(self, num_actions: int, random: np.random.Generator) -> None:
-        self._num_actions, self._random = num_actions, random
-
-    def act(
-        self, observation: np.ndarray, reward: np.ndarray, is_first: np.ndarray, instruction: np.ndarray | None
-    ) -> Decision:
-        return Decision(self._random.integers(self._num_actions, size=len(observation)))
+    return lambda observation, *_: Decision(random.integers(num_actions, size=len(observation)))
 
 
 @dataclass(frozen=True)
@@ -107,20 +94,20 @@ class PlayedStep:
 
 
 def play(
-    env: VectorEnv, player: ActsInStreams, timer: Callable[[], AbstractContextManager[None]] = nullcontext
+    env: VectorEnv, act: Act, timer: Callable[[], AbstractContextManager[None]] = nullcontext
 ) -> Iterator[PlayedStep]:
     """Step ``env`` from its reset on, without end; each step is handed over before the next is made.
 
     Args:
         env: not reset yet; an environment is reset once.
-        player: of as many streams.
+        act: what chooses the actions.
         timer: makes the context of the reset, and that of each step of the environments.
     """
     with timer():
         observation, info = env.reset()
     reward, is_first = np.zeros(env.num_envs, dtype=np.float32), np.ones(env.num_envs, dtype=bool)
     while True:
-        decision = player.act(observation, reward, is_first, Signals.of(info).instruction)
+        decision = act(observation, reward, is_first, Signals.of(info).instruction)
         shown, told = observation.copy(), instruction_texts(env)
         with timer():
             observation, paid, terminated, truncated, info = env.step(decision.action)

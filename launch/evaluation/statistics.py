@@ -86,7 +86,7 @@ def aggregate(scores: Scores, gamma: float = 1.0, resamples: int = _RESAMPLES, s
         RunError: where the scores are empty, not of that shape or not finite, or ``resamples`` is below 1.
     """
     sample = _Sample.of(scores)
-    draws = sample.draw(resamples, np.random.default_rng(seed))
+    draws = _draw(sample.sizes, resamples, np.random.default_rng(seed))
     missing = np.maximum(gamma - sample.x, 0.0)
 
     def estimate(statistic: Callable[[_Floats], _Floats]) -> Estimate:
@@ -100,33 +100,18 @@ def aggregate(scores: Scores, gamma: float = 1.0, resamples: int = _RESAMPLES, s
     )
 
 
-def interquartile_mean(scores: Scores) -> float:
-    """The mean of the middle half of all runs (section 4.3), as ``scipy.stats.trim_mean(scores, 0.25, axis=None)``.
-
-    Of M runs the floor(M / 4) lowest and as many of the highest are left out. Where tasks have different numbers of
-    runs, the same share of the weight is left out at either end. Raises RunError as `aggregate` does.
-    """
-    sample = _Sample.of(scores)
-    return float(_interquartile_mean(sample.x, sample.weights)[0])
-
-
 def performance_profile(scores: Scores, thresholds: ArrayLike, resamples: int = _RESAMPLES, seed: int = 0) -> Profile:
     """F(tau) = mean over tasks of the share of runs with score > tau (section 4.2), with its pointwise 95 % band.
 
     Args:
-        scores: normalised scores, [runs, tasks] or task -> [runs].
         thresholds: tau, [L].
-        resamples: how often the runs are drawn again.
-        seed: of the draws.
-
-    Raises:
-        RunError: as `aggregate` does.
+        scores, resamples, seed: as `aggregate` takes them; it raises the same errors.
     """
     sample = _Sample.of(scores)
     taus = np.asarray(thresholds, dtype=np.float64).reshape(-1)
     above = (sample.x[:, None] > taus).astype(np.float64)
     share = (sample.weights @ above)[0]
-    draws = sample.draw(resamples, np.random.default_rng(seed))
+    draws = _draw(sample.sizes, resamples, np.random.default_rng(seed))
     low, high = (None, None) if draws is None else _interval(draws @ above)
     return Profile(taus, share, low, high)
 
@@ -138,10 +123,8 @@ def probability_of_improvement(x: Scores, y: Scores, resamples: int = _RESAMPLES
     below: the Mann-Whitney U statistic over N K. The runs of X and of Y are drawn again independently, within tasks.
 
     Args:
-        x: normalised scores, [runs, tasks] or task -> [runs].
+        x, resamples, seed: as `aggregate` takes them.
         y: scores on the same tasks; the number of runs may differ.
-        resamples: how often the runs are drawn again.
-        seed: of the draws.
 
     Raises:
         RunError: where the two have different tasks, and as `aggregate` does.
@@ -151,7 +134,7 @@ def probability_of_improvement(x: Scores, y: Scores, resamples: int = _RESAMPLES
         missing = sorted(set(ours.tasks) ^ set(theirs.tasks))
         raise RunError(f"scores can be compared on the same tasks only, but one of the two lacks {', '.join(missing)}")
     generator = np.random.default_rng(seed)
-    draws_x, draws_y = ours.draw(resamples, generator), theirs.draw(resamples, generator)
+    draws_x, draws_y = (_draw(each.sizes, resamples, generator) for each in (ours, theirs))
 
     def statistic(weights_x: _Floats, weights_y: _Floats) -> _Floats:
         total = np.zeros(max(len(weights_x), len(weights_y)))
@@ -172,9 +155,7 @@ def bootstrap_mean(values: ArrayLike, resamples: int = _RESAMPLES, seed: int = 0
     """The 95 % percentile bootstrap interval of the mean over runs, at every point by itself.
 
     Args:
-        values: [runs, P], such as learning curves at P points.
-        resamples: how often the runs are drawn again, the same draws at every point.
-        seed: of the draws.
+        values: [runs, P], such as learning curves at P points, which share the draws.
 
     Returns:
         Lower and upper end, [P] each; None for a single run. Of few runs the interval is too narrow: that of 3 runs
@@ -227,10 +208,6 @@ class _Sample:
     def weights(self) -> _Floats:
         """[1, M]."""
         return _weights(self.sizes)[None]
-
-    def draw(self, resamples: int, generator: np.random.Generator) -> _Floats | None:
-        """Weights [R, M] of as many resamples, see `_draw`."""
-        return _draw(self.sizes, resamples, generator)
 
     def task_means(self, weights: _Floats) -> _Floats:
         """[R, M] -> [R, K]."""

@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 
 from r2ac.agents import Agent
 from r2ac.envs import Split, find_task, make_vector
-from r2ac.launch.evaluation.play import ActsInStreams, PlayedStep, Player, play, shares
+from r2ac.launch.evaluation.play import Act, PlayedStep, Player, play, shares
 from r2ac.launch.runtime.step_timer import step_limit
 
 
@@ -71,10 +71,10 @@ class Scene:
         """The environment, not reset yet."""
         return make_vector(self.task, streams, self.seed, split=self.split, options=self.options)
 
-    def steps(self, env: VectorEnv, player: ActsInStreams) -> Iterator[PlayedStep]:
+    def steps(self, env: VectorEnv, act: Act) -> Iterator[PlayedStep]:
         """At most ``max_steps`` steps, each within the step timeout of the options."""
         limit = find_task(self.task).killed_after(self.options)
-        return islice(play(env, player, partial(step_limit, limit)), self.max_steps)
+        return islice(play(env, act, partial(step_limit, limit)), self.max_steps)
 
     def play(
         self,
@@ -86,7 +86,7 @@ class Scene:
         """So many episodes; each stream of ``env``, which `env` has made, plays its share."""
         random = np.random.default_rng(self.seed)
         player = Player(agent, env.num_envs, random, self.greedy, jacobians=True)
-        return gather_episodes(self.steps(env, player), env.num_envs, episodes, report)
+        return gather_episodes(self.steps(env, player.act), env.num_envs, episodes, report)
 
     def first_episodes(self, agent: Agent, streams: int, look: Callable[[np.ndarray], object]) -> list[PlayedEpisode]:
         """The first episode of each of many streams; ``look`` sees what they begin with before any is played."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from r2ac.agents import ObservationSpec
 from r2ac.envs import Split, find_task
-from r2ac.launch.evaluation.play import ActsInStreams, Player, RandomPlayer
+from r2ac.launch.evaluation.play import Player, at_random
 from r2ac.launch.runs.loading import TrainedAgent, choose_device
 from r2ac.launch.watching.episodes import Scene
 
@@ -72,9 +72,9 @@ def record(
     scene = Scene(task, options, seed, split, steps, greedy)
     with closing(scene.env()) as env:
         spec, random = ObservationSpec.of(env), np.random.default_rng(seed)
-        player: ActsInStreams = RandomPlayer(spec.num_actions, random)
+        act = at_random(spec.num_actions, random)
         if agent is not None:
-            player = Player(agent.agent(spec, choose_device("auto"), task), 1, random, greedy)
+            act = Player(agent.agent(spec, choose_device("auto"), task), 1, random, greedy).act
         moments = tuple(
             Moment(
                 step.observation[0],
@@ -83,7 +83,7 @@ def record(
                 int(step.decision.action[0]),
                 step.instructions[0],
             )
-            for step in scene.steps(env, player)
+            for step in scene.steps(env, act)
         )
     return Recording(
         task=task,

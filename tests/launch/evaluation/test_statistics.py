@@ -14,7 +14,6 @@ from r2ac.launch.evaluation.statistics import (
     Estimate,
     aggregate,
     bootstrap_mean,
-    interquartile_mean,
     performance_profile,
     probability_of_improvement,
 )
@@ -26,6 +25,10 @@ Columns = Sequence[NDArray[np.float64]]
 scores_of_tasks = st.lists(
     st.lists(st.integers(-50, 50).map(float), min_size=1, max_size=6), min_size=1, max_size=5
 ).map(lambda columns: {f"task{k}": column for k, column in enumerate(columns)})
+
+
+def interquartile_mean(scores: Any) -> float:
+    return aggregate(scores, resamples=1).iqm.value
 
 
 def draw_by_loops(
