@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -49,13 +49,7 @@ def jobs_command(arguments: Sequence[str], console: Console) -> int:
         return 0 if rest else 2
     if rest[0] not in _COMMANDS:
         raise ConfigError(f"there is no command r2ac jobs {rest[0]!r}; those there are {', '.join(_COMMANDS)}")
-    command: _Command = parse(_COMMANDS[rest[0]], f"r2ac jobs {rest[0]}", rest[1:])
-    return command.run(console)
-
-
-class _Command(Protocol):
-    def run(self, console: Console) -> int:
-        """Returns the exit code."""
+    return int(parse(_COMMANDS[rest[0]], f"r2ac jobs {rest[0]}", rest[1:]).run(console))
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ class _ListJobs:
     cluster: Cluster = None
 
     def run(self, console: Console) -> int:
-        server = JobServer.connect(cluster_address(self.cluster))
+        server = JobServer(cluster_address(self.cluster))
         table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
         for column in ("job", "name", "trains", "status", "begun", "time"):
             table.add_column(column, no_wrap=column != "name", overflow="fold")
@@ -87,7 +81,7 @@ class _JobArguments:
 
     def find(self) -> tuple[JobServer, Job]:
         """The cluster, and the job there."""
-        server = JobServer.connect(cluster_address(self.cluster))
+        server = JobServer(cluster_address(self.cluster))
         return server, server.find(self.job)
 
 
@@ -200,7 +194,7 @@ class _FetchJob(_JobArguments):
         return 0
 
 
-_COMMANDS: dict[str, type[_Command]] = {
+_COMMANDS = {
     "list": _ListJobs,
     "status": _JobStatus,
     "logs": _JobLogs,
@@ -211,8 +205,8 @@ _COMMANDS: dict[str, type[_Command]] = {
 
 
 def follow_job(server: JobServer, job: Job, cluster: str | None, console: Console) -> int:
-    """Show the log of a job until it has ended, or nobody reads it any more; returns what the job came to, 130 for
-    Ctrl-C, or 141 where the reader is gone (as of what SIGPIPE ends)."""
+    """Show the log of a job until it has ended; returns its exit code, 130 for Ctrl-C, or 141 (SIGPIPE's) where nobody
+    reads the log any more."""
 
     def write(text: str) -> None:
         sys.stdout.write(text)
@@ -241,8 +235,7 @@ def command_line(words: Sequence[str], job: Job, cluster: str | None) -> str:
     return shlex.join(("r2ac", *words, job.id, *(("--cluster", cluster) if cluster else ())))
 
 
-_WORDS = {"PENDING": "waits", "RUNNING": "runs", "SUCCEEDED": "has succeeded", "FAILED": "has failed"}
-_WORDS["STOPPED"] = "was stopped"
+_WORDS = {"SUCCEEDED": "has succeeded", "FAILED": "has failed", "STOPPED": "was stopped"}
 
 
 def _say(console: Console, sentence: str) -> None:

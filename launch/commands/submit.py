@@ -6,13 +6,12 @@ import json
 import secrets
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from r2ac.envs import Task, find_tasks
+from r2ac.envs import find_tasks
 from r2ac.launch.cluster.jobs.job import RUN_DIRECTORY, new_job_id
 from r2ac.launch.cluster.jobs.server import JobError, JobRequest, JobServer, cluster_address
 from r2ac.launch.cluster.jobs.submission import SubmitArguments, is_place, submit_with_package, training_request
@@ -20,9 +19,6 @@ from r2ac.launch.commands.jobs import command_line, follow_job
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_json
 from r2ac.launch.settings.flags import is_flag, parse, parse_known, take_flag, training_config, with_options
-
-# What a submitted training begins with where `r2ac train` has the flag and the command line does not say otherwise.
-_DEFAULTS = {"max_failures": "3"}
 
 
 def submit_command(arguments: Sequence[str], console: Console) -> int:
@@ -40,7 +36,7 @@ def submit_command(arguments: Sequence[str], console: Console) -> int:
     # What can be seen without the cluster is said first.
     _refuse_words(words, earlier)
     request = _new(own, words) if earlier is None else None
-    server = JobServer.connect(address)
+    server = JobServer(address)
     request = request or _resumed(own, words, earlier or "", server)
     job = submit_with_package(server, request, own.with_module)
     rows = [("job", job.id), ("cluster", f"{address} (Ray {server.ray_version})")]
@@ -72,19 +68,21 @@ def _new(own: SubmitArguments, words: list[str]) -> JobRequest:
             f"--run-dir is {given!r}, but for a job it must be an absolute path on the nodes, ~/… or a URL"
         )
     label = names or words.pop(0)
-    flags = [*words, *_defaults(words), "--ray-address", "auto"]
-    tasks: Sequence[Task | str] = find_tasks(label) if names is not None else [label]
-    configs = [_checked(task if isinstance(task, str) else task.name, flags) for task in tasks]
+    flags = _on_the_cluster(words)
     job_id = new_job_id(label, secrets.token_hex(3))
     place = given or f"{own.storage.rstrip('/')}/{job_id}"
-    config = None if names is not None else {**configs[0].to_json(), "run_dir": place}
-    before = ("--suite", label) if names is not None else (label,)
-    return training_request(own, job_id, label, place, (*before, *flags, "--run-dir"), config=config)
+    tasks = [label] if names is None else [task.name for task in find_tasks(label)]
+    configs = [training_config(task, flags) for task in tasks]
+    for config in configs:
+        config.check()
+    known = {**configs[0].to_json(), "run_dir": place} if names is None else None
+    before = (label,) if names is None else ("--suite", label)
+    return training_request(own, job_id, label, place, (*before, *flags, "--run-dir"), config=known)
 
 
 def _resumed(own: SubmitArguments, words: list[str], earlier: str, server: JobServer) -> JobRequest:
     """A training that goes on: that of an earlier job, or in a run directory that the nodes see."""
-    flags = [*words, *_defaults(words), "--ray-address", "auto"]
+    flags = _on_the_cluster(words)
     if is_place(earlier):
         place, label, known = earlier, Path(earlier).name, _config_here(earlier)
     else:
@@ -96,12 +94,6 @@ def _resumed(own: SubmitArguments, words: list[str], earlier: str, server: JobSe
         place, label, known = job.run_directory, job.task, job.config
     config = None if known is None else _checked_on(known, flags, earlier)
     return training_request(own, new_job_id(label, secrets.token_hex(3)), label, place, ("--resume",), flags, config)
-
-
-def _checked(task: str, flags: Sequence[str]) -> TrainConfig[Any]:
-    config = training_config(task, flags)
-    config.check()
-    return config
 
 
 def _checked_on(known: dict[str, Any], flags: Sequence[str], source: str) -> dict[str, Any]:
@@ -131,11 +123,7 @@ def _refuse_words(words: Sequence[str], earlier: str | None) -> None:
         raise ConfigError("--ray-address cannot be given: a job uses the cluster that it runs on (--cluster names it)")
 
 
-def _defaults(words: Sequence[str]) -> list[str]:
-    """Flags that a submitted training has where nothing else is said and r2ac train knows them."""
-    flags: list[str] = []
-    for name in (field.name for field in fields(TrainConfig) if field.name in _DEFAULTS):
-        flag = f"--{name.replace('_', '-')}"
-        if not any(is_flag(word, flag) for word in words):
-            flags += [flag, _DEFAULTS[name]]
-    return flags
+def _on_the_cluster(words: Sequence[str]) -> list[str]:
+    """The flags of a submitted training: those given, the cluster's Ray, and more failures allowed where none are."""
+    failures = [] if any(is_flag(word, "--max-failures") for word in words) else ["--max-failures", "3"]
+    return [*words, *failures, "--ray-address", "auto"]

@@ -117,8 +117,6 @@ def _sent(server: JobServer, job: Job, place: str, limit: int, choice: Choice, s
     request = JobRequest(
         id=new_job_id(SENDER, secrets.token_hex(3)),
         entrypoint=f"exec {shlex.join(words)} {quoted_place(place)}",
-        runtime_env={},
-        metadata={},
         node=job.node,
     )
     began = time.monotonic()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 from r2ac.launch.cluster.connect import ConnectionFailed
 from r2ac.launch.cluster.jobs.job import Job
@@ -22,35 +22,30 @@ def follow(server: JobServer, job: Job, write: Callable[[str], object]) -> Job:
     Raises:
         ConnectionFailed: when the cluster stays away.
     """
-    log, failures = _Log(write), 0
+    written = failures = 0
+
+    async def write_new() -> None:
+        """Every character once, however often the log is read from its beginning."""
+        nonlocal written
+        seen = 0
+        async for piece in server.tail(job):
+            new = piece[max(0, written - seen) :]
+            seen += len(piece)
+            written += len(new)
+            write(new)
+
     while True:
-        before = log.written
+        before = written
         try:
-            asyncio.run(log.follow(server.tail(job)))
+            asyncio.run(write_new())
             job = wait_for_end(server, job, _PAUSE_SECONDS)
             if job.has_ended:
                 return job
         except (ConnectionFailed, JobError):
-            failures = 0 if log.written > before else failures + 1
+            failures = 0 if written > before else failures + 1
             if failures == _ATTEMPTS:
                 raise
             time.sleep(_PAUSE_SECONDS)
-
-
-class _Log:
-    """Writes every character once, however often the log is read from its beginning."""
-
-    def __init__(self, write: Callable[[str], object]) -> None:
-        self.written = 0
-        self._write = write
-
-    async def follow(self, pieces: AsyncIterator[str]) -> None:
-        seen = 0
-        async for piece in pieces:
-            new = piece[max(0, self.written - seen) :]
-            seen += len(piece)
-            self.written += len(new)
-            self._write(new)
 
 
 def wait_for_end(server: JobServer, job: Job, seconds: float) -> Job:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -34,6 +34,7 @@ Cluster = Annotated[
 _ADDRESS_VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _OLDEST_RAY = (2, 49)
 _ANSWER_SECONDS = 30
+_BEGIN_SECONDS = 60
 
 
 class JobError(RunError):
@@ -47,8 +48,8 @@ class JobRequest:
     id: str
     entrypoint: str
     """A command of the shell."""
-    runtime_env: Mapping[str, Any]
-    metadata: Mapping[str, str]
+    runtime_env: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict)
     cpus: float = 0.0
     gpus: float = 0.0
     """Held for the command itself; with none of either Ray runs it on the head node."""
@@ -74,34 +75,28 @@ def cluster_address(given: str | None) -> str:
 
 
 class JobServer:
-    """A cluster that takes jobs; made by `connect`. What the cluster refuses or cannot answer raises JobError or
-    ConnectionFailed."""
+    """A cluster that takes jobs, at the address of its dashboard (see `cluster_address`); its token is taken from where
+    Ray looks for it. What the cluster refuses or cannot answer raises JobError or ConnectionFailed.
 
-    def __init__(self, address: str, ray_version: str, client: Any) -> None:
-        self.address = address
-        self.ray_version = ray_version
-        """The Ray that runs there."""
-        self._client = client
+    Raises:
+        ConnectionFailed: where nobody listens, the token is missing or wrong, or Ray is of another kind there.
+        MissingPackage: where Ray's client is not installed here.
+    """
 
-    @classmethod
-    def connect(cls, address: str) -> JobServer:
-        """The server at ``address`` (see `cluster_address`); the cluster's token is taken from where Ray looks for it.
-
-        Raises:
-            ConnectionFailed: where nobody listens, the token is missing or wrong, or Ray is of another kind there.
-            MissingPackage: where Ray's client is not installed here.
-        """
+    def __init__(self, address: str) -> None:
         if missing := missing_modules("aiohttp", "pydantic", "requests"):
             raise MissingPackage(f"Ray's Jobs API needs {', '.join(missing)}: pip install 'ray[default]'")
         headers = _token_header()
-        ray_version = _probe(address, headers)
+        self.address = address
+        self.ray_version = _probe(address, headers)
+        """The Ray that runs there."""
         from ray.job_submission import JobSubmissionClient
 
-        # They tell of each upload and of each connection on standard error.
+        # They report each upload and each connection on standard error.
         for name in ("dashboard_sdk", "job.sdk"):
             logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
-        with _explained(address, ray_version), _no_other_address():
-            return cls(address, ray_version, JobSubmissionClient(address, headers=headers))
+        with _explained(address, self.ray_version), _no_other_address():
+            self._client = JobSubmissionClient(address, headers=headers)
 
     def jobs(self) -> list[Job]:
         """Every submitted job that the cluster remembers, the newest first."""
@@ -115,9 +110,8 @@ class JobServer:
         jobs = self.jobs()
         found = [job for job in jobs if job.id == word] or [job for job in jobs if job.name == word]
         if not found:
-            raise JobError(
-                f"there is no job {word!r} on the cluster at {self.address}; r2ac jobs list shows those there"
-            )
+            where = f"on the cluster at {self.address}"
+            raise JobError(f"there is no job {word!r} {where}; r2ac jobs list shows those there")
         if len(found) > 1:
             ids = ", ".join(job.id for job in found)
             raise JobError(f"{len(found)} jobs are called {word!r}, so that one must be named by its id: {ids}")
@@ -130,21 +124,26 @@ class JobServer:
 
     def submit(self, request: JobRequest) -> Job:
         """Send a job; it runs when there is room for it. Local files that its environment names are uploaded. A cluster
-        that has just begun may have nobody yet who takes jobs: that is waited for."""
+        that has just begun and takes no jobs yet is waited for."""
         resources = {f"node:{request.node}": 0.001} if request.node else None
+        until = time.monotonic() + _BEGIN_SECONDS
         with _explained(self.address, self.ray_version):
-            _once_it_has_begun(
-                lambda: self._client.submit_job(
-                    submission_id=request.id,
-                    entrypoint=request.entrypoint,
-                    runtime_env=dict(request.runtime_env),
-                    metadata=dict(request.metadata),
-                    entrypoint_num_cpus=request.cpus or None,
-                    entrypoint_num_gpus=request.gpus or None,
-                    entrypoint_resources=resources,
-                )
-            )
-            return _job(self._client.get_job_info(request.id))
+            while True:
+                try:
+                    self._client.submit_job(
+                        submission_id=request.id,
+                        entrypoint=request.entrypoint,
+                        runtime_env=dict(request.runtime_env),
+                        metadata=dict(request.metadata),
+                        entrypoint_num_cpus=request.cpus or None,
+                        entrypoint_num_gpus=request.gpus or None,
+                        entrypoint_resources=resources,
+                    )
+                    return _job(self._client.get_job_info(request.id))
+                except RuntimeError as error:
+                    if "No available agent" not in str(error) or time.monotonic() > until:
+                        raise
+                time.sleep(1.0)
 
     def stop(self, job: Job) -> None:
         """Ask a job to stop; its processes get SIGTERM. Returns at once."""
@@ -184,9 +183,8 @@ def _probe(address: str, headers: Mapping[str, str]) -> str:
         ray_version, api_version = str(values["ray_version"]), str(values["version"])
         number = tuple(int(part) for part in ray_version.split(".")[:2])
     except (ValueError, KeyError, TypeError) as error:
-        raise ConnectionFailed(
-            f"what answers at {address} is not Ray's dashboard (HTTP {answer.status_code})"
-        ) from error
+        status = f"HTTP {answer.status_code}"
+        raise ConnectionFailed(f"what answers at {address} is not Ray's dashboard ({status})") from error
     if number < _OLDEST_RAY:
         oldest = ".".join(map(str, _OLDEST_RAY))
         raise ConnectionFailed(f"the cluster at {address} runs Ray {ray_version}, but r2ac needs at least {oldest}")
@@ -222,19 +220,6 @@ def _no_other_address() -> Iterator[None]:
         os.environ.update(before)
 
 
-def _once_it_has_begun(submit: Callable[[], object], seconds: float = 60.0) -> None:
-    """Try until a young cluster takes jobs, for so long at most."""
-    until = time.monotonic() + seconds
-    while True:
-        try:
-            submit()
-            return
-        except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > until:
-                raise
-        time.sleep(1.0)
-
-
 @contextmanager
 def _explained(address: str, ray_version: str) -> Iterator[None]:
     """Errors of Ray's client as one sentence each."""
@@ -245,15 +230,12 @@ def _explained(address: str, ray_version: str) -> Iterator[None]:
         yield
     except (OSError, aiohttp.ClientError) as error:
         raise ConnectionFailed(f"the cluster at {address} does not answer any more: {_reason(error)}") from error
-    except RayError as error:
-        raise ConnectionFailed(f"the cluster at {address} refuses: {_sentence(error)}") from error
-    except (RuntimeError, TypeError, ValueError) as error:
-        raise JobError(f"the cluster at {address} (Ray {ray_version}) refuses: {_sentence(error)}") from error
-
-
-def _sentence(error: BaseException) -> str:
-    """The one at the end of a traceback that a server sent."""
-    return last_line(error).rstrip(".")
+    except (RayError, RuntimeError, TypeError, ValueError) as error:
+        # A server may have sent a traceback.
+        sentence = last_line(error).rstrip(".")
+        if isinstance(error, RayError):
+            raise ConnectionFailed(f"the cluster at {address} refuses: {sentence}") from error
+        raise JobError(f"the cluster at {address} (Ray {ray_version}) refuses: {sentence}") from error
 
 
 def _reason(error: BaseException) -> str:

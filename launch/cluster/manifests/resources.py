@@ -52,11 +52,6 @@ class Needs:
         return cls(actors, learners, config.learner_threads or 1, gpus, config.max_failures or RETRIES)
 
     @property
-    def learning_cpus(self) -> int:
-        """CPUs of all learners together, the driver's among them where it learns."""
-        return max(self.learners, 1) * self.learner_cpus
-
-    @property
     def driver_gpus(self) -> bool:
         """Whether the driver learns on a GPU."""
         return self.gpus > 0 and self.learners == 0
@@ -68,8 +63,7 @@ class Needs:
 
     def workers(self, cpus: int) -> int:
         """How many nodes of so many CPUs hold all that runs on CPUs: the actors, and learners without GPUs."""
-        learners = 0 if self.gpus else self.learners
-        return _nodes(self.actors, learners, self.learner_cpus, cpus)
+        return self._nodes(0 if self.gpus else self.learners, cpus)
 
     def worker_cpus(self, most: int) -> int:
         """CPUs of such a node: ``most``, or what there is to run; more only where a learner takes more."""
@@ -82,13 +76,12 @@ class Needs:
 
     def equal_nodes(self, cpus: int) -> int:
         """How many nodes of so many CPUs hold everything, the driver's learner too, where all nodes are alike."""
-        return _nodes(self.actors, max(self.learners, 1), self.learner_cpus, cpus)
+        return self._nodes(max(self.learners, 1), cpus)
 
-
-def _nodes(actors: int, learners: int, learner_cpus: int, cpus: int) -> int:
-    """Nodes of ``cpus`` CPUs for actors of one CPU and learners that cannot be split."""
-    total = actors + learners * learner_cpus
-    return max(math.ceil(total / cpus), math.ceil(learners / max(1, cpus // learner_cpus)))
+    def _nodes(self, learners: int, cpus: int) -> int:
+        """Nodes of ``cpus`` CPUs for actors of one CPU and learners that cannot be split."""
+        total = self.actors + learners * self.learner_cpus
+        return max(math.ceil(total / cpus), math.ceil(learners / max(1, cpus // self.learner_cpus)))
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,11 @@ def slurm_manifest(training: Training, options: SlurmOptions) -> str:
     needs = training.needs
     most = max(options.cpus_per_node, needs.learner_cpus)
     nodes = needs.equal_nodes(most) if options.nodes is None else options.nodes
-    total = needs.actors + needs.learning_cpus
-    # No node is asked for fewer CPUs than its learners take, the first node's being the driver's where it learns.
-    cpus = max(math.ceil(total / nodes), math.ceil(max(needs.learners, 1) / nodes) * needs.learner_cpus)
+    # The driver is a learner where there are no others.
+    learners = max(needs.learners, 1)
+    total = needs.actors + learners * needs.learner_cpus
+    # No node is asked for fewer CPUs than its learners take.
+    cpus = max(math.ceil(total / nodes), math.ceil(learners / nodes) * needs.learner_cpus)
     if cpus > most:
         raise ConfigError(
             f"--nodes is {nodes}, but {needs.actors} actors and the learners need {total} CPUs, and --cpus-per-node is "

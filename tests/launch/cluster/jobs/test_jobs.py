@@ -152,7 +152,7 @@ def follow_in_a_process(job: str) -> "subprocess.Popen[str]":
 def test_nodes_import_the_package_that_was_sent(cluster: Cluster, tmp_path: Path) -> None:
     """Though r2ac is installed there too; modules that go along can be imported by the job and by its Ray processes,
     and variables come as they are."""
-    server = JobServer.connect(cluster.address)
+    server = JobServer(cluster.address)
     said, module = tmp_path / "said", tmp_path / "goes_along.py"
     module.write_text("import os\nplace = f'{__file__} in {os.getpid()}'\n")
     program = (
@@ -184,7 +184,7 @@ def test_a_job_that_fails_is_told_of_with_its_exit_code(cluster: Cluster, tmp_pa
 
 
 def test_what_is_no_run_cannot_be_fetched(cluster: Cluster, tmp_path: Path, capsys: Capture) -> None:
-    server = JobServer.connect(cluster.address)
+    server = JobServer(cluster.address)
     other = server.submit(JobRequest("other-1", "sleep 0.1", runtime_env={}, metadata={"job_name": "twice"}))
     server.submit(JobRequest("other-2", "sleep 0.1", runtime_env={}, metadata={"job_name": "twice"}))
     assert "r2ac submit" in command(capsys, "jobs", "fetch", "other-1", code=2)

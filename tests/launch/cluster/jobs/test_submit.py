@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from r2ac.launch.cli import main
 from r2ac.launch.cluster.jobs.job import Job, is_job_id, is_sender_id, new_job_id
-from r2ac.launch.cluster.jobs.server import JobRequest, JobServer, cluster_address
+from r2ac.launch.cluster.jobs.server import JobRequest, cluster_address
 from r2ac.launch.cluster.jobs.submission import SubmitArguments, is_place, training_request
+from r2ac.launch.commands import submit
 
 Capture = pytest.CaptureFixture[str]
 NOWHERE = ["--cluster", "http://127.0.0.1:1"]
@@ -163,7 +164,7 @@ def test_modules_are_sent_along(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
             assert "--wrappers my_wrappers:deaf" in request.entrypoint
             return Job(request.id, "PENDING", {}, "", None, None, None, None)
 
-    monkeypatch.setattr(JobServer, "connect", lambda address: Recorder())
+    monkeypatch.setattr(submit, "JobServer", lambda address: Recorder())
     monkeypatch.setattr(sys, "path", list(sys.path))
     flags = ["--wrappers", "my_wrappers:deaf", "--with-module", str(alone), "--with-module", str(package)]
     assert main(["submit", "gym/my_own_walk:own/Walk-v0", *flags]) == 0
