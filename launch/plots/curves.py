@@ -15,7 +15,7 @@ from r2ac.launch.evaluation.statistics import bootstrap_mean
 from r2ac.launch.runs.event_files import find_tag, has_event_files, read_scalars
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runs.run_directory import RunDirectory
-from r2ac.launch.runs.run_groups import RunGroup, differing_fields, group_label, leave_out, tasks_of
+from r2ac.launch.runs.run_groups import RunGroup, group_labels, leave_out, tasks_of
 from r2ac.launch.runtime.errors import RunDirectoryError
 
 Axis = Literal["steps", "frames", "hours"]
@@ -89,7 +89,11 @@ def make_panels(
     members = {
         task: [i for i, group in enumerate(groups) if any(task in points[run] for run in group.runs)] for task in tasks
     }
-    labels = _labels(groups, [[groups[i] for i in here] for here in members.values()])
+    foreign = any(group.name is not None for group in groups)
+    labels = [
+        label or ("r2ac" if foreign else "")
+        for label in group_labels(groups, [[groups[i] for i in here] for here in members.values()])
+    ]
     panels = []
     for task, here in members.items():
         curves = {run: points[run][task] for i in here for run in groups[i].runs if task in points[run]}
@@ -203,20 +207,6 @@ def _group_curve(label: str, group: RunGroup, smoothed: Mapping[Path, Curve], x:
         raise RunDirectoryError(f"the runs {names} share no range of {x} and cannot be averaged")
     mean, edges = mean_curve(curves, grid, band)
     return GroupCurve(label, group, runs, seeds, curves, grid, mean, edges)
-
-
-def _labels(groups: Sequence[RunGroup], panels: Sequence[Sequence[RunGroup]]) -> list[str]:
-    """What sets each group apart from those that it shares a panel with, the same in every panel."""
-    names = differing_fields(panels)
-    mixed = any(len({group.task for group in panel if group.name is None}) > 1 for panel in panels)
-    foreign = any(group.name is not None for group in groups)
-    labels = []
-    for group in groups:
-        label = group_label(group, names)
-        if mixed and group.name is None and len(tasks_of(group.task)) > 1:
-            label = ", ".join(filter(None, [label, f"trained on {group.task.replace(',', ', ')}"]))
-        labels.append(label or ("r2ac" if foreign else ""))
-    return labels
 
 
 def _curves_of_events(run: Path, task: str, x: Axis, metric: str) -> dict[str, Curve]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import EngineFailed, find_task
 from r2ac.launch.evaluation.plan import BAD_INPUT
-from r2ac.launch.report.blocks import Block, Figure, Figures, Heading, Picture, Pictures, Section, Text
+from r2ac.launch.report.blocks import Section, html
 from r2ac.launch.report.episode_figure import draw_episode
 from r2ac.launch.report.format import clean, counted
 from r2ac.launch.report.study import Configuration, Study
@@ -55,13 +56,13 @@ def episode_section(study: Study) -> Section:
         f"One episode of the newest checkpoint of the first run of each configuration on each task: sampled actions, "
         f"split test, seed {_SEED}, at most {_MOST_STEPS:,} steps."
     )
-    blocks: list[Block] = [Text(how)]
+    blocks: list[Markup] = [html.text(how)]
     for configuration, group in groups[:_MOST_AGENTS]:
         blocks += _group_blocks(configuration, group)
     if len(groups) > _MOST_AGENTS:
         rest = len(groups) - _MOST_AGENTS
-        blocks.append(Text(f"{counted(rest, 'more agent')} could be watched with r2ac watch RUN.", "missing"))
-    return Section("episodes", "Episodes", tuple(blocks))
+        blocks.append(html.text(f"{counted(rest, 'more agent')} could be watched with r2ac watch RUN.", "missing"))
+    return Section("episodes", "Episodes", blocks)
 
 
 def play_newest(run: Path) -> PlayedAgent:
@@ -79,29 +80,29 @@ def play_newest(run: Path) -> PlayedAgent:
     return PlayedAgent(trained, agent, scene, names, episode)
 
 
-def _group_blocks(configuration: Configuration, group: RunGroup) -> list[Block]:
+def _group_blocks(configuration: Configuration, group: RunGroup) -> list[Markup]:
     title = f"{configuration.name}, {group.task}" if group.task else configuration.name
-    heading: Block = Heading(title)
+    heading = html.heading(title)
     if group.name is not None:
-        return [heading, Text("A run of another program has no checkpoint that can play here.", "missing")]
+        return [heading, html.text("A run of another program has no checkpoint that can play here.", "missing")]
     try:
         played = play_newest(group.runs[0])
         memory, without = _memory(played)
     except (*BAD_INPUT, EngineFailed) as error:
-        return [heading, Text(f"No episode: {error!s}.", "missing")]
+        return [heading, html.text(f"No episode: {error!s}.", "missing")]
     episode = played.episode
     ended = "ended" if episode.complete else "cut off"
     told = (
         f"{group.runs[0]!s} after {short_count(played.trained.env_steps)} steps of training: return "
         f"{episode.rewards.sum():,.6g} in {counted(len(episode), 'step')}, {ended}."
     )
-    blocks: list[Block] = [heading, Text(told)]
+    blocks: list[Markup] = [heading, html.text(told)]
     if episode.observations.ndim == 4:
-        blocks.append(Pictures(_frames(played)))
+        blocks.append(html.contact_sheet(_frames(played)))
     shown = f"Observations, actions and value estimates of an episode on {played.scene.task}: {told}"
     svg = draw_episode(episode, played.action_names, played.scene.stacked, shown)
     title = f"One episode of {played.scene.task}"
-    blocks.append(Figures((Figure(svg, title, _how_to_read(played)), *memory)))
+    blocks.append(html.figures([html.figure(svg, title, _how_to_read(played)), *memory]))
     return [*blocks, *without]
 
 
@@ -111,8 +112,8 @@ def _how_to_read(played: PlayedAgent) -> str:
     return seen + rest + "." if seen else rest[0].upper() + rest[1:] + "."
 
 
-def _frames(played: PlayedAgent) -> tuple[Picture, ...]:
-    """A dozen steps at even distances, as the agent saw them."""
+def _frames(played: PlayedAgent) -> list[tuple[bytes, str, tuple[str, ...]]]:
+    """A dozen steps at even distances, as the agent saw them: picture, alternative text, lines below it."""
     episode = played.episode
     pictures = []
     for step in dict.fromkeys(np.linspace(0, len(episode) - 1, _FRAMES).round().astype(int).tolist()):
@@ -122,11 +123,11 @@ def _frames(played: PlayedAgent) -> tuple[Picture, ...]:
         lines = (f"step {step}", action, f"value {episode.values[step]:.3g}")
         paid = (f"reward {signed(reward)}",) if reward else ()
         alt = f"Observation of {played.scene.task} at step {step}"
-        pictures.append(Picture(_png(image), alt, (*lines, *paid)))
-    return tuple(pictures)
+        pictures.append((_png(image), alt, (*lines, *paid)))
+    return pictures
 
 
-def _memory(played: PlayedAgent) -> tuple[tuple[Picture, ...], tuple[Text, ...]]:
+def _memory(played: PlayedAgent) -> tuple[tuple[Markup, ...], tuple[Markup, ...]]:
     """What is remembered of the cue, in the suite whose episodes are short enough to play many; else why not."""
     if find_task(played.scene.task).suite.name != "memory" or played.agent.core.state_size == 0:
         return (), ()
@@ -134,17 +135,14 @@ def _memory(played: PlayedAgent) -> tuple[tuple[Picture, ...], tuple[Text, ...]]
         episodes = played.scene.first_episodes(played.agent, _CUE_EPISODES, look=cue_groups)
         memory = cue_memory(episodes, None, _SEED)
     except NoCues as why:
-        return (), (Text(f"There is no picture of what is remembered: {why}.", "missing"),)
+        return (), (html.text(f"There is no picture of what is remembered: {why}.", "missing"),)
     told = (
         f"At the last step the cell state names the cue of {100 * memory.decision_accuracy:.0f} % of "
         f"{len(memory.cues)} episodes; by chance it would be {100 / len(memory.labels):.0f} %."
     )
     alt = f"Cell states by cue, how well they name it, and half-lives of the units. {told}"
-    return (
-        Picture(
-            _memory_picture(memory, f"{played.scene.task}: {played.trained.training.agent.label} agent"), alt, (told,)
-        ),
-    ), ()
+    png = _memory_picture(memory, f"{played.scene.task}: {played.trained.training.agent.label} agent")
+    return (html.wide_picture(png, alt, told),), ()
 
 
 def _memory_picture(memory: CueMemory, title: str) -> bytes:

@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from r2ac.launch.evaluation.statistics import Estimate, Profile
 from r2ac.launch.plots.plot import spaced
 from r2ac.launch.plots.reference_lines import Line
-from r2ac.launch.report.svg import INK, LINE, MUTED, bar_style, drawn, inline_svg, line_style, new_figure
+from r2ac.launch.report.svg import INK, LINE, MUTED, bar_style, colour, drawn, inline_svg, line_style, new_figure
 from r2ac.launch.runtime.progress import short_count
 
 _Floats = NDArray[np.float64]
 # Inches.
 _ROW, _THIN_ROW, _AXIS = 0.4, 0.18, 0.46
-# Of percents, steps that are easy to read.
-_STEPS = [1, 2, 2.5, 5, 10]
+_REFERENCE: dict[str, Any] = {"color": MUTED, "lw": 0.9, "ls": (0, (4, 3)), "zorder": 1}
+"""How a line that others are compared with is drawn."""
 
 
 @dataclass(frozen=True)
-class Drawn:
+class StyledCurve:
     """A curve of the configuration with that number."""
 
     number: int
@@ -44,17 +45,17 @@ class Bar:
     number: int
     name: str
     value: float
-    told: str
-    """The value in words."""
+    text: str
+    """The value."""
     error: float | None = None
     """Half the length of the error bar."""
     points: tuple[float, ...] = ()
-    """Drawn as dots beside the bar."""
+    """StyledCurve as dots beside the bar."""
 
 
 @drawn()
 def draw_curves(
-    curves: Sequence[Drawn],
+    curves: Sequence[StyledCurve],
     x_label: str,
     y_label: str,
     label: str,
@@ -70,8 +71,7 @@ def draw_curves(
         marker = "o" if len(curve.x) == 1 else ""
         axes.plot(curve.x, curve.y, marker=marker, lw=width, **line_style(curve.number))
         if curve.band is not None:
-            colour = line_style(curve.number)["color"]
-            axes.fill_between(curve.x, *curve.band, color=colour, alpha=0.2, lw=0)
+            axes.fill_between(curve.x, *curve.band, color=colour(curve.number), alpha=0.2, lw=0)
     axes.margins(x=0.01)
     axes.set_xlim(left=min(0.0, *(float(curve.x[0]) for curve in curves)))
     if from_zero:
@@ -79,8 +79,8 @@ def draw_curves(
         axes.set_ylim(0, 1.05 * highest if highest > 0 else 1.0)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+    axes.xaxis.set_major_formatter(_count)
+    axes.yaxis.set_major_formatter(_count)
     axes.grid()
     _draw_lines(axes, lines, height)
     return inline_svg(figure, label)
@@ -92,16 +92,16 @@ def draw_bars(bars: Sequence[Bar], x_label: str, label: str, lines: Sequence[Lin
     figure, (axes,) = new_figure(_AXIS + _ROW * len(bars) + (0.15 if lines else 0.0))
     for row, bar in enumerate(bars):
         _draw_bar(axes, bar, row + 0.2, 0.3)
-        _name_row(axes, f"{_short(bar.name, 50 - len(bar.told))}: {bar.told}", row - 0.13)
+        _name_row(axes, f"{_short(bar.name, 50 - len(bar.text))}: {bar.text}", row - 0.13)
     axes.set_ylim(len(bars) - 0.5, -0.5)
     for line in lines:
-        axes.axvline(line.value, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
+        axes.axvline(line.value, **_REFERENCE)
         axes.annotate(
             line.name, (line.value, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
             textcoords="offset points", ha="center", va="bottom", fontsize=9, color=MUTED,
         )  # fmt: skip
     _finish_rows(axes, x_label)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+    axes.xaxis.set_major_formatter(_count)
     return inline_svg(figure, label)
 
 
@@ -118,7 +118,7 @@ def draw_grouped_bars(groups: Mapping[str, Sequence[Bar]], x_label: str, label: 
         row += len(bars) + 2
     axes.set_ylim(row - 1.2, -0.4)
     for value in (0.0, 1.0):
-        axes.axvline(value, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
+        axes.axvline(value, **_REFERENCE)
     _finish_rows(axes, x_label)
     _in_percent(axes)
     return inline_svg(figure, label)
@@ -131,17 +131,16 @@ def draw_intervals(
     """An estimate with its interval in each row below its name, in percent; ``middle`` is where a line stands."""
     figure, (axes,) = new_figure(_AXIS + _ROW * len(rows))
     for row, (number, name, estimate) in enumerate(rows):
-        colour = line_style(number)["color"]
         if estimate.low is not None and estimate.high is not None:
             length = estimate.high - estimate.low
             axes.barh(row + 0.2, length, 0.3, estimate.low, alpha=0.45, lw=0, **bar_style(number))
-        axes.plot([estimate.value] * 2, [row + 0.02, row + 0.38], color=colour, lw=2.6, solid_capstyle="butt")
+        axes.plot([estimate.value] * 2, [row + 0.02, row + 0.38], color=colour(number), lw=2.6, solid_capstyle="butt")
         _name_row(axes, _short(name), row - 0.13)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.margins(x=0.08)
     if middle is not None:
         axes.set_xlim(0, 1)
-        axes.axvline(middle, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
+        axes.axvline(middle, **_REFERENCE)
     _finish_rows(axes, x_label)
     _in_percent(axes)
     return inline_svg(figure, label)
@@ -154,13 +153,13 @@ def draw_profiles(profiles: Sequence[tuple[int, Profile]], label: str) -> Markup
     for number, profile in profiles:
         axes.plot(profile.thresholds, profile.share, lw=1.6, drawstyle="steps-post", **line_style(number))
         if profile.low is not None and profile.high is not None:
-            colour = line_style(number)["color"]
-            axes.fill_between(profile.thresholds, profile.low, profile.high, step="post", color=colour, alpha=0.2, lw=0)
+            style: dict[str, Any] = {"color": colour(number), "alpha": 0.2, "lw": 0}
+            axes.fill_between(profile.thresholds, profile.low, profile.high, step="post", **style)
     axes.set(xlabel="normalised score τ", ylabel="share of runs with score > τ", ylim=(-0.02, 1.02))
     axes.margins(x=0.01)
     axes.grid()
     _in_percent(axes)
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    axes.yaxis.set_major_formatter(_percent)
     return inline_svg(figure, label)
 
 
@@ -171,6 +170,14 @@ def thinned(x: _Floats, y: _Floats, points: int) -> tuple[_Floats, _Floats]:
     edges = np.linspace(0, len(x), points + 1).round().astype(int)
     counts = np.diff(edges)
     return np.add.reduceat(x, edges[:-1]) / counts, np.add.reduceat(y, edges[:-1]) / counts
+
+
+def _count(value: float, _: float) -> str:
+    return short_count(value)
+
+
+def _percent(value: float, _: float) -> str:
+    return f"{100 * value:g} %"
 
 
 def _draw_bar(axes: Axes, bar: Bar, y: float, height: float) -> None:
@@ -202,14 +209,14 @@ def _finish_rows(axes: Axes, x_label: str) -> None:
 
 
 def _in_percent(axes: Axes) -> None:
-    axes.xaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(_percent)
 
 
 def _draw_lines(axes: Axes, lines: Sequence[Line], height: float) -> None:
     ordered = sorted(lines, key=lambda line: line.value)
     for line in ordered:
-        axes.axhline(line.value, color=MUTED, lw=0.9, ls=(0, (4, 3)), zorder=1)
+        axes.axhline(line.value, **_REFERENCE)
     low, high = axes.get_ylim()
     heights = [(line.value - low) / (high - low) for line in ordered]
     # Names are 12 points high, the axes about the height of the figure without its lower margin.

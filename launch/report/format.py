@@ -1,4 +1,4 @@
-"""Numbers and lists in words, the same everywhere on the page."""
+"""Numbers and lists as text, the same everywhere on the page."""
 
 from __future__ import annotations
 
@@ -61,3 +61,8 @@ def listed(names: Iterable[object], most: int = 8) -> str:
     texts = [str(name) for name in names]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return ", ".join(texts[:most]) + more
+
+
+def capitalised(text: str) -> str:
+    """With a capital letter in front."""
+    return text[0].upper() + text[1:]

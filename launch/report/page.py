@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from r2ac.launch.report.aggregates import aggregate_section
+from r2ac.launch.report.blocks import FOLDER, TEMPLATES
 from r2ac.launch.report.episodes_section import episode_section
 from r2ac.launch.report.evaluations import evaluation_section
 from r2ac.launch.report.format import clean, listed
@@ -79,18 +79,10 @@ def render(study: Study, title: str, episodes: bool, now: datetime) -> str:
         throughput_section(study),
         *([episode_section(study)] if episodes else []),
     ]
-    folder = Path(__file__).parent
-    environment = Environment(
-        loader=FileSystemLoader(folder),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     tasks = list(dict.fromkeys(task for configuration in study.configurations for task in configuration.tasks))
-    page = environment.get_template("page.html").render(
+    page = TEMPLATES.get_template("page.html").render(
         title=title or f"r2ac: {listed(tasks, most=3) or 'training runs'}",
-        style=Markup((folder / "page.css").read_text(encoding="utf-8")),
+        style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
         summary=summary(study, results, curves),
         made=_made(now),
         configurations=configuration_table(study),

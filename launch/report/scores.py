@@ -20,7 +20,7 @@ _MOST_PAIRED = 4
 
 @dataclass(frozen=True, order=True)
 class EvalSetting:
-    """How episodes are played; only results of one manner are compared."""
+    """How episodes are played; only results of one setting are compared."""
 
     protocol: str
     split: str
@@ -71,24 +71,23 @@ class Improvement:
 
     ours: Configuration
     theirs: Configuration
-    tasks: int
     estimate: Estimate
 
 
 def newest_results(study: Study) -> dict[EvalSetting, list[RunScore]]:
-    """For each manner the result of each run on each task that it was trained on: that of its newest checkpoint.
+    """For each setting the result of each run on each task that it was trained on: that of its newest checkpoint.
 
-    The manner with the most results comes first, of equal ones that on the split test.
+    The setting with the most results comes first, of equal ones that on the split test.
     """
     found: dict[EvalSetting, dict[tuple[StudiedRun, str], RunScore]] = {}
     for result in _results(study):
         if result.task in result.run.tasks:
-            slots = found.setdefault(manner_of(result.evaluation), {})
+            slots = found.setdefault(eval_setting(result.evaluation), {})
             known = slots.get((result.run, result.task))
             if known is None or _age(result) >= _age(known):
                 slots[result.run, result.task] = result
-    order = sorted(found, key=lambda manner: (-len(found[manner]), manner.split != "test", manner))
-    return {manner: list(found[manner].values()) for manner in order}
+    order = sorted(found, key=lambda setting: (-len(found[setting]), setting.split != "test", setting))
+    return {setting: list(found[setting].values()) for setting in order}
 
 
 def transferred_results(study: Study) -> list[RunScore]:
@@ -96,7 +95,7 @@ def transferred_results(study: Study) -> list[RunScore]:
     return [result for result in _results(study) if result.task not in result.run.tasks]
 
 
-def manner_of(evaluation: Evaluation) -> EvalSetting:
+def eval_setting(evaluation: Evaluation) -> EvalSetting:
     """How the episodes were played."""
     return EvalSetting(evaluation.protocol, evaluation.config.split, evaluation.config.greedy)
 
@@ -127,9 +126,7 @@ def improvements(comparison: Comparison) -> list[Improvement]:
     else:
         pairs = list(combinations(configurations, 2)) if len(configurations) <= _MOST_PAIRED else []
     scores = comparison.scores
-    return [
-        Improvement(a, b, len(comparison.tasks), probability_of_improvement(scores[a], scores[b])) for a, b in pairs
-    ]
+    return [Improvement(a, b, probability_of_improvement(scores[a], scores[b])) for a, b in pairs]
 
 
 def _results(study: Study) -> list[RunScore]:

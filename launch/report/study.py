@@ -13,7 +13,7 @@ from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path
 from r2ac.launch.evaluation.results_file import read_evaluation
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runs.run_directory import RunDirectory
-from r2ac.launch.runs.run_groups import RunGroup, differing_fields, group_label, group_runs, runs_of, tasks_of
+from r2ac.launch.runs.run_groups import RunGroup, group_labels, group_runs, runs_of, tasks_of
 from r2ac.launch.runtime.errors import RunError
 
 # What sets agents apart is always part of their names, even where no two of them share a task.
@@ -124,7 +124,11 @@ def read_study(runs: Sequence[Path], baseline: Sequence[Path] = (), left_out: li
                 number=number,
                 baseline=is_baseline,
                 groups=tuple(own),
-                runs=tuple(run for group in own for run in _read_group(group)),
+                runs=tuple(
+                    _read_run(run, seed, group)
+                    for group in own
+                    for run, seed in zip(group.runs, group.seeds, strict=True)
+                ),
             )
             for number, ((label, is_baseline), own) in enumerate(found.items())
         )
@@ -163,23 +167,14 @@ def _labels(groups: Sequence[RunGroup]) -> list[str]:
     """
     tasks = dict.fromkeys(task for group in groups for task in tasks_of(group.task))
     panels = [[group for group in groups if task in tasks_of(group.task)] for task in tasks]
-    differing = differing_fields(panels)
-    differing += [name for name in differing_settings(groups) if name in _ALWAYS_NAMED and name not in differing]
-    mixed = any(len({group.task for group in panel if group.name is None}) > 1 for panel in panels)
-    return [_label(group, differing, mixed) for group in groups]
+    always = [name for name in differing_settings(groups) if name in _ALWAYS_NAMED]
+    labels = group_labels(groups, panels, always)
+    return [label or _agent(group) for label, group in zip(labels, groups, strict=True)]
 
 
-def _label(group: RunGroup, differing: Sequence[str], mixed: bool) -> str:
-    label = group_label(group, differing)
-    if mixed and group.name is None and len(tasks_of(group.task)) > 1:
-        label = ", ".join(filter(None, [label, f"trained on {group.task.replace(',', ', ')}"]))
+def _agent(group: RunGroup) -> str:
     core, gradient = (group.settings.get(name) for name in _ALWAYS_NAMED)
-    agent = gradient if core in (None, "elstm") else core
-    return label or str(agent or "r2ac")
-
-
-def _read_group(group: RunGroup) -> list[StudiedRun]:
-    return [_read_run(run, seed, group) for run, seed in zip(group.runs, group.seeds, strict=True)]
+    return str((gradient if core in (None, "elstm") else core) or "r2ac")
 
 
 def _read_run(path: Path, seed: Any, group: RunGroup) -> StudiedRun:

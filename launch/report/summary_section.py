@@ -1,4 +1,4 @@
-"""The head of the page: what it comes to, and who is who."""
+"""The top of the page: its result in a few sentences, and a table of the configurations."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
+from markupsafe import Markup
+
 from r2ac.launch.evaluation.statistics import Estimate
-from r2ac.launch.report.blocks import Cell, Table, Text
+from r2ac.launch.report.blocks import html
 from r2ac.launch.report.format import count_range, counted, listed, number, percent_estimate, spread
 from r2ac.launch.report.learning import LearningCurves
 from r2ac.launch.report.scores import Comparison, EvalSetting, RunScore, compare
-from r2ac.launch.report.study import Configuration, Study
-from r2ac.launch.report.svg import swatch
+from r2ac.launch.report.study import Study
 from r2ac.launch.runs.run_groups import NO_TASK
 
 
@@ -26,74 +27,68 @@ def summary(study: Study, results: Mapping[EvalSetting, Sequence[RunScore]], cur
     return [counts, _result(results, curves)]
 
 
-def configuration_table(study: Study) -> Table:
-    """Who is who."""
-    columns = ("configuration", "runs", "seeds", "steps", "evaluated", "agent", "tasks")
-    rows: list[tuple[Cell | str, ...]] = []
+def configuration_table(study: Study) -> Markup:
+    """Its configurations, with their seeds, steps and agents."""
+    rows = []
     for configuration in study.configurations:
         runs = configuration.runs
-        agents = dict.fromkeys(_agent(run.config) for run in runs)
-        seeds = dict.fromkeys("unknown" if run.seed is None else str(run.seed) for run in runs)
-        evaluated = sum(bool(run.evaluations) for run in runs)
-        row = (
-            Cell(configuration.name, swatch(configuration.name, configuration.number)),
-            str(len(runs)),
-            listed(seeds, most=10),
-            count_range(run.steps for run in runs if run.steps is not None) or "unknown",
-            f"{evaluated} of {len(runs)}",
-            listed(agents),
-            listed(configuration.tasks or [NO_TASK], most=4),
-        )
+        row = {
+            "configuration": html.named(configuration),
+            "runs": str(len(runs)),
+            "seeds": listed(dict.fromkeys("unknown" if run.seed is None else str(run.seed) for run in runs), most=10),
+            "steps": count_range(run.steps for run in runs if run.steps is not None) or "unknown",
+            "evaluated": f"{sum(bool(run.evaluations) for run in runs)} of {len(runs)}",
+            "agent": listed(dict.fromkeys(_agent(run.config) for run in runs)),
+            "tasks": listed(configuration.tasks or [NO_TASK], most=4),
+        }
         rows.append(row)
-    return Table("The configurations: runs with equal settings but for the seed and the task", columns, rows)
+    return html.table("The configurations: runs with equal settings but for the seed and the task", rows)
 
 
-def repeated_seeds(study: Study) -> list[Text]:
+def repeated_seeds(study: Study) -> list[Markup]:
     """Runs that are no independent draws."""
     remarks = []
     for configuration in study.configurations:
         for group in configuration.groups:
             repeated = [str(seed) for seed, count in Counter(group.seeds).items() if count > 1 and seed is not None]
             if repeated:
-                told = f"more than one run of {configuration.name} on {group.task} has the seed {listed(repeated)}"
-                remarks.append(Text(f"{told[0].upper()}{told[1:]}: they are not independent.", "alert"))
+                runs = f"More than one run of {configuration.name} on {group.task} has the seed {listed(repeated)}"
+                remarks.append(html.text(f"{runs}: they are not independent.", "alert"))
     return remarks
 
 
 def _result(results: Mapping[EvalSetting, Sequence[RunScore]], curves: LearningCurves) -> str:
     """The best configuration, by evaluations where there are some, else by where its learning curve ends."""
-    for manner, own in results.items():
+    for setting, own in results.items():
         comparison = compare(own)
         if comparison is not None:
-            return _by_score(comparison, manner)
+            return _by_score(comparison, setting)
         if len({result.task for result in own}) == 1:
-            return _by_return(own, manner)
+            return _by_return(own, setting)
     if results:
         return "No configuration can be called the best: those evaluated share no task with reference scores."
     if len(curves.panels) == 1:
         ((panel, owners),) = curves.panels
         ends = {owner: float(curve.mean[-1]) for owner, curve in zip(owners, panel.curves, strict=True)}
         first = max(ends, key=lambda owner: ends[owner])
-        told = f"{first.name}, whose training return ends at {number(ends[first])}"
-        return f"No run has been evaluated. {_best_of(len(ends))} by its learning curve: {told}."
+        best = f"{first.name}, whose training return ends at {number(ends[first])}"
+        return f"No run has been evaluated. {_best_of(len(ends))} by its learning curve: {best}."
     return "No run has been evaluated: after r2ac evaluate RUN this page says which configuration is best."
 
 
-def _by_score(comparison: Comparison, manner: EvalSetting) -> str:
+def _by_score(comparison: Comparison, setting: EvalSetting) -> str:
     aggregates = comparison.aggregates()
     order = sorted(aggregates, key=lambda c: -aggregates[c].iqm.value)
     tasks = counted(len(comparison.tasks), "task")
     intervals = "in brackets 95 % intervals" if comparison.most_runs > 1 else "single runs: no intervals"
 
-    def told(configuration: Configuration) -> str:
-        return f"{configuration.name}, {percent_estimate(aggregates[configuration].iqm)}"
-
-    after = f"; then {told(order[1])}" if len(order) > 1 else ""
+    scores = [f"{configuration.name}, {percent_estimate(aggregates[configuration].iqm)}" for configuration in order]
+    after = f"; then {scores[1]}" if len(order) > 1 else ""
     if after and _overlap(*(aggregates[configuration].iqm for configuration in order[:2])):
         after += ", and the intervals overlap"
     return (
-        f"{_best_of(len(order))} by normalised score: {told(order[0])}{after} (interquartile mean over {tasks}, "
-        f"{intervals}; {manner})."
+        f"{_best_of(len(order))} by normalised score: {scores[0]}{after} (interquartile mean over {tasks}, "
+        f"{intervals}; {setting})."
     )
 
 
@@ -101,14 +96,14 @@ def _overlap(higher: Estimate, lower: Estimate) -> bool:
     return higher.low is not None and lower.high is not None and higher.low <= lower.high
 
 
-def _by_return(results: Sequence[RunScore], manner: EvalSetting) -> str:
+def _by_return(results: Sequence[RunScore], setting: EvalSetting) -> str:
     """Of one task."""
     returns: dict[str, list[float]] = {}
     for result in results:
         returns.setdefault(result.configuration.name, []).append(result.evaluation.mean_return)
     name = max(returns, key=lambda name: mean(returns[name]))
-    told = f"{name}, {spread(returns[name])} on {results[0].task}"
-    return f"{_best_of(len(returns))} by evaluation return: {told} ({manner})."
+    best = f"{name}, {spread(returns[name])} on {results[0].task}"
+    return f"{_best_of(len(returns))} by evaluation return: {best} ({setting})."
 
 
 def _best_of(configurations: int) -> str:

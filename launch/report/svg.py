@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
 from markupsafe import Markup
@@ -17,7 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from r2ac.launch.report.blocks import Swatch
 from r2ac.launch.report.format import clean
 
 # Okabe and Ito's palette, which the colour-blind can tell apart, without its yellow, too pale for a line on white.
@@ -67,21 +66,33 @@ def drawn() -> Iterator[None]:
         yield
 
 
-def swatch(name: str, number: int) -> Swatch:
-    """How the configuration of that number is drawn."""
-    return Swatch(name, _COLOURS[number % len(_COLOURS)], " ".join(f"{length:g}" for length in _dash(number)))
+class Swatch(NamedTuple):
+    """How the lines of a configuration are drawn, as CSS and SVG read it."""
+
+    colour: str
+    dash: str
+    """Lengths of lines and gaps; empty for a full line."""
+
+
+def swatch(number: int) -> Swatch:
+    """Of the configuration of that number."""
+    return Swatch(colour(number), " ".join(f"{length:g}" for length in _dash(number)))
+
+
+def colour(number: int) -> str:
+    """Of the configuration of that number."""
+    return _COLOURS[number % len(_COLOURS)]
 
 
 def line_style(number: int) -> dict[str, Any]:
     """The same for matplotlib's lines."""
-    dash = _dash(number)
-    return {"color": _COLOURS[number % len(_COLOURS)], "linestyle": (0, dash) if dash else "-"}
+    return {"color": colour(number), "linestyle": (0, _dash(number)) if _dash(number) else "-"}
 
 
 def bar_style(number: int) -> dict[str, Any]:
     """The same for its bars."""
     hatch = _HATCHES[number // len(_COLOURS) % len(_HATCHES)]
-    return {"facecolor": _COLOURS[number % len(_COLOURS)], "edgecolor": _CARD, "hatch": hatch or None}
+    return {"facecolor": colour(number), "edgecolor": _CARD, "hatch": hatch or None}
 
 
 def new_figure(height: float, panels: int = 1, ratios: Sequence[float] | None = None) -> tuple[Figure, list[Axes]]:
@@ -115,7 +126,7 @@ def inline_svg(figure: Figure, label: str) -> Markup:
                 parent.remove(child)
     for element in root.iter():
         element.tag = element.tag.removeprefix(_SVG)
-        element.attrib = {_bare(name): _shortened(element.tag, name, value) for name, value in element.attrib.items()}
+        element.attrib = {k.removeprefix(_XLINK): _shortened(k, value) for k, value in element.attrib.items()}
     _rename_parts(root, label)
     width = float(root.attrib["viewBox"].split()[2])
     for name in ("width", "height", "version"):
@@ -124,14 +135,10 @@ def inline_svg(figure: Figure, label: str) -> Markup:
     return Markup(ElementTree.tostring(root, encoding="unicode"))
 
 
-def _bare(name: str) -> str:
-    return name.removeprefix(_XLINK)
-
-
-def _shortened(tag: str, name: str, value: str) -> str:
+def _shortened(name: str, value: str) -> str:
     if name == "style":
-        for colour, of_the_page in _OF_THE_PAGE.items():
-            value = value.replace(colour, of_the_page)
+        for ours, of_the_page in _OF_THE_PAGE.items():
+            value = value.replace(ours, of_the_page)
         # The page's own fonts, which are there.
         return re.sub(r"font-family: [^;]*;? ?|font-size: 10px;? ?", "", value).strip("; ")
     if name == f"{_XLINK}href":

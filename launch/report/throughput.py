@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from typing import TypeGuard
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from r2ac.launch.report.blocks import Block, Cell, Details, Figure, Figures, Legend, Section, Table, Text
-from r2ac.launch.report.figures import Drawn, draw_curves, thinned
-from r2ac.launch.report.format import counted, listed
+from r2ac.launch.report.blocks import Section, html
+from r2ac.launch.report.figures import StyledCurve, draw_curves, thinned
+from r2ac.launch.report.format import capitalised, counted, listed
 from r2ac.launch.report.study import Configuration, StudiedRun, Study
-from r2ac.launch.report.svg import swatch
 from r2ac.launch.runtime.progress import short_count
 
 _FIGURES = (
@@ -31,26 +31,30 @@ _COUNTS = (
 _POINTS, _MOST_POINTS = 80, 9_000
 """Of a curve, and of all curves of a drawing."""
 _UNITS = (("hours", 3600.0, 2 * 3600.0), ("minutes", 60.0, 180.0), ("seconds", 1.0, 0.0))
-"""(name, seconds, the shortest run that is told in it)."""
+"""(name, seconds, the shortest run whose axis is in it)."""
+_CAPTION = "Steps and time of the last line that was measured; the others are means over the lines, and counts"
 
 
 def throughput_section(study: Study) -> Section:
     """Drawings over wall-clock time, a line for each run, and a table of the runs."""
-    blocks: list[Block] = [
-        Text(f"Nothing is known of the course of {run.name}: {run.metrics_problem}.", "missing")
+    blocks = [
+        html.text(f"Nothing is known of the course of {run.name}: {run.metrics_problem}.", "missing")
         for run in study.runs
         if run.metrics_problem is not None
     ]
     pairs = [(configuration, run) for configuration in study.configurations for run in configuration.runs if run.rows]
-    if not pairs:
-        blocks.append(Text("No run has lines in metrics.jsonl, which would tell how fast it went.", "missing"))
-        return Section("throughput", "Throughput and policy lag", tuple(blocks))
-    blocks += _trouble([run for _, run in pairs])
-    known = {configuration.number: configuration.name for configuration, _ in pairs}
-    blocks.append(Legend(tuple(swatch(name, n) for n, name in known.items())))
-    figures = [figure for key, title, y in _FIGURES if (figure := _figure(pairs, key, title, y)) is not None]
-    blocks += [Figures(tuple(figures)), Details(f"Every run ({len(pairs)})", (_table(pairs),))]
-    return Section("throughput", "Throughput and policy lag", tuple(blocks))
+    if pairs:
+        figures = [figure for key, title, y in _FIGURES if (figure := _figure(pairs, key, title, y)) is not None]
+        table = html.table(_CAPTION, [_row(configuration, run) for configuration, run in pairs], range(2, 11))
+        blocks += [
+            *_trouble([run for _, run in pairs]),
+            html.legend(configuration for configuration, _ in pairs),
+            html.figures(figures),
+            html.details(f"Every run ({len(pairs)})", [table]),
+        ]
+    else:
+        blocks.append(html.text("No run has lines in metrics.jsonl, which would tell how fast it went.", "missing"))
+    return Section("throughput", "Throughput and policy lag", blocks)
 
 
 def total(counts: Iterable[float]) -> int:
@@ -70,21 +74,21 @@ def values_of(run: StudiedRun, key: str) -> tuple[NDArray[np.float64], NDArray[n
     return at, values
 
 
-def _trouble(runs: Sequence[StudiedRun]) -> list[Block]:
+def _trouble(runs: Sequence[StudiedRun]) -> list[Markup]:
     """One paragraph for each run with something that should not have happened."""
-    blocks: list[Block] = []
+    blocks = []
     for run in runs:
         found = [counted(n, noun) for key, noun in _COUNTS if (n := total(values_of(run, key)[1]))]
         if found:
-            blocks.append(Text(f"{run.name}: {listed(found)}.", "alert"))
+            blocks.append(html.text(f"{run.name}: {listed(found)}.", "alert"))
     if not blocks:
-        words = [f"{noun}s" for _, noun in _COUNTS]
-        blocks.append(Text(f"No {', '.join(words[:-1])} or {words[-1]} in any of {counted(len(runs), 'run')}."))
+        nouns = [f"{noun}s" for _, noun in _COUNTS]
+        blocks = [html.text(f"No {', '.join(nouns[:-1])} or {nouns[-1]} in any of {counted(len(runs), 'run')}.")]
     return blocks
 
 
-def _figure(pairs: Sequence[tuple[Configuration, StudiedRun]], key: str, title: str, y: str) -> Figure | None:
-    """None where nobody has measured it."""
+def _figure(pairs: Sequence[tuple[Configuration, StudiedRun]], key: str, title: str, y: str) -> Markup | None:
+    """None where no run has measured it."""
     curves = [(configuration.number, *values_of(run, key)) for configuration, run in pairs]
     curves = [(number, at, values) for number, at, values in curves if len(at)]
     if not curves:
@@ -92,34 +96,27 @@ def _figure(pairs: Sequence[tuple[Configuration, StudiedRun]], key: str, title: 
     longest = max(float(at[-1]) for _, at, _ in curves)
     unit, seconds = next((name, seconds) for name, seconds, least in _UNITS if longest >= least)
     points = max(20, min(_POINTS, _MOST_POINTS // len(curves)))
-    drawn = [Drawn(number, *thinned(at / seconds, values, points)) for number, at, values in curves]
+    thin = [StyledCurve(number, *thinned(at / seconds, values, points)) for number, at, values in curves]
     means = [f"{float(values.mean()):.4g}" for _, _, values in curves]
     label = f"{title}, {y}, over {unit}; mean of each run: {listed(means)}"
-    return Figure(draw_curves(drawn, unit, "", label, height=2.2, from_zero=True), title, f"{y[0].upper()}{y[1:]}.")
+    svg = draw_curves(thin, unit, "", label, height=2.2, from_zero=True)
+    return html.figure(svg, title, f"{capitalised(y)}.")
 
 
-def _table(pairs: Sequence[tuple[Configuration, StudiedRun]]) -> Table:
-    rows: list[tuple[Cell | str, ...]] = []
-    for configuration, run in pairs:
-        end = run.rows[-1].get("wall_time")
-        seconds = float(end) if _finite(end) else 0.0
-        counts = [total(values_of(run, key)[1]) for key, _ in _COUNTS]
-        row: tuple[Cell | str, ...] = (
-            run.name,
-            Cell(configuration.name, swatch(configuration.name, configuration.number)),
-            short_count(run.steps or 0),
-            _duration(seconds) if seconds > 0 else "",
-            short_count((run.steps or 0) / seconds) if seconds > 0 else "",
-            *(_mean(run, key) for key, _, _ in _FIGURES[1:]),
-            *(Cell(f"{count:,}", alert=count > 0) for count in counts),
-        )
-        rows.append(row)
-    columns = (
-        *("run", "configuration", "steps", "time", "steps a second", "policy lag", "learner's wait"),
-        *(f"{noun}s" for _, noun in _COUNTS),
-    )
-    caption = "Steps and time of the last line that was measured; the others are means over the lines, and counts"
-    return Table(caption, columns, rows, frozenset(columns[2:]))
+def _row(configuration: Configuration, run: StudiedRun) -> dict[str, str]:
+    end = run.rows[-1].get("wall_time")
+    seconds = float(end) if _finite(end) else 0.0
+    counts = {f"{noun}s": total(values_of(run, key)[1]) for key, noun in _COUNTS}
+    return {
+        "run": run.name,
+        "configuration": html.named(configuration),
+        "steps": short_count(run.steps or 0),
+        "time": _duration(seconds) if seconds > 0 else "",
+        "steps a second": short_count((run.steps or 0) / seconds) if seconds > 0 else "",
+        "policy lag": _mean(run, "policy_lag/mean"),
+        "learner's wait": _mean(run, "throughput/learner_wait"),
+        **{name: html.alert(f"{count:,}") if count else "0" for name, count in counts.items()},
+    }
 
 
 def _mean(run: StudiedRun, key: str) -> str:

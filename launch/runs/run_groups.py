@@ -121,6 +121,22 @@ def differing_fields(panels: Iterable[Sequence[RunGroup]]) -> list[str]:
     return [name for name in names if any(_differ(a, b, name) for a, b in pairs)]
 
 
+def group_labels(
+    groups: Sequence[RunGroup], panels: Sequence[Sequence[RunGroup]], always: Sequence[str] = ()
+) -> list[str]:
+    """What sets each group apart from those that it shares a panel with, the same in every panel; empty where nothing
+    does. The settings in ``always`` are named all the same."""
+    names = list(dict.fromkeys([*differing_fields(panels), *always]))
+    mixed = any(len({group.task for group in panel if group.name is None}) > 1 for panel in panels)
+    labels = []
+    for group in groups:
+        label = group_label(group, names)
+        if mixed and group.name is None and len(tasks_of(group.task)) > 1:
+            label = ", ".join(filter(None, [label, f"trained on {group.task.replace(',', ', ')}"]))
+        labels.append(label)
+    return labels
+
+
 def group_label(group: RunGroup, names: Sequence[str]) -> str:
     """``gradient=rtrl, rollout_length=10`` for the flat names given; the part before the dot stays where it must."""
     if group.name is not None:

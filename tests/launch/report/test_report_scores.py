@@ -11,7 +11,7 @@ from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation
 from r2ac.launch.evaluation.protocols import EvaluationConfig
 from r2ac.launch.evaluation.results_file import EvaluationFile
 from r2ac.launch.report.aggregates import aggregate_section
-from r2ac.launch.report.scores import compare, improvements, manner_of, newest_results, transferred_results
+from r2ac.launch.report.scores import compare, eval_setting, improvements, newest_results, transferred_results
 from r2ac.launch.report.study import Study, differing_settings, read_study
 from r2ac.launch.report.throughput import total
 from r2ac.launch.settings.config import TrainConfig
@@ -52,24 +52,24 @@ def test_the_newest_checkpoint_speaks_for_its_run(tmp_path: Path) -> None:
     assert (result.evaluation.env_steps, result.evaluation.mean_return) == (1000, pytest.approx(0.9))
 
 
-def test_manners_of_playing_are_kept_apart_the_fullest_first(tmp_path: Path) -> None:
+def test_settings_of_the_evaluation_are_kept_apart_the_fullest_first(tmp_path: Path) -> None:
     runs = [make_run(tmp_path, "memory/tmaze", {100: 0.9}, seed) for seed in (1, 2)]
     put(runs[0], preset("memory/tmaze"), "memory/tmaze", {100: 0.8}, split="train")
     put(runs[0], preset("memory/tmaze"), "memory/tmaze", {101: 1.0}, greedy=True, split="train")
     results = newest_results(read_study(runs))
     assert [len(own) for own in results.values()] == [2, 1, 1]
-    assert [str(manner) for manner in results][:2] == [
+    assert [str(setting) for setting in results][:2] == [
         "protocol default, split test, sampled actions",
         "protocol default, split train, sampled actions",
     ]
-    assert all(manner_of(result.evaluation) == manner for manner, own in results.items() for result in own)
+    assert all(eval_setting(result.evaluation) == setting for setting, own in results.items() for result in own)
 
 
 def test_of_equally_many_results_those_on_held_out_episodes_come_first(tmp_path: Path) -> None:
     run = make_run(tmp_path, "memory/tmaze", {})
     for protocol, split in (("default", "train"), ("paper", "test")):
         put(run, preset("memory/tmaze"), "memory/tmaze", {100: 0.9}, protocol, split=split)
-    assert [manner.split for manner in newest_results(read_study([run]))] == ["test", "train"]
+    assert [setting.split for setting in newest_results(read_study([run]))] == ["test", "train"]
 
 
 def test_other_tasks_than_those_trained_on_count_in_no_mean(tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def test_configurations_without_a_shared_task_are_not_compared(tmp_path: Path) -
     make_run(tmp_path, "memory/tmaze", {100: 0.9})
     make_run(tmp_path, "memory/parity", {100: 0.9}, gradient="tbptt")
     study = read_study([tmp_path])
-    ((manner, results),) = newest_results(study).items()
+    ((setting, results),) = newest_results(study).items()
     assert compare(results) is None
-    (block,) = aggregate_section(manner, results).blocks
+    (block,) = aggregate_section(setting, results).blocks
     assert "no task with reference scores that all evaluated configurations share" in str(block)
 
 

@@ -12,7 +12,7 @@ from r2ac.launch.evaluation.statistics import Estimate, Profile
 from r2ac.launch.plots.reference_lines import Line
 from r2ac.launch.report.figures import (
     Bar,
-    Drawn,
+    StyledCurve,
     draw_bars,
     draw_curves,
     draw_grouped_bars,
@@ -49,7 +49,7 @@ def every_drawing(name: str) -> list[Markup]:
     estimate = Estimate(0.5, 0.4, 0.7, runs=3, tasks=2)
     bar = Bar(0, name, 0.5, "0.5", 0.1, (0.4, 0.6))
     return [
-        draw_curves([Drawn(0, x, x, (x - 0.1, x + 0.1))], "steps", name, name, [Line(name[:8], 0.5)]),
+        draw_curves([StyledCurve(0, x, x, (x - 0.1, x + 0.1))], "steps", name, name, [Line(name[:8], 0.5)]),
         draw_bars([bar, bar], "return", name, [Line("best", 1.0)]),
         draw_grouped_bars({name: [bar]}, "score", name),
         draw_intervals([(0, name, estimate)], "score", name, middle=0.5),
@@ -104,7 +104,7 @@ def test_ink_and_lines_have_the_colours_of_the_page() -> None:
 
 def test_curves_and_bands_lie_where_their_numbers_say() -> None:
     x = np.array([0.0, 50.0, 100.0])
-    svg = draw_curves([Drawn(0, x, x / 10, (x / 10 - 2, x / 10 + 2))], "steps", "return", "label")
+    svg = draw_curves([StyledCurve(0, x, x / 10, (x / 10 - 2, x / 10 + 2))], "steps", "return", "label")
     line = path_of(svg, f"stroke: {BLUE}; stroke-width: 1.6")
     band = path_of(svg, f"fill: {BLUE}; fill-opacity: 0.2")
     up = line[0, 1] - line[-1, 1]
@@ -140,7 +140,7 @@ def test_thinned_curves_keep_their_mean() -> None:
 
 
 def test_configurations_are_told_apart_in_colour_or_dash() -> None:
-    styles = {(swatch("", number).colour, swatch("", number).dash) for number in range(24)}
+    styles = {swatch(number) for number in range(24)}
     assert len(styles) == 24
     assert line_style(0)["linestyle"] == "-"
     assert line_style(6)["linestyle"] == (0, (5, 2))
