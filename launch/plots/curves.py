@@ -83,31 +83,34 @@ def make_panels(
     Raises:
         RunDirectoryError: where a run is damaged or has not measured ``metric`` over x, or runs share no range of x.
     """
-    points = _read_all(groups, x, metric, left_out)
+    points: dict[Path, dict[str, Curve]] = {}
+    for group in groups:
+        for run in group.runs:
+            points[run] = {}
+            try:
+                points[run] = read_curves(run, group.task, x, metric)
+            except RunDirectoryError as error:
+                leave_out(error, left_out)
     groups = [group for group in groups if any(points[run] for run in group.runs)]
     tasks = dict.fromkeys(task for curves in points.values() for task in curves)
-    members = {
-        task: [i for i, group in enumerate(groups) if any(task in points[run] for run in group.runs)] for task in tasks
-    }
+    members = {task: [g for g in groups if any(task in points[run] for run in g.runs)] for task in tasks}
     foreign = any(group.name is not None for group in groups)
-    labels = [
-        label or ("r2ac" if foreign else "")
-        for label in group_labels(groups, [[groups[i] for i in here] for here in members.values()])
-    ]
+    labels = dict(zip(map(id, groups), group_labels(groups, list(members.values())), strict=True))
     panels = []
     for task, here in members.items():
-        curves = {run: points[run][task] for i in here for run in groups[i].runs if task in points[run]}
+        curves = {run: points[run][task] for group in here for run in group.runs if task in points[run]}
         longest = max(at[-1] for at, _ in curves.values())
         window = float(f"{longest / 50:.1g}") if smoothing is None else smoothing
         smoothed = {run: smooth(curve, window) for run, curve in curves.items()}
-        drawn = []
-        for i in here:
+        group_curves = []
+        for group in here:
             try:
-                drawn.append(_group_curve(labels[i], groups[i], smoothed, x, band))
+                label = labels[id(group)] or ("r2ac" if foreign else "")
+                group_curves.append(_group_curve(label, group, smoothed, x, band))
             except RunDirectoryError as error:
                 leave_out(error, left_out)
-        if drawn:
-            panels.append(Panel(task, window, tuple(drawn)))
+        if group_curves:
+            panels.append(Panel(task, window, tuple(group_curves)))
     return panels
 
 
@@ -121,19 +124,28 @@ def read_curves(run: Path, task: str, x: Axis, metric: str) -> dict[str, Curve]:
     Raises:
         RunDirectoryError: where the run is damaged or has not measured ``metric`` over x.
     """
-    if not RunDirectory(run).metrics_path.exists() and has_event_files(run):
-        return _curves_of_events(run, task, x, metric)
-    rows = read_metrics(run)
-    keys = _keys(run, task, metric, {name for row in rows for name in row})
     axis, unit = AXES[x]
-    curves = {}
-    for panel, key in keys.items():
-        points = [(row[axis], row[key]) for row in rows if _is_number(row.get(axis)) and _is_number(row.get(key))]
-        if points:
-            at, values = np.asarray(points, dtype=np.float64).T
-            curves[panel] = _by_rising_x(at * unit, values)
+    points: dict[str, Curve] = {}
+    if not RunDirectory(run).metrics_path.exists() and has_event_files(run):
+        if x == "frames":
+            raise RunDirectoryError(
+                f"{run} holds TensorBoard events only, which count no frames: choose --x steps or hours"
+            )
+        scalars = read_scalars(run)
+        for panel, key in _keys(run, task, metric, scalars).items():
+            points[panel] = scalars[key].steps if x == "steps" else scalars[key].seconds, scalars[key].values
+        together = ""
+    else:
+        rows = read_metrics(run)
+        for panel, key in _keys(run, task, metric, {name for row in rows for name in row}).items():
+            both = [(row[axis], row[key]) for row in rows if _is_number(row.get(axis)) and _is_number(row.get(key))]
+            at, values = np.asarray(both, dtype=np.float64).reshape(-1, 2).T
+            points[panel] = at, values
+        together = f" together with {axis}"
+    curves = {panel: _by_rising_x(at * unit, values) for panel, (at, values) in points.items()}
+    curves = {panel: curve for panel, curve in curves.items() if curve[0].size}
     if not curves:
-        raise RunDirectoryError(f"{run} has measured no finite value of {metric} together with {axis}")
+        raise RunDirectoryError(f"{run} has measured no finite value of {metric}{together}")
     return curves
 
 
@@ -181,25 +193,9 @@ def smooth(curve: Curve, window: float) -> Curve:
     return x, (total[past] - total[first]) / (past - first)
 
 
-def _read_all(
-    groups: Sequence[RunGroup], x: Axis, metric: str, left_out: list[str] | None
-) -> dict[Path, dict[str, Curve]]:
-    """The curves of every run, none of one that is left out."""
-    points: dict[Path, dict[str, Curve]] = {}
-    for group in groups:
-        for run in group.runs:
-            try:
-                points[run] = read_curves(run, group.task, x, metric)
-            except RunDirectoryError as error:
-                leave_out(error, left_out)
-                points[run] = {}
-    return points
-
-
 def _group_curve(label: str, group: RunGroup, smoothed: Mapping[Path, Curve], x: Axis, band: Band) -> GroupCurve:
     """``smoothed``: of every run of the panel."""
-    runs = tuple(run for run in group.runs if run in smoothed)
-    seeds = tuple(seed for run, seed in zip(group.runs, group.seeds, strict=True) if run in smoothed)
+    runs, seeds = zip(*(pair for pair in zip(group.runs, group.seeds, strict=True) if pair[0] in smoothed), strict=True)
     curves = tuple(smoothed[run] for run in runs)
     grid = shared_grid(curves)
     if not grid.size:
@@ -207,24 +203,6 @@ def _group_curve(label: str, group: RunGroup, smoothed: Mapping[Path, Curve], x:
         raise RunDirectoryError(f"the runs {names} share no range of {x} and cannot be averaged")
     mean, edges = mean_curve(curves, grid, band)
     return GroupCurve(label, group, runs, seeds, curves, grid, mean, edges)
-
-
-def _curves_of_events(run: Path, task: str, x: Axis, metric: str) -> dict[str, Curve]:
-    if x == "frames":
-        raise RunDirectoryError(
-            f"{run} holds TensorBoard events only, which count no frames: choose --x steps or hours"
-        )
-    scalars = read_scalars(run)
-    curves = {}
-    for panel, key in _keys(run, task, metric, scalars).items():
-        scalar = scalars[key]
-        finite = np.isfinite(scalar.values)
-        if finite.any():
-            at = scalar.steps if x == "steps" else scalar.seconds * AXES[x][1]
-            curves[panel] = _by_rising_x(at[finite], scalar.values[finite])
-    if not curves:
-        raise RunDirectoryError(f"{run} has measured no finite value of {metric}")
-    return curves
 
 
 def _keys(run: Path, task: str, metric: str, names: Iterable[str]) -> dict[str, str]:
@@ -243,6 +221,9 @@ def _keys(run: Path, task: str, metric: str, names: Iterable[str]) -> dict[str, 
 
 
 def _by_rising_x(x: _Floats, y: _Floats) -> Curve:
+    """The finite points."""
+    finite = np.isfinite(y)
+    x, y = x[finite], y[finite]
     order = np.argsort(x, kind="stable")
     return x[order], y[order]
 

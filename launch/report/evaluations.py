@@ -113,9 +113,7 @@ def _bars(by_configuration: _ByConfiguration, normalised: bool) -> list[Bar]:
     return bars
 
 
-def _task_figure(
-    task: str, by_configuration: Mapping[Configuration, Sequence[RunScore]], setting: EvalSetting
-) -> Markup:
+def _task_figure(task: str, by_configuration: _ByConfiguration, setting: EvalSetting) -> Markup:
     bars = _bars(by_configuration, normalised=False)
     label = f"Evaluation returns on {task}, {setting}: {'; '.join(f'{bar.name}: {bar.text}' for bar in bars)}"
     references = {r.evaluation.reference_scores for results in by_configuration.values() for r in results}

@@ -13,12 +13,11 @@ from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path
 from r2ac.launch.evaluation.results_file import read_evaluation
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runs.run_directory import RunDirectory
-from r2ac.launch.runs.run_groups import RunGroup, group_labels, group_runs, runs_of, tasks_of
+from r2ac.launch.runs.run_groups import UNSET, RunGroup, group_labels, group_runs, runs_of, tasks_of
 from r2ac.launch.runtime.errors import RunError
 
 # What sets agents apart is always part of their names, even where no two of them share a task.
 _ALWAYS_NAMED = ("agent.core", "agent.gradient")
-_UNSET = "unset"
 _CHECKPOINT = re.compile(r"step_(\d+)\.safetensors")
 
 
@@ -146,7 +145,7 @@ def setting_of(groups: Iterable[RunGroup], name: str) -> list[tuple[RunGroup, An
     """(group, its value of a setting), ``unset`` for a group without; not of runs of other programs, nor, of an option
     of the environment, of groups whose suites do not have it."""
     own = [group for group in groups if group.name is None]
-    return [(g, g.settings.get(name, _UNSET)) for g in own if name in g.settings or not name.startswith("env.")]
+    return [(g, g.settings.get(name, UNSET)) for g in own if name in g.settings or not name.startswith("env.")]
 
 
 def _part(group: RunGroup, baseline: set[Path], is_baseline: bool) -> RunGroup:

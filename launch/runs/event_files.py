@@ -1,4 +1,4 @@
-"""Scalars from TensorBoard event files, whoever wrote them."""
+"""Scalars from TensorBoard event files of r2ac and of other programs."""
 
 from __future__ import annotations
 
@@ -16,25 +16,11 @@ from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
 
 _Floats = NDArray[np.float64]
 
-# What stands for a key of metrics.jsonl in r2ac's own event files, and in those of CleanRL, Stable-Baselines3 and RLlib
-# (new and old).
-_KNOWN_TAGS = {
-    **{key: (tag,) for key, tag in TAGS.items()},
-    "episode_return": (
-        TAGS["episode_return"],
-        "charts/episodic_return",
-        "rollout/ep_rew_mean",
-        "env_runners/episode_return_mean",
-        "env_runners/episode_reward_mean",
-        "episode_reward_mean",
-    ),
-    "episode_length": (
-        TAGS["episode_length"],
-        "charts/episodic_length",
-        "rollout/ep_len_mean",
-        "env_runners/episode_len_mean",
-        "episode_len_mean",
-    ),
+# What stands for a key of metrics.jsonl in the event files of CleanRL, Stable-Baselines3 and RLlib (new and old).
+_OTHER_TAGS = {
+    "episode_return": "charts/episodic_return rollout/ep_rew_mean env_runners/episode_return_mean "
+    "env_runners/episode_reward_mean episode_reward_mean",
+    "episode_length": "charts/episodic_length rollout/ep_len_mean env_runners/episode_len_mean episode_len_mean",
 }
 # Ray Tune puts this before the names of the trainer.
 _PREFIXES = ("", "ray/tune/")
@@ -100,8 +86,8 @@ def read_scalars(run: Path) -> dict[str, Scalar]:
 
 def find_tag(tags: Container[str], metric: str) -> str | None:
     """The tag that holds ``metric``: the one of that name, or what other programs call it; None where there is none."""
-    names = [prefix + name for name in (metric, *_KNOWN_TAGS.get(metric, ())) for prefix in _PREFIXES]
-    return next((name for name in names if name in tags), None)
+    names = (metric, *([TAGS[metric]] if metric in TAGS else []), *_OTHER_TAGS.get(metric, "").split())
+    return next((prefix + name for name in names for prefix in _PREFIXES if prefix + name in tags), None)
 
 
 def _event_files(run: Path) -> list[Path]:

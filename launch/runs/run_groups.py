@@ -1,4 +1,4 @@
-"""Which runs belong together in a plot: those whose settings are equal in all that what is learned depends on."""
+"""Which runs belong together in a plot: those whose settings are equal in all that learning depends on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ _NOT_COMPARED = frozenset(
     | {"keep_checkpoints", "rtrl_metrics_every", "video_minutes", "profile", "max_failures"}
     | {"transport", "inference", "inference_workers", "inference_device"}
 )
-_UNSET = "unset"
+UNSET = "unset"
+"""Stands for a setting that a group does not have."""
 NO_TASK = "(no task)"
 """Stands where the name of a task would, for runs of other programs that tell none."""
 # CleanRL names its runs <environment>__<experiment>__<seed>__<unix time>.
@@ -35,7 +36,7 @@ _ENVIRONMENT_ID = re.compile(r"(popgym-|MiniGrid-)?(?P<name>.+?)(NoFrameskip|Det
 
 @dataclass(frozen=True)
 class RunGroup:
-    """Runs whose settings are equal in everything that what is learned depends on, but for the seed."""
+    """Runs whose settings are equal in all that learning depends on, but for the seed."""
 
     task: str
     """A task, or several as `find_tasks` reads them; empty for a run of another program that tells none."""
@@ -54,10 +55,8 @@ def group_runs(runs: Iterable[Path | str], left_out: list[str] | None = None) ->
 
     A directory that is no run stands for the runs that it holds. A directory with TensorBoard event files and nothing
     of r2ac is a run of another program, and a group of its own; runs with names of CleanRL's form, side by side, that
-    differ in their seed and time only are one group.
-
-    Args:
-        left_out: takes a sentence for each run that cannot be read, in place of the error.
+    differ in their seed and time only are one group. ``left_out`` takes a sentence for each run that cannot be read, in
+    place of the error.
 
     Raises:
         RunDirectoryError: where one is not a run or its ``config.json`` is damaged or names no task.
@@ -71,10 +70,8 @@ def group_runs(runs: Iterable[Path | str], left_out: list[str] | None = None) ->
             leave_out(error, left_out)
             continue
         key = json.dumps([one.task, one.name, one.settings], sort_keys=True)
-        known = groups.get(key)
-        groups[key] = (
-            one if known is None else replace(known, runs=(*known.runs, *one.runs), seeds=(*known.seeds, *one.seeds))
-        )
+        known = groups.setdefault(key, replace(one, runs=(), seeds=()))
+        groups[key] = replace(known, runs=(*known.runs, *one.runs), seeds=(*known.seeds, *one.seeds))
     return _named_apart(_with_tasks(list(groups.values())))
 
 
@@ -89,13 +86,13 @@ def runs_of(path: Path) -> list[Path]:
 
 
 def first_place(paths: Sequence[Path]) -> Path:
-    """Where what is made of runs is written if nobody says: the first of the paths with a run, else the first."""
+    """Where figures of runs are written by default: the first of the paths with a run, else the first."""
     first = next(filter(runs_of, paths), paths[0])
     return first.parent if _is_sweep(first) else first
 
 
 def leave_out(error: RunDirectoryError, left_out: list[str] | None) -> None:
-    """Note what is wrong with a run that is left out, once; raise it where nobody asks for such notes."""
+    """Adds what is wrong with a run to ``left_out``, once; raises it where that is None."""
     if left_out is None:
         raise error
     if str(error) not in left_out:
@@ -143,7 +140,8 @@ def group_label(group: RunGroup, names: Sequence[str]) -> str:
         return group.name
     last_parts = [name.split(".")[-1] for name in names]
     short = [last if last_parts.count(last) == 1 else name for name, last in zip(names, last_parts, strict=True)]
-    return ", ".join(f"{label}={_value(group, name)}" for label, name in zip(short, names, strict=True))
+    values = [group.settings.get(name, UNSET) for name in names]
+    return ", ".join(f"{label}={value}" for label, value in zip(short, values, strict=True))
 
 
 def _is_sweep(path: Path) -> bool:
@@ -156,7 +154,7 @@ def _is_run(path: Path) -> bool:
 
 
 def _ours(run: Path) -> RunGroup | None:
-    """None where the directory holds TensorBoard event files and nothing of r2ac."""
+    """None for a run of another program: event files, and nothing of r2ac."""
     directory = RunDirectory(run)
     foreign = not directory.metrics_path.exists() and has_event_files(run)
     if foreign and not directory.config_path.exists():
@@ -228,11 +226,7 @@ def _defaults(task: str) -> dict[str, Any]:
     return dict(_flat(json.loads(json.dumps(config, default=os.fspath))))
 
 
-def _value(group: RunGroup, name: str) -> Any:
-    return group.settings.get(name, _UNSET)
-
-
 def _differ(a: RunGroup, b: RunGroup, name: str) -> bool:
     if a.task != b.task and name.startswith("env."):
         return False
-    return bool(_value(a, name) != _value(b, name))
+    return bool(a.settings.get(name, UNSET) != b.settings.get(name, UNSET))
