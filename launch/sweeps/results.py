@@ -1,9 +1,9 @@
-"""What the trials of a sweep came to, read from their run directories, and the table of it."""
+"""The results of a sweep's trials, read from their run directories, and their table."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from r2ac.launch.runs.run_directory import RunDirectory
-from r2ac.launch.runtime.errors import RunError
+from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
+from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_reason
 from r2ac.launch.settings.config import config_from_json
 from r2ac.launch.sweeps.space import Settings
 from r2ac.launch.sweeps.sweep_plan import SweepPlan, TrialPlan
@@ -41,13 +41,7 @@ class TrialResult:
 
 
 def result_of(plan: SweepPlan, trial: TrialPlan, crash: str | None = None) -> TrialResult:
-    """What lies in its run directory.
-
-    Args:
-        plan: the sweep.
-        trial: one of its trials.
-        crash: what ended its process, where that is known.
-    """
+    """What its run directory holds; ``crash`` is what ended its process, where that is known."""
     run = RunDirectory(plan.sweep_dir / trial.name)
     settings, steps, score = dict(trial.settings), 0, math.nan
     try:
@@ -77,17 +71,27 @@ def ranked(results: Sequence[TrialResult], minimise: bool) -> list[TrialResult]:
     return sorted(results, key=key)
 
 
-def to_json(results: Sequence[TrialResult]) -> list[dict[str, Any]]:
-    """For ``sweep.json``."""
-    return [asdict(result) for result in results]
+def write_description(plan: SweepPlan, results: Iterable[TrialResult] = ()) -> None:
+    """Write ``sweep.json``: all settings, and of each trial what it came to.
+
+    Raises:
+        RunDirectoryError: where it cannot be written.
+    """
+    known = {result.name: asdict(result) for result in results}
+    trials = [{"name": t.name, "settings": t.settings, **known.get(t.name, {})} for t in plan.trials]
+    contents = {"task": plan.task, "flags": plan.flags, "sweep": plan.settings.to_json(), "trials": trials}
+    try:
+        plan.sweep_dir.mkdir(parents=True, exist_ok=True)
+        write_atomically(plan.description, json_text(contents, indent=2))
+    except OSError as error:
+        raise RunDirectoryError(f"{plan.sweep_dir} cannot hold a sweep: {os_reason(error)}") from error
 
 
 def print_results(console: Console, plan: SweepPlan, results: Sequence[TrialResult]) -> None:
     """The table, best first, what failed, and where everything lies."""
     settings, population = plan.settings, plan.settings.is_population
     table = Table(box=None, padding=(0, 1), pad_edge=False)
-    columns = ["trial", settings.metric, "steps", *plan.space, *(["copies"] if population else []), ""]
-    for name in columns:
+    for name in ("trial", settings.metric, "steps", *plan.space, *(["copies"] if population else []), ""):
         table.add_column(name, justify="left" if name in ("trial", "") else "right", no_wrap=True)
     for result in ranked(results, settings.minimise):
         score = "–" if result.score is None else f"{result.score:,.3f}"  # noqa: RUF001

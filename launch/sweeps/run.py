@@ -19,10 +19,20 @@ from r2ac.launch.cluster.connect import connect
 from r2ac.launch.runtime.errors import last_line
 from r2ac.launch.runtime.process import available_cores
 from r2ac.launch.runtime.stop_signals import stops_here
-from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.sweeps.results import BEGUN, FAILED, TRAINED, WAITING, TrialResult, print_results, result_of, to_json
+from r2ac.launch.settings.config import ConfigError, TrainConfig
+from r2ac.launch.sweeps.results import (
+    BEGUN,
+    FAILED,
+    TRAINED,
+    WAITING,
+    TrialResult,
+    print_results,
+    result_of,
+    write_description,
+)
 from r2ac.launch.sweeps.space import Value
-from r2ac.launch.sweeps.sweep_plan import SweepPlan, TrialPlan, write_description
+from r2ac.launch.sweeps.sweep_plan import SweepPlan, TrialPlan
+from r2ac.launch.sweeps.sweep_settings import SweepSettings
 from r2ac.launch.sweeps.trial import Record, generation_of
 
 KEPT_COPIES = 4
@@ -30,7 +40,7 @@ KEPT_COPIES = 4
 
 
 def run_sweep(plan: SweepPlan, console: Console) -> int:
-    """Train what has not ended yet, and tell what all came to.
+    """Trains what has not ended yet, and prints the results of all.
 
     Returns:
         The exit code: 0, 1 where no trial was trained to its end, 130 where Ctrl-C, SIGTERM or SIGHUP interrupted it.
@@ -46,7 +56,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> int:
     left = [trial for trial in plan.trials if before[trial.name].state not in over]
     crashes: dict[str, str] = {}
     if left:
-        with _quiet(), _stopping_like_ctrl_c():
+        with _tune_set_up():
             try:
                 crashes = _tune(plan, left, before, console)
             except KeyboardInterrupt:
@@ -54,7 +64,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> int:
                 if not plan.description.exists():
                     raise
     results = [result_of(plan, trial, crashes.get(trial.name)) for trial in plan.trials]
-    write_description(plan, to_json(results))
+    write_description(plan, results)
     print_results(console, plan, results)
     if any(result.state in (BEGUN, WAITING) for result in results):
         command = shlex.join(("r2ac", "sweep", "--resume", str(plan.sweep_dir)))
@@ -69,16 +79,18 @@ def _tune(
     plan: SweepPlan, trials: Sequence[TrialPlan], before: Mapping[str, TrialResult], console: Console
 ) -> dict[str, str]:
     """Train these trials; returns what ended the processes of those that were given up, by name."""
-    settings, cpus = plan.settings, _cpus(trials[0])
+    settings, config = plan.settings, trials[0].config
+    # The learner's threads, and a core for each rollout actor.
+    cpus = config.learner_threads + config.num_actors
     at_once = settings.concurrent or 1
     if settings.ray_address == "local":
         at_once = min(len(trials), settings.concurrent or max(1, available_cores() // cpus))
     working = plan.sweep_dir / ".tune"
     with closing(connect(settings.ray_address, num_actors=cpus * at_once)) as connection:
         # Not before Ray is there: a command that failed by then can be given again.
-        write_description(plan, to_json(list(before.values())))
+        write_description(plan, before.values())
         shutil.rmtree(working, ignore_errors=True)
-        bundles = _bundles(plan, trials[0], connection.ray.cluster_resources())
+        bundles = _bundles(settings, config, connection.ray.cluster_resources())
         grid = _tuner(plan, trials, before, console, bundles, working).fit()
         ended = [grid[i] for i in range(len(grid))]
         shutil.rmtree(working, ignore_errors=True)
@@ -93,18 +105,21 @@ def _tuner(
     bundles: list[dict[str, float]],
     working: Path,
 ) -> Any:
-    """Ray Tune, with what it needs to know. What a trial is lies in its run directory; Tune's own files are for the
-    weights that members of a population hand to one another, and are thrown away at the end."""
+    """Ray Tune with its settings. The state of a trial lies in its run directory; Tune's own files are for the weights
+    that members of a population hand to one another, and are thrown away at the end."""
     from ray import tune
 
     from r2ac.launch.sweeps.population import population
-    from r2ac.launch.sweeps.progress_callback import Telling
+    from r2ac.launch.sweeps.progress_callback import ProgressCallback
     from r2ac.launch.sweeps.trainable import SweepTrial
 
     settings, names = plan.settings, [trial.name for trial in trials]
     space: dict[str, Any] = {"trial": tune.grid_search(names)}
     space |= {name: tune.sample_from(partial(_setting_of, before, name)) for name in plan.perturbed}
-    first_generation = min(_generation(plan, before[name]) for name in names)
+    records = {name: Record.read(plan.sweep_dir / name) for name in names}
+    first_generation = min(
+        generation_of(before[name].env_steps, record, plan.perturb_every) for name, record in records.items()
+    )
     scheduler, concurrent = None, settings.concurrent or None
     if settings.is_population:
         seed = (settings.sweep_seed, first_generation)
@@ -127,7 +142,7 @@ def _tuner(
             storage_path=str(working),
             failure_config=tune.FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_COPIES, checkpoint_at_end=False),
-            callbacks=[Telling(plan, names, console)],
+            callbacks=[ProgressCallback(plan, names, console)],
             verbose=0,
         ),
     )
@@ -142,23 +157,12 @@ def _setting_of(before: Mapping[str, TrialResult], setting: str, config: Mapping
     return before[config["trial"]].last_settings[setting]
 
 
-def _generation(plan: SweepPlan, result: TrialResult) -> int:
-    """Comparisons that a member has behind it."""
-    return generation_of(result.env_steps, Record.read(plan.sweep_dir / result.name), plan.perturb_every)
-
-
-def _cpus(trial: TrialPlan) -> int:
-    """The learner's threads, and a core for each rollout actor."""
-    return trial.config.learner_threads + trial.config.num_actors
-
-
-def _bundles(plan: SweepPlan, trial: TrialPlan, resources: dict[str, float]) -> list[dict[str, float]]:
+def _bundles(settings: SweepSettings, config: TrainConfig[Any], resources: dict[str, float]) -> list[dict[str, float]]:
     """What Ray sets aside for a trial: the first bundle is its learner's, the others its rollout actors'.
 
     Raises:
         ConfigError: where the device cannot be dealt out.
     """
-    settings, config = plan.settings, trial.config
     learner = {"CPU": float(config.learner_threads)}
     if ":" in config.device:
         raise ConfigError(f"--device is {config.device}, but Ray deals out the GPUs of a sweep: it must be cuda")
@@ -174,29 +178,18 @@ def _bundles(plan: SweepPlan, trial: TrialPlan, resources: dict[str, float]) -> 
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what Tune writes and logs for programs that are Tune's own: our table, and run directories, say it."""
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
-    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"
+def _tune_set_up() -> Iterator[None]:
+    """Without what Tune writes and logs for programs that are its own: our table, and run directories, hold it. Every
+    signal that asks a run to stop does what SIGINT does: Tune stops every trial in order."""
+    os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "RAY_AIR_NEW_OUTPUT": "0", "RAY_CHDIR_TO_TRIAL_DIR": "0"}
     logger = logging.getLogger("ray.tune")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
+    others = [number for number in stops_here() if number != signal.SIGINT]
+    handlers = [signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT)) for number in others]
     try:
         yield
     finally:
         logger.setLevel(level)
-
-
-@contextmanager
-def _stopping_like_ctrl_c() -> Iterator[None]:
-    """What else asks a run to stop does within what SIGINT does: Tune stops every trial in order."""
-    others = [number for number in stops_here() if number != signal.SIGINT]
-    before = {
-        number: signal.signal(number, lambda number, frame: signal.raise_signal(signal.SIGINT)) for number in others
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+        for number, handler in zip(others, handlers, strict=True):
             signal.signal(number, handler)

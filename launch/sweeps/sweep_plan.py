@@ -6,12 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
 from r2ac.envs import MissingPackage
-from r2ac.launch.runs.run_directory import default_run_directory, json_text, write_atomically
+from r2ac.launch.runs.run_directory import default_run_directory
 from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.settings.flags import flag_value, training_config
@@ -32,13 +31,11 @@ PERTURBABLE = frozenset(name.replace("_", "-") for name, hint in get_type_hints(
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """One trial."""
+    """A trial, with the settings that were drawn for it and its whole configuration, run directory included."""
 
     name: str
     settings: Settings
-    """What is varied, as it was drawn."""
     config: TrainConfig[Any]
-    """All of its settings, with the run directory."""
 
 
 @dataclass(frozen=True)
@@ -91,22 +88,13 @@ def make_plan(task: str, flags: Sequence[str], settings: SweepSettings, drawn: S
 
     Raises:
         ConfigError, UnknownTask, InvalidOption, MissingPackage: for what cannot be trained.
-        SystemExit: with code 2, where a flag or a value cannot be read; it is told by then.
+        SystemExit: with code 2, after a message, where a flag or a value cannot be read.
     """
     settings.check()
     space = parse_vary(settings.vary)
     base = training_config(task, flags)
-    bools = _check_names(space, base, flags)
-    if base.ray_address != "local" or base.run_dir is not None:
-        raise ConfigError("--run-dir and --ray-address are not for single trials: give --sweep-dir and --ray-address")
-    if base.num_learners:
-        raise ConfigError(
-            f"--num-learners is {base.num_learners}, but it must be 0 in a sweep: a trial learns in one process"
-        )
-    for one in base.tasks:
-        if (sentence := one.suite.missing()) is not None:
-            raise MissingPackage(sentence)
-        one.suite.check_here(one.short_name, base.env)
+    switches = _check_names(space, base, flags)
+    _check_base(base)
     assert settings.sweep_dir is not None
     sweep_dir = settings.sweep_dir.absolute()
     random = any(not isinstance(domain, Listed) for domain in space.values())
@@ -119,7 +107,7 @@ def make_plan(task: str, flags: Sequence[str], settings: SweepSettings, drawn: S
     trials = []
     for number, values in enumerate(drawn, start=1):
         name = f"trial-{number:0{digits}}"
-        config = training_config(task, [*flags, *(_word(n, value, bools) for n, value in values.items())])
+        config = training_config(task, [*flags, *(_flag(n, value, switches) for n, value in values.items())])
         encoder = config.encoder_from.absolute() if config.encoder_from else None
         address = "local" if settings.ray_address == "local" else "auto"
         config = replace(config, run_dir=sweep_dir / name, encoder_from=encoder, ray_address=address)
@@ -127,10 +115,14 @@ def make_plan(task: str, flags: Sequence[str], settings: SweepSettings, drawn: S
         config.check()
         trials.append(TrialPlan(name, values, config))
     plan = SweepPlan(sweep_dir, task, tuple(flags), replace(settings, sweep_dir=sweep_dir), space, tuple(trials))
-    if settings.is_population:
-        _check_population(plan)
-        plan = replace(plan, trials=tuple(map(partial(_with_lines, plan.perturb_every), plan.trials)))
-    return plan
+    if not settings.is_population:
+        return plan
+    _check_population(plan)
+    # So many lines of metrics that a score has its ten between two comparisons.
+    most_steps = max(1, plan.perturb_every // SCORE_LINES)
+    configs = [replace(t.config, log_steps=min(t.config.log_interval, most_steps)) for t in trials]
+    trials = [replace(trial, config=config) for trial, config in zip(trials, configs, strict=True)]
+    return replace(plan, trials=tuple(trials))
 
 
 def with_settings(config: TrainConfig[Any], settings: Mapping[str, Value]) -> TrainConfig[Any]:
@@ -163,25 +155,23 @@ def read_plan(sweep_dir: Path, change: Any) -> SweepPlan:
     return make_plan(task, flags, change(settings), drawn)
 
 
-def write_description(plan: SweepPlan, results: Sequence[dict[str, Any]] = ()) -> None:
-    """Write ``sweep.json``: all settings, and of each trial what it came to.
-
-    Raises:
-        RunDirectoryError: where it cannot be written.
-    """
-    known = {result["name"]: result for result in results}
-    trials = [{"name": t.name, "settings": t.settings, **known.get(t.name, {})} for t in plan.trials]
-    contents = {"task": plan.task, "flags": plan.flags, "sweep": plan.settings.to_json(), "trials": trials}
-    try:
-        plan.sweep_dir.mkdir(parents=True, exist_ok=True)
-        write_atomically(plan.description, json_text(contents, indent=2))
-    except OSError as error:
-        raise RunDirectoryError(f"{plan.sweep_dir} cannot hold a sweep: {os_reason(error)}") from error
-
-
 def default_sweep_directory(task: str) -> Path:
     """``runs/<suite>-<name>/sweep-<YYYYmmdd-HHMMSS>``, relative."""
     return default_run_directory(task, "", 0).parent / f"sweep-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _check_base(base: TrainConfig[Any]) -> None:
+    """Raise for what no trial of a sweep can be, or cannot be here."""
+    if base.ray_address != "local" or base.run_dir is not None:
+        raise ConfigError("--run-dir and --ray-address are not for single trials: give --sweep-dir and --ray-address")
+    if base.num_learners:
+        raise ConfigError(
+            f"--num-learners is {base.num_learners}, but it must be 0 in a sweep: a trial learns in one process"
+        )
+    for task in base.tasks:
+        if (sentence := task.suite.missing()) is not None:
+            raise MissingPackage(sentence)
+        task.suite.check_here(task.short_name, base.env)
 
 
 def _check_names(space: Mapping[str, Domain], base: TrainConfig[Any], flags: Sequence[str]) -> frozenset[str]:
@@ -201,19 +191,13 @@ def _check_names(space: Mapping[str, Domain], base: TrainConfig[Any], flags: Seq
     return frozenset(name for name, hint in known.items() if hint is bool)
 
 
-def _word(name: str, value: Value, bools: frozenset[str]) -> str:
-    if name not in bools:
+def _flag(name: str, value: Value, switches: frozenset[str]) -> str:
+    if name not in switches:
         return f"--{name}={value}"
     switch = str(value).lower()
     if switch not in ("true", "false"):
         raise ConfigError(f"--vary {name} has the value {value}, but it must be true or false")
     return f"--{name}" if switch == "true" else f"--no-{name}"
-
-
-def _with_lines(perturb_every: int, trial: TrialPlan) -> TrialPlan:
-    """With so many lines of metrics that a score has its ten between two comparisons."""
-    steps = min(trial.config.log_interval, max(1, perturb_every // SCORE_LINES))
-    return replace(trial, config=replace(trial.config, log_steps=steps))
 
 
 def _check_population(plan: SweepPlan) -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.sweeps.sweep_plan import SweepPlan, make_plan, read_plan, write_description
+from r2ac.launch.sweeps.results import write_description
+from r2ac.launch.sweeps.sweep_plan import SweepPlan, make_plan, read_plan
 from r2ac.launch.sweeps.sweep_settings import SweepSettings
 
 RATE = "learning-rate=loguniform(1e-4,1e-2)"
