@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from r2ac.learner.carries import CarryStore
     from r2ac.learner.collective import Collective, CollectiveBroken, ProcessGroup, SingleLearner
     from r2ac.learner.device import CapturedStep, CaptureFailed, DeviceFeed, use_matmul_precision
-    from r2ac.learner.learner import Learner, StagedBatch, TrainingDiverged
+    from r2ac.learner.learner import Learner, TrainingDiverged
     from r2ac.learner.optimiser import (
         OPTIMISERS,
         clip_gradient_norm,
@@ -33,7 +33,6 @@ __all__ = [
     "ProcessGroup",
     "Rollout",
     "SingleLearner",
-    "StagedBatch",
     "TrainingDiverged",
     "clip_gradient_norm",
     "concatenate",

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import gc
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -21,18 +21,9 @@ def use_matmul_precision(precision: str) -> None:
     torch.backends.cudnn.allow_tf32 = precision == "high"
 
 
-@dataclass(frozen=True)
-class Staged:
-    """A batch on its way to where an update reads it."""
-
-    tensors: Tensors
-    """On the device; on a GPU they may still be under way there."""
-    slot: _Slot | None = None
-    """Where they are on a GPU."""
-
-
 class DeviceFeed:
-    """Brings the arrays of batches to a device, in two steps: :meth:`stage` may run on another thread.
+    """Brings the arrays of batches to a device, first in, first out: :meth:`stage` may run on another thread than
+    :meth:`take`.
 
     On a GPU they go through pinned memory and a stream of their own, so that a batch is copied while the update before
     it still runs, and end in tensors that are the same for every batch of the same shapes, as a CUDA graph wants. The
@@ -50,15 +41,18 @@ class DeviceFeed:
         self._device = device
         self._shapes: dict[str, tuple[tuple[int, ...], np.dtype]] = {}
         self._slots: list[_Slot] = []
+        self._staged: deque[Tensors | _Slot] = deque()
 
     def __call__(self, arrays: Arrays) -> Tensors:
         """The arrays as tensors on the device. On a GPU they are valid until the next call."""
-        return self.take(self.stage(arrays))
+        self.stage(arrays)
+        return self.take()
 
-    def stage(self, arrays: Arrays) -> Staged:
+    def stage(self, arrays: Arrays) -> None:
         """Begin to bring a batch there. On a GPU no more than ``SLOTS`` may be staged beyond those taken."""
         if self._device.type != "cuda":
-            return Staged({name: _as_tensor(array).to(self._device) for name, array in arrays.items()})
+            self._staged.append({name: _as_tensor(array).to(self._device) for name, array in arrays.items()})
+            return
         with torch.cuda.device(self._device):
             shapes = {name: (array.shape, array.dtype) for name, array in arrays.items()}
             if shapes != self._shapes:
@@ -74,14 +68,13 @@ class DeviceFeed:
             slot = self._slots.pop(0)
             self._slots.append(slot)
             slot.fill(arrays, self._stream)
-        return Staged(slot.staged, slot)
+        self._staged.append(slot)
 
-    def take(self, staged: Staged) -> Tensors:
-        """The batch, for what is enqueued now: in the order in which batches were staged. On a GPU the tensors are
-        valid until the next call."""
-        if staged.slot is None:
-            return staged.tensors
-        return staged.slot.hand_over(torch.cuda.current_stream(self._device))
+    def take(self) -> Tensors:
+        """The batch that was staged first, for what is enqueued now. On a GPU the tensors are valid until the next
+        call."""
+        staged = self._staged.popleft()
+        return staged.hand_over(torch.cuda.current_stream(self._device)) if isinstance(staged, _Slot) else staged
 
 
 class _Slot:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import deque
 
 import numpy as np
 import torch
@@ -16,21 +16,12 @@ from r2ac.learner.algorithms.algorithm import Descent, Losses
 from r2ac.learner.carries import CarryStore
 from r2ac.learner.collective import Collective, SingleLearner
 from r2ac.learner.config import LearnerConfig
-from r2ac.learner.device import CapturedStep, DeviceFeed, Staged
+from r2ac.learner.device import CapturedStep, DeviceFeed
 from r2ac.learner.metrics import UpdateMetrics
 from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, make_optimiser, set_learning_rate, step_where
 from r2ac.learner.returns import DiscountedReturns
 from r2ac.learner.rollout import Rollout
 from r2ac.learner.rtrl_metrics import RTRLMetrics
-
-
-@dataclass(frozen=True)
-class StagedBatch:
-    """A batch of rollouts on its way to the device."""
-
-    steps: int
-    """T times B."""
-    staged: Staged
 
 
 class TrainingDiverged(RuntimeError):
@@ -86,6 +77,7 @@ class Learner:
         self.algorithm = ALGORITHMS[config.algorithm]
         self._update_metrics = UpdateMetrics(("loss/total", *self.algorithm.metrics, "loss/gradient_norm"), self.device)
         self._feed = DeviceFeed(self.device)
+        self._staged: deque[Rollout[np.ndarray]] = deque()
         # The readable references read the streams' numbers on the host, which no capture allows.
         has_kernels = kernels_for(self.parameters[0]) is not REFERENCE
         self._run = CapturedStep(self.device, captured=on_gpu and config.cuda_graph and has_kernels)
@@ -99,7 +91,7 @@ class Learner:
         """The learning rate of the next update."""
         return self.config.learning_rate * linear_decay(self.env_steps, self.total_steps)
 
-    def stage(self, rollout: Rollout[np.ndarray]) -> StagedBatch:
+    def stage(self, rollout: Rollout[np.ndarray]) -> None:
         """Begin to bring a batch of rollouts to the device, for an update that is made later: in the order of staging,
         at most ``DeviceFeed.SLOTS`` batches ahead. May run on another thread than the updates.
 
@@ -109,11 +101,12 @@ class Learner:
         with scope("copies"):
             gap = self.carries.gaps(rollout.stream, rollout.sequence)
             self.carries.advance(rollout.stream, rollout.sequence)
-            staged = self._feed.stage({**rollout.arrays(), "gap": gap})
-        return StagedBatch(rollout.length * rollout.batch_size, staged)
+            self._feed.stage({**rollout.arrays(), "gap": gap})
+        self._staged.append(rollout)
 
-    def update(self, batch: Rollout[np.ndarray] | StagedBatch) -> dict[str, Tensor]:
-        """One update from a batch of rollouts, T steps of B streams, and from those of the peers, as if they were one.
+    def update(self, rollout: Rollout[np.ndarray]) -> dict[str, Tensor]:
+        """One update from a batch of rollouts, T steps of B streams, and from those of the other learners, as if they
+        were one. The batch is staged now unless it was before.
 
         An update whose loss or gradient is not finite changes nothing but the counters and the deviation of the
         rewards, and its streams begin again with zero sensitivities.
@@ -123,17 +116,19 @@ class Learner:
             are overwritten by the next update.
 
         Raises:
-            ValueError: for streams that are unknown or come twice.
+            ValueError: for streams that are unknown or come twice, or while another batch is staged.
             TrainingDiverged: after ``max_skipped_updates`` such updates in a row; on a GPU only :meth:`check` does.
-            CollectiveBroken: where a peer is gone.
+            CollectiveBroken: where another learner is gone.
         """
-        if isinstance(batch, Rollout):
-            batch = self.stage(batch)
+        if not self._staged:
+            self.stage(rollout)
+        if self._staged.popleft() is not rollout:
+            raise ValueError("another batch was staged before: updates are made in the order of staging")
         set_learning_rate(self.optimiser, self.learning_rate())
         with scope("copies"):
-            inputs = self._feed.take(batch.staged)
+            inputs = self._feed.take()
         metrics = self._run(self._step, inputs)
-        self.env_steps += batch.steps * self._collective.size
+        self.env_steps += rollout.length * rollout.batch_size * self._collective.size
         self.updates += 1
         if self.device.type != "cuda":
             self.check()

@@ -15,8 +15,8 @@ from torch.nn.utils import parameters_to_vector
 from r2ac.agents import Agent
 from r2ac.launch.inspection.credit import Reach, measure_reach
 from r2ac.launch.inspection.inspect_config import InspectConfig
-from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
+from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.runs.loading import TrainedAgent, choose_device, folder_of
 from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
 from r2ac.launch.runtime.errors import RunError, os_reason

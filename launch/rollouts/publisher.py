@@ -1,4 +1,4 @@
-"""How the learner's weights get to those who act."""
+"""Publishes the learner's weights for those who act."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from r2ac.launch.rollouts.inference.policies import Weights
+from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.runtime.process import CLOSE_SECONDS, end_thread
 from r2ac.launch.settings.policy_lag import UNDER_WAY
 from r2ac.learner import Learner
@@ -18,14 +18,14 @@ _POLL_SECONDS = 0.5
 
 
 class WeightsPublisher:
-    """Hands the weights over after an update. On a GPU they are copied to pinned memory behind the update, and a thread
-    of its own waits for them: the learner goes on at once, but for the first time, and for where ``UNDER_WAY``
+    """Publishes the weights after an update. On a GPU they are copied to pinned memory behind the update, and a thread
+    of its own waits for them: the learner goes on at once, but for the first time, and where ``UNDER_WAY``
     publications have not ended.
 
     Args:
         learner: whose weights are published.
         publish: takes them, on any thread.
-        wait: whether each publication is waited for: who acts only when the learner asks wants the newest.
+        wait: whether each publication is waited for, as where actions are computed in this process alone.
     """
 
     def __init__(self, learner: Learner, publish: Callable[[Weights], None], wait: bool) -> None:
@@ -81,5 +81,5 @@ class WeightsPublisher:
                 event.synchronize()
                 self._publish(Weights(version, pinned.numpy().copy()))
                 self._free.put(pinned)
-        except BaseException as error:  # told to the learner at its next publication
+        except BaseException as error:  # raised by the next publication
             self._failure = error

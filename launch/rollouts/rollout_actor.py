@@ -1,4 +1,4 @@
-"""The rollout actor: steps vector environments with a copy of the agent, or with an inference worker's."""
+"""The rollout actor: steps vector environments with its policy and hands over rollouts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection
@@ -13,31 +14,128 @@ from typing import Any
 
 import numpy as np
 
-from r2ac.agents import Agent, AgentConfig
+from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.envs import Signals, find_tasks, make_vector, spread
 from r2ac.launch.cluster.connect import installed_version
-from r2ac.launch.rollouts.inference.policies import LocalPolicy, Policy, RayPolicy, RemotePolicy, Weights
-from r2ac.launch.rollouts.stream_group import Episode, StreamGroup
-from r2ac.launch.rollouts.transport.shared_rollouts import MemoryHandle, RolloutLayout, RolloutMemory
-from r2ac.launch.rollouts.transport.shared_weights import BoardHandle, WeightsBoard
+from r2ac.launch.rollouts.inference.policies import LocalPolicy, Policy
+from r2ac.launch.rollouts.inference.ray_worker import RayPolicy
+from r2ac.launch.rollouts.inference.socket_worker import SocketPolicy
+from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle
+from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout, RolloutsHandle, SharedRollouts
+from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
 from r2ac.launch.runtime.process import set_up_process
 from r2ac.launch.runtime.step_timer import StepTimer
 from r2ac.learner import Rollout
 from r2ac.learner.algorithms.actions import choose_actions
 
 ORDER = struct.Struct("=q")
-"""What goes to an actor through a socket, the number of a rollout; before that, from the actor, its key."""
+"""A message to an actor through its socket: the number of a rollout. The first one is from the actor: its key."""
 ENVIRONMENT, INFERENCE, WAITING = "environment", "inference", "waiting"
-"""What a rollout actor spends its time with: stepping, waiting for actions or choosing them, waiting for orders."""
+"""What an actor spends its time with: stepping, computing or awaiting actions, waiting for orders."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """A whole episode (a game, where the agent's episodes are lives) that ended within a rollout."""
+
+    episode_return: float
+    """Sum of the rewards as the environment gave them."""
+    length: int
+    """Steps."""
+    task: str
+    """Full name."""
+
+
+class StreamGroup:
+    """A vector environment whose streams are stepped together, and the returns of its episodes.
+
+    Args:
+        task: one task or several, as `find_tasks` reads them.
+        options: the environment's.
+        seed: the environment's.
+        first_stream: the number of its first stream among all streams.
+        columns: the streams of the rollout actor that these are.
+        timer: for each step, and for the first reset.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        options: Any,
+        seed: int,
+        first_stream: int,
+        columns: slice,
+        timer: AbstractContextManager[None],
+    ) -> None:
+        count = columns.stop - columns.start
+        self.columns = columns
+        self._env = make_vector(task, count, seed, options=options, first_stream=first_stream)
+        self._tasks = spread([each.name for each in find_tasks(task)], count, first_stream)
+        self.spec = ObservationSpec.of(self._env)
+        self._engine_restarts = 0
+        self._timer = timer
+        with timer:
+            self._observation, info = self._env.reset()
+        self._instruction = Signals.of(info).instruction
+        self._reward = np.zeros(count, dtype=np.float32)
+        self._is_first = np.ones(count, dtype=bool)
+        self._truncated = np.zeros(count, dtype=bool)
+        self._final_observation: np.ndarray | None = None
+        self._returns = np.zeros(count)
+        self._lengths = np.zeros(count, dtype=np.int64)
+
+    def record(self, rollout: Rollout[np.ndarray], t: int) -> None:
+        """Write the streams' last observations and rewards into step ``t`` of their columns of the rollout."""
+        rollout.observation[t, self.columns] = self._observation
+        rollout.reward[t, self.columns] = self._reward
+        rollout.is_first[t, self.columns] = self._is_first
+        if rollout.instruction is not None:
+            rollout.instruction[t, self.columns] = self._instruction
+        if rollout.truncated is not None and rollout.final_observation is not None and t > 0:
+            # They belong to the step before.
+            rollout.truncated[t - 1, self.columns] = self._truncated
+            if self._final_observation is not None:
+                rollout.final_observation[t - 1, self.columns] = self._final_observation
+
+    def step(self, action: np.ndarray) -> list[Episode]:
+        """Step every stream; returns the episodes that ended."""
+        with self._timer:
+            self._observation, reward, terminated, truncated, info = self._env.step(action)
+        signals = Signals.of(info)
+        self._instruction = signals.instruction
+        self._reward = reward.astype(np.float32)
+        self._is_first = terminated | truncated
+        # An end that is both is one of the task's own; one that shows nothing, as of a lost engine, counts as that too.
+        has_final = signals.has_final if signals.has_final is not None else np.zeros_like(truncated)
+        self._truncated, self._final_observation = truncated & ~terminated & has_final, signals.final_observation
+        self._returns += reward
+        self._lengths += 1
+        over, whole = signals.ends(terminated, truncated)
+        episodes = [
+            Episode(float(self._returns[i]), int(self._lengths[i]), self._tasks[i]) for i in np.flatnonzero(whole)
+        ]
+        ended = np.flatnonzero(over)
+        self._returns[ended] = 0
+        self._lengths[ended] = 0
+        return episodes
+
+    def new_engine_restarts(self) -> int:
+        """Since the last call; the suites whose engines can be lost count them."""
+        before, self._engine_restarts = self._engine_restarts, getattr(self._env, "engine_restarts", 0)
+        return self._engine_restarts - before
+
+    def close(self) -> None:
+        self._env.close()
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What a rollout actor hands over."""
+    """The rollouts of an actor's streams, and what came with them."""
 
     sequence: int
-    """The rollout's number."""
+    """Their number within each stream."""
     rollout: Rollout[np.ndarray] | None
-    """T steps of all its streams; None where it lies in the memory that the actor was given."""
+    """T steps of all its streams; None on the way from an actor that has written them into shared memory."""
     episodes: list[Episode]
     """Those that ended in these steps."""
     seconds: Mapping[str, float]
@@ -48,7 +146,7 @@ class Collected:
 
 @dataclass(frozen=True)
 class ActorConfig:
-    """What a rollout actor needs to know."""
+    """Settings of a rollout actor."""
 
     task: str
     """One task or several, as `find_tasks` reads them."""
@@ -99,7 +197,7 @@ class RolloutActor:
         config: what to step and how.
         threads: CPU threads for the agent's network; None leaves them as they are.
         memory: where rollouts are written, as many as may be ahead of the learner; None for new memory each time.
-        board: where :meth:`serve` finds weights.
+        weights: where :meth:`serve` reads the newest weights.
         inference: the inference worker that acts: the address of its socket on this machine, which needs ``memory``, or
             Ray's handle; None for an agent here.
         device: where an agent here computes.
@@ -110,8 +208,8 @@ class RolloutActor:
         self,
         config: ActorConfig,
         threads: int | None = None,
-        memory: MemoryHandle | None = None,
-        board: BoardHandle | None = None,
+        memory: RolloutsHandle | None = None,
+        weights: MemoryHandle | None = None,
         inference: Any = None,
         device: str = "cpu",
         step_timeout: float = 0.0,
@@ -126,13 +224,13 @@ class RolloutActor:
             for seed, columns in zip(seeds, config.columns, strict=True)
         ]
         self.spec = self._groups[0].spec
-        self._memory = None if memory is None else RolloutMemory.attach(memory)
-        self._board = None if board is None else WeightsBoard.attach(board)
+        self._memory = None if memory is None else SharedRollouts.attach(memory)
+        self._weights = None if weights is None else SharedWeights.attach(weights)
         self._policy: Policy
         if isinstance(inference, str):
             assert self._memory is not None
-            assert memory is not None
-            self._policy = RemotePolicy(inference, self._memory.descriptor, memory.slots, config.first_stream)
+            slots = len(self._memory.slots)
+            self._policy = SocketPolicy(inference, self._memory.descriptor, slots, config.first_stream)
         else:
             agent = Agent(self.spec, config.agent)
             self._layout = RolloutLayout(
@@ -145,7 +243,7 @@ class RolloutActor:
         self._idle_since: float | None = None
 
     def check(self, version: str) -> None:
-        """Answer that the actor has started. Raises WrongVersion where the learner's package has another version."""
+        """Returns once the actor has started. Raises WrongVersion where the learner's package has another version."""
         own = installed_version()
         if own != version:
             raise WrongVersion(
@@ -153,8 +251,11 @@ class RolloutActor:
             )
 
     def collect(self, weights: Weights | None, sequence: int) -> Collected:
-        """Step every stream T times with ``weights`` (None where an inference worker acts); ``sequence`` becomes the
-        rollouts' number.
+        """Step every stream T times.
+
+        Args:
+            weights: to act with; None where an inference worker acts.
+            sequence: becomes the rollouts' number.
 
         Raises:
             InferenceLost: if the inference worker is gone.
@@ -187,17 +288,17 @@ class RolloutActor:
         return Collected(sequence, None if self._memory else rollout, episodes, seconds, restarts)
 
     def serve(self, address: str, key: int) -> None:
-        """Collect what is ordered through a socket of this machine, with the newest weights of the board, until its
-        other end is closed.
+        """Collect the rollouts that are ordered through a socket of this machine, with the newest shared weights, until
+        its other end is closed.
 
         Args:
             address: of the socket, in the file system.
-            key: by which the other end knows this actor.
+            key: identifies this actor to the other end.
 
         Raises:
             InferenceLost: if the inference worker is gone.
         """
-        assert self._board is not None
+        assert self._weights is not None
         connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connecting.connect(address)
         with Connection(connecting.detach()) as orders:
@@ -207,7 +308,7 @@ class RolloutActor:
                     (sequence,) = ORDER.unpack(orders.recv_bytes())
                 except EOFError:
                     return
-                weights = self._board.newest() if isinstance(self._policy, LocalPolicy) else None
+                weights = self._weights.newest() if isinstance(self._policy, LocalPolicy) else None
                 orders.send(self.collect(weights, sequence))
 
     def close(self) -> None:
@@ -225,7 +326,7 @@ class RolloutActor:
     def _room(self, sequence: int) -> tuple[Rollout[np.ndarray], int]:
         """Where the rollout of this number is written, and the number of the slot."""
         # The learner orders a rollout when the one that was written here before is used up.
-        slot = 0 if self._memory is None else sequence % len(self._memory.slots)
+        slot = 0 if self._memory is None else self._memory.slot(sequence)
         rollout = self._layout.empty() if self._memory is None else self._memory.slots[slot]
         rollout.stream[:] = np.arange(self._config.first_stream, self._config.last_stream + 1)
         rollout.sequence[:] = sequence

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,7 +14,7 @@ from r2ac.launch.runs.loading import learner_device
 from r2ac.launch.runtime.process import available_cores, learner_threads, set_up_process
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.train.learn import make_learner, observation_spec
-from r2ac.launch.train.sources import make_batches, make_publisher, make_source
+from r2ac.launch.train.sources import open_rollouts
 from r2ac.learner import CapturedStep, use_matmul_precision
 
 # On a GPU some updates run as they are, and the next is captured.
@@ -61,15 +61,14 @@ def measure(config: TrainConfig[Any], seconds: float) -> BenchTrial:
     spec = observation_spec(config)
     learner, _ = make_learner(config, spec, device)
     with ExitStack() as stack:
-        source = make_source(config, spec, learner, {})
-        batches = stack.enter_context(closing(make_batches(config, source, learner)))
-        publish = stack.enter_context(closing(make_publisher(config, batches, learner)))
+        rollouts = open_rollouts(config, spec, learner, {}, stack)
+        source, batches = rollouts.source, rollouts.batches
 
         def learn() -> None:
-            publish()
+            rollouts.publish()
             batch = batches.next_batch(lambda: False)
             assert batch is not None
-            learner.update(batch.staged)
+            learner.update(batch.rollout)
 
         for _ in range(_WARM_UP_UPDATES):
             learn()

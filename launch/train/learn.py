@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +15,11 @@ from r2ac.envs import EnvironmentFailed, make_vector
 from r2ac.launch.runs.loading import learner_device, load_encoder, make_agent
 from r2ac.launch.runtime.process import learner_threads, set_up_process
 from r2ac.launch.settings.config import TrainConfig
-from r2ac.launch.train.loop import Rollouts, TrainingLoop
+from r2ac.launch.train.loop import TrainingLoop
 from r2ac.launch.train.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget
 from r2ac.launch.train.resume import begin_together, restore
 from r2ac.launch.train.run_context import RunContext
-from r2ac.launch.train.sources import make_batches, make_publisher, make_source
+from r2ac.launch.train.sources import open_rollouts
 from r2ac.launch.train.summary import Summary
 from r2ac.learner import Collective, Learner, use_matmul_precision
 from r2ac.learner.checkpoint import Checkpoint
@@ -60,13 +60,11 @@ def learn(
     take_signals()
     with ExitStack() as stack:
         counters = begin_together(learner, checkpoint, collective)
-        source = make_source(share, spec, learner, counters, first_index=collective.rank * share.num_actors)
-        batches = stack.enter_context(closing(make_batches(share, source, learner)))
+        rollouts = open_rollouts(share, spec, learner, counters, stack, collective.rank * share.num_actors)
         take_signals()
         if run is not None:
             stack.enter_context(run.recording(config))
-        publisher = stack.enter_context(closing(make_publisher(share, batches, learner)))
-        training = TrainingLoop(config, learner, Rollouts(source, batches, publisher), collective, run, counters)
+        training = TrainingLoop(config, learner, rollouts, collective, run, counters)
         began = learner.updates
         try:
             return training.loop(stop_requested)

@@ -5,16 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from r2ac.envs import EngineFailed, frames_per_step
-from r2ac.launch.rollouts.batch_pipeline import Batches, ReadyBatch
+from r2ac.launch.rollouts.failures import ActorsLost
 from r2ac.launch.rollouts.inference.pool import InferenceFailed
-from r2ac.launch.rollouts.publisher import WeightsPublisher
-from r2ac.launch.rollouts.rollout_source import ActorsLost, RolloutSource
+from r2ac.launch.rollouts.rollout_source import Batch
 from r2ac.launch.runs.storage import StorageUnavailable
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.runtime.progress import TrainingStatus
@@ -23,6 +21,7 @@ from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.profile_summary import ProfileSummary
 from r2ac.launch.train.profiling import NoProfile, TrainingProfile
 from r2ac.launch.train.run_context import RunContext
+from r2ac.launch.train.sources import Rollouts
 from r2ac.launch.train.summary import Summary
 from r2ac.launch.train.training_log import COUNTED, TrainingLog
 from r2ac.learner import Collective, Learner, TrainingDiverged
@@ -31,15 +30,6 @@ from r2ac.learner.checkpoint import Checkpoint, CheckpointError
 _SHOW_SECONDS = 0.1
 _NO_ROLLOUTS = (ActorsLost, InferenceFailed, EngineFailed)
 """Why there may be no next batch."""
-
-
-@dataclass(frozen=True)
-class Rollouts:
-    """Where a learner's batches come from, and where its weights go."""
-
-    source: RolloutSource
-    batches: Batches
-    publish: WeightsPublisher
 
 
 class TrainingLoop:
@@ -139,9 +129,9 @@ class TrainingLoop:
             # This learner is where the last whole update left it.
             self._save(self._run)
 
-    def _next_batch(self, stop_requested: Callable[[], bool]) -> ReadyBatch | None:
+    def _next_batch(self, stop_requested: Callable[[], bool]) -> Batch | None:
         """The next batch; None at all learners where one of them has none, so that they stop at the same update."""
-        batch: ReadyBatch | None = None
+        batch: Batch | None = None
         failure: Exception | None = None
         with self._profile.phase("waiting"):
             try:
@@ -156,12 +146,12 @@ class TrainingLoop:
             raise failure
         return None if stop else batch
 
-    def _learn(self, batch: ReadyBatch) -> None:
+    def _learn(self, batch: Batch) -> None:
         """One update, and whatever is due after it."""
         config, learner, version = self._config, self._learner, self._learner.updates
         phase = self._profile.phase
         with phase("update"):
-            learner.update(batch.staged)
+            learner.update(batch.rollout)
         self._log.add(batch, version)
         if learner.updates % config.publish_every == 0:
             with phase("publish"):
@@ -203,7 +193,8 @@ class TrainingLoop:
         with self._profile.phase("checkpoint"):
             self._checkpoint()
         self._seconds = time.monotonic() - self._began
-        workers = self._source.inference_statistics() if self._config.profile else None
+        pool = self._source.pool
+        workers = pool.statistics() if pool is not None and self._config.profile else None
         self._profile_summary = self._profile.write(self._actor_seconds(), workers, self._source.timeline)
 
     def _write_line(self) -> None:

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from r2ac.agents import ObservationSpec
 from r2ac.launch.rollouts.batch_pipeline import BUFFERS
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
-from r2ac.launch.rollouts.transport.shared_weights import WeightsBoard
+from r2ac.launch.rollouts.transport.shared_weights import SharedWeights
 from r2ac.launch.runs.loading import make_agent
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError, TrainConfig
@@ -250,9 +250,9 @@ def _queue_parts(config: TrainConfig[Any], rollout: int, weights_bytes: int) -> 
     place = "machine" if config.shares_memory else objects
     remedy = "lower --rollout-length, --streams-per-actor, --num-actors or --rollouts-in-flight"
     yield BudgetPart(f"queue of {count} rollouts", place, count * rollout, remedy)
-    # A board of three; through Ray every rollout that was ordered may be waiting for weights of another version, and
+    # Shared: three; through Ray every rollout that was ordered may be waiting for weights of another version, and
     # the newest lie ready.
-    copies = WeightsBoard.SLOTS if config.shares_memory else count + 1
+    copies = SharedWeights.SLOTS if config.shares_memory else count + 1
     remedy = "lower --num-actors, --rollouts-in-flight or --hidden-size, or raise --publish-every"
     yield BudgetPart("weights for the actors", place, copies * weights_bytes, remedy)
 

@@ -1,42 +1,65 @@
-"""The rollout actors of a training, from its settings: how many, where they act, and how their rollouts travel."""
+"""All that stands between the environments and the learner, built from the settings of a training."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from r2ac.agents import ObservationSpec
-from r2ac.launch.rollouts.batch_pipeline import BUFFERS, Batches, BatchPipeline, DirectBatches
-from r2ac.launch.rollouts.batcher import BatchRing
-from r2ac.launch.rollouts.in_process_source import InProcessSource
+from r2ac.envs import find_tasks
+from r2ac.launch.cluster.connect import connect
+from r2ac.launch.rollouts.batch_pipeline import BUFFERS, BatchPipeline
+from r2ac.launch.rollouts.batcher import Batcher, BatchRing
+from r2ac.launch.rollouts.failures import FailurePolicy
 from r2ac.launch.rollouts.inference.acting_agent import InferenceConfig
+from r2ac.launch.rollouts.inference.pool import InferencePool, pool_anywhere, pool_beside
+from r2ac.launch.rollouts.orders import Orders
 from r2ac.launch.rollouts.publisher import WeightsPublisher
-from r2ac.launch.rollouts.rollout_actor import ActorConfig
-from r2ac.launch.rollouts.rollout_source import NoMemory, RayConfig, RaySource, RolloutSource
+from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
+from r2ac.launch.rollouts.rollout_source import Batches, InProcessSource, RaySource, RolloutSource
+from r2ac.launch.rollouts.transport.links import ActorStarter, RayLink, SocketLink
+from r2ac.launch.rollouts.transport.shared_memory import NoMemory
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
+from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, WeightsTarget
 from r2ac.launch.runs.loading import choose_device
 from r2ac.launch.runtime.process import available_cores
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.learner import Learner
 
 
-def make_source(
+@dataclass(frozen=True)
+class Rollouts:
+    """Where a learner's batches come from, and where its weights go."""
+
+    source: RolloutSource
+    batches: Batches
+    publish: WeightsPublisher
+
+
+def open_rollouts(
     config: TrainConfig[Any],
     spec: ObservationSpec,
     learner: Learner,
     counters: Mapping[str, int | float],
+    stack: ExitStack,
     first_index: int = 0,
-) -> RolloutSource:
-    """The rollout actors; those of a resumed run begin other episodes than the ones already played.
+) -> Rollouts:
+    """Start the rollout actors, with all they need. Those of a resumed run begin other episodes than the ones already
+    played.
 
     Args:
         config: checked settings.
         spec: what the environment shows and takes.
         learner: for which the rollouts are.
         counters: of the checkpoint that the run goes on from, empty for a new run.
+        stack: ends all of it.
         first_index: the number of this learner's first actor among the actors of all learners.
 
     Raises:
@@ -44,72 +67,75 @@ def make_source(
         ConnectionFailed, InferenceFailed: where Ray or an inference worker cannot start.
     """
     sequence = int(counters.get("next_sequence", 0))
-    uses_workers = acts_on_workers(config, spec)
-    anywhere = uses_workers and config.num_actors > 0 and not config.shares_memory
-    acting = _acting_device(config, anywhere)
-    actors = [
-        ActorConfig(
-            task=config.task,
-            env=config.env,
-            agent=config.agent,
-            seed=config.seed,
-            rollout_length=config.rollout_length,
-            num_streams=config.streams_per_actor,
-            index=first_index + index,
-            first_index=first_index,
-            incarnation=int(counters.get("incarnation", -1)) + 1,
-            final_observations=config.bootstrap_at_time_limits,
-            num_groups=config.stream_groups or (min(2, config.streams_per_actor) if uses_workers else 1),
-        )
-        for index in range(max(config.num_actors, 1))
-    ]
+    actors = _actor_configs(config, spec, int(counters.get("incarnation", -1)) + 1, first_index)
     if config.num_actors == 0:
         on_gpu = config.inference_device != "auto" or len(spec.shape) == 3
-        return InProcessSource(actors[0], config.batch_size, sequence, acting if on_gpu else "cpu")
-    layout = RolloutLayout(
-        config.rollout_length,
-        config.streams_per_actor,
-        spec,
-        learner.agent.core.state_size,
-        config.bootstrap_at_time_limits,
-    )
-    inference = None
-    if uses_workers:
-        inference = InferenceConfig(
-            agent=config.agent,
-            layout=layout,
-            columns=actors[0].columns,
-            num_streams=config.num_streams,
-            device=acting,
-            threads=1 if anywhere else max(1, available_cores() // (config.inference_workers + config.num_actors + 1)),
-        )
-    settings = RayConfig(
-        batch_size=config.batch_size,
-        in_flight=config.rollouts_in_flight,
-        address=config.ray_address,
-        memory=layout if config.shares_memory else None,
-        num_parameters=sum(parameter.numel() for parameter in learner.agent.parameters()),
-        inference=inference,
-        inference_workers=config.inference_workers,
-        max_policy_lag=config.max_policy_lag,
-    )
-    ring = BatchRing(replace(layout, num_streams=config.batch_size), BUFFERS, pinned=learner.device.type == "cuda")
+        actor = RolloutActor(actors[0], device=_acting_device(config) if on_gpu else "cpu")
+        stack.callback(actor.close)
+        alone = InProcessSource(actor, config.batch_size, sequence)
+        return Rollouts(alone, alone, WeightsPublisher(learner, alone.publish, wait=True))
     try:
-        return RaySource(actors, settings, [sequence] * len(actors), ring)
+        source, weights = _ray_source(config, spec, learner, actors, sequence, stack)
     except NoMemory as error:
         raise ConfigError(str(error)) from error
+    batches: Batches = source
+    if learner.device.type == "cuda":
+        # On a CPU a thread that makes batches ready would take the interpreter and a core from the update.
+        batches = stack.enter_context(closing(BatchPipeline(source, learner.stage)))
+    publish = stack.enter_context(closing(WeightsPublisher(learner, weights.publish, wait=False)))
+    return Rollouts(source, batches, publish)
 
 
-def make_batches(config: TrainConfig[Any], source: RolloutSource, learner: Learner) -> Batches:
-    """The learner's batches: for a GPU made ready ahead, while it computes. On a CPU a thread that does so would take
-    the interpreter and a core from the update."""
-    made_ahead = config.num_actors > 0 and learner.device.type == "cuda"
-    return (BatchPipeline if made_ahead else DirectBatches)(source, learner.stage)
-
-
-def make_publisher(config: TrainConfig[Any], batches: Batches, learner: Learner) -> WeightsPublisher:
-    """Of the learner's weights to those who act; with one process for all the newest act, and are waited for."""
-    return WeightsPublisher(learner, batches.publish, wait=config.num_actors == 0)
+def _ray_source(
+    config: TrainConfig[Any],
+    spec: ObservationSpec,
+    learner: Learner,
+    actors: list[ActorConfig],
+    sequence: int,
+    stack: ExitStack,
+) -> tuple[RaySource, WeightsTarget]:
+    """Rollout actors in Ray processes, and where those who act get their weights. Raises NoMemory."""
+    streams, in_flight, final = config.streams_per_actor, config.rollouts_in_flight, config.bootstrap_at_time_limits
+    layout = RolloutLayout(config.rollout_length, streams, spec, learner.agent.core.state_size, final)
+    inference = _inference_config(config, layout, actors[0]) if acts_on_workers(config, spec) else None
+    # Locally there is a place for each actor; a cluster need only have those that fill a batch.
+    local = config.ray_address == "local"
+    enough = len(actors) if local else math.ceil(config.batch_size / streams)
+    ray = stack.enter_context(closing(connect(config.ray_address, num_actors=enough))).ray
+    step_timeout = find_tasks(config.task)[0].killed_after(config.env)
+    pool: InferencePool | None = None
+    link: RayLink | SocketLink
+    weights: WeightsTarget
+    if config.shares_memory:
+        # Only this user enters the folder.
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="r2ac-", ignore_cleanup_errors=True)))
+        number = sum(parameter.numel() for parameter in learner.agent.parameters())
+        weights = shared = stack.enter_context(closing(SharedWeights.create(number)))
+        if inference is not None:
+            pool = pool_beside(ray, inference, config.inference_workers, shared.handle(), folder)
+            stack.callback(pool.close)
+        link = SocketLink(ActorStarter(ray, actors, step_timeout, shared, pool), layout, in_flight, folder)
+    else:
+        if inference is not None:
+            pool = pool_anywhere(ray, inference, config.inference_workers)
+            stack.callback(pool.close)
+        link = RayLink(ActorStarter(ray, actors, step_timeout, None, pool))
+        weights = pool or link
+    stack.callback(link.close)
+    ring = BatchRing(replace(layout, num_streams=config.batch_size), BUFFERS, pinned=learner.device.type == "cuda")
+    source = RaySource(
+        link,
+        weights,
+        Orders(len(actors), streams, in_flight, sequence, config.max_policy_lag),
+        Batcher(config.batch_size, ring),
+        FailurePolicy(ray, len(actors), step_timeout),
+        pool,
+        update=learner.updates,
+        first_index=actors[0].first_index,
+        all_have_places=local,
+        timeline=lambda path: ray.timeline(filename=str(path)),
+    )
+    return source, weights
 
 
 def acts_on_workers(config: TrainConfig[Any], spec: ObservationSpec) -> bool:
@@ -119,9 +145,42 @@ def acts_on_workers(config: TrainConfig[Any], spec: ObservationSpec) -> bool:
     return config.num_actors > 0 and config.shares_memory and len(spec.shape) == 3 and torch.cuda.is_available()
 
 
-def _acting_device(config: TrainConfig[Any], anywhere: bool) -> str:
-    """Where actions are computed; auto where Ray may place inference workers on other machines than this one."""
-    if anywhere:
-        return config.inference_device
+def _actor_configs(
+    config: TrainConfig[Any], spec: ObservationSpec, incarnation: int, first_index: int
+) -> list[ActorConfig]:
+    groups = min(2, config.streams_per_actor) if acts_on_workers(config, spec) else 1
+    return [
+        ActorConfig(
+            task=config.task,
+            env=config.env,
+            agent=config.agent,
+            seed=config.seed,
+            rollout_length=config.rollout_length,
+            num_streams=config.streams_per_actor,
+            index=first_index + index,
+            first_index=first_index,
+            incarnation=incarnation,
+            final_observations=config.bootstrap_at_time_limits,
+            num_groups=config.stream_groups or groups,
+        )
+        for index in range(max(config.num_actors, 1))
+    ]
+
+
+def _inference_config(config: TrainConfig[Any], layout: RolloutLayout, actor: ActorConfig) -> InferenceConfig:
+    """Ray may place workers on other machines than this one, unless memory is shared with them."""
+    cores = max(1, available_cores() // (config.inference_workers + config.num_actors + 1))
+    return InferenceConfig(
+        agent=config.agent,
+        layout=layout,
+        columns=actor.columns,
+        num_streams=config.num_streams,
+        device=_acting_device(config) if config.shares_memory else config.inference_device,
+        threads=cores if config.shares_memory else 1,
+    )
+
+
+def _acting_device(config: TrainConfig[Any]) -> str:
+    """Where actions are computed on this machine."""
     device = choose_device(config.inference_device, "--inference-device")
     return device.type if config.inference_device == "auto" else str(device)

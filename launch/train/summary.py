@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from r2ac.envs import EngineFailed, EnvironmentFailed
+from r2ac.launch.rollouts.failures import ActorsLost
 from r2ac.launch.rollouts.inference.pool import InferenceFailed
-from r2ac.launch.rollouts.rollout_source import ActorsLost
 from r2ac.launch.runs.storage import StorageUnavailable
 from r2ac.launch.runtime.errors import LearnersLost, RunUnwritable
 from r2ac.launch.runtime.progress import print_table

@@ -12,8 +12,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
-from r2ac.learner import OPTIMISERS, Collective, Learner, LearnerConfig, ProcessGroup, StagedBatch, load_optimiser_state
-from r2ac.learner.device import Staged
+from r2ac.learner import OPTIMISERS, Collective, Learner, LearnerConfig, ProcessGroup, Rollout, load_optimiser_state
 from r2ac.learner.optimiser import make_optimiser, step_where
 from tests.fake_cuda.spy import HostWaits, Launch, Spy
 
@@ -45,22 +44,24 @@ class Case:
             agent.freeze_encoder()
         return Learner(agent, LearnerConfig(cuda_graph=False, **self.learner), 2 * BATCH, 10**6, collective)
 
-    def batch(self) -> StagedBatch:
+    def batch(self) -> dict[str, Tensor]:
         """A batch on the GPU, as the feed hands it over."""
         state_size = 0 if self.agent.core == "feedforward" else HIDDEN
         layout = RolloutLayout(self.steps, BATCH, self.spec(), state_size, self.final_observations)
         with torch.device("cuda"):
-            tensors = {
+            return {
                 name: torch.empty(shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype)
                 for name, (shape, dtype) in {**layout.arrays(), "gap": ((BATCH,), np.bool_)}.items()
             }
-        return StagedBatch(self.steps * BATCH, Staged(tensors))
 
 
-def update(learner: Learner, batch: StagedBatch) -> tuple[Spy, dict[str, Tensor]]:
+def update(learner: Learner, batch: dict[str, Tensor]) -> tuple[Spy, dict[str, Tensor]]:
     """One update, watched."""
+    rollout: Any = Rollout(**{name: tensor for name, tensor in batch.items() if name != "gap"})
+    learner._feed.take = lambda: batch  # type: ignore[method-assign]
+    learner._staged.append(rollout)
     with Spy() as spy:
-        metrics = learner.update(batch)
+        metrics = learner.update(rollout)
     return spy, metrics
 
 

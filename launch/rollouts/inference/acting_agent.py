@@ -1,4 +1,4 @@
-"""The agent as an inference worker has it: with the cells of all streams, on the device where it acts."""
+"""The agent of an inference worker: with the states of all streams, on the device where it acts."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import Agent, AgentConfig
-from r2ac.launch.rollouts.inference.policies import StepInput, Weights
+from r2ac.launch.rollouts.inference.policies import StepInput
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
+from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.runtime.process import set_up_process
 
 
 @dataclass(frozen=True)
 class InferenceConfig:
-    """What an inference worker needs to know."""
+    """Settings of an inference worker."""
 
     agent: AgentConfig
     layout: RolloutLayout
@@ -26,7 +27,7 @@ class InferenceConfig:
     columns: tuple[slice, ...]
     """The streams of each group of a rollout actor."""
     num_streams: int
-    """Streams of all rollout actors, which the cells are indexed by."""
+    """Streams of all rollout actors."""
     device: str
     threads: int | None = None
     """CPU threads; None leaves them as they are."""
@@ -34,7 +35,7 @@ class InferenceConfig:
 
 @dataclass(frozen=True)
 class InferenceStatistics:
-    """What inference workers have done since they were first asked."""
+    """What inference workers have done since their first request."""
 
     seconds: float = 0.0
     """Time in which they computed."""
@@ -54,7 +55,7 @@ class InferenceStatistics:
 
 
 class ActingAgent:
-    """Computes logits for any of the streams.
+    """A copy of the agent that computes logits for any of the streams, and keeps their states.
 
     Args:
         config: of the worker; its threads are set in this process.
@@ -72,7 +73,6 @@ class ActingAgent:
         self._seconds, self._batches, self._requests = 0.0, 0, 0
 
     def statistics(self) -> InferenceStatistics:
-        """What it has done so far."""
         lived = 0.0 if self._began is None else time.perf_counter() - self._began
         return InferenceStatistics(self._seconds, max(0.0, lived - self._seconds), self._batches, self._requests)
 
@@ -86,17 +86,17 @@ class ActingAgent:
         """The cells of these streams are zero again."""
         self._cells[streams].zero_()
 
-    def act(self, streams: Sequence[slice], seen: Sequence[StepInput]) -> tuple[np.ndarray, Tensor]:
+    def act(self, streams: Sequence[slice], steps: Sequence[StepInput]) -> tuple[np.ndarray, Tensor]:
         """The logits [B, A] of all these streams together, and their cells before the step, [B, N] on the device."""
         began = time.perf_counter()
         self._began = self._began or began
         chosen = torch.cat([torch.arange(each.start, each.stop) for each in streams]).to(self._device)
         cells = self._cells[chosen]
-        words = [each.instruction for each in seen if each.instruction is not None]
+        words = [each.instruction for each in steps if each.instruction is not None]
         output = self._agent.step(
-            self._gather([each.observation for each in seen]),
-            self._gather([each.reward for each in seen]),
-            self._gather([each.is_first for each in seen]),
+            self._gather([each.observation for each in steps]),
+            self._gather([each.reward for each in steps]),
+            self._gather([each.is_first for each in steps]),
             cells,
             self._gather(words) if words else None,
         )

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from r2ac.launch.rollouts.inference.acting_agent import InferenceConfig, InferenceStatistics
-from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.inference.ray_worker import RayInferenceWorker
 from r2ac.launch.rollouts.inference.socket_worker import InferenceWorker
 from r2ac.launch.rollouts.placement import free_gpus, worker_options
-from r2ac.launch.rollouts.transport.shared_weights import BoardHandle
+from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle
+from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.runtime.errors import last_line
 
 _START_SECONDS, _ANSWER_SECONDS = 300, 30
@@ -29,7 +29,7 @@ class InferenceFailed(RuntimeError):
 
 @dataclass
 class Worker:
-    """An inference worker as its pool knows it."""
+    """A member of the pool."""
 
     handle: Any
     """Ray's."""
@@ -76,19 +76,21 @@ class InferencePool:
         return self._workers[actor % len(self._workers)].contact
 
     def pending(self) -> int:
-        """Workers that are starting, or wait for a place in the cluster."""
+        """Workers that are starting, or wait for a place in the cluster; those on this machine were waited for."""
+        if not self.sends_weights:
+            return 0
         started = [worker.started for worker in self._workers]
         return len(self._ray.wait(started, num_returns=len(started), timeout=0)[1])
 
     def publish(self, weights: Weights) -> None:
-        """Send these to the workers: they are stored once, and go once to each node that has some."""
+        """Send these to the workers: they are stored once, and go once to each node that has workers."""
         with self._lock:
             self._newest = (weights.version, self._ray.put(weights))
             for worker in self._workers:
                 self._send(worker)
 
     def version(self, actor: int) -> int:
-        """Of the weights that were sent to this actor's worker, and have arrived; -1 while it cannot answer."""
+        """Of the weights that have arrived at this actor's worker; -1 while it cannot answer."""
         with self._lock:
             worker = self._workers[actor % len(self._workers)]
             self._send(worker)
@@ -99,15 +101,11 @@ class InferencePool:
         self._failures[actor % len(self._workers)] = 0
 
     def revive_lost(self) -> int:
-        """Replace the workers that are known to be gone, though nobody may ask them; returns how many were.
-
-        Raises:
-            InferenceFailed: as `revive` does.
-        """
+        """Replace the workers that failed to take weights; returns how many were. Raises InferenceFailed."""
         return sum(self.revive(index) for index, worker in enumerate(self._workers) if worker.is_lost)
 
     def revive(self, actor: int) -> bool:
-        """Replace the worker that this rollout actor asks where it does not answer; returns whether it was replaced.
+        """Replace the worker of this rollout actor if it does not answer; returns whether it was replaced.
 
         Raises:
             InferenceFailed: if it was replaced too often, or cannot start.
@@ -179,14 +177,14 @@ class InferencePool:
             worker.sent = (version, worker.handle.load.remote(reference))
 
 
-def pool_beside(ray: Any, config: InferenceConfig, number: int, board: BoardHandle, folder: Path) -> InferencePool:
-    """Workers on this machine, which find weights on the board.
+def pool_beside(ray: Any, config: InferenceConfig, number: int, weights: MemoryHandle, folder: Path) -> InferencePool:
+    """Workers on this machine, which read shared weights.
 
     Args:
         ray: the module, connected.
         config: of each worker; devices without a number are dealt out in turn where there are several.
         number: how many.
-        board: where they find the weights.
+        weights: where the newest weights are.
         folder: for their sockets, which nobody but this user enters.
     """
     numbers = count(1)
@@ -200,7 +198,7 @@ def pool_beside(ray: Any, config: InferenceConfig, number: int, board: BoardHand
             device = f"cuda:{index % max(1, torch.cuda.device_count())}"
         address = str(folder / f"inference-{next(numbers)}")
         worker = ray.remote(InferenceWorker).options(**options)
-        return worker.remote(replace(config, device=device), board, address), address
+        return worker.remote(replace(config, device=device), weights, address), address
 
     return InferencePool(ray, number, start, sends_weights=False)
 

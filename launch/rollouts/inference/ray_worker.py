@@ -1,23 +1,97 @@
-"""The inference worker for rollout actors anywhere in a Ray cluster: they ask it by calls."""
+"""Inference anywhere in a Ray cluster: the worker, and the policy of an actor that calls it through Ray."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from r2ac.launch.rollouts.inference.acting_agent import ActingAgent, InferenceConfig, InferenceStatistics
-from r2ac.launch.rollouts.inference.policies import ActRequest, ActResponse, Weights
+from r2ac.launch.rollouts.inference.policies import InferenceLost, StepInput
+from r2ac.launch.rollouts.transport.shared_weights import Weights
+from r2ac.learner import Rollout
 
-_Waiting = tuple[ActRequest, "asyncio.Future[ActResponse]"]
+
+@dataclass(frozen=True)
+class ActRequest:
+    """Asks for the logits of a group of streams."""
+
+    streams: slice
+    """Among all streams."""
+    step: StepInput
+    is_new: bool
+    """Whether the actor has just begun these streams."""
+    begins_rollout: bool
+
+
+@dataclass(frozen=True)
+class ActResponse:
+    """Answers an :class:`ActRequest`."""
+
+    logits: np.ndarray
+    """[B, A]."""
+    version: int
+    """Of the weights."""
+    first_state: np.ndarray | None
+    """[B, N] before the step, where the request begins a rollout."""
+
+
+class RayPolicy:
+    """Asks an inference worker anywhere in the cluster, by calls through Ray that carry observations. Several groups of
+    streams hide how long a call takes.
+
+    Args:
+        worker: Ray's handle of a `RayInferenceWorker`.
+        columns: the streams of each group.
+        first_stream: the number of the actor's first stream among all streams.
+
+    Raises:
+        InferenceLost: from `answer`, if the worker is gone.
+    """
+
+    def __init__(self, worker: Any, columns: Sequence[slice], first_stream: int) -> None:
+        self._worker, self._columns, self._first_stream = worker, columns, first_stream
+        self._new = set(range(len(columns)))
+        self._asked: dict[int, Any] = {}
+        self._rollout: Rollout[np.ndarray]
+
+    def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights | None) -> None:
+        # The worker gets its weights from the learner.
+        self._rollout = rollout
+
+    def ask(self, group: int, t: int) -> None:
+        columns = self._columns[group]
+        streams = slice(self._first_stream + columns.start, self._first_stream + columns.stop)
+        request = ActRequest(streams, StepInput.of(self._rollout, t, columns), group in self._new, t == 0)
+        self._new.discard(group)
+        self._asked[group] = self._worker.act.remote(request)
+
+    def answer(self, group: int, t: int) -> None:
+        import ray
+
+        try:
+            response: ActResponse = ray.get(self._asked.pop(group))
+        except ray.exceptions.RayError as error:
+            raise InferenceLost(f"the inference worker is gone: {type(error).__name__}") from error
+        rollout, columns = self._rollout, self._columns[group]
+        rollout.behaviour_logits[t, columns] = response.logits
+        if response.first_state is not None:
+            rollout.first_state[columns] = response.first_state
+            rollout.weights_version[columns] = response.version
+
+    def close(self) -> None:
+        pass
 
 
 class RayInferenceWorker:
-    """Computes logits for whoever asks, all that have asked together; keeps the cells of all streams on its device.
+    """Computes the logits of all requests that wait, in one batch; keeps the states of all streams on its device.
 
-    An actor of Ray whose methods run on an event loop, so that questions arrive while others are computed. It answers
-    :class:`~r2ac.launch.rollouts.inference.policies.RayPolicy`. Newer weights are taken up between two batches, so that
-    a rollout may be of several versions, of which it has the oldest: V-trace needs the logits, which are those of the
-    weights that acted.
+    A Ray actor whose methods run on an event loop, so that requests arrive while others are computed. Newer weights are
+    taken up between two batches, so that a rollout may be of several versions, of which it reports the oldest: V-trace
+    needs the logits, which are those of the weights that acted.
 
     Args:
         config: what to compute.
@@ -26,29 +100,28 @@ class RayInferenceWorker:
     def __init__(self, config: InferenceConfig) -> None:
         self._agent = ActingAgent(config)
         self._weights: Weights | None = None
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[tuple[ActRequest, asyncio.Future[ActResponse]]] = []
         self._computing: asyncio.Task[None] | None = None
         self._failure: str | None = None
 
     async def failure(self) -> str | None:
-        """Why it answers no more; None while it does."""
+        """The error that ended it; None while it answers."""
         return self._failure
 
     async def statistics(self) -> InferenceStatistics:
-        """What it has done so far."""
         return self._agent.statistics()
 
     async def load(self, weights: Weights) -> None:
-        """Act with these from now on; nobody is answered before the first."""
+        """Act with these weights from now on; before the first, requests wait."""
         self._weights = weights
         self._begin()
 
-    async def act(self, question: ActRequest) -> ActResponse:
-        """Logits for a group of streams. Raises what the computation raised."""
+    async def act(self, request: ActRequest) -> ActResponse:
+        """Raises RuntimeError with what the computation raised."""
         if self._failure is not None:
             raise RuntimeError(self._failure)
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append((question, future))
+        self._waiting.append((request, future))
         self._begin()
         return await future
 
@@ -58,33 +131,33 @@ class RayInferenceWorker:
             self._computing = asyncio.create_task(self._compute())
 
     async def _compute(self) -> None:
-        """Until nobody waits. More questions arrive meanwhile, and newer weights."""
+        """Until no request waits. More of them arrive meanwhile, and newer weights."""
         while self._waiting:
             batch, self._waiting = self._waiting, []
             assert self._weights is not None
             try:
-                answers = await asyncio.to_thread(self._answers, self._weights, [question for question, _ in batch])
-            except Exception as error:  # told to all who ask, and to who asks why
+                responses = await asyncio.to_thread(self._respond, self._weights, [request for request, _ in batch])
+            except Exception as error:  # raised by all requests, and reported by `failure`
                 self._failure = repr(error)
                 for _, future in batch + self._waiting:
                     future.set_exception(RuntimeError(self._failure))
                 self._waiting.clear()
                 return
-            for (_, future), answer in zip(batch, answers, strict=True):
-                future.set_result(answer)
+            for (_, future), response in zip(batch, responses, strict=True):
+                future.set_result(response)
 
-    def _answers(self, weights: Weights, questions: Sequence[ActRequest]) -> list[ActResponse]:
+    def _respond(self, weights: Weights, requests: Sequence[ActRequest]) -> list[ActResponse]:
         agent = self._agent
         agent.load(weights)
-        for question in questions:
-            if question.is_new:
+        for request in requests:
+            if request.is_new:
                 # An actor that takes the place of another begins new episodes.
-                agent.forget(question.streams)
-        logits, cells = agent.act([question.streams for question in questions], [each.seen for each in questions])
-        answers, start = [], 0
-        for question in questions:
-            stop = start + question.streams.stop - question.streams.start
-            first_state = cells[start:stop].cpu().numpy() if question.begins_rollout else None
-            answers.append(ActResponse(logits[start:stop], agent.version, first_state))
+                agent.forget(request.streams)
+        logits, cells = agent.act([request.streams for request in requests], [request.step for request in requests])
+        responses, start = [], 0
+        for request in requests:
+            stop = start + request.streams.stop - request.streams.start
+            first_state = cells[start:stop].cpu().numpy() if request.begins_rollout else None
+            responses.append(ActResponse(logits[start:stop], agent.version, first_state))
             start = stop
-        return answers
+        return responses

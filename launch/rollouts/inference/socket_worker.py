@@ -1,30 +1,87 @@
-"""The inference worker: a copy of the agent that acts for the streams of many rollout actors of its machine."""
+"""Inference on one machine: the worker, and the policy of an actor that asks it through a socket.
+
+Observations, logits and states lie in memory that both share; only a few bytes go through the socket.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import selectors
 import socket
+import struct
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
 
 from r2ac.launch.rollouts.inference.acting_agent import ActingAgent, InferenceConfig, InferenceStatistics
-from r2ac.launch.rollouts.inference.policies import HELLO, REQUEST, StepInput
-from r2ac.launch.rollouts.transport.shared_rollouts import RolloutMemory
-from r2ac.launch.rollouts.transport.shared_weights import BoardHandle, WeightsBoard
+from r2ac.launch.rollouts.inference.policies import InferenceLost, StepInput
+from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle
+from r2ac.launch.rollouts.transport.shared_rollouts import SharedRollouts
+from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
 from r2ac.learner import Rollout
 
+_REQUEST = struct.Struct("=iii")
+"""From an actor: group of streams, slot of its memory, step. The answer is the group in one byte."""
+_HELLO = struct.Struct("=ii")
+"""The first message, beside the descriptor of the actor's memory: the actor's first stream, and its slots."""
 _POLL_SECONDS = 0.5
 _FIRST_WEIGHTS_SECONDS = 0.01
 
 
+class SocketPolicy:
+    """Asks an inference worker of this machine, which reads observations where the rollout lies, and writes logits,
+    first states and the weights' version there.
+
+    Args:
+        address: the worker's socket in the file system.
+        descriptor: of the actor's memory.
+        slots: rollouts that the memory has room for.
+        first_stream: the number of the actor's first stream among all streams.
+
+    Raises:
+        InferenceLost: from all methods, if the worker is gone.
+    """
+
+    def __init__(self, address: str, descriptor: int, slots: int, first_stream: int) -> None:
+        self._slot = 0
+        self._answered: set[int] = set()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self._socket.connect(address)
+            socket.send_fds(self._socket, [_HELLO.pack(first_stream, slots)], [descriptor])
+        except OSError as error:
+            raise InferenceLost(f"the inference worker at {address} cannot be reached: {error}") from error
+
+    def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights | None) -> None:
+        # The worker reads its weights where the learner publishes them.
+        self._slot = slot
+
+    def ask(self, group: int, t: int) -> None:
+        try:
+            self._socket.send(_REQUEST.pack(group, self._slot, t))
+        except OSError as error:
+            raise InferenceLost(f"the inference worker is gone: {error}") from error
+
+    def answer(self, group: int, t: int) -> None:
+        while group not in self._answered:
+            try:
+                message = self._socket.recv(1)
+            except OSError as error:
+                raise InferenceLost(f"the inference worker is gone: {error}") from error
+            if not message:
+                raise InferenceLost("the inference worker is gone")
+            self._answered.add(message[0])
+        self._answered.remove(group)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
 @dataclass(eq=False)
 class _Client:
-    """A rollout actor."""
+    """A connected rollout actor."""
 
     socket: socket.socket
     rollouts: Sequence[Rollout[np.ndarray]] = ()
@@ -44,30 +101,24 @@ class _Request:
         """Among all streams."""
         return slice(self.client.first_stream + self.columns.start, self.client.first_stream + self.columns.stop)
 
-    @property
-    def seen(self) -> StepInput:
-        """What they show, where the rollout lies."""
-        return StepInput.of(self.rollout, self.t, self.columns)
-
 
 class InferenceWorker:
-    """Computes logits for whoever asks, all that have asked together; keeps the cells of all streams on its device.
+    """Computes the logits of all requests that wait, in one batch; keeps the states of all streams on its device.
 
-    A thread of its own answers :class:`~r2ac.launch.rollouts.inference.policies.RemotePolicy`. It reads observations
-    from the memory of the rollout actors and writes logits there; with the first step of a rollout also the cells
-    before it and the version of its weights. Newer weights are taken up between two batches, so that a rollout may be
-    of several versions, of which it tells the oldest: V-trace needs the logits, which are those of the weights that
-    acted.
+    A thread of its own answers :class:`SocketPolicy`: it reads observations from the memory of the rollout actors and
+    writes logits there; with the first step of a rollout also the states before it and the version of its weights.
+    Newer weights are taken up between two batches, so that a rollout may be of several versions, of which it reports
+    the oldest: V-trace needs the logits, which are those of the weights that acted.
 
     Args:
         config: what to compute.
-        board: where the newest weights are; nobody is answered before the first.
-        address: of its socket in the file system, in a folder that nobody but this user enters.
+        weights: where the newest weights are; before the first, requests wait.
+        address: of its socket in the file system, in a folder that only this user enters.
     """
 
-    def __init__(self, config: InferenceConfig, board: BoardHandle, address: str) -> None:
+    def __init__(self, config: InferenceConfig, weights: MemoryHandle, address: str) -> None:
         self._config, self._agent = config, ActingAgent(config)
-        self._board = WeightsBoard.attach(board)
+        self._weights = SharedWeights.attach(weights)
         self._closed = threading.Event()
         self._failure: BaseException | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -77,25 +128,24 @@ class InferenceWorker:
         self._thread.start()
 
     def failure(self) -> str | None:
-        """Why it answers no more; None while it does."""
+        """The error that ended it; None while it answers."""
         return None if self._thread.is_alive() else repr(self._failure)
 
     def statistics(self) -> InferenceStatistics:
-        """What it has done so far."""
         return self._agent.statistics()
 
     def close(self) -> None:
-        """Stop answering; who still waits for an answer is told so."""
+        """Stop answering; actors that wait for an answer raise InferenceLost."""
         self._closed.set()
         self._thread.join()
-        self._board.close()
+        self._weights.close()
 
     def _serve(self) -> None:
         clients: set[_Client] = set()
         try:
             with selectors.DefaultSelector() as selector:
                 selector.register(self._listener, selectors.EVENT_READ)
-                while self._board.newest() is None and not self._closed.wait(_FIRST_WEIGHTS_SECONDS):
+                while self._weights.newest() is None and not self._closed.wait(_FIRST_WEIGHTS_SECONDS):
                     pass
                 while not self._closed.is_set():
                     requests: list[_Request] = []
@@ -113,24 +163,24 @@ class InferenceWorker:
                             key.data.socket.close()
                     if requests:
                         self._answer(requests)
-        except BaseException as error:  # told to who asks why nobody answers
+        except BaseException as error:  # reported by `failure`
             self._failure = error
             raise
         finally:
-            # Also where the device failed: who waits learns of it by the end of its connection.
+            # Also where the device failed: actors that wait see the end of their connection.
             for client in clients:
                 client.socket.close()
             self._listener.close()
 
     def _read(self, client: _Client) -> Iterator[_Request]:
-        """All that the actor has asked by now. Raises ConnectionError where it is gone."""
+        """All requests of the actor by now. Raises ConnectionError where it is gone."""
         if not client.rollouts:
-            message, descriptors, _, _ = socket.recv_fds(client.socket, HELLO.size, 1)
-            if len(message) != HELLO.size or len(descriptors) != 1:
+            message, descriptors, _, _ = socket.recv_fds(client.socket, _HELLO.size, 1)
+            if len(message) != _HELLO.size or len(descriptors) != 1:
                 raise ConnectionError("the rollout actor is gone before it said what it is")
             (descriptor,) = descriptors
-            client.first_stream, slots = HELLO.unpack(message)
-            memory = RolloutMemory(self._config.layout, descriptor, slots)
+            client.first_stream, slots = _HELLO.unpack(message)
+            memory = SharedRollouts(self._config.layout, descriptor, slots)
             client.rollouts = memory.slots
             memory.close()
             # An actor that takes the place of another begins new episodes.
@@ -138,22 +188,20 @@ class InferenceWorker:
             return
         while True:
             try:
-                message = client.socket.recv(REQUEST.size, socket.MSG_DONTWAIT)
+                message = client.socket.recv(_REQUEST.size, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             if not message:
                 raise ConnectionError("the rollout actor is gone")
-            group, slot, t = REQUEST.unpack(message)
+            group, slot, t = _REQUEST.unpack(message)
             yield _Request(client, group, client.rollouts[slot], t, self._config.columns[group])
 
     def _answer(self, requests: list[_Request]) -> None:
-        weights = self._board.newest()
+        weights = self._weights.newest()
         assert weights is not None
         self._agent.load(weights)
-        logits, cells = self._agent.act([r.streams for r in requests], [r.seen for r in requests])
-        self._hand_back(requests, logits, cells)
-
-    def _hand_back(self, requests: list[_Request], logits: np.ndarray, cells: Tensor) -> None:
+        steps = [StepInput.of(r.rollout, r.t, r.columns) for r in requests]
+        logits, cells = self._agent.act([r.streams for r in requests], steps)
         start = 0
         for request in requests:
             rollout, columns = request.rollout, request.columns

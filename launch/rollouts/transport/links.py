@@ -1,4 +1,4 @@
-"""How orders reach the rollout actors, and what they collected comes back: through Ray, or sockets of one machine."""
+"""How orders reach the rollout actors and their rollouts come back: through sockets of one machine, or through Ray."""
 
 from __future__ import annotations
 
@@ -7,52 +7,60 @@ import select
 import socket
 import struct
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from r2ac.envs import EngineFailed, EnvironmentFailed, MissingPackage
-from r2ac.launch.rollouts.inference.policies import Weights
-from r2ac.launch.rollouts.rollout_actor import ORDER, Collected
-from r2ac.launch.rollouts.transport.shared_weights import WeightsBoard
-from r2ac.launch.runtime.errors import last_line
+from r2ac.launch.cluster.connect import installed_version
+from r2ac.launch.rollouts.inference.pool import InferencePool
+from r2ac.launch.rollouts.placement import actor_options
+from r2ac.launch.rollouts.rollout_actor import ORDER, ActorConfig, Collected, RolloutActor
+from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout, RolloutsHandle, SharedRollouts
+from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
 
 _HELLO_SECONDS = 5
-Start = Callable[[int], Any]
-"""Starts the rollout actor of a number, and returns its Ray handle."""
 
 
-@dataclass(frozen=True)
-class Arrival:
-    """What came of an order, or of an actor."""
+@dataclass
+class ActorStarter:
+    """Starts the rollout actors of a run, and starts them anew, as Ray processes."""
 
-    actor: int
-    collected: Collected | None
-    error: Exception | None = None
-    """Ray's, where the actor died or failed; its other orders are lost too."""
+    ray: Any
+    """The module, connected."""
+    configs: list[ActorConfig]
+    """Of the actors, by their numbers; the next incarnation of one that is replaced."""
+    step_timeout: float
+    """Seconds that a step of the environments may take before the actor's process is ended; 0: any number."""
+    weights: SharedWeights | None
+    """Where actors read the newest weights; None where these come with the orders, or nobody needs them."""
+    inference: InferencePool | None
 
+    def begin_other_episodes(self, actor: int) -> None:
+        """The next start of this actor is another incarnation."""
+        config = self.configs[actor]
+        self.configs[actor] = replace(config, incarnation=config.incarnation + 1)
 
-def environment_error(error: Exception) -> EngineFailed | MissingPackage | None:
-    """What the environments raised in an actor's constructor, of which Ray gives the text alone; None for other
-    errors."""
-    kind, _, sentence = last_line(error).partition(": ")
-    match kind.rpartition(".")[2]:
-        case EnvironmentFailed.__name__:
-            return EnvironmentFailed(sentence, str(error), never_worked=True)
-        case EngineFailed.__name__:
-            return EngineFailed(sentence)
-        case MissingPackage.__name__:
-            return MissingPackage(sentence)
-    return None
+    def start(self, actor: int, memory: RolloutsHandle | None) -> Any:
+        """Ray's handle of a new process for this actor, which writes its rollouts into ``memory``."""
+        options = actor_options(self.ray, here=memory is not None)
+        return (
+            self.ray.remote(RolloutActor)
+            .options(**options)
+            .remote(
+                self.configs[actor],
+                threads=1,
+                memory=memory,
+                weights=self.weights.handle() if self.weights is not None else None,
+                inference=self.inference.contact(actor) if self.inference is not None else None,
+                step_timeout=self.step_timeout,
+            )
+        )
 
 
 class ActorLink(Protocol):
     """Orders to the rollout actors of a run, and what comes back: in the order of an actor's orders."""
-
-    def publish(self, weights: Weights) -> None:
-        """Orders that an actor begins from now on are collected with ``weights``, or with newer ones."""
 
     def ready(self, actor: int) -> bool:
         """Whether the actor has started; it may have to wait for a place in the cluster."""
@@ -60,14 +68,13 @@ class ActorLink(Protocol):
     def order(self, actor: int, sequence: int) -> None:
         """Let the actor, which is ready, collect the rollout of this number, after those ordered before."""
 
-    def receive(self, timeout: float) -> list[Arrival]:
-        """All that has arrived by now; waits up to ``timeout`` seconds for the first."""
+    def receive(self, timeout: float) -> list[tuple[int, Collected | Exception]]:
+        """What has arrived by now, beside the number of its actor; waits up to ``timeout`` seconds for the first. An
+        exception is Ray's, where the actor died or failed: its other orders are lost too."""
 
     def replace(self, actor: int) -> None:
-        """Start the actor anew, whatever became of it; its orders are forgotten."""
-
-    def close(self) -> None:
-        """End the link and the actors."""
+        """Start the actor anew, whatever became of it; its orders are forgotten. One that had started begins other
+        episodes. Raises NoMemory."""
 
 
 class RayLink:
@@ -76,35 +83,31 @@ class RayLink:
     Weights are stored once each time and go once to each node that has actors; what no order needs any more is let go.
 
     Args:
-        ray: the module, connected.
-        count: the number of actors.
-        start: starts one.
-        version: of this package, which must be theirs too.
+        starter: starts the actors, which must have this version of the package.
     """
 
-    def __init__(self, ray: Any, count: int, start: Start, version: str) -> None:
-        self._ray, self._start, self._version = ray, start, version
-        self._actors: list[Any] = [None] * count
+    def __init__(self, starter: ActorStarter) -> None:
+        self._ray, self._starter = starter.ray, starter
+        self._actors: list[Any] = [None] * len(starter.configs)
         self._orders: dict[Any, int] = {}
         self._starting: dict[Any, int] = {}  # the first call of each that has not answered
-        self._weights: Any = None
-        for index in range(count):
-            self._begin(index)
+        self._weights: tuple[int, Any] = (-1, None)  # their version, and Ray's reference
+        for actor in range(len(self._actors)):
+            self._begin(actor)
 
     def publish(self, weights: Weights) -> None:
-        """See :class:`ActorLink`."""
-        self._weights = self._ray.put(weights)
+        self._weights = (weights.version, self._ray.put(weights))
+
+    def version(self, actor: int) -> int:
+        return self._weights[0]
 
     def ready(self, actor: int) -> bool:
-        """See :class:`ActorLink`."""
         return actor not in self._starting.values()
 
     def order(self, actor: int, sequence: int) -> None:
-        """See :class:`ActorLink`."""
-        self._orders[self._actors[actor].collect.remote(self._weights, sequence)] = actor
+        self._orders[self._actors[actor].collect.remote(self._weights[1], sequence)] = actor
 
-    def receive(self, timeout: float) -> list[Arrival]:
-        """See :class:`ActorLink`."""
+    def receive(self, timeout: float) -> list[tuple[int, Collected | Exception]]:
         calls = [*self._starting, *self._orders]
         if not calls:
             time.sleep(timeout)
@@ -113,11 +116,11 @@ class RayLink:
         if ready:
             # A first call that waits and a second that does not: together, all that are ready.
             ready, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
-        arrivals = [self._take(call) for call in sorted(ready, key=calls.index)]
-        return [arrival for arrival in arrivals if arrival is not None]
+        return [arrival for call in sorted(ready, key=calls.index) for arrival in self._take(call)]
 
     def replace(self, actor: int) -> None:
-        """See :class:`ActorLink`."""
+        if self.ready(actor):
+            self._starter.begin_other_episodes(actor)
         self._orders = {order: owner for order, owner in self._orders.items() if owner != actor}
         self._starting = {call: owner for call, owner in self._starting.items() if owner != actor}
         # An actor that is only out of reach must not go on beside the one that takes its place.
@@ -125,42 +128,46 @@ class RayLink:
         self._begin(actor)
 
     def close(self) -> None:
-        """See :class:`ActorLink`."""
+        """End the actors."""
         for actor in self._actors:
             self._ray.kill(actor)
 
-    def _begin(self, index: int) -> None:
-        self._actors[index] = self._start(index)
-        self._starting[self._actors[index].check.remote(self._version)] = index
+    def _begin(self, actor: int) -> None:
+        self._actors[actor] = self._starter.start(actor, None)
+        self._starting[self._actors[actor].check.remote(installed_version())] = actor
 
-    def _take(self, call: Any) -> Arrival | None:
-        """What came of an order; None where an actor has started."""
+    def _take(self, call: Any) -> Iterator[tuple[int, Collected | Exception]]:
+        """What an order has come to; nothing where the call says that an actor has started."""
         is_order = call in self._orders
         actor = self._orders.pop(call) if is_order else self._starting[call]
         try:
             collected = self._ray.get(call)
         except self._ray.exceptions.RayError as error:
-            return Arrival(actor, None, error)
+            yield actor, error
+            return
         if is_order:
-            return Arrival(actor, collected)
-        del self._starting[call]
-        return None
+            yield actor, collected
+        else:
+            del self._starting[call]
 
 
 class SocketLink:
-    """Through sockets of this machine: weights lie on a board and rollouts in memory that all share, so that an order
-    is a few bytes and no call of Ray. Ray starts the actors, and says why one ended.
+    """Through sockets: rollouts lie in memory that an actor shares with this process, and an order and its answer are a
+    few bytes and no call of Ray. Ray starts the actors, and says why one ended.
 
     Args:
-        ray: the module, connected.
-        count: the number of actors.
-        start: starts one, with the board.
-        board: where weights are published; the link's owner closes it.
-        folder: for its socket, which nobody but this user enters.
+        starter: starts the actors.
+        layout: of each rollout.
+        slots: rollouts that an actor may be ahead of the learner.
+        folder: for its socket, which only this user enters.
+
+    Raises:
+        NoMemory: if there is none for the rollouts.
     """
 
-    def __init__(self, ray: Any, count: int, start: Start, board: WeightsBoard, folder: Path) -> None:
-        self._ray, self._start, self._board = ray, start, board
+    def __init__(self, starter: ActorStarter, layout: RolloutLayout, slots: int, folder: Path) -> None:
+        self._ray, self._starter, self._layout, self._slots = starter.ray, starter, layout, slots
+        count = len(starter.configs)
         self._address = str(folder / "orders")
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(self._address)
@@ -171,30 +178,28 @@ class SocketLink:
         self._poll.register(self._listener, select.POLLIN)
         self._actors: list[Any] = [None] * count
         self._served: list[Any] = [None] * count
+        self._memory: list[SharedRollouts | None] = [None] * count
         self._starts = 0
         self._keys = [0] * count  # of the start of each actor: one of before is not let in
-        for index in range(count):
-            self._begin(index)
-
-    def publish(self, weights: Weights) -> None:
-        """See :class:`ActorLink`."""
-        self._board.write(weights)
+        try:
+            for actor in range(count):
+                self._begin(actor)
+        except BaseException:
+            self.close()
+            raise
 
     def ready(self, actor: int) -> bool:
-        """See :class:`ActorLink`."""
         return self._connections[actor] is not None
 
     def order(self, actor: int, sequence: int) -> None:
-        """See :class:`ActorLink`."""
         connection = self._connections[actor]
         assert connection is not None
-        # One that is gone is met when its connection is read.
+        # The end of a connection is noticed when it is read.
         with contextlib.suppress(OSError):
             connection.send_bytes(ORDER.pack(sequence))
 
-    def receive(self, timeout: float) -> list[Arrival]:
-        """See :class:`ActorLink`."""
-        arrivals: list[Arrival] = []
+    def receive(self, timeout: float) -> list[tuple[int, Collected | Exception]]:
+        arrivals: list[tuple[int, Collected | Exception]] = []
         while ready := self._poll.poll(1000 * timeout):
             timeout = 0
             for descriptor, _ in ready:
@@ -202,71 +207,82 @@ class SocketLink:
                     arrivals.append(self._read(descriptor))
                 else:
                     self._accept()
-        starting = [index for index, each in enumerate(self._connections) if each is None]
-        return arrivals + [arrival for index in starting if (arrival := self._ended(index, timeout=0)) is not None]
+        starting = [actor for actor, each in enumerate(self._connections) if each is None]
+        return arrivals + [(actor, error) for actor in starting if (error := self._ended(actor, timeout=0)) is not None]
 
     def replace(self, actor: int) -> None:
-        """See :class:`ActorLink`."""
         connection, self._connections[actor] = self._connections[actor], None
         if connection is not None:
+            self._starter.begin_other_episodes(actor)
             self._forget(connection.fileno())
             connection.close()
         self._ray.kill(self._actors[actor])
         self._begin(actor)
 
     def close(self) -> None:
-        """See :class:`ActorLink`."""
+        """End the link and the actors, and close their memory."""
         for connection in self._connections:
             if connection is not None:
                 connection.close()
         self._listener.close()
         for actor in self._actors:
-            self._ray.kill(actor)
+            if actor is not None:
+                self._ray.kill(actor)
+        for memory in self._memory:
+            if memory is not None:
+                memory.close()
 
-    def _begin(self, index: int) -> None:
+    def _begin(self, actor: int) -> None:
+        # Memory of its own for each start: an actor that was killed may still write for a moment.
+        memory, old = SharedRollouts.create(self._layout, self._slots), self._memory[actor]
+        self._memory[actor] = memory
+        if old is not None:
+            old.close()
         self._starts += 1
-        self._keys[index] = self._starts
-        self._actors[index] = self._start(index)
-        self._served[index] = self._actors[index].serve.remote(self._address, self._starts)
+        self._keys[actor] = self._starts
+        self._actors[actor] = self._starter.start(actor, memory.handle())
+        self._served[actor] = self._actors[actor].serve.remote(self._address, self._starts)
 
     def _accept(self) -> None:
         connection = Connection(self._listener.accept()[0].detach())
         try:
-            # An actor says who it is as soon as it is connected.
+            # An actor sends its key as soon as it is connected.
             if not connection.poll(_HELLO_SECONDS):
                 raise EOFError
             (key,) = ORDER.unpack(connection.recv_bytes())
-            index = self._keys.index(key)
+            actor = self._keys.index(key)
         except (OSError, EOFError, ValueError, struct.error):
             connection.close()
             return
-        self._connections[index] = connection
-        self._owners[connection.fileno()] = index
+        self._connections[actor] = connection
+        self._owners[connection.fileno()] = actor
         self._poll.register(connection, select.POLLIN)
 
-    def _read(self, descriptor: int) -> Arrival:
-        """A message, or that there will be none any more."""
-        index = self._owners[descriptor]
-        connection = self._connections[index]
+    def _read(self, descriptor: int) -> tuple[int, Collected | Exception]:
+        """A message, with the rollout where it lies; or why there will be none any more."""
+        actor = self._owners[descriptor]
+        connection, memory = self._connections[actor], self._memory[actor]
         assert connection is not None
+        assert memory is not None
         try:
-            return Arrival(index, connection.recv())
+            collected: Collected = connection.recv()
         except (OSError, EOFError):
             self._forget(descriptor)
-            return self._ended(index, timeout=30) or Arrival(index, None, ConnectionError("its connection ended"))
+            return actor, self._ended(actor, timeout=30) or ConnectionError("its connection ended")
+        return actor, replace(collected, rollout=memory.slots[memory.slot(collected.sequence)])
 
     def _forget(self, descriptor: int) -> None:
         """Nothing is to be read there any more."""
         if self._owners.pop(descriptor, None) is not None:
             self._poll.unregister(descriptor)
 
-    def _ended(self, index: int, timeout: float) -> Arrival | None:
+    def _ended(self, actor: int, timeout: float) -> Exception | None:
         """Why an actor serves no more; None if Ray does not say so within ``timeout`` seconds."""
-        ready, _ = self._ray.wait([self._served[index]], timeout=timeout)
+        ready, _ = self._ray.wait([self._served[actor]], timeout=timeout)
         if not ready:
             return None
         try:
             self._ray.get(ready[0])
         except self._ray.exceptions.RayError as error:
-            return Arrival(index, None, error)
-        return Arrival(index, None, ConnectionError("it ended by itself"))
+            return error
+        return ConnectionError("it ended by itself")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from r2ac.agents import ObservationSpec
+from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle, allocate
 from r2ac.learner import Rollout
 
 _Shapes = dict[str, tuple[tuple[int, ...], type[np.generic]]]
@@ -80,22 +81,15 @@ class RolloutLayout:
 
 
 @dataclass(frozen=True)
-class MemoryHandle:
-    """With what another process of this machine and user finds a :class:`RolloutMemory`."""
+class RolloutsHandle(MemoryHandle):
+    """Names a :class:`SharedRollouts` to another process."""
 
-    process: int
-    """The id of the process that made it."""
-    descriptor: int
-    """Its file descriptor there."""
     layout: RolloutLayout
     slots: int
 
 
-class RolloutMemory:
+class SharedRollouts:
     """Room for some rollouts of one layout, in memory that several processes of this machine see.
-
-    The memory has no name in the file system: it is given back with the last process that holds it, however that ends,
-    and no limit of /dev/shm holds for it. Linux only.
 
     Args:
         layout: of each rollout.
@@ -112,33 +106,22 @@ class RolloutMemory:
         """The rollouts, whose arrays are views of the memory."""
 
     @staticmethod
-    def create(layout: RolloutLayout, slots: int) -> RolloutMemory:
-        """New memory, all of it taken from the system now, so that it cannot be missing later.
-
-        Raises:
-            OSError: where there is not so much.
-        """
-        descriptor = os.memfd_create("r2ac-rollouts")
-        try:
-            os.posix_fallocate(descriptor, 0, slots * layout.nbytes())
-            return RolloutMemory(layout, descriptor, slots)
-        except OSError:
-            os.close(descriptor)
-            raise
+    def create(layout: RolloutLayout, slots: int) -> SharedRollouts:
+        """New memory. Raises NoMemory."""
+        return SharedRollouts(layout, allocate("r2ac-rollouts", slots * layout.nbytes()), slots)
 
     @staticmethod
-    def attach(handle: MemoryHandle) -> RolloutMemory:
-        """The memory that another process made.
+    def attach(handle: RolloutsHandle) -> SharedRollouts:
+        """The memory that another process made. Raises OSError if that process is gone."""
+        return SharedRollouts(handle.layout, handle.open(), handle.slots)
 
-        Raises:
-            OSError: if that process is gone.
-        """
-        descriptor = os.open(f"/proc/{handle.process}/fd/{handle.descriptor}", os.O_RDWR | os.O_CLOEXEC)
-        return RolloutMemory(handle.layout, descriptor, handle.slots)
-
-    def handle(self) -> MemoryHandle:
+    def handle(self) -> RolloutsHandle:
         """For :meth:`attach`, as long as this object is open."""
-        return MemoryHandle(os.getpid(), self.descriptor, self._layout, len(self.slots))
+        return RolloutsHandle(os.getpid(), self.descriptor, self._layout, len(self.slots))
+
+    def slot(self, sequence: int) -> int:
+        """Where the rollout of this number lies: the rollouts of one actor take the slots in turn."""
+        return sequence % len(self.slots)
 
     def close(self) -> None:
         """Close the descriptor; the rollouts stay as long as somebody holds them."""

@@ -1,76 +1,83 @@
-"""Where the learner puts its newest weights, and all processes of the machine that act read them."""
+"""The learner's weights, and the shared memory where the processes of its machine read the newest."""
 
 from __future__ import annotations
 
 import mmap
 import os
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
+import torch
 
-from r2ac.launch.rollouts.inference.policies import Weights
+from r2ac.agents import Agent
+from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle, allocate
+from r2ac.learner.vectors import copy_vector_
 
 
 @dataclass(frozen=True)
-class BoardHandle:
-    """With what another process of this machine and user finds a :class:`WeightsBoard`."""
+class Weights:
+    """The agent's weights, as they travel from the learner to those who act."""
 
-    process: int
-    descriptor: int
-    size: int
-    """The number of parameters."""
+    version: int
+    """The number of updates that made them."""
+    values: np.ndarray
+    """All parameters, one after another, float32."""
+
+    def load_into(self, agent: Agent) -> None:
+        """Copy them into the agent's parameters, which stay where they lie in memory, as cuDNN's LSTM wants them."""
+        parameters = list(agent.parameters())
+        copy_vector_(parameters, torch.tensor(self.values, device=parameters[0].device))
 
 
-class WeightsBoard:
-    """The newest weights, in memory that several processes of this machine see; one process writes.
+class WeightsTarget(Protocol):
+    """Where the learner publishes its weights for those who act."""
 
-    ``SLOTS`` slots are written in turn, so that who reads the newest is disturbed only where it takes longer than two
-    more publications; it then reads again. That one can tell relies on stores being seen in their order, as on x86-64.
+    def publish(self, weights: Weights) -> None:
+        """Rollouts that are begun from now on use these weights, or newer ones."""
+
+    def version(self, actor: int) -> int:
+        """The oldest version that a rollout ordered from this actor now can have; -1 while none has arrived."""
+
+
+class SharedWeights:
+    """The newest weights, in memory that all processes of the machine read and one writes.
+
+    ``SLOTS`` slots are written in turn, so that a reader is disturbed only where it takes longer than two more
+    publications; it then reads again. The check relies on stores being seen in their order, as on x86-64.
 
     Args:
         descriptor: of the memory; this object closes it.
-        size: the number of parameters.
     """
 
     SLOTS = 3
 
-    def __init__(self, descriptor: int, size: int) -> None:
-        self._descriptor, self._size = descriptor, size
-        whole = np.frombuffer(mmap.mmap(descriptor, _bytes(size)), dtype=np.uint8)
-        begin = _header(self.SLOTS)
-        header = whole[:begin].view(np.int64)
-        self._newest, self._versions = header[:1], header[1:]
-        self._slots = whole[begin:].view(np.float32).reshape(self.SLOTS, size)
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        # First the number of the newest slot, then the version in each: -1 while it is written, or before.
+        whole = np.frombuffer(mmap.mmap(descriptor, 0), dtype=np.uint8)
+        header, values = np.split(whole, [8 * (1 + self.SLOTS)])
+        self._newest, self._versions = np.split(header.view(np.int64), [1])
+        self._slots = values.view(np.float32).reshape(self.SLOTS, -1)
         self._read: Weights | None = None
 
     @staticmethod
-    def create(size: int) -> WeightsBoard:
-        """A board for ``size`` parameters, with nothing on it.
-
-        Raises:
-            OSError: where there is no memory.
-        """
-        descriptor = os.memfd_create("r2ac-weights")
-        try:
-            os.posix_fallocate(descriptor, 0, _bytes(size))
-            board = WeightsBoard(descriptor, size)
-        except OSError:
-            os.close(descriptor)
-            raise
-        board._newest[:] = board._versions[:] = -1
-        return board
+    def create(size: int) -> SharedWeights:
+        """Memory for ``size`` parameters, with no weights in it yet. Raises NoMemory."""
+        shared = SharedWeights(allocate("r2ac-weights", 8 * (1 + SharedWeights.SLOTS) + 4 * SharedWeights.SLOTS * size))
+        shared._newest[:] = shared._versions[:] = -1
+        return shared
 
     @staticmethod
-    def attach(handle: BoardHandle) -> WeightsBoard:
-        """The board that another process made. Raises OSError if that process is gone."""
-        path = f"/proc/{handle.process}/fd/{handle.descriptor}"
-        return WeightsBoard(os.open(path, os.O_RDWR | os.O_CLOEXEC), handle.size)
+    def attach(handle: MemoryHandle) -> SharedWeights:
+        """The memory that another process made. Raises OSError if that process is gone."""
+        return SharedWeights(handle.open())
 
-    def handle(self) -> BoardHandle:
+    def handle(self) -> MemoryHandle:
         """For :meth:`attach`, as long as this object is open."""
-        return BoardHandle(os.getpid(), self._descriptor, self._size)
+        return MemoryHandle(os.getpid(), self._descriptor)
 
-    def write(self, weights: Weights) -> None:
+    def publish(self, weights: Weights) -> None:
         """Make these the newest."""
         slot = (int(self._newest[0]) + 1) % self.SLOTS
         self._versions[slot] = -1
@@ -78,8 +85,13 @@ class WeightsBoard:
         self._versions[slot] = weights.version
         self._newest[0] = slot
 
+    def version(self, actor: int) -> int:
+        """Of the newest weights; -1 before the first. Any actor reads the newest."""
+        slot = int(self._newest[0])
+        return -1 if slot < 0 else int(self._versions[slot])
+
     def newest(self) -> Weights | None:
-        """A copy of the newest weights, the same one as before where there are no newer; None where there are none."""
+        """A copy of the newest weights, the same object as before where there are no newer; None before the first."""
         while True:
             slot = int(self._newest[0])
             if slot < 0:
@@ -97,12 +109,3 @@ class WeightsBoard:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
-
-
-def _header(slots: int) -> int:
-    """Bytes of the number of the newest slot, and of the version in each: -1 while it is written, or before."""
-    return 8 * (1 + slots)
-
-
-def _bytes(size: int) -> int:
-    return _header(WeightsBoard.SLOTS) + 4 * WeightsBoard.SLOTS * size

@@ -11,15 +11,15 @@ from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.rollouts.batch_pipeline import BUFFERS, BatchPipeline, DirectBatches
+from r2ac.launch.rollouts.batch_pipeline import BUFFERS, BatchPipeline
 from r2ac.launch.rollouts.batcher import Batcher, BatchRing
-from r2ac.launch.rollouts.in_process_source import InProcessSource
-from r2ac.launch.rollouts.inference.policies import Weights
+from r2ac.launch.rollouts.failures import ActorsLost
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
-from r2ac.launch.rollouts.rollout_source import ActorsLost, Batch
+from r2ac.launch.rollouts.rollout_source import Batch, InProcessSource
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
+from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.settings.policy_lag import PREFETCHED
-from r2ac.learner import Learner, LearnerConfig, Rollout, StagedBatch
+from r2ac.learner import Learner, LearnerConfig, Rollout
 
 AGENT = AgentConfig(hidden_size=5, encoder="none")
 STREAMS, STEPS = 4, 6
@@ -32,7 +32,6 @@ class CountingSource(InProcessSource):
 
     taken = 0
     failure: Exception | None = None
-    closed = False
 
     def next_batch(self, interrupted: Callable[[], bool]) -> Batch | None:
         if self.failure is not None:
@@ -40,14 +39,10 @@ class CountingSource(InProcessSource):
         self.taken += 1
         return super().next_batch(interrupted)
 
-    def close(self) -> None:
-        self.closed = True
-        super().close()
 
-
-def make_source() -> CountingSource:
+def make_source(kind: type[CountingSource] = CountingSource) -> CountingSource:
     config = ActorConfig("memory/tmaze", MemoryOptions(corridor_length=3), AGENT, 5, STEPS, STREAMS, index=0)
-    return CountingSource(config, STREAMS, sequence=0)
+    return kind(RolloutActor(config), STREAMS, sequence=0)
 
 
 def make_learner() -> Learner:
@@ -63,23 +58,21 @@ def never() -> bool:
     return False
 
 
-@pytest.mark.parametrize("make", [BatchPipeline, DirectBatches])
-def test_updates_are_those_of_the_batches_in_order(make: type[BatchPipeline]) -> None:
+def test_updates_are_those_of_the_batches_in_order() -> None:
     learner, alone = make_learner(), make_learner()
-    weights = weights_of(learner)
-    batches, source = make(make_source(), learner.stage), make_source()
-    batches.publish(weights)
-    source.publish(weights)
+    ahead, source = make_source(), make_source()
+    ahead.publish(weights_of(learner))
+    source.publish(weights_of(learner))
+    batches = BatchPipeline(ahead, learner.stage)
     for _ in range(8):
         ready, expected = batches.next_batch(never), source.next_batch(never)
         assert ready is not None
         assert expected is not None
         assert ready.episodes == expected.episodes
-        np.testing.assert_array_equal(ready.weights_version, expected.rollout.weights_version)
-        learner.update(ready.staged)
+        np.testing.assert_array_equal(ready.rollout.weights_version, expected.rollout.weights_version)
+        learner.update(ready.rollout)
         alone.update(expected.rollout)
     batches.close()
-    source.close()
     assert learner.env_steps == 8 * STREAMS * STEPS
     assert learner.carries.resets == 0
     for one, other in zip(learner.agent.parameters(), alone.agent.parameters(), strict=True):
@@ -97,14 +90,15 @@ def test_a_ring_that_is_filled_ahead_changes_neither_weights_nor_metrics(device:
         learner = Learner(Agent(SPEC, AGENT).to(device), LearnerConfig(learning_rate=1e-3), streams, 10**6)
         actor, batcher = RolloutActor(config), Batcher(batch, ring)
         weights = Weights(0, parameters_to_vector(learner.agent.parameters()).detach().cpu().numpy())
-        staged: list[StagedBatch] = []
+        staged: list[Rollout[np.ndarray]] = []
         for number in range(40):
             rollout = actor.collect(weights, number).rollout
             assert rollout is not None
             batcher.add(rollout)
             while (ready := batcher.next_batch()) is not None:
                 # As far ahead as the pipeline goes.
-                staged.append(learner.stage(ready))
+                learner.stage(ready)
+                staged.append(ready)
                 if len(staged) > PREFETCHED:
                     learner.update(staged.pop(0))
         actor.close()
@@ -118,8 +112,8 @@ def test_a_ring_that_is_filled_ahead_changes_neither_weights_nor_metrics(device:
 
 def test_no_more_is_taken_than_is_bounded() -> None:
     learner, source = make_learner(), make_source()
+    source.publish(weights_of(learner))
     batches = BatchPipeline(source, learner.stage)
-    batches.publish(weights_of(learner))
     assert batches.next_batch(never) is not None
     deadline = time.monotonic() + 10
     while source.taken < 1 + PREFETCHED and time.monotonic() < deadline:
@@ -127,7 +121,6 @@ def test_no_more_is_taken_than_is_bounded() -> None:
     time.sleep(0.3)
     assert source.taken == 1 + PREFETCHED
     batches.close()
-    assert source.closed
     assert threading.active_count() == len(threading.enumerate())
     assert "batches" not in {thread.name for thread in threading.enumerate()}
 
@@ -135,20 +128,20 @@ def test_no_more_is_taken_than_is_bounded() -> None:
 def test_what_the_source_raises_reaches_the_learner() -> None:
     learner, source = make_learner(), make_source()
     source.failure = ActorsLost("rollout actor 0 failed")
+    source.publish(weights_of(learner))
     batches = BatchPipeline(source, learner.stage)
-    batches.publish(weights_of(learner))
     with pytest.raises(ActorsLost, match="rollout actor 0 failed"):
         batches.next_batch(never)
     batches.close()
 
 
 def test_what_staging_raises_reaches_the_learner() -> None:
-    def stage(rollout: Rollout[np.ndarray]) -> StagedBatch:
+    def stage(rollout: Rollout[np.ndarray]) -> None:
         raise ValueError("streams must lie in 0 to 3")
 
     source = make_source()
+    source.publish(weights_of(make_learner()))
     batches = BatchPipeline(source, stage)
-    batches.publish(weights_of(make_learner()))
     with pytest.raises(ValueError, match="streams must lie"):
         batches.next_batch(never)
     batches.close()
@@ -164,10 +157,7 @@ def test_an_interruption_ends_the_wait() -> None:
                 time.sleep(0.01)
             return None
 
-    config = ActorConfig("memory/tmaze", MemoryOptions(corridor_length=3), AGENT, 5, STEPS, STREAMS, index=0)
-    learner = make_learner()
-    batches = BatchPipeline(Hanging(config, STREAMS, 0), learner.stage)
-    batches.publish(weights_of(learner))
+    batches = BatchPipeline(make_source(Hanging), make_learner().stage)
     assert batches.next_batch(started.is_set) is None
     assert batches.waited > 0
     batches.close()
@@ -176,18 +166,16 @@ def test_an_interruption_ends_the_wait() -> None:
 def test_staging_that_never_ends_does_not_keep_the_pipeline_open() -> None:
     staging, goes_on = threading.Event(), threading.Event()
 
-    def stage(rollout: Rollout[np.ndarray]) -> StagedBatch:
+    def stage(rollout: Rollout[np.ndarray]) -> None:
         staging.set()
         goes_on.wait()
-        return learner.stage(rollout)
 
-    learner, source = make_learner(), make_source()
+    source = make_source()
+    source.publish(weights_of(make_learner()))
     batches = BatchPipeline(source, stage)
-    batches.publish(weights_of(learner))
-    staging.wait()
+    assert batches.next_batch(staging.is_set) is None
     with pytest.warns(RuntimeWarning, match="the thread 'batches' did not end within 0.05 s and is left behind"):
         batches.close(seconds=0.05)
-    assert source.closed, "its actors end all the same"
     (left,) = (thread for thread in threading.enumerate() if thread.name == "batches")
     assert left.daemon, "the process can end"
     goes_on.set()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +20,14 @@ from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.cli import main
 from r2ac.launch.cluster import connect as cluster
-from r2ac.launch.rollouts.inference.acting_agent import InferenceConfig
-from r2ac.launch.rollouts.inference.policies import Weights
-from r2ac.launch.rollouts.rollout_actor import ActorConfig
-from r2ac.launch.rollouts.rollout_source import ActorsLost, RayConfig, RaySource
-from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
+from r2ac.launch.rollouts.failures import ActorsLost
+from r2ac.launch.rollouts.transport import links
+from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runtime.errors import RunDirectoryError
+from r2ac.launch.settings.config import TrainConfig
 from r2ac.learner import DeviceFeed, Rollout
+from tests.launch.rollouts.opened import Opened, opened
 from tests.processes import ray_processes, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -35,7 +35,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 ACTORS, STREAMS, STEPS, BATCH, IN_FLIGHT = 6, 4, 6, 8, 2
 AGENT = AgentConfig(hidden_size=5, encoder="none")
 SPEC = ObservationSpec((4,), 2)
-LAYOUT = RolloutLayout(STEPS, STREAMS, SPEC, AGENT.hidden_size)
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     # Loopback alone.
@@ -91,11 +90,22 @@ def nodes(ray_token: None) -> Iterator[Nodes]:
             nodes.close()
 
 
-def actor_configs() -> list[ActorConfig]:
-    options = MemoryOptions(corridor_length=3)
-    return [
-        ActorConfig("memory/tmaze", options, AGENT, 5, STEPS, STREAMS, index, num_groups=2) for index in range(ACTORS)
-    ]
+def config_at(address: str, **changes: Any) -> TrainConfig[Any]:
+    """The settings of actors on the cluster there."""
+    config = TrainConfig(
+        "memory/tmaze",
+        MemoryOptions(corridor_length=3),
+        AGENT,
+        seed=5,
+        rollout_length=STEPS,
+        batch_size=BATCH,
+        num_actors=ACTORS,
+        streams_per_actor=STREAMS,
+        rollouts_in_flight=IN_FLIGHT,
+        stream_groups=2,
+        ray_address=address,
+    )
+    return replace(config, **changes)
 
 
 def make_weights(version: int) -> Weights:
@@ -111,7 +121,7 @@ class Consumer:
         constant: whether the weights are always the same, which inference workers change within a rollout.
     """
 
-    def __init__(self, source: RaySource, constant: bool = False) -> None:
+    def __init__(self, source: Opened, constant: bool = False) -> None:
         self.source, self.constant = source, constant
         self.version = 0
         self.following = np.zeros(ACTORS * STREAMS, dtype=int)
@@ -122,9 +132,7 @@ class Consumer:
         return Weights(version, make_weights(0 if self.constant else version).values)
 
     def take(self) -> None:
-        batch = self.source.next_batch(lambda: False)
-        assert batch is not None
-        rollout = batch.rollout
+        rollout = self.source.take().rollout
         assert len(set(rollout.stream.tolist())) == rollout.batch_size == BATCH
         gap = rollout.sequence - self.following[rollout.stream]
         assert gap.min() >= 0
@@ -219,11 +227,8 @@ def _nothing_is_left_of_a_source_that_is_closed(consumer: Consumer) -> None:
 
 
 def _inference_workers_anywhere_and_a_killed_one(nodes: Nodes) -> None:
-    actors = actor_configs()[:4]
-    inference = InferenceConfig(AGENT, LAYOUT, actors[0].columns, ACTORS * STREAMS, "auto", threads=1)
-    config = RayConfig(BATCH, IN_FLIGHT, address=nodes.address, inference=inference, inference_workers=2)
-    source = RaySource(actors, config, [0] * len(actors))
-    try:
+    config = config_at(nodes.address, num_actors=4, inference="worker", inference_workers=2)
+    with opened(config, SPEC) as source:
         consumer, counts = Consumer(source, constant=True), source.counts
         consumer.take_until(lambda: bool((consumer.following[: 4 * STREAMS] > 1).all()), "all deliver")
         assert not consumer.lost.any()
@@ -234,18 +239,14 @@ def _inference_workers_anywhere_and_a_killed_one(nodes: Nodes) -> None:
         # The actors of one worker, and only they, lost what they were at.
         assert 1 <= sum(each != {0} for each in consumer.of_actors(consumer.lost)) <= 2
         assert counts.inference_restarts == 1
-    finally:
-        source.close()
 
 
-def _nodes_of_another_version_are_told(nodes: Nodes) -> None:
-    source = RaySource(actor_configs()[:2], RayConfig(BATCH, 2, address=nodes.address, version="9.9.9"), [0, 0])
-    source.publish(make_weights(0))
-    try:
+def _nodes_of_another_version_are_told(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "installed_version", lambda: "9.9.9")
+    with opened(config_at(nodes.address, num_actors=2), SPEC) as source:
+        source.publish(make_weights(0))
         with pytest.raises(ActorsLost, match=r"has r2ac \S+, the learner 9\.9\.9: both must be the same"):
-            source.next_batch(lambda: False)
-    finally:
-        source.close()
+            source.take()
 
 
 OLD_RAY = "import ray; ray.__version__ = '2.0.0'; "
@@ -311,12 +312,14 @@ def _a_training_counts_its_steps_whatever_happens(
 
 
 def test_nodes_that_come_and_go(
-    nodes: Nodes, start_tiny: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
+    nodes: Nodes,
+    start_tiny: Callable[..., "subprocess.Popen[str]"],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The life of one cluster, in its order: each part begins with the nodes that the one before has left."""
     workers = {name: nodes.add(num_cpus=2) for name in ("first", "second")}
-    source = RaySource(actor_configs(), RayConfig(BATCH, IN_FLIGHT, address=nodes.address), [0] * ACTORS)
-    with closing(source):
+    with opened(config_at(nodes.address), SPEC) as source:
         consumer = Consumer(source)
         _actors_that_have_a_place_begin_and_the_others_wait(consumer)
         _the_place_of_a_killed_actor_goes_to_one_that_waits(consumer)
@@ -325,7 +328,7 @@ def test_nodes_that_come_and_go(
         _what_runs_inside_ray_stays_there(consumer)
         _nothing_is_left_of_a_source_that_is_closed(consumer)
     _inference_workers_anywhere_and_a_killed_one(nodes)
-    _nodes_of_another_version_are_told(nodes)
+    _nodes_of_another_version_are_told(nodes, monkeypatch)
     _what_a_cluster_cannot_give_is_one_sentence(nodes, tmp_path)
     _a_training_counts_its_steps_whatever_happens(nodes, workers, start_tiny, tmp_path)
 

@@ -6,8 +6,8 @@ from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent, AgentConfig
 from r2ac.envs.gym import GymOptions
-from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
+from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.learner import DeviceFeed, Rollout
 
 LIMIT = 4

@@ -12,8 +12,8 @@ from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.launch.rollouts import publisher
-from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.publisher import WeightsPublisher
+from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.settings.policy_lag import UNDER_WAY
 from r2ac.learner import Learner, LearnerConfig
 from tests.learner.simulated_gpu import Order, SimulatedGPU, in_random_order, newest_first, oldest_first

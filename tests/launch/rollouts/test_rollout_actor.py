@@ -12,9 +12,8 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import find_task
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.rollouts.inference.policies import Weights
-from r2ac.launch.rollouts.rollout_actor import ActorConfig, Collected, RolloutActor
-from r2ac.launch.rollouts.stream_group import Episode
+from r2ac.launch.rollouts.rollout_actor import ActorConfig, Collected, Episode, RolloutActor
+from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.learner import DeviceFeed, Rollout
 
 CORRIDOR = 3

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,12 +17,12 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.rollouts.in_process_source import InProcessSource
-from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, ActorConfig, RolloutActor
-from r2ac.launch.rollouts.rollout_source import Batch, RayConfig, RaySource
-from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
+from r2ac.launch.rollouts.rollout_source import Batch
+from r2ac.launch.rollouts.transport.shared_weights import Weights
+from r2ac.launch.settings.config import TrainConfig
 from r2ac.learner import DeviceFeed, Rollout
+from tests.launch.rollouts.opened import Opened, opened
 from tests.processes import is_loopback, listening_addresses, processes_below, ray_processes
 
 # A batch needs rollouts of both actors, so that neither can fall behind the other.
@@ -30,8 +31,18 @@ AGENT = AgentConfig(hidden_size=5, encoder="none")
 SPEC = ObservationSpec((4,), 2)
 
 
-def actor_config(index: int) -> ActorConfig:
-    return ActorConfig("memory/tmaze", MemoryOptions(corridor_length=3), AGENT, 5, 6, STREAMS, index)
+CONFIG = TrainConfig(
+    "memory/tmaze",
+    MemoryOptions(corridor_length=3),
+    AGENT,
+    seed=5,
+    rollout_length=6,
+    batch_size=BATCH,
+    num_actors=ACTORS,
+    streams_per_actor=STREAMS,
+    rollouts_in_flight=IN_FLIGHT,
+)
+COUNTERS = {"next_sequence": FIRST_SEQUENCE}
 
 
 def make_weights(version: int) -> Weights:
@@ -53,7 +64,7 @@ def actor_processes() -> list[int]:
 class Consumer:
     """Takes batches as the learner does, publishing new weights after each, and checks what comes."""
 
-    def __init__(self, source: RaySource | InProcessSource) -> None:
+    def __init__(self, source: Opened) -> None:
         self.source = source
         self.version = 1
         self.next_sequence = np.full(ACTORS * STREAMS, FIRST_SEQUENCE)
@@ -99,16 +110,10 @@ def earlier_processes() -> set[int]:
     return set(processes_below())
 
 
-@pytest.fixture(scope="module", params=["shared memory", "object store"])
+@pytest.fixture(scope="module", params=["shared", "ray"])
 def consumer(earlier_processes: set[int], request: pytest.FixtureRequest) -> Iterator[Consumer]:
-    configs = [actor_config(index) for index in range(ACTORS)]
-    memory = RolloutLayout(6, STREAMS, SPEC, AGENT.hidden_size) if request.param == "shared memory" else None
-    config = RayConfig(BATCH, IN_FLIGHT, memory=memory, num_parameters=len(make_weights(0).values))
-    source = RaySource(configs, config, [FIRST_SEQUENCE] * ACTORS)
-    try:
+    with opened(replace(CONFIG, transport=request.param), SPEC, version=1, counters=COUNTERS) as source:
         yield Consumer(source)
-    finally:
-        source.close()
 
 
 def _batches_are_in_order_and_use_every_stream(consumer: Consumer) -> None:
@@ -215,18 +220,17 @@ def test_actors_from_their_start_to_their_end(consumer: Consumer, earlier_proces
 
 
 def test_in_process_the_rollouts_are_those_of_the_actor_with_the_newest_weights() -> None:
-    source, actor = InProcessSource(actor_config(0), STREAMS, FIRST_SEQUENCE), RolloutActor(actor_config(0))
-    for number in range(4):
-        source.publish(make_weights(number))
-        batch = source.next_batch(never)
-        collected = actor.collect(make_weights(number), FIRST_SEQUENCE + number)
-        expected = collected.rollout
-        assert expected is not None
-        assert batch is not None
-        assert batch.episodes == collected.episodes
-        np.testing.assert_array_equal(batch.rollout.observation, expected.observation)
-        np.testing.assert_array_equal(batch.rollout.action, expected.action)
-        np.testing.assert_array_equal(batch.rollout.sequence, FIRST_SEQUENCE + number)
-    assert source.next_batch(lambda: True) is None
-    source.close()
+    actor = RolloutActor(ActorConfig(CONFIG.task, CONFIG.env, AGENT, 5, 6, STREAMS, index=0))
+    with opened(replace(CONFIG, num_actors=0, batch_size=STREAMS), SPEC, counters=COUNTERS) as source:
+        for number in range(4):
+            source.publish(make_weights(number))
+            batch = source.take()
+            collected = actor.collect(make_weights(number), FIRST_SEQUENCE + number)
+            expected = collected.rollout
+            assert expected is not None
+            assert batch.episodes == collected.episodes
+            np.testing.assert_array_equal(batch.rollout.observation, expected.observation)
+            np.testing.assert_array_equal(batch.rollout.action, expected.action)
+            np.testing.assert_array_equal(batch.rollout.sequence, FIRST_SEQUENCE + number)
+        assert source.next_batch(lambda: True) is None
     actor.close()

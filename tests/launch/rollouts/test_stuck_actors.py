@@ -1,20 +1,19 @@
 """Rollout actors whose environment does not come back from a step, or fails for good as they start."""
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from torch.nn.utils import parameters_to_vector
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import AgentConfig, ObservationSpec
 from r2ac.envs import EnvironmentFailed
 from r2ac.envs.gym import GymOptions
 from r2ac.launch.cluster.connect import connect
-from r2ac.launch.rollouts.inference.policies import Weights
-from r2ac.launch.rollouts.rollout_actor import ActorConfig
-from r2ac.launch.rollouts.rollout_source import ActorsLost, Batch, RayConfig, RaySource
+from r2ac.launch.rollouts.failures import ActorsLost, FailurePolicy
+from r2ac.launch.settings.config import TrainConfig
+from tests.launch.rollouts.opened import Opened, opened
 
 AGENT = AgentConfig(hidden_size=5, encoder="none")
 STREAMS, FIRST_SEQUENCE, IN_FLIGHT = 2, 7, 2
@@ -44,30 +43,33 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
 
 
 @contextmanager
-def source_of(name: str) -> Iterator[RaySource]:
-    options = GymOptions(step_timeout=1.5)
-    actor = ActorConfig(f"gym/tests.stuck_envs:{name}-v0", options, AGENT, 5, 6, STREAMS, 0)
-    with closing(RaySource([actor], RayConfig(STREAMS, IN_FLIGHT), [FIRST_SEQUENCE])) as source:
-        parameters = Agent(ObservationSpec((1,), 2), AGENT).parameters()
-        source.publish(Weights(1, parameters_to_vector(parameters).detach().numpy()))
+def source_of(name: str) -> Iterator[Opened]:
+    config = TrainConfig(
+        f"gym/tests.stuck_envs:{name}-v0",
+        GymOptions(step_timeout=1.5),
+        AGENT,
+        seed=5,
+        rollout_length=6,
+        batch_size=STREAMS,
+        num_actors=1,
+        streams_per_actor=STREAMS,
+        rollouts_in_flight=IN_FLIGHT,
+        transport="ray",
+    )
+    with opened(config, ObservationSpec((1,), 2), version=1, counters={"next_sequence": FIRST_SEQUENCE}) as source:
+        source.rollouts.publish()
         yield source
 
 
-def take(source: RaySource) -> Batch:
-    batch = source.next_batch(lambda: False)
-    assert batch is not None
-    return batch
-
-
-def take_until_the_end(source: RaySource) -> None:
-    while take(source):
+def take_until_the_end(source: Opened) -> None:
+    while source.take():
         pass
 
 
 def test_what_fails_as_an_actor_starts_is_not_tried_again(files: Files) -> None:
     sentence = r"^gym/tests.stuck_envs:Broken-v0 failed in its first reset: ValueError: no map for this level$"
     with source_of("Broken") as source, pytest.raises(EnvironmentFailed, match=sentence) as failure:
-        take(source)
+        source.take()
     assert failure.value.never_worked
     assert "in reset" in failure.value.details
     assert files.starts.read_text() == "tried\n"
@@ -75,11 +77,11 @@ def test_what_fails_as_an_actor_starts_is_not_tried_again(files: Files) -> None:
 
 @pytest.mark.slow
 def test_an_actor_that_is_stuck_is_replaced_and_one_that_always_is_ends_the_run(
-    files: Files, caplog: pytest.LogCaptureFixture
+    files: Files, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files.times.write_text("once\n")
     with source_of("Stuck") as source:
-        numbers = [take(source).rollout.sequence.tolist() for _ in range(12)]
+        numbers = [source.take().rollout.sequence.tolist() for _ in range(12)]
         assert source.counts.actor_restarts == 1
         # In order, each once, with a gap for the rollouts that the lost actor had been ordered.
         firsts = [first for first, second in numbers if first == second]
@@ -88,7 +90,7 @@ def test_an_actor_that_is_stuck_is_replaced_and_one_that_always_is_ends_the_run(
         assert 1 <= firsts[-1] - FIRST_SEQUENCE - 11 <= IN_FLIGHT
         assert "rollout actor 0 died, " in caplog.text
         assert "(a step may take --step-timeout 1.5)" in caplog.text
-        source.restarts_in_a_row = 0
+        monkeypatch.setattr(FailurePolicy, "restarts_in_a_row", 0)
         files.times.write_text("again\n" * 9)
         with pytest.raises(ActorsLost, match=r"^rollout actor 0 died 1 times in a row [^\n]* --step-timeout 1.5\)$"):
             take_until_the_end(source)

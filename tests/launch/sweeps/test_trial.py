@@ -176,7 +176,7 @@ def test_what_may_not_come_again_is_raised(tmp_path: Path, monkeypatch: pytest.M
     def fail(*_: object, **__: object) -> None:
         raise OSError("no such device")
 
-    monkeypatch.setattr("r2ac.launch.train.learn.make_source", fail)
+    monkeypatch.setattr("r2ac.launch.train.learn.open_rollouts", fail)
     with pytest.raises(OSError, match="no such device"):
         trial.report(timeout=60)
 

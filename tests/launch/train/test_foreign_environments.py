@@ -17,9 +17,9 @@ from r2ac.envs.gym import GymOptions
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.cli import main
 from r2ac.launch.evaluation.protocols import EvaluationConfig
-from r2ac.launch.rollouts import stream_group
-from r2ac.launch.rollouts.inference.policies import Weights
+from r2ac.launch.rollouts import rollout_actor
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, Collected, RolloutActor
+from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.runs.loading import make_agent
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.watching.watch import record
@@ -139,7 +139,7 @@ def test_an_engine_that_writes_into_one_set_of_arrays_is_read_as_any_other(monke
         def make(task: str, num_envs: int, *_: Any, **__: Any) -> VectorEnv:
             return OneSetOfArrays(num_envs, reuse)
 
-        monkeypatch.setattr(stream_group, "make_vector", make)
+        monkeypatch.setattr(rollout_actor, "make_vector", make)
         monkeypatch.setattr("r2ac.launch.watching.episodes.make_vector", make)
         collected = rollout_of(ActorConfig("memory/tmaze", MemoryOptions(), AGENT, 1, 4, 2, 0))
         rollout = collected.rollout

@@ -16,8 +16,8 @@ from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent
 from r2ac.launch.cli import main
-from r2ac.launch.rollouts.inference.policies import Weights
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
+from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.settings.presets import preset

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -16,15 +18,13 @@ from torch import nn
 from torch._subclasses import fake_tensor
 
 from r2ac.agents import Agent, ObservationSpec
-from r2ac.launch.rollouts.batch_pipeline import BatchPipeline, DirectBatches
 from r2ac.launch.rollouts.inference.acting_agent import InferenceConfig
 from r2ac.launch.rollouts.inference.pool import pool_beside
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.launch.runs.loading import choose_device, learner_device
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.settings.presets import preset
-from r2ac.launch.train import bench, learn
-from r2ac.launch.train import sources as actors
+from r2ac.launch.train import bench, learn, sources
 from r2ac.launch.train.group_member import LearnerProcess
 from r2ac.launch.train.memory_budget import available_memory, memory_budget
 from r2ac.learner import LearnerConfig, SingleLearner
@@ -157,67 +157,76 @@ def test_a_budget_has_the_batches_and_the_workers_on_the_gpu(machine: Machine) -
     assert "1 inference worker (roughly)" in on_device
 
 
+@dataclass
+class Opened:
+    """What the rollout actors, the batches and the pool of inference workers were made of, instead of these."""
+
+    inference: InferenceConfig | None = None
+    acts_on: str = ""
+    pinned: bool = False
+    ahead: bool = False
+
+
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Instead of rollout actors: what they would be made of."""
-    found: dict[str, Any] = {}
+def open_on_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Opened]:
+    """open_on_gpu(config, spec) opens the rollouts of a learner on cuda:0."""
+    found = Opened()
+
+    def pool(ray: Any, inference: InferenceConfig, *_: Any) -> Any:
+        found.inference = inference
+        return SimpleNamespace(close=lambda: None)
 
     def ring(layout: RolloutLayout, count: int, pinned: bool) -> None:
-        found["pinned"] = pinned
+        found.pinned = pinned
 
-    def ray_source(configs: Any, settings: Any, sequences: Any, ring: Any) -> str:
-        found["inference"] = settings.inference
-        return "Ray"
+    def actor(config: Any, device: str) -> Any:
+        found.acts_on = device
+        return SimpleNamespace(close=lambda: None)
 
-    def in_process(config: Any, batch_size: int, sequence: int, device: str) -> str:
-        found["acts_on"] = device
-        return "in process"
+    def pipeline(source: Any, stage: Any) -> Any:
+        found.ahead = True
+        return SimpleNamespace(close=lambda: None)
 
-    monkeypatch.setattr(actors, "BatchRing", ring)
-    monkeypatch.setattr(actors, "RaySource", ray_source)
-    monkeypatch.setattr(actors, "InProcessSource", in_process)
-    return found
+    for name, double in (("pool_beside", pool), ("BatchRing", ring), ("RolloutActor", actor)):
+        monkeypatch.setattr(sources, name, double)
+    monkeypatch.setattr(sources, "BatchPipeline", pipeline)
+    for name in ("connect", "SharedWeights", "SocketLink", "WeightsPublisher"):
+        monkeypatch.setattr(sources, name, MagicMock())
 
+    def open_rollouts(config: TrainConfig[Any], spec: ObservationSpec, device: str = "cuda:0") -> Opened:
+        learner: Any = SimpleNamespace(device=torch.device(device), agent=Agent(spec, config.agent), updates=0, stage=0)
+        found.ahead = False
+        with ExitStack() as stack:
+            sources.open_rollouts(config, spec, learner, {}, stack)
+        return found
 
-def make_source(config: TrainConfig[Any], spec: ObservationSpec, learner: str = "cuda:0") -> None:
-    agent = Agent(spec, config.agent)
-    actors.make_source(config, spec, SimpleNamespace(device=torch.device(learner), agent=agent), {})  # type: ignore[arg-type]
+    return open_rollouts
 
 
 @pytest.mark.parametrize(
     ("name", "acts_on"), [("auto", "cuda"), ("cuda", "cuda"), ("cuda:1", "cuda:1"), ("cpu", "cpu")]
 )
-def test_for_images_a_worker_acts_where_it_is_told(
-    machine: Machine, made: dict[str, Any], name: str, acts_on: str
-) -> None:
-    make_source(replace(preset("atari/Breakout"), inference_device=name), IMAGES)
-    assert made["inference"].device == acts_on
-    assert made["pinned"], "batches are copied to the GPU from where they are put together"
+def test_for_images_a_worker_acts_where_it_is_told(open_on_gpu: Callable[..., Opened], name: str, acts_on: str) -> None:
+    made = open_on_gpu(replace(preset("atari/Breakout"), inference_device=name), IMAGES)
+    assert made.inference is not None
+    assert made.inference.device == acts_on
+    assert made.pinned, "batches are copied to the GPU from where they are put together"
 
 
-def test_for_vectors_rollout_actors_act_for_themselves(machine: Machine, made: dict[str, Any]) -> None:
-    make_source(settings(), ObservationSpec((3,), 4))
-    assert made["inference"] is None
+def test_for_vectors_rollout_actors_act_for_themselves(open_on_gpu: Callable[..., Opened]) -> None:
+    assert open_on_gpu(settings(), ObservationSpec((3,), 4)).inference is None
 
 
 def test_in_one_process_images_are_seen_on_the_gpu_and_vectors_on_the_cpu(
-    machine: Machine, made: dict[str, Any]
+    open_on_gpu: Callable[..., Opened],
 ) -> None:
-    make_source(replace(preset("atari/Breakout"), num_actors=0), IMAGES)
-    assert made["acts_on"] == "cuda"
-    make_source(settings(num_actors=0), ObservationSpec((3,), 4))
-    assert made["acts_on"] == "cpu"
+    assert open_on_gpu(replace(preset("atari/Breakout"), num_actors=0), IMAGES).acts_on == "cuda"
+    assert open_on_gpu(settings(num_actors=0), ObservationSpec((3,), 4)).acts_on == "cpu"
 
 
-def test_batches_are_made_ahead_for_a_gpu_alone(machine: Machine) -> None:
-    source: Any = object()
-    for device, num_actors, kind in (
-        ("cuda:0", 2, BatchPipeline),
-        ("cuda:0", 0, DirectBatches),
-        ("cpu", 2, DirectBatches),
-    ):
-        learner: Any = SimpleNamespace(device=torch.device(device), stage=None)
-        assert type(actors.make_batches(settings(num_actors=num_actors), source, learner)) is kind
+def test_batches_are_made_ahead_for_a_gpu_alone(open_on_gpu: Callable[..., Opened]) -> None:
+    for device, num_actors, ahead in (("cuda:0", 2, True), ("cuda:0", 0, False), ("cpu", 2, False)):
+        assert open_on_gpu(settings(num_actors=num_actors), ObservationSpec((3,), 4), device).ahead == ahead
 
 
 class FakeRay:

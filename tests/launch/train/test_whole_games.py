@@ -16,10 +16,9 @@ from r2ac.envs import Signals
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.evaluation import evaluate as evaluation
 from r2ac.launch.evaluation.protocols import EvaluationConfig
-from r2ac.launch.rollouts import stream_group
-from r2ac.launch.rollouts.inference.policies import Weights
-from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
-from r2ac.launch.rollouts.stream_group import Episode
+from r2ac.launch.rollouts import rollout_actor
+from r2ac.launch.rollouts.rollout_actor import ActorConfig, Episode, RolloutActor
+from r2ac.launch.rollouts.transport.shared_weights import Weights
 from tests.playing import evaluated
 
 LIFE, LIVES = 3, 4
@@ -52,7 +51,7 @@ def three_lives(monkeypatch: pytest.MonkeyPatch) -> None:
     def make(task: str, num_envs: int, *args: object, **options: object) -> VectorEnv:
         return ThreeLives(num_envs)
 
-    monkeypatch.setattr(stream_group, "make_vector", make)
+    monkeypatch.setattr(rollout_actor, "make_vector", make)
     monkeypatch.setattr(evaluation, "make_vector", make)
 
 

@@ -13,24 +13,35 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.rollouts.inference.policies import Weights
-from r2ac.launch.rollouts.inference.socket_worker import InferenceConfig
-from r2ac.launch.rollouts.rollout_actor import ActorConfig
-from r2ac.launch.rollouts.rollout_source import Batch, RayConfig, RaySource
-from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
+from r2ac.launch.rollouts.transport.shared_weights import Weights
+from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.settings.policy_lag import least_bound
 from r2ac.learner import DeviceFeed, Rollout
+from tests.launch.rollouts.opened import Opened, opened
 from tests.processes import ray_processes
 
 ACTORS, STREAMS, STEPS, BATCH, IN_FLIGHT, WORKERS = 3, 4, 6, 8, 2, 2
 AGENT = AgentConfig(hidden_size=5, encoder="none")
 SPEC = ObservationSpec((4,), 2)
-LAYOUT = RolloutLayout(STEPS, STREAMS, SPEC, AGENT.hidden_size)
 MOST_LAG = least_bound(ACTORS * STREAMS, BATCH, IN_FLIGHT, prefetched=0, publish_every=1)
 
 
-def actor_config(index: int) -> ActorConfig:
-    return ActorConfig("memory/tmaze", MemoryOptions(corridor_length=3), AGENT, 5, STEPS, STREAMS, index, num_groups=2)
+CONFIG = TrainConfig(
+    "memory/tmaze",
+    MemoryOptions(corridor_length=3),
+    AGENT,
+    seed=5,
+    rollout_length=STEPS,
+    batch_size=BATCH,
+    num_actors=ACTORS,
+    streams_per_actor=STREAMS,
+    rollouts_in_flight=IN_FLIGHT,
+    max_policy_lag=MOST_LAG,
+    inference="worker",
+    inference_workers=WORKERS,
+    inference_device="cpu",
+    stream_groups=2,
+)
 
 
 def make_weights(version: int) -> Weights:
@@ -39,33 +50,13 @@ def make_weights(version: int) -> Weights:
 
 
 @pytest.fixture(scope="module")
-def source() -> Iterator[RaySource]:
-    actors = [actor_config(index) for index in range(ACTORS)]
-    inference = InferenceConfig(AGENT, LAYOUT, actors[0].columns, ACTORS * STREAMS, "cpu", threads=1)
-    config = RayConfig(
-        BATCH,
-        IN_FLIGHT,
-        memory=LAYOUT,
-        num_parameters=len(make_weights(0).values),
-        inference=inference,
-        inference_workers=WORKERS,
-        max_policy_lag=MOST_LAG,
-    )
+def source() -> Iterator[Opened]:
     # Of this test alone: other processes leave things behind too.
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setattr(tempfile, "tempdir", folder)
-        source = RaySource(actors, config, [0] * ACTORS)
-        source.publish(make_weights(0))
-        try:
+        with opened(CONFIG, SPEC) as source:
+            source.publish(make_weights(0))
             yield source
-        finally:
-            source.close()
-
-
-def take(source: RaySource) -> Batch:
-    batch = source.next_batch(lambda: False)
-    assert batch is not None
-    return batch
 
 
 def check_logits(rollout: Rollout[np.ndarray]) -> None:
@@ -82,7 +73,7 @@ def check_logits(rollout: Rollout[np.ndarray]) -> None:
 class Consumer:
     """Takes batches as the learner does and checks what comes."""
 
-    def __init__(self, source: RaySource) -> None:
+    def __init__(self, source: Opened) -> None:
         self.source, self.update = source, 0
         self.following = np.zeros(ACTORS * STREAMS, dtype=int)
 
@@ -103,7 +94,7 @@ class Consumer:
 
 
 @pytest.fixture(scope="module")
-def consumer(source: RaySource) -> Consumer:
+def consumer(source: Opened) -> Consumer:
     return Consumer(source)
 
 

@@ -14,11 +14,11 @@ from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.rollouts.inference.policies import InferenceLost, Weights
+from r2ac.launch.rollouts.inference.policies import InferenceLost
 from r2ac.launch.rollouts.inference.socket_worker import InferenceConfig, InferenceWorker
 from r2ac.launch.rollouts.rollout_actor import INFERENCE, ActorConfig, RolloutActor
-from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout, RolloutMemory
-from r2ac.launch.rollouts.transport.shared_weights import WeightsBoard
+from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout, SharedRollouts
+from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
 from r2ac.learner import Rollout
 
 AGENT = AgentConfig(hidden_size=6, encoder="mlp", encoder_features=5)
@@ -35,10 +35,10 @@ def make_weights(version: int) -> Weights:
 
 
 @pytest.fixture
-def board() -> Iterator[WeightsBoard]:
-    board = WeightsBoard.create(len(make_weights(1).values))
-    yield board
-    board.close()
+def shared() -> Iterator[SharedWeights]:
+    shared = SharedWeights.create(len(make_weights(1).values))
+    yield shared
+    shared.close()
 
 
 @pytest.fixture
@@ -47,22 +47,22 @@ def address(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def worker(board: WeightsBoard, address: str) -> Iterator[InferenceWorker]:
+def worker(shared: SharedWeights, address: str) -> Iterator[InferenceWorker]:
     config = InferenceConfig(AGENT, LAYOUT, CONFIG.columns, 3 * STREAMS, "cpu")
-    worker = InferenceWorker(config, board.handle(), address)
-    board.write(make_weights(1))
+    worker = InferenceWorker(config, shared.handle(), address)
+    shared.publish(make_weights(1))
     yield worker
     if worker.failure() is None:
         worker.close()
 
 
 @pytest.fixture
-def start(worker: InferenceWorker, address: str) -> Iterator[Callable[[int], tuple[RolloutActor, RolloutMemory]]]:
+def start(worker: InferenceWorker, address: str) -> Iterator[Callable[[int], tuple[RolloutActor, SharedRollouts]]]:
     """start(index) starts a rollout actor that asks the worker, and gives its memory too."""
-    started: list[tuple[RolloutActor, RolloutMemory]] = []
+    started: list[tuple[RolloutActor, SharedRollouts]] = []
 
-    def make(index: int) -> tuple[RolloutActor, RolloutMemory]:
-        memory = RolloutMemory.create(LAYOUT, SLOTS)
+    def make(index: int) -> tuple[RolloutActor, SharedRollouts]:
+        memory = SharedRollouts.create(LAYOUT, SLOTS)
         config = replace(CONFIG, index=index)
         started.append((RolloutActor(config, memory=memory.handle(), inference=address), memory))
         return started[-1]
@@ -92,7 +92,7 @@ def check_same(rollout: Rollout[np.ndarray], expected: Rollout[np.ndarray]) -> N
 
 
 def test_a_worker_acts_as_an_agent_of_the_actors_own(
-    worker: InferenceWorker, start: Callable[[int], tuple[RolloutActor, RolloutMemory]]
+    worker: InferenceWorker, start: Callable[[int], tuple[RolloutActor, SharedRollouts]]
 ) -> None:
     actor, memory = start(0)
     for number, expected in enumerate(collect_alone(0, 5)):
@@ -107,7 +107,7 @@ def test_a_worker_acts_as_an_agent_of_the_actors_own(
 
 
 def test_actors_that_ask_together_are_answered_together_each_with_its_own_cells(
-    worker: InferenceWorker, start: Callable[[int], tuple[RolloutActor, RolloutMemory]]
+    worker: InferenceWorker, start: Callable[[int], tuple[RolloutActor, SharedRollouts]]
 ) -> None:
     pairs = [start(index) for index in range(3)]
     barrier = threading.Barrier(3)
@@ -128,19 +128,19 @@ def test_actors_that_ask_together_are_answered_together_each_with_its_own_cells(
 
 
 def test_new_weights_act_from_the_next_step_and_rollouts_tell_the_oldest(
-    board: WeightsBoard, start: Callable[[int], tuple[RolloutActor, RolloutMemory]]
+    shared: SharedWeights, start: Callable[[int], tuple[RolloutActor, SharedRollouts]]
 ) -> None:
     actor, memory = start(0)
     actor.collect(make_weights(9), 0)
     assert set(memory.slots[0].weights_version.tolist()) == {1}
-    board.write(make_weights(4))
+    shared.publish(make_weights(4))
     actor.collect(make_weights(9), 1)
     assert set(memory.slots[1].weights_version.tolist()) == {4}
     assert not np.allclose(memory.slots[1].behaviour_logits, collect_alone(0, 2)[1].behaviour_logits)
 
 
 def test_an_actor_that_goes_and_comes_again_does_not_disturb_the_others(
-    worker: InferenceWorker, start: Callable[[int], tuple[RolloutActor, RolloutMemory]]
+    worker: InferenceWorker, start: Callable[[int], tuple[RolloutActor, SharedRollouts]]
 ) -> None:
     (gone, _), (stays, memory) = start(0), start(1)
     gone.collect(make_weights(9), 0)
@@ -155,7 +155,7 @@ def test_an_actor_that_goes_and_comes_again_does_not_disturb_the_others(
 
 
 def test_without_a_worker_the_actor_says_so(
-    worker: InferenceWorker, address: str, start: Callable[[int], tuple[RolloutActor, RolloutMemory]]
+    worker: InferenceWorker, address: str, start: Callable[[int], tuple[RolloutActor, SharedRollouts]]
 ) -> None:
     actor, memory = start(0)
     actor.collect(make_weights(9), 0)
@@ -168,7 +168,7 @@ def test_without_a_worker_the_actor_says_so(
 
 
 def test_who_says_nothing_or_nonsense_does_not_end_the_worker(
-    worker: InferenceWorker, address: str, start: Callable[[int], tuple[RolloutActor, RolloutMemory]]
+    worker: InferenceWorker, address: str, start: Callable[[int], tuple[RolloutActor, SharedRollouts]]
 ) -> None:
     for words in (b"", b"hello"):
         stranger = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -182,15 +182,15 @@ def test_who_says_nothing_or_nonsense_does_not_end_the_worker(
     assert worker.failure() is None
 
 
-def test_a_worker_waits_for_its_first_weights(board: WeightsBoard, address: str) -> None:
-    late = InferenceWorker(InferenceConfig(AGENT, LAYOUT, CONFIG.columns, STREAMS, "cpu"), board.handle(), address)
-    memory = RolloutMemory.create(LAYOUT, SLOTS)
+def test_a_worker_waits_for_its_first_weights(shared: SharedWeights, address: str) -> None:
+    late = InferenceWorker(InferenceConfig(AGENT, LAYOUT, CONFIG.columns, STREAMS, "cpu"), shared.handle(), address)
+    memory = SharedRollouts.create(LAYOUT, SLOTS)
     actor = RolloutActor(CONFIG, memory=memory.handle(), inference=address)
     with ThreadPoolExecutor(1) as pool:
         collected = pool.submit(actor.collect, make_weights(9), 0)
         with pytest.raises(TimeoutError):
             collected.result(timeout=0.3)
-        board.write(make_weights(3))
+        shared.publish(make_weights(3))
         collected.result(timeout=30)
     assert set(memory.slots[0].weights_version.tolist()) == {3}
     actor.close()

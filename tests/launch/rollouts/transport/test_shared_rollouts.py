@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from r2ac.agents import ObservationSpec
-from r2ac.launch.rollouts.transport.shared_rollouts import MemoryHandle, RolloutLayout, RolloutMemory
+from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout, RolloutsHandle, SharedRollouts
 
 VECTORS = RolloutLayout(length=6, num_streams=5, spec=ObservationSpec((4,), 2), state_size=3)
 IMAGES = RolloutLayout(length=2, num_streams=3, spec=ObservationSpec((3, 8, 8), 7, 5, 11), state_size=0)
@@ -51,13 +51,13 @@ def test_arrays_do_not_overlap() -> None:
 
 
 def test_another_process_writes_and_this_one_reads() -> None:
-    memory = RolloutMemory.create(VECTORS, slots=2)
+    memory = SharedRollouts.create(VECTORS, slots=2)
     handle = asdict(memory.handle())
     program = f"""
 from r2ac.agents import ObservationSpec
-from r2ac.launch.rollouts.transport.shared_rollouts import MemoryHandle, RolloutLayout, RolloutMemory
+from r2ac.launch.rollouts.transport.shared_rollouts import RolloutsHandle, RolloutLayout, SharedRollouts
 layout = RolloutLayout(6, 5, ObservationSpec((4,), 2), 3)
-memory = RolloutMemory.attach(MemoryHandle({handle["process"]}, {handle["descriptor"]}, layout, 2))
+memory = SharedRollouts.attach(RolloutsHandle({handle["process"]}, {handle["descriptor"]}, layout, 2))
 memory.slots[0].action[...] = 7
 memory.slots[1].reward[2, 3] = 0.5
 memory.close()
@@ -74,4 +74,4 @@ def test_memory_of_a_process_that_is_gone_cannot_be_attached() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     with pytest.raises(OSError, match="No such file"):
-        RolloutMemory.attach(MemoryHandle(ended.pid, 3, VECTORS, 1))
+        SharedRollouts.attach(RolloutsHandle(ended.pid, 3, VECTORS, 1))

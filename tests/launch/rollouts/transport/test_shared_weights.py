@@ -1,4 +1,4 @@
-"""The board of weights: the newest is read whole, by any process of the machine."""
+"""Shared weights: the newest is read whole, by any process of the machine."""
 
 import subprocess
 import sys
@@ -8,9 +8,11 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
+import torch
+from torch.nn.utils import parameters_to_vector
 
-from r2ac.launch.rollouts.inference.policies import Weights
-from r2ac.launch.rollouts.transport.shared_weights import WeightsBoard
+from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
 
 
 def weights(version: int, size: int) -> Weights:
@@ -18,12 +20,12 @@ def weights(version: int, size: int) -> Weights:
 
 
 def test_the_newest_is_read_and_older_copies_stay_as_they_are() -> None:
-    board = WeightsBoard.create(5)
-    reader = WeightsBoard.attach(board.handle())
+    shared = SharedWeights.create(5)
+    reader = SharedWeights.attach(shared.handle())
     assert reader.newest() is None
     first = None
     for version in range(8):
-        board.write(weights(version, 5))
+        shared.publish(weights(version, 5))
         newest = reader.newest()
         assert newest is not None
         first = first or newest
@@ -33,38 +35,39 @@ def test_the_newest_is_read_and_older_copies_stay_as_they_are() -> None:
     assert first is not None
     np.testing.assert_array_equal(first.values, np.zeros(5))
     reader.close()
-    board.close()
+    shared.close()
 
 
 def test_another_process_reads_it() -> None:
-    board = WeightsBoard.create(3)
-    board.write(weights(4, 3))
+    shared = SharedWeights.create(3)
+    shared.publish(weights(4, 3))
     program = f"""
-from r2ac.launch.rollouts.transport.shared_weights import BoardHandle, WeightsBoard
-newest = WeightsBoard.attach(BoardHandle(**{asdict(board.handle())})).newest()
+from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle
+from r2ac.launch.rollouts.transport.shared_weights import SharedWeights
+newest = SharedWeights.attach(MemoryHandle(**{asdict(shared.handle())})).newest()
 print(newest.version, newest.values.tolist())
 """
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
     assert said.stdout.strip() == "4 [4.0, 4.0, 4.0]"
-    board.close()
+    shared.close()
 
 
 @pytest.mark.parametrize("size", [1000, 300_000])
 def test_a_copy_is_never_of_two_versions(size: int) -> None:
-    board = WeightsBoard.create(size)
-    board.write(weights(0, size))
+    shared = SharedWeights.create(size)
+    shared.publish(weights(0, size))
     ended = threading.Event()
 
     def write() -> None:
         version = 1
         while not ended.is_set():
-            board.write(weights(version, size))
+            shared.publish(weights(version, size))
             version += 1
 
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        reader, last = WeightsBoard.attach(board.handle()), -1
+        reader, last = SharedWeights.attach(shared.handle()), -1
         deadline = time.monotonic() + 30
         while last < 100 and time.monotonic() < deadline:
             newest = reader.newest()
@@ -76,12 +79,27 @@ def test_a_copy_is_never_of_two_versions(size: int) -> None:
         ended.set()
         writer.join()
     assert last >= 100
-    board.close()
+    shared.close()
 
 
-def test_a_process_that_is_gone_has_no_board() -> None:
-    board = WeightsBoard.create(3)
-    handle = board.handle()
-    board.close()
+def test_weights_of_a_process_that_is_gone_cannot_be_attached() -> None:
+    shared = SharedWeights.create(3)
+    handle = shared.handle()
+    shared.close()
     with pytest.raises(OSError, match="No such file"):
-        WeightsBoard.attach(handle)
+        SharedWeights.attach(handle)
+
+
+def test_weights_are_loaded_without_a_parameter_being_moved() -> None:
+    """cuDNN reads the weights of an LSTM from one piece of memory, of which they are parts."""
+    spec = ObservationSpec((3,), 4, instruction_length=2, instruction_ids=9)
+    agents = [Agent(spec, AgentConfig(hidden_size=5, encoder_features=6)) for _ in range(2)]
+    learned, acting = (list(agent.parameters()) for agent in agents)
+    places = [parameter.data_ptr() for parameter in acting]
+    values = parameters_to_vector(learned).detach().numpy()
+    values.flags.writeable = False  # as what came through Ray
+    Weights(1, values).load_into(agents[1])
+    assert [parameter.data_ptr() for parameter in acting] == places
+    for mine, other in zip(acting, learned, strict=True):
+        assert torch.equal(mine, other)
+    assert all(parameter.requires_grad for parameter in acting)
