@@ -134,18 +134,16 @@ class CapturedStep:
     numbers from tensors alone, and wait for the device nowhere.
 
     Args:
-        device: where the steps run.
-        captured: false to run every step as it is, which is all that other devices than GPUs can do.
+        device: the GPU.
     """
 
     WARM_UP = 3
     """Steps before the capture: libraries choose their kernels and set up their memory in the first."""
 
-    def __init__(self, device: torch.device, captured: bool) -> None:
+    def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._captured = captured
         # One stream for warm-up and capture: each stream keeps its own memory.
-        self._stream = torch.cuda.Stream(device) if captured else None
+        self._stream = torch.cuda.Stream(device)
         self._inputs: Tensors | None = None
         self._calls = 0
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -162,8 +160,6 @@ class CapturedStep:
         Raises:
             CaptureFailed: if the step cannot be captured. The device is then in no state to go on.
         """
-        if not self._captured:
-            return step(inputs)
         if inputs is not self._inputs:
             self._inputs, self._calls, self._graph = inputs, 0, None
         self._calls += 1
@@ -177,7 +173,6 @@ class CapturedStep:
 
     def _warm_up(self, step: Callable[[Tensors], Tensors], inputs: Tensors) -> Tensors:
         """A step on the capture's stream: autograd remembers the stream of its nodes."""
-        assert self._stream is not None
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):

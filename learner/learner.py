@@ -80,7 +80,7 @@ class Learner:
         self._staged: deque[Rollout[np.ndarray]] = deque()
         # The readable references read the streams' numbers on the host, which no capture allows.
         has_kernels = kernels_for(self.parameters[0]) is not REFERENCE
-        self._run = CapturedStep(self.device, captured=on_gpu and config.cuda_graph and has_kernels)
+        self._capture = CapturedStep(self.device) if on_gpu and config.cuda_graph and has_kernels else None
         self._meter: RTRLMetrics | None = None
         if isinstance(agent.core, ELSTM) and agent.core.gradient == "rtrl" and config.rtrl_metrics_every:
             # A CUDA graph has no branches: what is captured is done in every update.
@@ -127,7 +127,7 @@ class Learner:
         set_learning_rate(self.optimiser, self.learning_rate())
         with scope("copies"):
             inputs = self._feed.take()
-        metrics = self._run(self._step, inputs)
+        metrics = self._step(inputs) if self._capture is None else self._capture(self._step, inputs)
         self.env_steps += rollout.length * rollout.batch_size * self._collective.size
         self.updates += 1
         if self.device.type != "cuda":
@@ -137,7 +137,7 @@ class Learner:
     @property
     def captured(self) -> bool:
         """Whether updates are replayed as a CUDA graph by now."""
-        return self._run.replays
+        return self._capture is not None and self._capture.replays
 
     def check(self) -> None:
         """Waits for the device.

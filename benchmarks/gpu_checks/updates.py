@@ -161,7 +161,9 @@ def check_waits(session: Session) -> None:
             learner = case.learner(session.device, cuda_graph=False)
             for sequence in range(3):
                 learner.update(case.rollout(sequence))
-            update = partial(learner.update, learner.stage(case.rollout(3)))
+            rollout = case.rollout(3)
+            learner.stage(rollout)
+            update = partial(learner.update, rollout)
             session.synchronise()
             waits = waits_in(update, session.on_gpu)
             session.expect(f"{name}: nothing waits", not waits)
@@ -223,7 +225,8 @@ def check_threads(session: Session) -> None:
             for name, array in rollouts[number % 4].arrays().items():
                 into.arrays()[name][...] = array
             into.sequence[:] = number
-            return learner.stage(into)
+            learner.stage(into)
+            return into
 
         def stage_all(staged: queue.Queue[Any] = staged, stage: Callable[[int], Any] = stage) -> None:
             try:

@@ -105,7 +105,11 @@ class TrainingLoop:
                 batch = self._next_batch(stop_requested)
                 if batch is None:
                     break
-                self._learn(batch)
+                version = self._learner.updates
+                with self._profile.phase("update"):
+                    self._learner.update(batch.rollout)
+                self._log.add(batch.episodes, version - batch.rollout.weights_version)
+                self._do_what_is_due()
             self._learner.check()
         except (StoppedAtOnce, RunDirectoryError, CheckpointError, StorageUnavailable):
             raise
@@ -146,13 +150,9 @@ class TrainingLoop:
             raise failure
         return None if stop else batch
 
-    def _learn(self, batch: Batch) -> None:
-        """One update, and whatever is due after it."""
-        config, learner, version = self._config, self._learner, self._learner.updates
-        phase = self._profile.phase
-        with phase("update"):
-            learner.update(batch.rollout)
-        self._log.add(batch, version)
+    def _do_what_is_due(self) -> None:
+        """After an update: publish, write a line, save, film, show."""
+        config, learner, phase = self._config, self._learner, self._profile.phase
         if learner.updates % config.publish_every == 0:
             with phase("publish"):
                 self._publish()

@@ -16,7 +16,7 @@ import torch
 
 from r2ac.envs import Task, mean_normalised_return
 from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, Episode
-from r2ac.launch.rollouts.rollout_source import Batch, Batches, SourceCounts
+from r2ac.launch.rollouts.rollout_source import Batches, SourceCounts
 from r2ac.learner import Collective, Learner
 
 COUNTED = ("restarts", "actor_restarts", "engine_restarts", "inference_restarts")
@@ -77,11 +77,11 @@ class TrainingLog:
         """Mean return of the last 100 episodes; None before the first has ended."""
         return float(np.mean(self._recent_returns)) if self._recent_returns else None
 
-    def add(self, batch: Batch, version: int) -> None:
-        """Note an update: its batch, and the version of the weights that it was made with."""
-        self._episodes += batch.episodes
-        self._note_returns(batch.episodes)
-        self._lags.append(version - batch.rollout.weights_version)
+    def add(self, episodes: Sequence[Episode], lags: np.ndarray) -> None:
+        """Count an update: episodes that ended since the last one, and the policy lag of each of its rollouts."""
+        self._episodes += episodes
+        self._note_returns(episodes)
+        self._lags.append(lags)
 
     def gather_counts(self) -> None:
         """Bring the counts of the other learners up to date; all learners call it together."""

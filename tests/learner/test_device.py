@@ -47,7 +47,7 @@ def device_module(monkeypatch: pytest.MonkeyPatch, gpu: SimulatedGPU, line: str 
 def wrong_batches(gpu: SimulatedGPU, module: Any, pinned: bool) -> list[int]:
     """Numbers of the batches that an update did not see whole. They are staged on a thread, as far ahead as they may
     be, and the first updates run one by one, the others as a graph."""
-    feed, run = module.DeviceFeed(GPU), module.CapturedStep(GPU, captured=True)
+    feed, run = module.DeviceFeed(GPU), module.CapturedStep(GPU)
     staged: queue.Queue[Any] = queue.Queue(maxsize=module.DeviceFeed.SLOTS - 2)
     ring = [{name: gpu.pinned_array((max(LENGTHS),), np.int64) for name in "ab"} for _ in range(RING)]
     wrong: list[int] = []
@@ -118,7 +118,7 @@ def test_a_wait_that_is_left_out_is_found(monkeypatch: pytest.MonkeyPatch, race:
 
 def test_a_graph_begins_again_with_other_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = SimulatedGPU(oldest_first)
-    run = device_module(monkeypatch, gpu).CapturedStep(GPU, captured=True)
+    run = device_module(monkeypatch, gpu).CapturedStep(GPU)
     calls = []
     for inputs in ({"a": 1}, {"a": 2}):
         for number in range(6):
@@ -130,7 +130,7 @@ def test_a_graph_begins_again_with_other_inputs(monkeypatch: pytest.MonkeyPatch)
 def test_a_step_that_cannot_be_captured_says_how_to_do_without(monkeypatch: pytest.MonkeyPatch) -> None:
     gpu = SimulatedGPU(oldest_first)
     module = device_module(monkeypatch, gpu)
-    run, inputs = module.CapturedStep(GPU, captured=True), {}
+    run, inputs = module.CapturedStep(GPU), {}
 
     def step(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         if getattr(gpu._thread, "graph", None) is not None:
