@@ -1,4 +1,4 @@
-"""How much memory a training run will hold, told before it starts, and whether it fits."""
+"""How much memory a training run will hold, computed before it starts, and whether it fits."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class MemoryBudget:
 
 @dataclass(frozen=True)
 class Available:
-    """Bytes that a run may take; None where they cannot be told, or do not matter."""
+    """Bytes that a run may take; None where they are not known, or do not matter."""
 
     machine: int | None = None
     """Memory of this machine."""
