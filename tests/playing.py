@@ -20,7 +20,8 @@ def evaluated(path: Path, config: EvaluationConfig, task: str | None = None) -> 
     agent = TrainedAgent.load(path)
     evaluation = Evaluation.of(agent, task or agent.training.task, config, agent.training.env)
     for seed in evaluation.seeds_missing:
-        evaluation = evaluation.with_seed(e for step in play_seed(agent, evaluation, seed) for e in step.ended)
+        *_, last = play_seed(agent, evaluation, seed)
+        evaluation = evaluation.with_seed(last.episodes or ())
     return evaluation
 
 

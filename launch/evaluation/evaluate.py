@@ -164,16 +164,37 @@ def evaluation_path(path: Path) -> Path:
 
 
 @dataclass(frozen=True)
-class SeedStep:
-    """What one step of the environments came to."""
+class EvaluationFailure:
+    """Something that could not be evaluated."""
 
-    counted: int
-    """Streams that still had episodes to play."""
-    ended: list[EvaluatedEpisode]
-    longest: int
-    """Steps of the longest episode that these have under way."""
-    engines_lost: int
-    """Engines that have been lost and replaced so far."""
+    sentence: str
+    bad_input: bool
+    """Whether the user can mend it."""
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """How far a unit has come."""
+
+    steps: int = 0
+    """Played so far, by the streams that still had episodes to play."""
+    played: int = 0
+    """Episodes that have ended."""
+    ended_steps: int = 0
+    """The steps of these."""
+    longest: int = 0
+    """The steps of the longest episode under way."""
+    engines_lost: int = 0
+    """Engines that were lost and replaced."""
+    episodes: tuple[EvaluatedEpisode, ...] | None = None
+    """All of them, once the last one has ended."""
+    failure: EvaluationFailure | None = None
+    """Why it will never end."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether this is the unit's last report."""
+        return self.episodes is not None or self.failure is not None
 
 
 def play_seed(
@@ -181,7 +202,7 @@ def play_seed(
     evaluation: Evaluation,
     seed: int,
     timer: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> Generator[SeedStep, None, None]:
+) -> Generator[UnitReport, None, None]:
     """Play the episodes of one seed; what they are follows from the arguments alone, on one kind of machine.
 
     Each environment plays its share of the episodes; what is lost with an engine is played again.
@@ -192,7 +213,7 @@ def play_seed(
         timer: as `play` takes it.
 
     Yields:
-        After every step of the environments what it came to.
+        After every step of the environments how far the seed has come; the last report has the episodes.
 
     Raises:
         CheckpointError: if the agent cannot read what the task shows, or has another number of actions.
@@ -203,22 +224,31 @@ def play_seed(
     random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=_EVALUATION))
     share = shares(config.episodes, streams)
     returns, lengths = np.zeros(streams), np.zeros(streams, dtype=np.int64)
+    episodes: list[EvaluatedEpisode] = []
+    steps = 0
     made = make_vector(evaluation.task, streams, seed, split=config.split, options=evaluation.environment)
     with closing(made) as env:
         network = agent.agent(ObservationSpec.of(env), device, evaluation.task)
         for step in play(env, Player(network, streams, random, config.greedy).act, timer):
             returns += step.reward
             lengths += 1
-            counted = share > 0
-            whole = step.whole & counted
-            ended = [
+            steps += int((share > 0).sum())
+            whole = step.whole & (share > 0)
+            episodes += [
                 EvaluatedEpisode(seed, float(returns[i]), int(lengths[i]), bool(step.cut[i]))
                 for i in np.flatnonzero(whole)
             ]
             share[whole] -= 1
             returns[step.over] = 0
             lengths[step.over] = 0
-            longest = int(lengths[share > 0].max(initial=0))
-            yield SeedStep(int(counted.sum()), ended, longest, getattr(env, "engine_restarts", 0))
-            if not share.any():
+            done = not share.any()
+            yield UnitReport(
+                steps=steps,
+                played=len(episodes),
+                ended_steps=sum(episode.length for episode in episodes),
+                longest=int(lengths[share > 0].max(initial=0)),
+                engines_lost=getattr(env, "engine_restarts", 0),
+                episodes=tuple(episodes) if done else None,
+            )
+            if done:
                 return

@@ -13,7 +13,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from r2ac.launch.evaluation.workers import Unit, UnitReport
+from r2ac.launch.evaluation.evaluate import UnitReport
+from r2ac.launch.evaluation.workers import Unit
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.runtime.progress import Progress

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from r2ac.envs import InvalidOption, MissingPackage, UnknownTask, find_task, find_tasks
-from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path
+from r2ac.launch.evaluation.evaluate import Evaluation, EvaluationFailure, evaluation_path
 from r2ac.launch.evaluation.protocols import Settings
 from r2ac.launch.runs.loading import TrainedAgent
 from r2ac.launch.runs.run_directory import RunDirectory
@@ -20,15 +20,6 @@ from r2ac.learner.checkpoint import CheckpointError
 
 BAD_INPUT = (RunError, CheckpointError, ConfigError, UnknownTask, InvalidOption, MissingPackage)
 """What the user can mend; each message is one sentence."""
-
-
-@dataclass(frozen=True)
-class EvaluationFailure:
-    """Something that could not be evaluated."""
-
-    sentence: str
-    bad_input: bool
-    """Whether the user can mend it."""
 
 
 @dataclass(eq=False)

@@ -1,9 +1,8 @@
 """``evaluation.json``: what evaluations of one run have found, side by side, and ``evaluation.md`` beside it.
 
-The file holds one object: ``format``, ``format_version``, ``results`` (:meth:`Evaluation.to_json` of each) and
-``means`` (of each checkpoint, protocol and split with several tasks:
-:class:`~r2ac.launch.evaluation.task_means.TaskMeans`). There is one result for each
-checkpoint (by its digest), task, split and protocol; it may lack seeds where the evaluation was interrupted.
+The file holds one object: ``format``, ``format_version``, ``results`` (`Evaluation.to_json` of each) and ``means`` (a
+`TaskMeans` of each checkpoint, protocol and split with several tasks). There is one result for each checkpoint (by its
+digest), task, split and protocol; it may lack seeds where the evaluation was interrupted.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import shutil
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from r2ac.envs import MissingPackage, find_task
@@ -64,17 +62,17 @@ class EvaluationFile:
     """
 
     def __init__(self, path: Path, fresh: bool = False) -> None:
-        self.path = path
-        self._fresh = fresh
+        self.path, self._fresh = path, fresh
         self._drops = fresh and path.exists()
         self._lock = _lock(path.parent)
+        self._results: dict[tuple[str, ...], Evaluation] = {}
         try:
-            self._results = {_slot(result): result for result in read_evaluation(path)} if path.exists() else {}
+            if path.exists():
+                self._results = {_slot(result): result for result in read_evaluation(path)}
         except RunError:
             if not fresh:
                 self.close()
                 raise
-            self._results = {}
 
     @property
     def results(self) -> tuple[Evaluation, ...]:
@@ -87,9 +85,10 @@ class EvaluationFile:
         if found is None or self._fresh:
             return wanted, None
         others = [
-            f"{name} was {was}, is {now}"
-            for name, was, now in _settings(found, wanted)
-            if was != now and name not in ("seeds", "split", "step_timeout")
+            f"{name} was {was}, is {getattr(new, name)}"
+            for old, new in ((found.config, wanted.config), (found.environment, wanted.environment))
+            for name, was in vars(old).items()
+            if was != getattr(new, name) and name not in ("seeds", "split", "step_timeout")
         ]
         if others:
             self._drops = True
@@ -147,9 +146,7 @@ class EvaluationFile:
     def __enter__(self) -> EvaluationFile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -158,14 +155,8 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"it holds the number {constant}")
 
 
-def _slot(evaluation: Evaluation) -> tuple[str, str, str, str]:
+def _slot(evaluation: Evaluation) -> tuple[str, ...]:
     return evaluation.sha256, evaluation.task, evaluation.config.split, evaluation.protocol
-
-
-def _settings(found: Evaluation, wanted: Evaluation) -> list[tuple[str, Any, Any]]:
-    """(name, on file, wanted) of all that the episodes depend on beside the slot."""
-    pairs = ((found.config, wanted.config), (found.environment, wanted.environment))
-    return [(name, was, getattr(new, name)) for old, new in pairs for name, was in vars(old).items()]
 
 
 def _lock(folder: Path) -> int | None:
@@ -197,20 +188,21 @@ def _parse(values: dict[str, Any], file: Path) -> tuple[Evaluation, ...]:
 
 
 def _evaluation(values: dict[str, Any], file: Path) -> Evaluation:
-    training = config_from_json(values["training"], file)
-    # As the training's own, so that every option is looked at.
-    environment = config_from_json({**values["training"], "env": values["environment"]}, file).env
     evaluation = Evaluation(
         checkpoint=Path(values["checkpoint"]),
         sha256=str(values["sha256"]),
         env_steps=int(values["env_steps"]),
         task=find_task(values["task"]).name,
-        environment=environment,
+        # As the training's own, so that every option is looked at.
+        environment=config_from_json({**values["training"], "env": values["environment"]}, file).env,
         config=EvaluationConfig(**values["evaluation"]),
-        training=training,
+        training=config_from_json(values["training"], file),
         protocol=str(values["protocol"]),
         changed=tuple(map(str, values["changed"])),
-        episodes=tuple(_episode(episode) for episode in values["episodes"]),
+        episodes=tuple(
+            EvaluatedEpisode(int(e["seed"]), float(e["episode_return"]), int(e["length"]), bool(e["truncated"]))
+            for e in values["episodes"]
+        ),
         date=str(values["date"]),
         versions={str(name): str(number) for name, number in values["versions"].items()},
         # Files of earlier versions have no such number.
@@ -222,8 +214,3 @@ def _evaluation(values: dict[str, Any], file: Path) -> Evaluation:
     if evaluation.seeds_played[-1] >= evaluation.config.seeds:
         raise ValueError(f"{evaluation.task} has the seed {evaluation.seeds_played[-1]}")
     return evaluation
-
-
-def _episode(values: dict[str, Any]) -> EvaluatedEpisode:
-    seed, value, length, cut = (values[name] for name in ("seed", "episode_return", "length", "truncated"))
-    return EvaluatedEpisode(int(seed), float(value), int(length), bool(cut))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console
 
@@ -50,9 +49,7 @@ class EvaluationSession:
                     self._print(f"{row.path}: {sentence}")
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open_files.close()
 
     @property

@@ -7,7 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ import torch
 
 from r2ac.envs import EngineFailed, EnvironmentFailed
 from r2ac.launch.cluster import connect as cluster
-from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, play_seed
-from r2ac.launch.evaluation.plan import BAD_INPUT, EvaluationFailure
+from r2ac.launch.evaluation.evaluate import Evaluation, EvaluationFailure, UnitReport, play_seed
+from r2ac.launch.evaluation.plan import BAD_INPUT
 from r2ac.launch.runs.loading import TrainedAgent
 from r2ac.launch.runtime.errors import with_details_kept
 from r2ac.launch.runtime.process import set_up_process
@@ -44,31 +44,6 @@ class Unit:
     seed: int
     evaluation: Evaluation
     """The result, of which only the settings matter."""
-
-
-@dataclass(frozen=True)
-class UnitReport:
-    """How far a unit has come."""
-
-    steps: int = 0
-    """Played so far, by the streams that still had episodes to play."""
-    played: int = 0
-    """Episodes that have ended."""
-    ended_steps: int = 0
-    """The steps of these."""
-    longest: int = 0
-    """The steps of the longest episode under way."""
-    engines_lost: int = 0
-    """Engines that were lost and replaced."""
-    episodes: tuple[EvaluatedEpisode, ...] | None = None
-    """All of them, once the last one has ended."""
-    failure: EvaluationFailure | None = None
-    """Why it will never end."""
-
-    @property
-    def ended(self) -> bool:
-        """Whether this is the unit's last report."""
-        return self.episodes is not None or self.failure is not None
 
 
 @dataclass(frozen=True)
@@ -138,22 +113,12 @@ def _play(
     set_up_process(threads=1)
     try:
         yield UnitReport()
-        report, reported, timer = UnitReport(), time.monotonic(), StepTimer(step_timeout)
-        episodes: list[EvaluatedEpisode] = []
-        with closing(play_seed(agent, evaluation, seed, lambda: timer)) as played:
-            for step in played:
-                episodes += step.ended
-                report = UnitReport(
-                    steps=report.steps + step.counted,
-                    played=len(episodes),
-                    ended_steps=report.ended_steps + sum(episode.length for episode in step.ended),
-                    longest=step.longest,
-                    engines_lost=step.engines_lost,
-                )
-                if time.monotonic() - reported >= _REPORT_SECONDS:
+        reported, timer = time.monotonic(), StepTimer(step_timeout)
+        with closing(play_seed(agent, evaluation, seed, lambda: timer)) as reports:
+            for report in reports:
+                if report.ended or time.monotonic() - reported >= _REPORT_SECONDS:
                     reported = time.monotonic()
                     yield report
-        yield replace(report, episodes=tuple(episodes))
     finally:
         torch.set_num_threads(threads)
 

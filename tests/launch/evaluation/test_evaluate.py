@@ -59,8 +59,8 @@ def test_every_seed_plays_its_episodes_and_they_are_reported(run: Path) -> None:
     assert Counter(episode.seed for episode in evaluation.episodes) == {0: 7, 1: 7, 2: 7}
     assert {(episode.length, episode.truncated) for episode in evaluation.episodes} == {(5, False)}
     steps = list(play_seed(TrainedAgent.load(run), evaluation, 0))
-    assert [episode for step in steps for episode in step.ended] == list(evaluation.episodes[:7])
-    assert [len(step.ended) for step in steps] == [0, 0, 0, 0, 3] * 2 + [0, 0, 0, 0, 1], "when they end"
+    assert steps[-1].episodes == evaluation.episodes[:7]
+    assert [step.played for step in steps] == [0] * 4 + [3] * 5 + [6] * 5 + [7], "when they end"
 
 
 @pytest.mark.parametrize("num_envs", [1, 4, 25])
@@ -277,7 +277,8 @@ def fragile(monkeypatch: pytest.MonkeyPatch) -> list[Fragile]:
 def test_what_is_lost_with_an_engine_is_played_again(fragile: list[Fragile]) -> None:
     evaluation, trained = instructed(episodes=5, num_envs=3)
     played = list(play_seed(trained, evaluation, seed=0))
-    together = [episode for step in played for episode in step.ended]
+    together = played[-1].episodes
+    assert together is not None
     assert [step.engines_lost for step in played[:4]] == [0, 0, 1, 1]
     recorded = evaluation.with_seed(together, played[-1].engines_lost).with_seed([], 2)
     assert recorded.to_json()["engines_lost"] == 3

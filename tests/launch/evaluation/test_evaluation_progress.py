@@ -9,11 +9,10 @@ import pytest
 from rich.console import Console
 
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.evaluation.evaluate import Evaluation
+from r2ac.launch.evaluation.evaluate import Evaluation, EvaluationFailure, UnitReport
 from r2ac.launch.evaluation.evaluation_progress import Amount, EvaluationProgress, expected_time
-from r2ac.launch.evaluation.plan import EvaluationFailure
 from r2ac.launch.evaluation.protocols import EvaluationConfig
-from r2ac.launch.evaluation.workers import Unit, UnitReport
+from r2ac.launch.evaluation.workers import Unit
 from r2ac.launch.settings.config import TrainConfig
 
 TRAINING = TrainConfig("memory/tmaze", MemoryOptions())
