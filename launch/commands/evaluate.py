@@ -14,7 +14,7 @@ from rich.console import Console
 from r2ac.launch.evaluation.protocols import Settings
 from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.stop_signals import StopSignals
-from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.config import ConfigError, require
 from r2ac.launch.settings.flags import parse, require_runs
 
 if TYPE_CHECKING:
@@ -76,10 +76,8 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
 
 
 def _check(arguments: EvaluateArguments) -> None:
-    if not arguments.stall_seconds > 0:
-        raise ConfigError(f"--stall-seconds is {arguments.stall_seconds}, but it must be above 0")
-    if arguments.workers is not None and arguments.workers < 0:
-        raise ConfigError(f"--workers is {arguments.workers}, but it must be at least 0")
+    require(arguments.stall_seconds > 0, "stall_seconds", arguments.stall_seconds, "above 0")
+    require(arguments.workers is None or arguments.workers >= 0, "workers", arguments.workers, "at least 0")
 
 
 def _device(arguments: EvaluateArguments) -> str:

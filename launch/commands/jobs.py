@@ -22,7 +22,7 @@ from r2ac.launch.cluster.jobs.job import Job, is_sender_id
 from r2ac.launch.cluster.jobs.server import Cluster, JobServer, cluster_address
 from r2ac.launch.runtime.output import print_failures, reader_is_gone
 from r2ac.launch.runtime.progress import print_table
-from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.config import ConfigError, require
 from r2ac.launch.settings.flags import parse
 
 HELP = """\
@@ -114,8 +114,7 @@ class _JobLogs(_JobArguments):
     """Only so many lines, the last ones."""
 
     def run(self, console: Console) -> int:
-        if self.tail is not None and self.tail < 0:
-            raise ConfigError(f"--tail is {self.tail}, but it must be at least 0")
+        require(self.tail is None or self.tail >= 0, "tail", self.tail, "at least 0")
         server, job = self.find()
         lines = server.log(job).splitlines(keepends=True)
         # Of no lines the last 0 are none, and not all.
@@ -141,8 +140,7 @@ class _StopJob(_JobArguments):
 
     def run(self, console: Console) -> int:
         """0 where the job has ended, 1 where it still runs after --wait-seconds."""
-        if not 0 <= self.wait_seconds < 1e9:
-            raise ConfigError(f"--wait-seconds is {self.wait_seconds}, but it must be at least 0")
+        require(0 <= self.wait_seconds < 1e9, "wait_seconds", self.wait_seconds, "at least 0")
         server, job = self.find()
         if job.has_ended:
             _say(console, f"{job.id} has ended already: it {_WORDS[job.status]}")
@@ -182,10 +180,8 @@ class _FetchJob(_JobArguments):
     """How long the node may take to send it."""
 
     def run(self, console: Console) -> int:
-        if self.limit_mib < 1:
-            raise ConfigError(f"--limit-mib is {self.limit_mib}, but it must be at least 1")
-        if not 0 < self.wait_seconds < 1e9:
-            raise ConfigError(f"--wait-seconds is {self.wait_seconds}, but it must be above 0")
+        require(self.limit_mib >= 1, "limit_mib", self.limit_mib, "at least 1")
+        require(0 < self.wait_seconds < 1e9, "wait_seconds", self.wait_seconds, "above 0")
         server, job = self.find()
         output = self.output or Path("runs") / job.id
         fetched = fetch(server, job, output, self.limit_mib * 2**20, self.checkpoint, self.wait_seconds)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from r2ac.envs import Split, Task
-from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.config import ConfigError, require
 
 # What an episode is. The rest is what the agent sees, does and how often, which stays as in its training.
 _OF_AN_EPISODE = {
@@ -53,8 +53,7 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         for name in ("episodes", "seeds", "num_envs"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"--{name.replace('_', '-')} is {getattr(self, name)}, but it must be at least 1")
+            require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
 
 
 @dataclass(frozen=True)

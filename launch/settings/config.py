@@ -160,26 +160,26 @@ class TrainConfig(Generic[EnvOptions]):
             "log_steps": 0,
             "max_failures": 0,
         }
-        _require(0 < self.stall_seconds < inf, "stall_seconds", self.stall_seconds, "above 0 and finite")
-        _require(self.seed < 2**64, "seed", self.seed, "below 2**64")
+        require(0 < self.stall_seconds < inf, "stall_seconds", self.stall_seconds, "above 0 and finite")
+        require(self.seed < 2**64, "seed", self.seed, "below 2**64")
         for name, least in at_least.items():
-            _require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
+            require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
         for name in ("checkpoint_minutes", "video_minutes"):
-            _require(0 <= getattr(self, name) < inf, name, getattr(self, name), "at least 0 and finite")
+            require(0 <= getattr(self, name) < inf, name, getattr(self, name), "at least 0 and finite")
         for name in ("hidden_size", "encoder_features"):
-            _require(getattr(self.agent, name) >= 1, name, getattr(self.agent, name), "at least 1")
+            require(getattr(self.agent, name) >= 1, name, getattr(self.agent, name), "at least 1")
         clip = self.agent.reward_clip
-        _require(clip == "none" or 0 < float(clip) < inf, "reward_clip", clip, "above 0 and finite, or none")
+        require(clip == "none" or 0 < float(clip) < inf, "reward_clip", clip, "above 0 and finite, or none")
         chrono = self.agent.chrono_steps
-        _require(chrono == 0 or chrono >= 2, "chrono_steps", chrono, "0 or at least 2")
+        require(chrono == 0 or chrono >= 2, "chrono_steps", chrono, "0 or at least 2")
         learner = self.learner
-        _require(0 <= learner.discount <= 1, "discount", learner.discount, "in [0, 1]")
+        require(0 <= learner.discount <= 1, "discount", learner.discount, "in [0, 1]")
         for name in ("learning_rate", "max_gradient_norm", "clip_rho", "clip_pg_rho", "clip_c"):
-            _require(0 < getattr(learner, name) < inf, name, getattr(learner, name), "above 0 and finite")
+            require(0 < getattr(learner, name) < inf, name, getattr(learner, name), "above 0 and finite")
         for name in ("baseline_cost", "entropy_cost"):
-            _require(0 <= getattr(learner, name) < inf, name, getattr(learner, name), "at least 0 and finite")
-        _require(learner.rtrl_metrics_every >= 0, "rtrl_metrics_every", learner.rtrl_metrics_every, "at least 0")
-        _require(learner.max_skipped_updates >= 1, "max_skipped_updates", learner.max_skipped_updates, "at least 1")
+            require(0 <= getattr(learner, name) < inf, name, getattr(learner, name), "at least 0 and finite")
+        require(learner.rtrl_metrics_every >= 0, "rtrl_metrics_every", learner.rtrl_metrics_every, "at least 0")
+        require(learner.max_skipped_updates >= 1, "max_skipped_updates", learner.max_skipped_updates, "at least 1")
         if self.batch_size > self.num_streams:
             raise ConfigError(
                 f"--batch-size is {self.batch_size}, but each rollout of a batch comes from another stream and there "
@@ -214,7 +214,7 @@ class TrainConfig(Generic[EnvOptions]):
             raise ConfigError("--inference is worker, but it must be actor with --num-actors 0")
         if self.inference == "worker" and not self.shares_memory:
             allowed = self.inference_device in ("auto", "cpu", "cuda")
-            _require(allowed, "inference_device", self.inference_device, "auto, cpu or cuda: Ray deals out the GPUs")
+            require(allowed, "inference_device", self.inference_device, "auto, cpu or cuda: Ray deals out the GPUs")
         if self.transport == "shared" and (self.num_actors == 0 or self.ray_address != "local"):
             raise ConfigError("--transport is shared, but that needs actors, and --ray-address local")
         if self.stream_groups > min(self.streams_per_actor, MAX_GROUPS):
@@ -272,7 +272,8 @@ class TrainConfig(Generic[EnvOptions]):
         return values
 
 
-def _require(holds: bool, name: str, value: object, allowed: str) -> None:
+def require(holds: bool, name: str, value: object, allowed: str) -> None:
+    """Raise ConfigError for the value of a flag where it is not ``allowed``."""
     if not holds:
         raise ConfigError(f"--{name.replace('_', '-')} is {value}, but it must be {allowed}")
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.config import ConfigError, require
 
 METRICS = ("episode_return", "episode_length", "normalised_return", "capped_normalised_return")
 """What a trial can be judged by, beside the metrics that stand in a group, such as loss/entropy."""
@@ -68,26 +68,21 @@ class SweepSettings:
     def check(self) -> None:
         """Raise ConfigError for the first setting that is not allowed."""
         for name in ("trials", "perturb_every", "concurrent", "max_failures", "sweep_seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{_flag(name)} is {getattr(self, name)}, but it must be at least 0")
+            require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         if not self.vary:
             raise ConfigError("nothing is varied: r2ac sweep needs --vary NAME=VALUES, such as --vary seed=1,2,3")
-        if self.sweep_dir is not None and re.match(r"[\w+.-]+:/", str(self.sweep_dir)):
-            # A path has no two slashes in a row.
-            raise ConfigError(f"--sweep-dir is {self.sweep_dir}, but it must be a folder, not a URL")
-        if self.metric not in METRICS and "/" not in self.metric:
-            raise ConfigError(
-                f"--metric is {self.metric}, but it must be {', '.join(METRICS)} or a metric of a group, such as "
-                "loss/entropy"
-            )
-        if not 0 < self.quantile <= 0.5:
-            raise ConfigError(f"--quantile is {self.quantile}, but it must be above 0 and at most 0.5")
-        if not self.perturb_factor > 1:
-            raise ConfigError(f"--perturb-factor is {self.perturb_factor}, but it must be above 1")
-        if not 0 <= self.resample <= 1:
-            raise ConfigError(f"--resample is {self.resample}, but it must be 0 to 1")
-        if not self.gpus_per_trial > 0 or (self.gpus_per_trial > 1 and not float(self.gpus_per_trial).is_integer()):
-            raise ConfigError(f"--gpus-per-trial is {self.gpus_per_trial}, but it must be a part of 1, or whole")
+        # A path has no two slashes in a row.
+        is_url = re.match(r"[\w+.-]+:/", str(self.sweep_dir))
+        require(not is_url, "sweep_dir", self.sweep_dir, "a folder, not a URL")
+        metrics = f"{', '.join(METRICS)} or a metric of a group, such as loss/entropy"
+        require(self.metric in METRICS or "/" in self.metric, "metric", self.metric, metrics)
+        require(0 < self.quantile <= 0.5, "quantile", self.quantile, "above 0 and at most 0.5")
+        require(self.perturb_factor > 1, "perturb_factor", self.perturb_factor, "above 1")
+        require(0 <= self.resample <= 1, "resample", self.resample, "0 to 1")
+        gpus = self.gpus_per_trial
+        require(
+            0 < gpus < 1 or (gpus > 0 and float(gpus).is_integer()), "gpus_per_trial", gpus, "a part of 1, or whole"
+        )
         if not self.is_population and (self.bounds or self.perturb_every):
             given = "--bounds" if self.bounds else "--perturb-every"
             raise ConfigError(f"{given} is for --scheduler pbt: without it no setting is changed")
@@ -113,7 +108,3 @@ def settings_from_json(values: dict[str, Any], sweep_dir: Path) -> SweepSettings
         return SweepSettings(**{**values, **lists, "sweep_dir": sweep_dir})
     except (KeyError, TypeError) as error:
         raise ConfigError(f"{sweep_dir} is not a sweep of this version of r2ac: {error}") from error
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
