@@ -7,16 +7,20 @@ from r2ac.agents.config import AgentConfig, Gradient
 
 if TYPE_CHECKING:
     from r2ac.agents.agent import Agent, ObservationSpec, RolloutOutput, StepOutput
-    from r2ac.agents.elstm import ELSTM, Carry
+    from r2ac.agents.core import Carry, Core
+    from r2ac.agents.cores import CORES
     from r2ac.agents.encoders import ImpalaEncoder, MLPEncoder, NatureEncoder
     from r2ac.agents.feedforward import FeedForward
     from r2ac.agents.instruction import InstructionEncoder
+    from r2ac.agents.recurrent import ELSTM, Recurrent
 
 __all__ = [
+    "CORES",
     "ELSTM",
     "Agent",
     "AgentConfig",
     "Carry",
+    "Core",
     "FeedForward",
     "Gradient",
     "ImpalaEncoder",
@@ -24,11 +28,12 @@ __all__ = [
     "MLPEncoder",
     "NatureEncoder",
     "ObservationSpec",
+    "Recurrent",
     "RolloutOutput",
     "StepOutput",
 ]
 
-_MODULES = ("agent", "encoders")
+_MODULES = ("agent", "cores", "encoders")
 """Where all other names are found."""
 
 

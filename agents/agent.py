@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from r2ac.agents.config import AgentConfig
-from r2ac.agents.elstm import ELSTM, Carry
+from r2ac.agents.core import Carry
+from r2ac.agents.cores import make_core
 from r2ac.agents.encoders import make_encoder
-from r2ac.agents.feedforward import FeedForward
 from r2ac.agents.instruction import InstructionEncoder
 from r2ac.agents.rewards import RewardTransform
 from r2ac.agents.scopes import scope
@@ -48,8 +48,10 @@ class StepOutput:
     """[B, A]."""
     value: Tensor
     """[B]."""
-    cell: Tensor
-    """The core's cell state after the step, [B, N]."""
+    state: Tensor
+    """The core's state after the step, [B, S]."""
+    core_input: Tensor
+    """What the core was given, [B, D]."""
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,6 @@ class RolloutOutput:
     final_values: Tensor | None = None
     """Value of the final observation of the episode that ended with each step, [T, B]; arbitrary where none did, no
     gradient. None where the rollout has no final observations."""
-
-
-def make_core(input_size: int, config: AgentConfig) -> ELSTM | FeedForward:
-    """The core that ``config`` names.
-
-    Raises:
-        ValueError: for an unknown name, or settings that the core refuses.
-    """
-    if config.core == "elstm":
-        return ELSTM(input_size, config.hidden_size, config.gradient, config.chrono_steps)
-    if config.core == "feedforward":
-        return FeedForward(input_size, config.hidden_size)
-    raise ValueError(f"core must be elstm or feedforward, not {config.core!r}")
 
 
 class Agent(nn.Module):
@@ -116,9 +105,9 @@ class Agent(nn.Module):
         self.instruction_encoder = InstructionEncoder(spec.instruction_ids) if spec.instruction_length else None
         if self.instruction_encoder is not None:
             features += self.instruction_encoder.features
-        self.core: ELSTM | FeedForward = make_core(features + 1, config)
-        self.policy = nn.Linear(config.hidden_size, spec.num_actions)
-        self.value = nn.Linear(config.hidden_size, 1)
+        self.core = make_core(features + 1, config)
+        self.policy = nn.Linear(self.core.output_size, spec.num_actions)
+        self.value = nn.Linear(self.core.output_size, 1)
         self.rewards = RewardTransform(config.reward_clip, config.normalise_rewards)
         self.encoder_dtype = torch.float32
         """What the encoder computes in: float32 for the dtype of its weights, bfloat16 for autocast to it."""
@@ -155,11 +144,11 @@ class Agent(nn.Module):
         with scope("encoder"):
             x = self._core_input(observation[:steps], reward[:steps], is_first[:steps], words[0])
         with scope("core"):
-            h, cells, carry = self.core.unroll(x, carry, is_first[:steps])
-        bootstrap = self.step(observation[steps], reward[steps], is_first[steps], carry.cell, words[1])
+            h, states, carry = self.core.unroll(x, carry, is_first[:steps])
+        bootstrap = self.step(observation[steps], reward[steps], is_first[steps], carry.state, words[1])
         final_values = None
         if final_observation is not None:
-            final_values = self._final_values(final_observation, reward[1:], cells, words[0])
+            final_values = self._final_values(final_observation, reward[1:], states, words[0])
         with scope("heads"):
             return RolloutOutput(
                 logits=self.policy(h),
@@ -173,7 +162,7 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def step(
-        self, observation: Tensor, reward: Tensor, is_first: Tensor, cell: Tensor, instruction: Tensor | None = None
+        self, observation: Tensor, reward: Tensor, is_first: Tensor, state: Tensor, instruction: Tensor | None = None
     ) -> StepOutput:
         """One step of B streams without gradients or sensitivities, which is all that acting needs.
 
@@ -181,23 +170,23 @@ class Agent(nn.Module):
             observation: [B, C, H, W] or [B, size].
             reward: the reward that arrived with the observation, as the environment gave it, [B].
             is_first: [B] bool.
-            cell: the core's cell state before the step, [B, N].
+            state: the core's state before the step, [B, S].
             instruction: ids of words, [B, L] int; None where the task has none.
         """
         words = None if instruction is None else instruction.unsqueeze(0)
         with scope("encoder"):
             x = self._core_input(observation.unsqueeze(0), reward.unsqueeze(0), is_first.unsqueeze(0), words).squeeze(0)
         with scope("core"):
-            h, cell = self.core.step(x, cell, is_first)
+            h, state = self.core.step(x, state, is_first)
         with scope("heads"):
-            return StepOutput(self.policy(h), self.value(h).squeeze(-1), cell)
+            return StepOutput(self.policy(h), self.value(h).squeeze(-1), state, x)
 
-    def _final_values(self, observation: Tensor, reward: Tensor, cells: Tensor, instruction: Tensor | None) -> Tensor:
-        """Values [T, B] of what was shown after each step, each a step on from the cell after it, [T, B, N]. Computed
+    def _final_values(self, observation: Tensor, reward: Tensor, states: Tensor, instruction: Tensor | None) -> Tensor:
+        """Values [T, B] of what was shown after each step, each a step on from the state after it, [T, B, S]. Computed
         for all steps, whether episodes ended there or not: a GPU's shapes are not to depend on what happened."""
         is_first = torch.zeros_like(reward, dtype=torch.bool).flatten()
         words = None if instruction is None else instruction.flatten(0, 1)
-        output = self.step(observation.flatten(0, 1), reward.flatten(), is_first, cells.flatten(0, 1), words)
+        output = self.step(observation.flatten(0, 1), reward.flatten(), is_first, states.flatten(0, 1), words)
         return output.value.view_as(reward)
 
     def _core_input(self, observation: Tensor, reward: Tensor, is_first: Tensor, instruction: Tensor | None) -> Tensor:

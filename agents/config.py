@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Gradient = Literal["rtrl", "tbptt"]
+MEMORYLESS = "feedforward"
+"""The core that has no gradient through time."""
 EncoderName = Literal["auto", "impala", "nature", "mlp", "none"]
 
 
@@ -15,8 +17,9 @@ class AgentConfig:
 
     gradient: Gradient = "rtrl"
     """How the recurrent core is trained: exactly (rtrl), or truncated at the rollout's start (tbptt)."""
-    core: Literal["elstm", "feedforward"] = "elstm"
-    """The recurrent core, or the feed-forward one of the same capacity that cannot remember."""
+    core: str = "elstm"
+    """The core: a recurrent cell (elstm, indrnn, lru, mingru, minlstm, qrnn, rglru, rtu), or the feed-forward one of
+    the eLSTM's capacity that cannot remember (feedforward)."""
     hidden_size: int = 256
     """Units of the core (N)."""
     encoder: EncoderName = "auto"
@@ -33,5 +36,11 @@ class AgentConfig:
 
     @property
     def label(self) -> str:
-        """What tells agents apart at a glance: the gradient, or that the core is feed-forward."""
-        return self.gradient if self.core == "elstm" else self.core
+        """What tells agents apart at a glance: the gradient, and the core where it is not the eLSTM."""
+        return agent_label(self.core, self.gradient)
+
+
+def agent_label(core: str | None, gradient: str | None) -> str:
+    """The same from the settings alone, of which old runs may lack some."""
+    names = (core if core != "elstm" else None, gradient if core != MEMORYLESS else None)
+    return " ".join(name for name in names if name)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from r2ac.agents.elstm import Carry
+from r2ac.agents.core import Carry, Core
 
 
-class FeedForward(nn.Module):
+class FeedForward(Core):
     """The eLSTM without its memory, with the same interface and its capacity but for the 2 N recurrent weights.
 
         f = sigmoid(F x + b_f)     z = tanh(Z x + b_z)     c = (1 - f) z
@@ -26,7 +26,7 @@ class FeedForward(nn.Module):
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
-        self.input_size, self.hidden_size = input_size, hidden_size
+        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
         self.gates = nn.Linear(input_size, 2 * hidden_size)
         self.output_gate = nn.Linear(input_size + hidden_size, hidden_size)
         for linear in (self.gates, self.output_gate):
@@ -36,23 +36,20 @@ class FeedForward(nn.Module):
     def initial_carry(
         self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Carry:
-        """A carry with nothing in it: a cell of shape [B, 0]."""
+        """A carry with nothing in it: a state of shape [B, 0]."""
         bias = self.gates.bias
         return Carry(torch.zeros(batch_size, 0, device=device or bias.device, dtype=dtype or bias.dtype))
 
-    def forward(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Carry]:
-        """x [..., B, D] -> h [..., B, N] and the empty carry; ``is_first`` makes no difference."""
-        forget, candidate = self.gates(x).chunk(2, dim=-1)
-        c = (1 - torch.sigmoid(forget)) * torch.tanh(candidate)
-        return torch.sigmoid(self.output_gate(torch.cat((x, c), dim=-1))) * c, carry
-
     def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
-        """:meth:`forward` with the empty cells after each step, [T, B, 0], between h and the carry."""
-        h, carry = self(x, carry, is_first)
-        return h, carry.cell.expand(len(x), -1, -1), carry
+        """x [T, B, D] -> h [T, B, N], empty states [T, B, 0] and the empty carry."""
+        return self._output(x), carry.state.expand(len(x), -1, -1), carry
 
     @torch.no_grad()
-    def step(self, x: Tensor, cell: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """One step without gradients: x [B, D] -> h [B, N] and the empty cell."""
-        h, _ = self(x, Carry(cell), is_first)
-        return h, cell
+    def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """x [B, D] -> h [B, N] and the empty state."""
+        return self._output(x), state
+
+    def _output(self, x: Tensor) -> Tensor:
+        forget, candidate = self.gates(x).chunk(2, dim=-1)
+        c = (1 - torch.sigmoid(forget)) * torch.tanh(candidate)
+        return torch.sigmoid(self.output_gate(torch.cat((x, c), dim=-1))) * c

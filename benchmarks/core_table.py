@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from measure import Run, Times, as_graph, peak_bytes, release_memory, rotating, sets_beyond_cache, take_turns
@@ -11,7 +12,7 @@ from report import Column, Goal, Row, own_columns
 from torch import Tensor, nn
 
 from r2ac.agents import Carry
-from r2ac.kernels import GATES, Sensitivities
+from r2ac.kernels import CELLS, GATES, Traces
 
 EXACT = (LEAN, TUNED, RTRL)
 COPY = "copy of S"
@@ -52,7 +53,7 @@ class CoreCase:
         """One rollout of one set of streams; leaves gradients behind."""
         self.clear()
         x, carry = self._x[number], self._carries[number]
-        run = self.core if self._output_gate else self.core.cells
+        run = self.core if self._output_gate else self.core.states
         h, _ = run(x, carry, self._is_first)
         h.backward(self._by_h[number])
 
@@ -70,16 +71,16 @@ class CoreCase:
 def _carries(method: str, core: nn.Module, batch: int, inputs: int, hidden: int, sets: int) -> list[Carry]:
     """A carry for each set of streams: of one store by its rows as the learner keeps it, or step by step as views."""
     device = next(core.parameters()).device
-    cell = 0.5 * torch.randn(batch, core.state_size, generator=torch.Generator().manual_seed(4)).to(device)
+    state = 0.5 * torch.randn(batch, core.state_size, generator=torch.Generator().manual_seed(4)).to(device)
     if method not in EXACT:
-        return [Carry(cell) for _ in range(sets)]
-    kept = Sensitivities.zeros(sets * batch, GATES, hidden, inputs, device)
+        return [Carry(state) for _ in range(sets)]
+    kept = Traces.zeros(CELLS["elstm"], sets * batch, hidden, inputs, device)
     rows = torch.arange(sets * batch, device=device).view(sets, batch)
     if method == RTRL:
         fresh = torch.zeros(batch, dtype=torch.bool, device=device)
-        return [Carry(cell, kept, streams, fresh) for streams in rows]
+        return [Carry(state, replace(kept, streams=streams, fresh=fresh)) for streams in rows]
     parts = zip(*(tensor.split(batch) for tensor in kept.tensors()), strict=True)
-    return [Carry(cell, Sensitivities(*part)) for part in parts]
+    return [Carry(state, Traces(*part)) for part in parts]
 
 
 def make_cases(

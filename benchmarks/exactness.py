@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from r2ac.agents import ELSTM, Carry
-from r2ac.agents.elstm import Gradient
+from r2ac.agents.config import Gradient
 
 Gradients = dict[str, Tensor]
 CORE = ("core.input_weight", "core.recurrent_weight", "core.bias")
@@ -214,8 +214,8 @@ def stored_gradients(network: Network, stream: Stream, length: int, storage: tor
     network.zero_grad()
     streams = torch.arange(stream.observation.shape[1])
     start = network.core.initial_carry(len(streams))
-    assert start.sensitivities is not None
-    carry = replace(start, sensitivities=start.sensitivities.stored_as(storage), streams=streams)
+    assert start.traces is not None
+    carry = replace(start, traces=replace(start.traces.stored_as(storage), streams=streams))
     for rollout in Stream(stream.observation.float(), stream.target.float()).rollouts(length):
         loss, carry = loss_of_rollout(network, rollout, carry)
         loss.backward()

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from r2ac.agents import ELSTM, Carry
-from r2ac.kernels import backward_scan, elstm_linearisation, elstm_scan, rollout_gradient
+from r2ac.agents import ELSTM, Carry, Core
+from r2ac.kernels import CELLS, Linearisation, backward_scan
+from r2ac.kernels.scan import forward_scan, linearise_rollout
 
 LEAN, TUNED, RTRL, TBPTT, LSTM = "step by step", "step by step, tuned", "rollout at a time", "TBPTT", "LSTM, TBPTT"
 METHODS = (LEAN, TUNED, RTRL, TBPTT, LSTM)
@@ -87,33 +88,30 @@ class _StepByStepTrajectory(torch.autograd.Function):
         is_first: Tensor,
         advance: Advance,
     ) -> Tensor:
-        preactivation = torch.addmm(bias.flatten(), x.flatten(0, 1), input_weight.flatten(0, 1).t())
-        scan = elstm_scan(preactivation.view(*x.shape[:2], *bias.shape), recurrent_weight, carry.cell, is_first)
-        linear = elstm_linearisation(scan, recurrent_weight, is_first)
-        ctx.save_for_backward(x, input_weight, scan.previous)
-        ctx.linear, ctx.sensitivities, ctx.advance = linear, carry.sensitivities, advance
-        return scan.cell
+        cell = CELLS["elstm"]
+        projection = (x.flatten(0, 1) @ input_weight.flatten(0, 1).t()).view(*x.shape[:2], *bias.shape)
+        states = forward_scan(cell, projection, recurrent_weight, bias, carry.state, is_first)
+        ctx.save_for_backward(x, input_weight)
+        ctx.linear = linearise_rollout(cell, projection + bias, recurrent_weight, states, carry.state, is_first)
+        ctx.traces, ctx.advance = carry.traces, advance
+        return states
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (direct,) = gradients
-        x, input_weight, previous = ctx.saved_tensors
-        total = backward_scan(direct, ctx.linear.jacobian)
-        _, _, by_preactivation = rollout_gradient(total, ctx.linear, x[..., :1], previous)
-        by_x = (by_preactivation.flatten(-2) @ input_weight.flatten(0, 1)).view_as(x)
-        matrix, recurrent, bias = ctx.sensitivities.tensors()
-        by_weight = torch.zeros_like(input_weight)
-        by_recurrent, by_bias = torch.zeros_like(recurrent[0]), torch.zeros_like(bias[0])
+        x, input_weight = ctx.saved_tensors
+        linear: Linearisation = ctx.linear
+        total = backward_scan(direct, linear.jacobian)
+        by_x = ((linear.by_gates * total.unsqueeze(-2)).flatten(-2) @ input_weight.flatten(0, 1)).view_as(x)
+        matrix, vectors = ctx.traces.weight, ctx.traces.vectors
+        by_weight, by_vectors = torch.zeros_like(input_weight), torch.zeros_like(vectors[0])
+        gained = torch.cat((linear.by_own, linear.by_gates), -2)
         for t in range(len(x)):
-            jacobian, immediate = ctx.linear.jacobian[t], ctx.linear.immediate[t]
-            ctx.advance(matrix, by_weight, jacobian, immediate, x[t], direct[t])
-            decay = jacobian.unsqueeze(1)
-            recurrent.mul_(decay).addcmul_(immediate, previous[t].unsqueeze(1))
-            bias.mul_(decay).add_(immediate)
-            by_recurrent.add_(torch.einsum("bn,bkn->kn", direct[t], recurrent))
-            by_bias.add_(torch.einsum("bn,bkn->kn", direct[t], bias))
-        return by_x, by_weight, by_recurrent, by_bias, None, None, None
+            ctx.advance(matrix, by_weight, linear.jacobian[t], linear.by_gates[t], x[t], direct[t])
+            vectors.mul_(linear.jacobian[t].unsqueeze(1)).add_(gained[t])
+            by_vectors.add_(torch.einsum("bn,bln->ln", direct[t], vectors))
+        return by_x, by_weight, *by_vectors.chunk(2), None, None, None
 
 
 class StepByStepELSTM(ELSTM):
@@ -126,46 +124,48 @@ class StepByStepELSTM(ELSTM):
         super().__init__(input_size, hidden_size)
         self._advance = advance
 
-    def cells(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Carry]:
-        """As :meth:`ELSTM.cells`."""
-        own = self.input_weight, self.recurrent_weight, self.bias
-        cells = _StepByStepTrajectory.apply(x, *own, carry, is_first, self._advance)
-        return cells, Carry(cells[-1].detach(), carry.sensitivities, carry.streams)
+    def states(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Carry]:
+        """As :meth:`ELSTM.states`."""
+        states = _StepByStepTrajectory.apply(x, *self.recurrent_parameters, carry, is_first, self._advance)
+        return states, Carry(states[-1].detach(), carry.traces)
 
 
-class LSTMCore(nn.Module):
+class LSTMCore(Core):
     """torch's LSTM (cuDNN's on a GPU) with TBPTT, in the place of the eLSTM: another, fully recurrent cell.
 
-    The carry's cell is [h; c], [B, 2N]. It has no resets inside a rollout; one at the first step is honoured.
+    The carry's state is [h; c], [B, 2N]. It has no resets inside a rollout; one at the first step is honoured.
     """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__()
         self.lstm = nn.LSTM(input_size, hidden_size)
+        self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
         self.state_size = 2 * hidden_size
 
-    def initial_carry(self, batch_size: int) -> Carry:
+    def initial_carry(
+        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Carry:
         """Zeros."""
         return Carry(self.lstm.weight_ih_l0.new_zeros(batch_size, self.state_size))
 
     def forward(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Carry]:
         """x [T, B, D] -> h [T, B, N], and the carry after step T, detached."""
-        start = carry.cell.masked_fill(is_first[0].unsqueeze(-1), 0).unsqueeze(0)
+        start = carry.state.masked_fill(is_first[0].unsqueeze(-1), 0).unsqueeze(0)
         h, last = self.lstm(x, tuple(part.contiguous() for part in start.chunk(2, -1)))
         return h, Carry(torch.cat(last, -1).squeeze(0).detach())
 
-    cells = forward
+    states = forward
 
     def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
-        """:meth:`forward` as an agent calls it, which here needs no cells of single steps: they are left empty."""
+        """:meth:`forward` as an agent calls it, which here needs no states of single steps: they are left empty."""
         h, carry = self(x, carry, is_first)
         return h, x.new_empty(0), carry
 
     @torch.no_grad()
-    def step(self, x: Tensor, cell: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """One step: x [B, D], cell [B, 2N] -> h [B, N] and the cell after it."""
-        h, carry = self(x.unsqueeze(0), Carry(cell), is_first.unsqueeze(0))
-        return h.squeeze(0), carry.cell
+    def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """One step: x [B, D], state [B, 2N] -> h [B, N] and the state after it."""
+        h, carry = self(x.unsqueeze(0), Carry(state), is_first.unsqueeze(0))
+        return h.squeeze(0), carry.state
 
 
 def make_core(method: str, inputs: int, hidden: int, device: torch.device) -> nn.Module | None:

@@ -12,7 +12,7 @@ from report import Column, Goal, Row, own_columns, scaled
 from torch import Tensor
 
 from r2ac.kernels.operators import sensitivity_pass_ as device_pass_
-from r2ac.kernels.sensitivity import Sensitivities, sensitivity_pass_
+from r2ac.kernels.sensitivity import sensitivity_pass_, zero_rows
 
 K = 2
 PASS, COPY, PRODUCT, PLAIN, FUSED = "pass", "copy", "product", "plain step", "fused step"
@@ -47,7 +47,7 @@ class PassInputs:
             return [torch.randn(*shape, device=device).mul_(scale) for _ in range(sets)]
 
         return PassInputs(
-            Sensitivities.zeros(sets * batch, K, hidden, inputs, device, storage).input_weight.normal_(),
+            zero_rows((sets * batch, K, hidden, inputs), device, storage).normal_(),
             list(torch.arange(sets * batch, device=device).split(batch)),
             torch.zeros(batch, dtype=torch.bool, device=device),
             each(batch, hidden),

@@ -22,9 +22,9 @@ class _Learner:
     def __init__(self, core: ELSTM, storage: torch.dtype) -> None:
         self._core = core
         start = core.initial_carry(BATCH)
-        kept = start.sensitivities
-        streams = torch.arange(BATCH, device=start.cell.device)
-        self._carry = Carry(start.cell, kept.stored_as(storage), streams) if kept is not None else start
+        kept, streams = start.traces, torch.arange(BATCH, device=start.state.device)
+        traces = replace(kept.stored_as(storage), streams=streams) if kept is not None else None
+        self._carry = Carry(start.state, traces)
 
     def gradient(self, x: Tensor, by_h: Tensor) -> Tensor:
         """Of sum(by_h * h) over the next rollout, by all recurrent parameters as one vector in float64."""
@@ -33,7 +33,7 @@ class _Learner:
         is_first = torch.zeros(x.shape[:2], dtype=torch.bool, device=x.device)
         h, after = self._core(x.to(dtype), self._carry, is_first)
         h.backward(by_h.to(dtype))
-        self._carry = replace(self._carry, cell=after.cell)
+        self._carry = replace(self._carry, state=after.state)
         return torch.cat([getattr(self._core, name).grad.double().flatten() for name in RECURRENT])
 
 

@@ -113,7 +113,7 @@ def measure_inference(setting: Setting) -> float:
 
     def run() -> None:
         nonlocal cell
-        cell = agent.step(observation, reward, is_first, cell).cell
+        cell = agent.step(observation, reward, is_first, cell).state
 
     return rate(run, setting.streams, setting.seconds)
 

@@ -27,6 +27,14 @@ def complex_blocks(values: Tensor) -> Tensor:
     return torch.stack(rows, -3)
 
 
+def magnitude(jacobian: Tensor) -> Tensor:
+    """By what factor Jacobians scale a change of a unit, [B, N]: |a| of numbers [B, N]; of blocks [B, 2, 2, N] the root
+    of |det A|, which multiplies as |a| does."""
+    if jacobian.dim() == 2:
+        return jacobian.abs()
+    return (jacobian[:, 0, 0] * jacobian[:, 1, 1] - jacobian[:, 0, 1] * jacobian[:, 1, 0]).abs().sqrt()
+
+
 def block_backward_scan(direct: Tensor, jacobian: Tensor) -> Tensor:
     """The gradient by every cell state of a rollout: d_t = e_t + A_{t+1}^T d_{t+1}, with d_T = e_T.
 

@@ -7,70 +7,31 @@ import shutil
 import subprocess
 import sysconfig
 import warnings
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, partial
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from r2ac.kernels import block, elstm, scan, sensitivity
-from r2ac.kernels.elstm import BackwardScan
+from r2ac.kernels import block, scan, sensitivity
+from r2ac.kernels.cells import CELLS
+from r2ac.kernels.scan import ReverseScan
 
 
 class UnknownKernels(ValueError):
     """``R2AC_KERNELS`` names no implementation that can be asked for."""
 
 
-class _Pass(Protocol):
-    def __call__(
-        self,
-        matrix: Tensor,
-        streams: Tensor,
-        fresh: Tensor,
-        boundary: Tensor,
-        decay: Tensor,
-        weighted: Tensor,
-        inputs: Tensor,
-    ) -> Tensor: ...
+class Scans(NamedTuple):
+    """A cell's scans over a rollout."""
 
-
-class _VectorPass(Protocol):
-    def __call__(
-        self,
-        recurrent: Tensor,
-        biases: Tensor,
-        streams: Tensor,
-        fresh: Tensor,
-        boundary: Tensor,
-        decay: Tensor,
-        gained: Tensor,
-    ) -> Tensor: ...
-
-
-class _Forward(Protocol):
-    def __call__(
-        self, projection: Tensor, recurrent_weight: Tensor, bias: Tensor, cell: Tensor, is_first: Tensor
-    ) -> Tensor: ...
-
-
-class _Backward(Protocol):
-    def __call__(
-        self,
-        direct: Tensor,
-        projection: Tensor,
-        recurrent_weight: Tensor,
-        bias: Tensor,
-        cells: Tensor,
-        cell: Tensor,
-        is_first: Tensor,
-        jump: bool,
-    ) -> BackwardScan: ...
-
-
-class _Scan(Protocol):
-    def __call__(self, direct: Tensor, jacobian: Tensor) -> Tensor: ...
+    forward: Callable[..., Tensor]
+    """Called as :func:`r2ac.kernels.scan.forward_scan`, but for the cell."""
+    reverse: Callable[..., ReverseScan]
+    """Called as :func:`r2ac.kernels.scan.reverse_scan`, but for the cell and its scan."""
 
 
 @dataclass(frozen=True)
@@ -78,24 +39,27 @@ class Kernels:
     """One implementation of everything that is worth a kernel; every one computes what the reference computes."""
 
     name: str
-    elstm_forward: _Forward
-    """:func:`r2ac.kernels.elstm.elstm_forward`"""
-    elstm_backward: _Backward
-    """:func:`r2ac.kernels.elstm.elstm_backward`"""
-    backward_scan: _Scan
+    backward_scan: Callable[[Tensor, Tensor], Tensor]
     """:func:`r2ac.kernels.scan.backward_scan`"""
-    sensitivity_pass_: _Pass
+    sensitivity_pass_: Callable[..., Tensor]
     """:func:`r2ac.kernels.sensitivity.sensitivity_pass_`"""
-    vector_pass_: _VectorPass
+    vector_pass_: Callable[..., Tensor]
     """:func:`r2ac.kernels.sensitivity.vector_pass_`"""
-    block_sensitivity_pass_: _Pass
+    block_sensitivity_pass_: Callable[..., Tensor]
     """:func:`r2ac.kernels.block.block_sensitivity_pass_`"""
+    fused: Mapping[str, Scans] = field(default_factory=dict)
+    """The scans of cells that have kernels of their own, by the cell's name."""
+
+    def scans(self, cell: str) -> Scans:
+        """The scans of a cell: its own kernels, or else the readable ones."""
+        if cell in self.fused:
+            return self.fused[cell]
+        known = CELLS[cell]
+        return Scans(partial(scan.forward_scan, known), partial(scan.reverse_scan, known, self.backward_scan))
 
 
 REFERENCE = Kernels(
     "reference",
-    elstm.elstm_forward,
-    elstm.elstm_backward,
     scan.backward_scan,
     sensitivity.sensitivity_pass_,
     sensitivity.vector_pass_,
@@ -171,13 +135,6 @@ def _native() -> Kernels | None:
     return _from_modules("native", native, native, block.block_sensitivity_pass_)
 
 
-def _from_modules(name: str, scans: Any, passes: Any, block_pass: _Pass) -> Kernels:
-    return Kernels(
-        name,
-        scans.elstm_forward,
-        scans.elstm_backward,
-        scans.backward_scan,
-        passes.sensitivity_pass_,
-        passes.vector_pass_,
-        block_pass,
-    )
+def _from_modules(name: str, scans: Any, passes: Any, block_pass: Callable[..., Tensor]) -> Kernels:
+    fused = {"elstm": Scans(scans.elstm_forward, scans.elstm_backward)}
+    return Kernels(name, scans.backward_scan, passes.sensitivity_pass_, passes.vector_pass_, block_pass, fused)

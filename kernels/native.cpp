@@ -179,15 +179,15 @@ inline void backward_step(
     }
 }
 
-// Rows of one stream in an array [2, B, K, N].
+// Rows of one stream in an array [B, 4, N]: those of the recurrent weights, then those of the biases.
 template <class Real>
 void store_sums(
-    const Real (&of_weight)[2][kBlock], const Real (&of_bias)[2][kBlock], Real* sums, Size batch, Size units,
+    const Real (&of_weight)[2][kBlock], const Real (&of_bias)[2][kBlock], Real* sums, Size units,
     const Block& block) {
     for (Size k = 0; k < 2; ++k) {
-        Real* row = sums + (block.stream * 2 + k) * units + block.begin;
+        Real* row = sums + (block.stream * 4 + k) * units + block.begin;
         std::copy_n(of_weight[k], block.width, row);
-        std::copy_n(of_bias[k], block.width, row + batch * 2 * units);
+        std::copy_n(of_bias[k], block.width, row + 2 * units);
     }
 }
 
@@ -212,22 +212,21 @@ void elstm_backward(
         }
         const Size at = block.stream * units + block.begin;
         std::copy_n(run.total, block.width, boundary + at);
-        store_sums(run.by_weight, run.by_bias, by_stream, batch, units, block);
+        store_sums(run.by_weight, run.by_bias, by_stream, units, block);
         if (jump) {
             std::copy_n(run.after, block.width, decay + at);
-            store_sums(run.weight_gain, run.bias_gain, gained, batch, units, block);
+            store_sums(run.weight_gain, run.bias_gain, gained, units, block);
         }
     }
 }
 
-// sums [2, B, K N] -> by_vectors [2, K N], in the order of the streams.
+// by_stream [B, width] -> by_vectors [width], in the order of the streams.
 template <class Real>
 void sum_streams(const Real* by_stream, Real* by_vectors, Size batch, Size width) {
-    std::fill_n(by_vectors, 2 * width, Real(0));
-    for (Size row = 0; row < 2 * batch; ++row) {
-        Real* sum = by_vectors + row / batch * width;
+    std::fill_n(by_vectors, width, Real(0));
+    for (Size b = 0; b < batch; ++b) {
 #pragma omp simd
-        for (Size i = 0; i < width; ++i) sum[i] += by_stream[row * width + i];
+        for (Size i = 0; i < width; ++i) by_vectors[i] += by_stream[b * width + i];
     }
 }
 
@@ -337,19 +336,18 @@ void sensitivity_pass(
 // The same for the vectors, which have one number where the matrix has a row: too little for a second thread.
 template <class Real>
 void vector_pass(
-    Real* recurrent, Real* biases, Real* terms, const Size* streams, const bool* keeps, const Real* boundary,
-    const Real* decay, const Real* gained, Size batch, Size gates, Size units) {
-    std::fill_n(terms, 2 * gates * units, Real(0));
-    for (Size row = 0; row < 2 * batch * gates; ++row) {
-        const Size vector = row / (batch * gates), b = row / gates % batch, k = row % gates;
-        Real* s = (vector ? biases : recurrent) + (streams[b] * gates + k) * units;
-        Real* term = terms + (vector * gates + k) * units;
-        const Real *by_cell = boundary + b * units, *factor = decay + b * units, *gain = gained + row * units;
+    Real* vectors, Real* term, const Size* streams, const bool* keeps, const Real* boundary, const Real* decay,
+    const Real* gained, Size batch, Size rows, Size units) {
+    std::fill_n(term, rows * units, Real(0));
+    for (Size row = 0; row < batch * rows; ++row) {
+        const Size b = row / rows, l = row % rows;
+        Real *s = vectors + (streams[b] * rows + l) * units, *sum = term + l * units;
+        const Real *by_state = boundary + b * units, *factor = decay + b * units, *gain = gained + row * units;
         const bool keep = keeps[b];
 #pragma omp simd
         for (Size i = 0; i < units; ++i) {
             const Real before = keep ? s[i] : Real(0);
-            term[i] += by_cell[i] * before;
+            sum[i] += by_state[i] * before;
             s[i] = factor[i] * before + gain[i];
         }
     }
@@ -372,7 +370,7 @@ void vector_pass(
         const auto run = weighted ? elstm_backward<Real, true> : elstm_backward<Real, false>;                          \
         run(direct, projection, weight, bias, cells, cell, is_first, by_projection, by_stream, boundary, decay,        \
             weighted, gained, steps, batch, units, threads);                                                           \
-        sum_streams(by_stream, by_vectors, batch, 2 * units);                                                          \
+        sum_streams(by_stream, by_vectors, batch, 4 * units);                                                          \
     }                                                                                                                  \
     void backward_scan_##Real(                                                                                         \
         const Real* direct, const Real* jacobian, Real* total, Size steps, Size width, int threads) {                  \
@@ -386,9 +384,9 @@ void vector_pass(
                          width, threads);                                                                              \
     }                                                                                                                  \
     void vector_pass_##Real(                                                                                           \
-        Real* recurrent, Real* biases, Real* terms, const Size* streams, const bool* keeps, const Real* boundary,      \
-        const Real* decay, const Real* gained, Size batch, Size gates, Size units, int) {                              \
-        vector_pass(recurrent, biases, terms, streams, keeps, boundary, decay, gained, batch, gates, units);           \
+        Real* vectors, Real* term, const Size* streams, const bool* keeps, const Real* boundary, const Real* decay,    \
+        const Real* gained, Size batch, Size rows, Size units, int) {                                                  \
+        vector_pass(vectors, term, streams, keeps, boundary, decay, gained, batch, rows, units);                       \
     }
 
 extern "C" {

@@ -1,9 +1,9 @@
 """The kernels for CPUs: a small C++ library, compiled at first use, that does each scan in one loop over the steps.
 
-The functions have the names, arguments and results of their readable references (:mod:`r2ac.kernels.elstm`,
-:mod:`r2ac.kernels.scan`, :mod:`r2ac.kernels.sensitivity`), for float32 and float64 tensors on the CPU, and record no
-gradients. Their results do not depend on the number of threads. They raise ValueError for tensors of another dtype,
-device or shape, and RuntimeError where the library is missing: ask :func:`available` first.
+The functions have the arguments and results of their readable references (:mod:`r2ac.kernels.scan`,
+:mod:`r2ac.kernels.sensitivity`), for float32 and float64 tensors on the CPU, and record no gradients. Their results do
+not depend on the number of threads. They raise ValueError for tensors of another dtype, device or shape, and
+RuntimeError where the library is missing: ask :func:`available` first.
 
 The library is kept in the folder r2ac below XDG_CACHE_HOME (or ~/.cache), by a name that tells what it was made from
 and for which processor. The compiler is CXX, or else the first of c++, g++ and clang++.
@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 
 from r2ac.kernels import sensitivity
-from r2ac.kernels.elstm import BackwardScan
-from r2ac.kernels.scan import GATES
+from r2ac.kernels.cells.elstm import GATES
+from r2ac.kernels.scan import ReverseScan
 
 # Without -ffast-math: NaN and infinity must pass. The two -fno flags give up nothing but errno and exception flags.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++17", "-shared", "-fPIC")
@@ -43,7 +43,7 @@ SIGNATURES = {
     "elstm_backward": (14, 3),
     "backward_scan": (3, 2),
     "sensitivity_pass": (8, 5),
-    "vector_pass": (8, 3),
+    "vector_pass": (7, 3),
 }
 
 
@@ -63,7 +63,7 @@ def missing_reason() -> str | None:
 
 
 def elstm_forward(projection: Tensor, recurrent_weight: Tensor, bias: Tensor, cell: Tensor, is_first: Tensor) -> Tensor:
-    """The eLSTM's cell states, [T, B, N]: see :func:`r2ac.kernels.elstm.elstm_forward`."""
+    """The eLSTM's states, [T, B, N]: see :func:`r2ac.kernels.scan.forward_scan`."""
     rollout = _rollout(projection, recurrent_weight, bias, cell, is_first)
     steps, batch, _, units = projection.shape
     cells = projection.new_empty(steps, batch, units)
@@ -80,8 +80,8 @@ def elstm_backward(
     cell: Tensor,
     is_first: Tensor,
     jump: bool,
-) -> BackwardScan:
-    """All that gradient and sensitivities need of the rollout: see :func:`r2ac.kernels.elstm.elstm_backward`."""
+) -> ReverseScan:
+    """All that gradient and sensitivities need of the rollout: see :func:`r2ac.kernels.scan.reverse_scan`."""
     projection, recurrent_weight, bias, cell, is_first = _rollout(projection, recurrent_weight, bias, cell, is_first)
     steps, batch, gates, units = projection.shape
     direct, cells = (
@@ -89,15 +89,15 @@ def elstm_backward(
         for name, tensor in (("direct", direct), ("cells", cells))
     )
     new = projection.new_empty
-    scan = BackwardScan(
+    scan = ReverseScan(
         by_projection=torch.empty_like(projection),
-        by_vectors=new(2, gates, units),
+        by_vectors=new(2 * gates, units),
         boundary=new(batch, units),
         decay=new(batch, units) if jump else new(0),
         weighted=torch.empty_like(projection) if jump else new(0),
-        gained=new(2, batch, gates, units) if jump else new(0),
+        gained=new(batch, 2 * gates, units) if jump else new(0),
     )
-    by_stream = new(2, batch, gates, units)
+    by_stream = new(batch, 2 * gates, units)
     given = direct, projection, recurrent_weight, bias, cells, cell, is_first
     results = scan.by_projection, scan.by_vectors, by_stream, scan.boundary
     of_jump = (scan.decay, scan.weighted, scan.gained) if jump else (None, None, None)
@@ -156,33 +156,31 @@ def sensitivity_pass_(
 
 
 def vector_pass_(
-    recurrent: Tensor,
-    biases: Tensor,
+    vectors: Tensor,
     streams: Tensor,
     fresh: Tensor,
     boundary: Tensor,
     decay: Tensor,
     gained: Tensor,
 ) -> Tensor:
-    """The same for the two vectors, in place: see :func:`r2ac.kernels.sensitivity.vector_pass_`."""
-    if gained.dim() != 4:
-        raise ValueError(f"gained must be [2, B, K, N], not {list(gained.shape)}")
+    """The same for the vectors, in place: see :func:`r2ac.kernels.sensitivity.vector_pass_`."""
+    if gained.dim() != 3:
+        raise ValueError(f"gained must be [B, L + K, N], not {list(gained.shape)}")
     _check_type(gained)
-    _, batch, gates, units = gained.shape
+    batch, rows, units = gained.shape
     dtype = gained.dtype
-    gained = _ready("gained", gained, (2, batch, gates, units), dtype)
-    for name, kept in (("recurrent", recurrent), ("biases", biases)):
-        if not kept.is_contiguous():
-            raise ValueError(f"{name} is changed in place and must be contiguous")
-        _ready(name, kept, (*(recurrent.shape[:1] or (0,)), gates, units), dtype)
+    gained = _ready("gained", gained, gained.shape, dtype)
+    if not vectors.is_contiguous():
+        raise ValueError("vectors is changed in place and must be contiguous")
+    _ready("vectors", vectors, (vectors.shape[:1] or (0,)) + (rows, units), dtype)
     boundary, decay = (
         _ready(name, tensor, (batch, units), dtype) for name, tensor in (("boundary", boundary), ("decay", decay))
     )
-    streams, keeps = _rows(streams, len(recurrent), batch), ~_ready("fresh", fresh, (batch,), torch.bool)
-    terms = gained.new_empty(2, gates, units)
+    streams, keeps = _rows(streams, len(vectors), batch), ~_ready("fresh", fresh, (batch,), torch.bool)
+    term = gained.new_empty(rows, units)
     given = streams, keeps, boundary, decay, gained
-    _call("vector_pass", (recurrent, biases, terms, *given), (batch, gates, units), work=0)
-    return terms
+    _call("vector_pass", (vectors, term, *given), (batch, rows, units), work=0)
+    return term
 
 
 def _rows(streams: Tensor, count: int, batch: int) -> Tensor:

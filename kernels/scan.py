@@ -1,99 +1,125 @@
-"""Scans over the steps of a rollout for element-wise cells (whose Jacobian is one number a unit and step)."""
+"""Scans over the steps of a rollout, for any cell: forward its states, backward its gradient.
+
+:func:`forward_scan` and :func:`reverse_scan` are the readable references of what the fast paths compute for a cell in
+one loop. Of the forward scan only the states are kept; the reverse scan computes all else again from them.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-GATES = 2
-"""K of the eLSTM: gate 0 is the forget gate f, gate 1 the candidate z."""
+from r2ac.kernels.block import block_backward_scan, block_decay_products
+from r2ac.kernels.cells import Cell, Linearisation
 
 
-@dataclass(frozen=True)
-class CellScan:
-    """What the forward scan of the eLSTM leaves behind; every tensor is [T, B, N]."""
+class ReverseScan(NamedTuple):
+    """What one reverse loop over a rollout leaves behind; the last three are empty where no jump was asked for.
 
-    cell: Tensor
-    """c_t."""
-    previous: Tensor
-    """c_{t-1} as the step saw it: zero where the step begins an episode."""
-    forget: Tensor
-    """f_t."""
-    candidate: Tensor
-    """z_t."""
+    The vectors are the cell's own parameters and then the biases, L + K numbers of a unit. "(2,)" is there for pairs.
+    """
 
-
-@dataclass(frozen=True)
-class Linearisation:
-    """The cell's derivatives along a trajectory, all that RTRL and BPTT need to know of a cell."""
-
-    jacobian: Tensor
-    """a_t = dc_t/dc_{t-1}, [T, B, N]; zero where the step begins an episode."""
-    immediate: Tensor
-    """u_t^k = dc_t/dp_t^k, the derivative by the pre-activation of gate k, [T, B, K, N]."""
+    by_projection: Tensor
+    """d_t u_t, the loss's gradient by the pre-activations, [T, B, K, N]."""
+    by_vectors: Tensor
+    """The gradient inside the rollout by the vectors, [L + K, N]."""
+    boundary: Tensor
+    """a_1 d_1, the loss's gradient by the state before the rollout, [B, (2,) N]."""
+    decay: Tensor
+    """prod_t a_t, [B, N] or [B, 2, 2, N]."""
+    weighted: Tensor
+    """(prod_{s>t} a_s) u_t, what step t adds to the sensitivities at the rollout's end, [T, B, (2,) K, N]."""
+    gained: Tensor
+    """The gain of the vectors' sensitivities over the rollout, [B, (2,) L + K, N]."""
 
 
-def elstm_step(preactivation: Tensor, recurrent_weight: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of the eLSTM cell: f = sigmoid(p_f + w_f c'), z = tanh(p_z + w_z c'), c = f c' + (1 - f) z.
+def forward_scan(cell: Cell, projection: Tensor, own: Tensor, bias: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+    """The states of a cell over a rollout.
 
     Args:
-        preactivation: W x + b of both gates, [B, K, N].
-        recurrent_weight: w_f and w_z, [K, N].
-        previous: c', [B, N], already zero where an episode begins.
+        cell: whose they are.
+        projection: W x_t of all gates, without the bias, [T, B, K, N].
+        own: [L, N].
+        bias: [K, N].
+        state: the state before the rollout, [B, (2,) N].
+        is_first: [T, B] bool; the state is zeroed *before* such a step, even one that is not finite.
 
     Returns:
-        c, f and z, each [B, N].
+        c_t, [T, B, (2,) N], in the dtype of ``projection``.
     """
-    gates = torch.addcmul(preactivation, recurrent_weight, previous.unsqueeze(-2))
-    forget, candidate = torch.sigmoid(gates[..., 0, :]), torch.tanh(gates[..., 1, :])
-    return torch.lerp(candidate, previous, forget), forget, candidate
-
-
-def elstm_scan(preactivation: Tensor, recurrent_weight: Tensor, cell: Tensor, is_first: Tensor) -> CellScan:
-    """The eLSTM's cell states over a rollout (Irie et al. 2024, section 3.2).
-
-    Args:
-        preactivation: W x_t + b of both gates, [T, B, K, N].
-        recurrent_weight: w_f and w_z, [K, N].
-        cell: the cell state before the rollout, [B, N].
-        is_first: [T, B] bool; the cell is zeroed *before* such a step.
-
-    Returns:
-        The trajectory, in the dtype of ``preactivation``.
-    """
-    steps = []
+    gates, states = projection + bias, []
     for t, first in enumerate(is_first):
-        # Not by a product: a reset forgets a cell that is not finite, too.
-        previous = cell.masked_fill(first.unsqueeze(-1), 0)
-        cell, forget, candidate = elstm_step(preactivation[t], recurrent_weight, previous)
-        steps.append((cell, previous, forget, candidate))
-    return CellScan(*(torch.stack(tensors) for tensors in zip(*steps, strict=True)))
+        # Not by a product: a reset forgets a state that is not finite, too.
+        state = state.masked_fill(_like(first, state), 0)
+        state = cell.step(gates[t], own, state)
+        states.append(state)
+    return torch.stack(states)
 
 
-def elstm_linearisation(scan: CellScan, recurrent_weight: Tensor, is_first: Tensor) -> Linearisation:
-    """Jacobian and immediate terms of the eLSTM along a trajectory.
+def reverse_scan(
+    cell: Cell,
+    scan: Callable[[Tensor, Tensor], Tensor],
+    direct: Tensor,
+    projection: Tensor,
+    own: Tensor,
+    bias: Tensor,
+    states: Tensor,
+    state: Tensor,
+    is_first: Tensor,
+    jump: bool,
+) -> ReverseScan:
+    """All that gradient and sensitivities need of a rollout.
 
-        fh = (c' - z) f (1 - f)      zh = (1 - f) (1 - z^2)      a = f + w_z zh + w_f fh
-
-    The immediate terms are u^0 = fh and u^1 = zh. (The rule printed in the first version of the paper lacks the
-    ``w_z zh`` of a.) Shapes as in :class:`CellScan` and :class:`Linearisation`; ``recurrent_weight`` is [K, N].
+    Args:
+        cell, projection, own, bias, state, is_first: as :func:`forward_scan` got them.
+        scan: :func:`backward_scan`, or what computes the same.
+        direct: e_t, the loss's direct gradient by c_t (not through later states), [T, B, (2,) N].
+        states: what :func:`forward_scan` returned.
+        jump: also compute what the sensitivities' jump needs (RTRL; TBPTT does without).
     """
-    keep = 1 - scan.forget
-    immediate = torch.stack(
-        ((scan.previous - scan.candidate) * scan.forget * keep, keep * (1 - scan.candidate.square())), dim=-2
-    )
-    jacobian = torch.addcmul(scan.forget, immediate[..., 0, :], recurrent_weight[0])
-    jacobian.addcmul_(immediate[..., 1, :], recurrent_weight[1])
-    return Linearisation(jacobian.masked_fill_(is_first.unsqueeze(-1), 0), immediate)
+    linear = linearise_rollout(cell, projection + bias, own, states, state, is_first)
+    by_vectors = torch.cat((linear.by_own, linear.by_gates), -2)
+    if cell.parts == 1:
+        total = scan(direct, linear.jacobian)
+        boundary = linear.jacobian[0] * total[0]
+        inside = [total.unsqueeze(-2) * each for each in (linear.by_gates, by_vectors)]
+    else:
+        total = block_backward_scan(direct, linear.jacobian)
+        boundary = torch.einsum("bijn,bin->bjn", linear.jacobian[0], total[0])
+        inside = [torch.einsum("tbin,tbikn->tbkn", total, each) for each in (linear.by_gates, by_vectors)]
+    gradient = inside[0], inside[1].sum((0, 1)), boundary
+    if not jump:
+        return ReverseScan(*gradient, *(direct.new_empty(0) for _ in range(3)))
+    if cell.parts == 1:
+        decay, after = decay_products(linear.jacobian)
+        weighted, gained = (after.unsqueeze(-2) * each for each in (linear.by_gates, by_vectors))
+    else:
+        decay, after = block_decay_products(linear.jacobian)
+        weighted, gained = (torch.einsum("tbijn,tbjkn->tbikn", after, each) for each in (linear.by_gates, by_vectors))
+    return ReverseScan(*gradient, decay, weighted, gained.sum(0))
+
+
+def linearise_rollout(
+    cell: Cell, gates: Tensor, own: Tensor, states: Tensor, state: Tensor, is_first: Tensor
+) -> Linearisation:
+    """The cell's derivatives at every step of a rollout whose states are known: no step waits for another.
+
+    Where a step begins an episode, its Jacobian is zero. ``gates`` are with their biases; all else as in
+    :func:`reverse_scan`.
+    """
+    previous = torch.cat((state.unsqueeze(0), states[:-1])).masked_fill(_like(is_first, states), 0)
+    linear = cell.linearise(gates, own, previous)
+    return linear._replace(jacobian=linear.jacobian.masked_fill(_like(is_first, linear.jacobian), 0))
 
 
 def backward_scan(direct: Tensor, jacobian: Tensor) -> Tensor:
-    """The gradient by every cell state of a rollout: d_t = e_t + a_{t+1} d_{t+1}, with d_T = e_T.
+    """The gradient by every state of a rollout: d_t = e_t + a_{t+1} d_{t+1}, with d_T = e_T.
 
     Args:
-        direct: e_t, the loss's direct gradient by c_t (not through later cells), [T, B, N].
+        direct: e_t, the loss's direct gradient by c_t (not through later states), [T, B, N].
         jacobian: a_t, [T, B, N], zero where the step begins an episode.
 
     Returns:
@@ -119,3 +145,8 @@ def decay_products(jacobian: Tensor) -> tuple[Tensor, Tensor]:
     for t in range(jacobian.shape[0] - 2, -1, -1):
         torch.mul(after[t + 1], jacobian[t + 1], out=after[t])
     return after[0] * jacobian[0], after
+
+
+def _like(first: Tensor, tensor: Tensor) -> Tensor:
+    """The booleans with as many axes as ``tensor``."""
+    return first.view(*first.shape, *(1,) * (tensor.dim() - first.dim()))

@@ -1,4 +1,4 @@
-"""Sensitivities of an element-wise cell: the jump over a rollout and the boundary contraction.
+"""Sensitivities of a cell: what a stream keeps of them, the jump over a rollout and the boundary contraction.
 
 Within a rollout the parameters stand still, so that step-by-step RTRL can be rearranged: its exact gradient is
 TBPTT's gradient plus one boundary term that reads the sensitivities once, and the sensitivities cross the whole
@@ -9,58 +9,63 @@ algorithm for fully recurrent continually running networks").
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from r2ac.kernels.scan import Linearisation, decay_products
+from r2ac.kernels.cells import Cell
 
 
 @dataclass(frozen=True)
-class Sensitivities:
-    """S = dc/dθ of every stream and recurrent parameter; K gates, N units, D inputs."""
+class Traces:
+    """RTRL's part of a carry: S = dc/dθ for every recurrent parameter θ, and which streams a batch has.
 
-    input_weight: Tensor
-    """dc_n / dW_{k,n,d}, [B, K, N, D]."""
-    recurrent_weight: Tensor
-    """dc_n / dw_{k,n}, [B, K, N]."""
-    bias: Tensor
-    """dc_n / db_{k,n}, [B, K, N]."""
+    The vectors are the cell's own parameters and then the biases, L + K numbers of a unit. "(2,)" is there for cells
+    whose state is a pair.
+    """
+
+    weight: Tensor
+    """S of the input weights, dc_n / dW_{k,n,d}, [R, (2,) K, N, D]."""
+    vectors: Tensor
+    """S of the vectors, [R, (2,) L + K, N]."""
+    streams: Tensor | None = None
+    """If given, S is that of R streams, and these [B] int64 are the rows of this batch, all different. The backward
+    pass then advances them in place, where it reads them anyway; without them, S is that of the batch and stays."""
+    fresh: Tensor | None = None
+    """[B] bool, beside ``streams``: S of these streams counts as zero, whatever is kept (even what is not finite)."""
 
     @staticmethod
     def zeros(
-        batch: int,
-        gates: int,
+        cell: Cell,
+        streams: int,
         hidden: int,
         inputs: int,
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
-    ) -> Sensitivities:
-        """The sensitivities of ``batch`` streams that have seen nothing yet."""
-        matrix = _zero_rows((batch, gates, hidden, inputs), device, dtype)
-        vectors = torch.zeros(2, batch, gates, hidden, device=device, dtype=dtype)
-        return Sensitivities(matrix, vectors[0], vectors[1])
+    ) -> Traces:
+        """Of ``streams`` streams of a cell with N units and D inputs that have seen nothing yet."""
+        outer = (streams, *cell.pair)
+        weight = zero_rows((*outer, cell.gates, hidden, inputs), device, dtype)
+        return Traces(weight, torch.zeros(*outer, cell.numbers + cell.gates, hidden, device=device, dtype=dtype))
 
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """The three arrays in the order of the fields."""
-        return self.input_weight, self.recurrent_weight, self.bias
+    def tensors(self) -> list[Tensor]:
+        """S, and where they are given the streams with which of them are fresh."""
+        if self.streams is None:
+            return [self.weight, self.vectors]
+        fresh = self.fresh if self.fresh is not None else torch.zeros_like(self.streams, dtype=torch.bool)
+        return [self.weight, self.vectors, self.streams, fresh]
 
-    def stored_as(self, dtype: torch.dtype) -> Sensitivities:
-        """The same with the input weights' sensitivities, nearly all of the memory, stored in another dtype."""
-        matrix = _zero_rows(self.input_weight.shape, self.input_weight.device, dtype)
-        return Sensitivities(matrix.copy_(self.input_weight), self.recurrent_weight, self.bias)
+    def stored_as(self, dtype: torch.dtype) -> Traces:
+        """The same with the input weights' S, nearly all of the memory, stored in another dtype."""
+        weight = zero_rows(self.weight.shape, self.weight.device, dtype)
+        return replace(self, weight=weight.copy_(self.weight))
 
     def nbytes(self, device: torch.device | None = None) -> int:
-        """Bytes that the three arrays take, with what lies between their rows.
-
-        Args:
-            device: the device that is asked about, where it is not their own.
-        """
-        matrix, *vectors = self.tensors()
-        inputs = matrix.shape[-1]
-        rows = matrix.shape[:-1].numel() * row_stride(inputs, device or matrix.device)
-        return rows * matrix.itemsize + sum(vector.nbytes for vector in vectors)
+        """Bytes that S takes, or would take on another device, with what lies between its rows."""
+        inputs = self.weight.shape[-1]
+        rows = self.weight.shape[:-1].numel() * row_stride(inputs, device or self.weight.device)
+        return rows * self.weight.itemsize + self.vectors.nbytes
 
 
 def row_stride(inputs: int, device: torch.device) -> int:
@@ -71,57 +76,33 @@ def row_stride(inputs: int, device: torch.device) -> int:
     return -(-inputs // 8) * 8 if device.type == "cuda" else inputs
 
 
-def _zero_rows(shape: Sequence[int], device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
+def zero_rows(shape: Sequence[int], device: torch.device | None, dtype: torch.dtype | None) -> Tensor:
     """Zeros [..., D] for S, with rows :func:`row_stride` apart."""
     *outer, inputs = shape
     stride = row_stride(inputs, torch.get_default_device() if device is None else device)
     return torch.zeros(*outer, stride, device=device, dtype=dtype)[..., :inputs]
 
 
-def jump(before: Sensitivities, linear: Linearisation, inputs: Tensor, previous: Tensor) -> Sensitivities:
-    """The sensitivities after a rollout from those before it.
-
-        S_T = (prod_t a_t) S_0 + sum_t (prod_{s>t} a_s) u_t (x) v_t
-
-    with v_t = x_t for the input weights, c_{t-1} for the recurrent weights and 1 for the biases.
-
-    Args:
-        before: S_0; not changed.
-        linear: the cell's derivatives along the rollout.
-        inputs: x_t, [T, B, D].
-        previous: c_{t-1} as each step saw it, [T, B, N].
-
-    Returns:
-        S_T, new tensors.
-    """
-    decay, after = decay_products(linear.jacobian)
-    decay, weighted = decay.unsqueeze(-2), linear.immediate * after.unsqueeze(-2)
-    # [B, K N, T] @ [B, T, D]
-    gained = torch.bmm(weighted.flatten(-2).permute(1, 2, 0), inputs.transpose(0, 1))
-    return Sensitivities(
-        gained.view_as(before.input_weight).addcmul_(before.input_weight, decay.unsqueeze(-1)),
-        *_jump_of_vectors(before.recurrent_weight, before.bias, decay, weighted, previous),
-    )
-
-
-def boundary_contraction(boundary: Tensor, before: Sensitivities) -> tuple[Tensor, Tensor, Tensor]:
+def boundary_terms(boundary: Tensor, traces: Traces) -> tuple[Tensor, Tensor]:
     """What the gradient gains from everything before the rollout: sum over streams of (a_1 d_1) S_0.
 
     Args:
-        boundary: a_1 d_1, the loss's gradient by the cell state before the rollout, [B, N].
-        before: S_0.
+        boundary: a_1 d_1, the loss's gradient by the state before the rollout, [B, (2,) N].
+        traces: S_0, of the B streams.
 
     Returns:
-        The gradient's boundary term for the input weights [K, N, D], recurrent weights [K, N] and biases [K, N].
+        The gradient's boundary terms by the input weights, [K, N, D], and by the vectors, [L + K, N].
     """
+    of_parts = boundary.view(-1, boundary.shape[-1])
+    weight, vectors = traces.weight.flatten(0, -4), traces.vectors.flatten(0, -3)
+    of_vectors = torch.einsum("bn,bln->ln", of_parts, vectors)
     if boundary.is_cuda:
-        matrix = torch.einsum("bn,bknd->knd", boundary, before.input_weight)
-    else:
-        # Stream by stream the sum stays in the cache and each S is read once; as one einsum it would be copied first.
-        matrix = torch.zeros_like(before.input_weight[0])
-        for weight, sensitivity in zip(boundary, before.input_weight, strict=True):
-            matrix.addcmul_(sensitivity, weight.unsqueeze(-1))
-    return matrix, *_contraction_of_vectors(boundary, before.recurrent_weight, before.bias)
+        return torch.einsum("bn,bknd->knd", of_parts, weight), of_vectors
+    # Stream by stream the sum stays in the cache and each S is read once; as one einsum it would be copied first.
+    of_weight = torch.zeros_like(weight[0])
+    for by_state, before in zip(of_parts, weight, strict=True):
+        of_weight.addcmul_(before, by_state.unsqueeze(-1))
+    return of_weight, of_vectors
 
 
 def sensitivity_pass_(
@@ -161,62 +142,23 @@ def sensitivity_pass_(
 
 
 def vector_pass_(
-    recurrent: Tensor,
-    biases: Tensor,
+    vectors: Tensor,
     streams: Tensor,
     fresh: Tensor,
     boundary: Tensor,
     decay: Tensor,
     gained: Tensor,
 ) -> Tensor:
-    """The same for the recurrent weights and the biases, whose sensitivities are small.
+    """The same for the own parameters and the biases, whose sensitivities are small.
 
     Args:
-        recurrent, biases: S of the two vectors, [R, K, N] each; changed in place.
+        vectors: S of the vectors of all R streams, [R, L + K, N]; changed in place.
         streams, fresh, boundary, decay: as in :func:`sensitivity_pass_`.
-        gained: sum_t weighted_t c_{t-1} and sum_t weighted_t, [2, B, K, N].
+        gained: what the rollout adds, [B, L + K, N].
 
     Returns:
-        The boundary terms of the two vectors, [2, K, N].
+        The boundary term of the gradient, [L + K, N].
     """
-    terms = []
-    for sensitivity, gain in zip((recurrent, biases), gained, strict=True):
-        before = sensitivity[streams].masked_fill(fresh[:, None, None], 0)
-        terms.append((boundary.unsqueeze(1) * before).sum(0))
-        sensitivity[streams] = torch.addcmul(gain, decay.unsqueeze(1), before)
-    return torch.stack(terms)
-
-
-def _jump_of_vectors(
-    recurrent: Tensor, bias: Tensor, decay: Tensor, weighted: Tensor, previous: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The jump of the two vectors' sensitivities [B, K, N]; decay [B, 1, N], weighted [T, B, K, N]."""
-    gained = (weighted * previous.unsqueeze(-2)).sum(0)
-    return torch.addcmul(gained, decay, recurrent), torch.addcmul(weighted.sum(0), decay, bias)
-
-
-def _contraction_of_vectors(boundary: Tensor, recurrent: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """The boundary terms of the two vectors, [K, N] each."""
-    return torch.einsum("bn,bkn->kn", boundary, recurrent), torch.einsum("bn,bkn->kn", boundary, bias)
-
-
-def rollout_gradient(
-    total: Tensor, linear: Linearisation, inputs: Tensor, previous: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient inside the rollout, which is TBPTT's: sum_t (d_t u_t) (x) v_t, with v_t as in :func:`jump`.
-
-    Args:
-        total: d_t of the backward scan, [T, B, N].
-        linear: the cell's derivatives along the rollout.
-        inputs: x_t, [T, B, D].
-        previous: c_{t-1} as each step saw it, [T, B, N].
-
-    Returns:
-        Gradients by the input weights [K, N, D], the recurrent weights [K, N] and the pre-activations [T, B, K, N]
-        (whose sum over T and B is the gradient by the biases).
-    """
-    preactivation = linear.immediate * total.unsqueeze(-2)
-    gates, hidden = preactivation.shape[-2:]
-    input_weight = preactivation.flatten(0, 1).flatten(-2).t() @ inputs.flatten(0, 1)
-    recurrent_weight = (preactivation * previous.unsqueeze(-2)).sum((0, 1))
-    return input_weight.view(gates, hidden, -1), recurrent_weight, preactivation
+    before = vectors[streams].masked_fill(fresh[:, None, None], 0)
+    vectors[streams] = torch.addcmul(gained, decay.unsqueeze(1), before)
+    return (boundary.unsqueeze(1) * before).sum(0)

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs
-"""The scans of :mod:`r2ac.kernels.elstm` and :func:`r2ac.kernels.scan.backward_scan` as Triton kernels, in float32.
+"""The scans of the eLSTM and :func:`r2ac.kernels.scan.backward_scan` as Triton kernels, in float32.
 
 A program is one warp: it owns 32 units of one stream and walks over the T steps by itself, so that a rollout costs one
 launch, every tensor is read or written once, and no program waits for another. What such a walk waits for is memory. No
@@ -16,14 +16,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from r2ac.kernels.elstm import BackwardScan
+from r2ac.kernels.scan import ReverseScan
 
 BLOCK = 32
 """Units of a program, one for each thread of its warp: small programs, because a rollout has few of them."""
 
 
 def elstm_forward(projection: Tensor, recurrent_weight: Tensor, bias: Tensor, cell: Tensor, is_first: Tensor) -> Tensor:
-    """:func:`r2ac.kernels.elstm.elstm_forward` in one launch."""
+    """The eLSTM's :func:`r2ac.kernels.scan.forward_scan` in one launch."""
     steps, batch, _, hidden = projection.shape
     cells = projection.new_empty(steps, batch, hidden)
     operands = _contiguous(projection, recurrent_weight, bias, cell, is_first)
@@ -41,21 +41,21 @@ def elstm_backward(
     cell: Tensor,
     is_first: Tensor,
     jump: bool,
-) -> BackwardScan:
-    """:func:`r2ac.kernels.elstm.elstm_backward` in one launch and one sum over the streams."""
+) -> ReverseScan:
+    """The eLSTM's :func:`r2ac.kernels.scan.reverse_scan` in one launch and one sum over the streams."""
     steps, batch, gates, hidden = projection.shape
     new = projection.new_empty
-    by_projection, by_vectors, boundary = new(projection.shape), new(2, batch, gates, hidden), new(batch, hidden)
+    by_projection, by_vectors, boundary = new(projection.shape), new(batch, 2 * gates, hidden), new(batch, hidden)
     decay, weighted, gained = new(0), new(0), new(0)
     if jump:
-        decay, weighted, gained = new(batch, hidden), new(projection.shape), new(2, batch, gates, hidden)
+        decay, weighted, gained = new(batch, hidden), new(projection.shape), new(batch, 2 * gates, hidden)
     operands = _contiguous(direct, projection, recurrent_weight, bias, cells, cell, is_first)
     results = by_projection, by_vectors, boundary, decay, weighted, gained
     sizes = steps, batch, hidden
     with torch.cuda.device_of(projection):
         _backward_kernel[batch, triton.cdiv(hidden, BLOCK)](*operands, *results, *sizes, jump, BLOCK, num_warps=1)
     # Atomic additions would be one launch less, but add in another order each time.
-    return BackwardScan(by_projection, by_vectors.sum(1), boundary, decay, weighted, gained)
+    return ReverseScan(by_projection, by_vectors.sum(0), boundary, decay, weighted, gained)
 
 
 def backward_scan(direct: Tensor, jacobian: Tensor) -> Tensor:
@@ -236,12 +236,12 @@ def _backward_kernel(
             gains = _add_step(gains, by_gates, b_previous)
         now, next_1, next_2, next_3 = next_1, next_2, next_3, next_4
     tl.store(p_boundary + i_b * N + o_unit, b_later, mask=b_mask)
-    _store_both(p_by_vectors, (sums[0], sums[1]), i_b, N, o_unit, b_mask)
-    _store_both(p_by_vectors, (sums[2], sums[3]), i_b + rows, N, o_unit, b_mask)
+    _store_both(p_by_vectors, (sums[0], sums[1]), 2 * i_b, N, o_unit, b_mask)
+    _store_both(p_by_vectors, (sums[2], sums[3]), 2 * i_b + 1, N, o_unit, b_mask)
     if JUMP:
         tl.store(p_decay + i_b * N + o_unit, b_after, mask=b_mask)
-        _store_both(p_gained, (gains[0], gains[1]), i_b, N, o_unit, b_mask)
-        _store_both(p_gained, (gains[2], gains[3]), i_b + rows, N, o_unit, b_mask)
+        _store_both(p_gained, (gains[0], gains[1]), 2 * i_b, N, o_unit, b_mask)
+        _store_both(p_gained, (gains[2], gains[3]), 2 * i_b + 1, N, o_unit, b_mask)
 
 
 @triton.jit

@@ -126,8 +126,7 @@ def block_sensitivity_pass_(
 
 
 def vector_pass_(
-    recurrent: Tensor,
-    biases: Tensor,
+    vectors: Tensor,
     streams: Tensor,
     fresh: Tensor,
     boundary: Tensor,
@@ -135,15 +134,16 @@ def vector_pass_(
     gained: Tensor,
 ) -> Tensor:
     """:func:`r2ac.kernels.sensitivity.vector_pass_` in one launch."""
-    if not (recurrent.is_contiguous() and biases.is_contiguous()):
+    if not vectors.is_contiguous():
         raise ValueError("the sensitivities are changed in place and have to be contiguous")
-    _, batch, gates, hidden = gained.shape
-    terms = gained.new_empty(2, gates, hidden)
+    batch, rows, hidden = gained.shape
+    term = gained.new_empty(rows, hidden)
     operands = (tensor.contiguous() for tensor in (streams, fresh, boundary, decay, gained))
-    grid = (2, triton.cdiv(gates * hidden, _LINE))
     with torch.cuda.device_of(gained):
-        _vector_kernel[grid](recurrent, biases, *operands, terms, batch, hidden, gates * hidden, _LINE)
-    return terms
+        _vector_kernel[(triton.cdiv(rows * hidden, _LINE),)](
+            vectors, *operands, term, batch, hidden, rows * hidden, _LINE
+        )
+    return term
 
 
 def _launch(parts: int, chosen: Tiles | None, matrix: Tensor, *operands: Tensor) -> Tensor:
@@ -352,12 +352,10 @@ def _pass_kernel(
 
 @triton.jit(do_not_specialize=["B", "N", "ROWS"])
 def _vector_kernel(
-    p_recurrent, p_biases, p_streams, p_fresh, p_boundary, p_decay, p_gained, p_terms, B, N, ROWS,
+    p_vectors, p_streams, p_fresh, p_boundary, p_decay, p_gained, p_term, B, N, ROWS,
     LINE: tl.constexpr,
 ):  # fmt: skip
-    i_vector = tl.program_id(0).to(tl.int64)
-    p_kept = p_recurrent if i_vector == 0 else p_biases
-    o_row = tl.program_id(1) * LINE + tl.arange(0, LINE)
+    o_row = tl.program_id(0) * LINE + tl.arange(0, LINE)
     o_unit = o_row % N
     b_term = tl.zeros([LINE], tl.float32)
     for i_b in range(0, B, LINE):
@@ -365,10 +363,10 @@ def _vector_kernel(
         b_mask = (o_b < B)[:, None] & (o_row < ROWS)[None, :]
         o_stream = tl.load(p_streams + o_b, o_b < B, 0)
         b_kept = b_mask & (tl.load(p_fresh + o_b, o_b < B, 0) == 0)[:, None]
-        p_vector = p_kept + o_stream[:, None] * ROWS + o_row[None, :]
+        p_kept = p_vectors + o_stream[:, None] * ROWS + o_row[None, :]
         o_cell = o_b[:, None] * N + o_unit[None, :]
-        b_before = tl.load(p_vector, b_kept, 0.0)
-        b_gained = tl.load(p_gained + (i_vector * B + o_b[:, None]) * ROWS + o_row[None, :], b_mask, 0.0)
+        b_before = tl.load(p_kept, b_kept, 0.0)
+        b_gained = tl.load(p_gained + o_b[:, None].to(tl.int64) * ROWS + o_row[None, :], b_mask, 0.0)
         b_term += tl.sum(tl.load(p_boundary + o_cell, b_mask, 0.0) * b_before, 0)
-        tl.store(p_vector, tl.load(p_decay + o_cell, b_mask, 0.0) * b_before + b_gained, b_mask)
-    tl.store(p_terms + i_vector * ROWS + o_row, b_term, o_row < ROWS)
+        tl.store(p_kept, tl.load(p_decay + o_cell, b_mask, 0.0) * b_before + b_gained, b_mask)
+    tl.store(p_term + o_row, b_term, o_row < ROWS)

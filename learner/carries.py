@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
-from r2ac.agents import ELSTM, Carry, FeedForward
+from r2ac.agents import Carry, Core
 
 
 class CarryStore:
-    """Cell states and sensitivities of all streams on the learner's device, indexed by stream.
+    """States and sensitivities of all streams on the learner's device, indexed by stream.
 
-    Rollout actors ship only the cell state of a rollout's start. A stream's carry is taken up where its last rollout
+    Rollout actors ship only the state of a rollout's start. A stream's carry is taken up where its last rollout
     ended; where the sequence number shows a gap (a lost rollout, a restarted actor), or where its last update was
-    skipped, the stream begins again at the shipped cell with zero sensitivities, and ``resets`` counts it.
+    skipped, the stream begins again at the shipped state with zero sensitivities, and ``resets`` counts it.
 
     :meth:`gaps` and :meth:`advance`, before the updates and in their order, work on the host; :meth:`fetch` and
     :meth:`store`, within one, only enqueue work on the device: nothing waits for it, and a CUDA graph can hold them.
 
     Args:
-        core: the recurrent core whose carries are kept.
+        core: the core whose carries are kept.
         num_streams: streams are numbered from 0 to ``num_streams - 1``.
         sensitivity_dtype: how the sensitivities of the input weights, nearly all of the memory, are stored; None for
             the core's own dtype. Arithmetic is in the core's dtype whatever this is.
     """
 
-    def __init__(
-        self, core: ELSTM | FeedForward, num_streams: int, sensitivity_dtype: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, core: Core, num_streams: int, sensitivity_dtype: torch.dtype | None = None) -> None:
         self._carry = core.initial_carry(num_streams)
-        if self._carry.sensitivities is not None and sensitivity_dtype is not None:
-            self._carry = Carry(self._carry.cell, self._carry.sensitivities.stored_as(sensitivity_dtype))
+        if self._carry.traces is not None and sensitivity_dtype is not None:
+            self._carry = Carry(self._carry.state, self._carry.traces.stored_as(sensitivity_dtype))
         self.next_sequence = np.zeros(num_streams, dtype=np.int64)
         """The sequence number that each stream's next rollout must have, [num_streams]."""
         # A rollout that was fetched and never stored may have advanced the sensitivities, or spoilt them.
-        self._spoilt = torch.zeros(num_streams, dtype=torch.bool, device=self._carry.cell.device)
-        self._resets = torch.zeros((), dtype=torch.int64, device=self._carry.cell.device)
+        self._spoilt = torch.zeros(num_streams, dtype=torch.bool, device=self._carry.state.device)
+        self._resets = torch.zeros((), dtype=torch.int64, device=self._carry.state.device)
 
     @property
     def resets(self) -> int:
@@ -72,33 +72,33 @@ class CarryStore:
         Args:
             streams: [B] int64, on the device, all different.
             gap: [B] bool, as :meth:`gaps` told.
-            first_state: the cells that the actor held before the rollouts, [B, N]; used where a stream begins again.
+            first_state: the states that the actor held before the rollouts, [B, S]; used where a stream begins again.
         """
-        cell = self._carry.cell[streams]
+        state = self._carry.state[streams]
         fresh = gap | self._spoilt[streams]
         # An index assignment would bring the number from the host, and wait.
         self._spoilt.index_fill_(0, streams, True)
         self._resets += fresh.sum()
-        cell = torch.where(fresh.unsqueeze(-1), first_state.to(cell.dtype), cell)
-        if self._carry.sensitivities is None:
-            return Carry(cell)
-        return Carry(cell, self._carry.sensitivities, streams, fresh)
+        state = torch.where(fresh.unsqueeze(-1), first_state.to(state.dtype), state)
+        if self._carry.traces is None:
+            return Carry(state)
+        return Carry(state, replace(self._carry.traces, streams=streams, fresh=fresh))
 
     def store(self, streams: Tensor, carry: Carry, kept: Tensor) -> None:
-        """Keep the cells after the rollouts of a batch; their sensitivities have been advanced already.
+        """Keep the states after the rollouts of a batch; their sensitivities have been advanced already.
 
         Args:
             streams: [B] int64, as :meth:`fetch` got them.
             carry: what the core returned.
             kept: bool scalar; false where the update was skipped: the streams then begin again at their next rollout.
         """
-        self._carry.cell[streams] = carry.cell
+        self._carry.state[streams] = carry.state
         self._spoilt[streams] = ~kept
 
     def nbytes(self, device: torch.device | None = None) -> int:
         """Bytes that the carries hold, or would hold on another device."""
-        sensitivities = self._carry.sensitivities
-        return self._carry.cell.nbytes + (sensitivities.nbytes(device) if sensitivities is not None else 0)
+        traces = self._carry.traces
+        return self._carry.state.nbytes + (traces.nbytes(device) if traces is not None else 0)
 
     def _check(self, stream: np.ndarray) -> None:
         known, numbers = len(self.next_sequence), stream.tolist()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2ac.agents import ELSTM, Agent, Carry
+from r2ac.agents import Agent, Carry
 from r2ac.agents.scopes import scope
 from r2ac.kernels import REFERENCE, kernels_for
 from r2ac.learner.algorithms import ALGORITHMS
@@ -82,7 +82,7 @@ class Learner:
         has_kernels = kernels_for(self.parameters[0]) is not REFERENCE
         self._capture = CapturedStep(self.device) if on_gpu and config.cuda_graph and has_kernels else None
         self._meter: RTRLMetrics | None = None
-        if isinstance(agent.core, ELSTM) and agent.core.gradient == "rtrl" and config.rtrl_metrics_every:
+        if agent.core.uses_rtrl and config.rtrl_metrics_every:
             # A CUDA graph has no branches: what is captured is done in every update.
             every = 1 if on_gpu else config.rtrl_metrics_every
             self._meter = RTRLMetrics(agent.core, num_streams, every, self._collective)

@@ -9,12 +9,13 @@ TBPTT's gradient and what comes from before the rollout (docs/rtrl.md, section 4
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from r2ac.agents import ELSTM, Carry
+from r2ac.agents import Carry, Core
+from r2ac.kernels import Notes, magnitude
 from r2ac.learner.collective import Collective, SingleLearner
 from r2ac.learner.metrics import Means
 
@@ -31,30 +32,23 @@ class GradientParts:
     """[P], what comes from before the rollout."""
     inside: Tensor
     """[P], TBPTT's gradient."""
-    by_cell: Tensor
-    """a_1 d_1, the loss's gradient by the cell state before the rollout, [B, N]."""
+    by_state: Tensor
+    """a_1 d_1, the loss's gradient by the state before the rollout, [B, (2,) N]."""
 
 
-def with_notes(core: ELSTM, carry: Carry, for_parts: bool = True) -> Carry:
-    """The carry, which has ``streams``, with room for what the backward pass is to note: all that
-    :func:`gradient_parts` reads, or prod_t a_t alone."""
-    cells = carry.cell.numel()
-    more = cells + core.input_weight.numel() + 2 * core.bias.numel() if for_parts else 0
-    return Carry(carry.cell, carry.sensitivities, carry.streams, carry.fresh, carry.cell.new_empty(cells + more))
-
-
-def gradient_parts(core: ELSTM, carry: Carry) -> GradientParts:
+def gradient_parts(core: Core, carry: Carry) -> GradientParts:
     """The parts of the gradient that the core's parameters have after the backward pass of one rollout.
 
     Args:
         core: whose ``grad`` holds the gradient of that rollout alone, not yet clipped.
-        carry: what the rollout began with, from :func:`with_notes`.
+        carry: what the rollout began with, from ``core.with_notes``.
     """
-    assert carry.noted is not None
-    gradients = (core.input_weight.grad, core.recurrent_weight.grad, core.bias.grad)
-    total = torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])
-    _, by_cell, boundary = carry.noted.split((carry.cell.numel(), carry.cell.numel(), len(total)))
-    return GradientParts(boundary, total.sub_(boundary), by_cell.view_as(carry.cell))
+    notes = carry.notes
+    assert notes is not None
+    assert notes.by_state is not None
+    assert notes.boundary is not None
+    total = torch.cat([weight.grad.flatten() for weight in core.recurrent_parameters if weight.grad is not None])
+    return GradientParts(notes.boundary, total.sub_(notes.boundary), notes.by_state)
 
 
 def norms_and_cosine(parts: GradientParts) -> tuple[Tensor, Tensor, Tensor]:
@@ -64,21 +58,22 @@ def norms_and_cosine(parts: GradientParts) -> tuple[Tensor, Tensor, Tensor]:
     return boundary, inside, torch.dot(parts.boundary, parts.inside) / size
 
 
-def credit_distance(by_cell: Tensor, through: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def credit_distance(by_state: Tensor, through: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Credit that leaves a rollout at its start, times the steps that it travels on, and that credit.
 
         sum |l| T / ln(1 + T / V)      sum |l|      V = T sum_{j>=1} prod_{i<=j} |D_i|
 
-    with l = dL/dc_0 and D_i = prod_t a_t over the i-th rollout before. V is the integral, rollout by rollout, of the
+    with l = dL/dc_0, of pairs its length, and |D_i| the :func:`r2ac.kernels.magnitude` of prod_t a_t over the i-th
+    rollout before. V is the integral, rollout by rollout, of the
     share of the credit that is still there; T / ln(1 + T / V) is the same integral step by step where the share falls
     evenly. If every a_t is a, that is -1/ln|a|, whatever T is.
 
     Args:
-        by_cell: l, [B, N].
+        by_state: l, [B, (2,) N].
         through: V, [B, N].
         steps: T.
     """
-    credit = by_cell.abs()
+    credit = by_state.abs() if by_state.dim() == 2 else by_state.norm(dim=1)
     length = steps / torch.log1p(steps / through)
     return torch.dot(credit.flatten(), length.flatten()), credit.sum()
 
@@ -96,7 +91,7 @@ class RTRLMetrics:
     are means over the measured updates, of gradients that are not yet clipped.
 
     ``rtrl/credit_horizon`` is how many steps the credit that leaves a rollout at its start travels on, back in time, in
-    the mean over streams and units, each weighted by its credit |dL/dc_0|, c_0 being the cells before the rollout: the
+    the mean over streams and units, each weighted by its credit |dL/dc_0|, c_0 being the states before the rollout: the
     ratio of the two sums of :func:`credit_distance` over the measured updates. An episode's beginning lets nothing
     through (a_t = 0): the horizon ends there, however slowly units forget. Streams that begin afresh have no past and
     do not count; where no credit left a rollout, there is no such metric.
@@ -106,19 +101,20 @@ class RTRLMetrics:
         num_streams: the number of streams.
         every: one update in so many is measured, see :func:`is_measured`; 1 measures all, as a CUDA graph must, which
             has no branches.
-        peers: the learners whose batches are measured as one.
+        collective: the learners whose batches are measured as one.
     """
 
-    def __init__(self, core: ELSTM, num_streams: int, every: int, collective: Collective | None = None) -> None:
+    def __init__(self, core: Core, num_streams: int, every: int, collective: Collective | None = None) -> None:
         self._core, self._every, self._collective = core, every, collective or SingleLearner()
-        cell = core.initial_carry(1).cell
-        self._through = cell.new_zeros(num_streams, core.hidden_size)  # V, see credit_distance()
-        self._behind: list[tuple[Carry, int]] = []  # rollouts that V does not know yet, and their lengths
-        self._means = Means((*_NORMS, _HORIZON, _CREDIT), cell.device)
+        state = core.initial_carry(1).state
+        self._through = state.new_zeros(num_streams, core.hidden_size)  # V, see credit_distance()
+        # Rollouts that V does not know yet: streams, which are fresh, decay and length.
+        self._behind: list[tuple[Tensor, Tensor, Tensor, int]] = []
+        self._means = Means((*_NORMS, _HORIZON, _CREDIT), state.device)
 
     def begin(self, carry: Carry, update: int) -> Carry:
         """The carry, as the store of carries gave it, with room for what the backward pass of this update notes."""
-        return with_notes(self._core, carry, for_parts=is_measured(update, self._every))
+        return self._core.with_notes(carry, parts=is_measured(update, self._every))
 
     def measure(self, carry: Carry, steps: int) -> Tensor | None:
         """Between the backward pass and all that changes gradients: what :meth:`add` is to count; None where nothing is
@@ -128,18 +124,17 @@ class RTRLMetrics:
             carry: from :meth:`begin`.
             steps: T.
         """
-        assert carry.noted is not None
-        assert carry.fresh is not None
-        if len(carry.noted) == carry.cell.numel():
+        streams, fresh, notes = _noted(carry)
+        if notes.by_state is None:
             # The batch's memory may be written again before it is read here.
-            assert carry.streams is not None
-            self._behind.append((replace(carry, streams=carry.streams.clone()), steps))
+            self._behind.append((streams.clone(), fresh, notes.decay, steps))
             if len(self._behind) == _MOST_BEHIND:
                 self._catch_up()
             return None
         self._catch_up()
-        parts, through = gradient_parts(self._core, carry), self._go_through(carry, steps)
-        way = torch.stack(credit_distance(parts.by_cell.masked_fill(carry.fresh.unsqueeze(-1), 0), through, steps))
+        parts, through = gradient_parts(self._core, carry), self._go_through(streams, fresh, notes.decay, steps)
+        by_state = parts.by_state.masked_fill(fresh.view(-1, *(1,) * (parts.by_state.dim() - 1)), 0)
+        way = torch.stack(credit_distance(by_state, through, steps))
         self._collective.sum_((parts.boundary, parts.inside, way))
         return torch.cat((torch.stack(norms_and_cosine(parts)), way)).double()
 
@@ -156,16 +151,21 @@ class RTRLMetrics:
 
     def _catch_up(self) -> None:
         # All at once: on a CPU, small operations cost less in a row than one by one between others.
-        for past, steps in self._behind:
-            self._go_through(past, steps)
+        for past in self._behind:
+            self._go_through(*past)
         self._behind.clear()
 
-    def _go_through(self, carry: Carry, steps: int) -> Tensor:
+    def _go_through(self, streams: Tensor, fresh: Tensor, decay: Tensor, steps: int) -> Tensor:
         """Take V of the batch's streams from before their rollout to after it; returns it as it was before, [B, N]."""
-        assert carry.noted is not None
-        assert carry.streams is not None
-        assert carry.fresh is not None
-        through = self._through.index_select(0, carry.streams).masked_fill_(carry.fresh.unsqueeze(-1), 0)
-        decay = carry.noted[: through.numel()].view_as(through).abs()
-        self._through.index_copy_(0, carry.streams, torch.add(through, steps).mul_(decay))
+        through = self._through.index_select(0, streams).masked_fill_(fresh.unsqueeze(-1), 0)
+        self._through.index_copy_(0, streams, torch.add(through, steps).mul_(magnitude(decay)))
         return through
+
+
+def _noted(carry: Carry) -> tuple[Tensor, Tensor, Notes]:
+    """The streams of a batch, which of them are fresh, and its notes."""
+    assert carry.traces is not None
+    assert carry.traces.streams is not None
+    assert carry.traces.fresh is not None
+    assert carry.notes is not None
+    return carry.traces.streams, carry.traces.fresh, carry.notes

@@ -1,6 +1,7 @@
 """Bytes that the core's forward and backward pass take above what is stored: counted, not guessed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import accumulate
 from typing import get_args
 
@@ -43,13 +44,13 @@ def bytes_of_the_core(gradient: Gradient, T: int, B: int, N: int, D: int, stream
     """Of forward and backward pass of the recurrence, inputs and stored carries not counted."""
     core = ELSTM(D, N, gradient).to(DEVICE)
     store, rows = core.initial_carry(streams), torch.randperm(streams)[:B].to(DEVICE)
-    cell, fresh = core.initial_carry(B).cell, torch.zeros(B, dtype=torch.bool, device=DEVICE)
-    carry = Carry(cell) if gradient == "tbptt" else Carry(cell, store.sensitivities, rows, fresh)
+    cell, fresh = core.initial_carry(B).state, torch.zeros(B, dtype=torch.bool, device=DEVICE)
+    carry = Carry(cell, replace(store.traces, streams=rows, fresh=fresh) if store.traces is not None else None)
     x = torch.randn(T, B, D, device=DEVICE, requires_grad=True)
     is_first, by_cell = torch.zeros(T, B, dtype=torch.bool, device=DEVICE), torch.randn(T, B, N, device=DEVICE)
 
     def run() -> None:
-        core.cells(x, carry, is_first)[0].backward(by_cell)
+        core.states(x, carry, is_first)[0].backward(by_cell)
         for parameter in (x, *core.parameters()):
             parameter.grad = None
 

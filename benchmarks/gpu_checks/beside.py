@@ -80,7 +80,7 @@ def act_when_asked() -> None:
 
     def step() -> None:
         output = agent.step(observation.to(device), reward.to(device), is_first.to(device), cell)
-        cell.copy_(output.cell)
+        cell.copy_(output.state)
         output.logits.cpu()
 
     for _ in range(3):

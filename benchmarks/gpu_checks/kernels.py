@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from gpu_checks.session import Session
-from r2ac.kernels import Sensitivities, block, elstm, scan, sensitivity
+from r2ac.kernels import REFERENCE, block, scan, sensitivity
+from r2ac.kernels.sensitivity import zero_rows
 
 GUARD = 64
 """Numbers before and behind what a kernel may write."""
@@ -84,11 +85,11 @@ def _check_scans(session: Session, steps: int, batch: int, hidden: int) -> None:
     given = normal(steps, batch, 2, hidden), normal(2, hidden), normal(2, hidden), normal(batch, hidden), is_first
     cells = triton_scan.elstm_forward(*given)
     # Random weights: what is rounded grows over the steps, in float32 on a CPU to 1.1e-5 in one of 80 draws.
-    session.near(f"forward scan, {size}", cells, elstm.elstm_forward(*_in_double(given)), 5e-5)
+    session.near(f"forward scan, {size}", cells, REFERENCE.scans("elstm").forward(*_in_double(given)), 5e-5)
     operands = normal(steps, batch, hidden), *given[:3], cells, *given[3:]
     for jump, gradient in ((True, "RTRL"), (False, "TBPTT")):
         found = triton_scan.elstm_backward(*operands, jump)
-        expected = elstm.elstm_backward(*_in_double(operands), jump)
+        expected = REFERENCE.scans("elstm").reverse(*_in_double(operands), jump)
         for name, value in found._asdict().items():
             if value.numel():
                 session.near(f"backward scan, {gradient}, {name}, {size}", value, getattr(expected, name), 3e-5)
@@ -117,7 +118,7 @@ def _check_pass(session: Session, shape: Shape) -> None:
 
     if shape.parts == 1:
         # As the learner keeps them.
-        like = Sensitivities.zeros(batch + 3, shape.gates, shape.hidden, shape.inputs, device).input_weight
+        like = zero_rows((batch + 3, shape.gates, shape.hidden, shape.inputs), device, None)
         run, reference = triton_sensitivity.sensitivity_pass_, sensitivity.sensitivity_pass_
     else:
         like = torch.empty(batch + 3, *pair, shape.gates, shape.hidden, shape.inputs, device=device)
@@ -165,25 +166,25 @@ def _check_vectors(session: Session, batch: int, hidden: int) -> None:
     from r2ac.kernels import triton_sensitivity
 
     device = session.device
-    kept = torch.randn(2, batch + 2, 2, hidden, device=device)
+    kept = torch.randn(batch + 2, 4, hidden, device=device)
     streams = torch.randperm(batch + 2, device=device)[:batch]
     fresh = torch.rand(batch, device=device) < FRESH
-    kept[:, streams[fresh]] = torch.nan
+    kept[streams[fresh]] = torch.nan
     operands = (
         torch.randn(batch, hidden, device=device),
         torch.randn(batch, hidden, device=device),
-        torch.randn(2, batch, 2, hidden, device=device),
+        torch.randn(batch, 4, hidden, device=device),
     )
     expected = kept.double()
-    expected_term = sensitivity.vector_pass_(*expected.unbind(), streams, fresh, *_in_double(operands))
+    expected_term = sensitivity.vector_pass_(expected, streams, fresh, *_in_double(operands))
     before = kept.clone()
-    term = triton_sensitivity.vector_pass_(*kept.unbind(), streams, fresh, *operands)
+    term = triton_sensitivity.vector_pass_(kept, streams, fresh, *operands)
     session.near("pass over the vectors: term", term, expected_term, 1e-5)
-    session.near("pass over the vectors: vectors", kept[:, streams], expected[:, streams], 1e-5)
+    session.near("pass over the vectors: vectors", kept[streams], expected[streams], 1e-5)
     after = kept.clone()
     kept.copy_(before)
-    same = torch.equal(term, triton_sensitivity.vector_pass_(*kept.unbind(), streams, fresh, *operands))
+    same = torch.equal(term, triton_sensitivity.vector_pass_(kept, streams, fresh, *operands))
     session.expect("pass over the vectors: the same to the bit when it is run again", same and _same(kept, after))
     others = torch.ones(batch + 2, dtype=torch.bool, device=device)
     others[streams] = False
-    session.expect("pass over the vectors: nothing else is written", _same(kept[:, others], before[:, others]))
+    session.expect("pass over the vectors: nothing else is written", _same(kept[others], before[others]))

@@ -82,14 +82,15 @@ def _measure_scans(batch: int, steps: int, hidden: int, inputs: int, rounds: int
         return torch.randn(*shape, device=device)
 
     kernels = kernels_for(normal(1))
+    scans = kernels.scans("elstm")
     is_first = torch.zeros(steps, batch, dtype=torch.bool, device=device)
     given = normal(steps, batch, 2, hidden), normal(2, hidden), normal(2, hidden), normal(batch, hidden), is_first
-    operands = normal(steps, batch, hidden), *given[:3], kernels.elstm_forward(*given), *given[3:]
+    operands = normal(steps, batch, hidden), *given[:3], scans.forward(*given), *given[3:]
     x, weight = normal(steps, batch, inputs), normal(2 * hidden, inputs)
     runs: dict[str, Run] = {
-        FORWARD: lambda: kernels.elstm_forward(*given),
-        BACKWARD: lambda: kernels.elstm_backward(*operands, True),
-        BACKWARD_TBPTT: lambda: kernels.elstm_backward(*operands, False),
+        FORWARD: lambda: scans.forward(*given),
+        BACKWARD: lambda: scans.reverse(*operands, True),
+        BACKWARD_TBPTT: lambda: scans.reverse(*operands, False),
         PROJECTION: lambda: torch.nn.functional.linear(x, weight),
     }
     times = time_runs(runs, dict.fromkeys(runs, 4), rounds, device)

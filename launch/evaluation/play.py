@@ -25,7 +25,7 @@ class Decision:
     output: StepOutput | None = None
     """What the agent computed; None where none plays."""
     jacobian: Tensor | None = None
-    """a_t = dc_t/dc_{t-1}, [B, N], 0 where the step begins an episode; None where it is not computed."""
+    """What `Core.retention` returns of the step, [B, S]; None where it is not computed."""
 
 
 Act = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None], Decision]
@@ -48,7 +48,7 @@ class Player:
     ) -> None:
         self._agent, self._random, self._greedy, self._jacobians = agent, random, greedy, jacobians
         self._device = next(agent.parameters()).device
-        self._cell = torch.zeros(streams, agent.core.state_size, device=self._device)
+        self._state = torch.zeros(streams, agent.core.state_size, device=self._device)
 
     def act(
         self, observation: np.ndarray, reward: np.ndarray, is_first: np.ndarray, instruction: np.ndarray | None
@@ -56,12 +56,11 @@ class Player:
         """As `Act`."""
         seen, got, first = (torch.from_numpy(array).to(self._device) for array in (observation, reward, is_first))
         words = None if instruction is None else torch.from_numpy(instruction).to(self._device)
+        output = self._agent.step(seen, got, first, self._state, words)
         jacobian = None
         if self._jacobians:
-            output, jacobian = _step_with_jacobian(self._agent, seen, got, first, self._cell, words)
-        else:
-            output = self._agent.step(seen, got, first, self._cell, words)
-        self._cell, logits = output.cell, output.logits.cpu().numpy()
+            jacobian = self._agent.core.retention(output.core_input, self._state, first)
+        self._state, logits = output.state, output.logits.cpu().numpy()
         uniforms = None if self._greedy else self._random.random(len(logits))
         return Decision(choose_actions(logits, uniforms), output, jacobian)
 
@@ -125,21 +124,3 @@ def instruction_texts(env: VectorEnv) -> list[str]:
 def shares(episodes: int, streams: int) -> np.ndarray:
     """How many episodes each stream plays: fixed numbers, so that short ones do not count more often, int64 [B]."""
     return np.array([len(range(stream, episodes, streams)) for stream in range(streams)])
-
-
-def _step_with_jacobian(
-    agent: Agent, observation: Tensor, reward: Tensor, is_first: Tensor, cell: Tensor, instruction: Tensor | None
-) -> tuple[StepOutput, Tensor]:
-    """`Agent.step`, and a_t.
-
-    The recurrence is element-wise, so that its Jacobian is diagonal: forward-mode differentiation along a vector of
-    ones gives a_t of all units at once.
-    """
-
-    def advance(before: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        output = agent.step(observation, reward, is_first, before, instruction)
-        return output.cell, (output.logits, output.value)
-
-    # With has_aux it returns three values; its annotation knows of two.
-    after, jacobian, (logits, value) = torch.func.jvp(advance, (cell,), (torch.ones_like(cell),), has_aux=True)  # type: ignore[misc]
-    return StepOutput(logits, value, after), jacobian

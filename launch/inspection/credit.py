@@ -4,7 +4,7 @@ Unrolling docs/rtrl.md, equation (2), over the rollouts 1, 2, ... before the pre
 
     boundary = c_1 + c_2 + ...      c_j = sum_t (l_j A_t u_t) (x) v_t  over rollout j      A_t = prod_{s>t} a_s
 
-with l_1 = dL/dc_0, the loss's gradient by the cell states before the present rollout, and l_{j+1} = l_j prod_t a_t over
+with l_1 = dL/dc_0, the loss's gradient by the states before the present rollout, and l_{j+1} = l_j prod_t a_t over
 rollout j. TBPTT that reaches k rollouts further back than the present one has the gradient g_k = inside + c_1 + ... +
 c_k; g_0 is that of ordinary TBPTT, and the exact gradient g is that of all k.
 """
@@ -13,18 +13,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from r2ac.agents import ELSTM, Agent, Carry
-from r2ac.kernels import Linearisation, decay_products, elstm_linearisation, elstm_scan, rollout_gradient
+from r2ac.agents import Agent, Carry, Core
+from r2ac.kernels import magnitude
 from r2ac.learner.algorithms import ALGORITHMS
 from r2ac.learner.config import LearnerConfig
 from r2ac.learner.rollout import Rollout
-from r2ac.learner.rtrl_metrics import GradientParts, credit_distance, gradient_parts, norms_and_cosine, with_notes
+from r2ac.learner.rtrl_metrics import GradientParts, credit_distance, gradient_parts, norms_and_cosine
 
 
 @dataclass(frozen=True)
@@ -59,35 +59,32 @@ class Reach:
     truncations: tuple[Truncation, ...]
     """By rising k."""
     jacobians: np.ndarray
-    """a_t of the measured rollouts where the step begins no episode, float32 [steps, N]."""
+    """``core.retention`` over the measured rollouts, where the step begins no episode, float32 [steps, S]."""
 
 
 @dataclass(frozen=True)
 class _Past:
-    """A rollout that lies behind, as far as its parameters' gradient is concerned."""
+    """A rollout that lies behind: its inputs and the state before it."""
 
-    linear: Linearisation
-    after: Tensor
-    """prod_{s>t} a_s, [T, B, N]."""
-    decay: Tensor
-    """prod_t a_t, [B, N]."""
+    core: Core
     inputs: Tensor
-    previous: Tensor
+    state: Tensor
+    is_first: Tensor
 
-    @staticmethod
+    def credit(self, by_last_state: Tensor) -> tuple[Tensor, Tensor]:
+        """c_j, flattened like a gradient, and l_{j+1}, [B, S], where l_j is ``by_last_state``."""
+        state = self.state.detach().requires_grad_()
+        last = self.core.truncated_states(self.inputs, state, self.is_first)[-1]
+        *found, by_state = torch.autograd.grad(last, (*self.core.recurrent_parameters, state), by_last_state)
+        return torch.cat([gradient.flatten() for gradient in found]), by_state
+
     @torch.no_grad()
-    def of(core: ELSTM, inputs: Tensor, cell: Tensor, is_first: Tensor) -> _Past:
-        preactivation = torch.einsum("tbd,knd->tbkn", inputs, core.input_weight) + core.bias
-        scan = elstm_scan(preactivation, core.recurrent_weight, cell, is_first)
-        linear = elstm_linearisation(scan, core.recurrent_weight, is_first)
-        decay, after = decay_products(linear.jacobian)
-        return _Past(linear, after, decay, inputs, scan.previous)
-
-    def credit(self, by_last_cell: Tensor) -> Tensor:
-        """c_j, flattened like a gradient, where the loss's gradient by the last cell states is ``by_last_cell``."""
-        total = self.after * by_last_cell
-        by_matrix, by_recurrent, by_bias = rollout_gradient(total, self.linear, self.inputs, self.previous)
-        return torch.cat((by_matrix.flatten(), by_recurrent.flatten(), by_bias.sum((0, 1)).flatten()))
+    def retention(self) -> Tensor:
+        """By what factors the steps scale a change of the state, [steps, S], where they begin no episode."""
+        states = self.core.truncated_states(self.inputs, self.state, self.is_first)
+        before = torch.cat((self.state.unsqueeze(0), states[:-1]))
+        kept = ~self.is_first
+        return self.core.retention(self.inputs[kept], before[kept], self.is_first[kept])
 
 
 def truncation_points(warm_up: int) -> list[int]:
@@ -110,22 +107,22 @@ def measure_reach(agent: Agent, config: LearnerConfig, rollouts: Iterable[Rollou
         ValueError: for no rollout beyond the warm-up, or a core that is not trained by RTRL.
     """
     core = agent.core
-    if not isinstance(core, ELSTM) or core.gradient != "rtrl":
-        raise ValueError("the reach of the gradient is measured on an ELSTM with gradient rtrl")
+    if not core.uses_rtrl:
+        raise ValueError("the reach of the gradient is measured on a recurrent core with gradient rtrl")
     if warm_up < 1:
         raise ValueError(f"warm_up must be at least 1, not {warm_up}")
     agent.requires_grad_(False)
-    for weight in (core.input_weight, core.recurrent_weight, core.bias):
+    for weight in core.recurrent_parameters:
         weight.requires_grad_()
     points = truncation_points(warm_up)
     past: deque[_Past] = deque(maxlen=points[-1])
     carry: Carry | None = None
     steps, found = 0, _Findings(points)
     for number, rollout in enumerate(rollouts):
-        batch = _on_device(rollout, core.bias)
+        batch = _on_device(rollout, core.recurrent_parameters[0])
         if carry is None:
             carry = core.initial_carry(batch.batch_size)
-            through = torch.zeros_like(carry.cell)
+            through = carry.state.new_zeros(batch.batch_size, core.hidden_size)
         carry = _begin(core, carry, batch.first_state)
         output = agent(
             batch.observation, batch.reward, batch.is_first, carry, batch.instruction, batch.final_observation
@@ -133,10 +130,11 @@ def measure_reach(agent: Agent, config: LearnerConfig, rollouts: Iterable[Rollou
         agent.zero_grad()
         ALGORITHMS[config.algorithm].losses(output, batch, config).total.backward()
         steps, is_first = rollout.length, batch.is_first[: rollout.length]
-        present = _Past.of(core, output.core_input, carry.cell, is_first)
+        present = _Past(core, output.core_input, carry.state, is_first)
         if number >= warm_up:
-            found.add(gradient_parts(core, carry), past, through, present.linear.jacobian[~is_first])
-        through = (through + steps) * present.decay.abs()
+            found.add(gradient_parts(core, carry), past, through, present.retention())
+        assert carry.notes is not None
+        through = (through + steps) * magnitude(carry.notes.decay)
         past.appendleft(present)
     return found.means(steps)
 
@@ -154,18 +152,18 @@ class _Findings:
         """``past``: the newest first; ``through``: V of :func:`r2ac.learner.rtrl_metrics.credit_distance`."""
         exact = parts.inside + parts.boundary
         size = exact.norm()
-        missing, by_cell = parts.boundary.clone(), parts.by_cell
+        missing, by_state = parts.boundary.clone(), parts.by_state.flatten(1)
         row = [*norms_and_cosine(parts)]
         tiny = torch.finfo(size.dtype).tiny
         for k in range(self._points[-1] + 1):
             if k > 0:
-                missing = missing - past[k - 1].credit(by_cell)
-                by_cell = by_cell * past[k - 1].decay
+                credit, by_state = past[k - 1].credit(by_state)
+                missing = missing - credit
             if k in self._points:
                 row += [missing.norm() / size.clamp_min(tiny), missing.dot(exact) / size.square().clamp_min(tiny)]
         self._rows.append(torch.stack(row).tolist())
-        way, credit = credit_distance(parts.by_cell, through, len(past[0].inputs))
-        self._way, self._credit = self._way + float(way), self._credit + float(credit)
+        way, amount = credit_distance(parts.by_state, through, len(past[0].inputs))
+        self._way, self._credit = self._way + float(way), self._credit + float(amount)
         self._jacobians.append(jacobians.float().cpu().numpy())
 
     def means(self, steps: int) -> Reach:
@@ -187,11 +185,12 @@ class _Findings:
         )
 
 
-def _begin(core: ELSTM, carry: Carry, cell: Tensor) -> Carry:
+def _begin(core: Core, carry: Carry, state: Tensor) -> Carry:
     """The carry of the next rollout, whose sensitivities the backward pass advances in place."""
-    streams = torch.arange(len(cell), device=cell.device)
+    assert carry.traces is not None
+    streams = torch.arange(len(state), device=state.device)
     fresh = torch.zeros_like(streams, dtype=torch.bool)
-    return with_notes(core, Carry(cell, carry.sensitivities, streams, fresh))
+    return core.with_notes(Carry(state, replace(carry.traces, streams=streams, fresh=fresh)))
 
 
 def _on_device(rollout: Rollout[np.ndarray], like: Tensor) -> Rollout[Tensor]:

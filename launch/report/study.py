@@ -173,7 +173,7 @@ def _labels(groups: Sequence[RunGroup]) -> list[str]:
 
 def _agent(group: RunGroup) -> str:
     core, gradient = (group.settings.get(name) for name in _ALWAYS_NAMED)
-    return str((gradient if core in (None, "elstm") else core) or "r2ac")
+    return agent_label(core, gradient) or "r2ac"
 
 
 def _read_run(path: Path, seed: Any, group: RunGroup) -> StudiedRun:

@@ -115,6 +115,6 @@ def _agent(config: Mapping[str, object]) -> str:
     agent = config.get("agent")
     if not isinstance(agent, dict):
         return "unknown"
-    parts = [agent.get("gradient") if agent.get("core", "elstm") == "elstm" else None, agent.get("core")]
+    parts = [agent.get("gradient") if agent.get("core") != MEMORYLESS else None, agent.get("core")]
     size = agent.get("hidden_size")
     return ", ".join(str(part) for part in parts if part is not None) + (f" of {size} units" if size else "")

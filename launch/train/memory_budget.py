@@ -210,7 +210,7 @@ def memory_text(nbytes: int) -> str:
 def _learner_parts(
     config: TrainConfig[Any], learner: Learner, spec: ObservationSpec, device: torch.device
 ) -> Iterator[BudgetPart]:
-    rtrl = config.agent.label == "rtrl"
+    rtrl = learner.agent.core.uses_rtrl
     remedy = "lower --streams-per-actor, --num-actors or --hidden-size"
     if rtrl and config.learner.sensitivity_storage == "float32":
         remedy += ", or store them with --sensitivity-storage bfloat16"

@@ -38,9 +38,9 @@ class PlayedEpisode:
     probabilities: np.ndarray
     """float64 [S, A]."""
     cells: np.ndarray
-    """c_t, the core's state after each step, float32 [S, N]; N is 0 where the core remembers nothing."""
+    """c_t, the core's state after each step, float32 [S, N]; N, its size, is 0 where the core remembers nothing."""
     jacobians: np.ndarray
-    """a_t = dc_t/dc_{t-1}, float32 [S, N]; 0 where the step begins an episode."""
+    """By what factor each step scales a small change of the state, as `Core.retention` says, float32 [S, N]."""
     instructions: tuple[str, ...] = field(default=(), kw_only=True)
     """The instruction of each step, in words; empty where there are none."""
 
@@ -124,7 +124,7 @@ def gather_episodes(
         output, jacobian = step.decision.output, step.decision.jacobian
         assert output is not None
         assert jacobian is not None
-        thoughts = (output.value, output.logits.double().softmax(dim=-1), output.cell, jacobian)
+        thoughts = (output.value, output.logits.double().softmax(dim=-1), output.state, jacobian)
         own = (step.observation, step.is_first, step.decision.action, step.reward)
         columns = (*own, *(tensor.cpu().numpy() for tensor in thoughts))
         for i in np.flatnonzero(share):

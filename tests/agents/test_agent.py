@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import Agent, AgentConfig, Carry, ObservationSpec, RolloutOutput
-from r2ac.kernels import GATES, Sensitivities
+from r2ac.kernels import GATES, Traces
 
 T, B, A = 6, 3, 4
 VECTOR, IMAGE = (5,), (2, 7, 9)
@@ -32,11 +32,9 @@ def make_inputs(shape: tuple[int, ...] = VECTOR, steps: int = T) -> tuple[Tensor
 def random_carry(agent: Agent) -> Carry:
     """The carry of streams that have seen much."""
     zeros = agent.core.initial_carry(B)
-    if zeros.sensitivities is None:
-        return Carry(torch.randn_like(zeros.cell))
-    return Carry(
-        torch.randn_like(zeros.cell), Sensitivities(*(torch.randn_like(s) for s in zeros.sensitivities.tensors()))
-    )
+    if zeros.traces is None:
+        return Carry(torch.randn_like(zeros.state))
+    return Carry(torch.randn_like(zeros.state), Traces(*map(torch.randn_like, zeros.traces.tensors())))
 
 
 def some_loss(output: RolloutOutput) -> Tensor:
@@ -87,14 +85,14 @@ def test_acting_step_by_step_says_what_learning_from_the_rollout_says(
     is_first[T] = torch.tensor([True, False, False])
     carry = random_carry(agent)
     output = agent(observation, reward, is_first, carry)
-    cell = carry.cell
+    state = carry.state
     for t in range(T):
-        step = agent.step(observation[t], reward[t], is_first[t], cell)
+        step = agent.step(observation[t], reward[t], is_first[t], state)
         torch.testing.assert_close(step.logits, output.logits[t])
         torch.testing.assert_close(step.value, output.values[t])
-        cell = step.cell
-    torch.testing.assert_close(cell, output.carry.cell)
-    bootstrap = agent.step(observation[T], reward[T], is_first[T], cell)
+        state = step.state
+    torch.testing.assert_close(state, output.carry.state)
+    bootstrap = agent.step(observation[T], reward[T], is_first[T], state)
     torch.testing.assert_close(bootstrap.value, output.bootstrap_value)
 
 
@@ -108,10 +106,10 @@ def test_shapes_and_what_carries_a_gradient() -> None:
     assert output.logits.requires_grad
     assert output.values.requires_grad
     assert not output.bootstrap_value.requires_grad
-    assert output.carry.sensitivities is not None
-    assert not any(kept.requires_grad for kept in (output.carry.cell, *output.carry.sensitivities.tensors()))
-    step = agent.step(observation[0], reward[0], is_first[0], output.carry.cell)
-    assert not any(tensor.requires_grad for tensor in (step.logits, step.value, step.cell))
+    assert output.carry.traces is not None
+    assert not any(kept.requires_grad for kept in (output.carry.state, *output.carry.traces.tensors()))
+    step = agent.step(observation[0], reward[0], is_first[0], output.carry.state)
+    assert not any(tensor.requires_grad for tensor in (step.logits, step.value, step.state))
 
 
 @pytest.mark.parametrize("core", ["elstm", "feedforward"])
@@ -123,7 +121,7 @@ def test_the_last_reward_is_clipped_and_absent_where_an_episode_begins(core: Any
         rewards, firsts = torch.full((T + 1, B), reward), torch.full((T + 1, B), is_first)
         carry = agent.core.initial_carry(B)
         output = agent(observation, rewards, firsts, carry)
-        step = agent.step(observation[0], rewards[0], firsts[0], carry.cell)
+        step = agent.step(observation[0], rewards[0], firsts[0], carry.state)
         return torch.cat((output.logits.flatten(), output.bootstrap_value)), step.logits
 
     def same(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> tuple[bool, bool]:
@@ -141,8 +139,8 @@ def test_the_last_reward_is_clipped_and_absent_where_an_episode_begins(core: Any
 def test_inputs_stay_as_they_are() -> None:
     agent, inputs = make_agent(IMAGE), make_inputs(IMAGE)
     carry = random_carry(agent)
-    assert carry.sensitivities is not None
-    given = (*inputs, carry.cell, *carry.sensitivities.tensors())
+    assert carry.traces is not None
+    given = (*inputs, carry.state, *carry.traces.tensors())
     kept = [tensor.clone() for tensor in given]
     gradients(agent, agent(*inputs, carry))
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(given, kept, strict=True))
@@ -188,7 +186,7 @@ def test_the_encoder_gets_the_gradient_inside_the_rollout_only() -> None:
     inputs[2][0] = False
     carry = random_carry(exact)
     by_exact = gradients(exact, exact(*inputs, carry))
-    by_truncated = gradients(truncated, truncated(*inputs, Carry(carry.cell)))
+    by_truncated = gradients(truncated, truncated(*inputs, Carry(carry.state)))
     for name, mine in by_exact.items():
         other = by_truncated[name]
         assert mine is not None
@@ -288,6 +286,6 @@ def test_an_unknown_gradient_is_named() -> None:
 
 def test_rtrl_starts_without_sensitivities_to_add() -> None:
     carry = make_agent().core.initial_carry(B)
-    assert carry.sensitivities is not None
-    assert carry.sensitivities.input_weight.shape == (B, GATES, 8, 10 + 1)
-    assert not any(tensor.count_nonzero() for tensor in (carry.cell, *carry.sensitivities.tensors()))
+    assert carry.traces is not None
+    assert carry.traces.weight.shape == (B, GATES, 8, 10 + 1)
+    assert not any(tensor.count_nonzero() for tensor in (carry.state, *carry.traces.tensors()))

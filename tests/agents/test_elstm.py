@@ -11,11 +11,11 @@ def test_steps_of_an_actor_follow_the_rollout_of_the_learner() -> None:
     x, is_first = torch.randn(8, 3, 6), torch.rand(8, 3) < 0.3
     carry = core.initial_carry(3)
     h, after = core(x, carry, is_first)
-    cell = carry.cell
+    state = carry.state
     for t in range(8):
-        h_t, cell = core.step(x[t], cell, is_first[t])
+        h_t, state = core.step(x[t], state, is_first[t])
         torch.testing.assert_close(h_t, h[t])
-    torch.testing.assert_close(cell, after.cell)
+    torch.testing.assert_close(state, after.state)
 
 
 def test_the_carry_comes_back_detached_and_the_one_given_is_unchanged() -> None:
@@ -23,11 +23,11 @@ def test_the_carry_comes_back_detached_and_the_one_given_is_unchanged() -> None:
     carry = core.initial_carry(3)
     h, after = core(torch.randn(4, 3, 6), carry, torch.zeros(4, 3, dtype=torch.bool))
     assert h.requires_grad
-    assert after.sensitivities is not None
-    assert carry.sensitivities is not None
-    assert not any(tensor.requires_grad for tensor in (after.cell, *after.sensitivities.tensors()))
-    assert after.sensitivities.input_weight.abs().sum() > 0
-    assert carry.sensitivities.input_weight.abs().sum() == 0
+    assert after.traces is not None
+    assert carry.traces is not None
+    assert not any(tensor.requires_grad for tensor in (after.state, *after.traces.tensors()))
+    assert after.traces.weight.abs().sum() > 0
+    assert carry.traces.weight.abs().sum() == 0
 
 
 def test_two_rollouts_may_run_before_the_first_backward() -> None:
@@ -58,8 +58,8 @@ def test_chrono_initialisation_spreads_the_time_scales() -> None:
 def test_float64_and_its_carry() -> None:
     core = ELSTM(4, 3).double()
     carry = core.initial_carry(2)
-    assert carry.cell.dtype == torch.float64
-    assert core.initial_carry(2, device="cpu", dtype=torch.float32).cell.dtype == torch.float32
+    assert carry.state.dtype == torch.float64
+    assert core.initial_carry(2, device="cpu", dtype=torch.float32).state.dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_float64_and_its_carry() -> None:
         ((3, 2, 5), (3, 2), (4, 3, 2), r"x must be \[T >= 1, B, 4\], not \[3, 2, 5\]"),
         ((0, 2, 4), (0, 2), (4, 3, 2), r"x must be \[T >= 1, B, 4\], not \[0, 2, 4\]"),
         ((3, 2, 4), (3, 1), (4, 3, 2), r"is_first must be bool \[3, 2\]"),
-        ((3, 2, 4), (3, 2), (4, 3, 1), r"carry.cell must be \[2, 3\], not \[1, 3\]"),
-        ((3, 2, 4), (3, 2), (5, 3, 2), r"sensitivities must be \[2, 2, 3, 4\], not \[2, 2, 3, 5\]"),
+        ((3, 2, 4), (3, 2), (4, 3, 1), r"carry.state must be \[2, 3\], not \[1, 3\]"),
+        ((3, 2, 4), (3, 2), (5, 3, 2), r"traces.weight must be \[2, 2, 3, 4\], not \[2, 2, 3, 5\]"),
     ],
 )
 def test_shapes_that_do_not_fit_are_named(
@@ -81,8 +81,8 @@ def test_shapes_that_do_not_fit_are_named(
         ELSTM(4, 3)(torch.zeros(x), carry, torch.zeros(is_first, dtype=torch.bool))
 
 
-def test_rtrl_refuses_a_carry_without_sensitivities() -> None:
-    with pytest.raises(ValueError, match="needs a carry with sensitivities"):
+def test_rtrl_refuses_a_carry_without_traces() -> None:
+    with pytest.raises(ValueError, match="needs a carry with traces"):
         ELSTM(4, 3)(torch.zeros(1, 2, 4), Carry(torch.zeros(2, 3)), torch.zeros(1, 2, dtype=torch.bool))
 
 
@@ -103,4 +103,4 @@ def test_the_feed_forward_core_is_the_elstm_in_the_first_step_of_an_episode() ->
     expected, _ = recurrent(x, recurrent.initial_carry(3), everywhere)
     actual, carry = feedforward(x, feedforward.initial_carry(3), ~everywhere)
     torch.testing.assert_close(actual, expected)
-    assert carry.cell.shape == (3, 0)
+    assert carry.state.shape == (3, 0)

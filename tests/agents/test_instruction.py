@@ -62,12 +62,12 @@ def test_an_agent_reads_instructions_step_by_step_as_over_a_rollout(gradient: An
     observation, reward = torch.randn(steps + 1, streams, 6), torch.randn(steps + 1, streams)
     is_first, words = torch.rand(steps + 1, streams) < 0.2, instructions(steps + 1, streams)
     output = agent(observation, reward, is_first, agent.core.initial_carry(streams), words)
-    cell = agent.core.initial_carry(streams).cell
+    cell = agent.core.initial_carry(streams).state
     for t in range(steps):
         step = agent.step(observation[t], reward[t], is_first[t], cell, words[t])
         torch.testing.assert_close(step.logits, output.logits[t])
-        cell = step.cell
-    torch.testing.assert_close(cell, output.carry.cell)
+        cell = step.state
+    torch.testing.assert_close(cell, output.carry.state)
     output.logits.square().sum().backward()
     assert agent.instruction_encoder is not None
     assert all(parameter.grad is not None for parameter in agent.instruction_encoder.parameters())

@@ -109,14 +109,14 @@ def test_the_lstm_steps_as_it_runs_and_honours_a_reset_at_the_start(module: Modu
     x, is_first = torch.randn(3, 2, 3), torch.zeros(3, 2, dtype=torch.bool)
     is_first[0, 1] = True
     start = core.initial_carry(2)
-    start.cell.copy_(torch.randn(2, 8))
+    start.state.copy_(torch.randn(2, 8))
     h, after = core(x, start, is_first)
-    cell, outputs = start.cell.clone(), []
+    cell, outputs = start.state.clone(), []
     cell[1] = 0
     for t in range(3):
         out, cell = core.step(x[t], cell, torch.zeros(2, dtype=torch.bool))
         outputs.append(out)
-    torch.testing.assert_close((torch.stack(outputs), cell), (h.detach(), after.cell))
+    torch.testing.assert_close((torch.stack(outputs), cell), (h.detach(), after.state))
 
 
 def test_peak_memory_is_what_was_held_at_a_time(module: Modules) -> None:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import nullcontext
+from importlib import import_module
 
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from r2ac.kernels import choice, operators, triton_scan, triton_sensitivity
+from r2ac.kernels import choice, triton_scan, triton_sensitivity
 from tests.fake_cuda.spy import Launch
 
 
@@ -32,4 +33,5 @@ def launches(monkeypatch: pytest.MonkeyPatch, fake_cuda: None) -> None:
     )
     monkeypatch.setattr(choice, "_triton", lambda: kernels)
     # Fakes go by the operators, as all do that a compiler or a profiler looks at.
-    monkeypatch.setattr(operators, "elstm_cells_operator", operators._ELSTMCells.apply)
+    module = import_module("r2ac.kernels.recurrence")
+    monkeypatch.setattr(module, "recurrence_operator", module._Recurrence.apply)

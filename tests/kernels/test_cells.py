@@ -1,128 +1,156 @@
-"""Any cell with a diagonal Jacobian gets exact RTRL from a_t and u_t^k alone: real cells against autograd, in float64.
-
-Autograd goes back through the whole history; the kernels see one rollout at a time.
-"""
+"""Every cell of the table gets exact RTRL: against autograd through the whole history, in float64."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Mapping
 from random import Random
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from r2ac.kernels import backward_scan, decay_products, sensitivity_pass_
+from r2ac.agents import CORES, AgentConfig, Recurrent
+from r2ac.kernels import CELLS, Cell, Traces, magnitude, recurrence
+from r2ac.kernels.scan import forward_scan
 
 DOUBLE = torch.float64
-Cell = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""c [B, N] from the pre-activations W x [B, K, N], the cell's own parameters [B, L, N] and c' [B, N]."""
-
-
-def eqrnn(gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
-    """QRNN (Bradbury et al. 2016): the gates see the input only, so that a = f."""
-    forget, candidate = gates.unbind(1)
-    return torch.lerp(torch.tanh(candidate), previous, torch.sigmoid(forget))
-
-
-def min_gru(gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
-    """minGRU (Feng et al. 2024): the candidate is linear; its bias is the cell's own."""
-    update, candidate = gates.unbind(1)
-    return torch.lerp(previous, candidate + own[:, 0], torch.sigmoid(update))
-
-
-def ind_rnn(gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
-    """IndRNN (Li et al. 2018), of one gate: tanh(W x + w c')."""
-    return torch.tanh(gates[:, 0] + own[:, 0] * previous)
-
-
-def min_lstm(gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
-    """minLSTM (Feng et al. 2024), of three gates: forget and input gate are normalised to one."""
-    forget, gain, candidate = torch.sigmoid(gates[:, 0]), torch.sigmoid(gates[:, 1]), gates[:, 2]
-    return (forget * previous + gain * candidate) / (forget + gain)
-
-
-def rg_lru(gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
-    """RG-LRU (De et al. 2024): a = exp(-8 softplus(own) r), c = a c' + sqrt(1 - a^2) i z."""
-    decay = torch.exp(-8 * torch.nn.functional.softplus(own[:, 0]) * torch.sigmoid(gates[:, 0]))
-    return decay * previous + torch.sqrt(1 - decay.square()) * torch.sigmoid(gates[:, 1]) * gates[:, 2]
-
-
-def peephole(gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
-    """The eLSTM's cell: both gates see c'; two recurrent weights and two biases of its own."""
-    forget, candidate = (gates + own[:, :2] * previous.unsqueeze(1) + own[:, 2:]).unbind(1)
-    return torch.lerp(torch.tanh(candidate), previous, torch.sigmoid(forget))
-
-
-CELLS: list[tuple[Cell, int, int]] = [
-    (eqrnn, 2, 1),
-    (min_gru, 2, 1),
-    (ind_rnn, 1, 1),
-    (min_lstm, 3, 1),
-    (rg_lru, 3, 1),
-    (peephole, 2, 4),
-]
-"""A cell, its gates K and its own parameters L (one that is not used where it has none)."""
-
-
-def linearise(cell: Cell, gates: Tensor, own: Tensor, previous: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """c, a, u of the gates and u of the cell's own parameters: units do not meet, so that a sum tells them apart."""
-    arguments = [tensor.detach().requires_grad_() for tensor in (gates, own, previous)]
-    after = cell(*arguments)
-    grads = torch.autograd.grad(after.sum(), arguments, allow_unused=True, materialize_grads=True)
-    return after.detach(), grads[2], grads[0], grads[1]
-
-
-@pytest.mark.parametrize(("cell", "gates", "own"), CELLS, ids=[cell.__name__ for cell, _, _ in CELLS])
-@given(
+every_cell = pytest.mark.parametrize("name", CELLS)
+cuts = given(
     lengths=st.lists(st.integers(1, 4), min_size=2, max_size=4),
     sizes=st.tuples(st.integers(1, 3), st.integers(1, 3), st.integers(1, 3)),
     chance=st.randoms(use_true_random=False),
 )
-def test_every_rollout_has_the_gradient_of_the_whole_history(
-    cell: Cell, gates: int, own: int, lengths: list[int], sizes: tuple[int, int, int], chance: Random
-) -> None:
-    batch, hidden, width = sizes
-    generator = torch.Generator().manual_seed(chance.randrange(2**31))
 
-    def normal(*shape: int) -> Tensor:
-        return torch.randn(shape, dtype=DOUBLE, generator=generator)
 
-    x, direct = normal(sum(lengths), batch, width), normal(sum(lengths), batch, hidden)
-    is_first = torch.rand(sum(lengths), batch, 1, generator=generator) < 0.2
-    W, w = normal(gates, hidden, width).requires_grad_(), normal(own, hidden).requires_grad_()
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=DOUBLE)
 
-    cells, history = torch.zeros(batch, hidden, dtype=DOUBLE), []
+
+def history(cell: Cell, x: Tensor, is_first: Tensor, weight: Tensor, own: Tensor, bias: Tensor) -> Tensor:
+    """The states by `step` alone, which autograd goes through."""
+    state, states = x.new_zeros(x.shape[1], *cell.pair, bias.shape[-1]), []
     for inputs, first in zip(x, is_first, strict=True):
-        cells = cell(torch.einsum("bd,knd->bkn", inputs, W), w.expand(batch, -1, -1), cells.masked_fill(first, 0))
-        history.append(cells)
+        gates = torch.einsum("bd,knd->bkn", inputs, weight) + bias
+        state = cell.step(gates, own, state.masked_fill(first.view(-1, *(1,) * (state.dim() - 1)), 0))
+        states.append(state)
+    return torch.stack(states)
 
-    # The cell's own parameters are weights of an input that is always one.
-    kept = [
-        torch.full((batch + 1, *shape), torch.nan, dtype=DOUBLE) for shape in ((gates, hidden, width), (own, hidden, 1))
-    ]
+
+def check_rollouts(name: str, lengths: list[int], sizes: tuple[int, int, int], chance: Random) -> None:
+    """Each rollout's gradient is that of the whole history, whatever cuts it and whatever a store of streams held."""
+    cell, (batch, hidden, width) = CELLS[name], sizes
+    torch.manual_seed(chance.randrange(2**31))
+    x, direct = normal(sum(lengths), batch, width), normal(sum(lengths), batch, *cell.pair, hidden)
+    is_first = torch.rand(sum(lengths), batch) < 0.2
+    shapes = (cell.gates, hidden, width), (cell.numbers, hidden), (cell.gates, hidden)
+    parameters = [normal(*shape).requires_grad_() for shape in shapes]
+    weight, own, bias = parameters
+    expected_states = history(cell, x, is_first, *parameters)
+
+    traces = Traces.zeros(cell, batch + 1, hidden, width, dtype=DOUBLE)
+    for kept in (traces.weight, traces.vectors):
+        kept.fill_(torch.nan)
     streams = torch.tensor(chance.sample(range(batch + 1), batch))
-    fresh = torch.ones(batch, dtype=torch.bool)
-    state, start = torch.zeros(batch, hidden, dtype=DOUBLE), 0
+    fresh, state, start = torch.ones(batch, dtype=torch.bool), direct.new_zeros(direct.shape[1:]), 0
     for length in lengths:
         part = slice(start, start + length)
-        steps = []
-        for inputs, first in zip(x[part], is_first[part], strict=True):
-            pre = torch.einsum("bd,knd->bkn", inputs, W)
-            state, a, *us = linearise(cell, pre, w.expand(batch, -1, -1), state.masked_fill(first, 0))
-            steps.append((a.masked_fill(first, 0), *us))
-        jacobian, *immediates = (torch.stack(values) for values in zip(*steps, strict=True))
-        total = backward_scan(direct[part], jacobian)
-        decay, after = decay_products(jacobian)
-        loss = (torch.stack(history[part]) * direct[part]).sum()
-        expected = torch.autograd.grad(loss, (W, w), retain_graph=True, allow_unused=True, materialize_grads=True)
-        ones = torch.ones(length, batch, 1, dtype=DOUBLE)
-        for matrix, u, v, whole in zip(kept, immediates, (x[part], ones), expected, strict=True):
-            weighted = after.unsqueeze(-2) * u
-            inside = torch.einsum("tbn,tbkn,tbd->knd", total, u, v)
-            term = sensitivity_pass_(matrix, streams, fresh, jacobian[0] * total[0], decay, weighted, v)
-            torch.testing.assert_close((inside + term).view_as(whole), whole, rtol=1e-10, atol=1e-10)
-        fresh.zero_()
-        start += length
+        projection = torch.einsum("tbd,knd->tbkn", x[part], weight)
+        rtrl = weight, x[part], Traces(traces.weight, traces.vectors, streams, fresh)
+        states = recurrence(name, projection, own, bias, state, is_first[part], *rtrl)
+        torch.testing.assert_close(states, expected_states[part], rtol=1e-12, atol=1e-12)
+        loss = (expected_states[part] * direct[part]).sum()
+        options = {"allow_unused": True, "materialize_grads": True}
+        whole = torch.autograd.grad(loss, parameters, retain_graph=True, **options)
+        found = torch.autograd.grad(states, parameters, direct[part], **options)
+        torch.testing.assert_close(found, whole, rtol=1e-10, atol=1e-10)
+        state, fresh, start = states[-1].detach(), torch.zeros_like(fresh), start + length
+    at_rest = (set(range(batch + 1)) - set(streams.tolist())).pop()
+    assert all(kept[at_rest].isnan().all() for kept in (traces.weight, traces.vectors))
+
+
+@every_cell
+@cuts
+def test_every_rollout_has_the_gradient_of_the_whole_history(
+    name: str, lengths: list[int], sizes: tuple[int, int, int], chance: Random
+) -> None:
+    check_rollouts(name, lengths, sizes, chance)
+
+
+@every_cell
+def test_derivatives_are_those_of_the_step_in_full(name: str) -> None:
+    """The Jacobian of a step over streams and units is zero but where both are the same."""
+    cell, batch, hidden = CELLS[name], 2, 3
+    gates, own = normal(batch, cell.gates, hidden), normal(cell.numbers, hidden)
+    previous = normal(batch, *cell.pair, hidden)
+    found = cell.linearise(gates, own, previous)
+    by_gates, by_previous = torch.autograd.functional.jacobian(lambda p, c: cell.step(p, own, c), (gates, previous))
+    by_own = torch.autograd.functional.jacobian(
+        lambda o: cell.step(gates, o, previous), own.expand(batch, -1, -1).contiguous()
+    )
+    for full, mine in zip((by_previous, by_gates, by_own), found, strict=True):
+        # [B, (2,) N, B, ..., N], of which the derivatives lie where both B and both N are the same.
+        for b, n in np.ndindex(batch, hidden):
+            same = full[b][..., n].select(cell.parts - 1, n).select(cell.parts - 1, b)
+            torch.testing.assert_close(same, mine[b][..., n])
+        assert full.abs().sum().item() == pytest.approx(mine.abs().sum().item())
+
+
+@every_cell
+def test_the_scan_is_the_step_again_and_again_and_a_reset_forgets_what_is_not_finite(name: str) -> None:
+    cell = CELLS[name]
+    x, is_first = normal(5, 2, 3), torch.zeros(5, 2, dtype=torch.bool)
+    is_first[0] = is_first[3, 1] = True
+    parameters = normal(cell.gates, 4, 3), normal(cell.numbers, 4), normal(cell.gates, 4)
+    projection = torch.einsum("tbd,knd->tbkn", x, parameters[0])
+    before = torch.full((2, *cell.pair, 4), torch.nan, dtype=DOUBLE)
+    found = forward_scan(cell, projection, *parameters[1:], before, is_first)
+    torch.testing.assert_close(found, history(cell, x, is_first, *parameters))
+
+
+@every_cell
+@pytest.mark.parametrize("steps", [2.0, 10.0, 100.0])
+def test_time_scales_are_those_of_units_that_see_nothing(name: str, steps: float) -> None:
+    """exp(-1 / steps) up to the order of 1 / steps^2: some cells have steps / (steps + 1)."""
+    cell, hidden = CELLS[name], 4
+    own = {own: torch.zeros(numbers, hidden, dtype=DOUBLE) for own, numbers in cell.own.items()}
+    bias = torch.zeros(cell.gates, hidden, dtype=DOUBLE)
+    cell.set_time_scales(own, bias, torch.full((hidden,), steps, dtype=DOUBLE))
+    numbers = torch.cat((*own.values(), bias[:0]))
+    decay = magnitude(cell.linearise(bias.unsqueeze(0), numbers, bias.new_zeros(1, *cell.pair, hidden)).jacobian)
+    torch.testing.assert_close(decay, torch.full_like(decay, math.exp(-1 / steps)), rtol=0, atol=0.5 / steps**2)
+
+
+class Toy(Cell):
+    """c = sin(w c' + p): by the protocol alone, as a file of its own would have it."""
+
+    gates = 1
+    own: Mapping[str, int] = {"weight": 1}
+
+    def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
+        return torch.sin(own[..., 0, :] * previous + gates[..., 0, :])
+
+
+def test_a_cell_is_a_step_and_a_line_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients, a core, and actors' steps: nothing else knows the cell."""
+    monkeypatch.setitem(CELLS, "toy", Toy())
+    for seed in range(5):
+        check_rollouts("toy", [3, 1, 2], (2, 3, 2), Random(seed))
+    core = Recurrent("toy", 3, 4)
+    h, after = core(torch.randn(5, 2, 3), core.initial_carry(2), torch.zeros(5, 2, dtype=torch.bool))
+    h.sum().backward()
+    assert {name for name, _ in core.named_parameters()} == {"input_weight", "weight", "bias"}
+    assert all(parameter.grad is not None for parameter in core.parameters())
+    assert after.traces is not None
+    assert core.step(torch.randn(2, 3), after.state, torch.zeros(2, dtype=torch.bool))[0].shape == (2, 4)
+
+
+@every_cell
+def test_every_cell_is_a_core_of_its_name(name: str) -> None:
+    core = CORES[name](3, AgentConfig(hidden_size=4, chrono_steps=10))
+    assert isinstance(core, Recurrent)
+    assert core.cell is CELLS[name]
+    assert core.state_size == core.output_size == 4 * core.cell.parts

@@ -10,7 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from r2ac.kernels import BackwardScan, elstm, native, scan, sensitivity
+from r2ac.kernels import REFERENCE, Scans, native, scan, sensitivity
+from r2ac.kernels.scan import ReverseScan
 
 REASON = native.missing_reason() or ""
 # Not where there is a compiler that refuses our source.
@@ -20,6 +21,7 @@ DOUBLE, SINGLE = torch.float64, torch.float32
 # Around the widths of vectors and of blocks of units.
 UNITS = (1, 3, 8, 17, 64, 127, 128, 129, 300)
 NAN, INF = float("nan"), float("inf")
+elstm, of_native = REFERENCE.scans("elstm"), Scans(native.elstm_forward, native.elstm_backward)
 
 
 @dataclass(frozen=True)
@@ -34,14 +36,12 @@ class Rollout:
     def to(self, dtype: torch.dtype) -> "Rollout":
         return Rollout(*(t if t.dtype == torch.bool else t.to(dtype) for t in vars(self).values()))
 
-    def forward(self, kernels: Any = native) -> Tensor:
-        return kernels.elstm_forward(self.projection, self.recurrent_weight, self.bias, self.cell, self.is_first)
+    def forward(self, scans: Scans = of_native) -> Tensor:
+        return scans.forward(self.projection, self.recurrent_weight, self.bias, self.cell, self.is_first)
 
-    def backward(self, cells: Tensor, jump: bool = True, kernels: Any = native) -> BackwardScan:
+    def backward(self, cells: Tensor, jump: bool = True, scans: Scans = of_native) -> ReverseScan:
         vectors = self.recurrent_weight, self.bias
-        return kernels.elstm_backward(
-            self.direct, self.projection, *vectors, cells, self.cell, self.is_first, jump=jump
-        )
+        return scans.reverse(self.direct, self.projection, *vectors, cells, self.cell, self.is_first, jump=jump)
 
     def part(self, start: int) -> "Rollout":
         steps = slice(start, None)
@@ -220,10 +220,9 @@ def make_pass(steps: int, rows: int, batch: int, gates: int, units: int, width: 
 
 
 def make_vectors(rows: int, batch: int, gates: int, units: int, seed: int = 0) -> Pass:
-    drawn = make_pass(2, rows, batch, gates, units, 2, seed)
-    vectors = {"recurrent": drawn["matrix"][..., 0].contiguous(), "biases": drawn["matrix"][..., 1].contiguous()}
+    drawn = make_pass(1, rows, batch, gates, units, 1, seed)
     common = {name: drawn[name] for name in ("streams", "fresh", "boundary", "decay")}
-    return {**vectors, **common, "gained": drawn["weighted"]}
+    return {"vectors": drawn["matrix"].squeeze(-1), **common, "gained": drawn["weighted"].squeeze(0)}
 
 
 def cast(given: Pass, dtype: torch.dtype) -> Pass:
@@ -265,17 +264,15 @@ def test_the_pass_over_the_vectors_is_the_reference(
 ) -> None:
     batch, more = streams
     given = make_vectors(batch + more, batch, gates, units, seed)
-    for name in ("recurrent", "biases"):
-        given[name][given["streams"][given["fresh"]]] = NAN
+    given["vectors"][given["streams"][given["fresh"]]] = NAN
     expected = cast(given, DOUBLE)
     terms = sensitivity.vector_pass_(**expected)
     for dtype, bound in ((DOUBLE, 1e-12), (SINGLE, 2e-5)):
         actual = cast(given, dtype)
         close(native.vector_pass_(**actual), terms, bound)
-        for name in ("recurrent", "biases"):
-            close(actual[name][given["streams"]], expected[name][given["streams"]], bound)
-            others = [row for row in range(batch + more) if row not in given["streams"].tolist()]
-            assert torch.equal(actual[name][others].to(DOUBLE), given[name][others])
+        close(actual["vectors"][given["streams"]], expected["vectors"][given["streams"]], bound)
+        others = [row for row in range(batch + more) if row not in given["streams"].tolist()]
+        assert torch.equal(actual["vectors"][others].to(DOUBLE), given["vectors"][others])
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])

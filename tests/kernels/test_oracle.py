@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from r2ac.kernels import GATES, Sensitivities, StepByStepRTRL
+from r2ac.kernels import CELLS, GATES, StepByStepRTRL, Traces
 
 DOUBLE = torch.float64
+ELSTM = CELLS["elstm"]
 
 
 @dataclass
@@ -32,15 +33,22 @@ class Chain:
         """The oracle after all steps, and the cell states [T, B, N]."""
         batch, hidden = self.by_cell.shape[1:]
         oracle = StepByStepRTRL(
+            ELSTM,
             *self.parameters,
             torch.zeros(batch, hidden, dtype=DOUBLE),
-            Sensitivities.zeros(batch, GATES, hidden, self.x.shape[2], dtype=DOUBLE),
+            Traces.zeros(ELSTM, batch, hidden, self.x.shape[2], dtype=DOUBLE),
         )
         cells = []
         for x, first, direct in zip(self.x, self.is_first, self.by_cell, strict=True):
             cells.append(oracle.step(x, first))
             oracle.accumulate(direct)
         return oracle, torch.stack(cells)
+
+
+def flat(oracle: StepByStepRTRL) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient by W, w and b."""
+    by_recurrent_weight, by_bias = oracle.gradient[1].split(GATES)
+    return oracle.gradient[0], by_recurrent_weight, by_bias
 
 
 def make_chain(
@@ -90,7 +98,7 @@ def test_gradient_and_cells_are_autograds(chain: Chain) -> None:
     expected = plain_cells(chain, *parameters)
     torch.testing.assert_close(cells, expected, rtol=1e-12, atol=1e-13)
     gradient = torch.autograd.grad((expected * chain.by_cell).sum(), parameters)
-    torch.testing.assert_close(oracle.gradient, gradient, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(flat(oracle), gradient, rtol=1e-11, atol=1e-11)
 
 
 @given(chains())
@@ -100,7 +108,8 @@ def test_sensitivities_are_autograds_derivatives_of_each_last_cell(chain: Chain)
     last = plain_cells(chain, *parameters)[-1]
     for b, n in np.ndindex(*last.shape):
         gradients = torch.autograd.grad(last[b, n], parameters, retain_graph=True)
-        for mine, gradient in zip(oracle.sensitivities.tensors(), gradients, strict=True):
+        kept = oracle.traces.weight, *oracle.traces.vectors.split(GATES, 1)
+        for mine, gradient in zip(kept, gradients, strict=True):
             torch.testing.assert_close(mine[b, :, n], gradient[:, n], rtol=1e-11, atol=1e-12)
             assert gradient[:, [other for other in range(last.shape[1]) if other != n]].count_nonzero() == 0
 
@@ -120,37 +129,66 @@ def test_the_gradient_is_the_complex_step_derivative(resets: float) -> None:
             total += (cell * by_cell_t).sum()
         return total
 
-    for which, mine in enumerate(oracle.gradient):
+    for which, mine in enumerate(flat(oracle)):
         for index in np.ndindex(*mine.shape):
             shifted = [parameter.numpy().astype(complex) for parameter in chain.parameters]
             shifted[which][index] += 1e-30j
             assert mine[index].item() == pytest.approx(loss(*shifted).imag / 1e-30, rel=1e-11, abs=1e-12)
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_every_cell_has_autograds_gradient_and_derivatives_of_the_last_state(name: str) -> None:
+    cell, (steps, batch, hidden, width) = CELLS[name], (5, 2, 3, 2)
+    torch.manual_seed(4)
+    shapes = (cell.gates, hidden, width), (cell.numbers, hidden), (cell.gates, hidden)
+    parameters = [torch.randn(shape, dtype=DOUBLE, requires_grad=True) for shape in shapes]
+    weight, own, bias = parameters
+    x, direct = torch.randn(steps, batch, width, dtype=DOUBLE), torch.randn(steps, batch, *cell.pair, hidden).double()
+    state = torch.zeros(batch, *cell.pair, hidden, dtype=DOUBLE)
+    traces = Traces.zeros(cell, batch, hidden, width, dtype=DOUBLE)
+    oracle = StepByStepRTRL(cell, *(p.detach() for p in parameters), state, traces)
+    loss = torch.zeros((), dtype=DOUBLE)
+    for t in range(steps):
+        first = torch.tensor([t == 2, t == 0])
+        state = state.masked_fill(first.view(-1, *(1,) * (state.dim() - 1)), 0)
+        state = cell.step(torch.einsum("bd,knd->bkn", x[t], weight) + bias, own, state)
+        loss = loss + (state * direct[t]).sum()
+        torch.testing.assert_close(oracle.step(x[t], first), state)
+        oracle.accumulate(direct[t])
+    expected = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True, materialize_grads=True)
+    torch.testing.assert_close(oracle.gradient, (expected[0], torch.cat(expected[1:])))
+    for index in np.ndindex(*state.shape):
+        by_weight, by_own, by_bias = torch.autograd.grad(
+            state[index], parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+        )
+        torch.testing.assert_close(traces.weight[index[:-1]][:, index[-1]], by_weight[:, index[-1]])
+        torch.testing.assert_close(traces.vectors[index[:-1]][:, index[-1]], torch.cat((by_own, by_bias))[:, index[-1]])
+
+
 def test_parameters_and_inputs_stay_and_the_sensitivities_given_move_on() -> None:
     chain = make_chain(seed=1)
     kept = [tensor.clone() for tensor in vars(chain).values()]
-    cell, given_sensitivities = torch.zeros(2, 3, dtype=DOUBLE), Sensitivities.zeros(2, GATES, 3, 2, dtype=DOUBLE)
-    oracle = StepByStepRTRL(*chain.parameters, cell, given_sensitivities)
+    cell, given_traces = torch.zeros(2, 3, dtype=DOUBLE), Traces.zeros(ELSTM, 2, 3, 2, dtype=DOUBLE)
+    oracle = StepByStepRTRL(ELSTM, *chain.parameters, cell, given_traces)
     oracle.step(chain.x[0], chain.is_first[0])
     oracle.accumulate(chain.by_cell[0])
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(vars(chain).values(), kept, strict=True))
     assert cell.count_nonzero() == 0
-    assert oracle.sensitivities is given_sensitivities
-    assert given_sensitivities.bias.count_nonzero() > 0
+    assert oracle.traces is given_traces
+    assert given_traces.vectors.count_nonzero() > 0
 
 
 def test_an_oracle_goes_on_from_another_ones_sensitivities() -> None:
     chain = make_chain(seed=2)
     whole, _ = chain.run()
     oracle = StepByStepRTRL(
-        *chain.parameters, torch.zeros(2, 3, dtype=DOUBLE), Sensitivities.zeros(2, GATES, 3, 2, dtype=DOUBLE)
+        ELSTM, *chain.parameters, torch.zeros(2, 3, dtype=DOUBLE), Traces.zeros(ELSTM, 2, 3, 2, dtype=DOUBLE)
     )
-    gradient = [torch.zeros_like(parameter) for parameter in chain.parameters]
+    gradient = [torch.zeros_like(parameter) for parameter in whole.gradient]
     for t in range(chain.x.shape[0]):
-        oracle = StepByStepRTRL(*chain.parameters, oracle.cell, oracle.sensitivities)
+        oracle = StepByStepRTRL(ELSTM, *chain.parameters, oracle.state, oracle.traces)
         oracle.step(chain.x[t], chain.is_first[t])
         oracle.accumulate(chain.by_cell[t])
         gradient = [kept + new for kept, new in zip(gradient, oracle.gradient, strict=True)]
     torch.testing.assert_close(tuple(gradient), whole.gradient)
-    torch.testing.assert_close(oracle.sensitivities.tensors(), whole.sensitivities.tensors())
+    torch.testing.assert_close(oracle.traces.tensors(), whole.traces.tensors())

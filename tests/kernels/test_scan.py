@@ -13,16 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from r2ac.kernels import (
-    GATES,
-    CellScan,
-    decay_products,
-    elstm_linearisation,
-    elstm_scan,
-    elstm_step,
-)
-from r2ac.kernels.scan import backward_scan
+from r2ac.kernels import CELLS, GATES, Linearisation
+from r2ac.kernels.scan import backward_scan, decay_products, forward_scan, linearise_rollout
 
+ELSTM = CELLS["elstm"]
 RESETS = ("nowhere", "first", "last", "everywhere", "anywhere")
 
 
@@ -33,8 +27,13 @@ class Rollout:
     cell: Tensor
     is_first: Tensor
 
-    def scan(self) -> CellScan:
-        return elstm_scan(self.preactivation, self.recurrent_weight, self.cell, self.is_first)
+    def scan(self) -> Tensor:
+        bias = torch.zeros_like(self.recurrent_weight)
+        return forward_scan(ELSTM, self.preactivation, self.recurrent_weight, bias, self.cell, self.is_first)
+
+    def linearisation(self, states: Tensor) -> Linearisation:
+        given = self.preactivation, self.recurrent_weight, states, self.cell, self.is_first
+        return linearise_rollout(ELSTM, *given)
 
 
 @st.composite
@@ -62,11 +61,10 @@ def unchanged(*tensors: Tensor) -> Iterator[None]:
         assert torch.equal(tensor, kept)
 
 
-def step_of_numbers(p_f: complex, p_z: complex, w_f: float, w_z: float, cell: complex) -> tuple[complex, ...]:
-    """c, f and z of one unit of one stream; complex, so that an imaginary step of 1e-30 gives exact derivatives."""
+def step_of_numbers(p_f: complex, p_z: complex, w_f: complex, w_z: complex, cell: complex) -> complex:
+    """c of one unit of one stream; complex, so that an imaginary step of 1e-30 gives exact derivatives."""
     f = 1 / (1 + cmath.exp(-(p_f + w_f * cell)))
-    z = cmath.tanh(p_z + w_z * cell)
-    return f * cell + (1 - f) * z, f, z
+    return f * cell + (1 - f) * cmath.tanh(p_z + w_z * cell)
 
 
 @given(rollouts())
@@ -81,55 +79,44 @@ def test_the_scan_is_the_equations_one_unit_at_a_time(rollout: Rollout) -> None:
             for t in range(steps):
                 previous = 0.0 if rollout.is_first[t, b] else cell
                 p_f, p_z = rollout.preactivation[t, b, :, n].tolist()
-                expected = [value.real for value in step_of_numbers(p_f, p_z, w_f[n], w_z[n], previous)]
-                cell = expected[0]
-                actual = [part[t, b, n].item() for part in (scan.cell, scan.forget, scan.candidate)]
-                assert actual == pytest.approx(expected, rel=1e-12, abs=1e-14)
-                assert scan.previous[t, b, n].item() == pytest.approx(previous, rel=1e-12, abs=1e-14)
-
-
-@given(rollouts())
-def test_the_scan_is_the_step_again_and_again(rollout: Rollout) -> None:
-    scan, cell = rollout.scan(), rollout.cell
-    for t, first in enumerate(rollout.is_first):
-        previous = cell.masked_fill(first[:, None], 0)
-        with unchanged(rollout.preactivation, rollout.recurrent_weight, previous):
-            cell, forget, candidate = elstm_step(rollout.preactivation[t], rollout.recurrent_weight, previous)
-        torch.testing.assert_close((cell, forget, candidate), (scan.cell[t], scan.forget[t], scan.candidate[t]))
+                cell = step_of_numbers(p_f, p_z, w_f[n], w_z[n], previous).real
+                assert scan[t, b, n].item() == pytest.approx(cell, rel=1e-12, abs=1e-14)
 
 
 @given(rollouts())
 def test_the_cell_before_an_episode_does_not_matter(rollout: Rollout) -> None:
     rollout.is_first[0] = True
     other = Rollout(rollout.preactivation, rollout.recurrent_weight, rollout.cell + 5, rollout.is_first)
-    assert torch.equal(rollout.scan().cell, other.scan().cell)
+    assert torch.equal(rollout.scan(), other.scan())
 
 
 @given(rollouts())
 def test_the_linearisation_is_the_complex_step_derivative(rollout: Rollout) -> None:
     scan = rollout.scan()
-    with unchanged(*vars(scan).values(), rollout.recurrent_weight, rollout.is_first):
-        linear = elstm_linearisation(scan, rollout.recurrent_weight, rollout.is_first)
+    with unchanged(scan, *vars(rollout).values()):
+        linear = rollout.linearisation(scan)
     steps, batch, _, hidden = rollout.preactivation.shape
     epsilon = 1e-30
     for t, b, n in np.ndindex(steps, batch, hidden):
         keep = 0.0 if rollout.is_first[t, b] else 1.0
-        cell = (rollout.cell if t == 0 else scan.cell[t - 1])[b, n].item()
+        cell = (rollout.cell if t == 0 else scan[t - 1])[b, n].item()
         p_f, p_z = rollout.preactivation[t, b, :, n].tolist()
         w_f, w_z = rollout.recurrent_weight[:, n].tolist()
-        a = step_of_numbers(p_f, p_z, w_f, w_z, keep * complex(cell, epsilon))[0].imag / epsilon
-        u_f = step_of_numbers(complex(p_f, epsilon), p_z, w_f, w_z, keep * cell)[0].imag / epsilon
-        u_z = step_of_numbers(p_f, complex(p_z, epsilon), w_f, w_z, keep * cell)[0].imag / epsilon
+        a = step_of_numbers(p_f, p_z, w_f, w_z, keep * complex(cell, epsilon)).imag / epsilon
+        u_f = step_of_numbers(complex(p_f, epsilon), p_z, w_f, w_z, keep * cell).imag / epsilon
+        u_z = step_of_numbers(p_f, complex(p_z, epsilon), w_f, w_z, keep * cell).imag / epsilon
+        of_f = step_of_numbers(p_f, p_z, complex(w_f, epsilon), w_z, keep * cell).imag / epsilon
+        of_z = step_of_numbers(p_f, p_z, w_f, complex(w_z, epsilon), keep * cell).imag / epsilon
         assert linear.jacobian[t, b, n].item() == pytest.approx(a, rel=1e-11, abs=1e-13)
-        assert linear.immediate[t, b, :, n].tolist() == pytest.approx([u_f, u_z], rel=1e-11, abs=1e-13)
+        assert linear.by_gates[t, b, :, n].tolist() == pytest.approx([u_f, u_z], rel=1e-11, abs=1e-13)
+        assert linear.by_own[t, b, :, n].tolist() == pytest.approx([of_f, of_z], rel=1e-11, abs=1e-13)
     assert linear.jacobian[rollout.is_first].count_nonzero() == 0
 
 
 @given(rollouts())
 def test_the_linearisation_is_autograds_jacobian_of_a_whole_step(rollout: Rollout) -> None:
     """The Jacobian is taken in full: nothing lies off the diagonals of streams and units."""
-    scan = rollout.scan()
-    linear = elstm_linearisation(scan, rollout.recurrent_weight, rollout.is_first)
+    linear = rollout.linearisation(rollout.scan())
 
     def step(preactivation: Tensor, cell: Tensor) -> Tensor:
         previous = torch.where(rollout.is_first[0][:, None], torch.zeros_like(cell), cell)
@@ -142,7 +129,7 @@ def test_the_linearisation_is_autograds_jacobian_of_a_whole_step(rollout: Rollou
     torch.testing.assert_close(by_cell.reshape(size, size), torch.diag(linear.jacobian[0].flatten()))
     for k in range(GATES):
         gate = by_preactivation[..., k, :].reshape(size, size)
-        torch.testing.assert_close(gate, torch.diag(linear.immediate[0, :, k].flatten()))
+        torch.testing.assert_close(gate, torch.diag(linear.by_gates[0, :, k].flatten()))
 
 
 @st.composite

@@ -97,7 +97,7 @@ CASES = {
         a_pass(100, {90: ((2366, 1877), (2169, 2016))}, parts=2, precision="tf32"),
         Case(
             "_vector_kernel",
-            (*[FLOATS] * 2, ROWS, BOOLS, *[FLOATS] * 4, *[SIZE] * 3),
+            (FLOATS, ROWS, BOOLS, *[FLOATS] * 4, *[SIZE] * 3),
             {"LINE": 32},
             {"num_warps": 4},
         ),

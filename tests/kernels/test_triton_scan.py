@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from r2ac.kernels import elstm, scan
+from r2ac.kernels import CELLS, GATES, REFERENCE, scan
 
 pytest.importorskip("triton", reason="Triton has no build for this machine")
 
 from r2ac.kernels import triton_scan
 
+elstm = REFERENCE.scans("elstm")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RESETS = ("nowhere", "first", "last", "everywhere", "anywhere")
 # On either side of the four steps that a loop loads ahead, and of the 32 units of a program.
@@ -61,7 +62,7 @@ def rollout(steps: int, batch: int, hidden: int, resets: str = "anywhere", seed:
         is_first[:] = resets == "everywhere"
     if resets in ("first", "last"):
         is_first[0 if resets == "first" else -1] = True
-    gates = scan.GATES, hidden
+    gates = GATES, hidden
     projection = scale * normal(steps, batch, *gates)
     values = normal(steps, batch, hidden), projection, normal(*gates), normal(*gates), normal(batch, hidden)
     return Rollout(*values, is_first.to(DEVICE))
@@ -93,15 +94,15 @@ def assert_close(actual: Tensor, expected: Tensor) -> None:
 @given(rollouts())
 def test_the_cells_are_those_of_the_reference(drawn: Rollout) -> None:
     cells = triton_scan.elstm_forward(*drawn.forward())
-    assert_close(cells, elstm.elstm_forward(*in_double(drawn.forward())))
+    assert_close(cells, elstm.forward(*in_double(drawn.forward())))
 
 
 @examples
 @given(rollouts(), st.booleans())
 def test_the_gradients_and_the_jump_are_those_of_the_reference(drawn: Rollout, jump: bool) -> None:
-    cells = elstm.elstm_forward(*drawn.forward())
+    cells = elstm.forward(*drawn.forward())
     found = triton_scan.elstm_backward(*drawn.backward(cells), jump=jump)
-    expected = elstm.elstm_backward(*in_double(drawn.backward(cells)), jump=jump)
+    expected = elstm.reverse(*in_double(drawn.backward(cells)), jump=jump)
     for name, value in found._asdict().items():
         assert_close(value, getattr(expected, name))
 
@@ -113,14 +114,14 @@ def test_the_gradients_are_those_of_autograd() -> None:
     cells = []
     for p, first in zip(projection, drawn.is_first.cpu(), strict=True):
         previous = (cells[-1] if cells else cell).masked_fill(first.unsqueeze(-1), 0)
-        cells.append(scan.elstm_step(p + bias, weight, previous)[0])
+        cells.append(CELLS["elstm"].step(p + bias, weight, previous))
     trajectory = torch.stack(cells)
     by_projection, by_weight, by_bias, by_cell = torch.autograd.grad(trajectory, own, drawn.direct.double().cpu())
     computed = triton_scan.elstm_forward(*drawn.forward())
     found = triton_scan.elstm_backward(*drawn.backward(computed), jump=False)
     assert_close(computed, trajectory.detach())
     assert_close(found.by_projection, by_projection)
-    assert_close(found.by_vectors, torch.stack((by_weight, by_bias)))
+    assert_close(found.by_vectors, torch.cat((by_weight, by_bias)))
     assert_close(found.boundary, by_cell)
 
 
@@ -133,9 +134,9 @@ def test_a_reset_forgets_what_is_not_finite(value: float) -> None:
     cells = triton_scan.elstm_forward(*drawn.forward())
     assert not cells[:reset].isfinite().any()
     expected = in_double(drawn.after(reset).forward())
-    assert_close(cells[reset:], elstm.elstm_forward(*expected))
+    assert_close(cells[reset:], elstm.forward(*expected))
     found = triton_scan.elstm_backward(*drawn.backward(cells), jump=True)
-    rest = elstm.elstm_backward(*in_double(drawn.after(reset).backward(cells[reset:])), jump=True)
+    rest = elstm.reverse(*in_double(drawn.after(reset).backward(cells[reset:])), jump=True)
     assert_close(found.by_projection[reset:], rest.by_projection)
     assert_close(found.weighted[reset:], rest.weighted)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from r2ac.agents import ELSTM, Carry, FeedForward
-from r2ac.kernels import Sensitivities
+from r2ac.kernels import Traces
 from r2ac.learner import CarryStore
 
 WIDTH, HIDDEN, STEPS = 3, 4, 2
@@ -43,13 +43,14 @@ def shipped(stream: Sequence[int]) -> Tensor:
 
 def rows(carry: Carry) -> tuple[Tensor, ...]:
     """Cells and sensitivities of the batch, [B, ...] each, wherever the carry keeps them and however it forgets."""
-    sensitivities = carry.sensitivities.tensors() if carry.sensitivities else ()
-    chosen = carry.streams if carry.streams is not None else slice(None)
-    found = [tensor[chosen].clone() for tensor in sensitivities]
-    if carry.fresh is not None:
+    if (traces := carry.traces) is None:
+        return (carry.state.clone(),)
+    chosen = traces.streams if traces.streams is not None else slice(None)
+    found = [tensor[chosen].clone() for tensor in (traces.weight, traces.vectors)]
+    if traces.fresh is not None:
         for tensor in found:
-            tensor[carry.fresh] = 0
-    return carry.cell.clone(), *found
+            tensor[traces.fresh] = 0
+    return carry.state.clone(), *found
 
 
 def fetch(store: CarryStore, stream: np.ndarray, sequence: np.ndarray, first_state: Tensor) -> Carry:
@@ -67,7 +68,7 @@ def keep(store: CarryStore, stream: np.ndarray, carry: Carry, kept: bool = True)
 def begun_again(core: ELSTM, stream: int) -> Carry:
     """A stream's carry after a gap."""
     carry = core.initial_carry(1)
-    return Carry(shipped([stream]).double(), carry.sensitivities)
+    return Carry(shipped([stream]).double(), carry.traces)
 
 
 def learn(core: ELSTM, store: CarryStore, stream: Sequence[int], sequence: Sequence[int], kept: bool = True) -> None:
@@ -95,8 +96,7 @@ def test_streams_begin_at_zero_whatever_is_shipped() -> None:
     assert [tuple(tensor.shape) for tensor in rows(carry)] == [
         (2, HIDDEN),
         (2, 2, HIDDEN, WIDTH),
-        (2, 2, HIDDEN),
-        (2, 2, HIDDEN),
+        (2, 2 + 2, HIDDEN),
     ]
     assert not any(tensor.count_nonzero() for tensor in rows(carry))
     assert store.resets == 0
@@ -190,8 +190,8 @@ def test_a_rollout_fetched_and_not_stored_cannot_be_taken_for_one_not_yet_seen()
 def test_a_shipped_cell_that_is_not_a_number_does_no_harm_without_a_gap() -> None:
     store = CarryStore(make_core(), 2)
     carry = fetch(store, ints(0, 1), ints(0, 1), torch.full((2, HIDDEN), float("nan")))
-    assert not carry.cell[0].isnan().any()
-    assert carry.cell[1].isnan().all()
+    assert not carry.state[0].isnan().any()
+    assert carry.state[1].isnan().all()
 
 
 def test_streams_and_sequences_may_be_read_only() -> None:
@@ -215,8 +215,8 @@ def test_cores_without_sensitivities(core: ELSTM | FeedForward) -> None:
     keep(store, ints(2, 0, 1), Carry(cells))
     ship = shipped([0, 2])[:, : core.state_size]
     carry = fetch(store, ints(0, 2), ints(1, 4), ship)
-    assert carry.sensitivities is None
-    assert torch.equal(carry.cell, torch.stack((cells[1], ship[1])))
+    assert carry.traces is None
+    assert torch.equal(carry.state, torch.stack((cells[1], ship[1])))
     assert store.resets == 1
     assert store.nbytes() == 4 * 3 * core.state_size
 
@@ -227,7 +227,7 @@ def test_the_store_has_the_cores_dtype_and_size() -> None:
     assert store.nbytes() == 8 * 5 * HIDDEN * (1 + 2 * (WIDTH + 2))
     carry = fetch(store, ints(0), ints(3), shipped([0]))
     assert all(tensor.dtype == DOUBLE for tensor in rows(carry))
-    assert isinstance(carry.sensitivities, Sensitivities)
+    assert isinstance(carry.traces, Traces)
 
 
 @pytest.mark.parametrize(

@@ -88,11 +88,11 @@ def train(case: Case, collective: Collective) -> dict[str, Any]:
         rollout = replace(rollout, stream=np.arange(own), observation=rollout.observation.astype(str(case.dtype)[6:]))
         metrics.append(learner.update(rollout))
     carry = learner.carries.fetch(torch.arange(own), torch.zeros(own, dtype=torch.bool), torch.zeros(own, HIDDEN))
-    sensitivities = carry.sensitivities.tensors() if carry.sensitivities else ()
+    sensitivities = (carry.traces.weight, carry.traces.vectors) if carry.traces else ()
     return {
         "weights": [parameter.detach().clone() for parameter in agent.parameters()],
         "optimiser": [value for of_one in learner.optimiser.state.values() for value in of_one.values()],
-        "carries": [carry.cell, *sensitivities],
+        "carries": [carry.state, *sensitivities],
         "metrics": [torch.stack(list(each.values())) for each in metrics],
         "means": learner.read_metrics(),
         "counts": (learner.env_steps, learner.updates, learner.skipped_updates),

@@ -276,9 +276,9 @@ def carries(learner: Learner, sequence: int) -> list[Tensor]:
     gap = learner.carries.gaps(np.arange(batch), np.full(batch, sequence))
     carry = learner.carries.fetch(torch.arange(batch), torch.from_numpy(gap), torch.full((batch, HIDDEN), 50.0))
     assert learner.carries.resets == 0
-    sensitivities = carry.sensitivities.tensors() if carry.sensitivities else ()
-    rows = carry.streams if carry.streams is not None else slice(None)
-    return [carry.cell, *(tensor[rows] for tensor in sensitivities)]
+    if (traces := carry.traces) is None:
+        return [carry.state]
+    return [carry.state, traces.weight[traces.streams], traces.vectors[traces.streams]]
 
 
 @pytest.mark.parametrize("gradient", ["rtrl", "tbptt"])

@@ -20,7 +20,6 @@ from r2ac.learner.rtrl_metrics import (
     gradient_parts,
     is_measured,
     norms_and_cosine,
-    with_notes,
 )
 
 SIZE, ACTIONS, HIDDEN, STREAMS, STEPS = 3, 4, 5, 3, 4
@@ -82,7 +81,7 @@ def test_the_parts_of_every_gradient_are_those_of_autograd_through_the_whole_str
         gap = torch.full((STREAMS,), i == 0)
         carry = meter.begin(store.fetch(streams, gap, nothing), update=i)
         core.zero_grad()
-        cells, after = core.cells(x_r, carry, first_r)
+        cells, after = core.states(x_r, carry, first_r)
         cells.backward(direct_r)
         store.store(streams, after, GOOD)
         parts = gradient_parts(core, carry)
@@ -94,7 +93,7 @@ def test_the_parts_of_every_gradient_are_those_of_autograd_through_the_whole_str
         inside, _ = BruteForce(core, x_r, first_r, brute.starts[i]).gradients(0, direct_r)
         torch.testing.assert_close(parts.inside, inside)
         torch.testing.assert_close(parts.boundary, total - inside)
-        torch.testing.assert_close(parts.by_cell, by_start)
+        torch.testing.assert_close(parts.by_state, by_start)
         boundary = total - inside if i > 0 else torch.zeros_like(total)
         angle = torch.nn.functional.cosine_similarity(boundary, inside, dim=0)
         norms.append([boundary.norm(), inside.norm(), angle])
@@ -128,7 +127,7 @@ def meter_of_constant_decay(decay: float, rollouts: int, episode: int) -> dict[s
         carry = meter.begin(store.fetch(streams, torch.full((STREAMS,), i == 0), torch.zeros(STREAMS, HIDDEN)), i)
         x = torch.randn(STEPS, STREAMS, SIZE, dtype=torch.float64)
         is_first = (torch.arange(i * STEPS, (i + 1) * STEPS) % episode == 0).unsqueeze(1).expand(-1, STREAMS)
-        cells, after = core.cells(x, carry, is_first)
+        cells, after = core.states(x, carry, is_first)
         core.zero_grad()
         cells.backward(torch.randn(STEPS, STREAMS, HIDDEN, dtype=torch.float64))
         store.store(streams, after, GOOD)
@@ -155,7 +154,7 @@ def test_an_episodes_beginning_ends_the_horizon_however_slowly_units_forget() ->
 def test_the_cosine_of_nothing_is_zero() -> None:
     vector, across, nothing = torch.tensor([3.0, 4.0]), torch.tensor([-4.0, 3.0]), torch.zeros(2)
     found = [
-        [float(number) for number in norms_and_cosine(GradientParts(boundary, vector, by_cell=nothing))]
+        [float(number) for number in norms_and_cosine(GradientParts(boundary, vector, by_state=nothing))]
         for boundary in (2 * vector, across, nothing)
     ]
     assert found == [[10, 5, pytest.approx(1)], [5, 5, 0], [0, 5, 0]]
@@ -294,15 +293,15 @@ def test_one_update_of_so_many_is_measured_and_none_of_a_rhythm_is_left_out(ever
 def test_notes_want_room_of_the_right_size_and_streams() -> None:
     core = make_core()
     store, streams = streams_of(core)
-    carry = with_notes(core, store.fetch(streams, torch.ones(STREAMS, dtype=torch.bool), torch.zeros(STREAMS, HIDDEN)))
+    carry = core.with_notes(store.fetch(streams, torch.ones(STREAMS, dtype=torch.bool), torch.zeros(STREAMS, HIDDEN)))
     x, is_first = torch.zeros(STEPS, STREAMS, SIZE, dtype=torch.float64), torch.zeros(STEPS, STREAMS, dtype=torch.bool)
-    assert carry.noted is not None
-    with pytest.raises(
-        ValueError, match=r"carry\.noted goes with carry\.streams and must be one of \[15, 80\], not \[79\]"
-    ):
-        core(x, replace(carry, noted=carry.noted[1:]), is_first)
-    with pytest.raises(ValueError, match=r"carry\.noted goes with carry\.streams"):
-        core(x, replace(core.initial_carry(STREAMS), noted=carry.noted), is_first)
+    assert carry.notes is not None
+    assert carry.notes.boundary is not None
+    short = replace(carry.notes, boundary=carry.notes.boundary[1:])
+    with pytest.raises(ValueError, match=r"notes must have the shapes \[\(3, 5\), \(3, 5\), \(50,\)\], or"):
+        core(x, replace(carry, notes=short), is_first)
+    with pytest.raises(ValueError, match=r"carry\.notes and traces\.fresh go with traces\.streams"):
+        core(x, replace(core.initial_carry(STREAMS), notes=carry.notes), is_first)
 
 
 def test_a_setting_that_means_nothing_is_refused() -> None:

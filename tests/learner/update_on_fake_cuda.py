@@ -117,7 +117,7 @@ def test_an_update_by_the_operators_that_compilers_and_profilers_see(
     case = CASES["vectors"]
     spy, _ = update(case.make(), case.batch())
     ours = {name: count for name, count in spy.calls.items() if name.startswith("r2ac.")}
-    names = "elstm_cells", "backward_scan", "elstm_backward", "sensitivity_pass_", "vector_pass_"
+    names = "recurrence", "backward_scan", "recurrence_backward", "sensitivity_pass_", "vector_pass_"
     assert ours == {f"r2ac.{name}.default": 1 for name in names}
 
 

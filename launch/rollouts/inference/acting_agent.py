@@ -100,7 +100,7 @@ class ActingAgent:
             cells,
             self._gather(words) if words else None,
         )
-        self._cells[chosen] = output.cell
+        self._cells[chosen] = output.state
         logits = output.logits.cpu().numpy()
         self._seconds += time.perf_counter() - began
         self._batches += 1

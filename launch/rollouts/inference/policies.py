@@ -85,7 +85,7 @@ class LocalPolicy:
         words = None if seen.instruction is None else self._tensor(seen.instruction)
         observation, reward, is_first = map(self._tensor, (seen.observation, seen.reward, seen.is_first))
         output = self._agent.step(observation, reward, is_first, self._cell[columns], words)
-        self._cell[columns] = output.cell
+        self._cell[columns] = output.state
         self._rollout.behaviour_logits[t, columns] = output.logits.cpu().numpy()
 
     def close(self) -> None:

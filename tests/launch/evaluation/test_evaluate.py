@@ -83,7 +83,7 @@ def test_returns_are_those_of_each_environments_first_episodes(run: Path, episod
     for _ in range(5 * 8):
         inputs = (torch.from_numpy(observation), torch.from_numpy(reward).float(), torch.from_numpy(is_first))
         output = agent.step(*inputs, cell)
-        cell = output.cell
+        cell = output.state
         observation, reward, terminated, truncated, _ = env.step(output.logits.argmax(dim=1).numpy())
         is_first = terminated | truncated
         for i in np.flatnonzero(is_first):
@@ -298,7 +298,7 @@ def test_the_agent_reads_the_instruction_of_each_step(fragile: list[Fragile]) ->
         reward = torch.full((3,), 1.0 if step else 0.0)
         reward[1] = {2: 101.0, 3: 0.0}.get(step, float(reward[1]))
         output = agent.step(nothing, reward, torch.from_numpy(ages == 0), cell, torch.from_numpy(words))
-        cell = output.cell
+        cell = output.state
         np.testing.assert_array_equal(actions, output.logits.argmax(dim=1).numpy())
         ages = (ages + 1) % 4
         ages[1] = 0 if step == 2 else ages[1]

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec, RolloutOutput
-from r2ac.agents.elstm import Carry
+from r2ac.agents import Agent, AgentConfig, Carry, ObservationSpec, RolloutOutput
 from r2ac.launch.inspection.credit import Reach, measure_reach, truncation_points
 from r2ac.learner import LearnerConfig, Rollout
 from r2ac.learner.algorithms.actor_critic import actor_critic_losses
@@ -167,8 +166,8 @@ def test_points_of_truncation_lie_within_the_warm_up() -> None:
 @pytest.mark.parametrize(
     ("agent", "warm_up", "sentence"),
     [
-        (make_agent("tbptt"), 1, "ELSTM with gradient rtrl"),
-        (make_agent(core="feedforward"), 1, "ELSTM with gradient rtrl"),
+        (make_agent("tbptt"), 1, "recurrent core with gradient rtrl"),
+        (make_agent(core="feedforward"), 1, "recurrent core with gradient rtrl"),
         (make_agent(), 0, "warm_up must be at least 1, not 0"),
         (make_agent(), 4, "no rollout beyond the warm-up"),
     ],

@@ -69,7 +69,7 @@ def test_who_acts_reads_rewards_on_the_learners_scale() -> None:
     for rollout in collect(actor, agent, 3):
         batch = Rollout(**DeviceFeed(torch.device("cpu"))(rollout.arrays()))
         carry = agent.core.initial_carry(rollout.batch_size)
-        carry.cell.copy_(batch.first_state)
+        carry.state.copy_(batch.first_state)
         output = agent(batch.observation, batch.reward, batch.is_first, carry, None, batch.final_observation)
         torch.testing.assert_close(output.logits, batch.behaviour_logits, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(output.rewards, (batch.reward[1:] / 7).clamp(-20, 20))
@@ -78,7 +78,7 @@ def test_who_acts_reads_rewards_on_the_learners_scale() -> None:
         assert batch.truncated is not None
         cell = batch.first_state
         for t in range(rollout.length):
-            cell = agent.step(batch.observation[t], batch.reward[t], batch.is_first[t], cell).cell
+            cell = agent.step(batch.observation[t], batch.reward[t], batch.is_first[t], cell).state
             never = torch.zeros_like(batch.is_first[t])
             assert batch.final_observation is not None
             last = agent.step(batch.final_observation[t], batch.reward[t + 1], never, cell).value

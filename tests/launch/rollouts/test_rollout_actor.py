@@ -110,7 +110,7 @@ def test_cells_and_logits_are_those_of_the_agent_that_acted() -> None:
         cell = batch.first_state
         for t in range(CONFIG.rollout_length):
             output = agent.step(batch.observation[t], batch.reward[t], batch.is_first[t], cell)
-            cell = output.cell
+            cell = output.state
             assert torch.equal(output.logits, batch.behaviour_logits[t])
         if number + 1 < len(rollouts):
             np.testing.assert_array_equal(cell.numpy(), rollouts[number + 1].first_state)

@@ -100,7 +100,7 @@ def check_logits(rollout: Rollout[np.ndarray], columns: np.ndarray, weights: Wei
     cell = batch.first_state[chosen]
     for t in range(rollout.length):
         output = agent.step(batch.observation[t, chosen], batch.reward[t, chosen], batch.is_first[t, chosen], cell)
-        cell = output.cell
+        cell = output.state
         torch.testing.assert_close(output.logits, batch.behaviour_logits[t, chosen])
 
 

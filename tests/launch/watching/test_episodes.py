@@ -11,7 +11,6 @@ from gymnasium.vector import VectorEnv
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import Signals, make_vector
 from r2ac.envs.memory import MemoryOptions
-from r2ac.kernels import elstm_step
 from r2ac.launch.watching.episodes import PlayedEpisode
 from tests.playing import episodes_of
 
@@ -44,7 +43,7 @@ def test_the_jacobian_is_that_of_automatic_differentiation() -> None:
             preactivation = torch.nn.functional.linear(x, core.input_weight.flatten(0, 1), core.bias.flatten())
 
             def advance(cell: torch.Tensor, p: torch.Tensor = preactivation) -> torch.Tensor:
-                return elstm_step(p.unflatten(0, (2, -1))[None], core.recurrent_weight, cell[None])[0][0]
+                return core.cell.step(p.unflatten(0, (2, -1))[None], core.recurrent_weight, cell[None])[0]
 
             before = torch.from_numpy(episode.cells[t - 1]) if t else torch.zeros(8)
             np.testing.assert_allclose(episode.cells[t], advance(before).detach().numpy(), atol=1e-6)
@@ -66,7 +65,7 @@ def test_an_episode_is_what_the_agent_thinks_and_gets() -> None:
         assert (len(episode), episode.complete) == (7, True)
         for t in range(7):
             output = agent.step(torch.from_numpy(observation), torch.from_numpy(reward), torch.from_numpy(first), cell)
-            cell = output.cell
+            cell = output.state
             np.testing.assert_array_equal(episode.observations[t], observation[0])
             np.testing.assert_allclose(episode.cells[t], cell[0], atol=1e-6)
             np.testing.assert_allclose(episode.values[t], output.value[0], atol=1e-6)
@@ -157,4 +156,4 @@ def test_instructions_reach_the_agent() -> None:
     shown = (torch.zeros(1, 4), torch.zeros(1), torch.ones(1, dtype=torch.bool), torch.zeros(1, 8))
     for step, word in ((0, 1), (2, 2)):
         output = agent.step(*shown, torch.full((1, length), word))
-        np.testing.assert_allclose(whole.cells[step], output.cell[0], atol=1e-6)
+        np.testing.assert_allclose(whole.cells[step], output.state[0], atol=1e-6)

@@ -66,7 +66,7 @@ def check_logits(rollout: Rollout[np.ndarray]) -> None:
     cell = batch.first_state
     for t in range(rollout.length):
         output = agent.step(batch.observation[t], batch.reward[t], batch.is_first[t], cell)
-        cell = output.cell
+        cell = output.state
         torch.testing.assert_close(output.logits, batch.behaviour_logits[t])
 
 

@@ -1,0 +1,88 @@
+"""What a core is: the part of an agent that remembers."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from r2ac.kernels import Notes, Traces
+
+
+@dataclass(frozen=True)
+class Carry:
+    """What a core hands from one rollout to the next."""
+
+    state: Tensor
+    """What it remembers, [B, S]."""
+    traces: Traces | None = None
+    """Derivatives of the state by the recurrent parameters; None unless the gradient is RTRL's."""
+    notes: Notes | None = None
+    """Beside traces with ``streams``: where the backward pass notes what it found."""
+
+
+class Core(nn.Module):
+    """What every core has. To add one, write a subclass and give it a line in the table of ``r2ac.agents.cores``."""
+
+    input_size: int
+    """D."""
+    hidden_size: int
+    """Units (N)."""
+    output_size: int
+    """Numbers of h (H)."""
+    state_size: int
+    """Numbers that the core remembers of each stream (S)."""
+    uses_rtrl: bool = False
+    """Whether it is trained by RTRL: its carry then has traces."""
+
+    @property
+    def recurrent_parameters(self) -> tuple[nn.Parameter, ...]:
+        """Those that traces are kept of, in the order of their gradients in the notes."""
+        return ()
+
+    @abstractmethod
+    def initial_carry(
+        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Carry:
+        """The carry of ``batch_size`` streams before their first step: zeros, on the parameters' device and dtype
+        unless others are named."""
+
+    @abstractmethod
+    def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
+        """:meth:`forward` with the states after each step, [T, B, S], detached, between h and the carry."""
+
+    @abstractmethod
+    def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """One step without gradients or traces: x [B, D], state [B, S], is_first [B] bool -> h [B, H], state."""
+
+    def with_notes(self, carry: Carry, parts: bool = True) -> Carry:
+        """The carry, whose traces have ``streams``, with notes of the decay and, if wanted, of the gradient's parts."""
+        return carry
+
+    def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+        """The states after each step of a rollout, [T, B, S], whose gradients end at ``state`` before it, [B, S]."""
+        return state.expand(len(x), -1, -1)
+
+    def retention(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+        """By what factor a small change of the state is scaled in the step that :meth:`step` makes, [B, S]."""
+        return torch.zeros_like(state)
+
+    def forward(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Carry]:
+        """Run over a rollout.
+
+        Args:
+            x: inputs, [T, B, D].
+            carry: the carry before the rollout; not changed, but for traces that it holds by ``streams``.
+            is_first: [T, B] bool, true where a step begins an episode: the carry is zeroed *before* that step.
+
+        Returns:
+            h, [T, B, H], which carries gradients, and the carry after step T, detached.
+
+        Raises:
+            ValueError: for shapes that do not fit together, a carry without traces under RTRL, or one with ``streams``
+                where no backward pass can follow.
+        """
+        h, _, carry = self.unroll(x, carry, is_first)
+        return h, carry

@@ -1,0 +1,221 @@
+"""Recurrent cores: any cell, trained by exact RTRL or by truncated BPTT; the eLSTM among them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+
+from r2ac.agents.config import Gradient
+from r2ac.agents.core import Carry, Core
+from r2ac.kernels import CELLS, Notes, Traces, magnitude, recurrence, traces_after
+
+
+class Recurrent(Core):
+    """One layer of a cell.
+
+        c_t = cell(W x_t + b, own, c_{t-1})      h_t = c_t      or      h_t = sigmoid(O [x_t; c_t] + b_o) c_t
+
+    c_{t-1} is zero where an episode begins. The output gate lies outside the recurrence and gets ordinary gradients.
+    The cell's own parameters have its names for them.
+
+    Args:
+        cell: a name among ``r2ac.kernels.CELLS``.
+        input_size: D.
+        hidden_size: N.
+        gradient: "rtrl", exact and untruncated (for parameters that stand still), or "tbptt", truncated at the
+            rollout's start.
+        chrono_steps: if not 0, the units begin with time scales uniform in [1, chrono_steps], in steps.
+        output_gate: whether there is one.
+
+    Raises:
+        ValueError: for an unknown cell or gradient, sizes below 1, or chrono_steps other than 0 and below 2.
+    """
+
+    def __init__(
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        gradient: Gradient = "rtrl",
+        chrono_steps: float = 0,
+        output_gate: bool = False,
+    ) -> None:
+        super().__init__()
+        if cell not in CELLS:
+            raise ValueError(f"cell must be one of {', '.join(CELLS)}, not {cell!r}")
+        if input_size < 1 or hidden_size < 1:
+            raise ValueError(f"input_size and hidden_size must be at least 1, not {input_size} and {hidden_size}")
+        if gradient not in get_args(Gradient):
+            raise ValueError(f"gradient must be one of {', '.join(get_args(Gradient))}, not {gradient!r}")
+        if chrono_steps != 0 and chrono_steps < 2:
+            raise ValueError(f"chrono_steps must be 0 or at least 2, not {chrono_steps}")
+        self.cell, self.cell_name = CELLS[cell], cell
+        self.input_size, self.hidden_size, self.gradient = input_size, hidden_size, gradient
+        self.output_size = self.state_size = self.cell.parts * hidden_size
+        gates = self.cell.gates
+        self.input_weight = nn.Parameter(torch.empty(gates, hidden_size, input_size))
+        for name, numbers in self.cell.own.items():
+            self.register_parameter(name, nn.Parameter(torch.zeros(numbers, hidden_size)))
+        self.bias = nn.Parameter(torch.zeros(gates, hidden_size))
+        self.output_gate = nn.Linear(input_size + self.output_size, self.output_size) if output_gate else None
+        with torch.no_grad():
+            own = {name: self.get_parameter(name) for name in self.cell.own}
+            self.cell.initialise(self.input_weight, own)
+            if self.output_gate is not None:
+                nn.init.normal_(self.output_gate.weight, std=0.1)
+                nn.init.zeros_(self.output_gate.bias)
+            if chrono_steps:
+                self.cell.set_time_scales(own, self.bias, self.bias.new_empty(hidden_size).uniform_(1, chrono_steps))
+
+    @property
+    def uses_rtrl(self) -> bool:  # type: ignore[override]
+        """Whether it is trained by RTRL."""
+        return self.gradient == "rtrl"
+
+    @property
+    def recurrent_parameters(self) -> tuple[nn.Parameter, ...]:
+        return self.input_weight, *map(self.get_parameter, self.cell.own), self.bias
+
+    def initial_carry(
+        self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    ) -> Carry:
+        device = torch.device(device) if device is not None else self.bias.device
+        dtype = dtype or self.bias.dtype
+        state = torch.zeros(batch_size, self.state_size, device=device, dtype=dtype)
+        if not self.uses_rtrl:
+            return Carry(state)
+        return Carry(state, Traces.zeros(self.cell, batch_size, self.hidden_size, self.input_size, device, dtype))
+
+    def with_notes(self, carry: Carry, parts: bool = True) -> Carry:
+        shapes = self._note_shapes(len(carry.state))
+        return replace(carry, notes=Notes(*map(carry.state.new_empty, shapes if parts else shapes[:1])))
+
+    def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
+        states, carry = self.states(x, carry, is_first)
+        return self._read(x, states), states.detach(), carry
+
+    def states(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Carry]:
+        """The recurrence alone, without the output gate: c, [T, B, S], which carries gradients, and the carry after
+        step T; all else as in :meth:`forward`."""
+        self._check(x, carry, is_first)
+        traces = carry.traces
+        if traces is None or not self.uses_rtrl:
+            states = self.truncated_states(x, carry.state, is_first)
+            return states, Carry(states[-1].detach())
+        given, state = self._given(x), self._by_part(carry.state)
+        states = recurrence(*given, state, is_first, self.input_weight, x.detach(), traces, carry.notes)
+        if traces.streams is None:
+            traces = traces_after(traces, *given, states, state, is_first, x)
+        else:
+            traces = replace(traces, fresh=None)
+        states = states.flatten(2)
+        return states, Carry(states[-1].detach(), traces)
+
+    def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+        return recurrence(*self._given(x), self._by_part(state), is_first).flatten(2)
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        state = self.cell.step(*self._step_arguments(x, state, is_first)).flatten(1)
+        return self._read(x, state), state
+
+    @torch.no_grad()
+    def retention(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+        """a_t of each unit, for both numbers of a pair the root of |det A_t|; 0 where an episode begins."""
+        jacobian = self.cell.linearise(*self._step_arguments(x, state, is_first)).jacobian
+        if self.cell.parts == 2:
+            jacobian = magnitude(jacobian).repeat(1, 2)
+        return jacobian.masked_fill(is_first.unsqueeze(-1), 0)
+
+    def extra_repr(self) -> str:
+        """What ``print`` shows beside the class name."""
+        return f"{self.cell_name}, {self.input_size}, {self.hidden_size}, gradient={self.gradient!r}"
+
+    def _given(self, x: Tensor) -> tuple[str, Tensor, Tensor, Tensor]:
+        """What the recurrence gets of the cell and of x, [T, B, D]."""
+        # The bias is added by the scan, which reads the pre-activations anyway.
+        projection = nn.functional.linear(x, self.input_weight.flatten(0, 1)).unflatten(-1, (self.cell.gates, -1))
+        return self.cell_name, projection, self._own(), self.bias
+
+    def _own(self) -> Tensor:
+        """The cell's own parameters, [L, N]."""
+        own = self.recurrent_parameters[1:-1]
+        return own[0] if len(own) == 1 else torch.cat((*own, self.bias[:0]))
+
+    def _note_shapes(self, batch: int) -> list[tuple[int, ...]]:
+        pair, hidden = self.cell.pair, self.hidden_size
+        terms = sum(parameter.numel() for parameter in self.recurrent_parameters)
+        return [(batch, *pair, *pair, hidden), (batch, *pair, hidden), (terms,)]
+
+    def _by_part(self, state: Tensor) -> Tensor:
+        """[B, S] as the cell has it, [B, (2,) N]."""
+        return state if self.cell.parts == 1 else state.unflatten(1, (2, -1))
+
+    def _step_arguments(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        previous = self._by_part(state.masked_fill(is_first.unsqueeze(-1), 0))
+        gates = nn.functional.linear(x, self.input_weight.flatten(0, 1), self.bias.flatten())
+        return gates.unflatten(-1, (self.cell.gates, -1)), self._own(), previous
+
+    def _read(self, x: Tensor, states: Tensor) -> Tensor:
+        """h from the states, [..., B, S]."""
+        if self.output_gate is None:
+            return states
+        return torch.sigmoid(self.output_gate(torch.cat((x, states), dim=-1))) * states
+
+    def _check(self, x: Tensor, carry: Carry, is_first: Tensor) -> None:
+        if x.dim() != 3 or x.shape[0] < 1 or x.shape[2] != self.input_size:
+            raise ValueError(f"x must be [T >= 1, B, {self.input_size}], not {list(x.shape)}")
+        steps, batch = x.shape[:2]
+        if is_first.shape != (steps, batch) or is_first.dtype != torch.bool:
+            raise ValueError(f"is_first must be bool [{steps}, {batch}], not {is_first.dtype} {list(is_first.shape)}")
+        state, weight, traces = carry.state, self.input_weight, carry.traces
+        if state.shape != (batch, self.state_size):
+            raise ValueError(f"carry.state must be [{batch}, {self.state_size}], not {list(state.shape)}")
+        if (state.dtype, state.device) != (weight.dtype, weight.device):
+            raise ValueError(
+                f"carry.state must be {weight.dtype} on {weight.device}, not {state.dtype} on {state.device}"
+            )
+        streams = traces.streams if traces is not None else None
+        if streams is None and (carry.notes is not None or (traces is not None and traces.fresh is not None)):
+            raise ValueError("carry.notes and traces.fresh go with traces.streams: without these, use initial_carry()")
+        if carry.notes is not None:
+            shapes, allowed = [tuple(note.shape) for note in carry.notes.tensors()], self._note_shapes(batch)
+            if shapes not in (allowed, allowed[:1]):
+                raise ValueError(f"carry.notes must have the shapes {allowed}, or the first alone, not {shapes}")
+        if not self.uses_rtrl:
+            return
+        if traces is None:
+            raise ValueError("gradient 'rtrl' needs a carry with traces: begin with initial_carry()")
+        if streams is not None:
+            if not torch.is_grad_enabled():
+                raise ValueError("a carry with streams is advanced by the backward pass, but gradients are disabled")
+            if streams.shape != (batch,):
+                raise ValueError(f"traces.streams must be [{batch}], not {list(streams.shape)}")
+            fresh = traces.fresh
+            if fresh is not None and (fresh.shape != (batch,) or fresh.dtype != torch.bool):
+                raise ValueError(f"traces.fresh must be bool [{batch}], not {fresh.dtype} {list(fresh.shape)}")
+        rows = batch if streams is None else len(traces.weight)
+        of_weight = (rows, *self.cell.pair, *weight.shape)
+        if traces.weight.shape != of_weight:
+            raise ValueError(f"traces.weight must be {list(of_weight)}, not {list(traces.weight.shape)}")
+
+
+class ELSTM(Recurrent):
+    """The element-wise LSTM of Irie et al. 2024 (section 3.2).
+
+        f = sigmoid(F x + w_f c' + b_f)     z = tanh(Z x + w_z c' + b_z)     c = f c' + (1 - f) z
+        o = sigmoid(O [x; c] + b_o)         h = o c
+
+    c' is the previous state, zero where an episode begins. F and Z are ``input_weight[0]`` and ``input_weight[1]``, and
+    so on. With ``chrono_steps`` the forget gate's biases start at log(u) with u uniform in [1, chrono_steps] (chrono
+    initialisation, Tallec and Ollivier 2018).
+    """
+
+    recurrent_weight: nn.Parameter
+    output_gate: nn.Linear
+
+    def __init__(self, input_size: int, hidden_size: int, gradient: Gradient = "rtrl", chrono_steps: float = 0) -> None:
+        super().__init__("elstm", input_size, hidden_size, gradient, chrono_steps, output_gate=True)

@@ -1,0 +1,24 @@
+"""minLSTM: Feng, Tung, Ahmed, Bengio and Hajimirsadeghi 2024, "Were RNNs all we needed?", 3.2."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from r2ac.kernels.cells.base import Cell
+
+
+class MinLSTMCell(Cell):
+    """f = sigmoid(p_0)      i = sigmoid(p_1)      c = (f c' + i p_2) / (f + i)"""
+
+    gates = 3
+    own: Mapping[str, int] = {}
+
+    def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
+        forget, gain = torch.sigmoid(gates[..., 0, :]), torch.sigmoid(gates[..., 1, :])
+        return (forget * previous + gain * gates[..., 2, :]) / (forget + gain)
+
+    def set_time_scales(self, own: Mapping[str, Tensor], bias: Tensor, steps: Tensor) -> None:
+        bias[0], bias[1] = steps.log(), -steps.log()

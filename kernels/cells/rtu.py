@@ -1,0 +1,35 @@
+"""A gated, nonlinear rotation, after Elelimy, White, Bowling and White 2024, "Real-time recurrent learning using trace
+units in reinforcement learning": a unit is a pair, and its Jacobian no complex number."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from r2ac.kernels.cells.base import Cell
+from r2ac.kernels.cells.lru import rotated
+
+
+class RTUCell(Cell):
+    """r = sigmoid(d + p_2)      c = tanh(r rotation(theta) c' + (p_0, p_1 p_2))"""
+
+    gates = 3
+    own: Mapping[str, int] = {"decay": 1, "angle": 1}
+    parts = 2
+
+    def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
+        first, second, gate = gates.unbind(-2)
+        turned = rotated(previous, torch.sigmoid(own[..., 0, :] + gate), own[..., 1, :])
+        return torch.tanh(turned + torch.stack((first, second * gate), -2))
+
+    def initialise(self, weight: Tensor, own: Mapping[str, Tensor]) -> None:
+        """Slow decay, angles uniform in [0, pi / 10]."""
+        torch.nn.init.normal_(weight, std=0.1)
+        own["decay"].fill_(3)
+        own["angle"].uniform_(0, math.pi / 10)
+
+    def set_time_scales(self, own: Mapping[str, Tensor], bias: Tensor, steps: Tensor) -> None:
+        own["decay"][0] = steps.log()

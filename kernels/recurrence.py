@@ -1,0 +1,236 @@
+"""The recurrence of any cell over a rollout, with the gradient of TBPTT or of RTRL.
+
+The backward pass of :func:`recurrence` gives TBPTT's gradient and, where the sensitivities of the streams are handed
+in, adds the boundary term and takes the sensitivities across the rollout: RTRL is TBPTT plus that (Irie et al. 2024,
+section 3; the rearrangement is Schmidhuber's of 1992).
+
+An operator costs more than a small kernel does. Where nobody looks, neither a compiler nor a profiler nor a tensor of
+another kind, :func:`recurrence` goes by a ``torch.autograd.Function`` straight to the kernels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import profiler
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import increment_version
+
+from r2ac.kernels import operators
+from r2ac.kernels.cells import CELLS
+from r2ac.kernels.choice import kernels_for
+from r2ac.kernels.scan import ReverseScan
+from r2ac.kernels.sensitivity import Traces, boundary_terms
+
+
+@dataclass(frozen=True)
+class Notes:
+    """Where the backward pass of a rollout writes what it found: the decay, or all three."""
+
+    decay: Tensor
+    """prod_t a_t, [B, N] or [B, 2, 2, N]."""
+    by_state: Tensor | None = None
+    """a_1 d_1, the loss's gradient by the state before the rollout, [B, (2,) N]."""
+    boundary: Tensor | None = None
+    """The boundary term of the gradient by input weights, own parameters and biases, flattened: [KND + LN + KN]."""
+
+    def tensors(self) -> list[Tensor]:
+        """Those that there are, in the order of the fields."""
+        return [tensor for tensor in (self.decay, self.by_state, self.boundary) if tensor is not None]
+
+
+def _forward(
+    cell: str,
+    projection: Tensor,
+    own: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    is_first: Tensor,
+    weight: Tensor | None,
+    inputs: Tensor | None,
+    traces: list[Tensor],
+    notes: list[Tensor],
+) -> Tensor:
+    return kernels_for(projection).scans(cell).forward(projection, own, bias, state, is_first)
+
+
+def _reverse(
+    cell: str,
+    direct: Tensor,
+    projection: Tensor,
+    own: Tensor,
+    bias: Tensor,
+    states: Tensor,
+    state: Tensor,
+    is_first: Tensor,
+    jump: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    reverse = kernels_for(projection).scans(cell).reverse
+    scan = reverse(direct, projection, own, bias, states, state, is_first, jump)
+    # With the strides that the operator's shapes say.
+    return ReverseScan(*(tensor.contiguous() for tensor in scan))
+
+
+_reverse_operator = torch.library.custom_op("r2ac::recurrence_backward", _reverse, mutates_args=())
+recurrence_operator = torch.library.custom_op("r2ac::recurrence", _forward, mutates_args=())
+
+
+@recurrence_operator.register_fake
+def _(cell: str, projection: Tensor, *others: Any) -> Tensor:
+    steps, batch, _, hidden = projection.shape
+    return projection.new_empty(steps, batch, *CELLS[cell].pair, hidden)
+
+
+@_reverse_operator.register_fake
+def _(cell: str, direct: Tensor, projection: Tensor, own: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    steps, batch, gates, hidden = projection.shape
+    new, pair, vectors = projection.new_empty, CELLS[cell].pair, len(own) + gates
+    gradient = new(projection.shape), new(vectors, hidden), new(batch, *pair, hidden)
+    if not others[-1]:
+        return *gradient, new(0), new(0), new(0)
+    jump = new(steps, batch, *pair, gates, hidden), new(batch, *pair, vectors, hidden)
+    return *gradient, new(batch, *pair, *pair, hidden), *jump
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.cell, projection, own, bias, state, is_first, _, x, traces, notes = inputs
+    ctx.save_for_backward(projection, own, bias, output, state, is_first, x, *traces, *notes)
+    ctx.traces, ctx.notes = len(traces), len(notes)
+    ctx.set_materialize_grads(False)
+
+
+def _gradients(
+    ctx: Any, direct: Tensor | None, reverse: Callable[..., tuple[Tensor, ...]], passes: Any
+) -> tuple[Tensor | None, ...]:
+    """By the arguments of the recurrence, but for its two lists."""
+    if direct is None:
+        return (None,) * 8
+    saved = ctx.saved_tensors
+    *given, x = saved[:7]
+    traces, notes = saved[7 : 7 + ctx.traces], saved[7 + ctx.traces :]
+    scan = ReverseScan(*reverse(ctx.cell, direct, *given, len(traces) == 4))
+    by_weight, by_vectors = None, scan.by_vectors
+    if traces:
+        if len(traces) == 4:
+            by_weight, of_vectors = _advance(traces, scan, x, passes)
+        else:
+            by_weight, of_vectors = boundary_terms(scan.boundary, Traces(*traces))
+        by_vectors = by_vectors + of_vectors
+        for note, found in zip(notes, (scan.decay, scan.boundary), strict=False):
+            note.copy_(found)
+        if len(notes) == 3:
+            torch.cat((by_weight.flatten(), of_vectors.flatten()), out=notes[2])
+    own = len(given[1])
+    by_state = scan.boundary if ctx.needs_input_grad[4] else None
+    return None, scan.by_projection, by_vectors[:own], by_vectors[own:], by_state, None, by_weight, None
+
+
+def _advance(traces: Any, scan: ReverseScan, x: Tensor, passes: Any) -> tuple[Tensor, Tensor]:
+    """Take S of the streams across the rollout; returns the boundary terms by the input weights and by the vectors.
+
+    Args:
+        traces: S of the input weights and of the vectors, the streams, and which of them are fresh.
+        passes: where the two passes are found by their names.
+    """
+    weight, vectors, *streams = traces
+    common = *streams, scan.boundary, scan.decay
+    if scan.boundary.dim() == 2:
+        of_weight = passes.sensitivity_pass_(weight, *common, scan.weighted, x)
+        return of_weight, passes.vector_pass_(vectors, *common, scan.gained)
+    of_weight = passes.block_sensitivity_pass_(weight, *common, scan.weighted, x)
+    # The vectors are weights of an input that is always one, in a single step.
+    ones = x.new_ones(1, len(scan.boundary), 1)
+    of_vectors = passes.block_sensitivity_pass_(vectors.unsqueeze(-1), *common, scan.gained.unsqueeze(0), ones)
+    return of_weight, of_vectors.squeeze(-1)
+
+
+def _operator_gradients(ctx: Any, direct: Tensor | None) -> tuple[Any, ...]:
+    gradients = _gradients(ctx, direct, _reverse_operator, operators)
+    return *gradients, [None] * ctx.traces, [None] * ctx.notes
+
+
+recurrence_operator.register_autograd(_operator_gradients, setup_context=_save)
+
+
+class _Recurrence(torch.autograd.Function):
+    """The same without the operators."""
+
+    @staticmethod
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
+        states = _forward(*inputs)
+        _save(ctx, inputs, states)
+        return states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *directs: Tensor | None) -> tuple[Tensor | None, ...]:
+        projection, *_ = saved = ctx.saved_tensors
+        gradients = _gradients(ctx, directs[0], _reverse, kernels_for(projection))
+        if ctx.traces == 4 and directs[0] is not None:
+            # The kernels write behind PyTorch's back: a second backward pass raises, because these have changed.
+            increment_version(saved[7:9])
+        return *gradients, None, None
+
+
+def recurrence(
+    cell: str,
+    projection: Tensor,
+    own: Tensor,
+    bias: Tensor,
+    state: Tensor,
+    is_first: Tensor,
+    weight: Tensor | None = None,
+    inputs: Tensor | None = None,
+    traces: Traces | None = None,
+    notes: Notes | None = None,
+) -> Tensor:
+    """The states of a cell over a rollout, with the gradient of TBPTT or of RTRL.
+
+    Args:
+        cell: its name among the cells.
+        projection: W x_t of all gates, [T, B, K, N]; through it flows the gradient inside the rollout.
+        own: the cell's own parameters, [L, N].
+        bias: [K, N].
+        state: the state before the rollout, [B, (2,) N].
+        is_first: [T, B] bool, true where a step begins an episode.
+        weight: W, [K, N, D], which gets the boundary term. This and all that follow are RTRL's.
+        inputs: x_t, [T, B, D]; no gradient flows through it here.
+        traces: the sensitivities. The backward pass takes the rows of their ``streams`` across the rollout, in place.
+        notes: beside ``streams``, where the backward pass notes what it found.
+
+    Returns:
+        c_t, [T, B, (2,) N].
+    """
+    watched = torch.compiler.is_compiling() or profiler._is_profiler_enabled or type(projection) is not Tensor
+    compute: Callable[..., Tensor] = recurrence_operator if watched else _Recurrence.apply
+    lists = (each.tensors() if each is not None else [] for each in (traces, notes))
+    return compute(cell, projection, own, bias, state, is_first, weight, inputs, *lists)
+
+
+@torch.no_grad()
+def traces_after(
+    traces: Traces,
+    cell: str,
+    projection: Tensor,
+    own: Tensor,
+    bias: Tensor,
+    states: Tensor,
+    state: Tensor,
+    is_first: Tensor,
+    inputs: Tensor,
+) -> Traces:
+    """The sensitivities of a batch after a rollout, in new tensors: for those who keep a carry of their own.
+
+    Args:
+        states: what :func:`recurrence` returned; all else is what it got.
+    """
+    nothing = torch.zeros_like(states)
+    scan = ReverseScan(*_reverse_operator(cell, nothing, projection, own, bias, states, state, is_first, True))
+    after = Traces(traces.weight.clone(), traces.vectors.clone())
+    streams = torch.arange(len(state), device=state.device)
+    _advance((*after.tensors(), streams, torch.zeros_like(streams, dtype=torch.bool)), scan, inputs, operators)
+    return after
