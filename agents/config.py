@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 Gradient = Literal["rtrl", "tbptt"]
-MEMORYLESS = "feedforward"
-"""The core that has no gradient through time."""
 EncoderName = Literal["auto", "impala", "nature", "mlp", "none"]
 
 
@@ -40,7 +38,12 @@ class AgentConfig:
         return agent_label(self.core, self.gradient)
 
 
+def gradient_of(core: str | None, gradient: str | None) -> str | None:
+    """The gradient through time that a core has: none where it does not remember."""
+    return None if core == "feedforward" else gradient
+
+
 def agent_label(core: str | None, gradient: str | None) -> str:
-    """The same from the settings alone, of which old runs may lack some."""
-    names = (core if core != "elstm" else None, gradient if core != MEMORYLESS else None)
+    """:attr:`AgentConfig.label` from settings of which old runs may lack some."""
+    names = (core if core != "elstm" else None, gradient_of(core, gradient))
     return " ".join(name for name in names if name)

@@ -1,6 +1,7 @@
 """The map of the code: which way imports point, what each folder does without, and how long a file may be."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -185,3 +186,17 @@ def test_every_package_is_installed() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_file_is_longer_than_400_lines(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("folder", ["learner", "launch", "envs"])
+def test_no_core_is_known_by_its_class_or_name(folder: str) -> None:
+    """Outside of agents/ a core says itself what it is: state size, whether RTRL trains it, what to call."""
+    known = re.compile(r"isinstance\([^)]*\bcore\b|\b(ELSTM|FeedForward|Recurrent)\b|\bcore\W{0,3} (==|!=) ")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in FILES
+        if path.relative_to(ROOT).parts[0] == folder
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if known.search(line)
+    ]
+    assert found == []

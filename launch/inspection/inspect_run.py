@@ -134,8 +134,8 @@ def inspect_checkpoint(path: Path, config: InspectConfig, report: Callable[[int]
     )
     try:
         agent = replace(trained, training=replace(training, agent=exact)).agent(actor.spec, device, training.task)
-        if not agent.core.uses_rtrl:
-            raise ConfigError(f"{path} holds a {training.agent.label} agent: RTRL has no gradient of its core")
+        if agent.core.state_size == 0:
+            raise ConfigError(f"{path} holds a feed-forward agent: it has no memory, and so no gradient through time")
         reach = measure_reach(agent, training.learner, _play(actor, agent, config.rollouts, report), config.warm_up)
     finally:
         actor.close()

@@ -8,6 +8,7 @@ from statistics import mean
 
 from markupsafe import Markup
 
+from r2ac.agents.config import gradient_of
 from r2ac.launch.evaluation.statistics import Estimate
 from r2ac.launch.report.blocks import html
 from r2ac.launch.report.format import count_range, counted, listed, number, percent_estimate, spread
@@ -115,6 +116,6 @@ def _agent(config: Mapping[str, object]) -> str:
     agent = config.get("agent")
     if not isinstance(agent, dict):
         return "unknown"
-    parts = [agent.get("gradient") if agent.get("core") != MEMORYLESS else None, agent.get("core")]
+    parts = [gradient_of(agent.get("core"), agent.get("gradient")), agent.get("core")]
     size = agent.get("hidden_size")
     return ", ".join(str(part) for part in parts if part is not None) + (f" of {size} units" if size else "")
