@@ -79,11 +79,8 @@ class Film:
 
 
 def draw_film(film: Film, output: Path, fps: int) -> None:
-    """Write a video (.gif, .mp4) of all steps, ``fps`` a second, or a contact sheet (.png) of a dozen of them.
-
-    Raises:
-        RunError: if it cannot be written.
-    """
+    """Write a video (.gif, .mp4) of all steps, ``fps`` a second, or a contact sheet (.png) of a dozen of them. Raises
+    RunError if it cannot be written."""
     write(output, fps, lambda: contact_sheet(film), lambda: frames(film, hold=fps))
 
 

@@ -27,11 +27,7 @@ _COLUMNS, _TOP_UNITS, _MOST_EPISODES = 3, 6, 3
 
 def draw_cue_memory(memory: CueMemory, title: str, output: Path) -> None:
     """The units that tell the cues apart best, the mean states of all units by cue, how well the state as a whole names
-    the cue, and half-lives.
-
-    Raises:
-        RunError: if it cannot be written.
-    """
+    the cue, and half-lives. Raises RunError if it cannot be written."""
     figure = Figure(figsize=(_WIDTH, 11.5), layout="constrained", facecolor="white")
     top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=[4.6, 3.4, 3.0], hspace=0.03).ravel()
     when = "the last step" if memory.decision_step is None else f"step {memory.decision_step}"
@@ -46,11 +42,7 @@ def draw_cue_memory(memory: CueMemory, title: str, output: Path) -> None:
 
 def draw_states(episodes: Sequence[PlayedEpisode], title: str, why: str, output: Path) -> None:
     """The states of all units over the steps of the first episodes, and half-lives, without cues; ``why`` there are
-    none is part of the picture.
-
-    Raises:
-        RunError: if it cannot be written.
-    """
+    none is part of the picture. Raises RunError if it cannot be written."""
     shown = episodes[:_MOST_EPISODES]
     lives = half_lives(carried(episodes))
     order = np.argsort(-lives, kind="stable")

@@ -13,9 +13,10 @@ from typing import IO, Any
 import matplotlib
 import numpy as np
 from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from r2ac.envs import MissingPackage
 from r2ac.envs.suite import missing_modules
@@ -36,12 +37,8 @@ _WINDOW = 60
 
 
 def check_output(path: Path, extensions: Sequence[str] = EXTENSIONS) -> None:
-    """Raise before anything is played where the picture could not be written.
-
-    Raises:
-        RunError: for a file that does not end in one of ``extensions``, or that cannot be written.
-        MissingPackage: for an MP4 without what writes it.
-    """
+    """Before anything is played, raise RunError for a file that does not end in one of ``extensions`` or that cannot be
+    written, and MissingPackage for an MP4 without what writes it."""
     if path.suffix.lower() not in extensions:
         raise RunError(f"{path} must end in {', '.join(extensions)}")
     if path.suffix.lower() == ".mp4" and missing_modules("imageio_ffmpeg"):
@@ -59,11 +56,7 @@ def check_output(path: Path, extensions: Sequence[str] = EXTENSIONS) -> None:
 
 
 def draw(recording: Recording, output: Path, fps: int) -> None:
-    """Write a contact sheet (.png) or a video (.gif, .mp4; `fps` steps a second).
-
-    Raises:
-        RunError: if it cannot be written.
-    """
+    """Write a contact sheet (.png) or a video (.gif, .mp4; `fps` steps a second). Raises RunError as `write`."""
     sheet = _image_sheet if len(recording.shape) == 3 else _vector_sheet
     write(output, fps, lambda: sheet(recording), lambda: _video_frames(recording))
 
@@ -72,11 +65,7 @@ def write(
     output: Path, fps: int, sheet: Callable[[], Image.Image], frames: Callable[[], Iterator[Image.Image]]
 ) -> None:
     """Write a sheet (.png) or a video (.gif, .mp4) of frames of one size, ``fps`` a second. Those of an MP4 are written
-    as they come, those of a GIF kept until the last.
-
-    Raises:
-        RunError: if it cannot be written.
-    """
+    as they come, those of a GIF kept until the last. Raises RunError if it cannot be written."""
     kind = output.suffix.lower()
     try:
         if kind == ".png":
@@ -140,30 +129,24 @@ def _image_sheet(recording: Recording) -> Image.Image:
 
 def _with_headlines(recording: Recording, body: Image.Image, note: str = "") -> Image.Image:
     """A margin around the body, and above it the task, who plays how, and what is seen."""
-    header = _headlines(recording, note)
-    wide = max([body.width, *(math.ceil(font(size, bold).getlength(line)) for line, size, bold in header)])
-    top = MARGIN + sum(size + 8 for _, size, _ in header) + 4
-    sheet = Image.new("RGB", (wide + 2 * MARGIN, top + body.height + MARGIN), PAPER)
+    seen = f"observation {'uint8' if len(recording.shape) == 3 else 'float32'} {list(recording.shape)}"
+    if recording.stacked > 1:
+        seen += f", of {recording.stacked} stacked observations the newest is shown"
+    how = f"{recording.player} · seed {recording.seed} · split {recording.split} · {recording.num_actions} actions"
+    if recording.frames_per_step > 1:
+        how += f" · {recording.frames_per_step} frames a step"
+    lines = [(recording.task, TITLE), (how, TEXT), (f"{seen} · {note}" if note else seen, TEXT), (_LEGEND, TEXT)]
+    widest = max(font(size, bold=size == TITLE).getlength(line) for line, size in lines)
+    top = MARGIN + sum(size + 8 for _, size in lines) + 4
+    width = max(body.width, math.ceil(widest))
+    sheet = Image.new("RGB", (width + 2 * MARGIN, top + body.height + MARGIN), PAPER)
     pen, y = ImageDraw.Draw(sheet), MARGIN
-    for line, size, bold in header:
+    for line, size in lines:
+        bold = size == TITLE
         pen.text((MARGIN, y), line, fill=INK if bold else GREY, font=font(size, bold))
         y += size + 8
     sheet.paste(body, (MARGIN, top))
     return sheet
-
-
-def _headlines(recording: Recording, note: str) -> list[tuple[str, int, bool]]:
-    """(line, size, bold) of each line."""
-    shape, images = recording.shape, len(recording.shape) == 3
-    seen = f"{'uint8' if images else 'float32'} {list(shape)}"
-    if recording.stacked > 1:
-        seen += f", of {recording.stacked} stacked observations the newest is shown"
-    how = [recording.player, f"seed {recording.seed}", f"split {recording.split}", f"{recording.num_actions} actions"]
-    if recording.frames_per_step > 1:
-        how.append(f"{recording.frames_per_step} frames a step")
-    what = [f"observation {seen}", *([note] if note else [])]
-    lines = [(recording.task, TITLE, True), (" · ".join(how), TEXT, False), (" · ".join(what), TEXT, False)]
-    return [*lines, (_LEGEND, TEXT, False)]
 
 
 def _cell(step: int, moment: Moment, recording: Recording, least: int) -> Image.Image:
@@ -175,12 +158,7 @@ def _cell(step: int, moment: Moment, recording: Recording, least: int) -> Image.
 
 def stacked(parts: Sequence[Image.Image]) -> Image.Image:
     """Pictures of one width, one below the other."""
-    whole = Image.new("RGB", (parts[0].width, sum(part.height for part in parts)), PAPER)
-    y = 0
-    for part in parts:
-        whole.paste(part, (0, y))
-        y += part.height
-    return whole
+    return Image.fromarray(np.concatenate([np.asarray(part) for part in parts]))
 
 
 def with_instruction(picture: Image.Image, instruction: str, others: Iterable[str]) -> Image.Image:
@@ -238,8 +216,9 @@ def _vector_sheet(recording: Recording) -> Image.Image:
     inches = (min(max(6.5, 0.16 * steps + 1.6), 16.0), min(max(1.2, 0.2 * len(seen)), 9.0))
     figure = Figure(figsize=(inches[0], inches[1] + 2.8), layout="constrained")
     heat, action, reward = figure.subplots(3, 1, sharex=True, height_ratios=[inches[1], 1.0, 0.8])
+    extent = (-0.5, steps - 0.5, len(seen) - 0.5, -0.5)
     picture = heat.imshow(
-        seen, aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=high, extent=_extent(seen)
+        seen, aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=high, extent=extent
     )
     figure.colorbar(picture, ax=heat, pad=0.01, fraction=0.03)
     heat.set_ylabel("feature")
@@ -258,21 +237,11 @@ def _vector_sheet(recording: Recording) -> Image.Image:
     for panel in (heat, action, reward):
         for step in firsts:
             panel.axvline(step - 0.5, color=FIRST, linewidth=2.0, clip_on=False)
-    return _with_headlines(recording, _rendered(figure), "orange lines: an episode begins")
-
-
-def _rendered(figure: Figure) -> Image.Image:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(120)
     canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
-
-
-def _extent(seen: np.ndarray) -> tuple[float, float, float, float]:
-    features, steps = seen.shape
-    return (-0.5, steps - 0.5, features - 0.5, -0.5)
+    body = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+    return _with_headlines(recording, body, "orange lines: an episode begins")
 
 
 def _colour_scale(seen: np.ndarray) -> tuple[str, float, float]:
@@ -283,13 +252,13 @@ def _colour_scale(seen: np.ndarray) -> tuple[str, float, float]:
 
 def _video_frames(recording: Recording) -> Iterator[Image.Image]:
     """One picture a step, all of the same size."""
-    images = len(recording.shape) == 3
-    seen = None if images else np.stack([m.observation for m in recording.moments], axis=1)
+    observations = [moment.observation for moment in recording.moments]
+    seen = None if len(recording.shape) == 3 else np.stack(observations, axis=1)
+    firsts = [moment.is_first for moment in recording.moments]
     for step, moment in enumerate(recording.moments):
         if seen is None:
             cell = _cell(step, moment, recording, SCREEN)
         else:
-            firsts = [m.is_first for m in recording.moments]
             cell = _captioned(recent_vectors(seen, step, firsts), step, moment)
         frame = Image.new("RGB", (cell.width + 2 * MARGIN, cell.height + 2 * MARGIN + TITLE + 8), PAPER)
         pen = ImageDraw.Draw(frame)
@@ -313,7 +282,7 @@ def recent_vectors(seen: np.ndarray, step: int, firsts: Sequence[bool]) -> Image
     for past in range(first, step + 1):
         if firsts[past]:
             left = 8 * (_WINDOW - 1 - step + past)
-            strip[:, left : left + 8] = np.array(_rgb(FIRST), dtype=np.uint8)
+            strip[:, left : left + 8] = ImageColor.getrgb(FIRST)
     return Image.fromarray(np.concatenate([strip, body]))
 
 
@@ -337,10 +306,6 @@ def _write_mp4(frames: Iterator[Image.Image], output: Path, fps: int) -> None:
 
 def signed(reward: float) -> str:
     return "0" if reward == 0 else f"{reward:+.3g}" if abs(reward) < 1000 else f"{reward:+,.0f}"
-
-
-def _rgb(colour: str) -> tuple[int, ...]:
-    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
 
 
 @functools.cache
