@@ -31,10 +31,7 @@ FORMAT_VERSION = 2
 
 def read_evaluation(path: Path) -> tuple[Evaluation, ...]:
     """The results in ``path``, an ``evaluation.json`` or a run that holds one, in the order in which they were begun.
-
-    Raises:
-        RunError: where there is none, or it is damaged or of another format.
-    """
+    Raises RunError where there is none, or it is damaged or of another format."""
     file = evaluation_path(path) if path.is_dir() else path
     try:
         return _parse(json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse), file)
@@ -103,10 +100,7 @@ class EvaluationFile:
 
     def put(self, evaluation: Evaluation) -> None:
         """Take in a result with one seed or more, in place of that of the same checkpoint, task, split and protocol.
-
-        Raises:
-            RunError: where it cannot be written.
-        """
+        Raises RunError where it cannot be written."""
         self._keep_what_is_dropped()
         self._results[_slot(evaluation)] = evaluation
         means = means_by_set(self.results).items()

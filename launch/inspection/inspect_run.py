@@ -77,12 +77,8 @@ class Inspection:
 
 
 def checkpoints_at(path: Path) -> list[Path]:
-    """The checkpoint at ``path``, or all that the run at ``path`` has kept, oldest first.
-
-    Raises:
-        RunDirectoryError: if ``path`` is a directory that holds no run, or nothing at all.
-        CheckpointError: if the run has no checkpoint yet.
-    """
+    """The checkpoint at ``path``, or all that the run at ``path`` has kept, oldest first. Raises RunDirectoryError if
+    ``path`` is a directory that holds no run, or nothing at all; CheckpointError if the run has no checkpoint yet."""
     if path.is_file():
         return [path]
     folder = RunDirectory.open(path, for_writing=False).checkpoints
@@ -143,11 +139,7 @@ def inspect_checkpoint(path: Path, config: InspectConfig, report: Callable[[int]
 
 
 def write_inspection(inspections: Sequence[Inspection], path: Path) -> None:
-    """The inspections of one run as JSON.
-
-    Raises:
-        RunError: if it cannot be written.
-    """
+    """The inspections of one run as JSON. Raises RunError if it cannot be written."""
     first = inspections[0]
     contents = {
         "task": first.training.task,

@@ -66,11 +66,8 @@ def episode_section(study: Study) -> Section:
 
 
 def play_newest(run: Path) -> PlayedAgent:
-    """One episode of the newest checkpoint of ``run``, on the first task that it was trained on.
-
-    Raises:
-        RunError, CheckpointError, ConfigError, UnknownTask, InvalidOption, MissingPackage, EngineFailed.
-    """
+    """One episode of the newest checkpoint of ``run``, on the first task that it was trained on. Raises RunError,
+    CheckpointError, ConfigError, UnknownTask, InvalidOption, MissingPackage, EngineFailed."""
     trained = TrainedAgent.load(run)
     scene = Scene(trained.training.tasks[0].name, trained.training.env, _SEED, max_steps=_MOST_STEPS)
     with closing(scene.env()) as env:

@@ -32,11 +32,8 @@ class TrainedAgent:
 
     @staticmethod
     def load(path: Path) -> TrainedAgent:
-        """The checkpoint, or the newest one of the run, at ``path``.
-
-        Raises:
-            RunDirectoryError, CheckpointError, ConfigError, UnknownTask.
-        """
+        """The checkpoint, or the newest one of the run, at ``path``. Raises RunDirectoryError, CheckpointError,
+        ConfigError, UnknownTask."""
         file = find_checkpoint(path)
         checkpoint = load_checkpoint(file)
         training = config_from_json(checkpoint.config, file)
@@ -64,11 +61,8 @@ class TrainedAgent:
             raise ConfigError(f"the agent of {self.path} was trained on {self.training.task} and cannot play {task}")
 
     def agent(self, spec: ObservationSpec, device: torch.device, task: str) -> Agent:
-        """The agent itself, on ``device``, to play ``task``.
-
-        Raises:
-            CheckpointError: if it cannot read or do what ``spec`` says.
-        """
+        """The agent itself, on ``device``, to play ``task``. Raises CheckpointError if it cannot read or do what
+        ``spec`` says."""
         try:
             agent = make_agent(spec, self.training.agent, self.training.seed, device).eval()
             load_model_state(agent, self.model)
@@ -80,12 +74,8 @@ class TrainedAgent:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint at ``path``, or the newest one of the run at ``path``.
-
-    Raises:
-        RunDirectoryError: if ``path`` is a directory that holds no run, or nothing at all.
-        CheckpointError: if the run has no checkpoint yet.
-    """
+    """The checkpoint at ``path``, or the newest one of the run at ``path``. Raises RunDirectoryError if ``path`` is a
+    directory that holds no run, or nothing at all; CheckpointError if the run has no checkpoint yet."""
     try:
         if path.is_file():
             return path
@@ -101,11 +91,8 @@ def folder_of(path: Path) -> Path:
 
 
 def make_agent(spec: ObservationSpec, config: AgentConfig, seed: int, device: torch.device) -> Agent:
-    """A new agent whose weights follow from ``seed`` alone.
-
-    Raises:
-        ConfigError: if the agent cannot read what the environment shows.
-    """
+    """A new agent whose weights follow from ``seed`` alone. Raises ConfigError if the agent cannot read what the
+    environment shows."""
     torch.manual_seed(seed)
     try:
         agent = Agent(spec, config)
@@ -121,11 +108,8 @@ def make_agent(spec: ObservationSpec, config: AgentConfig, seed: int, device: to
 
 
 def load_encoder(agent: Agent, path: Path) -> None:
-    """Give ``agent`` the encoder of the run or checkpoint at ``path``.
-
-    Raises:
-        RunDirectoryError, CheckpointError: if there is none, or its encoder has another shape.
-    """
+    """Give ``agent`` the encoder of the run or checkpoint at ``path``. Raises RunDirectoryError, CheckpointError if
+    there is none, or its encoder has another shape."""
     model = load_checkpoint(find_checkpoint(path)).model
     prefix = "encoder."
     encoder = {name.removeprefix(prefix): tensor for name, tensor in model.items() if name.startswith(prefix)}
@@ -138,11 +122,8 @@ def load_encoder(agent: Agent, path: Path) -> None:
 
 
 def load_agent(agent: Agent, checkpoint: Checkpoint, source: Path | str) -> None:
-    """Give ``agent`` the weights of ``checkpoint``, which was read from ``source``.
-
-    Raises:
-        CheckpointError: if they do not fit.
-    """
+    """Give ``agent`` the weights of ``checkpoint``, which was read from ``source``. Raises CheckpointError if they do
+    not fit."""
     try:
         load_model_state(agent, checkpoint.model)
     except CheckpointError as error:
@@ -150,11 +131,8 @@ def load_agent(agent: Agent, checkpoint: Checkpoint, source: Path | str) -> None
 
 
 def choose_device(name: str, flag: str = "--device") -> torch.device:
-    """The device called ``name``; "auto" is the GPU where there is one, else the CPU.
-
-    Raises:
-        ConfigError: for a device that this machine does not have.
-    """
+    """The device called ``name``; "auto" is the GPU where there is one, else the CPU. Raises ConfigError for a device
+    that this machine does not have."""
     has_gpu = torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda" if has_gpu else "cpu")

@@ -26,10 +26,7 @@ _TABLE_UNITS = 8
 
 def watch_run(config: WatchConfig, console: Console) -> None:
     """Play, write the video and the picture, and tell what was found. What is played follows from the settings alone.
-
-    Raises:
-        RunError, CheckpointError, ConfigError, UnknownTask, InvalidOption, MissingPackage.
-    """
+    Raises RunError, CheckpointError, ConfigError, UnknownTask, InvalidOption, MissingPackage."""
     config.check()
     trained = TrainedAgent.load(config.run)
     task = config.task or trained.training.tasks[0].name
@@ -68,11 +65,8 @@ def watch_run(config: WatchConfig, console: Console) -> None:
 
 
 def _memory(config: WatchConfig, scene: Scene, agent: Agent, spec: ObservationSpec) -> CueMemory | str:
-    """What whole episodes say about the memory of their cues, or why there is nothing to say.
-
-    Raises:
-        ConfigError: for a decision step beyond an episode's end.
-    """
+    """What whole episodes say about the memory of their cues, or why there is nothing to say. Raises ConfigError for a
+    decision step beyond an episode's end."""
     if agent.core.state_size == 0:
         return "the core is feed-forward"
     if len(spec.shape) == 3 and find_task(scene.task).suite.name != "memory":
