@@ -14,7 +14,7 @@ from r2ac.launch.cluster.manifests.autoscaler import AutoscalerOptions, autoscal
 from r2ac.launch.cluster.manifests.kuberay import KubeRayOptions, kuberay_manifest, kuberay_run_dir
 from r2ac.launch.cluster.manifests.resources import Needs, Training, check_name, ray_version
 from r2ac.launch.cluster.manifests.slurm import SlurmOptions, slurm_manifest
-from r2ac.launch.runtime.errors import RunError, os_reason
+from r2ac.launch.runtime.errors import RunError, os_errors_as
 from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.settings.flags import is_flag, parse_known, take_flag, training_config
 
@@ -119,10 +119,7 @@ def _default_name(task: str, label: str, seed: int, now: datetime) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
-        with open(path, "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise RunError(f"{path} is there already: remove it, or choose another --output") from error
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {os_reason(error)}") from error
+    if path.exists():
+        raise RunError(f"{path} is there already: remove it, or choose another --output")
+    with os_errors_as(RunError, f"{path} cannot be written"), open(path, "x", encoding="utf-8") as file:
+        file.write(text)

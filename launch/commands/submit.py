@@ -34,7 +34,10 @@ def submit_command(arguments: Sequence[str], console: Console) -> int:
     address = cluster_address(own.cluster)
     earlier = take_flag(words, "--resume")
     # What can be seen without the cluster is said first.
-    _refuse_words(words, earlier)
+    if earlier is not None and words and not words[0].startswith("-"):
+        raise ConfigError(f"--resume goes on with the task of the run: {words[0]!r} cannot be given too")
+    if any(is_flag(word, "--ray-address") for word in words):
+        raise ConfigError("--ray-address cannot be given: a job uses the cluster that it runs on (--cluster names it)")
     request = _new(own, words) if earlier is None else None
     server = JobServer(address)
     request = request or _resumed(own, words, earlier or "", server)
@@ -64,9 +67,8 @@ def _new(own: SubmitArguments, words: list[str]) -> JobRequest:
     if names is not None and words and not words[0].startswith("-"):
         raise ConfigError(f"--suite {names} trains an agent on each of its tasks: {words[0]!r} cannot be given too")
     if given is not None and not is_place(given):
-        raise ConfigError(
-            f"--run-dir is {given!r}, but for a job it must be an absolute path on the nodes, ~/… or a URL"
-        )
+        places = "an absolute path on the nodes, ~/… or a URL"
+        raise ConfigError(f"--run-dir is {given!r}, but for a job it must be {places}")
     label = names or words.pop(0)
     flags = _on_the_cluster(words)
     job_id = new_job_id(label, secrets.token_hex(3))
@@ -113,14 +115,6 @@ def _config_here(place: str) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return config if isinstance(config, dict) else None
-
-
-def _refuse_words(words: Sequence[str], earlier: str | None) -> None:
-    """Raise ConfigError for what a job cannot be given."""
-    if earlier is not None and words and not words[0].startswith("-"):
-        raise ConfigError(f"--resume goes on with the task of the run: {words[0]!r} cannot be given too")
-    if any(is_flag(word, "--ray-address") for word in words):
-        raise ConfigError("--ray-address cannot be given: a job uses the cluster that it runs on (--cluster names it)")
 
 
 def _on_the_cluster(words: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r2ac.launch.runs.tensorboard import TAGS
-from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
+from r2ac.launch.runtime.errors import RunDirectoryError, os_errors_as, os_reason
 
 _Floats = NDArray[np.float64]
 
@@ -91,10 +91,8 @@ def find_tag(tags: Container[str], metric: str) -> str | None:
 
 
 def _event_files(run: Path) -> list[Path]:
-    try:
+    with os_errors_as(RunDirectoryError, f"{run} cannot be read"):
         return sorted(path for path in run.iterdir() if "tfevents" in path.name and path.is_file())
-    except OSError as error:
-        raise RunDirectoryError(f"{run} cannot be read: {os_reason(error)}") from error
 
 
 def _events(path: Path) -> Iterator[Any]:

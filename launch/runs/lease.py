@@ -16,18 +16,13 @@ from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store
 class Lease:
     """The right to write the run in a store: ``writer.json`` there, with host, process, time and a token.
 
-    The token names the copy of the run on some machine's disk that is written to the store. It stays in the file when
-    the lease is given back: a copy whose token it is holds what the store holds.
+    The token is that of the copy of the run on this machine's disk, which no other process uses. It stays in the file
+    when the lease is given back: a copy whose token it is holds what the store holds.
 
-    Stores know no locks. A process that writes the file waits a moment and reads it again: the last writer holds the
+    Stores have no locks. A process that writes the file waits a moment and reads it again: the last writer holds the
     lease. A holder that finds another's token later, after a pause of its machine, must stop. Clocks of the machines
     that share a store must agree within minutes. All methods raise StorageUnavailable, and StorageError where the file
     is damaged or another process has the lease.
-
-    Args:
-        store: of the run.
-        token: of this machine's copy, which no other process uses.
-        clock: seconds since 1970.
     """
 
     stale_seconds = 180.0

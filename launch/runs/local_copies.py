@@ -13,7 +13,7 @@ from rich.console import Console
 from r2ac.launch.runs.run_directory import json_text, open_locked, write_atomically
 from r2ac.launch.runs.run_files import changed_files, file_state, wanted
 from r2ac.launch.runs.storage import StorageError, Store, cache_folder
-from r2ac.launch.runtime.errors import os_reason
+from r2ac.launch.runtime.errors import os_errors_as
 from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.settings.places import is_url
 
@@ -119,14 +119,12 @@ class _Copy:
     def _locked(self) -> Iterator[dict[str, tuple[str, str]]]:
         """The manifest, name -> (mark there, state here), while no other process changes the copy; then it is kept."""
         file, manifest = self.folder / "manifest.json", dict[str, tuple[str, str]]()
-        try:
-            with open_locked(self.folder / "lock", wait=True):
-                with suppress(FileNotFoundError, ValueError, TypeError):
-                    for name, (there, here) in json.loads(file.read_text(encoding="utf-8")).items():
-                        manifest[name] = (there, here)
-                try:
-                    yield manifest
-                finally:
-                    write_atomically(file, json_text(manifest))
-        except OSError as error:
-            raise StorageError(f"{self.folder} cannot hold a copy of {self.store.url}: {os_reason(error)}") from error
+        sentence = f"{self.folder} cannot hold a copy of {self.store.url}"
+        with os_errors_as(StorageError, sentence), open_locked(self.folder / "lock", wait=True):
+            with suppress(FileNotFoundError, ValueError, TypeError):
+                for name, (there, here) in json.loads(file.read_text(encoding="utf-8")).items():
+                    manifest[name] = (there, here)
+            try:
+                yield manifest
+            finally:
+                write_atomically(file, json_text(manifest))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from r2ac.launch.runs.run_directory import RunDirectory, write_atomically
 from r2ac.launch.runs.tensorboard import EventWriter
-from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
+from r2ac.launch.runtime.errors import RunDirectoryError, os_errors_as
 
 
 class MetricsWriter:
@@ -27,15 +27,16 @@ class MetricsWriter:
     """
 
     def __init__(self, run: RunDirectory, resume_from_step: int | None) -> None:
-        self._path = run.metrics_path
         purge_step = None
-        with _writing(self._path):
+        self._unwritable = f"{run.metrics_path} cannot be written"
+        with os_errors_as(RunDirectoryError, self._unwritable):
             if resume_from_step is not None:
                 _remove_lines_beyond(run.metrics_path, resume_from_step)
                 # TensorBoard hides the steps from purge_step on; the checkpoint's own step stays.
                 purge_step = resume_from_step + 1
-            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 (open until close)
-            self._events = EventWriter(run.path, purge_step)
+            self._file = open(run.metrics_path, "a", encoding="utf-8")  # noqa: SIM115 (open until close)
+        self.events = EventWriter(run.path, purge_step)
+        """What TensorBoard shows beside these measurements is written to it."""
 
     def write(self, env_steps: int, env_frames: int, wall_time: float, values: Mapping[str, float]) -> None:
         """One line, flushed: steps, frames, seconds since the run began (cumulative over resumes) and ``values``.
@@ -50,26 +51,16 @@ class MetricsWriter:
             "wall_time": round(float(wall_time), 3),
         }
         row.update({name: _json_number(value) for name, value in values.items()})
-        with _writing(self._path):
+        with os_errors_as(RunDirectoryError, self._unwritable):
             self._file.write(json.dumps(row, allow_nan=False) + "\n")
             self._file.flush()
-            self._events.write(int(env_steps), values)
-
-    def write_config(self, config: Mapping[str, Any], env_steps: int) -> None:
-        """Gives TensorBoard the settings with which the run begins, or goes on, at ``env_steps``."""
-        with _writing(self._path):
-            self._events.write_config(config, int(env_steps))
-
-    def write_gif(self, gif: bytes, size: tuple[int, int], env_steps: int) -> None:
-        """Gives TensorBoard an animated GIF of this width and height, of an episode at ``env_steps``."""
-        with _writing(self._path):
-            self._events.write_gif(gif, size, int(env_steps))
+        self.events.write(int(env_steps), values)
 
     def close(self) -> None:
         """Closes both files; a second call does nothing."""
-        with _writing(self._path):
+        with os_errors_as(RunDirectoryError, self._unwritable):
             self._file.close()
-            self._events.close()
+        self.events.close()
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -87,12 +78,10 @@ def read_metrics(run_path: Path | str) -> list[dict[str, Any]]:
     is missing, holds no whole line or is damaged.
     """
     path = RunDirectory(Path(run_path)).metrics_path
-    try:
+    with os_errors_as(RunDirectoryError, f"{path} cannot be read"):
+        if not path.exists():
+            raise RunDirectoryError(f"{run_path} holds no metrics.jsonl: nothing was measured there")
         lines = _read_lines(path)
-    except FileNotFoundError as error:
-        raise RunDirectoryError(f"{run_path} holds no metrics.jsonl: nothing was measured there") from error
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be read: {os_reason(error)}") from error
     if not lines:
         raise RunDirectoryError(f"{path} is empty: the run has measured nothing yet")
     return [row for _, row in lines]
@@ -110,32 +99,18 @@ def _read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     texts = path.read_text(encoding="utf-8", errors="replace").split("\n")
     lines = []
     for number, text in enumerate(texts, start=1):
-        row = _parse(text)
-        if row is not None:
+        try:
+            row = json.loads(text)
+        except ValueError:
+            row = None
+        if isinstance(row, dict) and isinstance(row.get("env_steps"), int | float):
             lines.append((text, row))
         elif number < len(texts):
             raise RunDirectoryError(f"{path} is damaged: line {number} is not a JSON object with env_steps")
     return lines
 
 
-def _parse(text: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(text)
-    except ValueError:
-        return None
-    whole = isinstance(row, dict) and isinstance(row.get("env_steps"), int | float)
-    return row if whole else None
-
-
 def _json_number(value: float) -> float | None:
     if isinstance(value, Integral):
         return int(value)
     return float(value) if math.isfinite(value) else None
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be written: {os_reason(error)}") from error

@@ -18,7 +18,7 @@ from r2ac.launch.runs.lease import Lease
 from r2ac.launch.runs.run_directory import RunDirectory, json_text, open_locked, write_atomically
 from r2ac.launch.runs.run_files import changed_files, is_checkpoint, wanted
 from r2ac.launch.runs.storage import PARTIAL, StorageError, StorageUnavailable, Store, cache_folder
-from r2ac.launch.runtime.errors import os_reason
+from r2ac.launch.runtime.errors import os_errors_as
 
 
 def staging_path(url: str) -> Path:
@@ -32,8 +32,8 @@ class Mirror:
     A thread copies them to the URL after each `push`, so that a slow store keeps nobody waiting; what cannot be copied
     is reported and tried again the next time. At the end all is copied once more, and the folder removed.
 
-    A folder that is there already, left by a process that died, goes on only if it was the last that wrote to the URL.
-    Else the URL holds the truth: the folder is put aside, and what is at the URL is fetched.
+    A folder left by a process that died goes on only if it was the last that wrote to the URL. Else it is put aside,
+    and what is at the URL is fetched.
 
     Args:
         url: of the run.
@@ -42,8 +42,7 @@ class Mirror:
         patient: whether to wait for a writer that may be dead, as after a restart.
 
     Raises:
-        StorageError: where another process writes the run, where a new one would be written over another, or where
-            there is none to go on with.
+        StorageError: where another process writes the run, a new one would replace another, or none is there to go on.
         StorageUnavailable: where the store cannot be read or written.
         MissingPackage: where the package that reads the store is missing.
     """
@@ -76,12 +75,11 @@ class Mirror:
 
     def __enter__(self) -> Mirror:
         lock = self.path.parent / "lock"
-        try:
-            self._lock = open_locked(lock)
-        except BlockingIOError as error:
-            raise StorageError(f"{self.url} is in use by another process of this machine") from error
-        except OSError as error:
-            raise StorageError(f"{lock} cannot be written: {os_reason(error)}") from error
+        with os_errors_as(StorageError, f"{lock} cannot be written"):
+            try:
+                self._lock = open_locked(lock)
+            except BlockingIOError as error:
+                raise StorageError(f"{self.url} is in use by another process of this machine") from error
         try:
             self._open()
         except BaseException:
@@ -150,10 +148,8 @@ class Mirror:
             return uuid.uuid4().hex, False
 
     def _write_copy(self, token: str, whole: bool) -> None:
-        try:
+        with os_errors_as(StorageError, f"{self._copy_file} cannot be written"):
             write_atomically(self._copy_file, json_text({"token": token, "whole": whole}))
-        except OSError as error:
-            raise StorageError(f"{self._copy_file} cannot be written: {os_reason(error)}") from error
 
     def _work(self) -> None:
         """Copy when asked to, and say again and again that this process is there."""

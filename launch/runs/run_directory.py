@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import itertools
 import json
@@ -12,11 +11,12 @@ import socket
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
 
-from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
+from r2ac.launch.runtime.errors import RunDirectoryError, os_errors_as, os_reason
 
 _PATIENCE, _POLL_SECONDS = 600.0, 0.2
 
@@ -46,7 +46,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-@contextlib.contextmanager
+@contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Makes a directory that no other process has: ``path``, or the first of ``path``-2, ``path``-3, … that is not
     there yet. At the end it is removed, with empty parents, if it is empty. Raises RunDirectoryError where none can be
@@ -63,7 +63,7 @@ def new_directory(path: Path) -> Iterator[Path]:
     try:
         yield made
     finally:
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.removedirs(made)
 
 
@@ -126,7 +126,8 @@ class RunDirectory:
         """
         run = cls(Path(path))
         text = json_text(config, indent=2)
-        try:
+        with ExitStack() as on_error, os_errors_as(RunDirectoryError, f"{run.path} cannot hold a run"):
+            on_error.callback(run.close)
             run._check_holds_no_run()
             run.path.mkdir(parents=True, exist_ok=True)
             run._acquire()
@@ -134,12 +135,7 @@ class RunDirectory:
             run._check_holds_no_run()
             run.checkpoints.mkdir(exist_ok=True)
             write_atomically(run.config_path, text)
-        except OSError as error:
-            run.close()
-            raise RunDirectoryError(f"{run.path} cannot hold a run: {os_reason(error)}") from error
-        except RunDirectoryError:
-            run.close()
-            raise
+            on_error.pop_all()
         return run
 
     @classmethod
@@ -152,7 +148,9 @@ class RunDirectory:
         Raises RunDirectoryError where ``path`` is not a run, or, with ``for_writing``, is in use or cannot be written.
         """
         run = cls(Path(path))
-        try:
+        sentence = f"run directory {run.path} cannot be {'written' if for_writing else 'read'}"
+        with ExitStack() as on_error, os_errors_as(RunDirectoryError, sentence):
+            on_error.callback(run.close)
             if not run.path.exists():
                 raise RunDirectoryError(f"{run.path} does not exist")
             if not run.config_path.is_file():
@@ -160,10 +158,7 @@ class RunDirectory:
             if for_writing:
                 run._acquire(waits)
                 run.checkpoints.mkdir(exist_ok=True)
-        except OSError as error:
-            run.close()
-            action = "written" if for_writing else "read"
-            raise RunDirectoryError(f"run directory {run.path} cannot be {action}: {os_reason(error)}") from error
+            on_error.pop_all()
         return run
 
     def read_config(self) -> dict[str, Any]:
@@ -183,23 +178,21 @@ class RunDirectory:
 
     def write_config(self, config: dict[str, Any]) -> None:
         """Replaces ``config.json``. Raises RunDirectoryError where it cannot be written."""
-        try:
+        with os_errors_as(RunDirectoryError, f"{self.config_path} cannot be written"):
             write_atomically(self.config_path, json_text(config, indent=2))
-        except OSError as error:
-            raise RunDirectoryError(f"{self.config_path} cannot be written: {os_reason(error)}") from error
 
     def discard(self) -> None:
         """Removes a run that never came to a checkpoint: what `create` made, metrics without a line, unfinished
         checkpoints, and the directory if nothing else is in it."""
         self.config_path.unlink(missing_ok=True)
         (self.path / "run.lock").unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             if self.metrics_path.stat().st_size == 0:
                 self.metrics_path.unlink()
         for part in self.checkpoints.glob(".*"):
             part.unlink(missing_ok=True)
         for folder in (self.checkpoints, self.path):
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 folder.rmdir()
         self.close()
 

@@ -8,12 +8,12 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from r2ac.envs import MissingPackage
-from r2ac.launch.runtime.errors import RunError, os_reason
+from r2ac.launch.runtime.errors import RunError, os_errors_as, os_reason
 
 PARTIAL = ".r2ac-partial"
 """How the names of files end that are still being written."""
@@ -42,12 +42,8 @@ def cache_folder(kind: str, url: str) -> Path:
     except RuntimeError:
         home = str(Path(tempfile.gettempdir()) / f"cache-{os.getuid()}")
     folder = Path(home) / "r2ac" / kind / hashlib.sha256(url.rstrip("/").encode()).hexdigest()[:16]
-    try:
+    with os_errors_as(StorageError, f"{folder} cannot hold a copy of {url} (XDG_CACHE_HOME chooses another)"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise StorageError(
-            f"{folder} cannot hold a copy of {url}: {os_reason(error)} (XDG_CACHE_HOME chooses another place)"
-        ) from error
     return folder
 
 
@@ -87,8 +83,8 @@ class Store:
         with self._explained("read"):
             self._fs.invalidate_cache()
             found = self._fs.find(self._root, detail=True)
-        marks = {path[len(self._root) + 1 :]: _mark(info) for path, info in found.items()}
-        return {name: mark for name, mark in marks.items() if _is_inside(name)}
+        names = {path[len(self._root) + 1 :]: info for path, info in found.items()}
+        return {name: _mark(info) for name, info in names.items() if _is_inside(name)}
 
     def read(self, name: str) -> bytes | None:
         """A small file; None where there is none."""
@@ -101,16 +97,12 @@ class Store:
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The object in a small file; None where there is no file. Raises StorageError where it is damaged."""
-        data = self.read(name)
-        if data is None:
+        if (data := self.read(name)) is None:
             return None
-        try:
-            value = json.loads(data)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
-            raise StorageError(f"{self.url}/{name} is damaged: it holds no JSON object")
-        return value
+        with suppress(ValueError):
+            if isinstance(value := json.loads(data), dict):
+                return value
+        raise StorageError(f"{self.url}/{name} is damaged: it holds no JSON object")
 
     def write(self, name: str, content: bytes | Path) -> None:
         """Replaces a file by bytes or by a file of this machine; a reader meets the old one or the new one, whole."""
@@ -145,11 +137,8 @@ class Store:
 
     def remove(self, name: str) -> None:
         """Removes a file, if it is there."""
-        with self._explained("written"):
-            try:
-                self._fs.rm_file(self._path(name))
-            except FileNotFoundError:
-                return
+        with self._explained("written"), suppress(FileNotFoundError):
+            self._fs.rm_file(self._path(name))
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from r2ac.envs import Task
 from r2ac.launch.runs.run_directory import json_text, write_atomically
 from r2ac.launch.runs.storage import Store
-from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
+from r2ac.launch.runtime.errors import RunDirectoryError, os_errors_as, os_reason
 from r2ac.launch.settings.places import is_url
 
 _NAME = "suite.json"
@@ -50,11 +50,9 @@ class SuiteRun:
         text = json_text({"tasks": self.names, "flags": self.flags})
         if is_url(self.place):
             return Store(self.place).write(_NAME, text.encode())
-        try:
+        with os_errors_as(RunDirectoryError, f"{self.place} cannot hold runs"):
             Path(self.place).mkdir(parents=True, exist_ok=True)
             write_atomically(_description(self.place), text)
-        except OSError as error:
-            raise RunDirectoryError(f"{self.place} cannot hold runs: {os_reason(error)}") from error
 
     def place_of(self, task: Task) -> str:
         """Where the run of a task lies: a path or a URL."""

@@ -31,6 +31,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from r2ac.launch.runtime.errors import RunDirectoryError, os_errors_as
+
 _RETURNS = ("episode_return", "episode_length", "episodes", "normalised_return", "capped_normalised_return")
 TAGS: Mapping[str, str] = {**{key: f"returns/{key}" for key in _RETURNS}, "updates": "learner/updates"}
 """The tags of keys of ``metrics.jsonl`` that stand in no group; the tag of any other key is the key."""
@@ -44,7 +46,7 @@ class EventWriter:
         purge_step: TensorBoard hides what earlier files hold of this step and later ones; None hides nothing.
 
     Raises:
-        OSError: from all methods, where the file system takes no more.
+        RunDirectoryError: from all methods, where the file system takes no more.
     """
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
@@ -53,8 +55,10 @@ class EventWriter:
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         # Readers take event files in the order of their names.
-        name = f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
-        self._records = RecordWriter(open(folder / name, "xb"))  # noqa: SIM115 (open until close)
+        path = folder / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}.{os.getpid()}"
+        self._unwritable = f"{path} cannot be written"
+        with os_errors_as(RunDirectoryError, self._unwritable):
+            self._records = RecordWriter(open(path, "xb"))  # noqa: SIM115 (open until close)
         self._end: Any = None
         self._add(file_version="brain.Event:2")
         if purge_step is not None:
@@ -76,10 +80,7 @@ class EventWriter:
         table = "\n".join(["| setting | value |", "| --- | --- |", *rows])
         self._add(step=env_steps, summary=text("config", table))
         # A bool is an int, and 1.0 says less than True.
-        numbers = {
-            name: value if isinstance(value, int | float) and not isinstance(value, bool) else _text(value)
-            for name, value in settings.items()
-        }
+        numbers = {name: value if type(value) in (int, float) else _text(value) for name, value in settings.items()}
         experiment, start, self._end = hparams(numbers, {TAGS["episode_return"]: None})
         self._add(summary=experiment)
         self._add(summary=start)
@@ -96,13 +97,15 @@ class EventWriter:
         if self._end is not None:
             end, self._end = self._end, None
             self._add(summary=end)
-        self._records.close()
+        with os_errors_as(RunDirectoryError, self._unwritable):
+            self._records.close()
 
     def _add(self, **fields: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event
 
-        self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
-        self._records.flush()
+        with os_errors_as(RunDirectoryError, self._unwritable):
+            self._records.write(Event(wall_time=time.time(), **fields).SerializeToString())
+            self._records.flush()
 
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:

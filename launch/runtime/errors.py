@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -35,6 +37,15 @@ def os_reason(error: OSError) -> str:
         # What mkdir says of a regular file in its way, File exists, misleads.
         return "a file stands where a folder should be"
     return error.strerror or str(error)
+
+
+@contextmanager
+def os_errors_as(kind: type[Exception], sentence: str) -> Iterator[None]:
+    """An error of the file system within this context is raised as one of ``kind``: the sentence and the reason."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{sentence}: {os_reason(error)}") from error
 
 
 def with_details_kept(error: Exception, folder: Path | None = None) -> str:

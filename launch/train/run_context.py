@@ -68,7 +68,7 @@ class RunContext:
         with MetricsWriter(self.directory, self.env_steps if self.checkpoint else None) as self.metrics:
             if self.checkpoint is not None:
                 self.directory.write_config(config.to_json())
-            self.metrics.write_config(config.to_json(), self.env_steps)
+            self.metrics.events.write_config(config.to_json(), self.env_steps)
             try:
                 yield
             except EnvironmentFailed as error:
@@ -99,7 +99,7 @@ class RunContext:
         there is none."""
         with suppress(EngineFailed):
             gif = film_episode(agent, task, options, seed=env_steps)
-            self.metrics.write_gif(gif.data, gif.size, env_steps)
+            self.metrics.events.write_gif(gif.data, gif.size, env_steps)
 
     def save(self, checkpoint: Checkpoint, keep: int) -> None:
         """Write a checkpoint, keep the newest ``keep``, and begin to copy the run to its URL."""

@@ -14,7 +14,7 @@ import shutil
 import tarfile
 import time
 import zlib
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from r2ac.launch.cluster.jobs.server import JobError, JobRequest, JobServer
 from r2ac.launch.cluster.jobs.submission import quoted_place, submit_with_package
 from r2ac.launch.runs.run_files import OF_A_RUN, Choice, files_below, wanted
 from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store
-from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
+from r2ac.launch.runtime.errors import RunDirectoryError, os_errors_as
 from r2ac.launch.settings.places import is_url
 
 # A tar archive of empty files is a few kB a file.
@@ -61,17 +61,14 @@ def fetch(server: JobServer, job: Job, output: Path, limit: int, checkpoints: bo
         raise RunDirectoryError(f"{output} exists already, and a run that is fetched needs a new directory: --output")
     # Under another name, so that the output is there whole or not at all.
     partial = output.parent / f".{output.name}.partial-{os.getpid()}"
-    try:
+    choice: Choice = "newest" if checkpoints else "none"
+    with ExitStack() as at_the_end, os_errors_as(RunDirectoryError, f"{output} cannot be written"):
+        at_the_end.callback(shutil.rmtree, partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        choice: Choice = "newest" if checkpoints else "none"
         way = _bring(server, job, job.run_directory, partial, limit, choice, wait_seconds)
         files = files_below(partial)
         size = sum((partial / name).stat().st_size for name in files)
         partial.rename(output)
-    except OSError as error:
-        raise RunDirectoryError(f"{output} cannot be written: {os_reason(error)}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return Fetched(len(files), size, way)
 
 

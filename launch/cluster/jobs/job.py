@@ -9,13 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-NAME, TASK, RUN_DIRECTORY, CONFIG, PYTHON = (
-    "job_name",
-    "r2ac_task",
-    "r2ac_run_directory",
-    "r2ac_config",
-    "r2ac_python",
-)
+NAME, TASK, RUN_DIRECTORY = "job_name", "r2ac_task", "r2ac_run_directory"
+CONFIG, PYTHON = "r2ac_config", "r2ac_python"
 """Keys of what `r2ac submit` writes into a job's metadata."""
 SENDER = "fetch"
 """What stands in the place of a task in the ids of the small jobs that send a run to `r2ac jobs fetch`."""

@@ -25,39 +25,33 @@ class PackError(Exception):
     """A run directory cannot be sent; the message is one sentence."""
 
 
-def pack(run: Path, archive: IO[bytes], limit: int, checkpoints: Choice) -> None:
-    """Write what is `wanted` of a run into ``archive``, a compressed tar.
+def send(run: Path, out: IO[str], limit: int, checkpoints: Choice) -> None:
+    """Print what is `wanted` of a run, a compressed tar, as text between two marks; the first has the checksum.
 
     Raises:
         PackError: where there is no run, it cannot be read, or its files are larger than ``limit`` bytes together.
     """
     if not any((run / name).is_file() for name in OF_A_RUN):
         raise PackError(f"there is no run in {run} on this node")
-    total = 0
-    with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=6) as tar:
-        for name in wanted(files_below(run), checkpoints):
-            try:
-                total += (run / name).stat().st_size
-                if total > limit:
-                    raise PackError(f"{run} holds more than {limit / 2**20:,.0f} MiB")
-                content = (run / name).read_bytes()
-            except FileNotFoundError:
-                # The run goes on, and has removed what was too old.
-                continue
-            except OSError as error:
-                raise PackError(f"{run / name} cannot be read: {error.strerror or error}") from error
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            tar.addfile(entry, io.BytesIO(content))
-
-
-def send(run: Path, out: IO[str], limit: int, checkpoints: Choice) -> None:
-    """Print a run as text between two marks; the first has the checksum. Raises PackError."""
     with tempfile.TemporaryFile() as archive:
-        pack(run, archive, limit, checkpoints)
+        with tarfile.open(fileobj=archive, mode="w:gz", compresslevel=6) as tar:
+            total = 0
+            for name in wanted(files_below(run), checkpoints):
+                try:
+                    total += (run / name).stat().st_size
+                    if total > limit:
+                        raise PackError(f"{run} holds more than {limit / 2**20:,.0f} MiB")
+                    content = (run / name).read_bytes()
+                except FileNotFoundError:
+                    # The run goes on, and has removed what was too old.
+                    continue
+                except OSError as error:
+                    raise PackError(f"{run / name} cannot be read: {error.strerror or error}") from error
+                entry = tarfile.TarInfo(name)
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
         archive.seek(0)
-        digest = hashlib.file_digest(archive, "sha256").hexdigest()
-        out.write(f"{BEGIN}{json.dumps({'sha256': digest})}\n")
+        out.write(f"{BEGIN}{json.dumps({'sha256': hashlib.file_digest(archive, 'sha256').hexdigest()})}\n")
         archive.seek(0)
         while chunk := archive.read(_CHUNK):
             out.write(base64.b64encode(chunk).decode("ascii") + "\n")

@@ -18,11 +18,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 def build_wheel(folder: Path) -> Path:
     """Write ``r2ac-VERSION-py3-none-any.whl`` into ``folder`` from the modules that this process imports: those of a
-    checkout, of an editable install or of an installed wheel. Equal sources give equal bytes.
-
-    Raises:
-        OSError: as the file system gives it.
-    """
+    checkout, of an editable install or of an installed wheel. Equal sources give equal bytes. Raises OSError."""
     installed = distribution("r2ac")
     path = folder / f"r2ac-{installed.version}-py3-none-any.whl"
     record = f"r2ac-{installed.version}.dist-info/RECORD"
@@ -37,11 +33,7 @@ def build_wheel(folder: Path) -> Path:
 
 
 def add_modules(archive: Path, modules: Iterable[Path]) -> None:
-    """Add modules to a zip archive, at its top: files, and folders with all that is in them.
-
-    Raises:
-        OSError: as the file system gives it.
-    """
+    """Add modules to a zip archive, at its top: files, and folders with all that is in them. Raises OSError."""
     with zipfile.ZipFile(archive, "a", zipfile.ZIP_DEFLATED) as opened:
         for module in modules:
             for file in [module] if module.is_file() else _sources(module):
@@ -63,14 +55,11 @@ def _files(installed: Distribution) -> Iterator[tuple[str, bytes]]:
         for file in _sources(root):
             yield f"r2ac/{folder}/{file.relative_to(root).as_posix()}", file.read_bytes()
     description = f"r2ac-{installed.version}.dist-info"
-    yield f"{description}/METADATA", _metadata(installed).encode()
+    # A checkout's own entry has another name for it.
+    metadata = installed.read_text("METADATA") or installed.read_text("PKG-INFO") or ""
+    yield f"{description}/METADATA", metadata.encode()
     yield f"{description}/WHEEL", _WHEEL.encode()
     yield f"{description}/entry_points.txt", (installed.read_text("entry_points.txt") or "").encode()
-
-
-def _metadata(installed: Distribution) -> str:
-    # A checkout's own entry has another name for it.
-    return installed.read_text("METADATA") or installed.read_text("PKG-INFO") or ""
 
 
 def _write(wheel: zipfile.ZipFile, name: str, content: bytes) -> None:
