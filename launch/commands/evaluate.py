@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +18,6 @@ from r2ac.launch.settings.flags import parse, require_runs
 
 if TYPE_CHECKING:
     from r2ac.launch.evaluation.plan import EvaluationPlan
-    from r2ac.launch.evaluation.session import EvaluationSession
 
 
 @dataclass(frozen=True)
@@ -62,17 +60,15 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
     _check(parsed)
     device = _device(parsed)
     from r2ac.launch.evaluation.plan import make_plan
-    from r2ac.launch.evaluation.session import EvaluationSession
+    from r2ac.launch.evaluation.session import play_plan, print_results
     from r2ac.launch.evaluation.workers import Workers
 
     plan = make_plan(parsed.runs, parsed.suite, replace(parsed.settings, device=device), parsed.output)
     workers = Workers(parsed.workers, parsed.ray_address, gpu=device.startswith("cuda"))
-    with ExitStack() as stack:
-        session = stack.enter_context(EvaluationSession(plan, console, parsed.fresh))
-        signals = stack.enter_context(StopSignals())
-        session.play(workers, signals, parsed.stall_seconds)
-    session.print_results()
-    return _exit_code(plan, session, signals)
+    with StopSignals() as signals:
+        play_plan(plan, console, workers, signals, parsed.stall_seconds, parsed.fresh)
+    print_results(plan, console)
+    return _exit_code(plan, signals)
 
 
 def _check(arguments: EvaluateArguments) -> None:
@@ -94,11 +90,11 @@ def _device(arguments: EvaluateArguments) -> str:
     return str(device)
 
 
-def _exit_code(plan: EvaluationPlan, session: EvaluationSession, signals: StopSignals) -> int:
+def _exit_code(plan: EvaluationPlan, signals: StopSignals) -> int:
     """Says what failed, each in one sentence."""
     print_failures(failure.sentence for failure in plan.failures)
     if signals.received is not None:
         return 128 + signals.received
     if not plan.failures:
         return 0
-    return 1 if session.results or not all(failure.bad_input for failure in plan.failures) else 2
+    return 1 if plan.results or not all(failure.bad_input for failure in plan.failures) else 2

@@ -51,6 +51,11 @@ class EvaluationPlan:
     """By the paths of their checkpoints."""
     failures: list[EvaluationFailure] = field(default_factory=list)
 
+    @property
+    def results(self) -> list[Planned]:
+        """The rows that have a seed or more."""
+        return [row for row in self.rows if row.evaluation.episodes]
+
     def add(self, row: Planned) -> None:
         """Take in a row; one checkpoint plays the same for the same file once, however often it is named."""
         if row.key not in {other.key for other in self.rows}:

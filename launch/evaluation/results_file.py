@@ -19,8 +19,7 @@ from typing import Any
 from r2ac.envs import MissingPackage, find_task
 from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, evaluation_path
 from r2ac.launch.evaluation.protocols import EvaluationConfig
-from r2ac.launch.evaluation.tables import evaluation_markdown
-from r2ac.launch.evaluation.task_means import means_by_set
+from r2ac.launch.evaluation.tables import evaluation_markdown, means_by_set
 from r2ac.launch.runs.run_directory import json_text, write_atomically
 from r2ac.launch.runtime.errors import RunError, os_reason
 from r2ac.launch.settings.config import config_from_json

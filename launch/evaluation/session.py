@@ -13,8 +13,7 @@ from r2ac.launch.evaluation.evaluate import Evaluation
 from r2ac.launch.evaluation.evaluation_progress import Amount, EvaluationProgress, expected_time
 from r2ac.launch.evaluation.plan import EvaluationPlan, Planned, is_refused
 from r2ac.launch.evaluation.results_file import EvaluationFile
-from r2ac.launch.evaluation.tables import evaluation_markdown, print_evaluations
-from r2ac.launch.evaluation.task_means import TaskMeans, task_means
+from r2ac.launch.evaluation.tables import TaskMeans, evaluation_markdown, print_evaluations, task_means
 from r2ac.launch.evaluation.workers import Unit, Workers, check_can_be_ended, play_units
 from r2ac.launch.runs.loading import folder_of
 from r2ac.launch.runs.run_directory import write_atomically
@@ -22,55 +21,34 @@ from r2ac.launch.runtime.errors import RunError, os_reason
 from r2ac.launch.runtime.stop_signals import StopSignals
 
 
-class EvaluationSession:
-    """The results of a plan while they come in; a context manager that keeps others from writing into their files.
+def play_plan(
+    plan: EvaluationPlan,
+    console: Console,
+    workers: Workers,
+    signals: StopSignals,
+    stall_seconds: float = 60.0,
+    fresh: bool = False,
+) -> None:
+    """Play what is missing of a plan, or until a signal comes; every seed is on file once it has ended.
+
+    Meanwhile no other evaluation may write into these files.
 
     Args:
-        plan: what to play; what fails is noted there.
-        console: where the progress and the results are shown.
+        plan: what to play; takes the results, and what fails.
+        console: where the progress is shown.
+        workers: where to play.
+        signals: that end it.
+        stall_seconds: without a step of a seed, after which the progress says so.
         fresh: do not go on with what is on file.
+
+    Raises:
+        ConnectionFailed: if there is no Ray cluster at the address given.
+        ConfigError: if a GPU is asked for and Ray has none; for a time-out of steps in this process.
+        RunError: where a file can no longer be written.
     """
-
-    def __init__(self, plan: EvaluationPlan, console: Console, fresh: bool) -> None:
-        self._plan, self._console, self._fresh = plan, console, fresh
-        self._files: dict[Path, EvaluationFile] = {}
-        self._open_files = ExitStack()
-
-    def __enter__(self) -> EvaluationSession:
-        rows, self._plan.rows = self._plan.rows, []
-        for row in rows:
-            with self._plan.noting():
-                if row.target not in self._files:
-                    file = self._open_files.enter_context(EvaluationFile(row.target, self._fresh))
-                    self._files[row.target] = file
-                row.evaluation, sentence = self._files[row.target].go_on(row.evaluation)
-                self._plan.rows.append(row)
-                if sentence is not None:
-                    self._print(f"{row.path}: {sentence}")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._open_files.close()
-
-    @property
-    def results(self) -> list[Planned]:
-        """The rows that have a seed or more, in the order of the plan."""
-        return [row for row in self._plan.rows if row.evaluation.episodes]
-
-    def play(self, workers: Workers, signals: StopSignals, stall_seconds: float = 60.0) -> None:
-        """Play what is missing, or until a signal comes; every seed is on file once it has ended.
-
-        Args:
-            workers: where.
-            signals: that end it.
-            stall_seconds: without a step of a seed, after which the progress says so.
-
-        Raises:
-            ConnectionFailed: if there is no Ray cluster at the address given.
-            ConfigError: if a GPU is asked for and Ray has none; for a time-out of steps in this process.
-            RunError: where a file can no longer be written.
-        """
-        rows = self._plan.rows
+    with ExitStack() as stack:
+        files = _open_files(plan, console, fresh, stack)
+        rows = plan.rows
         missing = [
             Unit(i, seed, replace(row.evaluation, episodes=()))
             for i, row in enumerate(rows)
@@ -80,7 +58,7 @@ class EvaluationSession:
             return
         check_can_be_ended(missing, workers)
         seeds = sum(row.evaluation.config.seeds for row in rows)
-        self._print(self._outlook(missing, seeds))
+        _print(console, _outlook(missing, seeds))
         amounts = [
             Amount(
                 f"{row.path.name} {row.evaluation.task} {row.evaluation.config.split}",
@@ -89,54 +67,67 @@ class EvaluationSession:
             )
             for row in rows
         ]
-        with (
-            EvaluationProgress(self._console, amounts, stall_seconds=stall_seconds) as progress,
-            closing(play_units(missing, self._plan.agents, workers, signals)) as reports,
-        ):
-            for unit, report in reports:
-                progress.update(unit, report)
-                row = rows[unit.row]
-                if report.episodes is not None:
-                    row.evaluation = row.evaluation.with_seed(report.episodes, report.engines_lost)
-                    self._files[row.target].put(row.evaluation)
-                if report.failure is not None:
-                    self._plan.fail(report.failure)
-        if signals.received is not None:
-            left = sum(len(row.evaluation.seeds_missing) for row in rows)
-            self._print(
-                f"Stopped by {signals.received.name}: {seeds - left} of {seeds} seeds are on file; the same command "
-                "plays the others"
-            )
+        progress = stack.enter_context(EvaluationProgress(console, amounts, stall_seconds=stall_seconds))
+        for unit, report in stack.enter_context(closing(play_units(missing, plan.agents, workers, signals))):
+            progress.update(unit, report)
+            row = rows[unit.row]
+            if report.episodes is not None:
+                row.evaluation = row.evaluation.with_seed(report.episodes, report.engines_lost)
+                files[row.target].put(row.evaluation)
+            if report.failure is not None:
+                plan.fail(report.failure)
+    if signals.received is not None:
+        left = seeds - sum(len(row.evaluation.seeds_missing) for row in rows)
+        rest = f"{left} of {seeds} seeds are on file; the same command plays the others"
+        _print(console, f"Stopped by {signals.received.name}: {rest}")
 
-    def _outlook(self, missing: Sequence[Unit], seeds: int) -> str:
-        """What is to be played, out of so many seeds, and how long it may take."""
-        evaluations = [unit.evaluation for unit in missing]
-        line = f"{sum(each.config.episodes for each in evaluations):,} episodes to play, in {len(missing)} part"
-        line += "" if len(missing) == 1 else "s"
-        if seeds > len(missing):
-            line += f"; {seeds - len(missing)} of {seeds} seeds are on file"
-        if limits := sorted({each.environment.max_episode_steps for each in evaluations} - {0}):
-            line += f"; cut off after {' or '.join(f'{limit:,}' for limit in limits)} steps"
-        pace = expected_time(
-            [(folder_of(each.checkpoint), each.config.episodes) for each in evaluations if not is_refused(each)]
-        )
-        return line if pace is None else f"{line}; {pace} at the pace of the training"
 
-    def print_results(self) -> None:
-        """The table, what was written, and the page of each training on a suite, which is written here."""
-        results = self.results
-        if not results:
-            return
-        means = _means(results)
-        print_evaluations(self._console, [(_name(row.path, results), row.evaluation) for row in results], means)
-        written = dict.fromkeys(row.target for row in results if not row.of_suite)
-        for argument in dict.fromkeys(row.argument for row in results if row.of_suite):
-            written[_write_page(argument, [row.evaluation for row in results if row.argument == argument])] = None
-        for path in written:
-            self._print(f"  written  {path}")
+def print_results(plan: EvaluationPlan, console: Console) -> None:
+    """The table, what was written, and the page of each training on a suite, which is written here."""
+    results = plan.results
+    if not results:
+        return
+    print_evaluations(console, [(_name(row.path, results), row.evaluation) for row in results], _means(results))
+    written = dict.fromkeys(row.target for row in results if not row.of_suite)
+    for argument in dict.fromkeys(row.argument for row in results if row.of_suite):
+        written[_write_page(argument, [row.evaluation for row in results if row.argument == argument])] = None
+    for path in written:
+        _print(console, f"  written  {path}")
 
-    def _print(self, line: str) -> None:
-        self._console.print(line, soft_wrap=True, markup=False)
+
+def _print(console: Console, line: str) -> None:
+    console.print(line, soft_wrap=True, markup=False)
+
+
+def _open_files(plan: EvaluationPlan, console: Console, fresh: bool, stack: ExitStack) -> dict[Path, EvaluationFile]:
+    """The files that results are written into, locked, and what they hold in the plan; rows whose file cannot be opened
+    are taken out."""
+    files: dict[Path, EvaluationFile] = {}
+    rows, plan.rows = plan.rows, []
+    for row in rows:
+        with plan.noting():
+            if row.target not in files:
+                files[row.target] = stack.enter_context(EvaluationFile(row.target, fresh))
+            row.evaluation, sentence = files[row.target].go_on(row.evaluation)
+            plan.rows.append(row)
+            if sentence is not None:
+                _print(console, f"{row.path}: {sentence}")
+    return files
+
+
+def _outlook(missing: Sequence[Unit], seeds: int) -> str:
+    """What is to be played, out of so many seeds, and how long it may take."""
+    evaluations = [unit.evaluation for unit in missing]
+    line = f"{sum(each.config.episodes for each in evaluations):,} episodes to play, in {len(missing)} part"
+    line += "" if len(missing) == 1 else "s"
+    if seeds > len(missing):
+        line += f"; {seeds - len(missing)} of {seeds} seeds are on file"
+    if limits := sorted({each.environment.max_episode_steps for each in evaluations} - {0}):
+        line += f"; cut off after {' or '.join(f'{limit:,}' for limit in limits)} steps"
+    pace = expected_time(
+        [(folder_of(each.checkpoint), each.config.episodes) for each in evaluations if not is_refused(each)]
+    )
+    return line if pace is None else f"{line}; {pace} at the pace of the training"
 
 
 def _name(path: Path, rows: Sequence[Planned]) -> str:

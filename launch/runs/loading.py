@@ -138,9 +138,9 @@ def choose_device(name: str, flag: str = "--device") -> torch.device:
         return torch.device("cuda" if has_gpu else "cpu")
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"{flag} is {name!r}, but it must be auto, cpu, cuda or cuda:<number>") from error
-    if device.type not in ("cpu", "cuda"):
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
         raise ConfigError(f"{flag} is {name!r}, but it must be auto, cpu, cuda or cuda:<number>")
     count = torch.cuda.device_count() if has_gpu else 0
     if device.type == "cuda" and (device.index or 0) >= count:
