@@ -7,7 +7,7 @@ Ray, with the same sockets and shared memory, but on threads of this process, wh
 
 A file is on the way if one of its functions
 
-- is given a rollout or returns one: a `Rollout`, a `Collected`, a `Batch`, or a dictionary of a rollout's arrays; or
+- is given a rollout or returns one: a `Rollout`, a dataclass that wraps one, or a dictionary of its arrays; or
 - is on the stack of a rollout actor when the environment steps, or on the stack of the learner's loop when the core's
   recurrence is computed or the optimiser makes its step.
 
@@ -22,7 +22,7 @@ import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import CodeType, FrameType, SimpleNamespace
@@ -31,8 +31,7 @@ from unittest.mock import patch
 
 from r2ac.envs.tmaze import TMazeVector
 from r2ac.launch.cli import main
-from r2ac.launch.rollouts.rollout_actor import Collected, RolloutActor
-from r2ac.launch.rollouts.rollout_source import Batch
+from r2ac.launch.rollouts.rollout_actor import RolloutActor
 from r2ac.launch.train.learn import learn
 from r2ac.launch.train.loop import TrainingLoop
 from r2ac.learner import Learner, Rollout
@@ -52,6 +51,8 @@ class RolloutPath:
 
     files: dict[str, set[str]] = field(default_factory=dict)
     """The files on the way, and the functions in them that put them there."""
+    wrappers: set[str] = field(default_factory=set)
+    """The dataclasses that a rollout was wrapped in."""
     stack: list[CodeType] = field(default_factory=list)
     """The calls from the function that builds the run to the kernel of the recurrence."""
 
@@ -131,38 +132,42 @@ class Watch:
             return
         code, name = frame.f_code, file_of(frame.f_code)
         if event == "return":
-            if is_rollout(value):
+            if self._is_rollout(value):
                 self._add([code])
             return
-        if name is not None and any(is_rollout(frame.f_locals.get(each)) for each in code.co_varnames):
+        if name is not None and any(self._is_rollout(frame.f_locals.get(each)) for each in code.co_varnames):
             self._add([code])
         if code is TMazeVector.step.__code__:
             self._add(stack_from(RolloutActor.collect.__code__, frame)[:-1])
-        elif code.co_qualname == "RMSprop.step":
+        elif code.co_name == "step" and "/torch/optim/" in code.co_filename:
             self._add(stack_from(TrainingLoop.loop.__code__, frame))
         elif name is not None and name.startswith("kernels/"):
             stack = stack_from(learn.__code__, frame)
             # The agent calls the recurrence forwards. What a kernel calls in its own file is the kernel.
-            if any(file_of(each) == "agents/agent.py" for each in stack) and name != file_of(stack[-2]):
-                if len(stack) >= len(self.path.stack):
-                    self.path.stack = stack
+            forwards = any(file_of(each) == "agents/agent.py" for each in stack) and name != file_of(stack[-2])
+            if forwards and len(stack) >= len(self.path.stack):
+                self.path.stack = stack
 
     def _add(self, codes: list[CodeType]) -> None:
         for code in codes:
             if (name := file_of(code)) is not None:
                 self.path.files.setdefault(name, set()).add(code.co_qualname)
 
+    def _is_rollout(self, value: Any) -> bool:
+        """Whether it is a rollout, alone, wrapped or as its arrays; or a list or pair that begins or ends with one."""
+        if isinstance(value, Rollout):
+            return True
+        if isinstance(value, list | tuple) and value:
+            return self._is_rollout(value[0]) or self._is_rollout(value[-1])
+        if is_dataclass(value) and any(isinstance(each, Rollout) for each in vars(value).values()):
+            self.path.wrappers.add(type(value).__name__)
+            return True
+        return isinstance(value, dict) and "behaviour_logits" in value
+
     def end(self) -> RolloutPath:
         """What was found."""
         self._add(self.path.stack[1:])
         return self.path
-
-
-def is_rollout(value: Any) -> bool:
-    """Whether it is a rollout, alone, wrapped or as its arrays; or a list or pair that begins or ends with one."""
-    if isinstance(value, list | tuple) and value:
-        return is_rollout(value[0]) or is_rollout(value[-1])
-    return isinstance(value, Rollout | Collected | Batch) or (isinstance(value, dict) and "behaviour_logits" in value)
 
 
 @cache
@@ -214,5 +219,6 @@ if __name__ == "__main__":
         path = rollout_path(Path(made))
     for name in sorted(path.files):
         print(f"{len((ROOT / name).read_text().splitlines()):5} {name}: {', '.join(sorted(path.files[name]))}")
-    print(f"{path.lines():5} lines in {len(path.files)} files; the recurrence is {len(path.stack)} calls deep:")
+    print(f"{path.lines():5} lines in {len(path.files)} files; wrappers: {', '.join(sorted(path.wrappers))}")
+    print(f"the recurrence is {len(path.stack)} calls deep:")
     print("\n".join(f"      {file_of(code)}: {code.co_qualname}" for code in path.stack))
