@@ -241,12 +241,13 @@ def _inference_workers_anywhere_and_a_killed_one(nodes: Nodes) -> None:
         assert counts.inference_restarts == 1
 
 
-def _nodes_of_another_version_are_told(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(links, "installed_version", lambda: "9.9.9")
-    with opened(config_at(nodes.address, num_actors=2), SPEC) as source:
-        source.publish(make_weights(0))
-        with pytest.raises(ActorsLost, match=r"has r2ac \S+, the learner 9\.9\.9: both must be the same"):
-            source.take()
+def _nodes_of_another_version_are_told(nodes: Nodes) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(links, "installed_version", lambda: "9.9.9")
+        with opened(config_at(nodes.address, num_actors=2), SPEC) as source:
+            source.publish(make_weights(0))
+            with pytest.raises(ActorsLost, match=r"has r2ac \S+, the learner 9\.9\.9: both must be the same"):
+                source.take()
 
 
 OLD_RAY = "import ray; ray.__version__ = '2.0.0'; "
@@ -312,10 +313,7 @@ def _a_training_counts_its_steps_whatever_happens(
 
 
 def test_nodes_that_come_and_go(
-    nodes: Nodes,
-    start_tiny: Callable[..., "subprocess.Popen[str]"],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    nodes: Nodes, start_tiny: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
 ) -> None:
     """The life of one cluster, in its order: each part begins with the nodes that the one before has left."""
     workers = {name: nodes.add(num_cpus=2) for name in ("first", "second")}
@@ -328,7 +326,7 @@ def test_nodes_that_come_and_go(
         _what_runs_inside_ray_stays_there(consumer)
         _nothing_is_left_of_a_source_that_is_closed(consumer)
     _inference_workers_anywhere_and_a_killed_one(nodes)
-    _nodes_of_another_version_are_told(nodes, monkeypatch)
+    _nodes_of_another_version_are_told(nodes)
     _what_a_cluster_cannot_give_is_one_sentence(nodes, tmp_path)
     _a_training_counts_its_steps_whatever_happens(nodes, workers, start_tiny, tmp_path)
 
