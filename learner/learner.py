@@ -209,7 +209,7 @@ class Learner:
         return Descent(metrics, finite)
 
     def _observe_returns(self, returns: Tensor) -> None:
-        """Take the discounted returns [T, B] of this batch, and of those of the peers, into the rewards' deviation."""
+        """Take the discounted returns [T, B] of all learners' batches into the rewards' deviation."""
         returns = returns.double()
         sums = torch.stack((torch.ones_like(returns).sum(), returns.sum(), returns.square().sum()))
         if self._collective.size > 1:

@@ -50,7 +50,7 @@ class TrainingLog:
         counts: of the source of the rollouts.
         tasks: what the agent learns.
         options: the environment's, on which reference scores depend.
-        peers: all learners.
+        collective: all learners.
     """
 
     def __init__(
