@@ -7,7 +7,6 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import TracebackType
 
 
 class StepTimer:
@@ -26,9 +25,7 @@ class StepTimer:
         if self._seconds:
             signal.setitimer(signal.ITIMER_REAL, self._seconds)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._seconds:
             signal.setitimer(signal.ITIMER_REAL, 0)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable
-from types import FrameType, TracebackType
-from typing import Any
+from types import FrameType
+from typing import Any, Self
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks a run to stop: Ctrl-C, a cluster's request, a terminal that is closed."""
@@ -42,7 +42,7 @@ class StopSignals:
         """Whether a signal came, or something else asks for it."""
         return self.received is not None or self._also()
 
-    def __enter__(self) -> StopSignals:
+    def __enter__(self) -> Self:
         self.install()
         return self
 
@@ -54,9 +54,7 @@ class StopSignals:
             before = signal.signal(number, self._note)
             self._before.setdefault(number, before)
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -65,5 +63,4 @@ class StopSignals:
             # From here on it is Python's own, so that no environment is taken to have raised it.
             signal.signal(number, signal.default_int_handler)
             raise StoppedAtOnce
-        if self.received is None:
-            self.received = signal.Signals(number)
+        self.received = self.received or signal.Signals(number)

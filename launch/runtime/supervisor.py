@@ -12,15 +12,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any
+from types import FrameType
 
 from rich.console import Console
 
-from r2ac.launch.runtime.stop_signals import STOPS, stops_here
+from r2ac.launch.runtime.output import print_failures
+from r2ac.launch.runtime.stop_signals import STOPS, StopSignals
 
 TRY_AGAIN = os.EX_TEMPFAIL
 """Exit code of a supervised training that failed in a way that another try may mend."""
@@ -59,40 +59,39 @@ def supervise(words: Sequence[str], max_failures: int, state: Callable[[], str],
         The exit code: of the child where it ended by itself, 128 + the signal's number after a request to stop, 1 where
         it failed once too often.
     """
-    errors, count = Console(stderr=True, highlight=False), 0
-    place, in_place = "", 0
-    with _Stops() as stops, _Adoption() as adoption:
+    count, place, in_place = 0, "", 0
+    with _PassedOn() as stops, _adoption() as end_orphans:
         while True:
             code = _run(words, count, stops)
             if stops.received is not None and (_is_stop(code) or code < 0):
                 if code < 0:
                     # It says nothing itself: it had not come so far, or was ended in a hurry.
-                    _say(errors, f"stopped by {stops.received.name}; {advice()}")
+                    print_failures([f"stopped by {stops.received.name}; {advice()}"])
                 return 128 + stops.received
             if _is_stop(code):
                 return 128 - code if code < 0 else code
             if stops.received is not None or 0 <= code != TRY_AGAIN:
                 return 1 if code == TRY_AGAIN else code
-            adoption.end_orphans()
+            end_orphans()
             what = f"was killed by {_signal_name(-code)}" if code < 0 else "failed"
             # A training that was killed leaves its progress line and a hidden cursor.
-            errors.show_cursor(True)
+            Console(stderr=True).show_cursor(True)
             if count == max_failures:
                 often = f"for --max-failures is {max_failures}"
-                _say(errors, f"the training {what} and is not started again, {often}; {advice()}")
+                print_failures([f"the training {what} and is not started again, {often}; {advice()}"])
                 return 1
             before, place = place, state()
             in_place = in_place + 1 if place == before else 0
             pause = min(2.0**in_place, _LONGEST_PAUSE)
             count += 1
             again = f"restart {count} of {max_failures}"
-            _say(errors, f"the training {what}; it goes on {place} in {pause:.0f} s ({again})")
+            print_failures([f"the training {what}; it goes on {place} in {pause:.0f} s ({again})"])
             if (number := stops.pause(pause)) is not None:
-                _say(errors, f"stopped by {number.name}; {advice()}")
+                print_failures([f"stopped by {number.name}; {advice()}"])
                 return 128 + number
 
 
-def _run(words: Sequence[str], count: int, stops: _Stops) -> int:
+def _run(words: Sequence[str], count: int, stops: _PassedOn) -> int:
     """The exit code of one start; -n where signal n ended it."""
     environment = {**os.environ, _VARIABLE: f"{os.getpid()}:{count}"}
     child = subprocess.Popen(
@@ -129,23 +128,14 @@ def _is_stop(code: int) -> bool:
 
 
 def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+    known = [each.name for each in signal.Signals if each == number]
+    return known[0] if known else f"signal {number}"
 
 
-def _say(errors: Console, sentence: str) -> None:
-    errors.print(f"r2ac: {sentence}", markup=False, soft_wrap=True)
-
-
-class _Stops:
+class _PassedOn(StopSignals):
     """Within this context requests to stop are noted, and passed on to the child that runs."""
 
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._child: subprocess.Popen[bytes] | None = None
-        self._before: dict[int, Any] = {}
+    _child: subprocess.Popen[bytes] | None = None
 
     def watch(self, child: subprocess.Popen[bytes] | None) -> None:
         """From now on requests are passed on to ``child``; one that has come already too."""
@@ -160,62 +150,42 @@ class _Stops:
             time.sleep(0.05)
         return self.received
 
-    def __enter__(self) -> _Stops:
-        self._before = {number: signal.signal(number, self._note) for number in stops_here()}
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
     def _note(self, number: int, frame: FrameType | None) -> None:
         # A terminal sends Ctrl-C to the child too, and a second one would end it at once: the first is passed on as
         # SIGTERM, of which one more does nothing.
         hurry = self.received is not None and number == signal.SIGINT
-        if self.received is None:
-            self.received = signal.Signals(number)
+        self.received = self.received or signal.Signals(number)
         if self._child is not None:
             self._child.send_signal(signal.SIGINT if hurry else signal.SIGTERM)
 
 
-class _Adoption:
+@contextmanager
+def _adoption() -> Iterator[Callable[[], None]]:
     """Within this context processes whose parent dies become children of this process (Linux), which thereby knows
-    what a killed training has left behind: the agents of its Ray would stay for a minute."""
+    what a killed training has left behind: the agents of its Ray would stay for a minute. Yields what ends them."""
+    own, prctl = _children(), _prctl()
+    if prctl is not None:
+        prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    try:
+        yield lambda: _end_orphans(own)
+    finally:
+        if prctl is not None:
+            prctl(_PR_SET_CHILD_SUBREAPER, 0, 0, 0, 0)
 
-    def __init__(self) -> None:
-        self._prctl = _prctl()
-        self._own: set[int] = set()
 
-    def __enter__(self) -> _Adoption:
-        self._own = _children()
-        self._adopt(True)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._adopt(False)
-
-    def end_orphans(self) -> None:
-        """End what the last child has left, by SIGTERM and after some seconds by SIGKILL."""
-        began = time.monotonic()
-        asked: set[int] = set()
-        while (orphans := _children() - self._own) and time.monotonic() < began + 2 * _GRACE:
-            late = time.monotonic() > began + _GRACE
-            for pid in orphans:
-                if pid not in asked or late:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
-                asked.add(pid)
-                with suppress(ChildProcessError):
-                    os.waitpid(pid, os.WNOHANG)
-            time.sleep(0.05)
-
-    def _adopt(self, value: bool) -> None:
-        if self._prctl is not None:
-            self._prctl(_PR_SET_CHILD_SUBREAPER, int(value), 0, 0, 0)
+def _end_orphans(own: set[int]) -> None:
+    """End all children but ``own``, by SIGTERM and after some seconds by SIGKILL."""
+    began, asked = time.monotonic(), set[int]()
+    while (orphans := _children() - own) and time.monotonic() < began + 2 * _GRACE:
+        late = time.monotonic() > began + _GRACE
+        for pid in orphans:
+            if pid not in asked or late:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL if late else signal.SIGTERM)
+            asked.add(pid)
+            with suppress(ChildProcessError):
+                os.waitpid(pid, os.WNOHANG)
+        time.sleep(0.05)
 
 
 def _children() -> set[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -142,44 +143,24 @@ class TrainConfig(Generic[EnvOptions]):
 
     def check(self) -> None:
         """Raise ConfigError, UnknownTask or InvalidOption for the first setting that is not allowed."""
-        at_least = {
-            "seed": 0,
-            "total_steps": 1,
-            "rollout_length": 1,
-            "batch_size": 1,
-            "num_actors": 0,
-            "streams_per_actor": 1,
-            "rollouts_in_flight": 2,
-            "publish_every": 1,
-            "max_policy_lag": 0,
-            "inference_workers": 1,
-            "stream_groups": 0,
-            "num_learners": 0,
-            "learner_threads": 0,
-            "keep_checkpoints": 1,
-            "log_steps": 0,
-            "max_failures": 0,
-        }
-        require(0 < self.stall_seconds < inf, "stall_seconds", self.stall_seconds, "above 0 and finite")
-        require(self.seed < 2**64, "seed", self.seed, "below 2**64")
-        for name, least in at_least.items():
-            require(getattr(self, name) >= least, name, getattr(self, name), f"at least {least}")
-        for name in ("checkpoint_minutes", "video_minutes"):
-            require(0 <= getattr(self, name) < inf, name, getattr(self, name), "at least 0 and finite")
-        for name in ("hidden_size", "encoder_features"):
-            require(getattr(self.agent, name) >= 1, name, getattr(self.agent, name), "at least 1")
-        clip = self.agent.reward_clip
-        require(clip == "none" or 0 < float(clip) < inf, "reward_clip", clip, "above 0 and finite, or none")
-        chrono = self.agent.chrono_steps
-        require(chrono == 0 or chrono >= 2, "chrono_steps", chrono, "0 or at least 2")
-        learner = self.learner
-        require(0 <= learner.discount <= 1, "discount", learner.discount, "in [0, 1]")
-        for name in ("learning_rate", "max_gradient_norm", "clip_rho", "clip_pg_rho", "clip_c"):
-            require(0 < getattr(learner, name) < inf, name, getattr(learner, name), "above 0 and finite")
-        for name in ("baseline_cost", "entropy_cost"):
-            require(0 <= getattr(learner, name) < inf, name, getattr(learner, name), "at least 0 and finite")
-        require(learner.rtrl_metrics_every >= 0, "rtrl_metrics_every", learner.rtrl_metrics_every, "at least 0")
-        require(learner.max_skipped_updates >= 1, "max_skipped_updates", learner.max_skipped_updates, "at least 1")
+        whole = "num_actors max_policy_lag stream_groups num_learners learner_threads log_steps max_failures"
+        counts = "total_steps rollout_length batch_size streams_per_actor publish_every inference_workers"
+        agent, learner = self.agent, self.learner
+        _require(self, "stall_seconds", "above 0 and finite", lambda x: 0 < x < inf)
+        _require(self, "seed", "at least 0 and below 2**64", lambda x: 0 <= x < 2**64)
+        _require(self, whole, "at least 0", lambda x: x >= 0)
+        _require(self, f"{counts} keep_checkpoints", "at least 1", lambda x: x >= 1)
+        _require(self, "rollouts_in_flight", "at least 2", lambda x: x >= 2)
+        _require(self, "checkpoint_minutes video_minutes", "at least 0 and finite", lambda x: 0 <= x < inf)
+        _require(agent, "hidden_size encoder_features", "at least 1", lambda x: x >= 1)
+        _require(agent, "reward_clip", "above 0 and finite, or none", lambda x: x == "none" or 0 < float(x) < inf)
+        _require(agent, "chrono_steps", "0 or at least 2", lambda x: x == 0 or x >= 2)
+        _require(learner, "discount", "in [0, 1]", lambda x: 0 <= x <= 1)
+        rates = "learning_rate max_gradient_norm clip_rho clip_pg_rho clip_c"
+        _require(learner, rates, "above 0 and finite", lambda x: 0 < x < inf)
+        _require(learner, "baseline_cost entropy_cost", "at least 0 and finite", lambda x: 0 <= x < inf)
+        _require(learner, "rtrl_metrics_every", "at least 0", lambda x: x >= 0)
+        _require(learner, "max_skipped_updates", "at least 1", lambda x: x >= 1)
         if self.batch_size > self.num_streams:
             raise ConfigError(
                 f"--batch-size is {self.batch_size}, but each rollout of a batch comes from another stream and there "
@@ -276,6 +257,11 @@ def require(holds: bool, name: str, value: object, allowed: str) -> None:
     """Raise ConfigError for the value of a flag where it is not ``allowed``."""
     if not holds:
         raise ConfigError(f"--{name.replace('_', '-')} is {value}, but it must be {allowed}")
+
+
+def _require(part: object, names: str, allowed: str, holds: Callable[[Any], bool]) -> None:
+    for name in names.split():
+        require(holds(getattr(part, name)), name, getattr(part, name), allowed)
 
 
 def config_from_json(values: dict[str, Any], source: Path) -> TrainConfig[Any]:

@@ -58,23 +58,19 @@ def _read_by(read: Callable[[str], Any], kind: type, metavar: str) -> None:
 _read_by(whole_number, int, "INT")
 _read_by(local_path, Path, "PATH")
 
-_MARKERS = (tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed)
+_PARSER: dict[str, Any] = {"config": (tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed), "registry": _RULES}
 
 
 def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None, description: str | None = None) -> Any:
     """The dataclass ``kind`` from the command line; tyro ends the program with code 2 where it cannot be read."""
     extra = {} if default is None else {"default": default}
-    return tyro.cli(
-        kind, prog=prog, args=list(arguments), config=_MARKERS, registry=_RULES, description=description, **extra
-    )
+    return tyro.cli(kind, prog=prog, args=list(arguments), description=description, **_PARSER, **extra)
 
 
 def parse_known(kind: Any, prog: str, arguments: Sequence[str], default: Any = None) -> tuple[Any, list[str]]:
     """The same, and all words that are not for ``kind``, in their order."""
     extra = {} if default is None else {"default": default}
-    parsed, rest = tyro.cli(
-        kind, prog=prog, args=list(arguments), config=_MARKERS, registry=_RULES, return_unknown_args=True, **extra
-    )
+    parsed, rest = tyro.cli(kind, prog=prog, args=list(arguments), return_unknown_args=True, **_PARSER, **extra)
     return parsed, list(rest)
 
 
@@ -89,29 +85,27 @@ def is_flag(word: str, flag: str) -> bool:
     return word.startswith("--") and word.partition("=")[0].replace("_", "-") == flag
 
 
-def flag_value(arguments: Sequence[str], flag: str) -> str | None:
-    """What follows a flag, written ``--flag value`` or ``--flag=value``; None where it is not there.
+def take_flag(arguments: list[str], flag: str) -> str | None:
+    """Take a flag and its value, written ``--flag value`` or ``--flag=value``, out of the arguments; returns the value,
+    None where the flag is not there.
 
     Raises:
-        ConfigError: where nothing follows.
+        ConfigError: where no value follows.
     """
     for i, word in enumerate(arguments):
         if is_flag(word, flag):
             if "=" in word:
-                return word.partition("=")[2]
+                return arguments.pop(i).partition("=")[2]
             if i + 1 == len(arguments) or arguments[i + 1].startswith("--"):
                 raise ConfigError(f"{flag} is given without a value")
-            return arguments[i + 1]
+            del arguments[i]
+            return arguments.pop(i)
     return None
 
 
-def take_flag(arguments: list[str], flag: str) -> str | None:
-    """The same, and takes both out of the arguments."""
-    value = flag_value(arguments, flag)
-    if value is not None:
-        i = next(i for i, word in enumerate(arguments) if is_flag(word, flag))
-        del arguments[i : i + (1 if "=" in arguments[i] else 2)]
-    return value
+def flag_value(arguments: Sequence[str], flag: str) -> str | None:
+    """The same, but the arguments stay as they are."""
+    return take_flag(list(arguments), flag)
 
 
 def require_runs(runs: Sequence[Path], command: str) -> None:

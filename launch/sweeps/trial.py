@@ -25,8 +25,8 @@ from r2ac.launch.runtime.errors import RunDirectoryError, RunError
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.sweeps.space import Settings
 from r2ac.launch.sweeps.sweep_plan import SCORE_LINES, with_settings
-from r2ac.launch.train.callback import TrainCallback
 from r2ac.launch.train.resume import newest_step
+from r2ac.launch.train.run_context import TrainCallback
 from r2ac.launch.train.train import train
 from r2ac.learner import TrainingDiverged
 from r2ac.learner.checkpoint import (

@@ -18,10 +18,10 @@ from r2ac.launch.runtime.progress import TrainingStatus
 from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.runtime.supervisor import restarts
 from r2ac.launch.settings.config import TrainConfig
-from r2ac.launch.train.callback import TrainCallback
 from r2ac.launch.train.group_member import LearnerProcess
 from r2ac.launch.train.memory_budget import MemoryBudget
 from r2ac.launch.train.rendezvous import FileRendezvous, TcpRendezvous
+from r2ac.launch.train.run_context import TrainCallback
 from r2ac.launch.train.summary import RUN_FAILURES, Summary, resume_command
 from r2ac.learner import CollectiveBroken
 

@@ -15,11 +15,10 @@ from r2ac.launch.runs.loading import choose_device
 from r2ac.launch.runtime.process import available_cores
 from r2ac.launch.runtime.progress import TrainingStatus
 from r2ac.launch.settings.config import TrainConfig
-from r2ac.launch.train.callback import TrainCallback
 from r2ac.launch.train.learn import learn
 from r2ac.launch.train.memory_budget import MemoryBudget
 from r2ac.launch.train.rendezvous import FileRendezvous, TcpRendezvous, serve, use_network_of
-from r2ac.launch.train.run_context import open_run
+from r2ac.launch.train.run_context import TrainCallback, open_run
 from r2ac.launch.train.summary import Summary
 from r2ac.learner import Collective, ProcessGroup, SingleLearner
 

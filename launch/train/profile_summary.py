@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from r2ac.launch.rollouts.inference.acting_agent import InferenceStatistics
 
@@ -47,12 +48,19 @@ class ProfileSummary:
     workers: InferenceStatistics | None = None
     """What the inference workers have done; None where there are none."""
 
+    @property
+    def worker_seconds(self) -> dict[str, float]:
+        """Seconds of what the inference workers do, summed over all of them."""
+        return {} if self.workers is None else {"computing": self.workers.seconds, "idle": self.workers.idle}
+
     def rows(self) -> list[tuple[str, str]]:
         """A short table: name and shares, for the terminal."""
         named = [("learner's loop", self.loop), ("updates", self.parts), ("rollout actors", self.actors)]
-        named.append(("inference workers", self._workers()))
-        rows = [(name, _sentence(percentages(seconds))) for name, seconds in named]
-        return [(name, shares) for name, shares in rows if shares]
+        named.append(("inference workers", self.worker_seconds))
+        rows = [(name, percentages(seconds)) for name, seconds in named]
+        return [
+            (n, ", ".join(f"{what} {x:.1f} %" for what, x in shares.items() if x > 0)) for n, shares in rows if shares
+        ]
 
     def advice(self) -> list[str]:
         """What the numbers suggest, a few sentences."""
@@ -77,66 +85,15 @@ class ProfileSummary:
         return sentences
 
     def markdown(self) -> str:
-        """One page."""
-        blocks = ["# Where the time went", "## The learner's loop", self._about_loop(), *_table("phase", self.loop)]
-        blocks += ["## Inside an update", self._about_parts(), *_table("part", self.parts)]
-        blocks += ["## The rollout actors", self._about_actors(), *_table("doing", self.actors)]
-        if self.workers is not None:
-            blocks += ["## The inference workers", self._about_workers(), *_table("doing", self._workers())]
-        blocks += ["## How to read this", "\n".join(f"- {sentence}" for sentence in self.advice()), _FILES]
-        return "\n\n".join(filter(None, blocks)) + "\n"
+        """The page ``profile.md.j2``."""
+        # No training but a profiled one needs it.
+        from jinja2 import Environment, StrictUndefined
 
-    def _about_loop(self) -> str:
-        about = (
-            f"{sum(self.loop.values()):,.1f} s of the learner's main thread, {self.updates:,} updates, counted from "
-            "the first one on. Waiting is for rollouts."
+        blocks = Environment(
+            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
         )
-        if self.on_gpu:
-            about += " On a GPU an update is only enqueued: the thread waits for it where it publishes its weights."
-        return about
-
-    def _about_parts(self) -> str:
-        if not self.traced:
-            return (
-                f"No update was traced: the first {self.skipped} are left out, and the run had {self.updates}. "
-                "A longer run (--total-steps) has some."
-            )
-        clock = "kernels on the GPU" if self.on_gpu else "the learner's main thread"
-        about = (
-            f"{self.traced} updates after the first {self.skipped}, time of {clock}; each moment counts once. Backward "
-            "is told by the operators that it goes back through. Sensitivities are the pass over S (boundary term and "
-            "jump); what the backward scan notes for it lies in core backward. Optimiser has the clipping; copies are "
-            "the carries, and of the batch's way to the device what lies within the update; metrics are the losses' "
-            "means and rtrl/*. Other is the rest: autograd's own work, adding up gradients, Python between the parts. "
-            "The profiler itself slows small operations down."
-        )
-        if self.on_gpu:
-            about += " A profiled run does without the CUDA graph, which hides the parts: others are faster."
-        return about
-
-    def _about_actors(self) -> str:
-        if not self.actors:
-            return "Not measured."
-        if "waiting" not in self.actors:
-            return "The learner's process steps the environments itself, while its loop is waiting."
-        return f"{sum(self.actors.values()):,.1f} s, summed over all actors. Waiting is for weights and the learner."
-
-    def _workers(self) -> dict[str, float]:
-        return {} if self.workers is None else {"computing": self.workers.seconds, "idle": self.workers.idle}
-
-    def _about_workers(self) -> str:
-        done = self.workers
-        if done is None or not done.batches:
-            return "They were not asked."
-        return (
-            f"{done.batches:,} batches, of {done.requests / done.batches:.1f} groups of streams in the mean, which "
-            f"took {1e3 * done.seconds / done.batches:.2f} ms each; since they were first asked, summed over all "
-            "workers. What actors wait for beyond that is the way there and back, and the batches of others."
-        )
-
-
-_FILES = """Open `learner-trace.json.gz` (the traced updates) and `ray-timeline.json` (Ray's tasks), where they are, in
-https://ui.perfetto.dev or chrome://tracing."""
+        page = blocks.from_string(Path(__file__).with_name("profile.md.j2").read_text(encoding="utf-8"))
+        return page.render(profile=self, percentages=percentages)
 
 
 def _who_waits(loop: Mapping[str, float], actors: Mapping[str, float]) -> str:
@@ -167,17 +124,3 @@ def _what_an_update_takes(parts: Mapping[str, float], on_gpu: bool) -> str:
         return f"{found} Small operations count: a larger --batch-size or --rollout-length makes a step cheaper."
     cheaper = "--encoder-precision bfloat16, --matmul-precision high" if on_gpu else "more --learner-threads"
     return f"{found} Its encoder is what to make cheaper: --encoder nature (for images), {cheaper}."
-
-
-def _sentence(shares: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {share:.1f} %" for name, share in shares.items() if share > 0)
-
-
-def _table(what: str, seconds: Mapping[str, float]) -> list[str]:
-    """A Markdown table in one block; none where nothing was measured."""
-    shares = percentages(seconds)
-    if not shares:
-        return []
-    lines = [f"| {what} | share | seconds |", "| --- | ---: | ---: |"]
-    lines += [f"| {name} | {share:.1f} % | {seconds[name]:,.3f} |" for name, share in shares.items()]
-    return ["\n".join(lines)]

@@ -51,12 +51,7 @@ class NoProfile:
         """Nothing."""
         return _NOTHING
 
-    def write(
-        self,
-        actors: Mapping[str, float],
-        workers: InferenceStatistics | None = None,
-        timeline: Callable[[Path], object] | None = None,
-    ) -> None:
+    def write(self, *_: object) -> None:
         """Nothing."""
 
 
@@ -64,8 +59,7 @@ class TrainingProfile:
     """Counts the seconds of the phases of a training's loop, and traces some of its updates.
 
     Seconds are counted from the beginning of the first phase "update" to the end of the last phase; phases follow one
-    another and do not nest. After ``skip`` updates ``torch.profiler`` runs over at most ``most_updates`` updates, or
-    ``most_seconds`` if they end first. What starting and stopping it takes is counted nowhere.
+    another and do not nest. What starting and stopping the trace takes is counted nowhere.
 
     Args:
         folder: where :meth:`write` puts its files; made where it is missing.
@@ -85,7 +79,7 @@ class TrainingProfile:
         most_seconds: float = 20.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._folder, self._device, self._clock = folder, device, clock
+        self._folder, self._on_gpu, self._clock = folder, device.type == "cuda", clock
         self._skip, self._most_updates, self._most_seconds = skip, most_updates, most_seconds
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._updates = self._traced = 0
@@ -122,10 +116,7 @@ class TrainingProfile:
             actors: seconds of "environment", "inference" and "waiting", summed over all rollout actors; without
                 "waiting" where the learner's process steps the environments.
             workers: what the inference workers have done; None where there are none.
-            timeline: writes Ray's timeline to the path that it is given.
-
-        Returns:
-            What ``summary.md`` tells.
+            timeline: writes Ray's timeline to a path.
 
         Raises:
             OSError: if the files cannot be written.
@@ -135,50 +126,38 @@ class TrainingProfile:
         parts: dict[str, float] = {}
         if self._trace is not None:
             self._trace.export_chrome_trace(str(self._folder / TRACE))
-            parts = update_seconds(self._trace.events(), on_device=self._device.type == "cuda")
+            parts = update_seconds(self._trace.events(), self._on_gpu)
         if timeline is not None:
             timeline(self._folder / TIMELINE)
         began = self._ended if self._began is None else self._began
         rest = self._ended - began - self._not_counted - sum(self._seconds.values())
+        loop = {**self._seconds, OTHER: max(0.0, rest)}
         summary = ProfileSummary(
-            on_gpu=self._device.type == "cuda",
-            updates=self._updates,
-            traced=self._traced,
-            skipped=self._skip,
-            loop={**self._seconds, OTHER: max(0.0, rest)},
-            parts=parts,
-            actors=dict(actors),
-            workers=workers,
+            self._on_gpu, self._updates, self._traced, self._skip, loop, parts, dict(actors), workers
         )
         (self._folder / SUMMARY).write_text(summary.markdown())
         return summary
 
     def _before_update(self) -> None:
+        began = self._clock()
         if self._began is None:
-            self._began = self._clock()
+            self._began = began
         if self._updates == self._skip and self._trace is None:
-            began = self._clock()
-            self._start()
+            gpu = [ProfilerActivity.CUDA] if self._on_gpu else []
+            self._trace = torch.profiler.profile(activities=[ProfilerActivity.CPU, *gpu])
+            self._trace.start()
+            self._traces = True
             self._trace_began = self._clock()
             self._not_counted += self._trace_began - began
 
     def _after_update(self) -> None:
         self._updates += 1
-        if not self._traces:
-            return
-        self._traced += 1
-        began = self._clock()
-        if self._traced >= self._most_updates or began - self._trace_began >= self._most_seconds:
-            self._stop()
-            self._not_counted += self._clock() - began
-
-    def _start(self) -> None:
-        activities = [ProfilerActivity.CPU]
-        if self._device.type == "cuda":
-            activities.append(ProfilerActivity.CUDA)
-        self._trace = torch.profiler.profile(activities=activities)
-        self._trace.start()
-        self._traces = True
+        if self._traces:
+            self._traced += 1
+            began = self._clock()
+            if self._traced >= self._most_updates or began - self._trace_began >= self._most_seconds:
+                self._stop()
+                self._not_counted += self._clock() - began
 
     def _stop(self) -> None:
         if self._trace is not None and self._traces:
@@ -193,16 +172,13 @@ def update_seconds(events: Iterable[FunctionEvent], on_device: bool) -> dict[str
     the scope of the operator that made it: autograd gives both the same number. So the sum is the whole time of the
     updates on a CPU, and of their kernels on a GPU.
 
-    Args:
-        events: of a ``torch.profiler.profile``.
-        on_device: count the time of the GPU's kernels; else the time of the thread that makes the updates.
+    With ``on_device`` the time of the GPU's kernels counts, else that of the thread that makes the updates.
     """
     events = list(events)
     made_in = _scopes_of_nodes(events)
     seconds: defaultdict[str, float] = defaultdict(float)
     for event in events:
-        part = _part_of(event, made_in)
-        if part is not None:
+        if (part := _part_of(event, made_in)) is not None:
             seconds[part] += (_kernel_time(event) if on_device else event.self_cpu_time_total) / 1e6
     return {part: spent for part, spent in seconds.items() if spent > 0}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,9 +17,10 @@ from r2ac.launch.runs.metrics import MetricsWriter
 from r2ac.launch.runs.mirror import Mirror
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runtime.errors import RunDirectoryError, RunUnwritable, with_details_kept
+from r2ac.launch.runtime.progress import TrainingStatus
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.settings.places import is_url
-from r2ac.launch.train.callback import TrainCallback
+from r2ac.launch.train.memory_budget import MemoryBudget
 from r2ac.launch.train.resume import newest_step
 from r2ac.launch.train.summary import RUN_FAILURES, resume_command
 from r2ac.launch.watching.training_video import film_episode
@@ -32,6 +33,26 @@ from r2ac.learner.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+
+
+def _ignore(_: Any) -> None:
+    """By default nobody follows."""
+
+
+@dataclass(frozen=True)
+class TrainCallback:
+    """What a training calls while it goes on: for the terminal, for the process that started it, for a sweep."""
+
+    constants: Mapping[str, float] = field(default_factory=dict)
+    """What each line of the metrics holds too."""
+    take_line: Callable[[Mapping[str, float]], None] = _ignore
+    """Gets each line of metrics that was written."""
+    stop_requested: Callable[[], bool] = lambda: False
+    """Returns whether the training shall save and end; called after each update."""
+    show_status: Callable[[TrainingStatus], None] = _ignore
+    """Gets how far the training has come, several times a second."""
+    show_budget: Callable[[MemoryBudget], None] = _ignore
+    """Gets the memory that the training will hold, before it begins."""
 
 
 @dataclass
@@ -75,17 +96,15 @@ class RunContext:
                 sentence = with_details_kept(error, self.directory.path)
                 raise EnvironmentFailed(sentence, "", error.never_worked) from error
             except (RunDirectoryError, CheckpointError) as error:
-                if newest_step(self.directory.path) is None:
-                    raise RunUnwritable(f"{error}; nothing was learned") from error
-                rest = f"the checkpoints before are whole, and {resume_command(self.place)} goes on once there is room"
-                raise RunUnwritable(f"{error}; {rest}") from error
+                saved = f"the checkpoints before are whole, and {resume_command(self.place)} goes on once there is room"
+                has_any = newest_step(self.directory.path) is not None
+                raise RunUnwritable(f"{error}; {saved if has_any else 'nothing was learned'}") from error
             except Exception as error:
+                steps = newest_step(self.directory.path)
                 # One that nothing is known about comes with its traceback.
-                if not isinstance(error, RUN_FAILURES):
-                    with suppress(CheckpointError):
-                        steps = int(_newest_checkpoint(self.directory).counters["env_steps"])
-                        saved = f"What was learned in {steps:,} steps is saved: {resume_command(self.place)} goes on."
-                        error.add_note(saved)
+                if steps is not None and not isinstance(error, RUN_FAILURES):
+                    goes_on = f"{resume_command(self.place)} goes on"
+                    error.add_note(f"What was learned in {steps:,} steps is saved: {goes_on}.")
                 raise
 
     def write_line(self, env_steps: int, env_frames: int, wall_time: float, values: dict[str, float]) -> None:
@@ -160,16 +179,15 @@ def open_run(
         else:
             directory = RunDirectory.open(path, for_writing=True, waits=waits)
         stack.enter_context(directory)
-        checkpoint = None if new else _newest_checkpoint(directory)
+        checkpoint = None
+        if not new:
+            try:
+                checkpoint = load_checkpoint(latest_checkpoint(directory.checkpoints))
+            except CheckpointError as error:
+                remedy = "a damaged file must be removed first"
+                raise CheckpointError(f"{path} cannot go on: {error} ({remedy})") from error
         try:
             yield RunContext(place, directory, checkpoint, callback, mirror, restarted and not new)
         finally:
             if new and newest_step(path) is None:
                 directory.discard()
-
-
-def _newest_checkpoint(run: RunDirectory) -> Checkpoint:
-    try:
-        return load_checkpoint(latest_checkpoint(run.checkpoints))
-    except CheckpointError as error:
-        raise CheckpointError(f"{run.path} cannot go on: {error} (a damaged file must be removed first)") from error

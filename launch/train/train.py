@@ -15,11 +15,10 @@ from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.runtime.supervisor import restarts
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.settings.places import is_url
-from r2ac.launch.train.callback import TrainCallback
 from r2ac.launch.train.group import train_in_group
 from r2ac.launch.train.learn import learn
 from r2ac.launch.train.resume import newest_step
-from r2ac.launch.train.run_context import open_run
+from r2ac.launch.train.run_context import TrainCallback, open_run
 from r2ac.launch.train.summary import print_start, print_summary
 from r2ac.learner import SingleLearner
 
