@@ -20,9 +20,8 @@ class SweepTrial(tune.Trainable):
     """Ray Tune's interface to a :class:`Trial`; ``config`` holds the settings that may change, by their flags."""
 
     def setup(self, config: dict[str, Any], plan: SweepPlan, first_generation: int) -> None:  # type: ignore[override]
-        """The trial that this process begins with; Tune counts from the first generation that
-        it sees."""
-        # Ray would else tell of every checkpoint that members hand to one another.
+        """The trial that this process begins with; Tune counts from the first generation that it sees."""
+        # Ray would else log every checkpoint that members hand to one another.
         logging.getLogger("ray").setLevel(logging.WARNING)
         self._plan, self._first_generation = plan, first_generation
         self._open(config)

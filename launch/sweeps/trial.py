@@ -1,7 +1,7 @@
-"""One trial of a sweep: an ordinary training in a run directory, which can be asked how far it is.
+"""One trial of a sweep: an ordinary training in a run directory that reports how far it is.
 
-What a trial is lies in its run directory alone, so that one that was stopped, paused, or whose process died goes on
-from its newest checkpoint, whoever starts it. ``trial.json`` beside the checkpoints tells what the sweep did to it.
+Its whole state is in its run directory, so that one that was stopped, paused, or whose process died goes on from its
+newest checkpoint in any process. ``trial.json`` beside the checkpoints holds what the sweep did to it.
 """
 
 from __future__ import annotations
@@ -29,16 +29,10 @@ from r2ac.launch.train.resume import newest_step
 from r2ac.launch.train.run_context import TrainCallback
 from r2ac.launch.train.train import train
 from r2ac.learner import TrainingDiverged
-from r2ac.learner.checkpoint import (
-    Checkpoint,
-    CheckpointError,
-    latest_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
-)
+from r2ac.learner.checkpoint import Checkpoint, CheckpointError, latest_checkpoint, load_checkpoint, save_checkpoint
 
 FINAL_FAILURES = (TrainingDiverged, ConfigError, InvalidOption, MissingPackage, RunError, CheckpointError)
-"""What the same trial would meet again, so that it is told and not tried again."""
+"""What the same trial would meet again: it is reported and not tried again."""
 _WEIGHTS, _WHOSE = "checkpoint.safetensors", "whose.json"
 
 
@@ -110,7 +104,7 @@ class Trial:
     Args:
         name: of the trial.
         config: as it was planned.
-        settings: what of it holds now, for a population changes it.
+        settings: those that a population changes, as they are now.
         metric: what it is judged by.
         minimise: whether less of it is better.
         every: environment steps between two comparisons of the population; there the training ends, and the next
@@ -126,14 +120,14 @@ class Trial:
         self._metric, self._minimise, self._every = metric, minimise, every
         self._record = Record.read(self._run_dir)
         self._lines: deque[Mapping[str, Any]] = deque(maxlen=SCORE_LINES)
-        self._env_steps = 0
-        self._generation: int | None = None
+        self._env_steps = newest_step(self._run_dir) or 0
+        self._generation = generation_of(self._env_steps, self._record, every)
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
 
     def report(self, timeout: float) -> TrialReport:
-        """Let it train, and tell how far it is: after ``timeout`` seconds, or at the next comparison, or at its end.
+        """Let it train; returns how far it is after ``timeout`` seconds, or at the next comparison, or at its end.
 
         Raises:
             Exception: whatever ended the training and may not come again.
@@ -141,21 +135,19 @@ class Trial:
         if self._thread is None:
             self._begin()
         assert self._thread is not None
-        assert self._generation is not None
         self._thread.join(timeout)
         if self._thread.is_alive():
-            return self._tell(done=False)
+            return self._report(done=False)
         self._thread = None
         if self._error is not None:
             raise self._error
-        if self._record.failure is not None and self._comparisons_left() and self._can_be_saved():
-            # It waits for the comparison that may give it the weights of another.
-            self._generation += 1
-            return self._tell(done=False)
-        if self._record.failure is None and self._env_steps < self._config.total_steps:
-            self._generation += 1
-            return self._tell(done=False)
-        return self._tell(done=True)
+        if self._record.failure is None:
+            goes_on = self._env_steps < self._config.total_steps
+        else:
+            # It waits for the comparison that may put the weights of another into its checkpoint.
+            goes_on = self._comparisons_left() and newest_step(self._run_dir) is not None
+        self._generation += goes_on
+        return self._report(done=not goes_on)
 
     def stop(self) -> None:
         """Let the training save and end, and wait for that."""
@@ -201,8 +193,6 @@ class Trial:
             self._record.write(self._run_dir)
         step = newest_step(self._run_dir)
         self._env_steps = step or 0
-        if self._generation is None:
-            self._generation = generation_of(self._env_steps, self._record, self._every)
         self._lines.clear()
         if step is not None:
             self._lines += lines_since(self._run_dir, self._record.last_copied, self._env_steps)
@@ -225,7 +215,6 @@ class Trial:
             self._record.write(self._run_dir)
 
     def _take_line(self, line: Mapping[str, float]) -> None:
-        assert self._generation is not None
         self._lines.append(line)
         self._env_steps = int(line["env_steps"])
         if self._comparisons_left() and self._env_steps >= (self._generation + 1) * self._every:
@@ -233,15 +222,9 @@ class Trial:
 
     def _comparisons_left(self) -> bool:
         """Whether there is another comparison before the end."""
-        assert self._generation is not None
         return self._every > 0 and (self._generation + 1) * self._every < self._config.total_steps
 
-    def _can_be_saved(self) -> bool:
-        """Whether there is something that the weights of another can be put into."""
-        return newest_step(self._run_dir) is not None
-
-    def _tell(self, done: bool) -> TrialReport:
-        assert self._generation is not None
+    def _report(self, done: bool) -> TrialReport:
         failure = self._record.failure
         worst = math.inf if self._minimise else -math.inf
         score = worst if failure is not None else mean_of(self._lines, self._metric)
@@ -267,12 +250,7 @@ def take_over(own: Checkpoint, donor: Checkpoint, num_streams: int) -> Checkpoin
 
 
 def lines_since(run_dir: Path, after: int, until: int) -> list[dict[str, Any]]:
-    """The last lines of ``metrics.jsonl``, at most ten, of steps above ``after`` and up to ``until``; none where there
-    are none.
-
-    Raises:
-        RunDirectoryError: where they are damaged.
-    """
+    """The last lines of ``metrics.jsonl``, at most ten, of steps above ``after`` and up to ``until``."""
     path = RunDirectory(run_dir).metrics_path
     if not path.exists() or not path.stat().st_size:
         return []
