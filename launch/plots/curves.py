@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +34,7 @@ AXES: Mapping[str, tuple[str, float]] = {
 """What each x axis counts: a key of metrics.jsonl, and the size of its unit on the axis."""
 
 _GRID_POINTS = 400
+CSV_COLUMNS = ("task", "label", "seed", "x", "y", "low", "high", "run", "x_unit", "metric", "band", "window")
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,32 @@ def read_curves(run: Path, task: str, x: Axis, metric: str) -> dict[str, Curve]:
     if not curves:
         raise RunDirectoryError(f"{run} has measured no finite value of {metric}{together}")
     return curves
+
+
+def write_csv(panels: Sequence[Panel], output: Path, x: Axis, metric: str, band: Band) -> None:
+    """One line for each point of each curve (tidy data), with the columns `CSV_COLUMNS`.
+
+    The points of a run carry its seed and path, and no low and high; those of a group's mean have ``mean`` as their
+    seed, no run, and the band in low and high where the group has several runs. ``window`` is that of the trailing mean
+    in units of x, 0 for none. Raises OSError.
+    """
+    with open(output, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(CSV_COLUMNS)
+        for panel in panels:
+            writer.writerows((*row, x, metric, band, panel.window) for row in _csv_rows(panel))
+
+
+def _csv_rows(panel: Panel) -> Iterator[tuple[object, ...]]:
+    for curve in panel.curves:
+        low, high = curve.band or (None, None)
+        for i, (at, mean) in enumerate(zip(curve.grid.tolist(), curve.mean.tolist(), strict=True)):
+            edges = ("", "") if low is None or high is None else (float(low[i]), float(high[i]))
+            yield panel.task, curve.label, "mean", at, mean, *edges, ""
+        for run, seed, points in zip(curve.runs, curve.seeds, curve.curves, strict=True):
+            named = "" if seed is None else seed
+            for at, value in zip(*(axis.tolist() for axis in points), strict=True):
+                yield panel.task, curve.label, named, at, value, "", "", run
 
 
 def mean_curve(curves: Sequence[Curve], grid: _Floats, band: Band) -> tuple[_Floats, tuple[_Floats, _Floats] | None]:

@@ -14,10 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
-from r2ac.launch.plots.curve_table import write_csv
-from r2ac.launch.plots.curves import AXES, Axis, Band, GroupCurve, Panel, make_panels
-from r2ac.launch.plots.paper_results import paper_tasks
-from r2ac.launch.plots.reference_lines import Line, paper_lines, reference_lines
+from r2ac.launch.plots.curves import AXES, Axis, Band, GroupCurve, Panel, make_panels, write_csv
+from r2ac.launch.plots.reference_lines import PAPER_RESULTS, Line, paper_lines, reference_lines
 from r2ac.launch.runs.run_groups import NO_TASK, group_runs
 from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_reason
 from r2ac.launch.runtime.progress import short_count
@@ -78,14 +76,19 @@ def plot_runs(
     panels = make_panels(group_runs(runs, left_out), x, metric, smoothing, band, left_out)
     if not panels and left_out:
         raise RunDirectoryError(left_out.pop())
-    if output.suffix.lower() == ".csv":
-        write_csv(panels, output, x, metric, band)
-        return output
-    of_task = {panel.task: _lines(panel, metric, lines, paper) for panel in panels}
+    is_table = output.suffix.lower() == ".csv"
+    of_task = {} if is_table else {panel.task: _lines(panel, metric, lines, paper) for panel in panels}
     if paper and not any(line.kind == "paper" for here in of_task.values() for line in here):
         tasks = ", ".join(panel.task for panel in panels)
-        raise RunError(f"the paper has no results of {tasks}; it has some of {', '.join(paper_tasks())}")
-    _save(draw(panels, x, metric, band, of_task), output)
+        raise RunError(f"the paper has no results of {tasks}; it has some of {', '.join(PAPER_RESULTS)}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        if is_table:
+            write_csv(panels, output, x, metric, band)
+        else:
+            draw(panels, x, metric, band, of_task).savefig(output, dpi=200)
+    except OSError as error:
+        raise RunError(f"{output} cannot be written: {os_reason(error)}") from error
     return output
 
 
@@ -255,11 +258,3 @@ def _draw_legends(figure: Figure, panels: Sequence[Axes]) -> None:
         rows = len({axes.get_subplotspec().rowspan.start for axes in panels})  # type: ignore[union-attr]
         extra = rows * max(0, max(sum(label.count("\n") + 1 for label in legend) for legend in own) - 2)
     figure.set_size_inches(width, height + _INCHES_A_LINE * extra)
-
-
-def _save(figure: Figure, output: Path) -> None:
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output, dpi=200)
-    except OSError as error:
-        raise RunError(f"{output} cannot be written: {os_reason(error)}") from error

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from r2ac.launch.plots.curve_table import COLUMNS
+from r2ac.launch.plots.curves import CSV_COLUMNS
 from r2ac.launch.plots.plot import plot_runs
 
 
@@ -27,7 +27,7 @@ def read(path: Path) -> list[dict[str, str]]:
 def test_points_means_and_bands_are_written(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "a", 1, [0.0, 4.0, 8.0]), make_run(tmp_path / "b", 2, [2.0, 6.0, 10.0])]
     rows = read(plot_runs(runs, tmp_path / "tables" / "curves.csv", smoothing=0, band="stderr"))
-    assert tuple(rows[0]) == COLUMNS
+    assert tuple(rows[0]) == CSV_COLUMNS
     assert {(row["task"], row["label"], row["x_unit"], row["metric"], row["band"]) for row in rows} == {
         ("memory/tmaze", "", "steps", "episode_return", "stderr")
     }
