@@ -137,15 +137,15 @@ def _watch(task: str, arguments: list[str], console: Console) -> int:
     kind = with_options(WatchArguments, options)
     parsed = parse(kind, f"r2ac envs --watch {task}", arguments, WatchArguments(options))
     parsed.check()
+    from r2ac.launch.watching.episodes import Scene
     from r2ac.launch.watching.pictures import check_output, draw
     from r2ac.launch.watching.watch import record
 
     output = parsed.output or Path(re.sub(r"[^\w.-]+", "-", task) + ".png")
     check_output(output)
     steps = parsed.steps or (48 if output.suffix.lower() == ".png" else 240)
-    recording = record(
-        task, parsed.env, trained, steps=steps, seed=parsed.seed, split=parsed.split, greedy=parsed.greedy
-    )
+    scene = Scene(task, parsed.env, parsed.seed, parsed.split, steps, parsed.greedy)
+    recording = record(scene, trained)
     draw(recording, output, parsed.fps)
     ended = sum(moment.is_first for moment in recording.moments) - 1
     rewards = sum(moment.reward for moment in recording.moments)

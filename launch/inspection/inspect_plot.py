@@ -15,8 +15,8 @@ from matplotlib.ticker import FuncFormatter
 
 from r2ac.launch.inspection.inspect_run import Inspection
 from r2ac.launch.plots.curves import smooth
-from r2ac.launch.runtime.errors import RunError, os_reason
 from r2ac.launch.runtime.progress import short_count
+from r2ac.launch.watching.pictures import save_figure
 
 EXTENSIONS = (".png", ".svg", ".pdf")
 _PARTS = {"boundary_norm": ("boundary term", "#D55E00"), "inside_norm": ("inside the rollout (TBPTT)", "#0072B2")}
@@ -52,11 +52,7 @@ def draw_inspections(
         _draw_norms(norms, inspections, metrics.get(results, ()))
         _draw_errors(errors, inspections)
         _draw_half_lives(lives, inspections)
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(output, dpi=160)
-    except OSError as error:
-        raise RunError(f"{output} cannot be written: {os_reason(error)}") from error
+    save_figure(figure, output, dpi=160)
 
 
 def _draw_norms(axes: Axes, inspections: Sequence[Inspection], metrics: Sequence[Mapping[str, Any]]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tempfile
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,11 +142,10 @@ def _memory(played: PlayedAgent) -> tuple[tuple[Markup, ...], tuple[Markup, ...]
 
 
 def _memory_picture(memory: CueMemory, title: str) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "memory.png"
-        draw_cue_memory(memory, title, path)
-        with Image.open(path) as image:
-            return _png(image.convert("RGB"), _PICTURE_BYTES)
+    file = io.BytesIO()
+    draw_cue_memory(memory, title, file)
+    with Image.open(file) as image:
+        return _png(image.convert("RGB"), _PICTURE_BYTES)
 
 
 def _png(image: Image.Image, most_bytes: int | None = None) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,10 +13,9 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from r2ac.launch.runtime.errors import RunError, os_reason
 from r2ac.launch.watching.episodes import PlayedEpisode
 from r2ac.launch.watching.memory_analysis import CueMemory, carried, half_lives
-from r2ac.launch.watching.pictures import GREY, INK, LINE
+from r2ac.launch.watching.pictures import GREY, INK, LINE, save_figure
 
 EXTENSIONS = (".png", ".svg", ".pdf")
 # Okabe and Ito's palette, its yellow replaced by a grey: it is too pale for a line on white.
@@ -25,7 +25,7 @@ _WIDTH = 12.0  # inches
 _COLUMNS, _TOP_UNITS, _MOST_EPISODES = 3, 6, 3
 
 
-def draw_cue_memory(memory: CueMemory, title: str, output: Path) -> None:
+def draw_cue_memory(memory: CueMemory, title: str, output: Path | IO[bytes]) -> None:
     """The units that tell the cues apart best, the mean states of all units by cue, how well the state as a whole names
     the cue, and half-lives. Raises RunError if it cannot be written."""
     figure = Figure(figsize=(_WIDTH, 11.5), layout="constrained", facecolor="white")
@@ -37,10 +37,10 @@ def draw_cue_memory(memory: CueMemory, title: str, output: Path) -> None:
     left, right = bottom.subplots(1, 2, width_ratios=[1.3, 1])
     _draw_accuracy(left, memory)
     _draw_separation(right, memory, when)
-    _save(figure, output)
+    save_figure(figure, output, dpi=150)
 
 
-def draw_states(episodes: Sequence[PlayedEpisode], title: str, why: str, output: Path) -> None:
+def draw_states(episodes: Sequence[PlayedEpisode], title: str, why: str, output: Path | IO[bytes]) -> None:
     """The states of all units over the steps of the first episodes, and half-lives, without cues; ``why`` there are
     none is part of the picture. Raises RunError if it cannot be written."""
     shown = episodes[:_MOST_EPISODES]
@@ -56,7 +56,7 @@ def draw_states(episodes: Sequence[PlayedEpisode], title: str, why: str, output:
         _name(axes, name, "step", "unit, by half-life")
     figure.colorbar(image, ax=panels, label="state c", fraction=0.03, pad=0.01)
     _draw_half_lives(below, lives[order], max(len(episode) for episode in episodes))
-    _save(figure, output)
+    save_figure(figure, output, dpi=150)
 
 
 def _head(figure: Figure, title: str, note: str) -> None:
@@ -173,10 +173,3 @@ def _name(axes: Axes, title: str, x: str, y: str, note: str = "") -> None:
 def life_text(half_life: float) -> str:
     """``12.3``, ``infinite``, or ``unknown`` where there was no step to measure it in."""
     return "unknown" if np.isnan(half_life) else "infinite" if np.isinf(half_life) else f"{half_life:,.3g}"
-
-
-def _save(figure: Figure, output: Path) -> None:
-    try:
-        figure.savefig(output, dpi=150)
-    except OSError as error:
-        raise RunError(f"{output} cannot be written: {os_reason(error)}") from error

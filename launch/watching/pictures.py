@@ -84,6 +84,14 @@ def write_gif(frames: Iterator[Image.Image], output: Path | IO[bytes], fps: int)
     next(frames).save(output, "GIF", save_all=True, append_images=frames, duration=duration, loop=0)
 
 
+def save_figure(figure: Figure, output: Path | IO[bytes], dpi: int) -> None:
+    """Raises RunError if it cannot be written."""
+    try:
+        figure.savefig(output, dpi=dpi)
+    except OSError as error:
+        raise RunError(f"{output} cannot be written: {os_reason(error)}") from error
+
+
 def enlarged(image: np.ndarray, least: int) -> Image.Image:
     """An image [H,W,3] pixel by pixel, its longer side at least so many pixels."""
     scale = max(1, math.ceil(least / max(image.shape[:2])))
@@ -132,10 +140,11 @@ def _with_headlines(recording: Recording, body: Image.Image, note: str = "") -> 
     seen = f"observation {'uint8' if len(recording.shape) == 3 else 'float32'} {list(recording.shape)}"
     if recording.stacked > 1:
         seen += f", of {recording.stacked} stacked observations the newest is shown"
-    how = f"{recording.player} · seed {recording.seed} · split {recording.split} · {recording.num_actions} actions"
+    scene = recording.scene
+    how = f"{recording.player} · seed {scene.seed} · split {scene.split} · {recording.num_actions} actions"
     if recording.frames_per_step > 1:
         how += f" · {recording.frames_per_step} frames a step"
-    lines = [(recording.task, TITLE), (how, TEXT), (f"{seen} · {note}" if note else seen, TEXT), (_LEGEND, TEXT)]
+    lines = [(scene.task, TITLE), (how, TEXT), (f"{seen} · {note}" if note else seen, TEXT), (_LEGEND, TEXT)]
     widest = max(font(size, bold=size == TITLE).getlength(line) for line, size in lines)
     top = MARGIN + sum(size + 8 for _, size in lines) + 4
     width = max(body.width, math.ceil(widest))
@@ -262,7 +271,7 @@ def _video_frames(recording: Recording) -> Iterator[Image.Image]:
             cell = _captioned(recent_vectors(seen, step, firsts), step, moment)
         frame = Image.new("RGB", (cell.width + 2 * MARGIN, cell.height + 2 * MARGIN + TITLE + 8), PAPER)
         pen = ImageDraw.Draw(frame)
-        pen.text((MARGIN, MARGIN - 6), recording.task, fill=INK, font=font(TITLE, bold=True))
+        pen.text((MARGIN, MARGIN - 6), recording.scene.task, fill=INK, font=font(TITLE, bold=True))
         frame.paste(cell, (MARGIN, MARGIN + TITLE + 8))
         yield frame
 

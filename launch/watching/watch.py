@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from r2ac.agents import ObservationSpec
-from r2ac.envs import Split, find_task
+from r2ac.envs import find_task
 from r2ac.launch.evaluation.play import Player, at_random
 from r2ac.launch.runs.loading import TrainedAgent, choose_device
 from r2ac.launch.watching.episodes import Scene
@@ -34,47 +33,40 @@ class Moment:
 class Recording:
     """Consecutive steps of one stream, and how they came to be."""
 
-    task: str
+    scene: Scene
     player: str
     """`random actions`, or which agent."""
-    seed: int
-    split: Split
-    stacked: int
-    """How many observations are stacked in one image."""
     num_actions: int
     frames_per_step: int
     moments: tuple[Moment, ...]
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """Of an observation."""
         return self.moments[0].observation.shape
 
+    @property
+    def stacked(self) -> int:
+        """How many observations are stacked in one image."""
+        return self.scene.stacked if len(self.shape) == 3 else 1
 
-def record(
-    task: str,
-    options: Any,
-    agent: TrainedAgent | None,
-    *,
-    steps: int,
-    seed: int,
-    split: Split,
-    greedy: bool = False,
-) -> Recording:
-    """Play ``steps`` steps of one stream; what is played follows from the arguments alone.
+
+def record(scene: Scene, agent: TrainedAgent | None) -> Recording:
+    """Play the steps of a scene in one stream; what is played follows from the arguments alone.
 
     Args:
-        task, options, seed, split: as `make_vector` takes them.
+        scene: how many steps of what.
         agent: who plays; None for uniformly random actions.
 
     Raises:
         ConfigError, CheckpointError, UnknownTask, InvalidOption, MissingPackage.
     """
-    scene = Scene(task, options, seed, split, steps, greedy)
     with closing(scene.env()) as env:
-        spec, random = ObservationSpec.of(env), np.random.default_rng(seed)
+        spec, random = ObservationSpec.of(env), np.random.default_rng(scene.seed)
         act = at_random(spec.num_actions, random)
         if agent is not None:
-            act = Player(agent.agent(spec, choose_device("auto"), task), 1, random, greedy).act
+            network = agent.agent(spec, choose_device("auto"), scene.task)
+            act = Player(network, 1, random, scene.greedy).act
         moments = tuple(
             Moment(
                 step.observation[0],
@@ -85,13 +77,6 @@ def record(
             )
             for step in scene.steps(env, act)
         )
-    return Recording(
-        task=task,
-        player="random actions" if agent is None else agent.label,
-        seed=seed,
-        split=split,
-        stacked=scene.stacked if len(spec.shape) == 3 else 1,
-        num_actions=spec.num_actions,
-        frames_per_step=find_task(task).frames_per_step(options),
-        moments=moments,
-    )
+    frames_per_step = find_task(scene.task).frames_per_step(scene.options)
+    player = "random actions" if agent is None else agent.label
+    return Recording(scene, player, spec.num_actions, frames_per_step, moments)

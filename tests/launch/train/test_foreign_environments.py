@@ -22,6 +22,7 @@ from r2ac.launch.rollouts.rollout_actor import ActorConfig, Collected, RolloutAc
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.runs.loading import make_agent
 from r2ac.launch.runs.metrics import read_metrics
+from r2ac.launch.watching.episodes import Scene
 from r2ac.launch.watching.watch import record
 from r2ac.learner.checkpoint import latest_checkpoint, load_checkpoint
 from tests.playing import episodes_of, evaluated
@@ -147,7 +148,7 @@ def test_an_engine_that_writes_into_one_set_of_arrays_is_read_as_any_other(monke
         env = OneSetOfArrays(2, reuse)
         agent = make_agent(ObservationSpec.of(env), AGENT, 1, torch.device("cpu"))
         episodes = episodes_of(agent, env, 4, 40)
-        moments = record("memory/tmaze", MemoryOptions(), None, steps=9, seed=0, split="train").moments
+        moments = record(Scene("memory/tmaze", MemoryOptions(), 0, "train", max_steps=9), None).moments
         return (
             *(rollout.observation.tolist(), rollout.reward.tolist(), rollout.is_first.tolist(), collected.episodes),
             [{name: np.asarray(value).tolist() for name, value in vars(episode).items()} for episode in episodes],

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from r2ac.launch.runs.loading import TrainedAgent, find_checkpoint
 from r2ac.launch.runtime.errors import RunError
 from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.watching import pictures
+from r2ac.launch.watching.episodes import Scene
 from r2ac.launch.watching.pictures import check_output, draw, newest_image
 from r2ac.launch.watching.watch import Moment, Recording, record
 from r2ac.learner.checkpoint import load_checkpoint, save_checkpoint
@@ -32,8 +34,8 @@ ORANGE = (0xE6, 0x9F, 0x00)
 
 
 def watch(agent: TrainedAgent | None = None, **changes: object) -> Recording:
-    arguments = {"options": TMAZE, "steps": 14, "seed": 3, "split": "train", **changes}
-    return record("memory/tmaze", agent=agent, **arguments)  # type: ignore[arg-type]
+    scene = Scene("memory/tmaze", TMAZE, seed=3, split="train", max_steps=14)
+    return record(replace(scene, **changes), agent)  # type: ignore[arg-type]
 
 
 def images(*pictures: np.ndarray, stacked: int = 1, rewards: tuple[float, ...] = ()) -> Recording:
@@ -41,7 +43,9 @@ def images(*pictures: np.ndarray, stacked: int = 1, rewards: tuple[float, ...] =
     moments = tuple(
         Moment(picture, rewards[i] if rewards else 0.0, i == 0, action=i) for i, picture in enumerate(pictures)
     )
-    return Recording("suite/Task", "random actions", 0, "train", stacked, 5, 4, moments)
+    return Recording(
+        Scene("suite/Task", SimpleNamespace(frame_stack=stacked), 0, "train"), "random actions", 5, 4, moments
+    )
 
 
 def random_images(count: int, *shape: int) -> list[np.ndarray]:
@@ -78,7 +82,7 @@ def test_a_recording_is_what_the_agent_meets() -> None:
 
 def test_what_is_played_follows_from_seed_and_split() -> None:
     def played(**changes: object) -> list[tuple[bytes, float, int]]:
-        return [(m.observation.tobytes(), m.reward, m.action) for m in watch(**changes, steps=60).moments]
+        return [(m.observation.tobytes(), m.reward, m.action) for m in watch(**changes, max_steps=60).moments]
 
     assert played() == played()
     assert played() != played(seed=4)
@@ -96,7 +100,7 @@ def test_a_trained_agent_plays_by_its_policy(finished_run: Path, tmp_path: Path)
     greedy = watch(agent, options=agent.training.env, greedy=True)
     assert {m.action for m in greedy.moments} == {1}
     assert greedy.player == "rtrl agent of run"
-    assert {m.action for m in watch(agent, options=agent.training.env, steps=60).moments} == {0, 1}
+    assert {m.action for m in watch(agent, options=agent.training.env, max_steps=60).moments} == {0, 1}
     assert TrainedAgent.load(path).path == path
     with pytest.raises(ConfigError, match="cannot play atari/Pong"):
         agent.check_plays("atari/Pong")
@@ -108,7 +112,7 @@ def test_what_the_agent_is_told_is_recorded_and_shown(monkeypatch: pytest.Monkey
     # With a limit, too: the environment is wrapped then.
     options = DmlabOptions(image_height=24, image_width=32, instruction=True, max_episode_steps=3)
     task = "dmlab/language_select_located_object"
-    recording = record(task, options, None, steps=7, seed=0, split="train")
+    recording = record(Scene(task, options, 0, "train", max_steps=7), None)
     told = [moment.instruction for moment in recording.moments]
     # The double says nothing in the first frames of an episode, four words in the others.
     assert [len(words.split()) for words in told] == [0, 4, 4, 0, 4, 4, 0]
@@ -200,7 +204,7 @@ def test_every_kind_of_task_can_be_watched(tmp_path: Path, task: str, options: o
     if missing := find_task(task).suite.missing():
         pytest.skip(missing)
     chosen = find_task(task).suite.options() if options is None else options
-    recording = record(task, chosen, None, steps=3, seed=0, split="test")
+    recording = record(Scene(task, chosen, seed=0, max_steps=3), None)
     draw(recording, tmp_path / "sheet.png", 15)
     assert recording.stacked == (4 if task == "atari/Pong" else 1)
     assert opened(tmp_path / "sheet.png").std() > 1
