@@ -21,7 +21,7 @@ from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, evalua
 from r2ac.launch.evaluation.protocols import EvaluationConfig
 from r2ac.launch.evaluation.tables import evaluation_markdown, means_by_set
 from r2ac.launch.runs.run_directory import json_text, write_atomically
-from r2ac.launch.runtime.errors import RunError, os_reason
+from r2ac.launch.runtime.errors import RunError, os_errors_as, os_reason
 from r2ac.launch.settings.config import config_from_json
 
 FORMAT = "r2ac evaluation"
@@ -113,22 +113,18 @@ class EvaluationFile:
             "results": [result.to_json() for result in self.results],
         }
         named = [(f"checkpoint {key[0][:12]}, protocol {key[1]}, split {key[2]}", mean) for key, mean in means]
-        try:
+        with os_errors_as(RunError, f"{self.path} cannot be written"):
             write_atomically(self.path, json_text(values, indent=1))
             write_atomically(self.path.with_suffix(".md"), evaluation_markdown(self.results, named))
-        except OSError as error:
-            raise RunError(f"{self.path} cannot be written: {os_reason(error)}") from error
 
     def _keep_what_is_dropped(self) -> None:
         """Before anything is written over, as ``evaluation-<when it was written>.json`` beside the file."""
         if not self._drops:
             return
         self._drops = False
-        try:
+        with os_errors_as(RunError, f"{self.path} cannot be kept before it is replaced"):
             written = datetime.fromtimestamp(self.path.stat().st_mtime, UTC)
             shutil.copy2(self.path, self.path.with_name(f"{self.path.stem}-{written:%Y%m%d-%H%M%S}.json"))
-        except OSError as error:
-            raise RunError(f"{self.path} cannot be kept before it is replaced: {os_reason(error)}") from error
 
     def close(self) -> None:
         """Let others write; a second call does nothing."""
@@ -154,11 +150,9 @@ def _slot(evaluation: Evaluation) -> tuple[str, ...]:
 
 def _lock(folder: Path) -> int | None:
     """The open folder, locked; None where the file system has no such locks."""
-    try:
+    with os_errors_as(RunError, f"{folder} cannot hold an evaluation"):
         folder.mkdir(parents=True, exist_ok=True)
         opened = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise RunError(f"{folder} cannot hold an evaluation: {os_reason(error)}") from error
     if not os.access(folder, os.W_OK):
         # To be known before hours of play.
         os.close(opened)

@@ -17,7 +17,7 @@ from r2ac.launch.evaluation.tables import TaskMeans, evaluation_markdown, print_
 from r2ac.launch.evaluation.workers import Unit, Workers, check_can_be_ended, play_units
 from r2ac.launch.runs.loading import folder_of
 from r2ac.launch.runs.run_directory import write_atomically
-from r2ac.launch.runtime.errors import RunError, os_reason
+from r2ac.launch.runtime.errors import RunError, os_errors_as
 from r2ac.launch.runtime.stop_signals import StopSignals
 
 
@@ -158,8 +158,6 @@ def _write_page(folder: Path, evaluations: Sequence[Evaluation]) -> Path:
     for evaluation in evaluations:
         by_split.setdefault(evaluation.config.split, []).append(evaluation)
     means = [(f"split {split}", mean) for split, group in by_split.items() if (mean := task_means(group)) is not None]
-    try:
+    with os_errors_as(RunError, f"{page} cannot be written"):
         write_atomically(page, evaluation_markdown(evaluations, means))
-    except OSError as error:
-        raise RunError(f"{page} cannot be written: {os_reason(error)}") from error
     return page

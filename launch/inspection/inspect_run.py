@@ -19,7 +19,7 @@ from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.runs.loading import TrainedAgent, choose_device, folder_of
 from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
-from r2ac.launch.runtime.errors import RunError, os_reason
+from r2ac.launch.runtime.errors import RunError, os_errors_as
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.watching.memory_analysis import half_lives
 from r2ac.learner import Rollout
@@ -151,10 +151,8 @@ def write_inspection(inspections: Sequence[Inspection], path: Path) -> None:
         "seed": first.config.seed,
         "checkpoints": [inspection.to_json() for inspection in inspections],
     }
-    try:
+    with os_errors_as(RunError, f"{path} cannot be written"):
         write_atomically(path, json_text(contents, indent=2))
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {os_reason(error)}") from error
 
 
 def _play(

@@ -14,7 +14,7 @@ from torch import Tensor
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import find_task
 from r2ac.launch.runs.run_directory import RunDirectory
-from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
+from r2ac.launch.runtime.errors import RunDirectoryError, os_errors_as
 from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_json
 from r2ac.learner.checkpoint import Checkpoint, CheckpointError, latest_checkpoint, load_checkpoint, load_model_state
 
@@ -42,11 +42,8 @@ class TrainedAgent:
     @cached_property
     def sha256(self) -> str:
         """Of the checkpoint's file, wherever it lies. Raises CheckpointError where it cannot be read."""
-        try:
-            with open(self.path, "rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise CheckpointError(f"cannot read checkpoint {self.path}: {os_reason(error)}") from error
+        with os_errors_as(CheckpointError, f"cannot read checkpoint {self.path}"), open(self.path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
 
     @property
     def label(self) -> str:
@@ -76,11 +73,9 @@ class TrainedAgent:
 def find_checkpoint(path: Path) -> Path:
     """The checkpoint at ``path``, or the newest one of the run at ``path``. Raises RunDirectoryError if ``path`` is a
     directory that holds no run, or nothing at all; CheckpointError if the run has no checkpoint yet."""
-    try:
+    with os_errors_as(RunDirectoryError, f"{path} cannot be read"):
         if path.is_file():
             return path
-    except OSError as error:
-        raise RunDirectoryError(f"{path} cannot be read: {os_reason(error)}") from error
     return latest_checkpoint(RunDirectory.open(path, for_writing=False).checkpoints)
 
 

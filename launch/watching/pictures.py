@@ -20,7 +20,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 
 from r2ac.envs import MissingPackage
 from r2ac.envs.suite import missing_modules
-from r2ac.launch.runtime.errors import RunError, os_reason
+from r2ac.launch.runtime.errors import RunError, os_errors_as
 from r2ac.launch.watching.watch import Moment, Recording
 
 EXTENSIONS = (".png", ".gif", ".mp4")
@@ -46,13 +46,11 @@ def check_output(path: Path, extensions: Sequence[str] = EXTENSIONS) -> None:
             f"{path} needs imageio-ffmpeg, which is not installed: pip install 'r2ac[video]', or write a .gif or .png"
         )
     there = path.exists()
-    try:
+    with os_errors_as(RunError, f"{path} cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("ab").close()
         if not there:
             path.unlink()
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {os_reason(error)}") from error
 
 
 def draw(recording: Recording, output: Path, fps: int) -> None:
@@ -67,15 +65,13 @@ def write(
     """Write a sheet (.png) or a video (.gif, .mp4) of frames of one size, ``fps`` a second. Those of an MP4 are written
     as they come, those of a GIF kept until the last. Raises RunError if it cannot be written."""
     kind = output.suffix.lower()
-    try:
+    with os_errors_as(RunError, f"{output} cannot be written"):
         if kind == ".png":
             sheet().save(output)
         elif kind == ".gif":
             write_gif(frames(), output, fps)
         else:
             _write_mp4(frames(), output, fps)
-    except OSError as error:
-        raise RunError(f"{output} cannot be written: {os_reason(error)}") from error
 
 
 def write_gif(frames: Iterator[Image.Image], output: Path | IO[bytes], fps: int) -> None:
@@ -86,10 +82,8 @@ def write_gif(frames: Iterator[Image.Image], output: Path | IO[bytes], fps: int)
 
 def save_figure(figure: Figure, output: Path | IO[bytes], dpi: int) -> None:
     """Raises RunError if it cannot be written."""
-    try:
+    with os_errors_as(RunError, f"{output} cannot be written"):
         figure.savefig(output, dpi=dpi)
-    except OSError as error:
-        raise RunError(f"{output} cannot be written: {os_reason(error)}") from error
 
 
 def enlarged(image: np.ndarray, least: int) -> Image.Image:
