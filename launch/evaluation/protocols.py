@@ -57,30 +57,20 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
-class ProtocolPart:
-    """So many episodes of one split."""
-
-    split: Split
-    seeds: int
-    episodes: int
-    """For each seed."""
-
-
-@dataclass(frozen=True)
 class Protocol:
     """A way to evaluate, by suite."""
 
     name: Literal["default", "paper", "machado2018"]
-    parts: Mapping[str, tuple[ProtocolPart, ...]]
+    parts: Mapping[str, tuple[EvaluationConfig, ...]]
     """What is played of the tasks of a suite, by its name."""
-    others: tuple[ProtocolPart, ...] = ()
+    others: tuple[EvaluationConfig, ...] = ()
     """What is played of the tasks of all other suites; nothing where the protocol does not know them."""
     greedy: bool = False
     """Take the most probable action instead of drawing from the policy."""
     presets: Mapping[str, str] = field(default_factory=dict)
     """Which of a suite's presets says what an episode is; where none does, it is as in training."""
 
-    def parts_of(self, task: Task) -> tuple[ProtocolPart, ...]:
+    def parts_of(self, task: Task) -> tuple[EvaluationConfig, ...]:
         """Raises ConfigError where the protocol does not know the task's suite."""
         parts = self.parts.get(task.suite.name, self.others)
         if not parts:
@@ -98,7 +88,7 @@ class Protocol:
         return replace(trained, **{name: getattr(preset, name) for name in _OF_AN_EPISODE[task.suite.name]})
 
 
-_DEFAULT = (ProtocolPart("test", seeds=3, episodes=100),)
+_DEFAULT = (EvaluationConfig(100, 3),)
 
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
@@ -107,9 +97,9 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol(
             "paper",
             {
-                "dmlab": (ProtocolPart("test", seeds=3, episodes=100),),
-                "procgen": (ProtocolPart("train", seeds=1, episodes=200), ProtocolPart("test", seeds=3, episodes=200)),
-                "atari": (ProtocolPart("test", seeds=5, episodes=30),),
+                "dmlab": _DEFAULT,
+                "procgen": (EvaluationConfig(200, 1, split="train"), EvaluationConfig(200, 3)),
+                "atari": (EvaluationConfig(30, 5),),
             },
             greedy=True,
             presets={"atari": "paper"},
@@ -174,10 +164,10 @@ class Settings:
             parts = tuple(part for part in parts if part.split == self.split) or parts[:1]
         return [self._config(part) for part in parts]
 
-    def _config(self, part: ProtocolPart) -> tuple[EvaluationConfig, tuple[str, ...]]:
-        prescribed = {**vars(part), "greedy": PROTOCOLS[self.protocol].greedy}
-        asked = {name: getattr(self, name) for name in prescribed}
-        chosen = {name: own if asked[name] is None else asked[name] for name, own in prescribed.items()}
-        config = EvaluationConfig(**chosen, num_envs=self.num_envs, device=self.device)
-        changed = [name for name in ("episodes", "seeds", "split", "greedy") if chosen[name] != prescribed[name]]
+    def _config(self, part: EvaluationConfig) -> tuple[EvaluationConfig, tuple[str, ...]]:
+        prescribed = replace(part, greedy=PROTOCOLS[self.protocol].greedy)
+        names = ("episodes", "seeds", "split", "greedy")
+        chosen = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        config = replace(part, **chosen, num_envs=self.num_envs, device=self.device)
+        changed = [name for name in names if getattr(config, name) != getattr(prescribed, name)]
         return config, (*changed, *(["max_episode_steps"] if self.max_episode_steps is not None else []))
