@@ -17,9 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from r2ac.launch.cluster.jobs.fetch import fetch
-from r2ac.launch.cluster.jobs.follow import follow, wait_for_end
 from r2ac.launch.cluster.jobs.job import Job, is_sender_id
-from r2ac.launch.cluster.jobs.server import Cluster, JobServer, cluster_address
+from r2ac.launch.cluster.jobs.server import Cluster, JobServer, cluster_address, follow, wait_for_end
 from r2ac.launch.runtime.output import print_failures, reader_is_gone
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError, require

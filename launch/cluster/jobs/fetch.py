@@ -18,10 +18,9 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from r2ac.launch.cluster.jobs.follow import wait_for_end
 from r2ac.launch.cluster.jobs.job import PYTHON, SENDER, Job, is_job_id, new_job_id
 from r2ac.launch.cluster.jobs.pack import BEGIN, END
-from r2ac.launch.cluster.jobs.server import JobError, JobRequest, JobServer
+from r2ac.launch.cluster.jobs.server import JobError, JobRequest, JobServer, wait_for_end
 from r2ac.launch.cluster.jobs.submission import quoted_place, submit_with_package
 from r2ac.launch.runs.run_files import OF_A_RUN, Choice, files_below, wanted
 from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store

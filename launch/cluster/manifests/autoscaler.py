@@ -106,13 +106,9 @@ class AutoscalerOptions:
 
 
 def autoscaler_manifest(training: Training, options: AutoscalerOptions, ray_version: str) -> str:
-    """The YAML.
-
-    Raises:
-        ConfigError: for options that are not allowed, or a package that is not there.
-    """
+    """The YAML. Raises ConfigError for options that are not allowed, or a package that is not there."""
     options.check()
-    machines = _own_machines(options) if options.provider == "local" else _cloud(training.needs, options, ray_version)
+    machines = _own_machines(options) if options.provider == "local" else _cloud(training.needs, options)
     files, package = _package(options.package)
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return render(
@@ -123,24 +119,23 @@ def autoscaler_manifest(training: Training, options: AutoscalerOptions, ray_vers
         files=files,
         package=package,
         python=python,
+        ray_version=ray_version,
         **machines,
     )
 
 
-def _cloud(needs: Needs, options: AutoscalerOptions, ray_version: str) -> dict[str, Any]:
+def _cloud(needs: Needs, options: AutoscalerOptions) -> dict[str, Any]:
     """What the template says of the machines of a cloud. A driver that learns on a GPU has it on the head, where the
     run directory is too."""
     cpus, gpus = options.cpus_per_worker, options.gpus_per_worker
     if needs.worker_cpus(cpus) > cpus:
         raise ConfigError(f"--cpus-per-worker is {cpus}, but a learner takes {needs.learner_cpus} (--learner-threads)")
     least, most = worker_bounds(needs.workers(cpus), options.min_workers, options.max_workers)
-    python = f"py{sys.version_info.major}{sys.version_info.minor}"
     return {
         "least": least,
         "most": most,
         "learner_nodes": 0 if needs.driver_gpus else needs.gpu_nodes(gpus),
         "gpus": gpus,
-        "image": options.image or f"rayproject/ray:{ray_version}-{python}",
         **{name: getattr(options, name, "") or value for name, value in _DEFAULTS[options.provider].items()},
     }
 
@@ -158,11 +153,8 @@ def _own_machines(options: AutoscalerOptions) -> dict[str, Any]:
 
 
 def _package(given: str) -> tuple[Mapping[str, str], str]:
-    """Files to bring to the machines, and what pip is told to install, quoted.
-
-    Raises:
-        ConfigError: where nothing is given and r2ac is not installed from a folder.
-    """
+    """Files to bring to the machines, and what pip is told to install, quoted. Raises ConfigError where nothing is
+    given and r2ac is not installed from a folder."""
     package = given or _installed_from()
     if not package:
         raise ConfigError("--package is missing: the folder, wheel, address or requirement that pip installs r2ac from")

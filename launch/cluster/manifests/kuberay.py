@@ -57,11 +57,8 @@ class KubeRayOptions:
 
 
 def kuberay_run_dir(run_dir: str) -> str:
-    """Where the run lies in the pods; a relative directory is one of the volume.
-
-    Raises:
-        ConfigError: for a directory that is gone with its pod.
-    """
+    """Where the run lies in the pods; a relative directory is one of the volume. Raises ConfigError for a directory
+    that is gone with its pod."""
     path = PurePosixPath(MOUNT) / run_dir
     if not is_url(run_dir) and (not path.is_relative_to(MOUNT) or ".." in path.parts or path == PurePosixPath(MOUNT)):
         raise ConfigError(f"--run-dir is {run_dir}, but it must lie below {MOUNT}: the rest of a pod is lost with it")
@@ -69,11 +66,8 @@ def kuberay_run_dir(run_dir: str) -> str:
 
 
 def kuberay_manifest(training: Training, options: KubeRayOptions, ray_version: str) -> str:
-    """The YAML: the script of the training (a ConfigMap), the RayJob, and the claim where it is asked for.
-
-    Raises:
-        ConfigError: for options that are not allowed.
-    """
+    """The YAML: the script of the training (a ConfigMap), the RayJob, and the claim where it is asked for. Raises
+    ConfigError for options that are not allowed."""
     options.check()
     needs = training.needs
     cpus = needs.worker_cpus(options.cpus_per_worker)

@@ -35,11 +35,8 @@ class Needs:
 
     @classmethod
     def of(cls, config: TrainConfig[Any]) -> Needs:
-        """The needs of checked settings. A GPU is asked for only where --device says cuda.
-
-        Raises:
-            ConfigError: for inference workers that insist on a GPU.
-        """
+        """The needs of checked settings. A GPU is asked for only where --device says cuda. Raises ConfigError for
+        inference workers that insist on a GPU."""
         works = config.inference == "worker"
         if works and config.inference_device.startswith("cuda"):
             raise ConfigError(
@@ -115,11 +112,8 @@ def check_name(name: str) -> None:
 
 
 def worker_bounds(enough: int, least: int | None, most: int | None) -> tuple[int, int]:
-    """The fewest and the most CPU workers: what --min-workers and --max-workers say, or else ``enough`` of them.
-
-    Raises:
-        ConfigError: for bounds that cannot be.
-    """
+    """The fewest and the most CPU workers: what --min-workers and --max-workers say, or else ``enough`` of them. Raises
+    ConfigError for bounds that cannot be."""
     least = enough if least is None else least
     most = max(enough, least) if most is None else most
     if least < 0:
@@ -137,11 +131,8 @@ def check_at_least(values: dict[str, int], least: int = 1) -> None:
 
 
 def ray_version() -> str:
-    """The version of Ray that is installed, which the nodes must have too.
-
-    Raises:
-        ConfigError: where it has no token authentication.
-    """
+    """The version of Ray that is installed, which the nodes must have too. Raises ConfigError where it has no token
+    authentication."""
     installed = version("ray")
     if tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < _LEAST_RAY:
         least = ".".join(map(str, _LEAST_RAY))

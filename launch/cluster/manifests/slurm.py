@@ -56,11 +56,7 @@ class SlurmOptions:
 
 
 def slurm_manifest(training: Training, options: SlurmOptions) -> str:
-    """The batch script.
-
-    Raises:
-        ConfigError: for options that are not allowed, or nodes that are too few.
-    """
+    """The batch script. Raises ConfigError for options that are not allowed, or nodes that are too few."""
     options.check()
     needs = training.needs
     most = max(options.cpus_per_node, needs.learner_cpus)

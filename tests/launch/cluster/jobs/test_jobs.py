@@ -15,9 +15,8 @@ import pytest
 
 from r2ac.launch.cli import main
 from r2ac.launch.cluster.jobs.fetch import fetch
-from r2ac.launch.cluster.jobs.follow import wait_for_end
 from r2ac.launch.cluster.jobs.job import new_job_id
-from r2ac.launch.cluster.jobs.server import JobRequest, JobServer
+from r2ac.launch.cluster.jobs.server import JobRequest, JobServer, wait_for_end
 from r2ac.launch.cluster.jobs.submission import submit_with_package
 from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runs.metrics import read_metrics
