@@ -64,16 +64,13 @@ def cluster_command(arguments: Sequence[str], console: Console) -> int:
 def read_training(
     task: str, arguments: Sequence[str], place: Callable[[str], str], name: str = "", now: datetime | None = None
 ) -> Training:
-    """The training that the flags of r2ac train ask for, checked.
+    """The training that the flags of r2ac train ask for, checked. Raises ConfigError, UnknownTask and InvalidOption.
 
     Args:
         task: as r2ac train takes it.
         arguments: its flags.
         place: where a run directory lies, as the nodes see it.
         name: of the job; from the task, the agent, the seed and ``now`` (the local time if None) where it is empty.
-
-    Raises:
-        ConfigError, UnknownTask, InvalidOption: for flags that cannot be.
     """
     flags = [_with_dashes(word) for word in arguments]
     for refused, instead in _REFUSED.items():

@@ -29,10 +29,8 @@ _CHECKPOINT = ".safetensors"
 def local_copies(words: Sequence[str], console: Console) -> Iterator[list[str]]:
     """The words of a command line with the path of a copy in place of the URL of each run that is read.
 
-    Raises:
-        ConfigError: for an output at a URL.
-        StorageError, StorageUnavailable, MissingPackage: where a URL cannot be read, or what was written there cannot
-            be brought back.
+    Raises ConfigError for an output at a URL, and StorageError, StorageUnavailable or MissingPackage where a URL cannot
+    be read, or what was written to the copy cannot be brought back.
     """
     local, flag = list(words), ""
     with ExitStack() as at_the_end:

@@ -39,14 +39,10 @@ TAGS: Mapping[str, str] = {**{key: f"returns/{key}" for key in _RETURNS}, "updat
 
 
 class EventWriter:
-    """Appends to the TensorBoard events of a run; what was written is in the file when a method returns.
+    """Appends to the TensorBoard events of a run in ``folder``; they are in the file when a method returns.
 
-    Args:
-        folder: where the event file lies.
-        purge_step: TensorBoard hides what earlier files hold of this step and later ones; None hides nothing.
-
-    Raises:
-        RunDirectoryError: from all methods, where the file system takes no more.
+    TensorBoard hides what earlier files hold of ``purge_step`` and later steps; None hides nothing. All methods raise
+    RunDirectoryError where the file system takes no more.
     """
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:

@@ -43,16 +43,11 @@ class Fetched:
 
 
 def fetch(server: JobServer, job: Job, output: Path, limit: int, checkpoints: bool, wait_seconds: float) -> Fetched:
-    """Copy the run of a job into the new directory ``output``: all but locks and the checkpoints before the newest.
+    """Copy the run of a job into the new directory ``output``: all but locks; of the checkpoints the newest, or none.
 
-    Args:
-        limit: the most bytes that may come through the cluster.
-        checkpoints: whether the newest checkpoint comes too.
-        wait_seconds: how long the job that sends it may take to begin and end.
-
-    Raises:
-        JobError: where the job has no run directory, or the run cannot be sent.
-        RunDirectoryError: where it cannot be written here; then ``output`` is as it was.
+    Raises JobError where the job has no run directory, or the run cannot be sent: it has more than ``limit`` bytes, or
+    does not come within ``wait_seconds``. Raises RunDirectoryError where it cannot be written here; then ``output`` is
+    as it was.
     """
     if job.run_directory is None:
         raise JobError(f"job {job.id} was not made by r2ac submit: nobody knows where it writes")
@@ -138,10 +133,7 @@ def unpack(log: str, folder: Path, limit: int) -> None:
     """Write the files that `r2ac.launch.cluster.jobs.pack` printed into ``folder``.
 
     Nothing of the log is trusted: sizes are bounded before anything is unpacked, and only plain files and folders
-    inside of ``folder`` are made.
-
-    Raises:
-        JobError: where the log is not whole, or holds what no run holds.
+    inside of ``folder`` are made. Raises JobError where the log is not whole, or holds what no run holds.
     """
     _, begun, rest = log.rpartition(BEGIN)
     first, _, rest = rest.partition("\n")

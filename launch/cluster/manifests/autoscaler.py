@@ -91,7 +91,7 @@ class AutoscalerOptions:
 
     def check(self) -> None:
         """Raise ConfigError for the first option that is not allowed."""
-        check_at_least({name: getattr(self, name) for name in ("cpus_per_worker", "gpus_per_worker", "idle_minutes")})
+        check_at_least(self, "cpus_per_worker", "gpus_per_worker", "idle_minutes")
         if self.provider == "local" and not self.head_ip:
             raise ConfigError("--provider local needs --head-ip: the machine where the driver runs")
         if self.provider != "local" and (self.head_ip or self.worker_ips):

@@ -48,8 +48,8 @@ class KubeRayOptions:
         """Raise ConfigError for the first option that is not allowed."""
         if not self.image or re.search(r"\s", self.image):
             raise ConfigError(f"--image is {self.image!r}, but it must be the name of an image, without spaces")
-        check_at_least({name: getattr(self, name) for name in ("cpus_per_worker", "gpus_per_worker", "gib_per_cpu")})
-        check_at_least({"keep_minutes": self.keep_minutes}, 0)
+        check_at_least(self, "cpus_per_worker", "gpus_per_worker", "gib_per_cpu")
+        check_at_least(self, "keep_minutes", least=0)
         if not _CLAIM.fullmatch(self.claim):
             raise ConfigError(f"--claim is {self.claim!r}, but it must be lower-case letters, digits, dashes and dots")
         if self.create_claim and not _QUANTITY.fullmatch(self.create_claim):

@@ -11,8 +11,6 @@ from typing import Any
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.settings.places import is_url
 
-RETRIES = 3
-"""How often a training that failed is begun again, from its last checkpoint."""
 _LEAST_RAY = (2, 52)
 """The first version of Ray with token authentication."""
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
@@ -31,7 +29,8 @@ class Needs:
     """CPUs of each learner."""
     gpus: int
     """GPUs of all learners together; 0 where they learn on CPUs."""
-    retries: int = RETRIES
+    retries: int = 3
+    """How often a training that failed is begun again, from its last checkpoint."""
 
     @classmethod
     def of(cls, config: TrainConfig[Any]) -> Needs:
@@ -46,7 +45,7 @@ class Needs:
         actors = config.num_actors + config.inference_workers * works
         learners = config.num_learners
         gpus = max(learners, 1) if config.device.startswith("cuda") else 0
-        return cls(actors, learners, config.learner_threads or 1, gpus, config.max_failures or RETRIES)
+        return cls(actors, learners, config.learner_threads or 1, gpus, config.max_failures or cls.retries)
 
     @property
     def driver_gpus(self) -> bool:
@@ -123,10 +122,10 @@ def worker_bounds(enough: int, least: int | None, most: int | None) -> tuple[int
     return least, most
 
 
-def check_at_least(values: dict[str, int], least: int = 1) -> None:
-    """Raise ConfigError for the first flag whose value is below ``least``."""
-    for name, value in values.items():
-        if value < least:
+def check_at_least(options: object, *names: str, least: int = 1) -> None:
+    """Raise ConfigError for the first of these fields of ``options`` that is given and below ``least``."""
+    for name in names:
+        if (value := getattr(options, name)) is not None and value < least:
             raise ConfigError(f"--{name.replace('_', '-')} is {value}, but it must be at least {least}")
 
 

@@ -44,9 +44,9 @@ class SlurmOptions:
 
     def check(self) -> None:
         """Raise ConfigError for the first option that is not allowed."""
-        check_at_least({"nodes": 1 if self.nodes is None else self.nodes, "cpus_per_node": self.cpus_per_node})
-        check_at_least({"gpus_per_node": self.gpus_per_node or 0}, 0)
-        check_at_least({"warning_seconds": self.warning_seconds}, 10)
+        check_at_least(self, "nodes", "cpus_per_node")
+        check_at_least(self, "gpus_per_node", least=0)
+        check_at_least(self, "warning_seconds", least=10)
         if not _TIME.fullmatch(self.time):
             raise ConfigError(f"--time is {self.time!r}, but it must be such as 90 (minutes), 24:00:00 or 2-12:00:00")
         for name in ("partition", "account"):
