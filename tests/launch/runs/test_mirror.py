@@ -276,3 +276,15 @@ def test_a_training_at_a_url_that_is_killed_goes_on(remote: Path, start_tiny: St
     assert steps[-1] == total
     counters = load_checkpoint(find_checkpoint(remote)).counters
     assert (counters["env_steps"], counters["updates"], counters["restarts"]) == (total, total // 40, 1)
+
+
+def test_the_checkpoints_of_a_run_in_a_folder_below_stay(remote: Path) -> None:
+    below = remote / "below" / "checkpoints" / f"step_{7:012d}.safetensors"
+    below.parent.mkdir(parents=True)
+    below.write_text("of another run")
+    with Mirror(url_of(remote), Console(), new=True) as mirror:
+        write(mirror, 0)
+        mirror.push()
+        wait_until(lambda: steps_at(remote) == [0])
+        (mirror.path / "below" / "checkpoints" / below.name).unlink()
+    assert below.read_text() == "of another run"
