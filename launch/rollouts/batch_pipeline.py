@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from r2ac.launch.rollouts.rollout_source import Batch, Batches
+from r2ac.launch.rollouts.rollout_source import Batch, InProcessSource, RaySource
 from r2ac.launch.runtime.process import CLOSE_SECONDS, end_thread
 from r2ac.launch.settings.policy_lag import PREFETCHED
 from r2ac.learner import Rollout
@@ -29,7 +29,7 @@ class BatchPipeline:
         stage: begins to bring the rollouts of a batch to the device.
     """
 
-    def __init__(self, source: Batches, stage: Callable[[Rollout[np.ndarray]], None]) -> None:
+    def __init__(self, source: RaySource | InProcessSource, stage: Callable[[Rollout[np.ndarray]], None]) -> None:
         self._source, self._stage = source, stage
         self._ready: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=1)
         self._closed = threading.Event()

@@ -172,11 +172,6 @@ class ActorConfig:
         return (self.index - self.first_index) * self.num_streams
 
     @property
-    def last_stream(self) -> int:
-        """The number of the actor's last stream."""
-        return self.first_stream + self.num_streams - 1
-
-    @property
     def columns(self) -> tuple[slice, ...]:
         """The streams of each group, among those of the actor."""
         bounds = [self.num_streams * i // self.num_groups for i in range(self.num_groups + 1)]
@@ -328,6 +323,6 @@ class RolloutActor:
         # The learner orders a rollout when the one that was written here before is used up.
         slot = 0 if self._memory is None else self._memory.slot(sequence)
         rollout = self._layout.empty() if self._memory is None else self._memory.slots[slot]
-        rollout.stream[:] = np.arange(self._config.first_stream, self._config.last_stream + 1)
+        rollout.stream[:] = self._config.first_stream + np.arange(self._config.num_streams)
         rollout.sequence[:] = sequence
         return rollout, slot

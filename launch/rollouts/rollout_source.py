@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
@@ -65,29 +64,8 @@ class SourceCounts:
         self.actor_seconds.update(collected.seconds)
 
 
-class Batches(Protocol):
-    """Hands the learner batch after batch; the rollouts of one stream come in order, each once."""
-
-    @property
-    def waited(self) -> float:
-        """Seconds that the learner has waited for batches."""
-
-    def next_batch(self, interrupted: Callable[[], bool]) -> Batch | None:
-        """The next batch; None if ``interrupted()`` turned true while waiting for it."""
-
-
-class RolloutSource(Batches, Protocol):
-    """Batches as they come from the rollout actors."""
-
-    counts: SourceCounts
-    pool: InferencePool | None
-    """The inference workers; None where there are none."""
-    timeline: Callable[[Path], object] | None
-    """Writes a trace of the actors' processes; None where there are none."""
-
-
 class InProcessSource:
-    """A rollout actor in this process. It steps only when the learner asks, with the newest weights.
+    """Batches from a rollout actor in this process, which steps only when the learner asks, with the newest weights.
 
     Args:
         actor: with an agent of its own.
@@ -98,8 +76,7 @@ class InProcessSource:
     def __init__(self, actor: RolloutActor, batch_size: int, sequence: int) -> None:
         self._actor, self._batcher, self._sequence = actor, Batcher(batch_size), sequence
         self.counts, self.waited = SourceCounts(actors=1), 0.0
-        self.pool: InferencePool | None = None
-        self.timeline: Callable[[Path], object] | None = None
+        self.pool = self.timeline = None
         self._weights: Weights
 
     def publish(self, weights: Weights) -> None:
@@ -125,7 +102,8 @@ class InProcessSource:
 
 
 class RaySource:
-    """Rollout actors in Ray processes, each kept up to some rollouts ahead of the learner by its orders.
+    """Batches from rollout actors in Ray processes, each kept some rollouts ahead of the learner by its orders; the
+    rollouts of one stream come in order, each once.
 
     An actor that dies is replaced; its lost rollouts leave a gap in the sequence numbers of its streams, which makes
     the learner begin these streams again.

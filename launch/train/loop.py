@@ -36,7 +36,7 @@ class TrainingLoop:
     """A training that is under way: the loop of batches, updates, publications, lines and checkpoints.
 
     Several learners make the same updates at the same time, each from rollouts of its own. The first of them decides
-    when to stop and to save, and it alone has records; the others tell it what they counted.
+    when to stop and to save, and it alone writes the run; the others send it their counts.
 
     Args:
         config: of the whole training.
@@ -63,7 +63,7 @@ class TrainingLoop:
             for name in COUNTED:
                 setattr(self._source.counts, name, int(counters.get(name, 0)))
             self._source.counts.restarts += run.restarted
-        self._log = TrainingLog(learner, self._batches, self._source.counts, config.tasks, config.env, collective)
+        self._log = TrainingLog(learner, rollouts, config.tasks, config.env, collective)
         self._frames_per_step = frames_per_step(config.task, config.env)
         self._incarnation = int(counters.get("incarnation", -1)) + 1
         self._earlier = float(counters.get("wall_time", 0.0))
@@ -135,12 +135,17 @@ class TrainingLoop:
 
     def _next_batch(self, stop_requested: Callable[[], bool]) -> Batch | None:
         """The next batch; None at all learners where one of them has none, so that they stop at the same update."""
+
+        def interrupted() -> bool:
+            self._show_now_and_then()
+            return stop_requested()
+
         batch: Batch | None = None
         failure: Exception | None = None
         with self._profile.phase("waiting"):
             try:
                 if not stop_requested():
-                    batch = self._batches.next_batch(lambda: self._show_waiting(stop_requested()))
+                    batch = self._batches.next_batch(interrupted)
             except _NO_ROLLOUTS as error:
                 failure = error
             since = time.monotonic() - self._last_checkpoint
@@ -166,14 +171,12 @@ class TrainingLoop:
         if config.video_minutes > 0 and time.monotonic() - self._last_video >= 60 * config.video_minutes:
             with phase("video"):
                 self._film()
-        if time.monotonic() - self._last_shown >= _SHOW_SECONDS:
-            self._show()
+        self._show_now_and_then()
 
-    def _show_waiting(self, stopped: bool) -> bool:
-        """Asked while the learner waits, which may be long: the line then says which actors are still pending."""
+    def _show_now_and_then(self) -> None:
+        """Also while the learner waits, which may be long: the line then shows which actors are still pending."""
         if time.monotonic() - self._last_shown >= _SHOW_SECONDS:
             self._show()
-        return stopped
 
     def _show(self) -> None:
         self._last_shown = time.monotonic()
@@ -195,7 +198,9 @@ class TrainingLoop:
         self._seconds = time.monotonic() - self._began
         pool = self._source.pool
         workers = pool.statistics() if pool is not None and self._config.profile else None
-        self._profile_summary = self._profile.write(self._actor_seconds(), workers, self._source.timeline)
+        # An actor in this process waits for no orders.
+        spent = {key: value for key, value in self._source.counts.actor_seconds.items() if value > 0}
+        self._profile_summary = self._profile.write(spent, workers, self._source.timeline)
 
     def _write_line(self) -> None:
         """A line about all learners, each of which has its part in it."""
@@ -253,10 +258,6 @@ class TrainingLoop:
             profile=profile.rows() if profile is not None else [],
             paths=self._run.paths(profile=profile is not None),
         )
-
-    def _actor_seconds(self) -> dict[str, float]:
-        """What the actors spent their time with; an actor in this process waits for no orders."""
-        return {key: value for key, value in self._source.counts.actor_seconds.items() if value > 0}
 
     def _wall_time(self) -> float:
         return self._earlier + time.monotonic() - self._began

@@ -23,7 +23,7 @@ from r2ac.launch.rollouts.inference.pool import InferencePool, pool_anywhere, po
 from r2ac.launch.rollouts.orders import Orders
 from r2ac.launch.rollouts.publisher import WeightsPublisher
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
-from r2ac.launch.rollouts.rollout_source import Batches, InProcessSource, RaySource, RolloutSource
+from r2ac.launch.rollouts.rollout_source import InProcessSource, RaySource
 from r2ac.launch.rollouts.transport.links import ActorStarter, RayLink, SocketLink
 from r2ac.launch.rollouts.transport.shared_memory import NoMemory
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
@@ -38,8 +38,9 @@ from r2ac.learner import Learner
 class Rollouts:
     """Where a learner's batches come from, and where its weights go."""
 
-    source: RolloutSource
-    batches: Batches
+    source: RaySource | InProcessSource
+    batches: RaySource | InProcessSource | BatchPipeline
+    """The source, or what makes its batches ready ahead."""
     publish: WeightsPublisher
 
 
@@ -78,7 +79,7 @@ def open_rollouts(
         source, weights = _ray_source(config, spec, learner, actors, sequence, stack)
     except NoMemory as error:
         raise ConfigError(str(error)) from error
-    batches: Batches = source
+    batches: RaySource | BatchPipeline = source
     if learner.device.type == "cuda":
         # On a CPU a thread that makes batches ready would take the interpreter and a core from the update.
         batches = stack.enter_context(closing(BatchPipeline(source, learner.stage)))

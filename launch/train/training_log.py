@@ -16,38 +16,41 @@ import torch
 
 from r2ac.envs import Task, mean_normalised_return
 from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, Episode
-from r2ac.launch.rollouts.rollout_source import Batches, SourceCounts
+from r2ac.launch.train.sources import Rollouts
 from r2ac.learner import Collective, Learner
 
 COUNTED = ("restarts", "actor_restarts", "engine_restarts", "inference_restarts")
 """Counts of the source that go on in a run that goes on."""
 _RESETS, _SEQUENCE = "stream_resets", "next_sequence"
+_LEARNER, _HELD_BACK = "learner", "held back"
+_SHARES = {ENVIRONMENT: "actor_environment", INFERENCE: "actor_inference", WAITING: "actor_wait"}
 
 
 @dataclass(frozen=True)
 class _Part:
-    """What one learner has to say for a line: of its own rollouts, since its last line."""
+    """One learner's share of a line."""
 
     episodes: list[Episode]
+    """Since its last line."""
     lags: list[np.ndarray]
-    waited: float
-    held_back: float
+    """Since its last line."""
+    seconds: Counter[str]
+    """Since its last line: in which the learner waited and was held back, and what its actors did."""
     queue: int
     actors: int
-    actor_seconds: Counter[str]
     counts: dict[str, int]
+    """Since the start."""
 
 
 class TrainingLog:
-    """Gathers what a run measures and turns it into the values of a line, each over the steps since the last line.
+    """The values of a line of metrics.jsonl, each over the steps since the last line.
 
-    Of several learners the first has the values of all: their episodes, lags and counts together, the mean of what each
-    of them waited.
+    With several learners the first has the values of all: their episodes, lags and counts together, and the mean of the
+    time that each of them waited.
 
     Args:
         learner: whose counters are reported.
-        batches: whose waits are reported.
-        counts: of the source of the rollouts.
+        rollouts: whose waits and counts are reported.
         tasks: what the agent learns.
         options: the environment's, on which reference scores depend.
         collective: all learners.
@@ -56,13 +59,13 @@ class TrainingLog:
     def __init__(
         self,
         learner: Learner,
-        batches: Batches,
-        counts: SourceCounts,
+        rollouts: Rollouts,
         tasks: Sequence[Task],
         options: Any,
         collective: Collective,
     ) -> None:
-        self._learner, self._batches, self._counts, self._collective = learner, batches, counts, collective
+        self._learner, self._batches, self._collective = learner, rollouts.batches, collective
+        self._counts = rollouts.source.counts
         self._scores = {task.name: task.reference_scores(options) for task in tasks}
         self._max_episode_steps: int = options.max_episode_steps
         self._short_names = {task.name: task.short_name for task in tasks}
@@ -106,17 +109,17 @@ class TrainingLog:
 
     def _line(self, parts: Sequence[_Part], elapsed: float) -> dict[str, float]:
         """What is measured over ``elapsed`` seconds."""
-        own, *others = parts
         self._note_counts([part.counts for part in parts])
-        for part in others:
+        for part in parts[1:]:
             self._note_returns(part.episodes)
         self._notes = self._read_notes()
         learner, counts = self._learner, self._restarts()
+        spent = sum((part.seconds for part in parts), Counter[str]())
         values: dict[str, float] = {
             "updates": learner.updates,
             "throughput/steps_per_second": (learner.env_steps - self._began_steps) / elapsed,
-            "throughput/learner_wait": sum(part.waited for part in parts) / len(parts) / elapsed,
-            "throughput/held_back": sum(part.held_back for part in parts) / len(parts) / elapsed,
+            "throughput/learner_wait": spent.pop(_LEARNER, 0.0) / len(parts) / elapsed,
+            "throughput/held_back": spent.pop(_HELD_BACK, 0.0) / len(parts) / elapsed,
             "throughput/queue": sum(part.queue for part in parts),
             "throughput/actors": sum(part.actors for part in parts),
             **{f"throughput/{name}": count for name, count in counts.items()},
@@ -128,12 +131,10 @@ class TrainingLog:
         if lags := [lag for part in parts for lag in part.lags]:
             together = np.concatenate(lags)
             values |= {"policy_lag/mean": float(together.mean()), "policy_lag/max": float(together.max())}
-            percents = (5, 50, 95)
-            values |= {
-                f"policy_lag/p{percent}": float(lag)
-                for percent, lag in zip(percents, np.percentile(together, percents), strict=True)
-            }
-        return values | _actor_shares(sum((part.actor_seconds for part in others), own.actor_seconds))
+            values |= {f"policy_lag/p{percent}": float(np.percentile(together, percent)) for percent in (5, 50, 95)}
+        if spent:
+            values |= {f"throughput/{name}": spent[key] / spent.total() for key, name in _SHARES.items()}
+        return values
 
     def _episode_values(self, episodes: Sequence[Episode]) -> dict[str, float]:
         """Of the episodes since the last line; the normalised return is that of the last 100 of each task."""
@@ -161,7 +162,7 @@ class TrainingLog:
         return {**pending, **self._notes, **restarts, **limit}
 
     def hints(self, stall_seconds: float) -> list[str]:
-        """Which rollout actors of this learner have handed over nothing for that long, for the progress line."""
+        """Names the rollout actors of this learner that have delivered nothing for that long, for the progress line."""
         silent = {index: seconds for index, seconds in self._counts.silent.items() if seconds >= stall_seconds}
         if not silent:
             return []
@@ -196,33 +197,19 @@ class TrainingLog:
             self._others[name] = combine([0, *(counts[name] for counts in of_all[1:])])
 
     def _part(self) -> _Part:
-        return _Part(
-            episodes=self._episodes,
-            lags=self._lags,
-            waited=self._batches.waited - self._began_waited,
-            held_back=self._counts.held_back - self._began_held_back,
-            queue=self._counts.queue,
-            actors=self._counts.actors,
-            actor_seconds=self._counts.actor_seconds - self._began_actors,
-            counts=self._own_counts(),
-        )
+        seconds = self._seconds() - self._began_seconds
+        return _Part(self._episodes, self._lags, seconds, self._counts.queue, self._counts.actors, self._own_counts())
+
+    def _seconds(self) -> Counter[str]:
+        """What the learner and the actors have spent since the start."""
+        counts = self._counts
+        return Counter({_LEARNER: self._batches.waited, _HELD_BACK: counts.held_back, **counts.actor_seconds})
 
     def _begin(self) -> None:
         self._episodes: list[Episode] = []
         self._lags: list[np.ndarray] = []
-        self._began = time.monotonic()
-        self._began_steps = self._learner.env_steps
-        self._began_waited = self._batches.waited
-        self._began_held_back = self._counts.held_back
-        self._began_actors = self._counts.actor_seconds.copy()
-
-
-def _actor_shares(spent: Counter[str]) -> dict[str, float]:
-    """What rollout actors have spent their time with; nothing before the first rollout."""
-    total = spent.total()
-    names = {ENVIRONMENT: "throughput/actor_environment", INFERENCE: "throughput/actor_inference"}
-    names[WAITING] = "throughput/actor_wait"
-    return {name: spent[key] / total for key, name in names.items()} if total > 0 else {}
+        self._began, self._began_steps = time.monotonic(), self._learner.env_steps
+        self._began_seconds = self._seconds()
 
 
 def memory_used(device: torch.device) -> dict[str, float]:
