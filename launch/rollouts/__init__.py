@@ -1,1 +1,1 @@
-"""Rollouts on their way: who steps, who acts, how batches and weights travel."""
+"""Rollouts from the environments to the learner, and weights back to the agents that act."""

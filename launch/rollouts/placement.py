@@ -44,7 +44,7 @@ def worker_options(ray: Any, here: bool, device: str, workers: int) -> dict[str,
 
 
 def free_gpus(ray: Any) -> int:
-    """Whole GPUs that nobody has reserved: learners reserve theirs before workers are placed."""
+    """Whole GPUs that are not reserved: learners reserve theirs before workers are placed."""
     return int(ray.available_resources().get("GPU", 0))
 
 

@@ -1,4 +1,4 @@
-"""Publishes the learner's weights for those who act."""
+"""Publishes the learner's weights for the agents that act."""
 
 from __future__ import annotations
 

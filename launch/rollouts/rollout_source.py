@@ -113,7 +113,7 @@ class RaySource:
 
     Args:
         link: to the actors.
-        weights: where those who act get their weights.
+        weights: where the agents that act get their weights.
         orders: of the actors.
         batcher: puts batches together.
         failures: decides about actors that die.
@@ -190,7 +190,7 @@ class RaySource:
         return episodes
 
     def _order(self) -> None:
-        """Order rollouts from every actor that has started and may be further ahead; look who is silent."""
+        """Order rollouts from every actor that has started and may be further ahead; note those that are silent."""
         orders, silent = self._orders, dict[int, float]()
         ready = [self._link.ready(actor) for actor in range(orders.num_actors)]
         self.counts.actors, self.counts.pending = sum(ready), len(ready) - sum(ready)

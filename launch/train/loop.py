@@ -126,7 +126,7 @@ class TrainingLoop:
         return self._summary()
 
     def _save_alone(self) -> None:
-        """Save without the other learners, who may be gone; not on a GPU then, whose state is not known."""
+        """Save without the other learners, which may be gone; not on a GPU then, whose state is not known."""
         if self._collective.size == 1:
             self._finish()
         elif self._run is not None and self._learner.device.type == "cpu":

@@ -95,7 +95,7 @@ def _ray_source(
     sequence: int,
     stack: ExitStack,
 ) -> tuple[RaySource, WeightsTarget]:
-    """Rollout actors in Ray processes, and where those who act get their weights. Raises NoMemory."""
+    """Rollout actors in Ray processes, and where the agents that act get their weights. Raises NoMemory."""
     streams, in_flight, final = config.streams_per_actor, config.rollouts_in_flight, config.bootstrap_at_time_limits
     layout = RolloutLayout(config.rollout_length, streams, spec, learner.agent.core.state_size, final)
     inference = _inference_config(config, layout, actors[0]) if acts_on_workers(config, spec) else None

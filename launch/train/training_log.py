@@ -213,7 +213,7 @@ class TrainingLog:
 
 
 def memory_used(device: torch.device) -> dict[str, float]:
-    """Memory of this process, in 10^6 bytes: ``system/resident_mb`` where the system tells it as Linux does, and on a
+    """Memory of this process, in 10^6 bytes: ``system/resident_mb`` where the system reports it as Linux does, and on a
     GPU ``system/gpu_mb``, what torch has taken there. Waits for no device."""
     used: dict[str, float] = {}
     with suppress(OSError):

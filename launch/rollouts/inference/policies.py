@@ -1,4 +1,4 @@
-"""The policy of a rollout actor: who computes the logits that its actions are drawn from."""
+"""The policy of a rollout actor: it computes the logits that actions are drawn from, or asks an inference worker."""
 
 from __future__ import annotations
 

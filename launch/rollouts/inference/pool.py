@@ -53,7 +53,7 @@ class InferencePool:
         number: how many.
         start: starts the worker of a number; returns its handle and how it is asked.
         sends_weights: whether it gets the weights through Ray, from here. It may then be anywhere, and may have to
-            wait for a place, which nobody waits for.
+            wait for a place in the cluster; the constructor does not wait for it.
 
     Raises:
         InferenceFailed: if one cannot start.
@@ -185,7 +185,7 @@ def pool_beside(ray: Any, config: InferenceConfig, number: int, weights: MemoryH
         config: of each worker; devices without a number are dealt out in turn where there are several.
         number: how many.
         weights: where the newest weights are.
-        folder: for their sockets, which nobody but this user enters.
+        folder: for their sockets, which only this user enters.
     """
     numbers = count(1)
     options = worker_options(ray, True, config.device, number)

@@ -34,7 +34,7 @@ class ActorStarter:
     step_timeout: float
     """Seconds that a step of the environments may take before the actor's process is ended; 0: any number."""
     weights: SharedWeights | None
-    """Where actors read the newest weights; None where these come with the orders, or nobody needs them."""
+    """Where actors read the newest weights; None where these come with the orders, or with none."""
     inference: InferencePool | None
 
     def begin_other_episodes(self, actor: int) -> None:

@@ -17,7 +17,7 @@ from r2ac.learner.vectors import copy_vector_
 
 @dataclass(frozen=True)
 class Weights:
-    """The agent's weights, as they travel from the learner to those who act."""
+    """The agent's weights, as they travel from the learner to the agents that act."""
 
     version: int
     """The number of updates that made them."""
@@ -31,7 +31,7 @@ class Weights:
 
 
 class WeightsTarget(Protocol):
-    """Where the learner publishes its weights for those who act."""
+    """Where the learner publishes its weights for the agents that act."""
 
     def publish(self, weights: Weights) -> None:
         """Rollouts that are begun from now on use these weights, or newer ones."""
