@@ -13,7 +13,7 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from r2ac.envs import find_tasks, one_suite
-from r2ac.launch.settings.config import ConfigError, TrainConfig
+from r2ac.launch.settings.config import ConfigError, TrainConfig, require
 from r2ac.launch.settings.places import local_path
 from r2ac.launch.settings.presets import preset, preset_options
 
@@ -117,8 +117,7 @@ def check_ranges(arguments: object, ranges: Mapping[str, tuple[int, int]]) -> No
     """Raise ConfigError for the first number of the arguments that is not within its range, both ends included."""
     for name, (least, most) in ranges.items():
         value = getattr(arguments, name)
-        if value is not None and not least <= value <= most:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}, but it must be from {least} to {most}")
+        require(value is None or least <= value <= most, name, value, f"from {least} to {most}")
 
 
 def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
