@@ -18,7 +18,8 @@ from r2ac.launch.watching.episodes import PlayedEpisode, gather_episodes
 def evaluated(path: Path, config: EvaluationConfig, task: str | None = None) -> Evaluation:
     """All seeds of an evaluation of a run or a checkpoint, in the environment of its training."""
     agent = TrainedAgent.load(path)
-    evaluation = Evaluation.of(agent, task or agent.training.task, config, agent.training.env)
+    about = agent.path, agent.sha256, agent.env_steps, task or agent.training.task, agent.training.env
+    evaluation = Evaluation(*about, config, agent.training)
     for seed in evaluation.seeds_missing:
         *_, last = play_seed(agent, evaluation, seed)
         evaluation = evaluation.with_seed(last.episodes or ())

@@ -67,19 +67,6 @@ class Evaluation:
     versions: Mapping[str, str] = field(default_factory=dict)
     """Of the packages that played."""
 
-    @staticmethod
-    def of(
-        agent: TrainedAgent,
-        task: str,
-        config: EvaluationConfig,
-        environment: Any,
-        protocol: str = "default",
-        changed: tuple[str, ...] = (),
-    ) -> Evaluation:
-        """What ``agent`` is to play; nothing has been played yet."""
-        about = (agent.path, agent.sha256, agent.env_steps)
-        return Evaluation(*about, task, environment, config, agent.training, protocol, changed)
-
     @property
     def seeds_played(self) -> list[int]:
         """The seeds whose episodes are there, in order; all of a seed's episodes are there or none."""

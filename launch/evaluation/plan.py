@@ -165,5 +165,6 @@ def _evaluations(
             if (sentence := task.suite.missing()) is not None:
                 raise MissingPackage(sentence)
             environment = settings.environment(task, agent.training.env)
+            about = agent.path, agent.sha256, agent.env_steps, task.name, environment
             for config, changed in settings.configs(task):
-                yield Evaluation.of(agent, task.name, config, environment, settings.protocol, changed)
+                yield Evaluation(*about, config, agent.training, settings.protocol, changed)

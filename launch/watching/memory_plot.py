@@ -31,7 +31,8 @@ def draw_cue_memory(memory: CueMemory, title: str, output: Path | IO[bytes]) -> 
     figure = Figure(figsize=(_WIDTH, 11.5), layout="constrained", facecolor="white")
     top, middle, bottom = figure.subfigures(3, 1, squeeze=False, height_ratios=[4.6, 3.4, 3.0], hspace=0.03).ravel()
     when = "the last step" if memory.decision_step is None else f"step {memory.decision_step}"
-    _head(figure, title, f"{len(memory.cues)} episodes; a cue is the first observation of an episode")
+    note = f"{len(memory.cues)} episodes; a cue is the first observation of an episode"
+    figure.suptitle(f"{title}\n{note}", x=0.01, ha="left", fontsize=12, color=INK)
     _draw_units(top, memory, f"The units that tell the cues apart best at {when}: mean ± std over episodes")
     _draw_cues(middle, memory)
     left, right = bottom.subplots(1, 2, width_ratios=[1.3, 1])
@@ -47,7 +48,7 @@ def draw_states(episodes: Sequence[PlayedEpisode], title: str, why: str, output:
     lives = half_lives(carried(episodes))
     order = np.argsort(-lives, kind="stable")
     figure = Figure(figsize=(_WIDTH, 2.6 * len(shown) + 4.0), layout="constrained", facecolor="white")
-    _head(figure, title, f"Without cues: {why}")
+    figure.suptitle(f"{title}\nWithout cues: {why}", x=0.01, ha="left", fontsize=12, color=INK)
     *panels, below = figure.subplots(len(shown) + 1, 1, height_ratios=[*[1.0] * len(shown), 1.1]).tolist()
     largest = max(float(np.abs(episode.cells).max()) for episode in shown) or 1.0
     for number, (axes, episode) in enumerate(zip(panels, shown, strict=True), start=1):
@@ -57,10 +58,6 @@ def draw_states(episodes: Sequence[PlayedEpisode], title: str, why: str, output:
     figure.colorbar(image, ax=panels, label="state c", fraction=0.03, pad=0.01)
     _draw_half_lives(below, lives[order], max(len(episode) for episode in episodes))
     save_figure(figure, output, dpi=150)
-
-
-def _head(figure: Figure, title: str, note: str) -> None:
-    figure.suptitle(f"{title}\n{note}", x=0.01, ha="left", fontsize=12, color=INK)
 
 
 def _draw_units(figure: SubFigure, memory: CueMemory, title: str) -> None:
