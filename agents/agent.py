@@ -34,7 +34,7 @@ class ObservationSpec:
     def of(env: Any) -> ObservationSpec:
         """The spec of a ``gymnasium.vector.VectorEnv``; the agent's folder does without Gymnasium."""
         shape, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
-        ids = getattr(env, "single_instruction_space", None)
+        ids = getattr(env.unwrapped, "single_instruction_space", None)
         if ids is None:
             return ObservationSpec(shape, actions)
         return ObservationSpec(shape, actions, instruction_length=len(ids.nvec), instruction_ids=int(ids.nvec[0]))

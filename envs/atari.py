@@ -1,31 +1,17 @@
 """The suite `atari`: Atari 2600 games by ale-py's own vector environment.
 
-Two presets, `PRESETS`, of which every option can be changed:
+`PRESETS` has the protocols of Irie et al. 2024 (section 4, after Mnih et al. 2015), which are the defaults, and of
+Machado et al. 2018; docs/environments/atari.md compares them. Rewards are the game's own: the loss clips them.
 
-`paper`, the defaults, is that of Irie et al. 2024 (section 4, after Mnih et al. 2015): 84 x 84 grey, 4 frames stacked,
-each action repeated 4 times with the pixel-wise maximum of the last two frames, up to 30 no-ops at the start, no sticky
-actions, all 18 actions in every game. An episode is a whole game, not a life, and is truncated after 108,000 frames.
-Rewards are the game's own: to clip them is the loss's business. (The released code of the paper differs: by its
-wrapper's default an episode ends with each life.)
-
-FIRE is pressed for one frame at the start of an episode, in place of the last no-op, where it is one of the actions (of
-all 18 it is, in every game): a policy that has not yet found FIRE would stand still in the games that wait for it. The
-paper's code presses FIRE too, by the wrapper of the OpenAI baselines, which repeats it 4 times and lets one more action
-follow.
-
-`machado2018` follows Machado et al. 2018, "Revisiting the Arcade Learning Environment": the randomness is sticky
-actions (each frame repeats the action before it with probability 0.25) and no no-ops; nobody presses FIRE for the
-agent; all 18 actions; an episode is a whole game, and lives tell the agent nothing. The rest is as in `paper`: action
-repeat 4, the images and the limit of 108,000 frames, as Castro et al. 2018, "Dopamine", have them.
-
-With `episodic_life` an episode of the agent ends with each life, as in Mnih et al. 2015: `terminated` is set, and the
-game goes on from where it is (ale-py's own option of this name would begin a new game). The signal `game_over` says
-which ends are those of a game: returns are summed over whole games, in training and in evaluation.
+FIRE is pressed for one frame at the start of an episode, in place of the last no-op, where it is one of the actions: a
+policy that has not yet found FIRE would stand still in the games that wait for it. (The paper's code repeats it 4 times
+and lets one more action follow.)
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,20 +23,10 @@ from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from r2ac.envs.scores import ATARI_RANDOM_HUMAN
-from r2ac.envs.seeding import SeedFirstReset, engine_seeds
+from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.signals import Signals
-from r2ac.envs.suite import (
-    InvalidOption,
-    ReferenceScores,
-    Spaces,
-    Split,
-    Suite,
-    SuiteOptions,
-    check_at_least,
-    missing_modules,
-)
+from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, SuiteOptions, check_at_least
 
-_INSTALL = "pip install 'ale-py>=0.11,<0.13'"
 _TWO_PLAYERS_ONLY = {"combat", "joust", "maze_craze", "warlords"}
 
 
@@ -86,17 +62,18 @@ PRESETS = {
     "paper": AtariOptions(),
     "machado2018": AtariOptions(sticky_actions=0.25, max_noops=0, fire_on_reset=False),
 }
-"""By name; the module says what each one sets and where it is from."""
 
 
 class AtariVector(VectorWrapper):
     """ale-py's vector environment with float32 rewards, uint8 [C,H,W] images in colour too, and signals in its infos.
 
+    seeds: one for each stream, for the first `reset`.
     episodic_life: report each loss of a life as terminated, and the true ends of games in the signal `game_over`.
     """
 
-    def __init__(self, env: VectorEnv, *, episodic_life: bool = False) -> None:
+    def __init__(self, env: VectorEnv, seeds: Sequence[int], *, episodic_life: bool = False) -> None:
         super().__init__(env)
+        self._seeds: Any = np.asarray(seeds, dtype=np.int64)
         self._episodic_life = episodic_life
         self._lives = np.zeros(self.num_envs, dtype=np.int64)
         shape = env.single_observation_space.shape
@@ -108,7 +85,8 @@ class AtariVector(VectorWrapper):
             self.observation_space = batch_space(self.single_observation_space, self.num_envs)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        observation, info = self.env.reset(seed=seed, options=options)
+        first, self._seeds = self._seeds, None
+        observation, info = self.env.reset(seed=first if seed is None else seed, options=options)
         self._lives = info["lives"].copy()
         return self._channels_first(observation), info
 
@@ -152,12 +130,6 @@ def _roms() -> dict[str, str]:
     return {rom.title().replace("_", ""): rom for rom in sorted(roms - _TWO_PLAYERS_ONLY)}
 
 
-def _missing() -> str | None:
-    if missing_modules("ale_py"):
-        return f"the suite atari needs ale-py, which is not installed: {_INSTALL}"
-    return None
-
-
 def _check(name: str, options: AtariOptions) -> None:
     check_at_least("action_repeat", options.action_repeat, 1, "frames")
     check_at_least("frame_stack", options.frame_stack, 1, "observations")
@@ -165,9 +137,6 @@ def _check(name: str, options: AtariOptions) -> None:
     check_at_least("max_noops", options.max_noops, 0, "frames")
     check_at_least("max_episode_frames", options.max_episode_frames, options.action_repeat, "frames, one action repeat")
     check_at_least("threads", options.threads, 0, "threads, 0 for one a core")
-    for label in ("full_action_space", "colour", "fire_on_reset", "episodic_life"):
-        if not isinstance(getattr(options, label), bool):
-            raise InvalidOption(f"{label} is {getattr(options, label)!r}, but it must be True or False")
     if not 0.0 <= options.sticky_actions < 1.0:
         raise InvalidOption(f"sticky_actions is {options.sticky_actions}, but it must be a probability in [0, 1)")
 
@@ -195,12 +164,11 @@ def _make(name: str, num_envs: int, seed: int, split: Split, options: AtariOptio
         frameskip=options.action_repeat,
         maxpool=True,
         noop_max=options.max_noops + 1,  # the engine draws below it
-        episodic_life=False,  # see the module
+        episodic_life=False,  # the engine would begin a new game; AtariVector goes on with the one there is
         reward_clipping=False,
         use_fire_reset=options.fire_on_reset,
     )
-    env = AtariVector(engine, episodic_life=options.episodic_life)
-    return SeedFirstReset(env, engine_seeds(seed, split, num_envs))
+    return AtariVector(engine, engine_seeds(seed, split, num_envs), episodic_life=options.episodic_life)
 
 
 def _spaces(name: str, options: AtariOptions) -> Spaces:
@@ -220,8 +188,8 @@ SUITE = Suite(
     summary="Atari 2600 games (Arcade Learning Environment)",
     options=AtariOptions,
     list_tasks=lambda: tuple(_roms()),
-    missing=_missing,
-    remedy=_INSTALL,
+    modules=("ale_py",),
+    remedy="pip install 'ale-py>=0.11,<0.13'",
     load=_load,
     check=_check,
     make=_make,

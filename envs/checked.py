@@ -23,12 +23,8 @@ _OWN = (EngineFailed, InvalidOption, MissingPackage, UnknownTask)
 
 
 def checked_vector(make: Callable[[], VectorEnv], tasks: Sequence[str], first_stream: int) -> VectorEnv:
-    """The vector environment that `make` returns, as :class:`CheckedVector`; raises as that, also where making fails.
-
-    tasks: full name of the task of each stream.
-    first_stream: the number of the first stream.
-    """
-    with _fence(dict.fromkeys(tasks), "cannot be made", never_worked=True):
+    """`make()` as :class:`CheckedVector`; whatever making raises is raised as that, too."""
+    with _fence(tasks, "cannot be made", never_worked=True):
         env = make()
     return CheckedVector(env, tasks, first_stream)
 
@@ -47,21 +43,15 @@ class CheckedVector(VectorWrapper):
         self._tasks, self._first_stream = tasks, first_stream
         self._steps = 0
 
-    def __getattr__(self, name: str) -> Any:
-        """What an engine has beyond Gymnasium's interface, such as `engine_restarts`."""
-        if name == "env":
-            raise AttributeError(name)
-        return getattr(self.env, name)
-
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        with self._fence("failed in its first reset"):
+        with _fence(self._tasks, "failed in its first reset", self._never_worked):
             observation, info = self.env.reset(seed=seed, options=options)
         self._check("shows", observation)
         return observation, info
 
     def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         self._steps += 1
-        with self._fence(f"failed in step {self._steps}"):
+        with _fence(self._tasks, f"failed in step {self._steps}", self._never_worked):
             observation, reward, terminated, truncated, info = self.env.step(actions)
         self._check("pays", reward)
         self._check("shows", observation)
@@ -75,13 +65,10 @@ class CheckedVector(VectorWrapper):
 
     def close(self, **kwargs: Any) -> None:
         try:
-            with self._fence("failed as it was closed"):
+            with _fence(self._tasks, "failed as it was closed", self._never_worked):
                 self.env.close(**kwargs)
         except EnvironmentFailed as error:
             _LOG.warning("%s", error)
-
-    def _fence(self, what: str) -> Any:
-        return _fence(dict.fromkeys(self._tasks), what, self._never_worked)
 
     @property
     def _never_worked(self) -> bool:
@@ -120,7 +107,7 @@ def exits_raise() -> Iterator[None]:
 
 
 @contextmanager
-def _fence(tasks: Iterator[str] | dict[str, None], what: str, never_worked: bool) -> Iterator[None]:
+def _fence(tasks: Sequence[str], what: str, never_worked: bool) -> Iterator[None]:
     try:
         with exits_raise():
             yield
@@ -130,5 +117,5 @@ def _fence(tasks: Iterator[str] | dict[str, None], what: str, never_worked: bool
         if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             raise
         said = " ".join(str(error).split())
-        sentence = f"{', '.join(tasks)} {what}: {type(error).__name__}{': ' + said if said else ''}"
+        sentence = f"{', '.join(dict.fromkeys(tasks))} {what}: {type(error).__name__}{': ' + said if said else ''}"
         raise EnvironmentFailed(sentence, traceback.format_exc(), never_worked) from error

@@ -25,12 +25,6 @@ class EpisodeLimit(VectorWrapper):
         self._limit = steps
         self._lengths = np.zeros(env.num_envs, dtype=np.int64)
 
-    def __getattr__(self, name: str) -> Any:
-        """What an engine has beyond Gymnasium's interface, such as `engine_restarts`."""
-        if name == "env":
-            raise AttributeError(name)
-        return getattr(self.env, name)
-
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begins an episode in every stream, or in those of `options["reset_mask"]`."""
         self._lengths[(options or {}).get("reset_mask", slice(None))] = 0

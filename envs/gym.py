@@ -1,10 +1,9 @@
 """The suite `gym`: any Gymnasium id with discrete actions and an image or a vector to see, as `gym/<id>`.
 
 An id is written as `gymnasium.make` takes it, with its version: `gym/CartPole-v1`, or `gym/my_module:MyEnv-v0` where
-importing a module registers it; the module may lie in the current directory. Images (uint8 [H,W], [H,W,C] or [C,H,W]
-with 1, 3 or 4 channels) are shown as [C,H,W]; everything else that has no more than two axes, and dictionaries and
-tuples of it, as one float32 vector: numbers as they are, discrete ones one-hot. Ids with other observations, with an
-image beside other observations, or with actions that are not Discrete are refused.
+importing a module, which may lie in the current directory, registers it. Images (uint8 [H,W], [H,W,C] or [C,H,W] with
+1, 3 or 4 channels) are shown as [C,H,W]; everything else of at most two axes, and dictionaries and tuples of it, as one
+float32 vector: numbers as they are, discrete ones one-hot. Other ids are refused.
 """
 
 from __future__ import annotations
@@ -221,10 +220,8 @@ SUITE = Suite(
     summary="any Gymnasium id with discrete actions, your own too, such as these",
     options=GymOptions,
     list_tasks=lambda: ("CartPole-v1", "Acrobot-v1", "MountainCar-v0"),
-    missing=lambda: None,
     check=_check,
     make=_make,
     frames_per_step=lambda name, options: options.action_repeat,
-    reference_scores=lambda name, options: None,
     look_up=_look_up,
 )

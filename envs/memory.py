@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from gymnasium.vector import VectorEnv
 
 from r2ac.envs.key_to_door import KeyToDoor
-from r2ac.envs.recall import COLOURS, WHITE, PictureVector, paint
+from r2ac.envs.recall import COLOURS, LockstepVector, PictureVector
 from r2ac.envs.recall_tasks import Copy, MatchToSample, Parity, RepeatFirst, RepeatPrevious
-from r2ac.envs.seeding import SeedFirstReset, engine_seeds
-from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, SuiteOptions, check_at_least
+from r2ac.envs.seeding import engine_seeds
+from r2ac.envs.suite import InvalidOption, Spaces, Split, Suite, SuiteOptions
 from r2ac.envs.tmaze import TMazeVector
 
 
@@ -39,8 +39,8 @@ class MemoryOptions(SuiteOptions):
     """Show small pictures, uint8 [3,24,24], in place of vectors; they take the encoder impala."""
 
 
-_Recall = Copy | RepeatPrevious | RepeatFirst | Parity | MatchToSample | KeyToDoor
-_RECALL: dict[str, Callable[[int, MemoryOptions], _Recall]] = {
+_TASKS: dict[str, Callable[[int, MemoryOptions], LockstepVector]] = {
+    "tmaze": lambda num_envs, options: TMazeVector(num_envs, options.corridor_length),
     "copy": lambda num_envs, options: Copy(num_envs, options.symbols, options.sequence_length),
     "repeat_previous": lambda num_envs, options: RepeatPrevious(
         num_envs, options.symbols, options.lag, options.episode_length
@@ -50,37 +50,18 @@ _RECALL: dict[str, Callable[[int, MemoryOptions], _Recall]] = {
     "match_to_sample": lambda num_envs, options: MatchToSample(num_envs, options.symbols, options.delay),
     "key_to_door": lambda num_envs, options: KeyToDoor(num_envs, options.delay),
 }
-_TMAZE_SCORES = ReferenceScores(0.5, 1.0, "chance", "best")
-_TMAZE_PICTURES = [
-    paint([(0, 0), (0, 1), (0, 2)], COLOURS[0]),
-    paint([(2, 0), (2, 1), (2, 2)], COLOURS[1]),
-    paint([(1, 0), (1, 1), (1, 2)], WHITE),
-    paint([(0, 2), (1, 2), (2, 2)], WHITE),
-]
-"""Cue up, cue down, corridor, junction."""
 
 
 def _check(name: str, options: MemoryOptions) -> None:
-    if not isinstance(options.pixels, bool):
-        raise InvalidOption(f"pixels is {options.pixels!r}, but it must be True or False")
-    if name == "tmaze":
-        check_at_least("corridor_length", options.corridor_length, 1, "steps")
-        return
-    symbols = getattr(_RECALL[name](1, options), "symbols", 0)
+    symbols = getattr(_TASKS[name](1, options), "symbols", 0)
     if options.pixels and symbols > len(COLOURS):
         raise InvalidOption(f"symbols is {symbols}, but there are only {len(COLOURS)} colours to show them as pixels")
 
 
 def _make(name: str, num_envs: int, seed: int, split: Split, options: MemoryOptions) -> VectorEnv:
-    env: VectorEnv
-    if name == "tmaze":
-        env, pictures = TMazeVector(num_envs, options.corridor_length), _TMAZE_PICTURES
-    else:
-        env = recall = _RECALL[name](num_envs, options)
-        pictures = recall.pictures() if options.pixels else []
-    if options.pixels:
-        env = PictureVector(env, pictures)
-    return SeedFirstReset(env, engine_seeds(seed, split, num_envs))
+    env = _TASKS[name](num_envs, options)
+    env.seed_streams(engine_seeds(seed, split, num_envs))
+    return PictureVector(env, env.pictures()) if options.pixels else env
 
 
 def _spaces(name: str, options: MemoryOptions) -> Spaces:
@@ -89,20 +70,14 @@ def _spaces(name: str, options: MemoryOptions) -> Spaces:
     return Spaces(shape, "uint8" if options.pixels else "float32", int(env.single_action_space.n))  # type: ignore[attr-defined]
 
 
-def _reference_scores(name: str, options: MemoryOptions) -> ReferenceScores:
-    return _TMAZE_SCORES if name == "tmaze" else _RECALL[name](1, options).scores
-
-
 SUITE = Suite(
     name="memory",
     summary="small tasks that need recall, as vectors or as small pictures",
     options=MemoryOptions,
-    list_tasks=lambda: ("tmaze", *_RECALL),
-    missing=lambda: None,
+    list_tasks=lambda: tuple(_TASKS),
     check=_check,
     make=_make,
-    frames_per_step=lambda name, options: 1,
-    reference_scores=_reference_scores,
+    reference_scores=lambda name, options: _TASKS[name](1, options).scores,
     spaces=_spaces,
     foreign=False,
 )

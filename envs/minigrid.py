@@ -1,22 +1,14 @@
 """The suite `minigrid`: the memory mazes of MiniGrid (Chevalier-Boisvert et al. 2023).
 
-The agent starts in a corridor that leads from a small room with a key or a ball to a fork with one of each, and must go
-to the one that is in the room. `minigrid/MemoryS13` is MiniGrid's id `MiniGrid-MemoryS13-v0`: S is the width of the
-maze, and with `Random` each episode has a corridor of its own length. MiniGrid's other ids are left out: they can be
-solved without memory (RedBlueDoors too, by MiniGrid's own word), and most ask for a mission in words.
-
-MiniGrid shows a dictionary: the codes of the 7 x 7 fields in view, the direction that the agent faces, the mission,
-which is always the same here. It becomes a float32 vector: for each field one-hot its object (11), colour (6) and
-state (3), then one-hot the direction (4); or, with the option `pixels`, the view as an image, uint8 [3,56,56], which
-does not show the direction.
+`minigrid/MemoryS13` is MiniGrid's id `MiniGrid-MemoryS13-v0`: S is the width of the maze, and with `Random` each
+episode has a corridor of its own length. MiniGrid's dictionary becomes a float32 vector: for each of the 7 x 7 fields
+in view one-hot its object (11), colour (6) and state (3), then one-hot the direction (4). The mission is always the
+same here and left out. All 7 actions of MiniGrid.
 
 Reward: 1 - 0.9 n / (5 S^2) for reaching the right object in step n, 0 for the wrong one; both terminate. An episode is
-truncated after 5 S^2 steps. All 7 actions of MiniGrid.
-
-Best: who knew the object from the start would take, from place x of a corridor that ends at place E, E + 3 - x steps;
-x is uniform in 1 … E, E is S - 3 (uniform in 4 … S - 3 with `Random`), so that the mean is (E + 5) / 2. It is a bound:
-most starts face away from the object, and looking costs some steps of 5 S^2. Chance: the same path to a random end,
-half of that; a random walk has less.
+truncated after 5 S^2 steps. Best, a bound: with the object known from the start it takes, from place x of a corridor
+that ends at place E, E + 3 - x steps; x is uniform in 1 ... E, E is S - 3 (uniform in 4 ... S - 3 with `Random`), so
+that the mean is (E + 5) / 2. Chance: the same path to a random end, half of that; a random walk has less.
 """
 
 from __future__ import annotations
@@ -34,7 +26,7 @@ from gymnasium.vector import VectorEnv
 
 from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.single import OneDiscreteAction, SingleVector
-from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, SuiteOptions, missing_modules
+from r2ac.envs.suite import ReferenceScores, Spaces, Split, Suite, SuiteOptions
 
 _TASKS = {
     "MemoryS7": (7, False),
@@ -47,7 +39,6 @@ _TASKS = {
 """Width of the maze, and whether the corridor's length is random."""
 _CODES = (11, 6, 3)
 """MiniGrid's numbers of objects, colours and states."""
-_INSTALL = "pip install 'r2ac[minigrid]'"
 _VIEW = 7
 _TILE = 8
 
@@ -87,17 +78,6 @@ class ViewAsPixels(gymnasium.ObservationWrapper):
         return np.moveaxis(engine.get_frame(tile_size=_TILE, agent_pov=True), 2, 0)
 
 
-def _missing() -> str | None:
-    if missing_modules("minigrid"):
-        return f"the suite minigrid needs MiniGrid, which is not installed: {_INSTALL}"
-    return None
-
-
-def _check(name: str, options: MinigridOptions) -> None:
-    if not isinstance(options.pixels, bool):
-        raise InvalidOption(f"pixels is {options.pixels!r}, but it must be True or False")
-
-
 def _make_one(name: str, options: MinigridOptions) -> gymnasium.Env:
     env = OneDiscreteAction(gymnasium.make(f"MiniGrid-{name}-v0", disable_env_checker=True))
     return ViewAsPixels(env) if options.pixels else CodesAsVector(env)
@@ -131,12 +111,10 @@ SUITE = Suite(
     summary="mazes whose fork asks for the object at their start (MiniGrid)",
     options=MinigridOptions,
     list_tasks=lambda: tuple(_TASKS),
-    missing=_missing,
-    remedy=_INSTALL,
+    modules=("minigrid",),
+    remedy="pip install 'r2ac[minigrid]'",
     load=_load,
-    check=_check,
     make=_make,
-    frames_per_step=lambda name, options: 1,
     reference_scores=_reference_scores,
     spaces=_spaces,
 )

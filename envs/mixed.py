@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector import VectorEnv
 
-from r2ac.envs.signals import Signals
+from r2ac.envs.signals import Signals, StreamsVector
 from r2ac.envs.suite import InvalidOption
 
 Item = TypeVar("Item")
@@ -21,7 +20,7 @@ def spread(items: Sequence[Item], count: int, first: int = 0) -> tuple[Item, ...
     return tuple(items[i % len(items)] for i in range(first, first + count))
 
 
-class MixedVector(VectorEnv):
+class MixedVector(StreamsVector):
     """Vector environments of several tasks side by side; they are stepped in turn. Autoreset SAME_STEP.
 
     All must show observations of one shape and dtype and take the same number of actions. Of the parts' infos only
@@ -41,12 +40,7 @@ class MixedVector(VectorEnv):
                     "tasks in one training must show the same and take the same actions, but "
                     f"{first_name} has {_words(first)}, and {name} {_words(part)}"
                 )
-        self.num_envs = len(names)
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self.single_observation_space = first.single_observation_space
-        self.single_action_space = first.single_action_space
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        super().__init__(len(names), first.single_observation_space, _shown(first)[2])
         self._parts = list(parts.values())
         self._streams = [np.flatnonzero(np.asarray(names) == name) for name in parts]
 

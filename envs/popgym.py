@@ -1,13 +1,7 @@
 """The suite `popgym`: partially observable tasks of Morad et al. 2023, "POPGym: Benchmarking partially observable RL".
 
-A task is named as POPGym's id without `popgym-` and `-v0`: `popgym/RepeatPreviousEasy`. Discrete observations are shown
-one-hot, those of several parts one part after another, all as float32 [K]. Battleship's and MineSweeper's two
-coordinates become one action, row by row. The two pendulums are left out, since their actions are continuous, and the
-labyrinths, which POPGym itself lacks without one more package.
-
-POPGym pays at every step, and an agent of this package sees its last reward: in RepeatFirst, where one answer is right
-throughout, trying the four answers finds it without memory of the first card (`memory/repeat_first` asks once).
-VelocityOnlyCartpole's first observation of an episode holds positions in place of velocities: that is POPGym's.
+A task is named as POPGym's id without `popgym-` and `-v0`. Observations are shown as float32 [K], discrete ones
+one-hot; two coordinates become one action, row by row. docs/environments/popgym.md says which ids are left out and why.
 """
 
 from __future__ import annotations
@@ -24,7 +18,7 @@ from gymnasium.vector import VectorEnv
 
 from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.single import OneDiscreteAction, SingleVector, as_vector
-from r2ac.envs.suite import InvalidOption, ReferenceScores, Split, Suite, SuiteOptions, missing_modules
+from r2ac.envs.suite import ReferenceScores, Split, Suite, SuiteOptions
 
 # Return of uniformly random actions, and the best return or, where that is not known, a bound that no policy exceeds
 # in the mean. Random: (2 - A) / A where each answer is one of A and worth plus or minus an equal share; 0 by symmetry
@@ -32,46 +26,25 @@ from r2ac.envs.suite import InvalidOption, ReferenceScores, Split, Suite, SuiteO
 # fields with 12 of ships, b shots hit h = 12 (1 - (1 - 1/b)^b) for the first time: h / 12 - (b - h) / (b - 12).
 # Best: 1 by POPGym's scale; in higher-lower who counts all cards, by 20,000 decks; for A bandits the mean
 # (A - 1) / (A + 1) of the best one, as if it were known from the start.
-_SCORES: dict[str, tuple[float, float]] = {
-    "AutoencodeEasy": (-0.5, 1.0),
-    "AutoencodeMedium": (-0.5, 1.0),
-    "AutoencodeHard": (-0.5, 1.0),
-    "RepeatPreviousEasy": (-0.5, 1.0),
-    "RepeatPreviousMedium": (-0.5, 1.0),
-    "RepeatPreviousHard": (-0.5, 1.0),
-    "RepeatFirstEasy": (-0.5, 1.0),
-    "RepeatFirstMedium": (-0.5, 1.0),
-    "RepeatFirstHard": (-0.5, 1.0),
-    "CountRecallEasy": (-25 / 27, 1.0),
-    "CountRecallMedium": (-25 / 27, 1.0),
-    "CountRecallHard": (-15 / 17, 1.0),
-    "PositionOnlyCartPoleEasy": (0.111, 1.0),
-    "PositionOnlyCartPoleMedium": (0.056, 1.0),
-    "PositionOnlyCartPoleHard": (0.037, 1.0),
-    "VelocityOnlyCartpoleEasy": (0.111, 1.0),
-    "VelocityOnlyCartpoleMedium": (0.056, 1.0),
-    "VelocityOnlyCartpoleHard": (0.037, 1.0),
-    "NoisyPositionOnlyCartPoleEasy": (0.111, 1.0),
-    "NoisyPositionOnlyCartPoleMedium": (0.111, 1.0),
-    "NoisyPositionOnlyCartPoleHard": (0.111, 1.0),
-    "MultiarmedBanditEasy": (0.0, 9 / 11),
-    "MultiarmedBanditMedium": (0.0, 19 / 21),
-    "MultiarmedBanditHard": (0.0, 29 / 31),
-    "HigherLowerEasy": (0.0, 0.528),
-    "HigherLowerMedium": (0.0, 0.517),
-    "HigherLowerHard": (0.0, 0.511),
-    "BattleshipEasy": (-0.449, 1.0),
-    "BattleshipMedium": (-0.416, 1.0),
-    "BattleshipHard": (-0.400, 1.0),
-    "ConcentrationEasy": (-0.193, 1.0),
-    "ConcentrationMedium": (-0.185, 1.0),
-    "ConcentrationHard": (-0.835, 1.0),
-    "MineSweeperEasy": (-0.232, 1.0),
-    "MineSweeperMedium": (-0.398, 1.0),
-    "MineSweeperHard": (-0.432, 1.0),
+_FAMILIES: dict[str, tuple[tuple[float, float], ...]] = {
+    "Autoencode": ((-0.5, 1.0),) * 3,
+    "RepeatPrevious": ((-0.5, 1.0),) * 3,
+    "RepeatFirst": ((-0.5, 1.0),) * 3,
+    "CountRecall": ((-25 / 27, 1.0), (-25 / 27, 1.0), (-15 / 17, 1.0)),
+    "PositionOnlyCartPole": ((0.111, 1.0), (0.056, 1.0), (0.037, 1.0)),
+    "VelocityOnlyCartpole": ((0.111, 1.0), (0.056, 1.0), (0.037, 1.0)),
+    "NoisyPositionOnlyCartPole": ((0.111, 1.0),) * 3,
+    "MultiarmedBandit": ((0.0, 9 / 11), (0.0, 19 / 21), (0.0, 29 / 31)),
+    "HigherLower": ((0.0, 0.528), (0.0, 0.517), (0.0, 0.511)),
+    "Battleship": ((-0.449, 1.0), (-0.416, 1.0), (-0.400, 1.0)),
+    "Concentration": ((-0.193, 1.0), (-0.185, 1.0), (-0.835, 1.0)),
+    "MineSweeper": ((-0.232, 1.0), (-0.398, 1.0), (-0.432, 1.0)),
 }
-
-_INSTALL = "pip install 'r2ac[popgym]'"
+_SCORES = {
+    family + level: scores
+    for family, of_levels in _FAMILIES.items()
+    for level, scores in zip(("Easy", "Medium", "Hard"), of_levels, strict=True)
+}
 
 
 @dataclass(frozen=True)
@@ -107,17 +80,6 @@ class PreviousAction(gymnasium.Wrapper):
         return np.concatenate([observation, self._one_hot[action]]), reward, terminated, truncated, info
 
 
-def _missing() -> str | None:
-    if missing_modules("popgym"):
-        return f"the suite popgym needs POPGym, which is not installed: {_INSTALL}"
-    return None
-
-
-def _check(name: str, options: PopgymOptions) -> None:
-    if not isinstance(options.previous_action, bool):
-        raise InvalidOption(f"previous_action is {options.previous_action!r}, but it must be True or False")
-
-
 def _make_one(name: str, options: PopgymOptions) -> gymnasium.Env:
     env = as_vector(OneDiscreteAction(gymnasium.make(f"popgym-{name}-v0", disable_env_checker=True)))
     return PreviousAction(env) if options.previous_action else env
@@ -137,11 +99,9 @@ SUITE = Suite(
     summary="partially observable card games, boards, bandits and cart-poles (POPGym)",
     options=PopgymOptions,
     list_tasks=lambda: tuple(_SCORES),
-    missing=_missing,
-    remedy=_INSTALL,
+    modules=("popgym",),
+    remedy="pip install 'r2ac[popgym]'",
     load=_load,
-    check=_check,
     make=_make,
-    frames_per_step=lambda name, options: 1,
     reference_scores=lambda name, options: ReferenceScores(*_SCORES[name], "random", "best"),
 )

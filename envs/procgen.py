@@ -8,23 +8,14 @@ split from 2**30 up, so that no option and no seed can make the two meet.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from gymnasium.vector import VectorEnv
 
 from r2ac.envs.procgen_engine import ProcgenVector, load_engine
 from r2ac.envs.scores import PROCGEN_MIN_MAX
 from r2ac.envs.seeding import HALF, engine_seeds
-from r2ac.envs.suite import (
-    InvalidOption,
-    ReferenceScores,
-    Spaces,
-    Split,
-    Suite,
-    SuiteOptions,
-    check_at_least,
-    missing_modules,
-)
+from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, SuiteOptions, check_at_least
 
 DistributionMode = Literal["easy", "hard", "extreme", "memory", "exploration"]
 
@@ -38,7 +29,6 @@ _GAMES_OF_MODE: dict[str, tuple[str, ...]] = {
     "memory": ("caveflyer", "dodgeball", "heist", "jumper", "maze", "miner"),
     "exploration": ("caveflyer", "climber", "coinrun", "heist", "jumper", "leaper", "maze", "ninja"),
 }
-_INSTALL = "pip install cffi glfw imageio && pip install --no-deps procgen-mirror==0.10.7 gym3==0.3.3"
 _LAST_LEVEL = 2**31 - 1
 
 
@@ -67,19 +57,11 @@ def level_range(seed: int, split: Split, options: ProcgenOptions) -> tuple[int, 
     return HALF + seed % ranges * options.test_levels, options.test_levels
 
 
-def _missing() -> str | None:
-    missing = missing_modules("procgen", "gym3", "cffi", "glfw", "imageio")
-    if not missing:
-        return None
-    return f"the suite procgen lacks {', '.join(missing)}: {_INSTALL}"
-
-
 def _check(name: str, options: ProcgenOptions) -> None:
     mode = options.distribution_mode
-    if mode not in get_args(DistributionMode):
-        raise InvalidOption(f"distribution_mode is {mode!r}, but it must be one of {_modes_of(name)} for {name}")
-    if name not in _GAMES_OF_MODE[mode]:
-        raise InvalidOption(f"{name} has no {mode!r} levels: its distribution_mode must be one of {_modes_of(name)}")
+    if name not in _GAMES_OF_MODE.get(mode, ()):
+        modes = ", ".join(mode for mode, games in _GAMES_OF_MODE.items() if name in games)
+        raise InvalidOption(f"{name} has no {mode!r} levels: its distribution_mode must be one of {modes}")
     check_at_least("num_levels", options.num_levels, 0, "levels, 0 for all")
     check_at_least("start_level", options.start_level, 0, "a level")
     check_at_least("test_levels", options.test_levels, 1, "levels")
@@ -91,10 +73,6 @@ def _check(name: str, options: ProcgenOptions) -> None:
         )
     if options.test_levels > _LAST_LEVEL - HALF:
         raise InvalidOption(f"test_levels is {options.test_levels}, but there are only {_LAST_LEVEL - HALF}")
-
-
-def _modes_of(name: str) -> str:
-    return ", ".join(mode for mode, games in _GAMES_OF_MODE.items() if name in games)
 
 
 def _make(name: str, num_envs: int, seed: int, split: Split, options: ProcgenOptions) -> VectorEnv:
@@ -119,12 +97,11 @@ SUITE = Suite(
     summary="procedurally generated games, trained and tested on different levels (ProcGen)",
     options=ProcgenOptions,
     list_tasks=lambda: GAMES,
-    missing=_missing,
-    remedy=_INSTALL,
+    modules=("procgen", "gym3", "cffi", "glfw", "imageio"),
+    remedy="pip install cffi glfw imageio && pip install --no-deps procgen-mirror==0.10.7 gym3==0.3.3",
     load=load_engine,
     check=_check,
     make=_make,
-    frames_per_step=lambda name, options: 1,
     reference_scores=_reference_scores,
     spaces=lambda name, options: Spaces((3, 64, 64), "uint8", 15),
     final_observations=False,

@@ -10,9 +10,9 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.spaces import Box
+
+from r2ac.envs.signals import StreamsVector
 
 # Steps after which the engine ends an episode (from the games' sources); 1000 in the others.
 _TIME_OUT = {"bigfish": 6000, "bossfight": 4000, "leaper": 500, "maze": 500, "plunder": 4000}
@@ -23,7 +23,7 @@ def time_out(game: str, mode: str) -> int:
     return 2000 if (game, mode) == ("jumper", "memory") else _TIME_OUT.get(game, 1000)
 
 
-class ProcgenVector(VectorEnv):
+class ProcgenVector(StreamsVector):
     """`num_envs` streams of one ProcGen game, stepped together by the engine; autoreset SAME_STEP.
 
     Observations are uint8 [N,3,64,64] (a view of the engine's [N,64,64,3]), rewards float32 [N]; 15 actions. The engine
@@ -41,12 +41,7 @@ class ProcgenVector(VectorEnv):
     def __init__(
         self, game: str, num_envs: int, seed: int, *, mode: str, levels: tuple[int, int] | None, threads: int = 0
     ) -> None:
-        self.num_envs = num_envs
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self.single_observation_space = Box(0, 255, (3, 64, 64), np.uint8)
-        self.single_action_space = Discrete(15)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        super().__init__(num_envs, Box(0, 255, (3, 64, 64), np.uint8), actions=15)
         threads = min(num_envs, threads or len(os.sched_getaffinity(0)))
         self._settings: dict[str, Any] = {
             "num": num_envs,

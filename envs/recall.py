@@ -8,24 +8,24 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.spaces import Box
+from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from r2ac.envs.seeding import stream_generators
-from r2ac.envs.signals import Signals
+from r2ac.envs.signals import Signals, StreamsVector
 from r2ac.envs.suite import ReferenceScores
 
 NO_ANSWER = -1
 """Stands where nothing is asked: it equals no action."""
 
 
-class LockstepVector(VectorEnv):
+class LockstepVector(StreamsVector):
     """`num_envs` streams of a task whose episodes all have the same number of steps; autoreset SAME_STEP.
 
-    All episodes begin together, so that one number says where every stream stands. Each stream draws its episodes from
-    a generator of its own: what it shows does not depend on how many streams stand beside it. Every episode ends by
-    itself (terminated, never truncated); the observation after its last step, in the signals, is the last one again.
+    All episodes begin together: one position serves all streams. Each stream draws its episodes from a generator of its
+    own: they do not depend on how many streams stand beside it. Every episode ends by itself (terminated, never
+    truncated); its final observation is the last one again.
 
     Observation: float32 [features], each 0 or 1. Actions: 0 … actions - 1. A subclass says what an episode is.
     """
@@ -34,15 +34,14 @@ class LockstepVector(VectorEnv):
     """Chance level and best return; the subclass gives the arithmetic."""
 
     def __init__(self, num_envs: int, *, features: int, actions: int, episode_steps: int) -> None:
-        self.num_envs = num_envs
+        super().__init__(num_envs, Box(0.0, 1.0, (features,), np.float32), actions)
         self.episode_steps = episode_steps
-        self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
-        self.single_observation_space = Box(0.0, 1.0, (features,), np.float32)
-        self.single_action_space = Discrete(actions)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
         self._generators: list[np.random.Generator] = []
         self._position = 0
+
+    def seed_streams(self, seed: int | Sequence[int] | np.ndarray | None) -> None:
+        """Gives each stream a new generator: one seed a stream, or an int s for s, s + 1, ..."""
+        self._generators = stream_generators(seed, self.num_envs)
 
     @abstractmethod
     def draw(self, generator: np.random.Generator) -> np.ndarray:
@@ -60,15 +59,16 @@ class LockstepVector(VectorEnv):
     def pay(self, position: int, actions: np.ndarray) -> np.ndarray:
         """Lets the actions of a step take effect; their rewards, float64 [N]."""
 
+    @abstractmethod
+    def pictures(self) -> list[np.ndarray]:
+        """How each feature looks in pixels, uint8 [3,SIDE,SIDE] (see `PictureVector`)."""
+
     def reset(
         self, *, seed: int | Sequence[int] | np.ndarray | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins an episode in every stream.
-
-        seed: one seed a stream, or an int s for s, s + 1, ...; None goes on with the generators as they are.
-        """
+        """Begins an episode in every stream; a `seed` goes to `seed_streams`, None keeps the generators as they are."""
         if seed is not None or not self._generators:
-            self._generators = stream_generators(seed, self.num_envs)
+            self.seed_streams(seed)
         return self._first_observations(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -126,16 +126,10 @@ SIDE = 3
 """A picture has 3 x 3 fields."""
 FIELD = 8
 """Height and width of a field in pixels."""
-COLOURS = (
-    (255, 0, 0),
-    (0, 255, 0),
-    (0, 0, 255),
-    (255, 255, 0),
-    (255, 0, 255),
-    (0, 255, 255),
-    (255, 128, 0),
-    (128, 128, 128),
-)
+COLOURS = [
+    *((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)),
+    *((255, 0, 255), (0, 255, 255), (255, 128, 0), (128, 128, 128)),
+]
 """Red, green and blue of each symbol."""
 WHITE = (255, 255, 255)
 

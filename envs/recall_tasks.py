@@ -39,13 +39,8 @@ class Copy(ScriptedVector):
         check_at_least("symbols", symbols, 2, "different symbols")
         check_at_least("sequence_length", sequence_length, 1, "symbols")
         self.symbols, self.length = symbols, sequence_length
-        super().__init__(
-            num_envs,
-            features=symbols + 1,
-            actions=symbols,
-            episode_steps=2 * sequence_length,
-            questions=sequence_length,
-        )
+        steps, questions = 2 * sequence_length, sequence_length
+        super().__init__(num_envs, features=symbols + 1, actions=symbols, episode_steps=steps, questions=questions)
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
         return generator.integers(self.symbols, size=self.length)
@@ -68,7 +63,7 @@ class RepeatPrevious(ScriptedVector):
     Chance: n - k answers, each right with probability 1/K: (n - k) / K. Best: n - k.
     Pixels: a symbol colours the upper two rows.
 
-    As `RepeatPrevious` of Morad et al. 2023, "POPGym", which draws cards without putting them back.
+    As in POPGym (Morad et al. 2023), which draws cards without putting them back.
     """
 
     def __init__(self, num_envs: int, symbols: int = 4, lag: int = 4, episode_length: int = 50) -> None:
@@ -78,13 +73,8 @@ class RepeatPrevious(ScriptedVector):
         if lag >= episode_length:
             raise InvalidOption(f"lag is {lag}, but it must be less than episode_length, which is {episode_length}")
         self.symbols, self.lag = symbols, lag
-        super().__init__(
-            num_envs,
-            features=symbols,
-            actions=symbols,
-            episode_steps=episode_length,
-            questions=episode_length - lag,
-        )
+        questions = episode_length - lag
+        super().__init__(num_envs, features=symbols, actions=symbols, episode_steps=episode_length, questions=questions)
 
     def draw(self, generator: np.random.Generator) -> np.ndarray:
         return generator.integers(self.symbols, size=self.episode_steps)

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from gymnasium.utils.seeding import np_random
-from gymnasium.vector import VectorEnv, VectorWrapper
 
 from r2ac.envs.suite import Split
 
@@ -44,15 +42,3 @@ def stream_generators(seed: int | Sequence[int] | np.ndarray | None, num_envs: i
         raise ValueError(f"got {len(seed)} seeds for {num_envs} streams: give one int or one a stream")
     seeds = [None] * num_envs if seed is None else [int(each) for each in seed]
     return [np_random(each)[0] for each in seeds]
-
-
-class SeedFirstReset(VectorWrapper):
-    """Seeds the first `reset()` with one seed a stream; a reset with a seed of its own is passed on as it is."""
-
-    def __init__(self, env: VectorEnv, seeds: Sequence[int]) -> None:
-        super().__init__(env)
-        self._seeds: Any = np.asarray(seeds, dtype=np.int64)
-
-    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        first, self._seeds = self._seeds, None
-        return self.env.reset(seed=first if seed is None else seed, options=options)

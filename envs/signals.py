@@ -12,6 +12,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from gymnasium.spaces import Discrete, Space
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 _KEY = "r2ac"
 
@@ -64,3 +67,14 @@ class Signals:
 
 
 _NONE = Signals()
+
+
+class StreamsVector(VectorEnv):
+    """`num_envs` streams with the same spaces; autoreset SAME_STEP: the step that ends an episode begins the next."""
+
+    def __init__(self, num_envs: int, observation_space: Space, actions: int) -> None:
+        self.num_envs = num_envs
+        self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
+        self.single_observation_space, self.single_action_space = observation_space, Discrete(actions)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)

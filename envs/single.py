@@ -12,16 +12,14 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from gymnasium.spaces.utils import flatten, flatten_space
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 from gymnasium.wrappers import TransformObservation
 
-from r2ac.envs.signals import Signals
+from r2ac.envs.signals import Signals, StreamsVector
 
 _CHANNELS = (1, 3, 4)
 
 
-class SingleVector(VectorEnv):
+class SingleVector(StreamsVector):
     """Single environments stepped one after another in this process; autoreset SAME_STEP.
 
     Observations are copied as they come, so that an environment may write into one buffer. What the environments put
@@ -44,13 +42,10 @@ class SingleVector(VectorEnv):
             env.unwrapped.action_space.seed(seed)
             env.unwrapped.observation_space.seed(seed)
         self._seeds: Any = seeds
-        self.num_envs = num_envs = len(seeds)
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        space = self.envs[0].observation_space
-        self.single_observation_space, self.single_action_space = space, self.envs[0].action_space
-        self.observation_space = batch_space(space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
+        space, actions = self.envs[0].observation_space, self.envs[0].action_space
         assert space.shape is not None
+        assert isinstance(actions, Discrete)
+        super().__init__(len(seeds), space, int(actions.n))
         self._shape, self._dtype = space.shape, space.dtype
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from gymnasium.vector import VectorEnv
 
@@ -57,6 +57,16 @@ def check_at_least(label: str, value: object, least: int, unit: str) -> None:
     """Raises InvalidOption unless `value` is an int (Python's or numpy's) of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < least:
         raise InvalidOption(f"{label} is {value!r}, but it must be an int of at least {least} ({unit})")
+
+
+def check_choices(options: object) -> None:
+    """Raises InvalidOption unless each bool and each Literal of the dataclass has a value that its type allows."""
+    for label, kind in get_type_hints(type(options)).items():
+        value, allowed = getattr(options, label), get_args(kind)
+        if kind is bool and not isinstance(value, bool):
+            raise InvalidOption(f"{label} is {value!r}, but it must be True or False")
+        if get_origin(kind) is Literal and value not in allowed:
+            raise InvalidOption(f"{label} is {value!r}, but it must be one of {', '.join(map(str, allowed))}")
 
 
 @dataclass(frozen=True)
@@ -121,18 +131,16 @@ class Suite:
     """Dataclass of the suite's options; its defaults are the paper's preset."""
     list_tasks: Callable[[], tuple[str, ...]]
     """Bare names of the tasks, also where the engine is not installed."""
-    missing: Callable[[], str | None]
-    """None where the suite can run here, else one sentence that says what to install."""
-    check: Callable[[str, Any], None]
-    """check(name, options) raises InvalidOption; it needs no engine."""
     make: Callable[[str, int, int, Split, Any], VectorEnv]
     """make(name, num_envs, seed, split, options): see `make_vector`."""
-    frames_per_step: Callable[[str, Any], int]
-    reference_scores: Callable[[str, Any], ReferenceScores | None]
+    check: Callable[[str, Any], None] = lambda name, options: None
+    """check(name, options) raises InvalidOption; it needs no engine. `check_choices` checks bool and Literal."""
+    frames_per_step: Callable[[str, Any], int] = lambda name, options: 1
+    reference_scores: Callable[[str, Any], ReferenceScores | None] = lambda name, options: None
     look_up: Callable[[str], None] | None = None
     """For names beyond those that `list_tasks` can list: look_up(name) raises UnknownTask unless there is the task."""
     spaces: Callable[[str, Any], Spaces | None] = lambda name, options: None
-    """spaces(name, options) of the environment that `make` makes, told without the engine; None where it cannot be."""
+    """spaces(name, options) of the environment that `make` makes, without the engine; None where only that knows."""
     check_here: Callable[[str, Any], None] = lambda name, options: None
     """check_here(name, options) raises InvalidOption where something that the options name is not on this machine."""
     make_each: Callable[[Sequence[str], int, Split, Any], VectorEnv] | None = None
@@ -141,6 +149,8 @@ class Suite:
     """Whether code of others makes its numbers, so that they are checked."""
     final_observations: bool = True
     """Whether an episode that a time limit cuts off comes with its last observation."""
+    modules: tuple[str, ...] = ()
+    """Top-level modules of the engine."""
     remedy: str = ""
     """What to install for the engine; empty where there is none."""
     load: Callable[[], object] = lambda: None
@@ -154,6 +164,12 @@ class Suite:
     @property
     def tasks(self) -> tuple[Task, ...]:
         return tuple(Task(self, name) for name in self.list_tasks())
+
+    def missing(self) -> str | None:
+        """None where the engine is installed, else one sentence that says what to install."""
+        if absent := missing_modules(*self.modules):
+            return f"the suite {self.name} needs {', '.join(absent)}, which is not installed: {self.remedy}"
+        return None
 
 
 def cannot_load(suite: str, reason: object, remedy: str) -> str:
@@ -187,6 +203,7 @@ class Task:
                 f"step_timeout is {options.step_timeout}, but it must be at least 0 and finite (seconds)"
             )
         self.suite.check(self.short_name, options)
+        check_choices(options)
         return options
 
     def killed_after(self, options: Any = None) -> float:
@@ -199,7 +216,7 @@ class Task:
         return self.suite.frames_per_step(self.short_name, self.checked_options(options))
 
     def spaces(self, options: Any = None) -> Spaces | None:
-        """What the task shows and takes, told without the engine; None where only the engine knows."""
+        """What the task shows and takes; None where only the engine knows."""
         return self.suite.spaces(self.short_name, self.checked_options(options))
 
     def reference_scores(self, options: Any = None) -> ReferenceScores | None:

@@ -21,25 +21,17 @@ Observation: float32 [4], one-hot: cue is up, cue is down, in the corridor, at t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
 
-from r2ac.envs.seeding import stream_generators
-from r2ac.envs.signals import Signals
-from r2ac.envs.suite import check_at_least
+from r2ac.envs.recall import COLOURS, SIDE, WHITE, LockstepVector, paint
+from r2ac.envs.suite import ReferenceScores, check_at_least
 
 _CORRIDOR, _JUNCTION = 2, 3
 _OBSERVATIONS = np.eye(4, dtype=np.float32)
-
-
-def _observation_space() -> Box:
-    return Box(0.0, 1.0, (4,), np.float32)
 
 
 class TMaze(gymnasium.Env[np.ndarray, np.int64]):
@@ -54,7 +46,7 @@ class TMaze(gymnasium.Env[np.ndarray, np.int64]):
         check_at_least("corridor_length", corridor_length, 1, "steps")
         self.corridor_length = corridor_length
         self.render_mode = render_mode
-        self.observation_space = _observation_space()
+        self.observation_space = Box(0.0, 1.0, (4,), np.float32)
         self.action_space = Discrete(2)
         self._cue = 0
         self._position = 0
@@ -73,57 +65,38 @@ class TMaze(gymnasium.Env[np.ndarray, np.int64]):
         return _OBSERVATIONS[seen].copy(), reward, chosen, False, {}
 
 
-class TMazeVector(VectorEnv):
-    """`num_envs` passive T-mazes in one numpy array program, autoreset SAME_STEP.
+class TMazeVector(LockstepVector):
+    """`num_envs` passive T-mazes. Equal, number for number, to Gymnasium's SyncVectorEnv of `TMaze`."""
 
-    Equal, number for number, to Gymnasium's SyncVectorEnv of `TMaze`. All episodes have the same length and begin
-    together, so that one position serves all streams; each stream draws its cues from a generator of its own.
-    """
+    scores = ReferenceScores(0.5, 1.0, "chance", "best")
 
     def __init__(self, num_envs: int, corridor_length: int = 40, render_mode: None = None) -> None:
         check_at_least("corridor_length", corridor_length, 1, "steps")
-        self.num_envs = num_envs
-        self.corridor_length = corridor_length
+        super().__init__(num_envs, features=4, actions=2, episode_steps=corridor_length + 1)
         self.render_mode = render_mode
-        self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
-        self.single_observation_space = _observation_space()
-        self.single_action_space = Discrete(2)
-        self.observation_space = batch_space(self.single_observation_space, num_envs)
-        self.action_space = batch_space(self.single_action_space, num_envs)
-        self._generators: list[np.random.Generator] = []
         self._cue = np.zeros(num_envs, dtype=np.int64)
-        self._position = 0
 
-    def reset(
-        self, *, seed: int | Sequence[int] | np.ndarray | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins an episode in every stream.
+    def draw(self, generator: np.random.Generator) -> np.ndarray:
+        return generator.integers(2, size=1)
 
-        seed: one seed a stream, or an int s for s, s + 1, ...; None goes on with the generators as they are.
-        """
-        if seed is not None or not self._generators:
-            self._generators = stream_generators(seed, self.num_envs)
-        return self._first_observations(), {}
+    def begin(self, drawn: np.ndarray) -> None:
+        self._cue = drawn[:, 0]
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        truncated = np.zeros(self.num_envs, dtype=bool)
-        if self._position < self.corridor_length:
-            self._position += 1
-            seen = _JUNCTION if self._position == self.corridor_length else _CORRIDOR
-            reward = np.zeros(self.num_envs)
-            return self._same_observations(seen), reward, np.zeros(self.num_envs, dtype=bool), truncated, {}
-        reward = (np.asarray(actions) == self._cue).astype(np.float64)
-        everyone = np.ones(self.num_envs, dtype=bool)
-        signals = Signals(final_observation=self._same_observations(_JUNCTION), has_final=everyone.copy())
-        return self._first_observations(), reward, everyone, truncated, signals.info()
-
-    def _first_observations(self) -> np.ndarray:
-        self._position = 0
-        self._cue = np.fromiter((g.integers(2) for g in self._generators), dtype=np.int64, count=self.num_envs)
-        return _OBSERVATIONS[self._cue]
-
-    def _same_observations(self, seen: int) -> np.ndarray:
+    def observe(self, position: int) -> np.ndarray:
+        if position == 0:
+            return _OBSERVATIONS[self._cue]
+        seen = _JUNCTION if position == self.episode_steps - 1 else _CORRIDOR
         return np.repeat(_OBSERVATIONS[seen : seen + 1], self.num_envs, axis=0)
+
+    def pay(self, position: int, actions: np.ndarray) -> np.ndarray:
+        if position < self.episode_steps - 1:
+            return np.zeros(self.num_envs)
+        return (actions == self._cue).astype(np.float64)
+
+    def pictures(self) -> list[np.ndarray]:
+        top, middle, bottom = ([(row, column) for column in range(SIDE)] for row in range(SIDE))
+        right = [(row, SIDE - 1) for row in range(SIDE)]
+        return [paint(top, COLOURS[0]), paint(bottom, COLOURS[1]), paint(middle, WHITE), paint(right, WHITE)]
 
 
 gymnasium.register(

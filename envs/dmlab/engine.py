@@ -12,43 +12,28 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from r2ac.envs.dmlab.cache import LevelCache
+from r2ac.envs.dmlab.options import DmlabOptions
 
 INSTALL = (
     "with Python >= 3.13, pip install dmlab-gym && dmlab-gym build (in a container, on Linux x86-64); with an older "
     "Python, up to 3.11, build the wheel of https://github.com/google-deepmind/lab and pip install it with dm_env and "
-    "'setuptools<81'"
+    "'setuptools<81' (no package index has deepmind_lab)"
 )
 """The remedy where the engine is missing or cannot be imported."""
 
 # Look left/right and down/up (pixels a frame), strafe, move, fire, jump, crouch.
-_FORWARD, _BACKWARD = (0, 0, 0, 1, 0, 0, 0), (0, 0, 0, -1, 0, 0, 0)
-_STRAFE_LEFT, _STRAFE_RIGHT = (0, 0, -1, 0, 0, 0, 0), (0, 0, 1, 0, 0, 0, 0)
-_LOOK_DOWN, _LOOK_UP = (0, 10, 0, 0, 0, 0, 0), (0, -10, 0, 0, 0, 0, 0)
+_MOVES = ((0, 0, 0, 1, 0, 0, 0), (0, 0, 0, -1, 0, 0, 0), (0, 0, -1, 0, 0, 0, 0), (0, 0, 1, 0, 0, 0, 0))
+_DOWN_AND_UP = ((0, 10, 0, 0, 0, 0, 0), (0, -10, 0, 0, 0, 0, 0))
 _FIRE = (0, 0, 0, 0, 1, 0, 0)
 
 
-def _look(pixels: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return (-pixels, 0, 0, 0, 0, 0, 0), (pixels, 0, 0, 0, 0, 0, 0)
+def _look(pixels: int, move: int = 0) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return (-pixels, 0, 0, move, 0, 0, 0), (pixels, 0, 0, move, 0, 0, 0)
 
-
-def _forward_and_look(pixels: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return (-pixels, 0, 0, 1, 0, 0, 0), (pixels, 0, 0, 1, 0, 0, 0)
-
-
-_MOVES = (_FORWARD, _BACKWARD, _STRAFE_LEFT, _STRAFE_RIGHT)
 
 ACTION_SETS: dict[int, tuple[tuple[int, ...], ...]] = {
-    9: (*_MOVES, *_look(20), *_forward_and_look(20), _FIRE),
-    15: (
-        *_MOVES,
-        *_look(10),
-        *_look(60),
-        _LOOK_DOWN,
-        _LOOK_UP,
-        *_forward_and_look(10),
-        *_forward_and_look(60),
-        _FIRE,
-    ),
+    9: (*_MOVES, *_look(20), *_look(20, move=1), _FIRE),
+    15: (*_MOVES, *_look(10), *_look(60), *_DOWN_AND_UP, *_look(10, move=1), *_look(60, move=1), _FIRE),
 }
 """By size: the 9 of Espeholt et al. 2018, "IMPALA", which Irie et al. 2024 use, and IMPALA's larger set of 15 (Hessel
 et al. 2018, "Multi-task deep reinforcement learning with PopArt"). Left comes before right."""
@@ -79,14 +64,8 @@ class EngineSettings:
     """The engine's name of the level, such as `contributed/dmlab30/rooms_watermaze`."""
     config: dict[str, str]
     """The engine's and the level's own settings."""
-    actions: tuple[tuple[int, ...], ...]
-    action_repeat: int
-    max_of_two_frames: bool
-    """Step frame by frame and take the maximum of the last two; else the engine repeats the action."""
-    instruction: bool
-    renderer: str
-    level_cache: str
-    """A folder, or nothing for none."""
+    options: DmlabOptions
+    """With an absolute `level_cache`."""
 
 
 class Frame(NamedTuple):
@@ -127,16 +106,14 @@ class Engine:
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        observations = ["RGB_INTERLEAVED", *(["INSTR"] if settings.instruction else [])]
-        optional: dict[str, Any] = {}
-        if settings.level_cache:
-            optional["level_cache"] = LevelCache(Path(settings.level_cache))
+        options = self._options = settings.options
+        observations = ["RGB_INTERLEAVED", *(["INSTR"] if options.instruction else [])]
+        cache = {"level_cache": LevelCache(Path(options.level_cache))} if options.level_cache else {}
         self._lab: Any = import_module("deepmind_lab").Lab(
-            settings.level, observations, config=dict(settings.config), renderer=settings.renderer, **optional
+            settings.level, observations, config=dict(settings.config), renderer=options.renderer, **cache
         )
-        self._settings = settings
         # Rows of a C-contiguous array: the engine reads the memory behind an action and heeds no strides.
-        self._actions = np.array(settings.actions, dtype=np.intc)
+        self._actions = np.array(ACTION_SETS[options.actions], dtype=np.intc)
 
     def reset(self, seed: int) -> Answer:
         """Begins the episode of a non-negative int32."""
@@ -148,8 +125,8 @@ class Engine:
 
     def step(self, action: int) -> Answer:
         """Repeats an action, given by its number, until the step or the episode is over."""
-        vector, repeat = self._actions[action], self._settings.action_repeat
-        if not self._settings.max_of_two_frames or repeat == 1:
+        vector, repeat = self._actions[action], self._options.action_repeat
+        if not self._options.max_of_two_frames or repeat == 1:
             reward = self._lab.step(vector, num_steps=repeat)
             return Answer(reward, self._frame() if self._lab.is_running() else None)
         reward = 0.0
@@ -172,6 +149,6 @@ class Engine:
 
     def _frame(self) -> Frame:
         seen = self._lab.observations()
-        if not self._settings.instruction:
+        if not self._options.instruction:
             return Frame(seen["RGB_INTERLEAVED"], None)
         return Frame(seen["RGB_INTERLEAVED"], hash_instruction(seen["INSTR"]), seen["INSTR"])

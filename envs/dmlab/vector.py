@@ -6,21 +6,18 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from multiprocessing.connection import wait
 from typing import Any
 
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError
-from gymnasium.spaces import Box, Discrete, MultiDiscrete
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.spaces import Box, MultiDiscrete
 
 from r2ac.envs.dmlab.engine import INSTALL, INSTRUCTION_IDS, INSTRUCTION_LENGTH, EngineSettings, Failure, Frame
 from r2ac.envs.dmlab.folders import remove_left_folders
 from r2ac.envs.dmlab.process import EngineProcess
 from r2ac.envs.seeding import stream_generators
-from r2ac.envs.signals import Signals
+from r2ac.envs.signals import Signals, StreamsVector
 from r2ac.envs.suite import EngineFailed, MissingPackage, cannot_load
 
 _LOG = logging.getLogger(__name__)
@@ -28,26 +25,12 @@ _LOG = logging.getLogger(__name__)
 _CLOSING = 5.0
 
 
-@dataclass(frozen=True)
-class Supervision:
-    """When an engine is given up, and how many may begin an episode together."""
-
-    step_timeout: float
-    """Seconds."""
-    reset_timeout: float
-    """Seconds, the start of the engine included."""
-    parallel_resets: int
-    """0 for any number."""
-    max_failures: int
-    """Failures in a row of one stream, without a step between them, that raise EngineFailed."""
-
-
-class DmlabVector(VectorEnv):
+class DmlabVector(StreamsVector):
     """Streams of levels, each with an engine in a process of its own; autoreset SAME_STEP.
 
     Observations are uint8 [N,3,H,W], rewards float32 [N]. The engine has no observation of an episode's end, so that
     the signals have none; nor does it tell a time-out from an end in the game: every end is `terminated`.
-    Where `settings` ask for it, the signals in `info` have the instruction, int32 [N,INSTRUCTION_LENGTH];
+    Where the options ask for it, the signals in `info` have the instruction, int32 [N,INSTRUCTION_LENGTH];
     `single_instruction_space` is the space of a row, or None.
 
     An engine that exits, crashes or gives no answer in time is replaced. Its stream goes on with a new episode: in the
@@ -55,35 +38,23 @@ class DmlabVector(VectorEnv):
     step or reset) marks the stream. `engine_restarts` counts the replacements, and each is logged as a warning.
     The seed that an engine failed with is not drawn again on purpose.
 
-    Engines start with the first `reset`. They begin episodes `supervision.parallel_resets` at a time.
+    Engines start with the first `reset`. They begin episodes `parallel_resets` at a time.
 
     settings: one for each stream; they differ in the level alone.
-    size: (height, width) of the image, as the settings' `config` has it.
     seeds: one for each stream, for the first `reset`; later resets go on with the streams' generators.
     levels: (first, number): episodes have seeds drawn uniformly from [first, first + number).
 
     Raises EngineFailed from `reset` and `step`, and MissingPackage from `reset`.
     """
 
-    def __init__(
-        self,
-        settings: Sequence[EngineSettings],
-        size: tuple[int, int],
-        seeds: Sequence[int],
-        levels: tuple[int, int],
-        supervision: Supervision,
-    ) -> None:
-        self.num_envs = len(seeds)
-        self.metadata = {"autoreset_mode": AutoresetMode.SAME_STEP}
-        self._image = (3, *size)
-        self.single_observation_space = Box(0, 255, self._image, np.uint8)
-        self.single_action_space = Discrete(len(settings[0].actions))
-        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
-        self.action_space = batch_space(self.single_action_space, self.num_envs)
+    def __init__(self, settings: Sequence[EngineSettings], seeds: Sequence[int], levels: tuple[int, int]) -> None:
+        options = self._options = settings[0].options
+        self._image = (3, options.image_height, options.image_width)
+        super().__init__(len(seeds), Box(0, 255, self._image, np.uint8), options.actions)
         words = np.full(INSTRUCTION_LENGTH, INSTRUCTION_IDS)
-        self.single_instruction_space = MultiDiscrete(words, dtype=np.int32) if settings[0].instruction else None
+        self.single_instruction_space = MultiDiscrete(words, dtype=np.int32) if options.instruction else None
         self.engine_restarts = 0
-        self._settings, self._levels, self._supervision = settings, levels, supervision
+        self._settings, self._levels = settings, levels
         self._generators = stream_generators(seeds, len(seeds))
         self._processes: list[EngineProcess | None] = [None] * self.num_envs
         self._level_seeds = np.zeros(self.num_envs, dtype=np.int64)
@@ -123,7 +94,7 @@ class DmlabVector(VectorEnv):
         terminated, truncated = np.zeros(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=bool)
         for stream, action in enumerate(actions):
             self._process(stream).step(int(action))
-        deadline = time.monotonic() + self._supervision.step_timeout
+        deadline = time.monotonic() + self._options.step_timeout
         for stream in range(self.num_envs):
             answer = self._process(stream).receive(deadline - time.monotonic())
             if isinstance(answer, Failure):
@@ -164,7 +135,7 @@ class DmlabVector(VectorEnv):
     def _begin_episodes(self, streams: Iterable[int], batch: _Batch) -> None:
         """Begins an episode in each of the streams, in a new engine where there is none, and waits for all of them."""
         waiting = deque(int(stream) for stream in streams)
-        most = self._supervision.parallel_resets or self.num_envs
+        most = self._options.parallel_resets or self.num_envs
         deadlines: dict[int, float] = {}
         while waiting or deadlines:
             while waiting and len(deadlines) < most:
@@ -178,7 +149,7 @@ class DmlabVector(VectorEnv):
                     self._lose_engine(stream, Failure(f"could not be started: {error}"), batch)
                     waiting.append(stream)
                 else:
-                    deadlines[stream] = time.monotonic() + self._supervision.reset_timeout
+                    deadlines[stream] = time.monotonic() + self._options.reset_timeout
             for stream in self._ready(deadlines):
                 del deadlines[stream]
                 answer = self._process(stream).receive()
@@ -206,12 +177,12 @@ class DmlabVector(VectorEnv):
         """The stream's engine, started where it has none."""
         process = self._processes[stream]
         if process is None:
-            longest = max(self._supervision.step_timeout, self._supervision.reset_timeout)
+            longest = max(self._options.step_timeout, self._options.reset_timeout)
             process = self._processes[stream] = EngineProcess(self._settings[stream], longest)
         return process
 
     def _lose_engine(self, stream: int, failure: Failure, batch: _Batch) -> None:
-        """Counts and tells it, and pauses where it keeps happening; raises EngineFailed where that has to end."""
+        """Counts and logs the failure, and waits where it repeats; raises EngineFailed after too many in a row."""
         process, self._processes[stream] = self._processes[stream], None
         ended = "" if process is None else f" ({process.kill()})"
         what = f"the engine of stream {stream} {failure.reason}{ended}"
@@ -222,7 +193,7 @@ class DmlabVector(VectorEnv):
         if failure.in_constructor and level not in self._levels_that_run:
             raise EngineFailed(f"DeepMind Lab cannot play {level}: {failure.reason}")
         self._failures[stream] += 1
-        if self._failures[stream] >= self._supervision.max_failures:
+        if self._failures[stream] >= self._options.max_engine_failures:
             raise EngineFailed(f"{what} in {where}, and so {self._failures[stream]} times in a row")
         self.engine_restarts += 1
         batch.failed[stream] = True
@@ -231,7 +202,7 @@ class DmlabVector(VectorEnv):
         time.sleep(min(2.0 ** (self._failures[stream] - 2), 10.0) if self._failures[stream] > 1 else 0.0)
 
     def _batch(self) -> _Batch:
-        return _Batch((self.num_envs, *self._image), self._settings[0].instruction)
+        return _Batch((self.num_envs, *self._image), self._options.instruction)
 
     def _check_open(self) -> None:
         if self.closed:

@@ -234,7 +234,7 @@ def play_seed(
                 played=len(episodes),
                 ended_steps=sum(episode.length for episode in episodes),
                 longest=int(lengths[share > 0].max(initial=0)),
-                engines_lost=getattr(env, "engine_restarts", 0),
+                engines_lost=getattr(env.unwrapped, "engine_restarts", 0),
                 episodes=tuple(episodes) if done else None,
             )
             if done:

@@ -121,7 +121,7 @@ class StreamGroup:
 
     def new_engine_restarts(self) -> int:
         """Since the last call; the suites whose engines can be lost count them."""
-        before, self._engine_restarts = self._engine_restarts, getattr(self._env, "engine_restarts", 0)
+        before, self._engine_restarts = self._engine_restarts, getattr(self._env.unwrapped, "engine_restarts", 0)
         return self._engine_restarts - before
 
     def close(self) -> None:

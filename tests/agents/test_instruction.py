@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
+from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from r2ac.agents import Agent, AgentConfig, InstructionEncoder, ObservationSpec
@@ -43,7 +44,7 @@ def test_the_features_are_those_after_the_last_word() -> None:
 
 
 def test_the_spec_of_an_environment_with_instructions() -> None:
-    class Env:
+    class Env(VectorEnv):
         single_observation_space = Box(0, 1, (6,), np.float32)
         single_action_space = Discrete(3)
         single_instruction_space: Any = MultiDiscrete(np.full(WORDS, IDS))

@@ -128,7 +128,7 @@ def test_engines_of_deepmind_lab_play_several_levels_side_by_side(monkeypatch: p
     options = DmlabOptions(image_height=24, image_width=32, instruction=True)
     tasks = "dmlab/rooms_watermaze,dmlab/language_select_described_object"
     env = make_vector(tasks, 3, 0, options=options, first_stream=1)
-    assert env.single_instruction_space.shape == (16,)  # type: ignore[attr-defined]
+    assert env.unwrapped.single_instruction_space.shape == (16,)  # type: ignore[attr-defined]
     env.reset()
     infos = [env.step(np.zeros(3, dtype=np.int64))[4] for _ in range(4)]
     env.close()

@@ -22,11 +22,11 @@ def play(task: str, seed: int, *, split: str = "train", steps: int = 60, num_env
     env = make_vector(task, num_envs, seed, split=split, options=ProcgenOptions(threads=2, **options))
     observation, _ = env.reset()
     choose = np.random.default_rng(0)
-    observations, levels, rest = [observation], [env.level_seeds()], []
+    observations, levels, rest = [observation], [env.unwrapped.level_seeds()], []
     for _ in range(steps):
         observation, reward, terminated, truncated, _ = env.step(choose.integers(15, size=num_envs))
         observations.append(observation)
-        levels.append(env.level_seeds())
+        levels.append(env.unwrapped.level_seeds())
         rest.append((reward, terminated, truncated))
     env.close()
     rewards, terminated_all, truncated_all = (np.stack(column) for column in zip(*rest, strict=True))
@@ -118,9 +118,9 @@ def test_one_seed_is_one_game_and_another_is_another() -> None:
 def test_reset_begins_new_episodes_and_a_seed_returns_to_old_ones() -> None:
     env = make_vector("procgen/coinrun", 8, 0)
     first, _ = env.reset()
-    levels = env.level_seeds()
+    levels = env.unwrapped.level_seeds()
     assert (env.reset()[0] != first).any(), "a second reset is a new episode"
-    assert (env.level_seeds() != levels).any()
+    assert (env.unwrapped.level_seeds() != levels).any()
     seeded, _ = env.reset(seed=9)
     env.step(np.full(8, NO_OP))
     np.testing.assert_array_equal(env.reset(seed=9)[0], seeded)
