@@ -27,15 +27,7 @@ from gymnasium.wrappers import TransformObservation
 
 from r2ac.envs.checked import exits_raise
 from r2ac.envs.seeding import engine_seeds
-from r2ac.envs.single import (
-    ActionRepeat,
-    FrameStack,
-    OneDiscreteAction,
-    SingleVector,
-    as_image,
-    as_vector,
-    is_image,
-)
+from r2ac.envs.single import ActionRepeat, FrameStack, OneDiscreteAction, SingleVector, as_image, as_vector, is_image
 from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, SuiteOptions, UnknownTask, check_at_least
 
 
@@ -148,14 +140,6 @@ def _wrapped(env: gymnasium.Env, wrapper: str) -> gymnasium.Env:
     return wrapped
 
 
-def _check_actions(name: str, space: Space) -> None:
-    """Raises UnknownTask unless they are Discrete."""
-    if not isinstance(space, Discrete):
-        kind = type(space).__name__
-        later = f": {kind} actions are not supported yet" if isinstance(space, Box | MultiDiscrete) else ""
-        raise UnknownTask(f"gym/{name} is no task here: its actions must be Discrete, not {_text(space)}{later}")
-
-
 def _shown(name: str, env: gymnasium.Env) -> gymnasium.Env:
     """Shows one image or one vector; raises UnknownTask for what is neither."""
     parts = dict(_parts(env.observation_space))
@@ -174,7 +158,8 @@ def _shown(name: str, env: gymnasium.Env) -> gymnasium.Env:
             "one image or one vector; --wrappers module:function can choose"
         )
     for path, space in parts.items():
-        if not (isinstance(space, Discrete | MultiDiscrete | MultiBinary) or _is_flat(space)):
+        flat = isinstance(space, Box) and len(space.shape) <= 2
+        if not (flat or isinstance(space, Discrete | MultiDiscrete | MultiBinary)):
             raise UnknownTask(
                 f"gym/{name} is no task here: its observations must be uint8 images with 1, 3 or 4 channels, or Box of "
                 f"at most two axes, Discrete, MultiDiscrete, MultiBinary, or Dict or Tuple of these, not {_text(space)}"
@@ -192,10 +177,6 @@ def _parts(space: Space, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any
         yield path, space
 
 
-def _is_flat(space: Space) -> bool:
-    return isinstance(space, Box) and len(space.shape) <= 2
-
-
 def _named(path: tuple[Any, ...]) -> str:
     return ".".join(map(str, path))
 
@@ -206,7 +187,10 @@ def _text(space: Space) -> str:
 
 def _make_one(name: str, options: GymOptions) -> gymnasium.Env:
     env = make_single(name, options)
-    _check_actions(name, env.action_space)
+    if not isinstance(actions := env.action_space, Discrete):
+        later = f": {type(actions).__name__} actions are not supported yet"
+        later = later if isinstance(actions, Box | MultiDiscrete) else ""
+        raise UnknownTask(f"gym/{name} is no task here: its actions must be Discrete, not {_text(actions)}{later}")
     env = _shown(name, ActionRepeat(OneDiscreteAction(env), options.action_repeat))
     return FrameStack(env, options.frame_stack) if options.frame_stack > 1 else env
 

@@ -24,18 +24,7 @@ from r2ac.envs.suite import (
     check_at_least,
 )
 
-SUITES: dict[str, Suite] = {
-    suite.name: suite
-    for suite in (
-        memory.SUITE,
-        popgym.SUITE,
-        minigrid.SUITE,
-        atari.SUITE,
-        procgen.SUITE,
-        dmlab.SUITE,
-        gym.SUITE,
-    )
-}
+SUITES = {each.SUITE.name: each.SUITE for each in (memory, popgym, minigrid, atari, procgen, dmlab, gym)}
 """A new suite is added here."""
 
 _BENCHMARKS = {"atari-57": "atari", "procgen-16": "procgen", "dmlab-30": "dmlab"}
@@ -133,11 +122,8 @@ def _make(suite: Suite, names: Sequence[str], seed: int, split: Split, options: 
     if suite.make_each is not None:
         return _limited(suite.make_each(names, seed, split, options), options)
     # The tasks share no engine: in each, streams have the seeds that they would have in it alone.
-    parts = {
-        name: _limited(suite.make(name, names.count(name), seed, split, options), options)
-        for name in dict.fromkeys(names)
-    }
-    return MixedVector(parts, names)
+    parts = {name: suite.make(name, names.count(name), seed, split, options) for name in dict.fromkeys(names)}
+    return MixedVector({name: _limited(part, options) for name, part in parts.items()}, names)
 
 
 def _limited(env: VectorEnv, options: SuiteOptions) -> VectorEnv:

@@ -141,7 +141,7 @@ class Suite:
     """For names beyond those that `list_tasks` can list: look_up(name) raises UnknownTask unless there is the task."""
     spaces: Callable[[str, Any], Spaces | None] = lambda name, options: None
     """spaces(name, options) of the environment that `make` makes, without the engine; None where only that knows."""
-    check_here: Callable[[str, Any], None] = lambda name, options: None
+    check_here: Callable[[str, Any], object] = lambda name, options: None
     """check_here(name, options) raises InvalidOption where something that the options name is not on this machine."""
     make_each: Callable[[Sequence[str], int, Split, Any], VectorEnv] | None = None
     """make_each(names, seed, split, options): stream i plays names[i]. None where a vector environment has one task."""

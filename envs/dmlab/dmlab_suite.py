@@ -47,11 +47,6 @@ def _check(name: str, options: DmlabOptions) -> None:
             raise InvalidOption(f"{label} is {getattr(options, label)}, but it must be above 0 and finite (seconds)")
 
 
-def _check_here(name: str, options: DmlabOptions) -> None:
-    if name in NEEDS_DATASET:
-        _dataset(name, options.dataset_path)
-
-
 def level_seeds(split: Split, options: DmlabOptions) -> tuple[int, int]:
     """(first, number) of the seeds that the episodes of a split are drawn from."""
     return (0, options.num_levels or HALF) if split == "train" else (HALF, HALF)
@@ -65,8 +60,8 @@ def engine_settings(name: str, split: Split, options: DmlabOptions) -> EngineSet
         # The mazes of the explore levels would be printed at every reset.
         "logLevel": "WARN",
     }
-    if name in NEEDS_DATASET:
-        config["datasetPath"] = _dataset(name, options.dataset_path)
+    if folder := _dataset(name, options):
+        config["datasetPath"] = folder
     if split == "test":
         config["mixerSeed"] = str(_MIXER_SEED_OF_TESTS)
         if name in HAS_HOLD_OUT:
@@ -76,8 +71,12 @@ def engine_settings(name: str, split: Split, options: DmlabOptions) -> EngineSet
     return EngineSettings(level_of(name, split), config, replace(options, level_cache=level_cache))
 
 
-def _dataset(name: str, folder: str) -> str:
+def _dataset(name: str, options: DmlabOptions) -> str:
+    """The folder of the pictures that a task shows, empty where it shows none; raises InvalidOption where it is not."""
+    folder = options.dataset_path
     path = Path(folder).expanduser().absolute()
+    if name not in NEEDS_DATASET:
+        return ""
     if folder == _COLOURED_SQUARES:
         return folder
     # A picture that is missing would end the engine in the middle of an episode.
@@ -102,7 +101,7 @@ SUITE = Suite(
     modules=("deepmind_lab",),
     check=_check,
     make=lambda name, num_envs, seed, split, options: _make_each([name] * num_envs, seed, split, options),
-    check_here=_check_here,
+    check_here=_dataset,
     make_each=_make_each,
     frames_per_step=lambda name, options: options.action_repeat,
     reference_scores=lambda name, options: reference_scores(name),
