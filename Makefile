@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
 # Where `make train` writes (make train RUNS=...); a run directory is never written over.
@@ -17,7 +18,7 @@ FLAGS ?=
 help:
 	@echo 'make train          train memory/tmaze by RTRL and by TBPTT, evaluate both, plot (a few minutes on 2 cores)'
 	@echo 'make test           lint, types, and all tests but the slow ones'
-	@echo 'make test-slow      the slow ones: clusters, and trainings whose processes are killed'
+	@echo 'make test-slow      the slow ones: clusters, trainings whose processes are killed, whole benchmarks'
 	@echo 'make test-machines  a training on machines that are killed and unplugged: as root, five minutes'
 	@echo 'make install        only the set-up: .venv with everything that the others need'
 	@echo 'make format         let ruff format the code'
@@ -41,12 +42,12 @@ train: install
 	$(BIN)/r2ac evaluate $(RUNS)/rtrl $(RUNS)/tbptt --episodes 500
 	$(BIN)/r2ac plot $(RUNS)/rtrl $(RUNS)/tbptt --output $(RUNS)/curves.png
 
-# Two files at a time; clusters, among the slow ones, want the machine for themselves.
+# Two files at a time: tests of a file may share what is dear to start, such as a Ray.
 test: lint types
-	$(BIN)/python -m pytest -m 'not slow' -n 2 --dist loadfile
+	$(PYTEST) -m 'not slow'
 
 test-slow: install
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: install
 	$(BIN)/ruff check .

@@ -24,6 +24,7 @@ def runs_here(task: str) -> bool:
     return find_task(task).suite.missing() is None
 
 
+@pytest.mark.slow
 def test_a_small_run_measures_every_task(run_benchmark: Callable[..., str], tmp_path: Path) -> None:
     arguments = ["--streams", "2", "3", "--steps", "3", "--rounds", "2", "--tasks", *TASKS, "dmlab/rooms_watermaze"]
     printed = run_benchmark("environments", *arguments)

@@ -22,6 +22,7 @@ Modules = Callable[[str], ModuleType]
 SECTIONS = ["start", "waits", "captures", "kernels", "threads", "roofline", "presets", "beside", "tests"]
 
 
+@pytest.mark.slow
 def test_a_dry_run_goes_through_every_section_with_torch_and_triton_alone(
     run_benchmark: Callable[..., str], tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ sys.path = [entry for entry in sys.path if "editable" not in entry]
 """
 
 
+@pytest.mark.slow
 def test_a_small_run_reports_every_preset_with_torch_alone(run_benchmark: Callable[..., str], tmp_path: Path) -> None:
     printed = run_benchmark("learner_update", "--all-lengths", "--rounds", "1", before=BARE)
     (path,) = tmp_path.glob("learner_update-*-quick.json")

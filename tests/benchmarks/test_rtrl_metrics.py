@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 def test_a_small_run_compares_updates_with_and_without(run_benchmark: Callable[..., str], tmp_path: Path) -> None:
     printed = run_benchmark("rtrl_metrics", "--rounds", "1")
     (path,) = tmp_path.glob("rtrl_metrics-*-quick.json")

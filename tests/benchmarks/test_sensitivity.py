@@ -15,6 +15,7 @@ CPU = torch.device("cpu")
 METHODS = {"step by step", "step by step, tuned", "rollout at a time", "TBPTT", "LSTM, TBPTT"}
 
 
+@pytest.mark.slow
 def test_a_small_run_reports_everything(run_benchmark: Callable[..., str], tmp_path: Path) -> None:
     arguments = ["--sizes", "2x6", "3x4", "--steps", "1", "3", "--inputs", "5", "--rounds", "1", "--rollouts", "1", "3"]
     printed = run_benchmark("sensitivity", *arguments)

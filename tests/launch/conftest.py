@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from r2ac.launch.cli import main
+from r2ac.launch.cluster.connect import connect
 
 TINY = {
     "--num-actors": "0",
@@ -39,6 +40,14 @@ def ray_token() -> None:
     """There is a token for clusters that tests start themselves."""
     command = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"]
     subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def local_ray() -> Iterator[None]:
+    """One Ray for all that the tests of a file start in this process."""
+    connection = connect("local", num_actors=4)
+    yield
+    connection.close()
 
 
 @pytest.fixture(scope="session")

@@ -84,27 +84,30 @@ def test_a_core_without_memory_has_a_video_alone(train_tiny: Callable[..., Path]
 
 
 @pytest.mark.parametrize(
-    ("task", "flags", "words"),
+    ("task", "flags", "episodes", "words"),
     [
-        ("memory/match_to_sample", {"--delay": 3, "--symbols": 3}, "3 in 64 episodes"),
-        ("memory/tmaze", {"--corridor-length": 2, "--pixels": "True"}, "first observation 1; first observation 2"),
-        ("gym/CartPole-v1", {"--frame-stack": 2}, "none: 64 episodes begin in 64 ways"),
+        ("memory/match_to_sample", {"--delay": 3, "--symbols": 3}, 64, "3 in 64 episodes"),
+        ("memory/tmaze", {"--corridor-length": 2, "--pixels": "True"}, 16, "first observation 1; first observation 2"),
+        ("gym/CartPole-v1", {"--frame-stack": 2}, 64, "none: 64 episodes begin in 64 ways"),
         (
             "atari/Breakout",
             {"--max-episode-frames": 120, "--encoder": "nature"},
+            8,
             "none: the first image of an episode is no cue",
         ),
-        ("procgen/maze", {"--encoder": "nature"}, "none: the first image of an episode is no cue"),
+        ("procgen/maze", {"--encoder": "nature"}, 8, "none: the first image of an episode is no cue"),
     ],
 )
-def test_agents_of_every_suite_can_be_watched(tmp_path: Path, task: str, flags: dict[str, object], words: str) -> None:
+def test_agents_of_every_suite_can_be_watched(
+    tmp_path: Path, task: str, flags: dict[str, object], episodes: int, words: str
+) -> None:
     if sentence := find_task(task).suite.missing():
         pytest.skip(sentence)
     run = tmp_path / "run"
     sizes = ["--num-actors=0", "--streams-per-actor=2", "--batch-size=2", "--rollout-length=3", "--hidden-size=8"]
     own = [f"{flag}={value}" if value != "True" else flag for flag, value in flags.items()]
     assert main(["train", task, f"--run-dir={run}", "--total-steps=12", "--device=cpu", *sizes, *own]) == 0
-    printed = watch(run, "--max-steps", 20, "--episodes", 2, "--device", "cpu")
+    printed = watch(run, "--max-steps", 20, "--episodes", 2, "--memory-episodes", episodes, "--device", "cpu")
     assert words in printed
     assert len(list(run.glob("episodes.*"))) == 1
     assert (run / "memory.png").exists()

@@ -36,7 +36,7 @@ def rising(values: list[Any]) -> bool:
 
 
 @pytest.fixture(scope="module")
-def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def grid(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
     """A sweep over a list and a random draw, one of whose trials diverges."""
     folder = tmp_path_factory.mktemp("grid") / "sweep"
     vary = ["--vary", "learning-rate=1e-3,1e30", "--vary", "entropy-cost=loguniform(1e-4,1e-2)", "--trials", "2"]
@@ -91,7 +91,7 @@ def test_a_sweep_goes_on_where_it_was(grid: Path, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.slow
-def test_members_of_a_population_copy_the_better_ones(tmp_path: Path) -> None:
+def test_members_of_a_population_copy_the_better_ones(tmp_path: Path, local_ray: None) -> None:
     """Of four, the two with the worse score copy the others, once."""
     sweep = tmp_path / "sweep"
     vary = ["--vary", "learning-rate=choice(1e-9,3e-3)", "--vary", "entropy-cost=loguniform(1e-3,1e-2)"]

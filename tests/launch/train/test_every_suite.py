@@ -1,6 +1,7 @@
 """A short training through Ray on one task of every suite that can run here."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,15 @@ SMALL += ["--hidden-size", "16", "--encoder-features", "16", "--learner-threads"
 PICTURES = ["--encoder", "nature"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _double() -> Iterator[None]:
+    """The double of DeepMind Lab plays, also where the engine is installed: its episodes are short."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(DOUBLE)
+        patch.setenv("PYTHONPATH", str(DOUBLE))
+        yield
+
+
 @pytest.mark.parametrize(
     ("task", "flags", "steps"),
     [
@@ -27,13 +37,7 @@ PICTURES = ["--encoder", "nature"]
         ("dmlab/rooms_watermaze", [*PICTURES, "--image-height", "40", "--image-width", "40"], 400),
     ],
 )
-def test_a_short_training(
-    task: str, flags: list[str], steps: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if task.startswith("dmlab/"):
-        # The double plays, also where the engine is installed: its episodes are short.
-        monkeypatch.syspath_prepend(DOUBLE)
-        monkeypatch.setenv("PYTHONPATH", str(DOUBLE))
+def test_a_short_training(task: str, flags: list[str], steps: int, tmp_path: Path, local_ray: None) -> None:
     if missing := find_task(task).suite.missing():
         pytest.skip(missing)
     run = tmp_path / "run"

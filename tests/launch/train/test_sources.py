@@ -18,6 +18,18 @@ Capture = pytest.CaptureFixture[str]
 TWO: dict[str, object] = {"--num-actors": 2, "--streams-per-actor": 4}
 
 
+@pytest.mark.slow
+def test_a_profile_is_written_beside_the_run(train_tiny: TrainTiny, tmp_path: Path, capsys: Capture) -> None:
+    run = train_tiny(tmp_path / "run", {"--num-actors": 1}, "--profile")
+    folder = run / "profile"
+    page = (folder / "summary.md").read_text()
+    for words in ("The learner's loop", "Inside an update", "sensitivities", "The rollout actors", "environment"):
+        assert words in page
+    assert (folder / "learner-trace.json.gz").stat().st_size > 1000
+    assert json.loads((folder / "ray-timeline.json").read_text()), "what Ray's processes did"
+    assert "profile" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "choice",
     [
@@ -26,7 +38,9 @@ TWO: dict[str, object] = {"--num-actors": 2, "--streams-per-actor": 4}
     ],
     ids=lambda choice: next(iter(choice)),
 )
-def test_a_training_with_each_choice(train_tiny: TrainTiny, tmp_path: Path, choice: dict[str, object]) -> None:
+def test_a_training_with_each_choice(
+    train_tiny: TrainTiny, tmp_path: Path, local_ray: None, choice: dict[str, object]
+) -> None:
     run = train_tiny(tmp_path / "run", {**TWO, **choice})
     rows = read_metrics(run)
     last = rows[-1]
@@ -38,18 +52,6 @@ def test_a_training_with_each_choice(train_tiny: TrainTiny, tmp_path: Path, choi
     # The shares of what the actors do, where some of it was told since the line before.
     shares = [row[f"throughput/actor_{what}"] for row in rows[-1:] for what in ("environment", "inference", "wait")]
     assert sum(shares) == pytest.approx(1)
-
-
-@pytest.mark.slow
-def test_a_profile_is_written_beside_the_run(train_tiny: TrainTiny, tmp_path: Path, capsys: Capture) -> None:
-    run = train_tiny(tmp_path / "run", {"--num-actors": 1}, "--profile")
-    folder = run / "profile"
-    page = (folder / "summary.md").read_text()
-    for words in ("The learner's loop", "Inside an update", "sensitivities", "The rollout actors", "environment"):
-        assert words in page
-    assert (folder / "learner-trace.json.gz").stat().st_size > 1000
-    assert json.loads((folder / "ray-timeline.json").read_text()), "what Ray's processes did"
-    assert "profile" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

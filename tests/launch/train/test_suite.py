@@ -39,7 +39,7 @@ def test_one_agent_learns_two_tasks_and_logs_the_returns_of_each(tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_several_tasks_through_ray_share_the_streams_of_all_actors(tmp_path: Path) -> None:
+def test_several_tasks_through_ray_share_the_streams_of_all_actors(tmp_path: Path, local_ray: None) -> None:
     if missing := find_task("procgen/maze").suite.missing():
         pytest.skip(missing)
     run = tmp_path / "run"

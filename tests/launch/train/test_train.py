@@ -231,7 +231,7 @@ def test_only_rtrl_learns_what_lies_further_back_than_a_rollout(
 ) -> None:
     """Eight steps between cue and choice, rollouts of two steps: credit must be exact, for it cannot be short."""
     command = ["train", "memory/tmaze", "--num-actors", "0", "--corridor-length", "8", "--rollout-length", "2"]
-    command += ["--chrono-steps", "20", "--hidden-size", "32", "--total-steps", "150000"]
+    command += ["--chrono-steps", "20", "--hidden-size", "32", "--learning-rate", "0.01", "--total-steps", "40000"]
     assert main([*command, "--gradient", gradient, "--run-dir", str(tmp_path / "run")]) == 0
     evaluation = evaluated(tmp_path / "run", EvaluationConfig(episodes=300, seeds=1, num_envs=100))
     assert least <= evaluation.mean_return <= most
@@ -266,7 +266,9 @@ def test_ctrl_c_and_resume_with_ray(start_tiny: StartTiny, tmp_path: Path) -> No
     ("task", "frames", "flags"),
     [("atari/Breakout", 4, []), ("procgen/chaser", 1, ["--distribution-mode", "easy"])],
 )
-def test_an_engine_from_training_to_curves(task: str, frames: int, flags: list[str], tmp_path: Path) -> None:
+def test_an_engine_from_training_to_curves(
+    task: str, frames: int, flags: list[str], tmp_path: Path, local_ray: None
+) -> None:
     if missing := find_task(task).suite.missing():
         pytest.skip(missing)
     run = tmp_path / "run"
