@@ -2,6 +2,10 @@
 
 import os
 import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,6 +27,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 if hypothesis is not None:
     hypothesis.settings.register_profile("r2ac", deadline=None, derandomize=True, max_examples=25)
     hypothesis.settings.load_profile("r2ac")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Ray's token is made before xdist's workers begin: those that start Ray at once would each make one."""
+    token = Path.home() / ".ray" / "auth_token"
+    if not hasattr(config, "workerinput") and not token.exists() and find_spec("ray") is not None:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"]
+        subprocess.run(command, check=True, capture_output=True)
 
 
 @pytest.fixture(autouse=True)

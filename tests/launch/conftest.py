@@ -35,13 +35,6 @@ os.environ.setdefault("RAY_AUTH_MODE", "token")
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 
 
-@pytest.fixture(scope="session")
-def ray_token() -> None:
-    """There is a token for clusters that tests start themselves."""
-    command = [sys.executable, "-m", "ray.scripts.scripts", "get-auth-token", "--generate"]
-    subprocess.run(command, check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def local_ray() -> Iterator[None]:
     """One Ray for all that the tests of a file start in this process."""

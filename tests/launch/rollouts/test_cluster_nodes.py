@@ -79,7 +79,7 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes(ray_token: None) -> Iterator[Nodes]:
+def nodes() -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in ENVIRONMENT.items():
             patch.setenv(name, value)

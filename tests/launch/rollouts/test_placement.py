@@ -60,7 +60,7 @@ class Nodes:
 
 
 @pytest.fixture(scope="module")
-def nodes(ray_token: None) -> Iterator[Nodes]:
+def nodes() -> Iterator[Nodes]:
     with pytest.MonkeyPatch.context() as patch:
         for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
             patch.setenv(name, "0")

@@ -145,7 +145,7 @@ def test_a_supervised_training_outlives_its_learners(start_tiny: StartTiny, tmp_
 
 
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch, ray_token: None) -> Iterator[str]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of a Ray cluster of two nodes on loopback, each with room for one learner and its actor."""
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
