@@ -44,8 +44,8 @@ class LockstepVector(StreamsVector):
         self._generators = stream_generators(seed, self.num_envs)
 
     @abstractmethod
-    def draw(self, generator: np.random.Generator) -> np.ndarray:
-        """All that is random in one episode of one stream, int64 [D]."""
+    def draw(self, generator: np.random.Generator) -> np.ndarray | list[np.int64]:
+        """All that is random in one episode of one stream, D integers."""
 
     @abstractmethod
     def begin(self, drawn: np.ndarray) -> None:
@@ -83,7 +83,7 @@ class LockstepVector(StreamsVector):
 
     def _first_observations(self) -> np.ndarray:
         self._position = 0
-        self.begin(np.stack([self.draw(generator) for generator in self._generators]))
+        self.begin(np.array([self.draw(generator) for generator in self._generators]))
         return self.observe(0)
 
 

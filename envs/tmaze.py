@@ -76,8 +76,8 @@ class TMazeVector(LockstepVector):
         self.render_mode = render_mode
         self._cue = np.zeros(num_envs, dtype=np.int64)
 
-    def draw(self, generator: np.random.Generator) -> np.ndarray:
-        return generator.integers(2, size=1)
+    def draw(self, generator: np.random.Generator) -> list[np.int64]:
+        return [generator.integers(2)]
 
     def begin(self, drawn: np.ndarray) -> None:
         self._cue = drawn[:, 0]
