@@ -13,12 +13,12 @@ endif
 # More flags for the two trainings of the main job, such as FLAGS="--seed 2".
 FLAGS ?=
 
-.PHONY: help install train test test-slow test-machines lint types format clean
+.PHONY: help install train test test-fast test-slow test-machines lint types format clean
 
 help:
 	@echo 'make train          train memory/tmaze by RTRL and by TBPTT, evaluate both, plot (a few minutes on 2 cores)'
 	@echo 'make test           lint, types, and all tests but the slow ones'
-	@echo 'make test-slow      the slow ones: clusters, trainings whose processes are killed, whole benchmarks'
+	@echo 'make test-slow      the slow ones: clusters, trainings through Ray, whole benchmarks'
 	@echo 'make test-machines  a training on machines that are killed and unplugged: as root, five minutes'
 	@echo 'make install        only the set-up: .venv with everything that the others need'
 	@echo 'make format         let ruff format the code'
@@ -42,8 +42,12 @@ train: install
 	$(BIN)/r2ac evaluate $(RUNS)/rtrl $(RUNS)/tbptt --episodes 500
 	$(BIN)/r2ac plot $(RUNS)/rtrl $(RUNS)/tbptt --output $(RUNS)/curves.png
 
+# At the same time: mypy has one process, and tests wait now and then.
+test: install
+	@$(MAKE) --no-print-directory --jobs=2 lint types test-fast
+
 # Two files at a time: tests of a file may share what is dear to start, such as a Ray.
-test: lint types
+test-fast: install
 	$(PYTEST) -m 'not slow'
 
 test-slow: install

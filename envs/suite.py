@@ -168,7 +168,7 @@ class Suite:
     def missing(self) -> str | None:
         """None where the engine is installed, else one sentence that says what to install."""
         if absent := missing_modules(*self.modules):
-            return f"the suite {self.name} needs {', '.join(absent)}, which is not installed: {self.remedy}"
+            return f"the suite {self.name} needs {', '.join(absent)}, not installed here: {self.remedy}"
         return None
 
 

@@ -25,6 +25,7 @@ def _double() -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "flags", "steps"),
     [
