@@ -142,7 +142,7 @@ class Recurrent(Core):
 
     def _own(self) -> Tensor:
         """The cell's own parameters, [L, N]."""
-        own = self.recurrent_parameters[1:-1]
+        own = [getattr(self, name) for name in self.cell.own]
         return own[0] if len(own) == 1 else torch.cat((*own, self.bias[:0]))
 
     def _note_shapes(self, batch: int) -> list[tuple[int, ...]]:

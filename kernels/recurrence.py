@@ -208,7 +208,7 @@ def recurrence(
     """
     watched = torch.compiler.is_compiling() or profiler._is_profiler_enabled or type(projection) is not Tensor
     compute: Callable[..., Tensor] = recurrence_operator if watched else _Recurrence.apply
-    lists = (each.tensors() if each is not None else [] for each in (traces, notes))
+    lists = traces.tensors() if traces is not None else [], notes.tensors() if notes is not None else []
     return compute(cell, projection, own, bias, state, is_first, weight, inputs, *lists)
 
 

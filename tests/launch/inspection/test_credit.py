@@ -144,6 +144,21 @@ def test_where_every_rollout_begins_an_episode_nothing_comes_from_before() -> No
     assert reach.inside_norm > 0
 
 
+@pytest.mark.parametrize("core", ["mingru", "lru", "rtu"])
+def test_a_gradient_that_reaches_through_all_rollouts_is_exact_for_every_kind_of_cell(core: str) -> None:
+    agent, random = make_agent(core=core), np.random.default_rng(0)
+    rollouts = [
+        Rollout(**{**rollout.arrays(), "first_state": random.normal(size=(STREAMS, agent.core.state_size))})
+        for rollout in Stream(make_agent(), 5, resets=0.0).rollouts()
+    ]
+    reach = measure_reach(agent, CONFIG, rollouts, warm_up=4)
+    assert [each.rollouts for each in reach.truncations] == [0, 1, 2, 4]
+    assert reach.truncations[0].error > 1e-3
+    assert reach.truncations[-1].error < 1e-10
+    assert reach.credit_horizon > 0
+    assert reach.jacobians.shape == (STEPS * STREAMS, agent.core.state_size)
+
+
 def test_no_weight_moves() -> None:
     agent = make_agent(dtype=torch.float32)
     stream = Stream(make_agent(), 4, resets=0.1)

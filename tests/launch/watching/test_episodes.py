@@ -55,6 +55,16 @@ def test_the_jacobian_is_that_of_automatic_differentiation() -> None:
     assert episode.jacobians[1:].std() > 0.01, "units and steps differ"
 
 
+def test_both_numbers_of_a_pair_shrink_by_its_radius() -> None:
+    """The Jacobian of an LRU is no diagonal: by ones alone it would be read as the sums of its rows."""
+    agent = tmaze_agent(core="lru")
+    radius = torch.exp(-torch.exp(agent.core.decay[0])).detach().numpy()  # type: ignore[union-attr,index,arg-type]
+    (episode,) = played(agent, 1, 1)
+    assert episode.cells.shape == episode.jacobians.shape == (7, 2 * 8)
+    np.testing.assert_allclose(episode.jacobians[1:], np.tile(radius, (6, 2)), rtol=1e-5)
+    assert np.abs(episode.jacobians[0]).max() == 0
+
+
 def test_an_episode_is_what_the_agent_thinks_and_gets() -> None:
     agent = tmaze_agent()
     episodes = played(agent, 1, 4)
