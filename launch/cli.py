@@ -41,18 +41,8 @@ r2ac COMMAND --help lists the flags of a command, r2ac train TASK --help those o
 """
 
 COMMANDS = (
-    "train",
-    "submit",
-    "jobs",
-    "cluster",
-    "sweep",
-    "evaluate",
-    "plot",
-    "watch",
-    "inspect",
-    "report",
-    "bench",
-    "envs",
+    *("train", "submit", "jobs", "cluster", "sweep", "evaluate"),
+    *("plot", "watch", "inspect", "report", "bench", "envs"),
 )
 """Each is the function ``<name>_command`` of the module ``commands.<name>``, which is imported when it is needed."""
 

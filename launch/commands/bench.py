@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -67,12 +67,9 @@ def _table(trials: Sequence[BenchTrial], best: BenchTrial) -> Table:
     for name in ("actors", "streams each", "learner threads", "steps/s", "learner waits", "actors wait", ""):
         table.add_column(name, justify="right")
     for trial in sorted(trials, key=lambda trial: -trial.steps_per_second):
-        table.add_row(*_row(trial), "fastest" if trial is best else "")
+        config = trial.config
+        counts = map(str, (config.num_actors, config.streams_per_actor, config.learner_threads))
+        waits = "–" if trial.actor_wait is None else f"{trial.actor_wait:.0%}"  # noqa: RUF001
+        shares = (f"{trial.steps_per_second:,.0f}", f"{trial.learner_wait:.0%}", waits)
+        table.add_row(*counts, *shares, "fastest" if trial is best else "")
     return table
-
-
-def _row(trial: BenchTrial) -> list[str]:
-    config: Any = trial.config
-    waits = "–" if trial.actor_wait is None else f"{trial.actor_wait:.0%}"  # noqa: RUF001
-    counts = (config.num_actors, config.streams_per_actor, config.learner_threads)
-    return [*map(str, counts), f"{trial.steps_per_second:,.0f}", f"{trial.learner_wait:.0%}", waits]

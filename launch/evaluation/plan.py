@@ -102,9 +102,10 @@ def make_plan(
         names = ",".join(known)
         find_tasks(names)
     for argument in paths:
-        of_suite = _is_suite(argument)
         with plan.noting():
-            for path in _runs_of_suite(argument, plan) if of_suite else _runs_at(argument):
+            suite = SuiteRun.read(argument)
+            of_suite = suite is not None
+            for path in _runs_at(argument) if suite is None else _runs_of_suite(suite, plan):
                 with plan.noting():
                     agent = TrainedAgent.load(path)
                     target = evaluation_path(path) if output is None else RunDirectory(output).evaluation_path
@@ -131,21 +132,12 @@ def _runs_at(argument: Path) -> list[Path]:
     return runs or [argument]
 
 
-def _is_suite(argument: Path) -> bool:
-    try:
-        return SuiteRun.at(argument)
-    except OSError:
-        # Whoever looks for a run there says what is wrong.
-        return False
-
-
-def _runs_of_suite(argument: Path, plan: EvaluationPlan) -> Iterator[Path]:
-    suite = SuiteRun.open(argument)
+def _runs_of_suite(suite: SuiteRun, plan: EvaluationPlan) -> Iterator[Path]:
     for task in find_tasks(suite.names):
         if (run := suite.run_of(task)).exists():
             yield run
         else:
-            plan.fail(EvaluationFailure(f"{argument} has no run on {task.name} yet", bad_input=True))
+            plan.fail(EvaluationFailure(f"{suite.place} has no run on {task.name} yet", bad_input=True))
 
 
 def _evaluations(

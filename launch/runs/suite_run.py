@@ -9,7 +9,7 @@ from pathlib import Path
 from r2ac.envs import Task
 from r2ac.launch.runs.run_directory import json_text, write_atomically
 from r2ac.launch.runs.storage import Store
-from r2ac.launch.runtime.errors import RunDirectoryError, os_errors_as, os_reason
+from r2ac.launch.runtime.errors import RunDirectoryError, os_errors_as
 from r2ac.launch.settings.places import is_url
 
 _NAME = "suite.json"
@@ -27,21 +27,15 @@ class SuiteRun:
     """What the command line said beside the tasks and the directory."""
 
     @staticmethod
-    def at(place: Path | str) -> bool:
-        """Whether there is such a directory at a path or a URL."""
-        place = str(place)
-        return _read(place) is not None if is_url(place) else _description(place).is_file()
-
-    @staticmethod
-    def open(place: Path | str) -> SuiteRun:
-        """The directory as it was written. Raises RunDirectoryError where it is damaged."""
-        place = str(place)
-        file = _description(place)
+    def read(place: Path | str) -> SuiteRun | None:
+        """The directory at a path or a URL as it was written; None where there is none. Raises RunDirectoryError where
+        it is damaged."""
+        place, file = str(place), Path(place) / _NAME
+        with os_errors_as(RunDirectoryError, f"{file} cannot be read"):
+            text = Store(place).read(_NAME) if is_url(place) else file.read_bytes() if file.is_file() else None
         try:
-            values = json.loads(_read(place) or b"")
-            return SuiteRun(place, str(values["tasks"]), tuple(map(str, values["flags"])))
-        except OSError as error:
-            raise RunDirectoryError(f"{file} cannot be read: {os_reason(error)}") from error
+            values = None if text is None else json.loads(text)
+            return values and SuiteRun(place, str(values["tasks"]), tuple(map(str, values["flags"])))
         except (ValueError, KeyError, TypeError) as error:
             raise RunDirectoryError(f"{file} is damaged: {error}") from error
 
@@ -52,7 +46,7 @@ class SuiteRun:
             return Store(self.place).write(_NAME, text.encode())
         with os_errors_as(RunDirectoryError, f"{self.place} cannot hold runs"):
             Path(self.place).mkdir(parents=True, exist_ok=True)
-            write_atomically(_description(self.place), text)
+            write_atomically(Path(self.place) / _NAME, text)
 
     def place_of(self, task: Task) -> str:
         """Where the run of a task lies: a path or a URL."""
@@ -61,11 +55,3 @@ class SuiteRun:
     def run_of(self, task: Task) -> Path:
         """The path of the run of a task, in a directory of this machine."""
         return Path(self.place_of(task))
-
-
-def _description(place: str) -> Path:
-    return Path(place) / _NAME
-
-
-def _read(place: str) -> bytes | None:
-    return Store(place).read(_NAME) if is_url(place) else _description(place).read_bytes()

@@ -20,9 +20,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def learner_threads(asked: int, busy_cores: int) -> int:
-    """CPU threads of the learner: as asked for, or with 0 all cores but those that are busy, at least one."""
-    return asked or max(1, available_cores() - busy_cores)
+def learner_threads(asked: int, busy_cores: int, learners: int = 1) -> int:
+    """CPU threads of a learner: as asked for, or with 0 its share of the cores that are not busy, at least one."""
+    return asked or max(1, (available_cores() - busy_cores) // learners)
 
 
 def set_up_process(threads: int) -> None:

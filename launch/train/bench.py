@@ -11,9 +11,9 @@ from typing import Any
 from r2ac.launch.cluster.connect import ConnectionFailed
 from r2ac.launch.rollouts.rollout_actor import WAITING
 from r2ac.launch.runs.loading import learner_device
-from r2ac.launch.runtime.process import available_cores, learner_threads, set_up_process
+from r2ac.launch.runtime.process import available_cores, set_up_process
 from r2ac.launch.settings.config import ConfigError, TrainConfig
-from r2ac.launch.train.learn import make_learner, observation_spec
+from r2ac.launch.train.learn import make_learner, observation_spec, share_of
 from r2ac.launch.train.sources import open_rollouts
 from r2ac.learner import CapturedStep, use_matmul_precision
 
@@ -36,13 +36,8 @@ class BenchTrial:
 
     def flags(self) -> str:
         """The settings that were tried, as flags of ``r2ac train``."""
-        config = self.config
-        named = {
-            "--num-actors": config.num_actors,
-            "--streams-per-actor": config.streams_per_actor,
-            "--learner-threads": config.learner_threads,
-        }
-        return " ".join(f"{flag} {value}" for flag, value in named.items())
+        names = ("num_actors", "streams_per_actor", "learner_threads")
+        return " ".join(f"--{name.replace('_', '-')} {getattr(self.config, name)}" for name in names)
 
 
 Measure = Callable[[TrainConfig[Any], float], BenchTrial]
@@ -56,7 +51,7 @@ def measure(config: TrainConfig[Any], seconds: float) -> BenchTrial:
     """
     config.check()
     device = learner_device(config.device)
-    set_up_process(learner_threads(config.learner_threads, config.busy_cores))
+    set_up_process(share_of(config).learner_threads)
     use_matmul_precision(config.learner.matmul_precision)
     spec = observation_spec(config)
     learner, _ = make_learner(config, spec, device)
@@ -117,14 +112,12 @@ def search(
                 return
             try:
                 trial = tried[key] = measure(candidate, seconds)
-            except ConfigError:
+            except (ConfigError, ConnectionFailed) as error:
                 if not tried:
                     raise
+                if isinstance(error, ConnectionFailed):
+                    return  # Ray did not start this time; what was measured before stands
                 continue  # what does not go together with other flags, or does not fit into memory
-            except ConnectionFailed:
-                if not tried:
-                    raise
-                return  # Ray did not start this time; what was measured before stands
             longest = max(longest, clock() - started)
             if best is None or trial.steps_per_second > _WORTH_TRYING_MORE * best.steps_per_second:
                 best = trial
@@ -159,4 +152,4 @@ def _other_threads(config: TrainConfig[Any]) -> Iterator[TrainConfig[Any]]:
 
 def _with_threads(config: TrainConfig[Any]) -> TrainConfig[Any]:
     """The learner's threads as a number, so that flags say what was tried."""
-    return replace(config, learner_threads=learner_threads(config.learner_threads, config.busy_cores))
+    return replace(config, learner_threads=share_of(config).learner_threads)

@@ -5,15 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from r2ac.launch.runs.loading import choose_device
-from r2ac.launch.runtime.process import available_cores
 from r2ac.launch.runtime.progress import TrainingStatus
+from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.learn import learn
 from r2ac.launch.train.memory_budget import MemoryBudget
@@ -21,19 +20,6 @@ from r2ac.launch.train.rendezvous import FileRendezvous, TcpRendezvous, serve, u
 from r2ac.launch.train.run_context import TrainCallback, open_run
 from r2ac.launch.train.summary import Summary
 from r2ac.learner import Collective, ProcessGroup, SingleLearner
-
-
-def share_of(config: TrainConfig[Any]) -> TrainConfig[Any]:
-    """The settings of each of several learners: its part of the actors, of the batch and of the cores."""
-    count = config.num_learners
-    threads = config.learner_threads or max(1, (available_cores() - config.busy_cores) // count)
-    return replace(
-        config,
-        num_actors=config.num_actors // count,
-        batch_size=config.batch_size // count,
-        learner_threads=threads,
-        inference_workers=max(1, config.inference_workers // count),
-    )
 
 
 class LearnerProcess:
@@ -89,7 +75,7 @@ class LearnerProcess:
             run = None
             if place is not None:
                 run = stack.enter_context(open_run(place, new, config, Console(), callback, restarted))
-            return learn(config, share_of(config), self._join(rendezvous), run, self._stop.is_set, lambda: None)
+            return learn(config, self._join(rendezvous), run, StopSignals(also=self._stop.is_set))
 
     def stop(self) -> None:
         """Ask the training to stop."""

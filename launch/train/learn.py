@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -14,6 +13,7 @@ from r2ac.agents import ObservationSpec
 from r2ac.envs import EnvironmentFailed, make_vector
 from r2ac.launch.runs.loading import learner_device, load_encoder, make_agent
 from r2ac.launch.runtime.process import learner_threads, set_up_process
+from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.loop import TrainingLoop
 from r2ac.launch.train.memory_budget import MemoryBudget, available_memory, check_fits, memory_budget
@@ -26,22 +26,15 @@ from r2ac.learner.checkpoint import Checkpoint
 
 
 def learn(
-    config: TrainConfig[Any],
-    share: TrainConfig[Any],
-    collective: Collective,
-    run: RunContext | None,
-    stop_requested: Callable[[], bool],
-    take_signals: Callable[[], None],
+    config: TrainConfig[Any], collective: Collective, run: RunContext | None, signals: StopSignals
 ) -> Summary | None:
     """One learner's part of a training, in this process, from its rollout actors to the last checkpoint.
 
     Args:
         config: of the whole training.
-        share: the same with the actors and the batch of this learner.
         collective: all learners.
         run: of the first learner; None for the others.
-        stop_requested: whether the training was asked to stop.
-        take_signals: called where signals are to be taken, again after other libraries have put in their handlers.
+        signals: ask the training to stop.
 
     Returns:
         What became of it; None but for the first learner.
@@ -49,28 +42,42 @@ def learn(
     Raises:
         As :func:`r2ac.launch.train.train.train`, and CollectiveBroken.
     """
-    device = learner_device(share.device)
-    set_up_process(learner_threads(share.learner_threads, share.busy_cores))
+    share = share_of(config)
+    device = learner_device(config.device)
+    set_up_process(share.learner_threads)
     use_matmul_precision(config.learner.matmul_precision)
     spec = observation_spec(config)
     checkpoint = None if run is None else run.checkpoint
     learner, budget = make_learner(share, spec, device, checkpoint, collective)
     if run is not None:
         run.callback.show_budget(budget)
-    take_signals()
+    signals.install()
     with ExitStack() as stack:
         counters = begin_together(learner, checkpoint, collective)
         rollouts = open_rollouts(share, spec, learner, counters, stack, collective.rank * share.num_actors)
-        take_signals()
+        # Again: Ray, where it starts, puts in handlers of its own.
+        signals.install()
         if run is not None:
             stack.enter_context(run.recording(config))
         training = TrainingLoop(config, learner, rollouts, collective, run, counters)
         began = learner.updates
         try:
-            return training.loop(stop_requested)
+            return training.loop(signals.stop_requested)
         except EnvironmentFailed as error:
             error.never_worked = error.never_worked and learner.updates == began
             raise
+
+
+def share_of(config: TrainConfig[Any]) -> TrainConfig[Any]:
+    """The settings of each of the learners: its part of the actors, of the batch and of the cores."""
+    count = max(1, config.num_learners)
+    return replace(
+        config,
+        num_actors=config.num_actors // count,
+        batch_size=config.batch_size // count,
+        learner_threads=learner_threads(config.learner_threads, config.busy_cores, count),
+        inference_workers=max(1, config.inference_workers // count),
+    )
 
 
 def observation_spec(config: TrainConfig[Any]) -> ObservationSpec:

@@ -47,7 +47,7 @@ def begin(config: TrainConfig[Any], url: str | None, flags: Sequence[str], conso
 def resume(place: str, arguments: Sequence[str], console: Console) -> int:
     """Go on with the run, or the trainings of a suite, at a path or a URL, with what the flags say."""
     words = ["train", "--resume", place, *arguments]
-    if (begun := _suite_at(place)) is not None:
+    if (begun := SuiteRun.read(place)) is not None:
         # Of a flag that is given twice the last holds.
         return _train_suite(replace(begun, flags=(*begun.flags, *arguments)), console, words)
     config = continued_config(place, arguments)
@@ -61,7 +61,7 @@ def begin_suite(first: TrainConfig[Any], names: str, given: str | None, flags: S
     ``given`` one that has begun goes on."""
     with nullcontext(given) if given else _new_path(replace(first, task=names, run_dir=None)) as place:
         suite = SuiteRun(str(place), names, tuple(flags))
-        begun = _suite_at(suite.place)
+        begun = SuiteRun.read(suite.place)
         if begun not in (None, suite):
             assert begun is not None
             raise ConfigError(
@@ -69,10 +69,6 @@ def begin_suite(first: TrainConfig[Any], names: str, given: str | None, flags: S
                 "with it"
             )
         return _train_suite(suite, console, ["train", "--suite", names, *flags, "--run-dir", suite.place])
-
-
-def _suite_at(place: str) -> SuiteRun | None:
-    return SuiteRun.open(place) if SuiteRun.at(place) else None
 
 
 def _train_suite(suite: SuiteRun, console: Console, words: Sequence[str]) -> int:

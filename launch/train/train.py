@@ -66,7 +66,7 @@ def train(
         stack.push(signals.__exit__)
         stack.enter_context(progress)
         if run is not None:
-            summary = learn(config, config, SingleLearner(), run, signals.stop_requested, signals.install)
+            summary = learn(config, SingleLearner(), run, signals)
         else:
             summary = train_in_group(config, place, new, console, callback, signals)
     assert summary is not None

@@ -59,6 +59,12 @@ def run(finished_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
+def suite_at(path: Path) -> SuiteRun:
+    suite = SuiteRun.read(path)
+    assert suite is not None
+    return suite
+
+
 def evaluate(*words: object) -> int:
     return main(["evaluate", *map(str, words)])
 
@@ -109,7 +115,7 @@ def test_a_directory_of_a_suite_stands_for_its_runs(folder: Path, capsys: Captur
     captured = capsys.readouterr()
     assert f"{suite} has no run on memory/copy yet" in captured.err
     for task in ("memory/tmaze", "memory/parity"):
-        (result,) = read_evaluation(SuiteRun.open(suite).run_of(find_task(task)))
+        (result,) = read_evaluation(suite_at(suite).run_of(find_task(task)))
         assert (result.task, len(result.episodes)) == (task, 12)
     assert "suite, split test: mean of 2 tasks" in captured.out
     page = (suite / "evaluation.md").read_text()
@@ -120,7 +126,7 @@ def test_ray_and_this_process_play_the_same_and_what_fails_does_not_keep_the_res
     folder: Path, run: Path, capsys: Capture
 ) -> None:
     suite, several = folder / "suite", folder / "several"
-    damaged = find_checkpoint(SuiteRun.open(suite).run_of(find_task("memory/parity")))
+    damaged = find_checkpoint(suite_at(suite).run_of(find_task("memory/parity")))
     damaged.write_bytes(damaged.read_bytes()[:-1])
     # No tmaze agent can read what parity shows.
     named = [suite, several, run, "--suite", "memory/tmaze,memory/parity,memory/copy,atari/Pong"]

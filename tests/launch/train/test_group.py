@@ -21,7 +21,7 @@ from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.settings.presets import preset
-from r2ac.launch.train.group_member import share_of
+from r2ac.launch.train.learn import share_of
 from r2ac.launch.train.train import train
 from r2ac.learner.checkpoint import Checkpoint, load_checkpoint
 from tests.processes import is_loopback, listening_addresses, processes_below, ray_processes, wait_until

@@ -22,6 +22,7 @@ from r2ac.launch.rollouts.inference.acting_agent import InferenceConfig
 from r2ac.launch.rollouts.inference.pool import pool_beside
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.launch.runs.loading import choose_device, learner_device
+from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.settings.presets import preset
 from r2ac.launch.train import bench, learn, sources
@@ -89,9 +90,14 @@ def settings(device: str = "auto", **changes: Any) -> TrainConfig[Any]:
     return replace(preset("memory/tmaze"), device=device, **changes)
 
 
+def train_alone(config: TrainConfig[Any]) -> None:
+    with StopSignals() as signals:
+        learn.learn(config, SingleLearner(), None, signals)
+
+
 def start(config: TrainConfig[Any]) -> None:
     with pytest.raises(Started):
-        learn.learn(config, config, SingleLearner(), None, lambda: False, lambda: None)
+        train_alone(config)
 
 
 @pytest.mark.parametrize(("name", "number"), [("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
@@ -140,7 +146,7 @@ def test_updates_are_captured_unless_they_are_traced_or_it_is_turned_off(machine
 def test_a_gpu_that_is_too_small_is_named(machine: Machine) -> None:
     machine.free = 10**6
     with pytest.raises(ConfigError, match=r"this run needs .* of memory on cuda:1, but 1 MB are free"):
-        learn.learn(settings("cuda:1"), settings("cuda:1"), SingleLearner(), None, lambda: False, lambda: None)
+        train_alone(settings("cuda:1"))
 
 
 def test_a_number_that_is_not_there_is_refused(machine: Machine) -> None:
