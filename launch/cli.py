@@ -11,7 +11,7 @@ from importlib.metadata import version
 
 from rich.console import Console
 
-from r2ac.launch.runtime.output import safe_output
+from r2ac.launch.runtime.output import print_failures, safe_output
 
 USAGE = """\
 Train, evaluate and plot recurrent actor-critics with exact real-time recurrent learning.
@@ -56,7 +56,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(arguments: Sequence[str] | None) -> int:
     # A file has no width: tables need not be cut to that of a terminal.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
-    errors = Console(stderr=True, highlight=False)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         console.print(USAGE, markup=False, end="", soft_wrap=True)
@@ -65,7 +64,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         console.print(f"r2ac {version('r2ac')}")
         return 0
     if words[0] not in COMMANDS:
-        _tell(errors, f"there is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}")
+        print_failures([f"there is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}"])
         return 2
     try:
         return _command(words, console)
@@ -77,7 +76,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             return 128 + signal.SIGTERM
         raise
     except Exception as error:
-        return _failed(error, errors)
+        return _failed(error)
 
 
 def _command(words: list[str], console: Console) -> int:
@@ -90,7 +89,7 @@ def _command(words: list[str], console: Console) -> int:
         return exit_code(command(local[1:], console))
 
 
-def _failed(error: Exception, errors: Console) -> int:
+def _failed(error: Exception) -> int:
     """Tell what went wrong; returns the exit code. What nobody foresaw is raised again, or told to the supervisor."""
     from r2ac.envs import InvalidOption, MissingPackage, UnknownTask
     from r2ac.launch.cluster.connect import ConnectionFailed
@@ -100,10 +99,10 @@ def _failed(error: Exception, errors: Console) -> int:
 
     # What the user can mend: one sentence and exit code 2.
     if isinstance(error, UnknownTask | InvalidOption | MissingPackage | ConfigError | RunError):
-        _tell(errors, str(error))
+        print_failures([str(error)])
         return 2
     if isinstance(error, ConnectionFailed):
-        _tell(errors, str(error))
+        print_failures([str(error)])
         # A cluster that was there when the training began may come back.
         return TRY_AGAIN if restarts() else 2
     # Who raises one of these has imported torch.
@@ -112,17 +111,13 @@ def _failed(error: Exception, errors: Console) -> int:
     from r2ac.learner.checkpoint import CheckpointError
 
     if isinstance(error, CheckpointError | UnknownKernels):
-        _tell(errors, str(error))
+        print_failures([str(error)])
         return 2
     if isinstance(error, RUN_FAILURES):
-        _tell(errors, with_details_kept(error))
+        print_failures([with_details_kept(error)])
         return exit_code(failure_code(error))
     if restarts() is None:
         raise error
     # What nobody foresaw, such as an error of a GPU: the supervisor tries again.
     traceback.print_exception(error)
     return TRY_AGAIN
-
-
-def _tell(errors: Console, sentence: str) -> None:
-    errors.print(f"r2ac: {sentence}", markup=False, soft_wrap=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -49,12 +48,8 @@ def os_errors_as(kind: type[Exception], sentence: str) -> Iterator[None]:
 
 
 def with_details_kept(error: Exception, folder: Path | None = None) -> str:
-    """What an error says; of an environment's error with its traceback, which is written into a file, also where.
-
-    Args:
-        error: any.
-        folder: of the run, which gets ``environment-error.txt``; None for a temporary file.
-    """
+    """What an error says. The traceback of an environment's error is written to ``environment-error.txt`` in the run's
+    ``folder``, or in a temporary one, and the sentence says where."""
     # Not before there is an error: all commands import this module, also those that need no environment.
     from r2ac.envs import EnvironmentFailed
 
@@ -62,11 +57,8 @@ def with_details_kept(error: Exception, folder: Path | None = None) -> str:
         return str(error)
     try:
         if folder is None:
-            descriptor, name = tempfile.mkstemp(prefix="r2ac-environment-error-", suffix=".txt")
-            os.close(descriptor)
-            path = Path(name)
-        else:
-            path = folder / "environment-error.txt"
+            folder = Path(tempfile.mkdtemp(prefix="r2ac-"))
+        path = folder / "environment-error.txt"
         path.write_text(error.details, encoding="utf-8")
     except OSError:
         return str(error)

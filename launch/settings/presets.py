@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 from r2ac.agents import AgentConfig
-from r2ac.envs import Suite, Task, find_tasks, make_vector, one_suite
+from r2ac.envs import Task, find_tasks, make_vector, one_suite
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.learner import LearnerConfig
 
@@ -29,7 +30,7 @@ def preset(task: str, protocol: str | None = None, options: Any = None) -> Train
     """
     tasks = find_tasks(task)
     options = preset_options(task, protocol) if options is None else options
-    config = replace(_SETTINGS.get(one_suite(tasks).name, _paper)(tasks[0], options), task=task)
+    config = replace(_SETTINGS.get(one_suite(tasks).name, _default)(tasks[0], options), task=task)
     streams_needed = -(-len(tasks) // max(config.num_actors, 1))
     return replace(config, streams_per_actor=max(config.streams_per_actor, streams_needed))
 
@@ -42,7 +43,10 @@ def preset_options(task: str, protocol: str | None = None) -> Any:
     """
     tasks = find_tasks(task)
     suite = one_suite(tasks)
-    options = suite.options() if protocol is None else _protocol(suite, protocol)
+    if protocol is not None and protocol not in suite.presets:
+        has = ", ".join(suite.presets) or "its defaults only"
+        raise ConfigError(f"--preset is {protocol!r}, but {suite.name} has {has}")
+    options = suite.options() if protocol is None else suite.presets[protocol]
     names = {field.name for field in fields(options)}
     if "threads" in names:
         # Each rollout actor has one core, on which it also runs the agent.
@@ -52,15 +56,7 @@ def preset_options(task: str, protocol: str | None = None) -> Any:
     return options
 
 
-def _protocol(suite: Suite, name: str) -> Any:
-    presets = suite.presets
-    if name not in presets:
-        has = f"{suite.name} has {', '.join(presets)}" if presets else f"{suite.name} has its defaults only"
-        raise ConfigError(f"--preset is {name!r}, but {has}")
-    return presets[name]
-
-
-def _paper(task: Task, options: Any) -> TrainConfig[Any]:
+def _default(task: Task, options: Any) -> TrainConfig[Any]:
     """Atari and ProcGen: the defaults of the configuration are the paper's."""
     return TrainConfig(task.name, options)
 
@@ -71,10 +67,10 @@ def _dmlab(task: Task, options: Any) -> TrainConfig[Any]:
     return TrainConfig(task.name, options, agent=AgentConfig(hidden_size=512), total_steps=steps, rollout_length=100)
 
 
-def _memory(task: Task, options: Any) -> TrainConfig[Any]:
+def _memory(task: Task, options: Any, **changes: Any) -> TrainConfig[Any]:
     """Settings that solve the T-maze; the others start from them."""
     spaces = task.spaces(options)
-    return _small(task, options, images=spaces is not None and len(spaces.shape) == 3)
+    return replace(_small(task, options, images=spaces is not None and len(spaces.shape) == 3), **changes)
 
 
 def _small(task: Task, options: Any, images: bool) -> TrainConfig[Any]:
@@ -95,16 +91,6 @@ def _small(task: Task, options: Any, images: bool) -> TrainConfig[Any]:
     )
 
 
-def _popgym(task: Task, options: Any) -> TrainConfig[Any]:
-    """The budget is that of POPGym's own benchmark (Morad et al. 2023)."""
-    return replace(_memory(task, options), total_steps=15_000_000)
-
-
-def _minigrid(task: Task, options: Any) -> TrainConfig[Any]:
-    """The engine is the slow part: two actors."""
-    return replace(_memory(task, options), total_steps=10_000_000, num_actors=2, streams_per_actor=32)
-
-
 def _gym(task: Task, options: Any) -> TrainConfig[Any]:
     """What an id shows only the environment itself knows. Most ids do not ask for long memory. Rewards may be of any
     size, so that they are normalised and clipped as far out as is usual; time limits are not part of most tasks."""
@@ -119,8 +105,10 @@ def _gym(task: Task, options: Any) -> TrainConfig[Any]:
 _SETTINGS: dict[str, _Settings] = {
     "dmlab": _dmlab,
     "memory": _memory,
-    "popgym": _popgym,
-    "minigrid": _minigrid,
+    # The budget of POPGym's own benchmark (Morad et al. 2023).
+    "popgym": partial(_memory, total_steps=15_000_000),
+    # The engine is the slow part: two actors.
+    "minigrid": partial(_memory, total_steps=10_000_000, num_actors=2, streams_per_actor=32),
     "gym": _gym,
 }
 """By suite; the others have the paper's."""

@@ -104,10 +104,12 @@ class LearnerGroup:
         while pending and time.monotonic() < until:
             ready, pending = self._ray.wait(pending, timeout=_POLL_SECONDS)
             for ended in ready:
-                if (failure := self._failure(ended)) is not None:
+                try:
+                    self._ray.get(ended)
+                except self._ray.exceptions.RayError as error:
                     rank = running.index(ended)
-                    failures[rank] = failure
-                    saves = rank > 0 or isinstance(_cause(failure), RUN_FAILURES)
+                    failures[rank] = error
+                    saves = rank > 0 or isinstance(_cause(error), RUN_FAILURES)
                     until = min(until, time.monotonic() + (_SAVE_SECONDS if saves else _END_SECONDS))
             if signals.stop_requested() and not told_stop:
                 told_stop = True
@@ -164,19 +166,11 @@ class LearnerGroup:
         return [TcpRendezvous(host, port, address) for _, address in hosts]
 
     def _status(self) -> tuple[TrainingStatus, MemoryBudget | None]:
+        status: tuple[TrainingStatus, MemoryBudget | None] = (TrainingStatus(), None)
         # What became of a learner that does not answer is said where its training ends.
         with suppress(self._ray.exceptions.RayError, self._ray.exceptions.GetTimeoutError):
-            status: tuple[TrainingStatus, MemoryBudget | None]
             status = self._ray.get(self._learners[0].status.remote(), timeout=10)
-            return status
-        return TrainingStatus(), None
-
-    def _failure(self, ended: Any) -> Exception | None:
-        try:
-            self._ray.get(ended)
-        except self._ray.exceptions.RayError as error:
-            return error
-        return None
+        return status
 
     def _verdict(self, failures: dict[int, Exception], place: Path | str) -> Exception:
         """What all failed for. Those that lost their peers did so because another one failed."""

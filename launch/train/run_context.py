@@ -161,7 +161,6 @@ def open_run(
         RunDirectoryError, StorageError: where another process writes the run, where a new one would be written over
             another, or where there is none to go on with.
         CheckpointError: where it has no checkpoint that can be read.
-        StorageUnavailable, MissingPackage: where its URL cannot be used.
     """
     waits = partial(console.print, soft_wrap=True, markup=False) if restarted else None
     with ExitStack() as stack:

@@ -20,7 +20,6 @@ from r2ac.launch.runtime.errors import RunError, with_details_kept
 from r2ac.launch.runtime.supervisor import restarts, supervise
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.settings.flags import take_flag, training_config
-from r2ac.launch.settings.places import is_url
 from r2ac.launch.train.resume import continued_config, newest_step
 from r2ac.launch.train.summary import RUN_FAILURES, failure_code, resume_command
 from r2ac.launch.train.train import train
@@ -38,8 +37,12 @@ def begin(config: TrainConfig[Any], url: str | None, flags: Sequence[str], conso
             take_flag(others, "--run-dir")
             words = ["train", config.task, *others, "--run-dir", str(place)]
             return _supervise(config, str(place), words, new=True)
-        if restarts() and config.num_learners and config.ray_address != "local":
-            _check_visible(place)
+        elsewhere = restarts() and config.num_learners and config.ray_address != "local" and isinstance(place, Path)
+        if elsewhere and not RunDirectory(Path(place)).config_path.exists():
+            raise ConfigError(
+                f"--run-dir is {place}, which its learners write but this process cannot see: it must be on a file "
+                "system that all nodes share, or a URL"
+            )
         # A restart goes on with what has come to a checkpoint.
         return train(config, place, None if restarts() else True, console)
 
@@ -150,15 +153,6 @@ def _new_path(config: TrainConfig[Any]) -> AbstractContextManager[Path]:
 def _is_watched_over(config: TrainConfig[Any]) -> bool:
     """Whether the training belongs into a child process; the child itself trains."""
     return config.max_failures > 0 and restarts() is None
-
-
-def _check_visible(place: Path | str) -> None:
-    """A learner that is started again elsewhere must find what it wrote; raises ConfigError where it would not."""
-    if not is_url(str(place)) and not RunDirectory(Path(place)).config_path.exists():
-        raise ConfigError(
-            f"--run-dir is {place}, which its learners write but this process cannot see: it must be on a file "
-            "system that all nodes share, or a URL"
-        )
 
 
 def _supervise(config: TrainConfig[Any], place: str, words: Sequence[str], new: bool = False) -> int:
