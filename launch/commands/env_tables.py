@@ -31,15 +31,15 @@ def print_overview(console: Console) -> None:
 
 
 def _common(tasks: Sequence[Task]) -> str:
-    """What can be told of a suite's tasks together, without their engine."""
+    """The observations, actions and scores of a suite's tasks together, without their engine."""
     spaces, scores = [task.spaces() for task in tasks], [task.reference_scores() for task in tasks]
-    told = [each for each in spaces if each is not None]
+    known = [each for each in spaces if each is not None]
     parts = []
-    if len(told) == len(tasks):
-        small, large = (pick(told, key=lambda each: prod(each.shape)) for pick in (min, max))
+    if len(known) == len(tasks):
+        small, large = (pick(known, key=lambda each: prod(each.shape)) for pick in (min, max))
         same = small.shape == large.shape
         parts.append(f"observation {_observation(small)}{'' if same else f' to {list(large.shape)}'}")
-        parts.append(f"{_range([each.actions for each in told if each.actions is not None])} actions")
+        parts.append(f"{_range([each.actions for each in known if each.actions is not None])} actions")
     frames = _range([task.frames_per_step() for task in tasks])
     parts.append(f"{frames} {'frame' if frames == '1' else 'frames'} a step")
     scored = [each for each in scores if each is not None]
@@ -63,7 +63,7 @@ def print_named(console: Console, name: str) -> None:
 
 
 def print_suites(console: Console, suites: Sequence[Suite]) -> None:
-    """One line for each task; what only an engine knows is asked of it where it can run."""
+    """One line for each task; what only an engine knows is shown where it can run."""
     problems = engine_problems(suites)
     for suite in suites:
         problem = problems[suite.name]
@@ -115,10 +115,10 @@ def _print_task(console: Console, task: Task) -> None:
 
 
 def _spaces(task: Task, problem: str | None) -> Spaces | None:
-    """What the suite tells, else what the engine shows; None where it cannot run here."""
-    told = task.spaces()
-    if (told is not None and told.actions is not None) or problem is not None:
-        return told
+    """What the suite declares, else what the engine shows; None where it cannot run here."""
+    known = task.spaces()
+    if (known is not None and known.actions is not None) or problem is not None:
+        return known
     env = make_vector(task.name, 1, 0)
     try:
         shape, dtype = env.single_observation_space.shape, env.single_observation_space.dtype

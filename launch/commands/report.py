@@ -36,7 +36,7 @@ def report_command(arguments: Sequence[str], console: Console) -> int:
     """``r2ac report RUN … [--baseline RUN …] [--flags]``.
 
     Returns:
-        0, or 1 where some of the paths are no runs; what else is missing is told on the page.
+        0, or 1 where some of the paths are no runs; what else is missing stands on the page.
     """
     parsed = parse(ReportArguments, "r2ac report", arguments)
     require_runs(parsed.runs, "report")

@@ -24,8 +24,9 @@ EXTENSIONS = (".png", ".svg", ".pdf", ".csv")
 _X_LABELS = {"steps": "environment steps", "frames": "environment frames"}
 _TIMES = (("hours", 1.0), ("minutes", 60.0), ("seconds", 3600.0))
 """Units of time, and how many of them make an hour."""
-# Okabe and Ito's palette, which the colour-blind can tell apart, without its yellow, too pale for a line on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito's, which the colour-blind can distinguish, without its yellow, too pale for a line on white."""
+_COLOURS = (*PALETTE, "#000000")
 _DASHES = ("-", "--", ":", "-.")
 _MANY = 9  # more panels than these are drawn smaller
 _LEGEND_WIDTH = 60  # characters: what fits below a panel
@@ -169,7 +170,7 @@ def _draw_curve(axes: Axes, curve: GroupCurve, size: float, index: int, band: Ba
 
 def _count_text(curve: GroupCurve, band: Band) -> str:
     count = len(curve.runs)
-    # The same seed twice is no second seed, and a run that tells none may have any.
+    # The same seed twice is no second seed, and a run without one may have any.
     seeds = len(set(curve.seeds) - {None}) == count
     if count == 1:
         return "1 seed" if seeds else "1 run"

@@ -49,7 +49,7 @@ class PlayedAgent:
 
 
 def episode_section(study: Study) -> Section:
-    """One episode of the newest checkpoint of the first run of each group; what cannot be played is told."""
+    """One episode of the newest checkpoint of the first run of each group; or why it cannot be played."""
     groups = [(configuration, group) for configuration in study.configurations for group in configuration.groups]
     how = (
         f"One episode of the newest checkpoint of the first run of each configuration on each task: sampled actions, "
@@ -88,14 +88,14 @@ def _group_blocks(configuration: Configuration, group: RunGroup) -> list[Markup]
         return [heading, html.text(f"No episode: {error!s}.", "missing")]
     episode = played.episode
     ended = "ended" if episode.complete else "cut off"
-    told = (
+    outcome = (
         f"{group.runs[0]!s} after {short_count(played.trained.env_steps)} steps of training: return "
         f"{episode.rewards.sum():,.6g} in {counted(len(episode), 'step')}, {ended}."
     )
-    blocks: list[Markup] = [heading, html.text(told)]
+    blocks: list[Markup] = [heading, html.text(outcome)]
     if episode.observations.ndim == 4:
         blocks.append(html.contact_sheet(_frames(played)))
-    shown = f"Observations, actions and value estimates of an episode on {played.scene.task}: {told}"
+    shown = f"Observations, actions and value estimates of an episode on {played.scene.task}: {outcome}"
     svg = draw_episode(episode, played.action_names, played.scene.stacked, shown)
     title = f"One episode of {played.scene.task}"
     blocks.append(html.figures([html.figure(svg, title, _how_to_read(played)), *memory]))
@@ -132,13 +132,13 @@ def _memory(played: PlayedAgent) -> tuple[tuple[Markup, ...], tuple[Markup, ...]
         memory = cue_memory(episodes, None, _SEED)
     except NoCues as why:
         return (), (html.text(f"There is no picture of what is remembered: {why}.", "missing"),)
-    told = (
+    outcome = (
         f"At the last step the cell state names the cue of {100 * memory.decision_accuracy:.0f} % of "
         f"{len(memory.cues)} episodes; by chance it would be {100 / len(memory.labels):.0f} %."
     )
-    alt = f"Cell states by cue, how well they name it, and half-lives of the units. {told}"
+    alt = f"Cell states by cue, how well they name it, and half-lives of the units. {outcome}"
     png = _memory_picture(memory, f"{played.scene.task}: {played.trained.training.agent.label} agent")
-    return (html.wide_picture(png, alt, told),), ()
+    return (html.wide_picture(png, alt, outcome),), ()
 
 
 def _memory_picture(memory: CueMemory, title: str) -> bytes:

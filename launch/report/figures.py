@@ -93,14 +93,12 @@ def draw_bars(bars: Sequence[Bar], x_label: str, label: str, lines: Sequence[Lin
     for row, bar in enumerate(bars):
         _draw_bar(axes, bar, row + 0.2, 0.3)
         _name_row(axes, f"{_short(bar.name, 50 - len(bar.text))}: {bar.text}", row - 0.13)
-    axes.set_ylim(len(bars) - 0.5, -0.5)
     for line in lines:
-        axes.axvline(line.value, **_REFERENCE)
         axes.annotate(
             line.name, (line.value, 1.0), xycoords=("data", "axes fraction"), xytext=(0, 2),
             textcoords="offset points", ha="center", va="bottom", fontsize=9, color=MUTED,
         )  # fmt: skip
-    _finish_rows(axes, x_label)
+    _finish_rows(axes, x_label, len(bars) - 0.5, -0.5, [line.value for line in lines])
     axes.xaxis.set_major_formatter(_count)
     return inline_svg(figure, label)
 
@@ -116,10 +114,7 @@ def draw_grouped_bars(groups: Mapping[str, Sequence[Bar]], x_label: str, label: 
         for i, bar in enumerate(bars, start=1):
             _draw_bar(axes, bar, row + i + 0.2, 0.75)
         row += len(bars) + 2
-    axes.set_ylim(row - 1.2, -0.4)
-    for value in (0.0, 1.0):
-        axes.axvline(value, **_REFERENCE)
-    _finish_rows(axes, x_label)
+    _finish_rows(axes, x_label, row - 1.2, -0.4, (0.0, 1.0))
     _in_percent(axes)
     return inline_svg(figure, label)
 
@@ -136,12 +131,10 @@ def draw_intervals(
             axes.barh(row + 0.2, length, 0.3, estimate.low, alpha=0.45, lw=0, **bar_style(number))
         axes.plot([estimate.value] * 2, [row + 0.02, row + 0.38], color=colour(number), lw=2.6, solid_capstyle="butt")
         _name_row(axes, _short(name), row - 0.13)
-    axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.margins(x=0.08)
     if middle is not None:
         axes.set_xlim(0, 1)
-        axes.axvline(middle, **_REFERENCE)
-    _finish_rows(axes, x_label)
+    _finish_rows(axes, x_label, len(rows) - 0.5, -0.5, () if middle is None else (middle,))
     _in_percent(axes)
     return inline_svg(figure, label)
 
@@ -199,7 +192,11 @@ def _short(name: str, length: int = 52) -> str:
     return name if len(name) <= length else f"{name[: length // 2]}…{name[(length + 1) // 2 - length :]}"
 
 
-def _finish_rows(axes: Axes, x_label: str) -> None:
+def _finish_rows(axes: Axes, x_label: str, bottom: float, top: float, lines: Sequence[float]) -> None:
+    """``lines``: values with a vertical line."""
+    axes.set_ylim(bottom, top)
+    for value in lines:
+        axes.axvline(value, **_REFERENCE)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.axvline(0.0, color=LINE, lw=0.8, zorder=1)

@@ -19,7 +19,7 @@ from r2ac.launch.runtime.progress import short_count
 
 _METRIC = "episode_return"
 _POINTS = 140
-"""Of a curve: what can be told apart at the width of a drawing."""
+"""Of a curve: what can be seen at the width of a drawing."""
 _MOST_POINTS = 24_000
 """Of all drawings together; where there are many curves, each has fewer."""
 

@@ -39,7 +39,7 @@ def write_report(
 ) -> Path:
     """Write one HTML page about ``runs`` into ``output`` and return its path.
 
-    Whatever is missing or damaged in a run is told on the page, beside what there is.
+    The page says what is missing or damaged in a run, beside what there is.
 
     Args:
         runs: run directories, or directories that hold some.

@@ -82,7 +82,7 @@ class Configuration:
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that a report tells about."""
+    """Everything that a report is about."""
 
     configurations: tuple[Configuration, ...]
 

@@ -17,13 +17,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from r2ac.launch.plots.plot import PALETTE
 from r2ac.launch.report.format import clean
 
-# Okabe and Ito's palette, which the colour-blind can tell apart, without its yellow, too pale for a line on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ((), (5, 2), (1, 1.5), (6, 2, 1, 2))
 _HATCHES = ("", "////", "....", "xxxx")
-BLUE, ORANGE = _COLOURS[0], _COLOURS[1]
+BLUE, ORANGE = PALETTE[:2]
 # No colours but names for those of the page, which a figure cannot know: they follow a reader's dark mode.
 INK, MUTED, LINE, _CARD = "#010101", "#020202", "#030303", "#040404"
 _OF_THE_PAGE = {INK: "currentColor", MUTED: "var(--muted)", LINE: "var(--line)", _CARD: "var(--card)"}
@@ -81,7 +80,7 @@ def swatch(number: int) -> Swatch:
 
 def colour(number: int) -> str:
     """Of the configuration of that number."""
-    return _COLOURS[number % len(_COLOURS)]
+    return PALETTE[number % len(PALETTE)]
 
 
 def line_style(number: int) -> dict[str, Any]:
@@ -91,7 +90,7 @@ def line_style(number: int) -> dict[str, Any]:
 
 def bar_style(number: int) -> dict[str, Any]:
     """The same for its bars."""
-    hatch = _HATCHES[number // len(_COLOURS) % len(_HATCHES)]
+    hatch = _HATCHES[number // len(PALETTE) % len(_HATCHES)]
     return {"facecolor": colour(number), "edgecolor": _CARD, "hatch": hatch or None}
 
 
@@ -170,4 +169,4 @@ def _rename_parts(root: ElementTree.Element, label: str) -> None:
 
 
 def _dash(number: int) -> tuple[float, ...]:
-    return _DASHES[number // len(_COLOURS) % len(_DASHES)]
+    return _DASHES[number // len(PALETTE) % len(_DASHES)]

@@ -51,7 +51,7 @@ def read_scalars(run: Path) -> dict[str, Scalar]:
     """Tag -> points, from all event files of the directory ``run`` in the order of their names, thus of their times.
 
     A torn last record (the run is writing it, or died writing it) is left out, and so are points that a resumed run
-    has declared void. Where RLlib tells how many environment steps a training iteration took, those are the steps.
+    has declared void. Where RLlib writes how many environment steps a training iteration took, those are the steps.
 
     Raises:
         RunDirectoryError: where there is no event file, one cannot be read or is damaged, or they hold no scalar.

@@ -27,7 +27,7 @@ _NOT_COMPARED = frozenset(
 UNSET = "unset"
 """Stands for a setting that a group does not have."""
 NO_TASK = "(no task)"
-"""Stands where the name of a task would, for runs of other programs that tell none."""
+"""Stands where the name of a task would, for runs of other programs that name none."""
 # CleanRL names its runs <environment>__<experiment>__<seed>__<unix time>.
 _CLEANRL = re.compile(r"(?P<env>.+?)__(?P<name>.+)__(?P<seed>\d+)__\d+")
 # What stands around the name of a task in the id of a Gymnasium environment.
@@ -39,7 +39,7 @@ class RunGroup:
     """Runs whose settings are equal in all that learning depends on, but for the seed."""
 
     task: str
-    """A task, or several as `find_tasks` reads them; empty for a run of another program that tells none."""
+    """A task, or several as `find_tasks` reads them; empty for a run of another program that names none."""
     settings: dict[str, Any]
     """The settings that are compared, flat: ``{"agent.gradient": "rtrl", ...}``; what a ``config.json`` does not name,
     for it is older than the setting, has its default."""
@@ -177,12 +177,12 @@ def _of_another_program(run: Path) -> RunGroup:
     match = _CLEANRL.fullmatch(path.name)
     if match is None:
         return RunGroup("", {"path": str(path)}, (run,), (None,), path.name)
-    # Those of another folder may have other settings, which the name does not tell.
+    # Those of another folder may have other settings, which the name does not say.
     return RunGroup(match["env"], {"path": str(path.parent)}, (run,), (int(match["seed"]),), match["name"])
 
 
 def _with_tasks(groups: Sequence[RunGroup]) -> list[RunGroup]:
-    """Runs of other programs with the task that r2ac has for their environment; those that tell none are taken for
+    """Runs of other programs with the task that r2ac has for their environment; those that name none are taken for
     runs on the one task of all the others."""
     named = dict.fromkeys(task for group in groups if group.name is None for task in tasks_of(group.task))
     every = [*named, *(task.name for suite in SUITES.values() for task in suite.tasks)]
