@@ -102,7 +102,6 @@ def envs_command(arguments: Sequence[str], console: Console) -> int:
 
 
 def _check(task: str, arguments: list[str], console: Console) -> int:
-    """``r2ac envs --check TASK [--flags]``."""
     suite, _, name = task.partition("/")
     if suite != "gym":
         raise ConfigError(
@@ -124,7 +123,6 @@ def _check(task: str, arguments: list[str], console: Console) -> int:
 
 
 def _watch(task: str, arguments: list[str], console: Console) -> int:
-    """``r2ac envs --watch TASK [--flags]``."""
     options, agent = preset_options(task, take_flag(arguments, "--preset")), flag_value(arguments, "--agent")
     trained = None
     if agent is not None:

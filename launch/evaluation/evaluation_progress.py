@@ -29,13 +29,11 @@ _SUGGEST_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Amount:
-    """What is to be played of one result."""
+    """The episodes of one result: all, and those on file."""
 
     label: str
     total: int
-    """Episodes in all."""
     done: int
-    """Those on file."""
 
 
 def expected_time(parts: Sequence[tuple[Path, int]]) -> str | None:

@@ -51,16 +51,13 @@ def plot_runs(
     returns its path.
 
     One panel a task, one colour a group of runs (`group_runs`); a group of several seeds is drawn as its mean with a
-    band, over the range that all its seeds share.
+    band (`mean_curve`), over the range that all its seeds share.
 
     Args:
         runs: run directories of r2ac, directories that hold some, and directories with TensorBoard event files.
-        x: what the x axis counts.
-        metric: what the y axis shows.
         smoothing: window of the trailing mean that each run is smoothed by, in units of x (None: about 2 % of the
-            longest run of the task; 0: none); the picture says which.
+            longest run of the task; 0: none).
         lines: task -> name -> return, drawn as lines; None: the reference scores of each task.
-        band: see `mean_curve`; the picture says which.
         paper: also draw the paper's results.
         left_out: takes a sentence for each run that cannot be drawn beside the others, in place of the error.
 
@@ -149,10 +146,10 @@ def _figure(panels: int) -> tuple[Figure, list[Axes]]:
 
 def _unit(panel: Panel, x: Axis) -> tuple[str, float]:
     """The unit that x is drawn in, and how many of it are one of x: of time the largest that there are two of."""
+    if x != "hours":
+        return x, 1.0
     longest = max(curve.grid[-1] for curve in panel.curves)
-    return (
-        next(((unit, size) for unit, size in _TIMES if longest * size >= 2), _TIMES[-1]) if x == "hours" else (x, 1.0)
-    )
+    return next((time for time in _TIMES if longest * time[1] >= 2), _TIMES[-1])
 
 
 def _draw_curve(axes: Axes, curve: GroupCurve, size: float, index: int, band: Band) -> None:
@@ -248,14 +245,8 @@ def _draw_legends(figure: Figure, panels: Sequence[Axes]) -> None:
         extra = math.ceil(len(entries) / columns) * max(label.count("\n") + 1 for label in entries)
     else:
         for axes, legend in zip(panels, own, strict=True):
-            axes.legend(
-                legend.values(),
-                legend.keys(),
-                loc="upper left",
-                bbox_to_anchor=(-0.01, -0.16),
-                borderaxespad=0.2,
-                **style,
-            )
+            place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (-0.01, -0.16), "borderaxespad": 0.2}
+            axes.legend(legend.values(), legend.keys(), **place, **style)
         rows = len({axes.get_subplotspec().rowspan.start for axes in panels})  # type: ignore[union-attr]
         extra = rows * max(0, max(sum(label.count("\n") + 1 for label in legend) for legend in own) - 2)
     figure.set_size_inches(width, height + _INCHES_A_LINE * extra)

@@ -46,11 +46,11 @@ class Bar:
     name: str
     value: float
     text: str
-    """The value."""
+    """The value, as it is shown."""
     error: float | None = None
     """Half the length of the error bar."""
     points: tuple[float, ...] = ()
-    """StyledCurve as dots beside the bar."""
+    """Drawn as dots beside the bar."""
 
 
 @drawn()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import NamedTuple
 
 from r2ac.launch.evaluation.evaluate import Evaluation
 from r2ac.launch.evaluation.statistics import Aggregates, Estimate, aggregate, probability_of_improvement
@@ -65,8 +66,7 @@ class Comparison:
         return {configuration: aggregate(by_task) for configuration, by_task in self.scores.items()}
 
 
-@dataclass(frozen=True)
-class Improvement:
+class Improvement(NamedTuple):
     """How likely a run of one configuration beats a run of another."""
 
     ours: Configuration

@@ -28,7 +28,6 @@ class TrialResult:
 
     name: str
     state: str
-    """trained, failed, interrupted or not begun."""
     score: float | None
     """Mean of the metric over the last ten lines; None where it was not measured."""
     env_steps: int
@@ -37,7 +36,6 @@ class TrialResult:
     copies: int
     """How often it took over the weights of another."""
     failure: str | None
-    """One sentence."""
 
 
 def result_of(plan: SweepPlan, trial: TrialPlan, crash: str | None = None) -> TrialResult:
@@ -64,9 +62,9 @@ def ranked(results: Sequence[TrialResult], minimise: bool) -> list[TrialResult]:
     """Best first; those that failed or were not measured come last."""
 
     def key(result: TrialResult) -> tuple[bool, float]:
-        score = result.score
-        bad = score is None or result.state == FAILED
-        return bad, math.inf if score is None else score if minimise else -score
+        if result.score is None:
+            return True, math.inf
+        return result.state == FAILED, result.score if minimise else -result.score
 
     return sorted(results, key=key)
 

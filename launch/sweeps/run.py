@@ -134,8 +134,8 @@ def _tuner(
             scheduler=scheduler,
             max_concurrent_trials=concurrent,
             reuse_actors=True,
-            trial_name_creator=_name_of,
-            trial_dirname_creator=_name_of,
+            trial_name_creator=lambda trial: str(trial.config["trial"]),
+            trial_dirname_creator=lambda trial: str(trial.config["trial"]),
         ),
         run_config=tune.RunConfig(
             name="trials",
@@ -146,10 +146,6 @@ def _tuner(
             verbose=0,
         ),
     )
-
-
-def _name_of(trial: Any) -> str:
-    return str(trial.config["trial"])
 
 
 def _setting_of(before: Mapping[str, TrialResult], setting: str, config: Mapping[str, Any]) -> Value:
