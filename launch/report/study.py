@@ -108,31 +108,20 @@ def read_study(runs: Sequence[Path], baseline: Sequence[Path] = (), left_out: li
                 raise RunError(f"{run} is named both as a run and as the baseline: it would be compared with itself")
     groups = group_runs([*runs, *baseline], left_out)
     # Runs and baseline may have equal settings, such as those of two versions of the program.
-    apart = [
-        (label, is_baseline, part)
-        for is_baseline in (False, True)
-        for label, group in zip(_labels(groups), groups, strict=True)
-        if (part := _part(group, theirs, is_baseline)).runs
-    ]
-    found: dict[tuple[str, bool], list[RunGroup]] = {}
-    for label, is_baseline, part in apart:
-        found.setdefault((label, is_baseline), []).append(part)
-    return Study(
-        tuple(
-            Configuration(
-                name=f"{label} (baseline)" if is_baseline else label,
-                number=number,
-                baseline=is_baseline,
-                groups=tuple(own),
-                runs=tuple(
-                    _read_run(run, seed, group)
-                    for group in own
-                    for run, seed in zip(group.runs, group.seeds, strict=True)
-                ),
-            )
-            for number, ((label, is_baseline), own) in enumerate(found.items())
-        )
-    )
+    found: dict[tuple[bool, str], list[RunGroup]] = {}
+    for is_baseline in (False, True):
+        for label, group in zip(_labels(groups), groups, strict=True):
+            part = _part(group, theirs, is_baseline)
+            if part.runs:
+                found.setdefault((is_baseline, label), []).append(part)
+    configurations = []
+    for number, ((is_baseline, label), own) in enumerate(found.items()):
+        name = f"{label} (baseline)" if is_baseline else label
+        members = [
+            _read_run(run, seed, group) for group in own for run, seed in zip(group.runs, group.seeds, strict=True)
+        ]
+        configurations.append(Configuration(name, number, is_baseline, tuple(own), tuple(members)))
+    return Study(tuple(configurations))
 
 
 def differing_settings(groups: Iterable[RunGroup]) -> list[str]:
@@ -151,11 +140,8 @@ def setting_of(groups: Iterable[RunGroup], name: str) -> list[tuple[RunGroup, An
 
 def _part(group: RunGroup, baseline: set[Path], is_baseline: bool) -> RunGroup:
     """The runs of a group that are in the baseline, or those that are not."""
-    chosen = [
-        (run, seed)
-        for run, seed in zip(group.runs, group.seeds, strict=True)
-        if (run.resolve() in baseline) == is_baseline
-    ]
+    pairs = zip(group.runs, group.seeds, strict=True)
+    chosen = [(run, seed) for run, seed in pairs if (run.resolve() in baseline) == is_baseline]
     return replace(group, runs=tuple(run for run, _ in chosen), seeds=tuple(seed for _, seed in chosen))
 
 
