@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Self
 
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
@@ -119,11 +118,6 @@ class EvaluationProgress(Progress):
         self._bars = _bars(console, TextColumn("episodes{task.fields[remarks]}", markup=False))
         self._all = self._bars.add_task("all", total=sum(amount.total for amount in amounts))
         self._rows = [self._bars.add_task(amount.label, total=amount.total, remarks="") for amount in amounts]
-
-    def __enter__(self) -> Self:
-        if self._live is not None:
-            self._show()
-        return super().__enter__()
 
     def update(self, unit: Unit, report: UnitReport) -> None:
         """A unit has come so far, or is (back) at its beginning."""

@@ -89,6 +89,8 @@ class Progress(ABC):
             self._live.stop()
 
     def __enter__(self) -> Self:
+        if self._live is not None and self._live.transient:
+            self._show()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
         self._thread.start()
         return self

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -164,3 +165,19 @@ def test_the_last_line_tells_of_no_time_left(progress: EvaluationProgress, clock
     clock.now += 10
     progress.update(OTHER, UnitReport(steps=100, played=10, ended_steps=100))
     assert log.getvalue().splitlines()[-1] == "all: 50/50 episodes"
+
+
+def test_a_terminal_has_bars_from_the_beginning(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, force_interactive=True, width=120)
+    amounts = [Amount("run a", 20, 0), Amount("run b", 30, 20)]
+    with EvaluationProgress(console, amounts, clock=clock) as progress:
+        assert "20/50 episodes" in re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())
+        progress.update(FIRST, UnitReport())
+        clock.now += 5
+        progress.update(FIRST, UnitReport(steps=500, played=10, ended_steps=400))
+        shown = re.sub(r"\x1b\[[\d;]*m", "", out.getvalue())
+    assert "30/50 episodes, about 0:00:07 left" in shown
+    assert "10/20 episodes" in shown
+    assert "run b" not in shown
