@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import fields
 from math import prod
 
@@ -10,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from r2ac.envs import SUITES, ReferenceScores, Spaces, Suite, Task, find_task, make_vector
+from r2ac.envs import SUITES, Spaces, Suite, Task, make_vector
 from r2ac.envs.engine_check import engine_problems
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.presets import preset_options
@@ -49,19 +50,6 @@ def _common(tasks: Sequence[Task]) -> str:
     return "; ".join(parts)
 
 
-def print_named(console: Console, name: str) -> None:
-    """A suite's tasks in a table, or all about one task.
-
-    Raises:
-        UnknownTask: for a name that is neither.
-    """
-    suite = SUITES.get(name.rstrip("/"))
-    if suite is None:
-        _print_task(console, find_task(name))
-    else:
-        print_suites(console, [suite])
-
-
 def print_suites(console: Console, suites: Sequence[Suite]) -> None:
     """One line for each task; what only an engine knows is shown where it can run."""
     problems = engine_problems(suites)
@@ -76,14 +64,9 @@ def print_suites(console: Console, suites: Sequence[Suite]) -> None:
         for column in ("actions", "frames/step", *((low, high) if low else ())):
             table.add_column(column, justify="right", no_wrap=True)
         for task, score in zip(suite.tasks, scores, strict=True):
-            spaces = _spaces(task, problem)
-            table.add_row(
-                f"  {task.name}",
-                _UNKNOWN if spaces is None else _observation(spaces),
-                _UNKNOWN if spaces is None or spaces.actions is None else str(spaces.actions),
-                str(task.frames_per_step()),
-                *(_pair(score) if low else ()),
-            )
+            both = ("", "") if score is None else (f"{score.low:,.6g}", f"{score.high:,.6g}")
+            frames = str(task.frames_per_step())
+            table.add_row(f"  {task.name}", *_seen(task, problem), frames, *(both if low else ()))
         console.print(table)
         console.print()
 
@@ -94,15 +77,16 @@ def _print_head(console: Console, suite: Suite, problem: str | None) -> None:
     console.print(f"  {state}", markup=False, soft_wrap=True)
 
 
-def _print_task(console: Console, task: Task) -> None:
+def print_task(console: Console, task: Task) -> None:
+    """All about one task."""
     problem = engine_problems([task.suite])[task.suite.name]
-    spaces, scores = _spaces(task, problem), task.reference_scores()
+    (observation, actions), scores = _seen(task, problem), task.reference_scores()
     options = preset_options(task.name)
     rows: list[tuple[str, object]] = [
         ("suite", task.suite.summary),
         ("here", "runs" if problem is None else f"cannot run: {problem}"),
-        ("observation", _UNKNOWN if spaces is None else _observation(spaces)),
-        ("actions", _UNKNOWN if spaces is None or spaces.actions is None else spaces.actions),
+        ("observation", observation),
+        ("actions", actions),
         ("frames a step", task.frames_per_step()),
     ]
     if scores is not None:
@@ -114,25 +98,21 @@ def _print_task(console: Console, task: Task) -> None:
     console.print(f"\nr2ac train {task.name} --help explains the options.", markup=False, soft_wrap=True)
 
 
-def _spaces(task: Task, problem: str | None) -> Spaces | None:
-    """What the suite declares, else what the engine shows; None where it cannot run here."""
-    known = task.spaces()
-    if (known is not None and known.actions is not None) or problem is not None:
-        return known
-    env = make_vector(task.name, 1, 0)
-    try:
-        shape, dtype = env.single_observation_space.shape, env.single_observation_space.dtype
-        return Spaces(shape or (), str(dtype), int(env.single_action_space.n))  # type: ignore[attr-defined]
-    finally:
-        env.close()
+def _seen(task: Task, problem: str | None) -> tuple[str, str]:
+    """Observation and number of actions, as the suite declares them, else as the engine shows them; a dash where it
+    cannot run here."""
+    spaces = task.spaces()
+    if problem is None and (spaces is None or spaces.actions is None):
+        with closing(make_vector(task.name, 1, 0)) as env:
+            shape, dtype = env.single_observation_space.shape, env.single_observation_space.dtype
+            spaces = Spaces(shape or (), str(dtype), int(env.single_action_space.n))  # type: ignore[attr-defined]
+    if spaces is None:
+        return _UNKNOWN, _UNKNOWN
+    return _observation(spaces), _UNKNOWN if spaces.actions is None else str(spaces.actions)
 
 
 def _observation(spaces: Spaces) -> str:
     return f"{spaces.dtype} {list(spaces.shape)}"
-
-
-def _pair(scores: ReferenceScores | None) -> tuple[str, str]:
-    return ("", "") if scores is None else (f"{scores.low:,.6g}", f"{scores.high:,.6g}")
 
 
 def _range(values: list[int]) -> str:

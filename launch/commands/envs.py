@@ -11,8 +11,8 @@ from typing import Generic, TypeVar
 import tyro
 from rich.console import Console
 
-from r2ac.envs import SUITES, Split
-from r2ac.launch.commands.env_tables import print_named, print_overview, print_suites
+from r2ac.envs import SUITES, Split, find_task
+from r2ac.launch.commands.env_tables import print_overview, print_suites, print_task
 from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError
@@ -93,7 +93,11 @@ def envs_command(arguments: Sequence[str], console: Console) -> int:
         return _watch(watched, rest, console)
     parsed = parse(EnvsArguments, "r2ac envs", rest)
     if parsed.name is not None:
-        print_named(console, parsed.name)
+        suite = SUITES.get(parsed.name.rstrip("/"))
+        if suite is None:
+            print_task(console, find_task(parsed.name))
+        else:
+            print_suites(console, [suite])
     elif parsed.short:
         print_overview(console)
     else:
