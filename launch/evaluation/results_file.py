@@ -19,7 +19,7 @@ from typing import Any
 from r2ac.envs import MissingPackage, find_task
 from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, evaluation_path
 from r2ac.launch.evaluation.protocols import EvaluationConfig
-from r2ac.launch.evaluation.tables import evaluation_markdown, means_by_set
+from r2ac.launch.evaluation.tables import evaluation_markdown, task_means
 from r2ac.launch.runs.run_directory import json_text, write_atomically
 from r2ac.launch.runtime.errors import RunError, os_errors_as, os_reason
 from r2ac.launch.settings.config import config_from_json
@@ -102,7 +102,8 @@ class EvaluationFile:
         Raises RunError where it cannot be written."""
         self._keep_what_is_dropped()
         self._results[_slot(evaluation)] = evaluation
-        means = means_by_set(self.results).items()
+        by_set = (((each.sha256, each.protocol, each.config.split), each) for each in self.results)
+        means = task_means(by_set).items()
         values = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,

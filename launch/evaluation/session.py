@@ -138,26 +138,20 @@ def _name(path: Path, rows: Sequence[Planned]) -> str:
 
 def _means(rows: Sequence[Planned]) -> list[tuple[str, TaskMeans]]:
     """Over the tasks of each directory of runs; of each run where it has several tasks of its own."""
-    groups: dict[tuple[Path, str], list[Planned]] = {}
-    for row in rows:
+
+    def together(row: Planned) -> tuple[Path, str]:
         split = row.evaluation.config.split
-        tasks = [
-            other.evaluation.task
-            for other in rows
-            if other.argument == row.argument and other.evaluation.config.split == split
-        ]
-        whole = row.argument if len(tasks) == len(set(tasks)) else row.path
-        groups.setdefault((whole, split), []).append(row)
-    found = [(key, task_means(row.evaluation for row in group)) for key, group in groups.items()]
-    return [(f"{_name(path, rows)}, split {split}", means) for (path, split), means in found if means is not None]
+        alike = [other for other in rows if (other.argument, other.evaluation.config.split) == (row.argument, split)]
+        whole = len(alike) == len({other.evaluation.task for other in alike})
+        return row.argument if whole else row.path, split
+
+    means = task_means((together(row), row.evaluation) for row in rows)
+    return [(f"{_name(path, rows)}, split {split}", mean) for (path, split), mean in means.items()]
 
 
 def _write_page(folder: Path, evaluations: Sequence[Evaluation]) -> Path:
     page = folder / "evaluation.md"
-    by_split: dict[str, list[Evaluation]] = {}
-    for evaluation in evaluations:
-        by_split.setdefault(evaluation.config.split, []).append(evaluation)
-    means = [(f"split {split}", mean) for split, group in by_split.items() if (mean := task_means(group)) is not None]
+    means = task_means((f"split {each.config.split}", each) for each in evaluations)
     with os_errors_as(RunError, f"{page} cannot be written"):
-        write_atomically(page, evaluation_markdown(evaluations, means))
+        write_atomically(page, evaluation_markdown(evaluations, list(means.items())))
     return page

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from rich.console import Console, JustifyMethod
 from rich.table import Table
@@ -15,6 +17,9 @@ from r2ac.launch.runtime.progress import short_count
 
 _COLUMNS = ("run", "task", "split", "agent", "steps", "episodes", "return", "normalised")
 _NUMBERS = ("steps", "episodes", "return", "normalised")
+
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -34,22 +39,20 @@ class TaskMeans:
         return f"mean of {self.tasks} tasks: {mean:,.1f} % ({capped:,.1f} % with each capped at 100 %)"
 
 
-def task_means(evaluations: Iterable[Evaluation]) -> TaskMeans | None:
-    """The means over results on different tasks; None for fewer than two that are complete and have scores."""
-    done = [(scores, each) for each in evaluations if each.complete and (scores := each.reference_scores) is not None]
-    if len(done) < 2:
-        return None
-    references, returns = [scores for scores, _ in done], [each.mean_return for _, each in done]
-    plain, capped = mean_normalised_return(references, returns), mean_normalised_return(references, returns, cap=1.0)
-    return TaskMeans(len(done), plain, capped)
-
-
-def means_by_set(evaluations: Iterable[Evaluation]) -> dict[tuple[str, str, str], TaskMeans]:
-    """(digest of the checkpoint, protocol, split) -> means, for those that have several tasks."""
-    sets: dict[tuple[str, str, str], list[Evaluation]] = {}
-    for each in evaluations:
-        sets.setdefault((each.sha256, each.protocol, each.config.split), []).append(each)
-    return {key: means for key, group in sets.items() if (means := task_means(group)) is not None}
+def task_means(evaluations: Iterable[tuple[Key, Evaluation]]) -> dict[Key, TaskMeans]:
+    """The means over results on different tasks that have one key, for keys with two or more that are complete and have
+    reference scores."""
+    groups: dict[Key, list[Evaluation]] = {}
+    for key, each in evaluations:
+        groups.setdefault(key, []).append(each)
+    means = {}
+    for key, group in groups.items():
+        done = [(scores, each.mean_return) for each in group if each.complete and (scores := each.reference_scores)]
+        if len(done) > 1:
+            references, returns = zip(*done, strict=True)
+            plain, capped = (mean_normalised_return(references, returns, cap) for cap in (math.inf, 1.0))
+            means[key] = TaskMeans(len(done), plain, capped)
+    return means
 
 
 def print_evaluations(
