@@ -192,19 +192,10 @@ def play_seed(
 ) -> Generator[UnitReport, None, None]:
     """Play the episodes of one seed; what they are follows from the arguments alone, on one kind of machine.
 
-    Each environment plays its share of the episodes; what is lost with an engine is played again.
-
-    Args:
-        agent: who plays.
-        evaluation: what to play, and how.
-        timer: as `play` takes it.
-
-    Yields:
-        After every step of the environments how far the seed has come; the last report has the episodes.
-
-    Raises:
-        CheckpointError: if the agent cannot read what the task shows, or has another number of actions.
-        ConfigError, UnknownTask, InvalidOption, MissingPackage, EngineFailed.
+    Each environment plays its share of the episodes; what is lost with an engine is played again. After every step of
+    the environments a report says how far the seed has come; the last one has the episodes. ``timer`` is as `play`
+    takes it. Raises CheckpointError if the agent cannot read what the task shows or has another number of actions, and
+    ConfigError, UnknownTask, InvalidOption, MissingPackage, EngineFailed.
     """
     config = evaluation.config
     device, streams = choose_device(config.device), min(config.num_envs, config.episodes)

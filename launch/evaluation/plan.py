@@ -82,13 +82,9 @@ def make_plan(
 
     Args:
         paths: runs, checkpoints, or directories of runs, which stand for all of them.
-        names: the tasks to play, as `find_tasks` reads them, each agent those of its own suite; None for the tasks
-            that each agent was trained on.
-        settings: how to play them.
+        names: the tasks, as `find_tasks` reads them, each agent those of its own suite; None for its own. Raises
+            UnknownTask for a task that is named twice.
         output: the folder that all results are written into; None for those of the runs.
-
-    Raises:
-        UnknownTask: for a task that is named twice.
     """
     plan = EvaluationPlan()
     if names is not None:

@@ -36,10 +36,8 @@ class Player:
     """An agent that acts in B streams, with its core states.
 
     Args:
-        agent: who plays, on any device.
-        streams: B.
         random: what actions are drawn with.
-        greedy: take the most probable action instead of drawing from the policy.
+        greedy: take the most probable action instead.
         jacobians: whether decisions have the Jacobian of the core.
     """
 

@@ -46,15 +46,10 @@ def read_evaluation(path: Path) -> tuple[Evaluation, ...]:
 class EvaluationFile:
     """The ``evaluation.json`` of a run while its evaluation is under way; written whole after every seed.
 
-    A context manager: within it no other evaluation writes there. The kernel holds that lock (``flock`` on the
-    folder) and drops it when the process ends, however it ends.
-
-    Args:
-        path: of the file; its folder is made if need be.
-        fresh: begin anew what is asked for, and everything where the file is damaged.
-
-    Raises:
-        RunError: where the file is damaged or may not be written, or in use by another evaluation.
+    A context manager: within it no other evaluation writes there. The kernel holds that lock (``flock`` on the folder,
+    which is made if need be) and drops it when the process ends, however it ends. With ``fresh`` what is asked for
+    begins anew, and everything where the file is damaged. Raises RunError where the file is damaged or may not be
+    written, or in use by another evaluation.
     """
 
     def __init__(self, path: Path, fresh: bool = False) -> None:

@@ -29,15 +29,10 @@ def play_plan(
     stall_seconds: float = 60.0,
     fresh: bool = False,
 ) -> None:
-    """Play what is missing of a plan, or until a signal comes; every seed is on file once it has ended.
-
-    Meanwhile no other evaluation may write into these files.
+    """Play what is missing of a plan, or until a signal comes; every seed is on file once it has ended, and no other
+    evaluation may write there meanwhile. What fails is noted in the plan.
 
     Args:
-        plan: what to play; takes the results, and what fails.
-        console: where the progress is shown.
-        workers: where to play.
-        signals: that end it.
         stall_seconds: without a step of a seed, after which the progress says so.
         fresh: do not go on with what is on file.
 

@@ -120,14 +120,8 @@ def probability_of_improvement(x: Scores, y: Scores, resamples: int = _RESAMPLES
     """P(X > Y): how likely a run of X beats a run of Y on a task drawn at random (section 4.3).
 
     The mean over tasks of (1 / (N K)) sum_ij s(x_i, y_j), with s = 1 where x_i > y_j, 1/2 where they are equal and 0
-    below: the Mann-Whitney U statistic over N K. The runs of X and of Y are drawn again independently, within tasks.
-
-    Args:
-        x, resamples, seed: as `aggregate` takes them.
-        y: scores on the same tasks; the number of runs may differ.
-
-    Raises:
-        RunError: where the two have different tasks, and as `aggregate` does.
+    below: the Mann-Whitney U statistic over N K. The runs of X and of Y, whose numbers may differ, are drawn again
+    independently, within tasks. Arguments and errors are those of `aggregate`; the two must have the same tasks.
     """
     ours, theirs = _Sample.of(x), _Sample.of(y)
     if ours.tasks != theirs.tasks:
@@ -159,10 +153,8 @@ def bootstrap_mean(values: ArrayLike, resamples: int = _RESAMPLES, seed: int = 0
 
     Returns:
         Lower and upper end, [P] each; None for a single run. Of few runs the interval is too narrow: that of 3 runs
-        is from the lowest to the highest, between which the true mean lies in about three cases of four.
-
-    Raises:
-        RunError: where the values are empty, not of that shape or not finite, or ``resamples`` is below 1.
+        is from the lowest to the highest, between which the true mean lies in about three cases of four. Raises
+        RunError as `aggregate` does.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or not array.size or not np.isfinite(array).all():

@@ -28,19 +28,12 @@ _LEAST_ERROR = 1e-4
 def draw_inspections(
     runs: Mapping[Path, Sequence[Inspection]], metrics: Mapping[Path, Sequence[Mapping[str, Any]]], output: Path
 ) -> None:
-    """A row of three panels for each run, or checkpoint that was named by itself.
+    """A row of three panels for each run, or checkpoint that was named by itself, by the files that results go to.
 
     Left: the norms of the boundary term and of the gradient inside the rollout, as lines from the run's metrics where
-    it has measured them (a trailing mean over 2 % of the run), and as points from its checkpoints. Middle: the error of
-    a gradient that stops some steps before the rollout, against these steps, a line for each checkpoint. Right: the
-    units' half-lives, by rank.
-
-    Args:
-        runs: the inspections of each, oldest first, by the files that they are written to.
-        metrics: by the same files, the lines of ``metrics.jsonl`` of runs that have some.
-
-    Raises:
-        RunError: if it cannot be written.
+    it has measured them (a trailing mean over 2 % of the run), and as points from its checkpoints, oldest first.
+    Middle: the error of a gradient that stops some steps before the rollout, against these steps, a line for each
+    checkpoint. Right: the units' half-lives, by rank. Raises RunError if it cannot be written.
     """
     figure = Figure(figsize=(14.5, 4.6 * len(runs)), layout="constrained", facecolor="white")
     rows = figure.subfigures(len(runs), 1, squeeze=False).ravel()

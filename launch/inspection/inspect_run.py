@@ -100,14 +100,8 @@ def inspect_checkpoint(path: Path, config: InspectConfig, report: Callable[[int]
     """Play rollouts with the weights of the checkpoint at ``path`` and take their gradients apart.
 
     The episodes are some of the training's, and follow from the settings alone. What RTRL adds is measured for an agent
-    that was trained by TBPTT as well.
-
-    Args:
-        report: called with the number of rollouts that have been played.
-
-    Raises:
-        ConfigError: for a feed-forward agent, or settings that do not fit.
-        CheckpointError, UnknownTask, MissingPackage: where the checkpoint cannot be played.
+    that was trained by TBPTT as well. ``report`` is called with the number of rollouts that have been played. Raises
+    ConfigError for a feed-forward agent or settings that do not fit, and CheckpointError, UnknownTask, MissingPackage.
     """
     trained = TrainedAgent.load(path)
     training = trained.training

@@ -22,14 +22,8 @@ _GREEN = "#009E73"
 
 @drawn()
 def draw_episode(episode: PlayedEpisode, names: Sequence[str], stacked: int, label: str) -> Markup:
-    """Over the steps: the observed features where they are a vector, the probabilities of the actions with those taken,
-    and the value estimate with the rewards.
-
-    Args:
-        names: of the actions.
-        stacked: how many observations are stacked in one; the newest is shown.
-        label: what the figure shows, in words.
-    """
+    """Over the steps: the observed features where they are a vector (of ``stacked`` ones the newest), the probabilities
+    of the actions by their ``names`` with those taken, and the value estimate with the rewards."""
     actions = episode.probabilities.shape[1]
     heights = [min(max(0.5, 0.13 * actions), 2.0), 0.9]
     features = None

@@ -144,13 +144,8 @@ def choose_device(name: str, flag: str = "--device") -> torch.device:
 
 
 def learner_device(name: str) -> torch.device:
-    """As :func:`choose_device`, for a learner in this process: a GPU has its number and is torch's current device.
-
-    A bare "cuda" is the first GPU that this process sees.
-
-    Raises:
-        ConfigError: for a device that this machine does not have.
-    """
+    """As `choose_device`, for a learner in this process: a GPU has its number (a bare "cuda" is the first that this
+    process sees) and is torch's current device."""
     device = choose_device(name)
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)

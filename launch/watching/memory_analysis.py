@@ -30,7 +30,11 @@ class CueMemory:
     """How the states of E episodes tell K cues apart."""
 
     cues: np.ndarray
-    """The cue of each episode, 0 … K - 1, int64 [E]."""
+    """The cue of each episode, 0 … K - 1, int64 [E], by its first observation [E, ...].
+
+    Cues are the distinct first observations in lexicographic order, the greatest first (one-hot ones by their number).
+    Raises NoCues unless there are 2 to 8 of them, each in at least two episodes.
+    """
     labels: tuple[str, ...]
     """Of each cue."""
     decision_step: int | None
@@ -149,16 +153,12 @@ def cue_labels(first_observations: np.ndarray, cues: np.ndarray) -> tuple[str, .
 
 
 def cue_memory(episodes: Sequence[PlayedEpisode], decision_step: int | None, seed: int) -> CueMemory:
-    """What whole episodes say about the memory of their cues.
+    """What whole episodes say about the memory of their cues; those that were cut off are left out.
 
     Args:
-        episodes: with the states of a core that remembers; those that were cut off are left out.
-        decision_step: the step at which the cues are told apart; None for the last one of each episode.
+        decision_step: the step at which the cues are told apart; None for the last one of each episode. Raises
+            ConfigError for one beyond an episode's end, and NoCues where there are none.
         seed: of the noise that states are read with, the same for all steps of an episode.
-
-    Raises:
-        NoCues: if they have none.
-        ConfigError: for a decision step beyond an episode's end.
     """
     whole = [episode for episode in episodes if episode.complete]
     if not whole:

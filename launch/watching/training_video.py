@@ -31,15 +31,8 @@ class Gif:
 
 
 def film_episode(agent: Agent, task: str, options: Any, seed: int, max_steps: int = MOST_STEPS) -> Gif:
-    """Play an episode of the training's kind with the agent as it is, in this process, and film what it is shown.
-
-    Neither the agent nor the random state of torch, Python and numpy changes.
-
-    Args:
-        agent: on any device.
-        task, options, seed: as `make_vector` takes them.
-        max_steps: where an episode that lasts longer is cut off.
-    """
+    """Play an episode of the training's kind with the agent as it is, in this process, of at most ``max_steps`` steps,
+    and film what it is shown. Neither the agent nor the random state of torch, Python and numpy changes."""
     # Not before there is a film: matplotlib takes long to import.
     from r2ac.launch.watching.pictures import newest_image, recent_vectors, write_gif
 

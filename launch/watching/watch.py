@@ -52,15 +52,8 @@ class Recording:
 
 
 def record(scene: Scene, agent: TrainedAgent | None) -> Recording:
-    """Play the steps of a scene in one stream; what is played follows from the arguments alone.
-
-    Args:
-        scene: how many steps of what.
-        agent: who plays; None for uniformly random actions.
-
-    Raises:
-        ConfigError, CheckpointError, UnknownTask, InvalidOption, MissingPackage.
-    """
+    """Play the steps of a scene in one stream, by uniformly random actions where ``agent`` is None. Raises ConfigError,
+    CheckpointError, UnknownTask, InvalidOption, MissingPackage."""
     with closing(scene.env()) as env:
         spec, random = ObservationSpec.of(env), np.random.default_rng(scene.seed)
         act = at_random(spec.num_actions, random)
