@@ -57,7 +57,8 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
     default = EvaluateArguments(settings=Settings.of(parsed.settings.protocol))
     parsed = parse(EvaluateArguments, "r2ac evaluate", arguments, default)
     require_runs(parsed.runs, "evaluate")
-    _check(parsed)
+    require(parsed.stall_seconds > 0, "stall_seconds", parsed.stall_seconds, "above 0")
+    require(parsed.workers is None or parsed.workers >= 0, "workers", parsed.workers, "at least 0")
     device = _device(parsed)
     from r2ac.launch.evaluation.plan import make_plan
     from r2ac.launch.evaluation.session import play_plan, print_results
@@ -69,11 +70,6 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
         play_plan(plan, console, workers, signals, parsed.stall_seconds, parsed.fresh)
     print_results(plan, console)
     return _exit_code(plan, signals)
-
-
-def _check(arguments: EvaluateArguments) -> None:
-    require(arguments.stall_seconds > 0, "stall_seconds", arguments.stall_seconds, "above 0")
-    require(arguments.workers is None or arguments.workers >= 0, "workers", arguments.workers, "at least 0")
 
 
 def _device(arguments: EvaluateArguments) -> str:

@@ -24,32 +24,23 @@ from r2ac.launch.settings.config import ConfigError, require
 # What an episode is. The rest is what the agent sees, does and how often, which stays as in its training.
 _OF_AN_EPISODE = {
     "atari": (
-        "sticky_actions",
-        "max_noops",
-        "fire_on_reset",
-        "episodic_life",
-        "max_episode_frames",
-        "max_episode_steps",
+        *("sticky_actions", "max_noops", "fire_on_reset", "episodic_life"),
+        *("max_episode_frames", "max_episode_steps"),
     ),
 }
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """How the episodes of one result are played. Raises ConfigError for a number below 1."""
+    """How the episodes of one result are played: the `Settings` of these names with every choice made. Raises
+    ConfigError for a number below 1."""
 
     episodes: int = 100
-    """Episodes for each seed."""
     seeds: int = 3
-    """Evaluation seeds; with split test none is ever used in training."""
     greedy: bool = False
-    """Take the most probable action instead of drawing from the policy."""
     split: Split = "test"
-    """Which episodes to play: test (held out), or train (as in training; with ProcGen, on the training levels)."""
     num_envs: int = 25
-    """Environments stepped together."""
     device: str = "auto"
-    """Where the agent runs: cpu, cuda, cuda:1, …; auto takes the GPU where there is one."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "seeds", "num_envs"):
