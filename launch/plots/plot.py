@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike
 from r2ac.launch.plots.curves import AXES, Axis, Band, GroupCurve, Panel, make_panels, write_csv
 from r2ac.launch.plots.reference_lines import PAPER_RESULTS, Line, paper_lines, reference_lines
 from r2ac.launch.runs.run_groups import NO_TASK, group_runs
-from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_reason
+from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_errors_as
 from r2ac.launch.runtime.progress import short_count
 
 EXTENSIONS = (".png", ".svg", ".pdf", ".csv")
@@ -79,14 +79,12 @@ def plot_runs(
     if paper and not any(line.kind == "paper" for here in of_task.values() for line in here):
         tasks = ", ".join(panel.task for panel in panels)
         raise RunError(f"the paper has no results of {tasks}; it has some of {', '.join(PAPER_RESULTS)}")
-    try:
+    with os_errors_as(RunError, f"{output} cannot be written"):
         output.parent.mkdir(parents=True, exist_ok=True)
         if is_table:
             write_csv(panels, output, x, metric, band)
         else:
             draw(panels, x, metric, band, of_task).savefig(output, dpi=200)
-    except OSError as error:
-        raise RunError(f"{output} cannot be written: {os_reason(error)}") from error
     return output
 
 

@@ -22,7 +22,7 @@ from r2ac.launch.report.study import Study, read_study
 from r2ac.launch.report.summary_section import configuration_table, repeated_seeds, summary
 from r2ac.launch.report.throughput import throughput_section
 from r2ac.launch.runs.run_directory import write_atomically
-from r2ac.launch.runtime.errors import RunError, os_reason
+from r2ac.launch.runtime.errors import RunError, os_errors_as
 
 EXTENSIONS = (".html", ".htm")
 _VERSIONS = ("r2ac", "torch", "numpy", "gymnasium", "matplotlib")
@@ -58,11 +58,9 @@ def write_report(
     if not study.runs:
         raise RunError(left_out.pop() if left_out else "there is nothing to report on: name at least one run directory")
     text = render(study, title, episodes, now or datetime.now(UTC))
-    try:
+    with os_errors_as(RunError, f"{output} cannot be written"):
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, text)
-    except OSError as error:
-        raise RunError(f"{output} cannot be written: {os_reason(error)}") from error
     return output
 
 

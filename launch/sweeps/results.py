@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
-from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_reason
+from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_errors_as
 from r2ac.launch.settings.config import config_from_json
 from r2ac.launch.sweeps.space import Settings
 from r2ac.launch.sweeps.sweep_plan import SweepPlan, TrialPlan
@@ -78,11 +78,9 @@ def write_description(plan: SweepPlan, results: Iterable[TrialResult] = ()) -> N
     known = {result.name: asdict(result) for result in results}
     trials = [{"name": t.name, "settings": t.settings, **known.get(t.name, {})} for t in plan.trials]
     contents = {"task": plan.task, "flags": plan.flags, "sweep": plan.settings.to_json(), "trials": trials}
-    try:
+    with os_errors_as(RunDirectoryError, f"{plan.sweep_dir} cannot hold a sweep"):
         plan.sweep_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(plan.description, json_text(contents, indent=2))
-    except OSError as error:
-        raise RunDirectoryError(f"{plan.sweep_dir} cannot hold a sweep: {os_reason(error)}") from error
 
 
 def print_results(console: Console, plan: SweepPlan, results: Sequence[TrialResult]) -> None:
