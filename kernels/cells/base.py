@@ -9,7 +9,7 @@ To add one, write a file beside this one with a subclass of :class:`Cell` that d
 `parts = 2` where a unit's state is a pair), and give it a line in the table of ``r2ac.kernels.cells``. That is all:
 its derivatives come from autograd of `step`, and with them exact RTRL, TBPTT, the core `r2ac.agents.Recurrent`, a name
 for ``--core``, and the tests, which run for every entry of the table. Where they pay, write the derivatives out in
-`linearise`, and kernels of its own in the table ``FUSED`` of `r2ac.kernels.native` or `r2ac.kernels.triton_scan`.
+`linearise`, and name kernels of its own in ``fused`` in `r2ac.kernels.choice`.
 
 A cell whose parameters are shared by units, such as Mamba's B and C, does not fit.
 """
