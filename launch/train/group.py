@@ -32,36 +32,12 @@ _SAVE_SECONDS, _END_SECONDS = 120, 5
 """How long the others may take to end after one has: where a checkpoint is saved, and after the first has died."""
 
 
-def train_in_group(
-    config: TrainConfig[Any],
-    place: Path | str,
-    new: bool | None,
-    console: Console,
-    callback: TrainCallback,
-    signals: StopSignals,
-) -> Summary:
-    """Train with ``num_learners`` learners in Ray processes; all of them end with this call.
-
-    Args:
-        config: checked settings.
-        place, new: as of :func:`r2ac.launch.train.run_context.open_run`; the first learner opens the run.
-        console: where it is said that there is no room yet.
-        callback: gets status and memory budget.
-        signals: ask all learners to save and end.
+class LearnerGroup:
+    """``num_learners`` learners in Ray processes, each in its place in the cluster; all of them end with ``stack``.
 
     Raises:
         ConnectionFailed: where there is no cluster, or no room in it.
-        LearnersLost: where one of them died.
-        As :func:`r2ac.launch.train.learn.learn`: what one of them raised.
     """
-    with ExitStack() as stack:
-        group = LearnerGroup(config, stack, console)
-        signals.install()
-        return group.train(place, new, callback, signals)
-
-
-class LearnerGroup:
-    """Learners in Ray processes, each in its place in the cluster; all of them end with ``stack``."""
 
     def __init__(self, config: TrainConfig[Any], stack: ExitStack, console: Console) -> None:
         self._config, self._count, self._stack = config, config.num_learners, stack
@@ -90,7 +66,12 @@ class LearnerGroup:
         stack.callback(self._kill)
 
     def train(self, place: Path | str, new: bool | None, callback: TrainCallback, signals: StopSignals) -> Summary:
-        """Let all of them train until the end, or until asked to stop; raises as :func:`train_in_group`."""
+        """Let all of them train until the end, or until asked to stop; the first one opens the run.
+
+        Raises:
+            LearnersLost: where one of them died.
+            As :func:`r2ac.launch.train.learn.learn`: what one of them raised.
+        """
         place = place.absolute() if isinstance(place, Path) else place
         first, *others = self._learners
         try:

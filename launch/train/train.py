@@ -15,7 +15,7 @@ from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.runtime.supervisor import restarts
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.settings.places import is_url
-from r2ac.launch.train.group import train_in_group
+from r2ac.launch.train.group import LearnerGroup
 from r2ac.launch.train.learn import learn
 from r2ac.launch.train.resume import newest_step
 from r2ac.launch.train.run_context import TrainCallback, open_run
@@ -68,7 +68,9 @@ def train(
         if run is not None:
             summary = learn(config, SingleLearner(), run, signals)
         else:
-            summary = train_in_group(config, place, new, console, callback, signals)
+            group = LearnerGroup(config, stack, console)
+            signals.install()
+            summary = group.train(place, new, callback, signals)
     assert summary is not None
     print_summary(console, config.task, summary, signals.received)
     return 128 + signals.received if signals.received else 0
