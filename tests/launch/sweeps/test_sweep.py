@@ -176,6 +176,7 @@ def test_bad_input_is_told_before_anything_starts(tmp_path: Path, capsys: pytest
     assert end.value.code == 2
 
 
+@pytest.mark.slow
 def test_a_sweep_is_not_written_over_and_goes_on_as_it_began(grid: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments(grid, "--vary", "seed=1,2")) == 2
     assert f"r2ac sweep --resume {grid}" in capsys.readouterr().err
