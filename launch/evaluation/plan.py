@@ -130,7 +130,7 @@ def _runs_at(argument: Path) -> list[Path]:
 
 def _runs_of_suite(suite: SuiteRun, plan: EvaluationPlan) -> Iterator[Path]:
     for task in find_tasks(suite.names):
-        if (run := suite.run_of(task)).exists():
+        if (run := Path(suite.place_of(task))).exists():
             yield run
         else:
             plan.fail(EvaluationFailure(f"{suite.place} has no run on {task.name} yet", bad_input=True))

@@ -16,21 +16,20 @@ from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store
 class Lease:
     """The right to write the run in a store: ``writer.json`` there, with host, process, time and a token.
 
-    The token is that of the copy of the run on this machine's disk, which no other process uses. It stays in the file
-    when the lease is given back: a copy whose token it is holds what the store holds.
+    The token is that of the copy of the run on this machine's disk. It stays in the file when the lease is given back:
+    the copy with this token is equal to the store.
 
-    Stores have no locks. A process that writes the file waits a moment and reads it again: the last writer holds the
-    lease. A holder that finds another's token later, after a pause of its machine, must stop. Clocks of the machines
-    that share a store must agree within minutes. All methods raise StorageUnavailable, and StorageError where the file
-    is damaged or another process has the lease.
+    Stores have no locks: a process writes the file, waits a moment and reads it again; the last writer holds the lease.
+    A holder that later finds another token must stop. The clocks of the machines must agree within minutes. All methods
+    raise StorageUnavailable, and StorageError where the file is damaged or another process has the lease.
     """
 
     stale_seconds = 180.0
     """A lease that was not renewed for so long can be taken."""
     look_seconds = 2.0
-    """Between two looks at a lease that is waited for."""
+    """Between two reads of a lease that is waited for."""
     settle_seconds = 1.0
-    """Longer than another may take from its look at the file to the end of its write."""
+    """Longer than another process may take from reading the file to the end of its write."""
 
     def __init__(self, store: Store, token: str, clock: Callable[[], float] = time.time) -> None:
         self._store, self._token, self._clock = store, token, clock
@@ -51,7 +50,7 @@ class Lease:
                 f"lease that is not renewed for {self.stale_seconds / 60:.0f} minutes can be taken"
             )
         self._write()
-        # Nobody else uses this copy: a process that held the lease with its token is gone.
+        # No other process uses this copy: one that held the lease with its token is gone.
         if found.get("token") != self._token:
             time.sleep(self.settle_seconds)
             self.check()
@@ -66,7 +65,7 @@ class Lease:
             raise StorageError(f"{self._store.url} is written by another process now ({_holder(now)})")
 
     def renew(self) -> None:
-        """Write down that this process is there."""
+        """Write the time of now into the lease."""
         self.check()
         self._write()
 
@@ -76,7 +75,7 @@ class Lease:
         self._write(released=True)
 
     def forget(self) -> None:
-        """Give it back without a trace, where nothing was written."""
+        """Remove the lease, where nothing else was written."""
         self.check()
         self._store.remove(LEASE_FILE)
 

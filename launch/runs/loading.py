@@ -26,7 +26,6 @@ class TrainedAgent:
     path: Path
     """Of the checkpoint."""
     env_steps: int
-    """Environment steps that it was trained for."""
     training: TrainConfig[Any]
     model: dict[str, Tensor]
 
@@ -58,8 +57,7 @@ class TrainedAgent:
             raise ConfigError(f"the agent of {self.path} was trained on {self.training.task} and cannot play {task}")
 
     def agent(self, spec: ObservationSpec, device: torch.device, task: str) -> Agent:
-        """The agent itself, on ``device``, to play ``task``. Raises CheckpointError if it cannot read or do what
-        ``spec`` says."""
+        """The agent on ``device``. Raises CheckpointError, which names ``task``, if it does not fit ``spec``."""
         try:
             agent = make_agent(spec, self.training.agent, self.training.seed, device).eval()
             load_model_state(agent, self.model)
@@ -71,8 +69,8 @@ class TrainedAgent:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The checkpoint at ``path``, or the newest one of the run at ``path``. Raises RunDirectoryError if ``path`` is a
-    directory that holds no run, or nothing at all; CheckpointError if the run has no checkpoint yet."""
+    """The checkpoint at ``path``, or the newest one of the run at ``path``. Raises RunDirectoryError where there is no
+    run, CheckpointError where it has no checkpoint yet."""
     with os_errors_as(RunDirectoryError, f"{path} cannot be read"):
         if path.is_file():
             return path
@@ -117,8 +115,7 @@ def load_encoder(agent: Agent, path: Path) -> None:
 
 
 def load_agent(agent: Agent, checkpoint: Checkpoint, source: Path | str) -> None:
-    """Give ``agent`` the weights of ``checkpoint``, which was read from ``source``. Raises CheckpointError if they do
-    not fit."""
+    """Give ``agent`` the weights of a checkpoint from ``source``. Raises CheckpointError if they do not fit."""
     try:
         load_model_state(agent, checkpoint.model)
     except CheckpointError as error:
@@ -144,8 +141,7 @@ def choose_device(name: str, flag: str = "--device") -> torch.device:
 
 
 def learner_device(name: str) -> torch.device:
-    """As `choose_device`, for a learner in this process: a GPU has its number (a bare "cuda" is the first that this
-    process sees) and is torch's current device."""
+    """As `choose_device`, for a learner in this process: a GPU has its number and is torch's current device."""
     device = choose_device(name)
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)

@@ -27,11 +27,9 @@ _CHECKPOINT = ".safetensors"
 
 @contextmanager
 def local_copies(words: Sequence[str], console: Console) -> Iterator[list[str]]:
-    """The words of a command line with the path of a copy in place of the URL of each run that is read.
-
-    Raises ConfigError for an output at a URL, and StorageError, StorageUnavailable or MissingPackage where a URL cannot
-    be read, or what was written to the copy cannot be brought back.
-    """
+    """The words of a command line with the path of a copy in place of the URL of each run that is read. What is
+    written to the copy goes back at the end. Raises ConfigError for an output at a URL, StorageError,
+    StorageUnavailable, MissingPackage."""
     local, flag = list(words), ""
     with ExitStack() as at_the_end:
         for index, word in enumerate(words if words[0] in READING else []):
@@ -51,10 +49,8 @@ def local_copies(words: Sequence[str], console: Console) -> Iterator[list[str]]:
 
 @dataclass(frozen=True)
 class _Copy:
-    """What is at a URL, on this machine. A manifest has the state of each file, there and here, when it was copied.
-
-    What has changed there since is fetched again. What has changed here alone, written by a command, goes back.
-    """
+    """What is at a URL, on this machine. A manifest has the state of each file, there and here, when it was copied:
+    what has changed there is fetched again, what has changed here alone goes back."""
 
     store: Store
     folder: Path
@@ -74,11 +70,10 @@ class _Copy:
 
     @property
     def path(self) -> Path:
-        """Of the run or the folder of runs."""
         return self.folder / self.store.name
 
     def fetch(self, command: str) -> Path:
-        """Bring the copy to what the URL holds; returns the path of what was asked for."""
+        """Bring the copy to what the URL holds; returns the path of the run or checkpoint in it."""
         with self._locked() as manifest:
             there = self.store.files()
             if not there:

@@ -18,12 +18,9 @@ from r2ac.launch.runtime.errors import RunDirectoryError, os_errors_as
 class MetricsWriter:
     """Appends the measurements of a run to ``metrics.jsonl`` and to TensorBoard events in the run directory.
 
-    ``resume_from_step`` is None for a new run and the ``env_steps`` of the checkpoint for a resumed one. What was
-    measured beyond that step will be measured again: those lines are removed, and TensorBoard hides them, so that no
-    curve jumps backward.
-
-    All methods raise RunDirectoryError where the file system takes no more; the first also where the metrics of a
-    resumed run are damaged.
+    ``resume_from_step`` is None for a new run and the ``env_steps`` of the checkpoint for a resumed one: lines beyond
+    it are removed, and TensorBoard hides them, as they will be measured again. All methods raise RunDirectoryError
+    where the file system takes no more; the first also where the metrics of a resumed run are damaged.
     """
 
     def __init__(self, run: RunDirectory, resume_from_step: int | None) -> None:
@@ -41,9 +38,7 @@ class MetricsWriter:
     def write(self, env_steps: int, env_frames: int, wall_time: float, values: Mapping[str, float]) -> None:
         """One line, flushed: steps, frames, seconds since the run began (cumulative over resumes) and ``values``.
 
-        A value of NaN or infinity is written as null, which says: measured, but not finite (JSON has no NaN).
-        TensorBoard gets it as it is, and marks it, under the tags that :mod:`r2ac.launch.runs.tensorboard` lists. The
-        x axis is ``env_steps``.
+        NaN and infinity are null in the line (JSON has neither); TensorBoard gets them as they are, over ``env_steps``.
         """
         row: dict[str, float | None] = {
             "env_steps": int(env_steps),
@@ -72,11 +67,8 @@ class MetricsWriter:
 
 
 def read_metrics(run_path: Path | str) -> list[dict[str, Any]]:
-    """The lines of ``metrics.jsonl`` in the run directory ``run_path``, in order; null comes back as None.
-
-    A torn last line (the run is writing it, or died writing it) is left out. Raises RunDirectoryError where the file
-    is missing, holds no whole line or is damaged.
-    """
+    """The lines of ``metrics.jsonl`` in a run directory, in order, without a torn last one; null is None. Raises
+    RunDirectoryError where the file is missing, holds no whole line or is damaged."""
     path = RunDirectory(Path(run_path)).metrics_path
     with os_errors_as(RunDirectoryError, f"{path} cannot be read"):
         if not path.exists():

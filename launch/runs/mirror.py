@@ -27,28 +27,19 @@ def staging_path(url: str) -> Path:
 
 
 class Mirror:
-    """Within this context the run at a URL is this process's to write, and its files lie in `path`.
+    """Within this context this process alone writes the run at a URL; its files lie in the folder `path`.
 
-    A thread copies them to the URL after each `push`, so that a slow store keeps nobody waiting; what cannot be copied
-    is reported and tried again the next time. At the end all is copied once more, and the folder removed.
+    A thread copies them to the URL after each `push`. What cannot be copied is reported on the console and copied the
+    next time. At the end all is copied once more, and the folder removed. The folder of a process that died is used
+    again only if it was the last that wrote to the URL; else it is put aside, and what is at the URL is fetched.
 
-    A folder left by a process that died goes on only if it was the last that wrote to the URL. Else it is put aside,
-    and what is at the URL is fetched.
-
-    Args:
-        url: of the run.
-        console: where a copy that failed is reported.
-        new: whether the run is to begin, or else to go on; None for whichever it can.
-        patient: whether to wait for a writer that may be dead, as after a restart.
-
-    Raises:
-        StorageError: where another process writes the run, a new one would replace another, or none is there to go on.
-        StorageUnavailable: where the store cannot be read or written.
-        MissingPackage: where the package that reads the store is missing.
+    ``new`` says whether the run begins or continues (None: either), ``patient`` whether to wait for a writer that may
+    be dead, as after a restart. Raises StorageError where another process writes the run, a new one would replace
+    another, or there is none to continue; StorageUnavailable; MissingPackage.
     """
 
     renew_seconds = 60.0
-    """Between two signs of life."""
+    """Between two renewals of the lease."""
 
     def __init__(self, url: str, console: Console, new: bool | None, patient: bool = False) -> None:
         self._store, self._console, self._new, self._patient = Store(url), console, new, patient
@@ -63,14 +54,14 @@ class Mirror:
         self._lock: TextIO | None = None
 
     def push(self) -> None:
-        """Copy what is new to the URL, soon. Raises StorageError where another process has taken the run."""
+        """Start copying what is new to the URL. Raises StorageError where another process has taken the run."""
         if self._lost is not None:
             raise self._lost
         self._due = True
         self._wake.set()
 
     def shown(self, path: Path | str) -> str:
-        """Where a file of the folder is found later."""
+        """The URL of a file of the folder."""
         return self.url + "/" + Path(path).relative_to(self.path).as_posix() if path != self.path else self.url
 
     def __enter__(self) -> Mirror:
@@ -152,7 +143,7 @@ class Mirror:
             write_atomically(self._copy_file, json_text({"token": token, "whole": whole}))
 
     def _work(self) -> None:
-        """Copy when asked to, and say again and again that this process is there."""
+        """Copy after each push, and renew the lease between."""
         while not self._ended.is_set():
             self._wake.wait(self.renew_seconds)
             self._wake.clear()
@@ -194,7 +185,7 @@ class Mirror:
                 self._store.remove(name)
 
     def _end(self, keep: bool) -> None:
-        """Copy all, and give the run back; the folder stays where it is to be kept."""
+        """Copy all, and release the lease; the folder is removed unless ``keep``."""
         if self._lost is not None:
             raise self._lost
         if began := RunDirectory(self.path).config_path.exists():

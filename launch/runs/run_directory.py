@@ -48,9 +48,8 @@ def _finite(value: Any) -> Any:
 
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
-    """Makes a directory that no other process has: ``path``, or the first of ``path``-2, ``path``-3, … that is not
-    there yet. At the end it is removed, with empty parents, if it is empty. Raises RunDirectoryError where none can be
-    made."""
+    """Makes the directory ``path``, or the first of ``path``-2, ``path``-3, … that is not there yet; at the end it is
+    removed, with empty parents, if it is empty. Raises RunDirectoryError where none can be made."""
     for number in itertools.count(1):
         made = path if number == 1 else path.with_name(f"{path.name}-{number}")
         try:
@@ -68,10 +67,8 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces the file at ``path`` by ``text``; a reader, or a crash, meets the old file or the new one, whole.
-
-    Raises OSError as the file system gives it.
-    """
+    """Replaces the file at ``path``, so that a reader or a crash meets the old file or the new one, whole. Raises
+    OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -84,11 +81,8 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def open_locked(path: Path, wait: bool = False) -> TextIO:
-    """The file at ``path``, made if need be, which no other process has locked. The kernel drops the lock when the file
-    is closed or the process ends, however it ends; programs that the process starts do not get it.
-
-    Raises BlockingIOError where another process has the lock and ``wait`` is False, and OSError.
-    """
+    """The file at ``path``, made if need be, locked until it is closed or the process ends; child programs do not
+    inherit the lock. Raises BlockingIOError where another process has it and ``wait`` is False, and OSError."""
     # "a+" leaves what the holder has written as it is; Python opens it with O_CLOEXEC.
     file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 (open while locked)
     try:
@@ -100,30 +94,22 @@ def open_locked(path: Path, wait: bool = False) -> TextIO:
 
 
 class RunDirectory:
-    """One run on disk; made by `create` or `open`, and a context manager that lets go of the lock.
-
-    A run that is created, or opened for writing, is locked (``run.lock``): no second process can train in it.
-    """
+    """One run on disk, made by `create` or `open`. One that is created, or opened for writing, is locked
+    (``run.lock``) until `close`, or the end of its context: no second process can train in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config_path = path / "config.json"
-        """Every setting of the run."""
         self.metrics_path = path / "metrics.jsonl"
-        """One JSON object a line."""
         self.checkpoints = path / "checkpoints"
         self.evaluation_path = path / "evaluation.json"
-        """What an evaluation of the run found."""
         self.curves_path = path / "curves.png"
-        """The learning curve of the run."""
         self._lock: TextIO | None = None
 
     @classmethod
     def create(cls, path: Path | str, config: dict[str, Any]) -> RunDirectory:
-        """A new run in ``path`` (made with its parents), locked, with ``config`` as its ``config.json``.
-
-        Raises RunDirectoryError where ``path`` already holds a run, is in use or cannot be written.
-        """
+        """A new run in ``path`` (made with its parents), locked, with ``config`` as its ``config.json``. Raises
+        RunDirectoryError where ``path`` already holds a run, is in use or cannot be written."""
         run = cls(Path(path))
         text = json_text(config, indent=2)
         with ExitStack() as on_error, os_errors_as(RunDirectoryError, f"{run.path} cannot hold a run"):
@@ -140,10 +126,8 @@ class RunDirectory:
 
     @classmethod
     def open(cls, path: Path | str, for_writing: bool, waits: Callable[[str], object] | None = None) -> RunDirectory:
-        """The run in ``path``; with ``for_writing`` it is locked, without, nothing is written and no lock is needed.
-
-        With ``waits`` a run that is in use is waited for, ten minutes at most: its user may be a training that was
-        given up, on a machine that does not know it yet. ``waits`` then gets a sentence that names it.
+        """The run in ``path``, locked where it is ``for_writing``. With ``waits`` a run that is in use is waited for,
+        ten minutes at most, as a lost training may still hold it; ``waits`` gets a sentence that names the holder.
 
         Raises RunDirectoryError where ``path`` is not a run, or, with ``for_writing``, is in use or cannot be written.
         """
@@ -162,10 +146,8 @@ class RunDirectory:
         return run
 
     def read_config(self) -> dict[str, Any]:
-        """What `create` was given, as JSON gives it back: tuples are lists, paths are strings.
-
-        Raises RunDirectoryError where ``config.json`` cannot be read or is damaged.
-        """
+        """The settings as JSON gives them back: tuples are lists, paths are strings. Raises RunDirectoryError where
+        ``config.json`` cannot be read or is damaged."""
         try:
             config = json.loads(self.config_path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -182,8 +164,8 @@ class RunDirectory:
             write_atomically(self.config_path, json_text(config, indent=2))
 
     def discard(self) -> None:
-        """Removes a run that never came to a checkpoint: what `create` made, metrics without a line, unfinished
-        checkpoints, and the directory if nothing else is in it."""
+        """Removes a run without a checkpoint: what `create` made, empty metrics, unfinished checkpoints, and the
+        directory if nothing else is in it."""
         self.config_path.unlink(missing_ok=True)
         (self.path / "run.lock").unlink(missing_ok=True)
         with suppress(OSError):
@@ -197,7 +179,7 @@ class RunDirectory:
         self.close()
 
     def close(self) -> None:
-        """Lets go of the lock; a second call does nothing."""
+        """Releases the lock; a second call does nothing."""
         if self._lock is not None:
             # Closing, not LOCK_UN: in a forked child an unlock would take the lock from the parent.
             self._lock.close()

@@ -41,11 +41,10 @@ class RunGroup:
     task: str
     """A task, or several as `find_tasks` reads them; empty for a run of another program that names none."""
     settings: dict[str, Any]
-    """The settings that are compared, flat: ``{"agent.gradient": "rtrl", ...}``; what a ``config.json`` does not name,
-    for it is older than the setting, has its default."""
+    """The settings that are compared, flat: ``{"agent.gradient": "rtrl", ...}``, with defaults for what an older
+    ``config.json`` does not name."""
     runs: tuple[Path, ...]
     seeds: tuple[Any, ...]
-    """The seed of each run."""
     name: str | None = None
     """What the runs are called where another program wrote them."""
 
@@ -53,13 +52,10 @@ class RunGroup:
 def group_runs(runs: Iterable[Path | str], left_out: list[str] | None = None) -> list[RunGroup]:
     """The runs by their settings, in the order in which they are first met; a run named twice counts once.
 
-    A directory that is no run stands for the runs that it holds. A directory with TensorBoard event files and nothing
-    of r2ac is a run of another program, and a group of its own; runs with names of CleanRL's form, side by side, that
-    differ in their seed and time only are one group. ``left_out`` takes a sentence for each run that cannot be read, in
-    place of the error.
-
-    Raises:
-        RunDirectoryError: where one is not a run or its ``config.json`` is damaged or names no task.
+    A directory that is no run stands for the runs that it holds. One with TensorBoard event files and nothing of r2ac
+    is a run of another program and a group of its own, but for runs of one folder whose names of CleanRL's form differ
+    in seed and time alone. ``left_out`` gets a sentence for each run that cannot be read; without it RunDirectoryError
+    is raised.
     """
     unique = {run.resolve(): run for path in runs for run in runs_of(Path(path)) or [Path(path)]}
     groups: dict[str, RunGroup] = {}
@@ -76,8 +72,8 @@ def group_runs(runs: Iterable[Path | str], left_out: list[str] | None = None) ->
 
 
 def runs_of(path: Path) -> list[Path]:
-    """The run at ``path``, or those that the directory holds; none where it is no run and holds none. A sweep's
-    ``sweep.json`` stands for the sweep, so that ``SWEEP/*`` names its runs."""
+    """The run at ``path``, or those that the directory holds. ``sweep.json`` stands for its sweep, so that ``SWEEP/*``
+    names its runs."""
     if _is_sweep(path):
         return runs_of(path.parent)
     if _is_run(path):
@@ -108,21 +104,22 @@ def tasks_of(names: str) -> tuple[str, ...]:
 
 
 def differing_fields(panels: Iterable[Sequence[RunGroup]]) -> list[str]:
-    """The settings, by their flat names, in which groups of one panel differ.
-
-    Runs of other programs have none. Of groups with different tasks the options of the environment are not compared:
-    they say what the tasks are.
-    """
+    """The settings, by their flat names, in which groups of one panel differ, but for runs of other programs, and for
+    the options of the environment in groups with different tasks."""
     pairs = [pair for panel in panels for pair in combinations([g for g in panel if g.name is None], 2)]
     names = dict.fromkeys(name for pair in pairs for group in pair for name in group.settings)
-    return [name for name in names if any(_differ(a, b, name) for a, b in pairs)]
+
+    def differ(a: RunGroup, b: RunGroup, name: str) -> bool:
+        compared = a.task == b.task or not name.startswith("env.")
+        return compared and bool(a.settings.get(name, UNSET) != b.settings.get(name, UNSET))
+
+    return [name for name in names if any(differ(a, b, name) for a, b in pairs)]
 
 
 def group_labels(
     groups: Sequence[RunGroup], panels: Sequence[Sequence[RunGroup]], always: Sequence[str] = ()
 ) -> list[str]:
-    """What sets each group apart from those that it shares a panel with, the same in every panel; empty where nothing
-    does. The settings in ``always`` are named all the same."""
+    """The settings in which each group differs from those that it shares a panel with, and those in ``always``."""
     names = list(dict.fromkeys([*differing_fields(panels), *always]))
     mixed = any(len({group.task for group in panel if group.name is None}) > 1 for panel in panels)
     labels = []
@@ -224,9 +221,3 @@ def _defaults(task: str) -> dict[str, Any]:
     config = TrainConfig(task, SuiteOptions() if suite is None else suite.options()).to_json()
     del config["task"]
     return dict(_flat(json.loads(json.dumps(config, default=os.fspath))))
-
-
-def _differ(a: RunGroup, b: RunGroup, name: str) -> bool:
-    if a.task != b.task and name.startswith("env."):
-        return False
-    return bool(a.settings.get(name, UNSET) != b.settings.get(name, UNSET))

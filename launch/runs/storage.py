@@ -33,10 +33,8 @@ class StorageUnavailable(RuntimeError):
 
 
 def cache_folder(kind: str, url: str) -> Path:
-    """The folder of this machine for copies of ``url``, the same each time, below ``$XDG_CACHE_HOME`` or ``~/.cache``.
-
-    It is made, for this user alone. Raises StorageError where it cannot be.
-    """
+    """The folder of this machine for copies of ``url``, made for this user alone below ``$XDG_CACHE_HOME`` or
+    ``~/.cache``. Raises StorageError where it cannot be made."""
     try:
         home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     except RuntimeError:
@@ -48,11 +46,9 @@ def cache_folder(kind: str, url: str) -> Path:
 
 
 class Store:
-    """The folder at a URL. Names of files are relative to it, with ``/`` between their parts.
-
-    Raises StorageError for a URL that no package reads or that names no folder, and MissingPackage where the package
-    that reads it is not installed. All methods raise StorageUnavailable, whatever error the store's package has.
-    """
+    """The folder at a URL; names of files are relative to it. Raises StorageError for a URL that no package reads or
+    that names no folder, and MissingPackage; all methods raise StorageUnavailable, whatever the store's package
+    raises."""
 
     def __init__(self, url: str) -> None:
         try:

@@ -17,7 +17,7 @@ _NAME = "suite.json"
 
 @dataclass(frozen=True)
 class SuiteRun:
-    """A directory of runs, one for each task of a list; ``suite.json`` says which, and with which flags."""
+    """What ``suite.json`` in such a directory says: which tasks, and with which flags."""
 
     place: str
     """The directory: its path, or its URL."""
@@ -51,7 +51,3 @@ class SuiteRun:
     def place_of(self, task: Task) -> str:
         """Where the run of a task lies: a path or a URL."""
         return f"{self.place.rstrip('/')}/{task.name.replace('/', '-')}"
-
-    def run_of(self, task: Task) -> Path:
-        """The path of the run of a task, in a directory of this machine."""
-        return Path(self.place_of(task))

@@ -39,11 +39,9 @@ TAGS: Mapping[str, str] = {**{key: f"returns/{key}" for key in _RETURNS}, "updat
 
 
 class EventWriter:
-    """Appends to the TensorBoard events of a run in ``folder``; they are in the file when a method returns.
-
-    TensorBoard hides what earlier files hold of ``purge_step`` and later steps; None hides nothing. All methods raise
-    RunDirectoryError where the file system takes no more.
-    """
+    """Appends to the TensorBoard events in ``folder``, flushed when a method returns. TensorBoard hides what earlier
+    files hold of ``purge_step`` and later steps. All methods raise RunDirectoryError where the file system takes no
+    more."""
 
     def __init__(self, folder: Path, purge_step: int | None) -> None:
         # TensorBoard takes seconds to import, and who reads metrics does not need it.

@@ -115,7 +115,7 @@ def test_a_directory_of_a_suite_stands_for_its_runs(folder: Path, capsys: Captur
     captured = capsys.readouterr()
     assert f"{suite} has no run on memory/copy yet" in captured.err
     for task in ("memory/tmaze", "memory/parity"):
-        (result,) = read_evaluation(suite_at(suite).run_of(find_task(task)))
+        (result,) = read_evaluation(Path(suite_at(suite).place_of(find_task(task))))
         assert (result.task, len(result.episodes)) == (task, 12)
     assert "suite, split test: mean of 2 tasks" in captured.out
     page = (suite / "evaluation.md").read_text()
@@ -126,7 +126,7 @@ def test_ray_and_this_process_play_the_same_and_what_fails_does_not_keep_the_res
     folder: Path, run: Path, capsys: Capture
 ) -> None:
     suite, several = folder / "suite", folder / "several"
-    damaged = find_checkpoint(suite_at(suite).run_of(find_task("memory/parity")))
+    damaged = find_checkpoint(Path(suite_at(suite).place_of(find_task("memory/parity"))))
     damaged.write_bytes(damaged.read_bytes()[:-1])
     # No tmaze agent can read what parity shows.
     named = [suite, several, run, "--suite", "memory/tmaze,memory/parity,memory/copy,atari/Pong"]
