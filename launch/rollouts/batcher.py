@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator
+from itertools import cycle, takewhile
 
 import numpy as np
 import torch
@@ -13,24 +14,10 @@ from r2ac.launch.settings.policy_lag import Held
 from r2ac.learner import Rollout, concatenate
 
 
-class BatchRing:
-    """Memory of some batches that is filled again and again, in turn.
-
-    Args:
-        layout: of a batch.
-        count: how many batches may be in use at a time.
-        pinned: in pages that a GPU can read by itself.
-    """
-
-    def __init__(self, layout: RolloutLayout, count: int, pinned: bool = False) -> None:
-        memory = [torch.empty(layout.nbytes(), dtype=torch.uint8, pin_memory=pinned) for _ in range(count)]
-        self._batches = [layout.over(each.numpy()) for each in memory]
-
-    def fill(self, parts: Sequence[Rollout[np.ndarray]]) -> Rollout[np.ndarray]:
-        """The streams of all parts, written where the oldest batch was."""
-        batch = self._batches.pop(0)
-        self._batches.append(batch)
-        return concatenate(parts, into=batch)
+def batch_ring(layout: RolloutLayout, count: int, pinned: bool = False) -> Iterator[Rollout[np.ndarray]]:
+    """Memory of ``count`` batches in turn, without end; ``pinned``: in pages that a GPU can read by itself."""
+    memory = [torch.empty(layout.nbytes(), dtype=torch.uint8, pin_memory=pinned) for _ in range(count)]
+    return cycle([layout.over(each.numpy()) for each in memory])
 
 
 class Batcher:
@@ -41,10 +28,10 @@ class Batcher:
 
     Args:
         batch_size: B.
-        ring: where batches are written; None for new memory each time.
+        ring: where each batch is written; None for new memory each time.
     """
 
-    def __init__(self, batch_size: int, ring: BatchRing | None = None) -> None:
+    def __init__(self, batch_size: int, ring: Iterator[Rollout[np.ndarray]] | None = None) -> None:
         self.batch_size, self._ring = batch_size, ring
         self._waiting: list[Rollout[np.ndarray]] = []
 
@@ -62,22 +49,22 @@ class Batcher:
 
     def next_batch(self) -> Rollout[np.ndarray] | None:
         """A batch of B rollouts, or None while there are too few."""
-        chosen, seen, size = [], set[int](), 0
+        chosen: list[Rollout[np.ndarray]] = []
+        left: list[Rollout[np.ndarray]] = []
+        seen, size = set[int](), 0
         for rollout in self._waiting:
             streams = rollout.stream.tolist()
-            count = _leading_new(streams, seen, self.batch_size - size)
+            new = list(takewhile(lambda stream: stream not in seen, streams[: self.batch_size - size]))
             seen.update(streams)
-            chosen.append(count)
-            size += count
+            size += len(new)
+            if new:
+                chosen.append(_columns(rollout, 0, len(new)))
+            if len(new) < len(streams):
+                left.append(_columns(rollout, len(new), len(streams)))
         if size < self.batch_size:
             return None
-        parts = [_columns(rollout, 0, count) for rollout, count in zip(self._waiting, chosen, strict=True) if count]
-        self._waiting = [
-            _columns(rollout, count, rollout.batch_size)
-            for rollout, count in zip(self._waiting, chosen, strict=True)
-            if count < rollout.batch_size
-        ]
-        return concatenate(parts) if self._ring is None else self._ring.fill(parts)
+        self._waiting = left
+        return concatenate(chosen, into=None if self._ring is None else next(self._ring))
 
 
 def _version(rollout: Rollout[np.ndarray]) -> int:
@@ -87,11 +74,3 @@ def _version(rollout: Rollout[np.ndarray]) -> int:
 def _columns(rollout: Rollout[np.ndarray], start: int, stop: int) -> Rollout[np.ndarray]:
     """These streams; the rollout itself where that is all of them."""
     return rollout if stop - start == rollout.batch_size else rollout.columns(start, stop)
-
-
-def _leading_new(streams: list[int], seen: set[int], most: int) -> int:
-    """How many of the first streams are not in ``seen``, at most ``most``."""
-    count = 0
-    while count < min(most, len(streams)) and streams[count] not in seen:
-        count += 1
-    return count

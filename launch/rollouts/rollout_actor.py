@@ -224,8 +224,7 @@ class RolloutActor:
         self._policy: Policy
         if isinstance(inference, str):
             assert self._memory is not None
-            slots = len(self._memory.slots)
-            self._policy = SocketPolicy(inference, self._memory.descriptor, slots, config.first_stream)
+            self._policy = SocketPolicy(inference, self._memory.descriptor, config.first_stream)
         else:
             agent = Agent(self.spec, config.agent)
             self._layout = RolloutLayout(

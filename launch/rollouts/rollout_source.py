@@ -15,7 +15,7 @@ from r2ac.launch.rollouts.failures import ActorsLost, FailurePolicy
 from r2ac.launch.rollouts.inference.pool import InferencePool
 from r2ac.launch.rollouts.orders import Orders
 from r2ac.launch.rollouts.rollout_actor import Collected, Episode, RolloutActor
-from r2ac.launch.rollouts.transport.links import ActorLink
+from r2ac.launch.rollouts.transport.links import RayLink, SocketLink
 from r2ac.launch.rollouts.transport.shared_memory import NoMemory
 from r2ac.launch.rollouts.transport.shared_weights import Weights, WeightsTarget
 from r2ac.learner import Rollout
@@ -129,7 +129,7 @@ class RaySource:
 
     def __init__(
         self,
-        link: ActorLink,
+        link: RayLink | SocketLink,
         weights: WeightsTarget,
         orders: Orders,
         batcher: Batcher,

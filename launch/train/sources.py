@@ -16,7 +16,7 @@ from r2ac.agents import ObservationSpec
 from r2ac.envs import find_tasks
 from r2ac.launch.cluster.connect import connect
 from r2ac.launch.rollouts.batch_pipeline import BUFFERS, BatchPipeline
-from r2ac.launch.rollouts.batcher import Batcher, BatchRing
+from r2ac.launch.rollouts.batcher import Batcher, batch_ring
 from r2ac.launch.rollouts.failures import FailurePolicy
 from r2ac.launch.rollouts.inference.acting_agent import InferenceConfig
 from r2ac.launch.rollouts.inference.pool import InferencePool, pool_anywhere, pool_beside
@@ -123,7 +123,7 @@ def _ray_source(
         link = RayLink(ActorStarter(ray, actors, step_timeout, None, pool))
         weights = pool or link
     stack.callback(link.close)
-    ring = BatchRing(replace(layout, num_streams=config.batch_size), BUFFERS, pinned=learner.device.type == "cuda")
+    ring = batch_ring(replace(layout, num_streams=config.batch_size), BUFFERS, pinned=learner.device.type == "cuda")
     source = RaySource(
         link,
         weights,

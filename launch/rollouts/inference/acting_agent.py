@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
+from operator import add
 
 import numpy as np
 import torch
@@ -46,20 +47,12 @@ class InferenceStatistics:
     """Groups of streams, a step each: ``requests / batches`` were computed together."""
 
     def __add__(self, other: InferenceStatistics) -> InferenceStatistics:
-        return InferenceStatistics(
-            self.seconds + other.seconds,
-            self.idle + other.idle,
-            self.batches + other.batches,
-            self.requests + other.requests,
-        )
+        return InferenceStatistics(*map(add, astuple(self), astuple(other)))
 
 
 class ActingAgent:
-    """A copy of the agent that computes logits for any of the streams, and keeps their states.
-
-    Args:
-        config: of the worker; its threads are set in this process.
-    """
+    """A copy of the agent that computes logits for any of the streams, and keeps their states. Sets the threads of this
+    process."""
 
     def __init__(self, config: InferenceConfig) -> None:
         if config.threads is not None:
@@ -70,20 +63,20 @@ class ActingAgent:
         self.version = -1
         """Of the weights; -1 before the first."""
         self._began: float | None = None
-        self._seconds, self._batches, self._requests = 0.0, 0, 0
+        self._done = InferenceStatistics()
 
     def statistics(self) -> InferenceStatistics:
         lived = 0.0 if self._began is None else time.perf_counter() - self._began
-        return InferenceStatistics(self._seconds, max(0.0, lived - self._seconds), self._batches, self._requests)
+        return replace(self._done, idle=max(0.0, lived - self._done.seconds))
 
     def load(self, weights: Weights) -> None:
-        """Act with these from now on."""
+        """Act with these weights from now on."""
         if weights.version != self.version:
             weights.load_into(self._agent)
             self.version = weights.version
 
     def forget(self, streams: slice) -> None:
-        """The cells of these streams are zero again."""
+        """Set the cells of these streams to zero."""
         self._cells[streams].zero_()
 
     def act(self, streams: Sequence[slice], steps: Sequence[StepInput]) -> tuple[np.ndarray, Tensor]:
@@ -102,9 +95,7 @@ class ActingAgent:
         )
         self._cells[chosen] = output.state
         logits = output.logits.cpu().numpy()
-        self._seconds += time.perf_counter() - began
-        self._batches += 1
-        self._requests += len(streams)
+        self._done += InferenceStatistics(time.perf_counter() - began, batches=1, requests=len(streams))
         return logits, cells
 
     def _gather(self, parts: list[np.ndarray]) -> Tensor:

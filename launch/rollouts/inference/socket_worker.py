@@ -24,8 +24,8 @@ from r2ac.learner import Rollout
 
 _REQUEST = struct.Struct("=iii")
 """From an actor: group of streams, slot of its memory, step. The answer is the group in one byte."""
-_HELLO = struct.Struct("=ii")
-"""The first message, beside the descriptor of the actor's memory: the actor's first stream, and its slots."""
+_HELLO = struct.Struct("=i")
+"""The first message, beside the descriptor of the actor's memory: the actor's first stream."""
 _POLL_SECONDS = 0.5
 _FIRST_WEIGHTS_SECONDS = 0.01
 
@@ -37,20 +37,19 @@ class SocketPolicy:
     Args:
         address: the worker's socket in the file system.
         descriptor: of the actor's memory.
-        slots: rollouts that the memory has room for.
         first_stream: the number of the actor's first stream among all streams.
 
     Raises:
         InferenceLost: from all methods, if the worker is gone.
     """
 
-    def __init__(self, address: str, descriptor: int, slots: int, first_stream: int) -> None:
+    def __init__(self, address: str, descriptor: int, first_stream: int) -> None:
         self._slot = 0
         self._answered: set[int] = set()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             self._socket.connect(address)
-            socket.send_fds(self._socket, [_HELLO.pack(first_stream, slots)], [descriptor])
+            socket.send_fds(self._socket, [_HELLO.pack(first_stream)], [descriptor])
         except OSError as error:
             raise InferenceLost(f"the inference worker at {address} cannot be reached: {error}") from error
 
@@ -179,8 +178,8 @@ class InferenceWorker:
             if len(message) != _HELLO.size or len(descriptors) != 1:
                 raise ConnectionError("the rollout actor is gone before it said what it is")
             (descriptor,) = descriptors
-            client.first_stream, slots = _HELLO.unpack(message)
-            memory = SharedRollouts(self._config.layout, descriptor, slots)
+            (client.first_stream,) = _HELLO.unpack(message)
+            memory = SharedRollouts(self._config.layout, descriptor)
             client.rollouts = memory.slots
             memory.close()
             # An actor that takes the place of another begins new episodes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import select
+import selectors
 import socket
 import struct
 import time
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from r2ac.launch.cluster.connect import installed_version
 from r2ac.launch.rollouts.inference.pool import InferencePool
@@ -59,31 +59,9 @@ class ActorStarter:
         )
 
 
-class ActorLink(Protocol):
-    """Orders to the rollout actors of a run, and what comes back: in the order of an actor's orders."""
-
-    def ready(self, actor: int) -> bool:
-        """Whether the actor has started; it may have to wait for a place in the cluster."""
-
-    def order(self, actor: int, sequence: int) -> None:
-        """Let the actor, which is ready, collect the rollout of this number, after those ordered before."""
-
-    def receive(self, timeout: float) -> list[tuple[int, Collected | Exception]]:
-        """What has arrived by now, beside the number of its actor; waits up to ``timeout`` seconds for the first. An
-        exception is Ray's, where the actor died or failed: its other orders are lost too."""
-
-    def replace(self, actor: int) -> None:
-        """Start the actor anew, whatever became of it; its orders are forgotten. One that had started begins other
-        episodes. Raises NoMemory."""
-
-
 class RayLink:
-    """Through Ray: an order is a call of an actor's method, weights and rollouts lie in the object store.
-
-    Weights are stored once each time and go once to each node that has actors; what no order needs any more is let go.
-
-    Args:
-        starter: starts the actors, which must have this version of the package.
+    """Orders and rollouts through Ray: an order is a call of an actor's method, weights and rollouts lie in the object
+    store. Weights are stored once each time and go once to each node that has actors, until no order needs them.
     """
 
     def __init__(self, starter: ActorStarter) -> None:
@@ -102,12 +80,17 @@ class RayLink:
         return self._weights[0]
 
     def ready(self, actor: int) -> bool:
+        """Whether the actor has started; it may have to wait for a place in the cluster."""
         return actor not in self._starting.values()
 
     def order(self, actor: int, sequence: int) -> None:
+        """Let the actor, which is ready, collect the rollout of this number, after those ordered before."""
         self._orders[self._actors[actor].collect.remote(self._weights[1], sequence)] = actor
 
     def receive(self, timeout: float) -> list[tuple[int, Collected | Exception]]:
+        """What has arrived by now with the number of its actor, in the order of an actor's orders; waits up to
+        ``timeout`` seconds for the first. An exception is Ray's, where the actor died or failed: its other orders are
+        lost too."""
         calls = [*self._starting, *self._orders]
         if not calls:
             time.sleep(timeout)
@@ -119,6 +102,7 @@ class RayLink:
         return [arrival for call in sorted(ready, key=calls.index) for arrival in self._take(call)]
 
     def replace(self, actor: int) -> None:
+        """Start the actor anew; its orders are forgotten. One that had started begins other episodes."""
         if self.ready(actor):
             self._starter.begin_other_episodes(actor)
         self._orders = {order: owner for order, owner in self._orders.items() if owner != actor}
@@ -152,8 +136,8 @@ class RayLink:
 
 
 class SocketLink:
-    """Through sockets: rollouts lie in memory that an actor shares with this process, and an order and its answer are a
-    few bytes and no call of Ray. Ray starts the actors, and says why one ended.
+    """As :class:`RayLink`, through sockets: rollouts lie in memory that an actor shares with this process, and an order
+    and its answer are a few bytes and no call of Ray. Ray starts the actors, and says why one ended.
 
     Args:
         starter: starts the actors.
@@ -162,7 +146,7 @@ class SocketLink:
         folder: for its socket, which only this user enters.
 
     Raises:
-        NoMemory: if there is none for the rollouts.
+        NoMemory: here and from :meth:`replace`, if there is none for the rollouts.
     """
 
     def __init__(self, starter: ActorStarter, layout: RolloutLayout, slots: int, folder: Path) -> None:
@@ -172,13 +156,13 @@ class SocketLink:
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._listener.bind(self._address)
         self._listener.listen(count + 8)
-        self._connections: list[Connection | None] = [None] * count
-        self._owners: dict[int, int] = {}  # the actors, by the descriptors of those connections that are open
-        self._poll = select.poll()
-        self._poll.register(self._listener, select.POLLIN)
-        self._actors: list[Any] = [None] * count
-        self._served: list[Any] = [None] * count
-        self._memory: list[SharedRollouts | None] = [None] * count
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        # By the numbers of the actors; only those that are ready have a connection.
+        self._connections: dict[int, Connection] = {}
+        self._actors: dict[int, Any] = {}
+        self._served: dict[int, Any] = {}
+        self._memory: dict[int, SharedRollouts] = {}
         self._starts = 0
         self._keys = [0] * count  # of the start of each actor: one of before is not let in
         try:
@@ -189,52 +173,48 @@ class SocketLink:
             raise
 
     def ready(self, actor: int) -> bool:
-        return self._connections[actor] is not None
+        return actor in self._connections
 
     def order(self, actor: int, sequence: int) -> None:
-        connection = self._connections[actor]
-        assert connection is not None
         # The end of a connection is noticed when it is read.
         with contextlib.suppress(OSError):
-            connection.send_bytes(ORDER.pack(sequence))
+            self._connections[actor].send_bytes(ORDER.pack(sequence))
 
     def receive(self, timeout: float) -> list[tuple[int, Collected | Exception]]:
         arrivals: list[tuple[int, Collected | Exception]] = []
-        while ready := self._poll.poll(1000 * timeout):
+        while ready := self._selector.select(timeout):
             timeout = 0
-            for descriptor, _ in ready:
-                if descriptor in self._owners:
-                    arrivals.append(self._read(descriptor))
-                else:
+            for key, _ in ready:
+                if key.fileobj is self._listener:
                     self._accept()
-        starting = [actor for actor, each in enumerate(self._connections) if each is None]
+                else:
+                    arrivals.append(self._read(key.data))
+        starting = [actor for actor in self._actors if not self.ready(actor)]
         return arrivals + [(actor, error) for actor in starting if (error := self._ended(actor, timeout=0)) is not None]
 
     def replace(self, actor: int) -> None:
-        connection, self._connections[actor] = self._connections[actor], None
+        connection = self._connections.pop(actor, None)
         if connection is not None:
             self._starter.begin_other_episodes(actor)
-            self._forget(connection.fileno())
+            self._forget(connection)
             connection.close()
         self._ray.kill(self._actors[actor])
         self._begin(actor)
 
     def close(self) -> None:
         """End the link and the actors, and close their memory."""
-        for connection in self._connections:
-            if connection is not None:
-                connection.close()
+        self._selector.close()
+        for connection in self._connections.values():
+            connection.close()
         self._listener.close()
-        for actor in self._actors:
-            if actor is not None:
-                self._ray.kill(actor)
-        for memory in self._memory:
-            if memory is not None:
-                memory.close()
+        for actor in self._actors.values():
+            self._ray.kill(actor)
+        for memory in self._memory.values():
+            memory.close()
 
     def _begin(self, actor: int) -> None:
         # Memory of its own for each start: an actor that was killed may still write for a moment.
-        memory, old = SharedRollouts.create(self._layout, self._slots), self._memory[actor]
+        memory, old = SharedRollouts.create(self._layout, self._slots), self._memory.get(actor)
         self._memory[actor] = memory
         if old is not None:
             old.close()
@@ -255,26 +235,22 @@ class SocketLink:
             connection.close()
             return
         self._connections[actor] = connection
-        self._owners[connection.fileno()] = actor
-        self._poll.register(connection, select.POLLIN)
+        self._selector.register(connection, selectors.EVENT_READ, actor)
 
-    def _read(self, descriptor: int) -> tuple[int, Collected | Exception]:
+    def _read(self, actor: int) -> tuple[int, Collected | Exception]:
         """A message, with the rollout where it lies; or why there will be none any more."""
-        actor = self._owners[descriptor]
         connection, memory = self._connections[actor], self._memory[actor]
-        assert connection is not None
-        assert memory is not None
         try:
             collected: Collected = connection.recv()
         except (OSError, EOFError):
-            self._forget(descriptor)
+            self._forget(connection)
             return actor, self._ended(actor, timeout=30) or ConnectionError("its connection ended")
         return actor, replace(collected, rollout=memory.slots[memory.slot(collected.sequence)])
 
-    def _forget(self, descriptor: int) -> None:
+    def _forget(self, connection: Connection) -> None:
         """Nothing is to be read there any more."""
-        if self._owners.pop(descriptor, None) is not None:
-            self._poll.unregister(descriptor)
+        with contextlib.suppress(KeyError):
+            self._selector.unregister(connection)
 
     def _ended(self, actor: int, timeout: float) -> Exception | None:
         """Why an actor serves no more; None if Ray does not say so within ``timeout`` seconds."""

@@ -6,8 +6,11 @@ of /dev/shm holds for it. Linux only.
 
 from __future__ import annotations
 
+import mmap
 import os
 from dataclasses import dataclass
+
+import numpy as np
 
 from r2ac.launch.runtime.errors import os_reason
 
@@ -30,12 +33,27 @@ class MemoryHandle:
         return os.open(f"/proc/{self.process}/fd/{self.descriptor}", os.O_RDWR | os.O_CLOEXEC)
 
 
-def allocate(name: str, size: int) -> int:
-    """The descriptor of ``size`` new bytes, all taken from the system now, so that none can be missing later.
+class SharedMemory:
+    """Memory that this process sees as well as others. Views of its ``bytes`` stay valid after :meth:`close`.
 
-    Raises:
-        NoMemory: where there is not so much.
+    Args:
+        descriptor: of the memory; this object closes it.
     """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.bytes = np.frombuffer(mmap.mmap(descriptor, 0), dtype=np.uint8)
+
+    def close(self) -> None:
+        """Close the descriptor."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+def allocate(name: str, size: int) -> int:
+    """The descriptor of ``size`` new bytes, all taken from the system now, so that none can be missing later. Raises
+    NoMemory."""
     descriptor = os.memfd_create(name)
     try:
         os.posix_fallocate(descriptor, 0, size)

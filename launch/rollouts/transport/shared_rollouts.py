@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import mmap
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from r2ac.agents import ObservationSpec
-from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle, allocate
+from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle, SharedMemory, allocate
 from r2ac.learner import Rollout
 
 _Shapes = dict[str, tuple[tuple[int, ...], type[np.generic]]]
@@ -56,7 +54,8 @@ class RolloutLayout:
 
     def nbytes(self) -> int:
         """Bytes of a rollout, each array's rounded up to whole lines of the cache."""
-        return sum(size for _, size in self._places())
+        each = self.arrays().values()
+        return sum(_rounded(math.prod(shape) * np.dtype(dtype).itemsize) for shape, dtype in each)
 
     def empty(self) -> Rollout[np.ndarray]:
         """A rollout in memory of this process, with nothing in it yet."""
@@ -65,19 +64,15 @@ class RolloutLayout:
     def over(self, memory: np.ndarray) -> Rollout[np.ndarray]:
         """A rollout whose arrays are views of ``memory``, uint8, of :meth:`nbytes` bytes."""
         views: dict[str, Any] = {}
-        for (name, (shape, dtype)), (start, _) in zip(self.arrays().items(), self._places(), strict=True):
-            size = math.prod(shape) * np.dtype(dtype).itemsize
-            views[name] = memory[start : start + size].view(dtype).reshape(shape)
+        start = 0
+        for name, (shape, dtype) in self.arrays().items():
+            views[name] = np.ndarray(shape, dtype, memory, start)
+            start += _rounded(views[name].nbytes)
         return Rollout(**views)
 
-    def _places(self) -> Iterator[tuple[int, int]]:
-        """Where each array begins, and the bytes that it takes."""
-        start = 0
-        for shape, dtype in self.arrays().values():
-            size = math.prod(shape) * np.dtype(dtype).itemsize
-            rounded = -(-size // _ALIGNMENT) * _ALIGNMENT
-            yield start, rounded
-            start += rounded
+
+def _rounded(nbytes: int) -> int:
+    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -85,46 +80,31 @@ class RolloutsHandle(MemoryHandle):
     """Names a :class:`SharedRollouts` to another process."""
 
     layout: RolloutLayout
-    slots: int
 
 
-class SharedRollouts:
-    """Room for some rollouts of one layout, in memory that several processes of this machine see.
+class SharedRollouts(SharedMemory):
+    """Rollouts of one layout, side by side in memory that several processes of this machine see."""
 
-    Args:
-        layout: of each rollout.
-        descriptor: of the memory; this object closes it.
-        slots: the number of rollouts.
-    """
-
-    def __init__(self, layout: RolloutLayout, descriptor: int, slots: int) -> None:
-        self.descriptor, self._layout = descriptor, layout
-        size = layout.nbytes()
-        # The views keep the mapping alive, also where this object is gone.
-        whole = np.frombuffer(mmap.mmap(descriptor, slots * size), dtype=np.uint8)
-        self.slots = [layout.over(whole[i * size : (i + 1) * size]) for i in range(slots)]
+    def __init__(self, layout: RolloutLayout, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._layout = layout
+        self.slots = [layout.over(each) for each in self.bytes.reshape(-1, layout.nbytes())]
         """The rollouts, whose arrays are views of the memory."""
 
     @staticmethod
     def create(layout: RolloutLayout, slots: int) -> SharedRollouts:
         """New memory. Raises NoMemory."""
-        return SharedRollouts(layout, allocate("r2ac-rollouts", slots * layout.nbytes()), slots)
+        return SharedRollouts(layout, allocate("r2ac-rollouts", slots * layout.nbytes()))
 
     @staticmethod
     def attach(handle: RolloutsHandle) -> SharedRollouts:
         """The memory that another process made. Raises OSError if that process is gone."""
-        return SharedRollouts(handle.layout, handle.open(), handle.slots)
+        return SharedRollouts(handle.layout, handle.open())
 
     def handle(self) -> RolloutsHandle:
         """For :meth:`attach`, as long as this object is open."""
-        return RolloutsHandle(os.getpid(), self.descriptor, self._layout, len(self.slots))
+        return RolloutsHandle(os.getpid(), self.descriptor, self._layout)
 
     def slot(self, sequence: int) -> int:
         """Where the rollout of this number lies: the rollouts of one actor take the slots in turn."""
         return sequence % len(self.slots)
-
-    def close(self) -> None:
-        """Close the descriptor; the rollouts stay as long as somebody holds them."""
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1

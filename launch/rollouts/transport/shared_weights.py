@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 
 from r2ac.agents import Agent
-from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle, allocate
+from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle, SharedMemory, allocate
 from r2ac.learner.vectors import copy_vector_
 
 
@@ -40,23 +39,19 @@ class WeightsTarget(Protocol):
         """The oldest version that a rollout ordered from this actor now can have; -1 while none has arrived."""
 
 
-class SharedWeights:
+class SharedWeights(SharedMemory):
     """The newest weights, in memory that all processes of the machine read and one writes.
 
     ``SLOTS`` slots are written in turn, so that a reader is disturbed only where it takes longer than two more
     publications; it then reads again. The check relies on stores being seen in their order, as on x86-64.
-
-    Args:
-        descriptor: of the memory; this object closes it.
     """
 
     SLOTS = 3
 
     def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+        super().__init__(descriptor)
         # First the number of the newest slot, then the version in each: -1 while it is written, or before.
-        whole = np.frombuffer(mmap.mmap(descriptor, 0), dtype=np.uint8)
-        header, values = np.split(whole, [8 * (1 + self.SLOTS)])
+        header, values = np.split(self.bytes, [8 * (1 + self.SLOTS)])
         self._newest, self._versions = np.split(header.view(np.int64), [1])
         self._slots = values.view(np.float32).reshape(self.SLOTS, -1)
         self._read: Weights | None = None
@@ -75,7 +70,7 @@ class SharedWeights:
 
     def handle(self) -> MemoryHandle:
         """For :meth:`attach`, as long as this object is open."""
-        return MemoryHandle(os.getpid(), self._descriptor)
+        return MemoryHandle(os.getpid(), self.descriptor)
 
     def publish(self, weights: Weights) -> None:
         """Make these the newest."""
@@ -103,9 +98,3 @@ class SharedWeights:
             if version >= 0 and int(self._versions[slot]) == version:
                 self._read = Weights(version, values)
                 return self._read
-
-    def close(self) -> None:
-        """Close the descriptor."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1

@@ -12,7 +12,7 @@ from torch.nn.utils import parameters_to_vector
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.rollouts.batch_pipeline import BUFFERS, BatchPipeline
-from r2ac.launch.rollouts.batcher import Batcher, BatchRing
+from r2ac.launch.rollouts.batcher import Batcher, batch_ring
 from r2ac.launch.rollouts.failures import ActorsLost
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
 from r2ac.launch.rollouts.rollout_source import Batch, InProcessSource
@@ -85,7 +85,7 @@ def test_a_ring_that_is_filled_ahead_changes_neither_weights_nor_metrics(device:
     streams, batch = 16, 4
     config = ActorConfig("memory/tmaze", MemoryOptions(corridor_length=40), AGENT, 5, STEPS, streams, index=0)
     found = []
-    for ring in (None, BatchRing(RolloutLayout(STEPS, batch, SPEC, 5), BUFFERS, pinned=device == "cuda")):
+    for ring in (None, batch_ring(RolloutLayout(STEPS, batch, SPEC, 5), BUFFERS, pinned=device == "cuda")):
         torch.manual_seed(0)
         learner = Learner(Agent(SPEC, AGENT).to(device), LearnerConfig(learning_rate=1e-3), streams, 10**6)
         actor, batcher = RolloutActor(config), Batcher(batch, ring)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from r2ac.agents import ObservationSpec
-from r2ac.launch.rollouts.batcher import Batcher, BatchRing
+from r2ac.launch.rollouts.batcher import Batcher, batch_ring
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.learner import Rollout
 
@@ -117,7 +117,7 @@ def test_a_ring_is_filled_in_turn_and_batches_are_the_same() -> None:
             array[...] = number + 1
         part.stream[:] = [0, 1] if number % 2 == 0 else [2, 3]
         parts.append(part)
-    plain, ringed = Batcher(4), Batcher(4, BatchRing(layout, count=2))
+    plain, ringed = Batcher(4), Batcher(4, batch_ring(layout, count=2))
     for part in parts:
         plain.add(part)
         ringed.add(part)

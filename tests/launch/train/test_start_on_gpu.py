@@ -193,7 +193,7 @@ def open_on_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Callable[.
         found.ahead = True
         return SimpleNamespace(close=lambda: None)
 
-    for name, double in (("pool_beside", pool), ("BatchRing", ring), ("RolloutActor", actor)):
+    for name, double in (("pool_beside", pool), ("batch_ring", ring), ("RolloutActor", actor)):
         monkeypatch.setattr(sources, name, double)
     monkeypatch.setattr(sources, "BatchPipeline", pipeline)
     for name in ("connect", "SharedWeights", "SocketLink", "WeightsPublisher"):
