@@ -48,7 +48,7 @@ COMMANDS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code (2 for bad input, told in one sentence; 1 for a run that failed)."""
+    """Run a command; returns the exit code (2 for bad input, with one sentence; 1 for a run that failed)."""
     with safe_output():
         return _run(arguments)
 
@@ -90,7 +90,7 @@ def _command(words: list[str], console: Console) -> int:
 
 
 def _failed(error: Exception) -> int:
-    """Tell what went wrong; returns the exit code. What nobody foresaw is raised again, or told to the supervisor."""
+    """Print what went wrong; returns the exit code. An unexpected error is raised again, or printed and retried."""
     from r2ac.envs import InvalidOption, MissingPackage, UnknownTask
     from r2ac.launch.cluster.connect import ConnectionFailed
     from r2ac.launch.runtime.errors import RunError, with_details_kept
@@ -118,6 +118,6 @@ def _failed(error: Exception) -> int:
         return exit_code(failure_code(error))
     if restarts() is None:
         raise error
-    # What nobody foresaw, such as an error of a GPU: the supervisor tries again.
+    # An unexpected error, such as one of a GPU: the supervisor tries again.
     traceback.print_exception(error)
     return TRY_AGAIN

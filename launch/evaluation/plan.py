@@ -123,7 +123,7 @@ def _runs_at(argument: Path) -> list[Path]:
     try:
         runs = [run for run in runs_of(argument) if RunDirectory(run).config_path.exists()]
     except (OSError, RunError):
-        # Whoever looks for a checkpoint there says what is wrong.
+        # The search for a checkpoint there says what is wrong.
         runs = []
     return runs or [argument]
 

@@ -22,7 +22,7 @@ EXTENSIONS = (".png", ".svg", ".pdf")
 _PARTS = {"boundary_norm": ("boundary term", "#D55E00"), "inside_norm": ("inside the rollout (TBPTT)", "#0072B2")}
 _MOST_LABELS = 8
 _LEAST_ERROR = 1e-4
-"""Of the error axis: what is less is hardly told from the rounding of float32."""
+"""Lower end of the error axis: smaller errors are rounding of float32."""
 
 
 def draw_inspections(

@@ -53,7 +53,7 @@ def throughput_section(study: Study) -> Section:
             html.details(f"Every run ({len(pairs)})", [table]),
         ]
     else:
-        blocks.append(html.text("No run has lines in metrics.jsonl, which would tell how fast it went.", "missing"))
+        blocks.append(html.text("No run has lines in metrics.jsonl, which hold its speed.", "missing"))
     return Section("throughput", "Throughput and policy lag", blocks)
 
 

@@ -58,7 +58,7 @@ class SafeStream:
 
 
 def reader_is_gone() -> bool:
-    """Whether nobody reads standard output any more."""
+    """Whether the reader of standard output is gone."""
     return isinstance(getattr(sys.stdout, "failure", None), BrokenPipeError)
 
 

@@ -29,7 +29,7 @@ class StopSignals:
     signals, only ``also`` is asked.
 
     Args:
-        also: tells whether something else asks the run to stop.
+        also: returns whether the run is to stop for another reason.
     """
 
     def __init__(self, also: Callable[[], bool] = lambda: False) -> None:
@@ -39,7 +39,7 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def stop_requested(self) -> bool:
-        """Whether a signal came, or something else asks for it."""
+        """Whether a signal came, or ``also()`` is true."""
         return self.received is not None or self._also()
 
     def __enter__(self) -> Self:

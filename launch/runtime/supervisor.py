@@ -1,7 +1,7 @@
 """A parent process that starts a training again after it was killed or has failed; it learns nothing itself.
 
 The training is its child: whatever ends a process, a signal, the lack of memory or an error in a library, ends the
-child alone. Where the parent is killed, the kernel tells the child by SIGTERM to save and to end.
+child alone. Where the parent is killed, the kernel sends SIGTERM to the child, which saves and ends.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def restarts() -> int | None:
 
 
 def exit_code(code: int) -> int:
-    """The exit code of this process: only a supervisor is told that another try is worth it; for all others it is 1."""
+    """The exit code of this process: TRY_AGAIN only under a supervisor, else 1."""
     return 1 if code == TRY_AGAIN and restarts() is None else code
 
 
@@ -189,7 +189,7 @@ def _end_orphans(own: set[int]) -> None:
 
 
 def _children() -> set[int]:
-    """The ids of the children of this process; none where the system does not tell."""
+    """The ids of the children of this process; none where the system has no such list."""
     try:
         texts = [path.read_text() for path in Path("/proc/self/task").glob("*/children")]
     except OSError:

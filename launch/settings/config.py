@@ -205,7 +205,7 @@ class TrainConfig(Generic[EnvOptions]):
             )
         if self.max_policy_lag and self.num_actors == 0:
             raise ConfigError(
-                f"--max-policy-lag is {self.max_policy_lag}, but it must be 0 with --num-actors 0: nobody is late there"
+                f"--max-policy-lag is {self.max_policy_lag}, but it must be 0 with --num-actors 0: no actor is late"
             )
         if self.max_policy_lag:
             import torch

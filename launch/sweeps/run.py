@@ -60,7 +60,7 @@ def run_sweep(plan: SweepPlan, console: Console) -> int:
             try:
                 crashes = _tune(plan, left, before, console)
             except KeyboardInterrupt:
-                # Before Tune takes Ctrl-C, or again while it stops the trials. What was begun can be gone on with.
+                # Before Tune takes Ctrl-C, or again while it stops the trials. The sweep can be resumed.
                 if not plan.description.exists():
                     raise
     results = [result_of(plan, trial, crashes.get(trial.name)) for trial in plan.trials]

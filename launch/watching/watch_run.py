@@ -25,7 +25,7 @@ _TABLE_UNITS = 8
 
 
 def watch_run(config: WatchConfig, console: Console) -> None:
-    """Play, write the video and the picture, and tell what was found. What is played follows from the settings alone.
+    """Play, write the video and the picture, and print what was found. What is played follows from the settings alone.
     Raises RunError, CheckpointError, ConfigError, UnknownTask, InvalidOption, MissingPackage."""
     config.check()
     trained = TrainedAgent.load(config.run)
