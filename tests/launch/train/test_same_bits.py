@@ -50,7 +50,9 @@ def summary(name: str, directory: Path) -> dict[str, list[Any]]:
     }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "breakout-tbptt")) for name in RUNS]
+)
 def test_one_seed_gives_the_bits_of_before(name: str, tmp_path: Path) -> None:
     recorded = json.loads((HERE / "digests.json").read_text())
     before, now = recorded["runs"][name], summary(name, tmp_path / "run")
