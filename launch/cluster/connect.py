@@ -37,7 +37,7 @@ class Connection:
     ray: Any
     """The module, connected."""
     owned: bool
-    """Whether it was made here: what runs inside Ray already leaves Ray as it is."""
+    """Whether it was made here and not by the Ray task that this process is."""
 
     def close(self) -> None:
         """Leave Ray, and end it where it was started here."""
@@ -46,16 +46,11 @@ class Connection:
 
 
 def connect(address: str, num_actors: int) -> Connection:
-    """Start Ray on this machine ("local": it listens on loopback only) or join the cluster at ``address``. A process
-    that is connected already, such as a task of a sweep, stays where it is.
+    """Start Ray on this machine ("local", on loopback only), or join the cluster at ``address``: "auto", or its head's,
+    such as 127.0.0.1:6379. A process that is connected already, such as a task of a sweep, keeps its connection.
 
-    Args:
-        address: "local", "auto" or the address of a cluster's head, such as 127.0.0.1:6379.
-        num_actors: how many actors Ray must be able to hold; a local Ray holds more than there are cores if need be.
-
-    Raises:
-        ConnectionFailed: if there is no cluster at ``address``, it is of another version or refuses the token, it has
-            too few CPUs and gets no more by itself, or Ray cannot be started here.
+    Raises ConnectionFailed where Ray cannot be started or joined, or the cluster has fewer CPUs than ``num_actors`` and
+    no autoscaler; a local Ray holds so many actors whatever the number of cores.
     """
     running = sys.modules.get("ray")
     if running is not None and running.is_initialized():
@@ -67,8 +62,8 @@ def connect(address: str, num_actors: int) -> Connection:
 
 
 def require_gpus(ray: Any, what: str, number: int = 1) -> None:
-    """Raise ConnectionFailed where the cluster lacks the GPUs that ``what`` (a flag and its value) asks for, and gets
-    no more by itself."""
+    """Raise ConnectionFailed where the cluster lacks the GPUs that ``what`` (a flag and its value) asks for, and has no
+    autoscaler."""
     have = int(ray.cluster_resources().get("GPU", 0))
     if have < number and not grows(ray):
         nodes = sum(node["Alive"] for node in ray.nodes())
@@ -79,12 +74,12 @@ def require_gpus(ray: Any, what: str, number: int = 1) -> None:
 
 
 def gpu_share(gpus: float, processes: int) -> float:
-    """So much of a GPU for each process that all of them can run; in units that Ray can count."""
+    """The part of a GPU that each process gets so that all of them run, in Ray's units of 1e-4."""
     return math.floor(1e4 / math.ceil(processes / max(1, int(gpus)))) / 1e4
 
 
 def grows(ray: Any) -> bool:
-    """Whether the cluster may get nodes by itself: it has an autoscaler, or Ray does not say."""
+    """Whether the cluster has an autoscaler; True where Ray's status does not show it."""
     from ray.experimental.internal_kv import _internal_kv_get
 
     status: dict[str, Any] = {}
@@ -106,7 +101,7 @@ def installed_version() -> str:
 
 def _start(num_actors: int) -> Any:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
-    # On a machine that is busy a process may take long to start; one that is late is waited for in vain.
+    # On a busy machine a process may take long to start, and Ray never uses one that comes too late.
     os.environ.setdefault("RAY_worker_register_timeout_seconds", "600")
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "240")
     # An address given to ray.init would be resolved to one that other machines reach.
@@ -128,8 +123,8 @@ def _start(num_actors: int) -> Any:
 
 @contextmanager
 def _sighup_blocked() -> Iterator[None]:
-    """Processes that are started inside inherit it. A terminal that is closed sends SIGHUP to all processes below it:
-    this one, which gets it at the end, saves the run and needs Ray's for that."""
+    """Processes started inside inherit the mask. A closing terminal sends SIGHUP to all processes below it: this one,
+    which gets it at the end, needs Ray's to save the run."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
@@ -164,7 +159,7 @@ def _join(address: str, num_actors: int) -> Any:
 
 
 def _refusal_at(host: str, port: int) -> str | None:
-    """Why nobody listens there; None if somebody does."""
+    """Why a connection to the port fails; None where it succeeds."""
     try:
         socket.create_connection((host, port), timeout=5).close()
     except OSError as error:

@@ -64,14 +64,9 @@ def cluster_command(arguments: Sequence[str], console: Console) -> int:
 def read_training(
     task: str, arguments: Sequence[str], place: Callable[[str], str], name: str = "", now: datetime | None = None
 ) -> Training:
-    """The training that the flags of r2ac train ask for, checked. Raises ConfigError, UnknownTask and InvalidOption.
-
-    Args:
-        task: as r2ac train takes it.
-        arguments: its flags.
-        place: where a run directory lies, as the nodes see it.
-        name: of the job; from the task, the agent, the seed and ``now`` (the local time if None) where it is empty.
-    """
+    """The training that the flags of r2ac train ask for, checked; ``place`` gives where a run directory lies as the
+    nodes see it. An empty ``name`` is made from the task, the agent, the seed and ``now`` (the local time if None).
+    Raises ConfigError, UnknownTask and InvalidOption."""
     flags = [_with_dashes(word) for word in arguments]
     for refused, instead in _REFUSED.items():
         if any(is_flag(word, refused) for word in flags):
@@ -108,8 +103,8 @@ def _with_dashes(word: str) -> str:
 
 
 def _default_name(task: str, label: str, seed: int, now: datetime) -> str:
-    """Such as ``memory-tmaze-rtrl-seed1-20260101-120000``: unlike that of any other manifest, so that none goes on with
-    another's run."""
+    """Such as ``memory-tmaze-rtrl-seed1-20260101-120000``: with the time, so that no manifest continues another's
+    run."""
     end = f"-{label}-seed{seed}-{now:%Y%m%d-%H%M%S}"
     slug = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")
     return slug[: max(47 - len(end), 1)].rstrip("-") + end[-46:]

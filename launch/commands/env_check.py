@@ -29,8 +29,6 @@ _PATIENCE = 60.0
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of what was found."""
-
     about: str
     text: str
     wrong: bool = False
@@ -51,26 +49,14 @@ class _Played:
     failure: str = ""
     """What the environment raised, and when, or that it did not return."""
 
-    def same(self, other: _Played) -> bool:
-        """Whether everything that a learner sees is the same."""
-        own, others = ((each.observations, each.rewards, each.lengths, each.truncated) for each in (self, other))
-        return data_equivalence(own, others)
 
-
+@exits_raise()
 def check_environment(name: str, options: GymOptions, seed: int, steps: int) -> list[Finding]:
     """Play steps of uniformly random actions in the environment ``gym/<name>``; returns what r2ac makes of it.
 
     A step or reset that takes longer than ``options.step_timeout`` seconds (0: 60) is a failure of the environment.
-    Only the main thread, which receives signals, can call this.
-
-    Raises:
-        UnknownTask, InvalidOption, MissingPackage: for what is no task.
+    Only the main thread, which receives signals, can call this. Raises UnknownTask, InvalidOption, MissingPackage.
     """
-    with exits_raise():
-        return _findings(name, options, seed, steps)
-
-
-def _findings(name: str, options: GymOptions, seed: int, steps: int) -> list[Finding]:
     env = make_vector(f"gym/{name}", 1, seed, options=options)
     env.close()
     shown, taken = env.single_observation_space, env.single_action_space
@@ -78,11 +64,9 @@ def _findings(name: str, options: GymOptions, seed: int, steps: int) -> list[Fin
     single = make_single(name, options)
     single.close()
     played = _play(name, options, seed, steps, generators=0)
+    seen = f"{_text(single.observation_space)}, seen as {kind}: {shown.dtype} {list(shown.shape or ())}"
     findings = [
-        Finding(
-            "observation",
-            f"{_text(single.observation_space)}, seen as {kind}: {shown.dtype} {list(shown.shape or ())}",
-        ),
+        Finding("observation", seen),
         Finding("actions", f"{_text(single.action_space)}: {int(taken.n)} actions"),  # type: ignore[attr-defined]
         Finding("infos", f"{', '.join(sorted(played.info_keys)) or 'empty'}: not used"),
         _ends(played, single.spec, steps),
@@ -185,13 +169,18 @@ def _speed(name: str, options: GymOptions, seed: int, steps: int) -> Finding:
 
 def _seeds(name: str, options: GymOptions, seed: int, steps: int, first: _Played) -> Finding:
     """One seed must show the same, whatever the state of the global generators is."""
-    if first.same(_play(name, options, seed, steps, generators=1)):
+
+    def shows_the_same(generators: int) -> bool:
+        again = _play(name, options, seed, steps, generators)
+        own, others = ((each.observations, each.rewards, each.lengths, each.truncated) for each in (first, again))
+        return data_equivalence(own, others)
+
+    if shows_the_same(generators=1):
         return Finding("seeds", "one seed shows the same again")
-    if first.same(_play(name, options, seed, steps, generators=0)):
+    if shows_the_same(generators=0):
         return Finding("seeds", "draws from the global random or np.random, not from self.np_random", wrong=True)
-    return Finding(
-        "seeds", "one seed shows something else each time: reset(seed=…) must seed all that is drawn", wrong=True
-    )
+    text = "one seed shows something else each time: reset(seed=…) must seed all that is drawn"
+    return Finding("seeds", text, wrong=True)
 
 
 def _gymnasium_says(name: str, options: GymOptions) -> list[Finding]:

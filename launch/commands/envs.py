@@ -57,10 +57,6 @@ class WatchArguments(Generic[EnvOptions]):
     fps: int = 15
     """Steps that a video shows in a second."""
 
-    def check(self) -> None:
-        """Raise ConfigError for the first setting that is not allowed."""
-        check_ranges(self, {"steps": (1, 100_000), "seed": (0, 2**64 - 1), "fps": (1, 50)})
-
 
 @dataclass(frozen=True)
 class CheckArguments(Generic[EnvOptions]):
@@ -73,17 +69,10 @@ class CheckArguments(Generic[EnvOptions]):
     seed: int = 0
     """Seeds the environment and the actions."""
 
-    def check(self) -> None:
-        """Raise ConfigError for the first setting that is not allowed."""
-        check_ranges(self, {"steps": (1, 100_000), "seed": (0, 2**31 - 1)})
-
 
 def envs_command(arguments: Sequence[str], console: Console) -> int:
-    """``r2ac envs [SUITE | SUITE/TASK] [--short]``, ``--watch TASK [--flags]`` or ``--check TASK [--flags]``.
-
-    Returns:
-        0, or 1 where --check found something wrong.
-    """
+    """``r2ac envs [SUITE | SUITE/TASK] [--short]``, ``--watch TASK [--flags]`` or ``--check TASK [--flags]``; 1 where
+    --check found something wrong."""
     rest = list(arguments)
     checked = take_flag(rest, "--check")
     if checked is not None:
@@ -114,7 +103,7 @@ def _check(task: str, arguments: list[str], console: Console) -> int:
     options = preset_options(task)
     kind = with_options(CheckArguments, options)
     parsed = parse(kind, f"r2ac envs --check {task}", arguments, CheckArguments(options))
-    parsed.check()
+    check_ranges(parsed, {"steps": (1, 100_000), "seed": (0, 2**31 - 1)})
     from r2ac.launch.commands.env_check import check_environment
 
     findings = check_environment(name, parsed.env, parsed.seed, parsed.steps)
@@ -138,7 +127,7 @@ def _watch(task: str, arguments: list[str], console: Console) -> int:
         options = trained.training.env
     kind = with_options(WatchArguments, options)
     parsed = parse(kind, f"r2ac envs --watch {task}", arguments, WatchArguments(options))
-    parsed.check()
+    check_ranges(parsed, {"steps": (1, 100_000), "seed": (0, 2**64 - 1), "fps": (1, 50)})
     from r2ac.launch.watching.episodes import Scene
     from r2ac.launch.watching.pictures import check_output, draw
     from r2ac.launch.watching.watch import record

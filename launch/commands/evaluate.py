@@ -46,12 +46,8 @@ class EvaluateArguments:
 
 
 def evaluate_command(arguments: Sequence[str], console: Console) -> int:
-    """``r2ac evaluate RUN_OR_CHECKPOINT … [--flags]``.
-
-    Returns:
-        0 where everything has been evaluated, 1 where a part failed, 2 where nothing could be evaluated for bad input,
-        128 + the signal's number where one came.
-    """
+    """``r2ac evaluate RUN_OR_CHECKPOINT … [--flags]``: 1 where a part failed, 2 where nothing could be evaluated for
+    bad input, 128 + the signal's number where one came."""
     parsed = parse(EvaluateArguments, "r2ac evaluate", arguments)
     # What a protocol prescribes is the default of the flags.
     default = EvaluateArguments(settings=Settings.of(parsed.settings.protocol))

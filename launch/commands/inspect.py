@@ -11,11 +11,7 @@ from r2ac.launch.settings.flags import parse, require_runs
 
 
 def inspect_command(arguments: Sequence[str], console: Console) -> int:
-    """``r2ac inspect RUN_OR_CHECKPOINT … [--flags]``.
-
-    Returns:
-        0 where everything has been inspected, 1 where a part could not be, 2 where nothing could.
-    """
+    """``r2ac inspect RUN_OR_CHECKPOINT … [--flags]``: 1 where a part could not be inspected, 2 where nothing could."""
     parsed = parse(InspectConfig, "r2ac inspect", arguments)
     require_runs(parsed.runs, "inspect")
     parsed.check()

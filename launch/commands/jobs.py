@@ -37,7 +37,6 @@ usage: r2ac jobs COMMAND …
 JOB is what r2ac submit printed, or the name that it was given. Every command takes --cluster http://HOST:PORT; see
 r2ac jobs COMMAND --help.
 """
-JobName = Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="Id or name of a job.", metavar="JOB")]
 
 
 def jobs_command(arguments: Sequence[str], console: Console) -> int:
@@ -75,7 +74,7 @@ class _ListJobs:
 
 @dataclass(frozen=True)
 class _JobArguments:
-    job: JobName
+    job: Annotated[tyro.conf.Positional[str], tyro.conf.arg(help="Id or name of a job.", metavar="JOB")]
     cluster: Cluster = None
 
     def find(self) -> tuple[JobServer, Job]:
@@ -154,10 +153,8 @@ class _StopJob(_JobArguments):
             _say(console, f"\n{job.id} was asked to stop, and ends by itself")
             return 130
         if not job.has_ended:
-            again = command_line(("jobs", "status"), job, self.cluster)
-            print_failures(
-                [f"job {job.id} was asked to stop, but has not ended after {self.wait_seconds:g} s: {again}"]
-            )
+            asked = f"job {job.id} was asked to stop, but has not ended after {self.wait_seconds:g} s"
+            print_failures([f"{asked}: {command_line(('jobs', 'status'), job, self.cluster)}"])
             return 1
         _say(console, f"{job.id} {_WORDS[job.status]}")
         if job.run_directory is not None and job.status == "STOPPED":
@@ -183,9 +180,8 @@ class _FetchJob(_JobArguments):
         require(0 < self.wait_seconds < 1e9, "wait_seconds", self.wait_seconds, "above 0")
         server, job = self.find()
         output = self.output or Path("runs") / job.id
-        fetched = fetch(server, job, output, self.limit_mib * 2**20, self.checkpoint, self.wait_seconds)
-        rows = [("files", f"{fetched.files:,} ({fetched.bytes / 2**20:,.1f} MiB), {fetched.way}")]
-        print_table(console, f"{job.id}: fetched", rows, {"run": output})
+        files = fetch(server, job, output, self.limit_mib * 2**20, self.checkpoint, self.wait_seconds)
+        print_table(console, f"{job.id}: fetched", [("files", files)], {"run": output})
         return 0
 
 
@@ -200,8 +196,8 @@ _COMMANDS = {
 
 
 def follow_job(server: JobServer, job: Job, cluster: str | None, console: Console) -> int:
-    """Show the log of a job until it has ended; returns its exit code, 130 for Ctrl-C, or 141 (SIGPIPE's) where nobody
-    reads the log any more."""
+    """Show the log of a job until it has ended; returns its exit code, 130 for Ctrl-C, or 141 (SIGPIPE's) where the
+    log's reader is gone."""
 
     def write(text: str) -> None:
         sys.stdout.write(text)

@@ -38,17 +38,12 @@ class PlotArguments:
 
 
 def plot_command(arguments: Sequence[str], console: Console) -> int:
-    """``r2ac plot RUN … [--flags]``.
-
-    Returns:
-        0, or 1 where some of the runs could not be drawn.
-    """
+    """``r2ac plot RUN … [--flags]``: 1 where some of the runs could not be drawn."""
     parsed = parse(PlotArguments, "r2ac plot", arguments)
     require_runs(parsed.runs, "plot")
     from r2ac.launch.plots.plot import plot_runs
 
-    first = first_place(parsed.runs)
-    output = parsed.output or RunDirectory(first).curves_path
+    output = parsed.output or RunDirectory(first_place(parsed.runs)).curves_path
     settings = {"band": parsed.band, "paper": parsed.paper}
     left_out: list[str] = []
     try:

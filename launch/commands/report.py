@@ -33,20 +33,15 @@ class ReportArguments:
 
 
 def report_command(arguments: Sequence[str], console: Console) -> int:
-    """``r2ac report RUN … [--baseline RUN …] [--flags]``.
-
-    Returns:
-        0, or 1 where some of the paths are no runs; what else is missing stands on the page.
-    """
+    """``r2ac report RUN … [--baseline RUN …] [--flags]``: 1 where some of the paths are no runs."""
     parsed = parse(ReportArguments, "r2ac report", arguments)
     require_runs(parsed.runs, "report")
     from r2ac.launch.report import EXTENSIONS, write_report
     from r2ac.launch.watching.pictures import check_output
 
-    first = first_place(parsed.runs)
-    output = parsed.output or first / "report.html"
+    output = parsed.output or first_place(parsed.runs) / "report.html"
     if parsed.output is not None:
-        # To be known before episodes are played.
+        # Before episodes are played.
         check_output(output, EXTENSIONS)
     left_out: list[str] = []
     try:

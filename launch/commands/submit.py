@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,11 +21,7 @@ from r2ac.launch.settings.flags import is_flag, parse, parse_known, take_flag, t
 
 
 def submit_command(arguments: Sequence[str], console: Console) -> int:
-    """``r2ac submit TASK [--flags]``.
-
-    Returns:
-        0, or with --follow what the job came to: 0, 143 where it was stopped, else its exit code.
-    """
+    """``r2ac submit TASK [--flags]``; with --follow the exit code is the job's, 143 where it was stopped."""
     own, words = parse_own(arguments)
     own.check()
     # Flags are checked here as on the nodes, with what is sent along.
@@ -52,7 +47,7 @@ def submit_command(arguments: Sequence[str], console: Console) -> int:
 
 
 def parse_own(arguments: Sequence[str]) -> tuple[SubmitArguments, list[str]]:
-    """The flags of this command, and all other words in their order; ends the program where they cannot be read."""
+    """The flags of this command, and all other words in their order."""
     if not arguments:
         raise ConfigError("the task is missing: r2ac submit TASK, such as memory/tmaze (r2ac envs lists them)")
     return parse_known(SubmitArguments, "r2ac submit", arguments)
@@ -71,7 +66,7 @@ def _new(own: SubmitArguments, words: list[str]) -> JobRequest:
         raise ConfigError(f"--run-dir is {given!r}, but for a job it must be {places}")
     label = names or words.pop(0)
     flags = _on_the_cluster(words)
-    job_id = new_job_id(label, secrets.token_hex(3))
+    job_id = new_job_id(label)
     place = given or f"{own.storage.rstrip('/')}/{job_id}"
     tasks = [label] if names is None else [task.name for task in find_tasks(label)]
     configs = [training_config(task, flags) for task in tasks]
@@ -95,7 +90,7 @@ def _resumed(own: SubmitArguments, words: list[str], earlier: str, server: JobSe
             raise JobError(f"job {job.id} is {job.status.lower()}: only a training that has ended can go on")
         place, label, known = job.run_directory, job.task, job.config
     config = None if known is None else _checked_on(known, flags, earlier)
-    return training_request(own, new_job_id(label, secrets.token_hex(3)), label, place, ("--resume",), flags, config)
+    return training_request(own, new_job_id(label), label, place, ("--resume",), flags, config)
 
 
 def _checked_on(known: dict[str, Any], flags: Sequence[str], source: str) -> dict[str, Any]:

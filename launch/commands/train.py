@@ -11,13 +11,7 @@ from rich.console import Console
 
 from r2ac.envs import find_tasks
 from r2ac.launch.settings.config import ConfigError, TrainConfig
-from r2ac.launch.settings.flags import (
-    flag_value,
-    parse,
-    take_flag,
-    training_config,
-    with_options,
-)
+from r2ac.launch.settings.flags import flag_value, parse, take_flag, training_config, with_options
 from r2ac.launch.settings.places import is_url, local_place
 from r2ac.launch.settings.presets import preset
 

@@ -8,14 +8,12 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import shlex
 import shutil
 import tarfile
 import time
 import zlib
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from r2ac.launch.cluster.jobs.job import PYTHON, SENDER, Job, is_job_id, new_job_id
@@ -32,22 +30,12 @@ _MOST_FILES = 20_000
 _HEADERS = 64 * 2**20
 
 
-@dataclass(frozen=True)
-class Fetched:
-    """What has been brought here."""
-
-    files: int
-    bytes: int
-    way: str
-    """How it came, in a few words."""
-
-
-def fetch(server: JobServer, job: Job, output: Path, limit: int, checkpoints: bool, wait_seconds: float) -> Fetched:
+def fetch(server: JobServer, job: Job, output: Path, limit: int, checkpoints: bool, wait_seconds: float) -> str:
     """Copy the run of a job into the new directory ``output``: all but locks; of the checkpoints the newest, or none.
+    Returns the number and size of the files and how they came, for people to read.
 
-    Raises JobError where the job has no run directory, or the run cannot be sent: it has more than ``limit`` bytes, or
-    does not come within ``wait_seconds``. Raises RunDirectoryError where it cannot be written here; then ``output`` is
-    as it was.
+    Raises JobError where the job has no run directory, its run has more than ``limit`` bytes or does not arrive within
+    ``wait_seconds``, and RunDirectoryError where it cannot be written here; then there is no ``output``.
     """
     if job.run_directory is None:
         raise JobError(f"job {job.id} was not made by r2ac submit: nobody knows where it writes")
@@ -63,14 +51,14 @@ def fetch(server: JobServer, job: Job, output: Path, limit: int, checkpoints: bo
         files = files_below(partial)
         size = sum((partial / name).stat().st_size for name in files)
         partial.rename(output)
-    return Fetched(len(files), size, way)
+    return f"{len(files):,} ({size / 2**20:,.1f} MiB), {way}"
 
 
 def _bring(
     server: JobServer, job: Job, place: str, folder: Path, limit: int, choice: Choice, wait_seconds: float
 ) -> str:
-    """Fill the folder; returns how: a run directory that this machine sees too is copied, one that is a URL is read
-    with fsspec, and any other one is sent by a small job that runs beside it and prints it."""
+    """Fill the folder; returns how. A run directory that this machine sees too is copied, one at a URL is read with
+    fsspec, any other is printed by a small job on the run's node."""
     if is_url(place):
         _download(place, folder, choice)
         return "read with fsspec"
@@ -106,7 +94,7 @@ def _sent(server: JobServer, job: Job, place: str, limit: int, choice: Choice, s
     python = job.metadata.get(PYTHON, "python")
     words = (python, "-m", "r2ac.launch.cluster.jobs.pack", str(limit), choice)
     request = JobRequest(
-        id=new_job_id(SENDER, secrets.token_hex(3)),
+        id=new_job_id(SENDER),
         entrypoint=f"exec {shlex.join(words)} {quoted_place(place)}",
         node=job.node,
     )
@@ -130,11 +118,9 @@ def _sent(server: JobServer, job: Job, place: str, limit: int, choice: Choice, s
 
 
 def unpack(log: str, folder: Path, limit: int) -> None:
-    """Write the files that `r2ac.launch.cluster.jobs.pack` printed into ``folder``.
-
-    Nothing of the log is trusted: sizes are bounded before anything is unpacked, and only plain files and folders
-    inside of ``folder`` are made. Raises JobError where the log is not whole, or holds what no run holds.
-    """
+    """Write the files that `r2ac.launch.cluster.jobs.pack` printed into ``folder``. The log is not trusted: sizes are
+    bounded before anything is unpacked, and only plain files inside of ``folder`` are made. Raises JobError where the
+    log is not whole, or holds anything else."""
     _, begun, rest = log.rpartition(BEGIN)
     first, _, rest = rest.partition("\n")
     body, ended, _ = rest.partition(END)

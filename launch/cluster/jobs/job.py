@@ -1,9 +1,10 @@
-"""A job as its cluster tells of it."""
+"""A job as its cluster describes it."""
 
 from __future__ import annotations
 
 import json
 import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,26 +15,18 @@ CONFIG, PYTHON = "r2ac_config", "r2ac_python"
 """Keys of what `r2ac submit` writes into a job's metadata."""
 SENDER = "fetch"
 """What stands in the place of a task in the ids of the small jobs that send a run to `r2ac jobs fetch`."""
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-STOPPED_CODE = 143
-"""The exit code of a training that SIGTERM has ended, and of a job that was stopped."""
 _ID = re.compile(r"r2ac-[a-z0-9-]+-\d{8}-\d{6}-[0-9a-f]{6}")
 
 
-def new_job_id(task: str, random: str, now: datetime | None = None) -> str:
-    """``r2ac-<task>-<YYYYmmdd-HHMMSS>-<random>``, of lower-case letters, digits and dashes alone.
-
-    Args:
-        task: full name of a task, or of several.
-        random: six hexadecimal digits.
-        now: the local time if None.
-    """
+def new_job_id(task: str) -> str:
+    """``r2ac-<task>-<YYYYmmdd-HHMMSS>-<six hexadecimal digits>``, of lower-case letters, digits and dashes alone; in
+    local time, for a task or several."""
     words = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")[:40].strip("-") or "job"
-    return f"r2ac-{words}-{now or datetime.now():%Y%m%d-%H%M%S}-{random}"
+    return f"r2ac-{words}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 
 
 def is_job_id(word: str) -> bool:
-    """Whether `new_job_id` may have made it: no other program names a folder so."""
+    """Whether a word has the form that `new_job_id` gives, and no other program."""
     return _ID.fullmatch(word) is not None
 
 
@@ -48,7 +41,7 @@ class Job:
 
     id: str
     status: str
-    """PENDING, RUNNING, or one of ENDED."""
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
     metadata: Mapping[str, str]
     message: str
     started: datetime | None
@@ -56,7 +49,7 @@ class Job:
     driver_exit_code: int | None
     """Of its command, where that has ended by itself; below 0 where a signal ended it."""
     node: str | None
-    """Address of the node on which its command runs or ran."""
+    """Address of the node that runs its command."""
 
     @property
     def name(self) -> str:
@@ -70,8 +63,7 @@ class Job:
 
     @property
     def run_directory(self) -> str | None:
-        """Where the run lies as seen from the node: an absolute path, one below ``~/``, or a URL; None for a job that
-        `r2ac submit` did not make."""
+        """As seen from the node: an absolute path, one below ``~/``, or a URL; None for a job of another program."""
         return self.metadata.get(RUN_DIRECTORY)
 
     @property
@@ -85,7 +77,7 @@ class Job:
 
     @property
     def has_ended(self) -> bool:
-        return self.status in ENDED
+        return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
 
     @property
     def exit_code(self) -> int:
@@ -93,13 +85,13 @@ class Job:
         if self.status == "SUCCEEDED":
             return 0
         if self.status == "STOPPED":
-            return STOPPED_CODE
+            return 143
         code = self.driver_exit_code or 1
         return 128 - code if code < 0 else code
 
     @property
     def seconds(self) -> float | None:
-        """How long it has been there, or was until it ended."""
+        """From its start to its end, or to now."""
         if self.started is None:
             return None
         return ((self.ended or datetime.now(UTC)) - self.started).total_seconds()

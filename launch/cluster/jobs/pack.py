@@ -26,8 +26,8 @@ class PackError(Exception):
 
 
 def send(run: Path, out: IO[str], limit: int, checkpoints: Choice) -> None:
-    """Print what is `wanted` of a run, a compressed tar, as text between two marks; the first has the checksum. Raises
-    PackError where there is no run, it cannot be read, or its files are larger than ``limit`` bytes together."""
+    """Print the `wanted` files of a run, a compressed tar, as text between two marks; the first has the checksum.
+    Raises PackError where there is no run, it cannot be read, or it has more than ``limit`` bytes."""
     if not any((run / name).is_file() for name in OF_A_RUN):
         raise PackError(f"there is no run in {run} on this node")
     with tempfile.TemporaryFile() as archive:

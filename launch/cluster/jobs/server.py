@@ -1,4 +1,4 @@
-"""The Jobs API of a running Ray cluster, and what can go wrong with it in one sentence."""
+"""The Jobs API of a running Ray cluster, with errors in one sentence each."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class JobRequest:
 
 
 def cluster_address(given: str | None) -> str:
-    """Where a cluster's dashboard listens: as given, or as RAY_API_SERVER_ADDRESS or RAY_ADDRESS say, or on this
-    machine. Raises ConfigError for what is no HTTP address."""
+    """Where the dashboard listens: as given, else by RAY_API_SERVER_ADDRESS or RAY_ADDRESS, else on this machine.
+    Raises ConfigError for what is no HTTP address."""
     known = (("--cluster", given), *((name, os.environ.get(name)) for name in _ADDRESS_VARIABLES))
     source, address = next(((name, value) for name, value in known if value), ("", DEFAULT_ADDRESS))
     try:
@@ -77,13 +77,9 @@ def cluster_address(given: str | None) -> str:
 
 
 class JobServer:
-    """A cluster that takes jobs, at the address of its dashboard (see `cluster_address`); its token is taken from where
-    Ray looks for it. What the cluster refuses or cannot answer raises JobError or ConnectionFailed.
-
-    Raises:
-        ConnectionFailed: where nobody listens, the token is missing or wrong, or Ray is of another kind there.
-        MissingPackage: where Ray's client is not installed here.
-    """
+    """A cluster that takes jobs, at the address of its dashboard, with the token that Ray finds here. All methods raise
+    JobError or ConnectionFailed; the constructor raises ConnectionFailed for a cluster that cannot be reached, refuses
+    the token or runs another Ray, and MissingPackage without Ray's client."""
 
     def __init__(self, address: str) -> None:
         if missing := missing_modules("aiohttp", "pydantic", "requests"):
@@ -125,8 +121,8 @@ class JobServer:
             return _job(self._client.get_job_info(job.id))
 
     def submit(self, request: JobRequest) -> Job:
-        """Send a job; it runs when there is room for it. Local files that its environment names are uploaded. A cluster
-        that has just begun and takes no jobs yet is waited for."""
+        """Send a job, with the local files that its environment names; waits for a cluster that has just begun and
+        takes no jobs yet."""
         resources = {f"node:{request.node}": 0.001} if request.node else None
         until = time.monotonic() + _BEGIN_SECONDS
         with _explained(self.address, self.ray_version):
@@ -158,7 +154,7 @@ class JobServer:
             return str(self._client.get_job_logs(job.id))
 
     async def tail(self, job: Job) -> AsyncIterator[str]:
-        """What a job has printed from its beginning on, piece by piece, until it ends or the connection breaks."""
+        """What a job prints from its beginning, piece by piece, until it ends or the connection breaks."""
         with _explained(self.address, self.ray_version):
             async for piece in self._client.tail_job_logs(job.id):
                 yield piece
@@ -166,12 +162,7 @@ class JobServer:
 
 def follow(server: JobServer, job: Job, write: Callable[[str], object]) -> Job:
     """Give the log of a job to ``write``, from its beginning, until the job has ended; returns the job as it then is.
-
-    A connection that breaks is made anew, and goes on where it was.
-
-    Raises:
-        ConnectionFailed: when the cluster stays away.
-    """
+    A broken connection is made anew; raises ConnectionFailed or JobError after some failures in a row."""
     written = failures = 0
 
     async def write_new() -> None:
@@ -207,7 +198,7 @@ def wait_for_end(server: JobServer, job: Job, seconds: float) -> Job:
 
 
 def _probe(address: str, headers: Mapping[str, str]) -> str:
-    """The version of Ray at ``address``; raises ConnectionFailed where no Ray with which this one can talk answers."""
+    """The version of Ray at ``address``; raises ConnectionFailed where no compatible Ray answers."""
     import ray
     import requests
     from ray.dashboard.modules.version import CURRENT_VERSION
@@ -241,7 +232,7 @@ def _probe(address: str, headers: Mapping[str, str]) -> str:
 
 
 def _token_header() -> dict[str, str]:
-    """The cluster's token, from where Ray's own commands take it; none where there is none, or it is not to be sent."""
+    """The header with the token that Ray's own commands would send; empty without one."""
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
         return {}
     token = os.environ.get("RAY_AUTH_TOKEN", "").strip()
@@ -283,7 +274,7 @@ def _explained(address: str, ray_version: str) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> str:
-    """What the system said, below the libraries that carried it."""
+    """The system's own error, from below the libraries that wrap it."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

@@ -17,7 +17,7 @@ import tyro
 from r2ac.launch.cluster.jobs.job import CONFIG, NAME, PYTHON, RUN_DIRECTORY, TASK, Job
 from r2ac.launch.cluster.jobs.server import Cluster, JobRequest, JobServer
 from r2ac.launch.cluster.jobs.wheel import add_modules, build_wheel
-from r2ac.launch.settings.config import ConfigError
+from r2ac.launch.settings.config import ConfigError, require
 
 _LONGEST_NAME = 100
 
@@ -63,8 +63,7 @@ class SubmitArguments:
                 "absolute path on the nodes, ~/… or a URL"
             )
         for name, least in (("entrypoint_cpus", 0), ("entrypoint_gpus", 0), ("stop_seconds", 1)):
-            if not least <= (value := getattr(self, name)) < 1e6:
-                raise ConfigError(f"--{name.replace('_', '-')} is {value}, but it must be at least {least}")
+            require(least <= (value := getattr(self, name)) < 1e6, name, value, f"at least {least}")
         if not self.python.isprintable() or not self.python.strip():
             raise ConfigError(f"--python is {self.python!r}, but it must name an interpreter on the nodes")
         _check_modules(self.with_module)
@@ -85,17 +84,9 @@ def training_request(
     after: Sequence[str] = (),
     config: Mapping[str, Any] | None = None,
 ) -> JobRequest:
-    """A training as a job.
-
-    Args:
-        arguments: how it is to run.
-        job_id: of `new_job_id`.
-        task: what is trained, for people to read.
-        place: the run directory as seen from the node, see `is_place`.
-        before: the words of `r2ac train` before the run directory; the last is --run-dir or --resume.
-        after: the words behind it.
-        config: the settings as JSON, where they are known here.
-    """
+    """A training as a job. ``place`` is the run directory as seen from the node; ``before`` and ``after`` are the words
+    of `r2ac train` around it, of which the one before is --run-dir or --resume; ``task`` and ``config`` describe it in
+    the job's metadata."""
     command = shlex.join((arguments.python, "-m", "r2ac.launch", "train", *before))
     metadata = {
         NAME: arguments.job_name,
@@ -116,25 +107,21 @@ def training_request(
 
 
 def is_place(word: str) -> bool:
-    """Whether ``word`` says where something lies without regard to a working directory: an absolute path, one below
-    ``~/`` (the home directory of whoever runs the cluster), or a URL. Control characters are not allowed."""
+    """Whether ``word`` is an absolute path, one below ``~/`` or a URL, of printable characters."""
     return word.isprintable() and (word.startswith(("/", "~/")) or re.match(r"[a-z][a-z0-9+.-]*://.", word) is not None)
 
 
 def quoted_place(place: str) -> str:
-    """A place as one word of the shell, which puts in the home directory of the node."""
+    """A place as one word of the shell, with the home directory of the node."""
     if place.startswith("~/"):
         return f'"$HOME"/{shlex.quote(place[2:])}'
     return shlex.quote(place)
 
 
 def submit_with_package(server: JobServer, request: JobRequest, modules: Sequence[Path] = ()) -> Job:
-    """Send a job whose command and Ray processes import r2ac as it is here, whether or not the nodes have it, and
-    ``modules``.
-
-    A wheel is a zip archive. Ray unpacks a zip archive that is the working directory of a job on each node, and puts it
-    on the module path; a wheel as one of its py_modules it would install with pip, with all dependencies once more.
-    """
+    """Send a job whose command and Ray processes import r2ac as it is here, and ``modules``. A zip archive (which a
+    wheel is) as its working directory is put on the module path of each node; as one of its py_modules Ray would
+    install the wheel with pip, with all dependencies."""
     with tempfile.TemporaryDirectory(prefix="r2ac-") as folder:
         package = Path(shutil.move(build_wheel(Path(folder)), Path(folder) / "r2ac.zip"))
         add_modules(package, modules)

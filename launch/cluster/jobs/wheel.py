@@ -17,8 +17,8 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 
 
 def build_wheel(folder: Path) -> Path:
-    """Write ``r2ac-VERSION-py3-none-any.whl`` into ``folder`` from the modules that this process imports: those of a
-    checkout, of an editable install or of an installed wheel. Equal sources give equal bytes. Raises OSError."""
+    """Write ``r2ac-VERSION-py3-none-any.whl`` into ``folder`` from the modules that this process imports, however they
+    are installed. Equal sources give equal bytes. Raises OSError."""
     installed = distribution("r2ac")
     path = folder / f"r2ac-{installed.version}-py3-none-any.whl"
     record = f"r2ac-{installed.version}.dist-info/RECORD"

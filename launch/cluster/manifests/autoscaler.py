@@ -20,8 +20,6 @@ from r2ac.launch.settings.config import ConfigError
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*")
 _SOURCE = "r2ac-source"
-
-
 # Machine types of each cloud, and the client that Ray asks it for machines with.
 _DEFAULTS = {
     "aws": {
@@ -125,8 +123,7 @@ def autoscaler_manifest(training: Training, options: AutoscalerOptions, ray_vers
 
 
 def _cloud(needs: Needs, options: AutoscalerOptions) -> dict[str, Any]:
-    """What the template says of the machines of a cloud. A driver that learns on a GPU has it on the head, where the
-    run directory is too."""
+    """The template's values for machines of a cloud. A driver that learns on a GPU has it on the head."""
     cpus, gpus = options.cpus_per_worker, options.gpus_per_worker
     if needs.worker_cpus(cpus) > cpus:
         raise ConfigError(f"--cpus-per-worker is {cpus}, but a learner takes {needs.learner_cpus} (--learner-threads)")
@@ -141,7 +138,7 @@ def _cloud(needs: Needs, options: AutoscalerOptions) -> dict[str, Any]:
 
 
 def _own_machines(options: AutoscalerOptions) -> dict[str, Any]:
-    """What the template says of own machines. Without a container: what they need is Python and ssh."""
+    """The template's values for own machines, without a container."""
     workers = len(options.workers)
     least = workers if options.min_workers is None else options.min_workers
     most = workers if options.max_workers is None else options.max_workers
@@ -153,8 +150,8 @@ def _own_machines(options: AutoscalerOptions) -> dict[str, Any]:
 
 
 def _package(given: str) -> tuple[Mapping[str, str], str]:
-    """Files to bring to the machines, and what pip is told to install, quoted. Raises ConfigError where nothing is
-    given and r2ac is not installed from a folder."""
+    """Files to bring to the machines, and the quoted argument of pip. Raises ConfigError where nothing is given and
+    r2ac is not installed from a folder."""
     package = given or _installed_from()
     if not package:
         raise ConfigError("--package is missing: the folder, wheel, address or requirement that pip installs r2ac from")

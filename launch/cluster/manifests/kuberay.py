@@ -66,8 +66,8 @@ def kuberay_run_dir(run_dir: str) -> str:
 
 
 def kuberay_manifest(training: Training, options: KubeRayOptions, ray_version: str) -> str:
-    """The YAML: the script of the training (a ConfigMap), the RayJob, and the claim where it is asked for. Raises
-    ConfigError for options that are not allowed."""
+    """The YAML: the training's script (a ConfigMap), the RayJob and, with --create-claim, the claim. Raises
+    ConfigError."""
     options.check()
     needs = training.needs
     cpus = needs.worker_cpus(options.cpus_per_worker)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
-from r2ac.launch.settings.config import ConfigError, TrainConfig
+from r2ac.launch.settings.config import ConfigError, TrainConfig, require
 from r2ac.launch.settings.places import is_url
 
 _LEAST_RAY = (2, 52)
@@ -28,14 +28,14 @@ class Needs:
     learner_cpus: int
     """CPUs of each learner."""
     gpus: int
-    """GPUs of all learners together; 0 where they learn on CPUs."""
+    """GPUs of all learners together."""
     retries: int = 3
-    """How often a training that failed is begun again, from its last checkpoint."""
+    """Restarts from the last checkpoint of a training that failed."""
 
     @classmethod
     def of(cls, config: TrainConfig[Any]) -> Needs:
-        """The needs of checked settings. A GPU is asked for only where --device says cuda. Raises ConfigError for
-        inference workers that insist on a GPU."""
+        """The needs of checked settings, with GPUs where --device says cuda. Raises ConfigError for inference workers
+        that insist on a GPU."""
         works = config.inference == "worker"
         if works and config.inference_device.startswith("cuda"):
             raise ConfigError(
@@ -88,50 +88,43 @@ class Training:
     flags: tuple[str, ...]
     """Flags of r2ac train as they were given, without --preset, --run-dir and --ray-address."""
     preset: str | None
-    """What --preset said."""
     run_dir: str
     """Where the run is written, as the nodes see it."""
     name: str
-    """Of the job: lower-case letters, digits and dashes."""
+    """Of the job, see `check_name`."""
     needs: Needs
 
     @property
     def at_url(self) -> bool:
-        """Whether the run is written to a store, and not to a file system of the nodes."""
         return is_url(self.run_dir)
 
 
 def check_name(name: str) -> None:
     """Raise ConfigError for a name that Kubernetes, Slurm or a cloud would not take."""
-    if not _NAME.fullmatch(name) or len(name) > _LONGEST_NAME:
-        raise ConfigError(
-            f"--name is {name!r}, but it must be lower-case letters, digits and dashes, begin with a letter, end with "
-            f"no dash, and have at most {_LONGEST_NAME} characters"
-        )
+    allowed = "lower-case letters, digits and dashes, begin with a letter, end with no dash, and have at most"
+    fits = _NAME.fullmatch(name) is not None and len(name) <= _LONGEST_NAME
+    require(fits, "name", repr(name), f"{allowed} {_LONGEST_NAME} characters")
 
 
 def worker_bounds(enough: int, least: int | None, most: int | None) -> tuple[int, int]:
-    """The fewest and the most CPU workers: what --min-workers and --max-workers say, or else ``enough`` of them. Raises
-    ConfigError for bounds that cannot be."""
+    """The fewest and the most CPU workers: --min-workers and --max-workers, or ``enough`` of them. Raises ConfigError
+    for bounds that cannot be."""
     least = enough if least is None else least
     most = max(enough, least) if most is None else most
-    if least < 0:
-        raise ConfigError(f"--min-workers is {least}, but it must be at least 0")
-    if most < max(least, 1):
-        raise ConfigError(f"--max-workers is {most}, but it must be at least {max(least, 1)}")
+    require(least >= 0, "min_workers", least, "at least 0")
+    require(most >= max(least, 1), "max_workers", most, f"at least {max(least, 1)}")
     return least, most
 
 
 def check_at_least(options: object, *names: str, least: int = 1) -> None:
     """Raise ConfigError for the first of these fields of ``options`` that is given and below ``least``."""
     for name in names:
-        if (value := getattr(options, name)) is not None and value < least:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value}, but it must be at least {least}")
+        value = getattr(options, name)
+        require(value is None or value >= least, name, value, f"at least {least}")
 
 
 def ray_version() -> str:
-    """The version of Ray that is installed, which the nodes must have too. Raises ConfigError where it has no token
-    authentication."""
+    """The installed version of Ray. Raises ConfigError where it has no token authentication."""
     installed = version("ray")
     if tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < _LEAST_RAY:
         least = ".".join(map(str, _LEAST_RAY))

@@ -11,16 +11,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 
 def render(template: str, **values: Any) -> str:
-    """The text of a template of this folder.
-
-    Two filters quote a value: ``sh`` as one word of a POSIX shell, ``yaml`` as a scalar of YAML, see `to_yaml`.
-    """
+    """The text of a template of this folder. Two filters quote a value: ``sh`` as one word of a POSIX shell, ``yaml``
+    as a scalar of YAML, see `to_yaml`."""
     return _ENVIRONMENT.get_template(template).render(values)
 
 
 def to_yaml(text: str, indent: int = 0) -> str:
-    """A string in double quotes; one of several lines is a block, indented by so many spaces, where a block can hold
-    it. Every reader of YAML 1.1 and 1.2 takes it for this string."""
+    """A string as a scalar of YAML 1.1 and 1.2: in double quotes, or of several lines as an indented block."""
     style = "|" if "\n" in text else '"'
     scalar = yaml.safe_dump(text, default_style=style, width=10**9).removesuffix("\n")
     return scalar.replace("\n  ", "\n" + " " * indent)

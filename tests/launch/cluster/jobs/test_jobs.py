@@ -161,7 +161,7 @@ def test_nodes_import_the_package_that_was_sent(cluster: Cluster, tmp_path: Path
         f"pathlib.Path({str(said)!r}).write_text('|'.join(words))"
     )
     request = JobRequest(
-        id=new_job_id("probe", "000001"),
+        id=new_job_id("probe"),
         entrypoint=shlex.join(("python", "-c", program)),
         runtime_env={"env_vars": {"X": 'a\'b\n"c" `id` $(id); \\'}},
         metadata={},
