@@ -110,16 +110,17 @@ class Recurrent(Core):
         if traces.streams is None:
             traces = traces_after(traces, *given, states, state, is_first, x)
         else:
-            traces = replace(traces, fresh=None)
-        states = states.flatten(2)
+            traces = Traces(traces.weight, traces.vectors, traces.streams)
+        states = self._flat(states)
         return states, Carry(states[-1].detach(), traces)
 
     def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
-        return recurrence(*self._given(x), self._by_part(state), is_first).flatten(2)
+        states = recurrence(*self._given(x), self._by_part(state), is_first)
+        return self._flat(states)
 
     @torch.no_grad()
     def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        state = self.cell.step(*self._step_arguments(x, state, is_first)).flatten(1)
+        state = self._flat(self.cell.step(*self._step_arguments(x, state, is_first)))
         return self._read(x, state), state
 
     @torch.no_grad()
@@ -137,8 +138,9 @@ class Recurrent(Core):
     def _given(self, x: Tensor) -> tuple[str, Tensor, Tensor, Tensor]:
         """What the recurrence gets of the cell and of x, [T, B, D]."""
         # The bias is added by the scan, which reads the pre-activations anyway.
-        projection = nn.functional.linear(x, self.input_weight.flatten(0, 1)).unflatten(-1, (self.cell.gates, -1))
-        return self.cell_name, projection, self._own(), self.bias
+        bias = self.bias
+        projection = nn.functional.linear(x, self.input_weight.flatten(0, 1)).view(*x.shape[:-1], *bias.shape)
+        return self.cell_name, projection, self._own(), bias
 
     def _own(self) -> Tensor:
         """The cell's own parameters, [L, N]."""
@@ -154,16 +156,20 @@ class Recurrent(Core):
         """[B, S] as the cell has it, [B, (2,) N]."""
         return state if self.cell.parts == 1 else state.unflatten(1, (2, -1))
 
+    def _flat(self, states: Tensor) -> Tensor:
+        """[..., (2,) N] as [..., S]."""
+        return states if self.cell.parts == 1 else states.flatten(-2)
+
     def _step_arguments(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         previous = self._by_part(state.masked_fill(is_first.unsqueeze(-1), 0))
-        gates = nn.functional.linear(x, self.input_weight.flatten(0, 1), self.bias.flatten())
-        return gates.unflatten(-1, (self.cell.gates, -1)), self._own(), previous
+        bias = self.bias
+        gates = nn.functional.linear(x, self.input_weight.flatten(0, 1), bias.flatten())
+        return gates.view(len(x), *bias.shape), self._own(), previous
 
     def _read(self, x: Tensor, states: Tensor) -> Tensor:
         """h from the states, [..., B, S]."""
-        if self.output_gate is None:
-            return states
-        return torch.sigmoid(self.output_gate(torch.cat((x, states), dim=-1))) * states
+        gate = self.output_gate
+        return states if gate is None else torch.sigmoid(gate(torch.cat((x, states), dim=-1))) * states
 
     def _check(self, x: Tensor, carry: Carry, is_first: Tensor) -> None:
         if x.dim() != 3 or x.shape[0] < 1 or x.shape[2] != self.input_size:

@@ -84,10 +84,8 @@ def elstm_backward(
     """All that gradient and sensitivities need of the rollout: see :func:`r2ac.kernels.scan.reverse_scan`."""
     projection, recurrent_weight, bias, cell, is_first = _rollout(projection, recurrent_weight, bias, cell, is_first)
     steps, batch, gates, units = projection.shape
-    direct, cells = (
-        _ready(name, tensor, (steps, batch, units), projection.dtype)
-        for name, tensor in (("direct", direct), ("cells", cells))
-    )
+    direct = _ready("direct", direct, (steps, batch, units), projection.dtype)
+    cells = _ready("cells", cells, (steps, batch, units), projection.dtype)
     new = projection.new_empty
     scan = ReverseScan(
         by_projection=torch.empty_like(projection),
@@ -110,10 +108,8 @@ def backward_scan(direct: Tensor, jacobian: Tensor) -> Tensor:
     _check_type(direct)
     if direct.dim() < 1 or direct.shape[0] < 1:
         raise ValueError(f"direct must be [T >= 1, ...], not {list(direct.shape)}")
-    direct, jacobian = (
-        _ready(name, tensor, direct.shape, direct.dtype)
-        for name, tensor in (("direct", direct), ("jacobian", jacobian))
-    )
+    jacobian = _ready("jacobian", jacobian, direct.shape, direct.dtype)
+    direct = direct.contiguous()
     total = torch.empty_like(direct)
     steps = direct.shape[0]
     _call("backward_scan", (direct, jacobian, total), (steps, direct.numel() // steps), work=direct.numel())
@@ -145,9 +141,8 @@ def sensitivity_pass_(
     _ready("matrix", matrix, (matrix.shape[:1] or (0,)) + (gates, units, width), dtype)
     weighted = _ready("weighted", weighted, weighted.shape, dtype)
     inputs = _ready("inputs", inputs, (steps, batch, width), dtype)
-    boundary, decay = (
-        _ready(name, tensor, (batch, units), dtype) for name, tensor in (("boundary", boundary), ("decay", decay))
-    )
+    boundary = _ready("boundary", boundary, (batch, units), dtype)
+    decay = _ready("decay", decay, (batch, units), dtype)
     streams, keeps = _rows(streams, len(matrix), batch), ~_ready("fresh", fresh, (batch,), torch.bool)
     term = inputs.new_zeros(gates, units, width)
     given = streams, keeps, boundary, decay, weighted, inputs
@@ -169,13 +164,12 @@ def vector_pass_(
     _check_type(gained)
     batch, rows, units = gained.shape
     dtype = gained.dtype
-    gained = _ready("gained", gained, gained.shape, dtype)
+    gained = gained.contiguous()
     if not vectors.is_contiguous():
         raise ValueError("vectors is changed in place and must be contiguous")
     _ready("vectors", vectors, (vectors.shape[:1] or (0,)) + (rows, units), dtype)
-    boundary, decay = (
-        _ready(name, tensor, (batch, units), dtype) for name, tensor in (("boundary", boundary), ("decay", decay))
-    )
+    boundary = _ready("boundary", boundary, (batch, units), dtype)
+    decay = _ready("decay", decay, (batch, units), dtype)
     streams, keeps = _rows(streams, len(vectors), batch), ~_ready("fresh", fresh, (batch,), torch.bool)
     term = gained.new_empty(rows, units)
     given = streams, keeps, boundary, decay, gained
@@ -211,13 +205,13 @@ def _rollout(
 
 
 def _check_type(tensor: Tensor) -> None:
-    if tensor.dtype not in TYPES or tensor.device.type != "cpu":
+    if tensor.dtype not in TYPES or not tensor.is_cpu:
         raise ValueError(f"float32 or float64 on the CPU is needed, not {tensor.dtype} on {tensor.device}")
 
 
-def _ready(name: str, tensor: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+def _ready(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """The tensor, contiguous, if C++ may take its address."""
-    if tensor.shape != torch.Size(shape) or tensor.dtype != dtype or tensor.device.type != "cpu":
+    if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_cpu:
         raise ValueError(
             f"{name} must be {dtype} {list(shape)} on the CPU, "
             f"not {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
@@ -235,7 +229,7 @@ def _call(name: str, arrays: Sequence[Tensor | None], sizes: Sequence[int], work
     if isinstance(library, str):
         raise RuntimeError(f"no native kernels: {library}")
     assert arrays[0] is not None
-    pointers = (None if array is None else array.data_ptr() for array in arrays)
+    pointers = [None if array is None else array.data_ptr() for array in arrays]
     threads = torch.get_num_threads() if work > GRAIN else 1
     getattr(library, f"{name}_{TYPES[arrays[0].dtype]}")(*pointers, *sizes, threads)
 

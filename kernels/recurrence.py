@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -96,6 +97,10 @@ def _(cell: str, direct: Tensor, projection: Tensor, own: Tensor, *others: Any) 
     return *gradient, new(batch, *pair, *pair, hidden), *jump
 
 
+def _reverse_scan(*arguments: Any) -> ReverseScan:
+    return ReverseScan(*_reverse_operator(*arguments))
+
+
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.cell, projection, own, bias, state, is_first, _, x, traces, notes = inputs
     ctx.save_for_backward(projection, own, bias, output, state, is_first, x, *traces, *notes)
@@ -104,7 +109,7 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _gradients(
-    ctx: Any, direct: Tensor | None, reverse: Callable[..., tuple[Tensor, ...]], passes: Any
+    ctx: Any, direct: Tensor | None, reverse: Callable[..., ReverseScan], passes: Any
 ) -> tuple[Tensor | None, ...]:
     """By the arguments of the recurrence, but for its two lists."""
     if direct is None:
@@ -112,7 +117,7 @@ def _gradients(
     saved = ctx.saved_tensors
     *given, x = saved[:7]
     traces, notes = saved[7 : 7 + ctx.traces], saved[7 + ctx.traces :]
-    scan = ReverseScan(*reverse(ctx.cell, direct, *given, len(traces) == 4))
+    scan = reverse(direct, *given, len(traces) == 4)
     by_weight, by_vectors = None, scan.by_vectors
     if traces:
         if len(traces) == 4:
@@ -149,7 +154,7 @@ def _advance(traces: Any, scan: ReverseScan, x: Tensor, passes: Any) -> tuple[Te
 
 
 def _operator_gradients(ctx: Any, direct: Tensor | None) -> tuple[Any, ...]:
-    gradients = _gradients(ctx, direct, _reverse_operator, operators)
+    gradients = _gradients(ctx, direct, partial(_reverse_scan, ctx.cell), operators)
     return *gradients, [None] * ctx.traces, [None] * ctx.notes
 
 
@@ -169,8 +174,9 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *directs: Tensor | None) -> tuple[Tensor | None, ...]:
-        projection, *_ = saved = ctx.saved_tensors
-        gradients = _gradients(ctx, directs[0], _reverse, kernels_for(projection))
+        saved = ctx.saved_tensors
+        kernels = kernels_for(saved[0])
+        gradients = _gradients(ctx, directs[0], kernels.scans(ctx.cell).reverse, kernels)
         if ctx.traces == 4 and directs[0] is not None:
             # The kernels write behind PyTorch's back: a second backward pass raises, because these have changed.
             increment_version(saved[7:9])
@@ -230,7 +236,7 @@ def traces_after(
         states: what :func:`recurrence` returned; all else is what it got.
     """
     nothing = torch.zeros_like(states)
-    scan = ReverseScan(*_reverse_operator(cell, nothing, projection, own, bias, states, state, is_first, True))
+    scan = _reverse_scan(cell, nothing, projection, own, bias, states, state, is_first, True)
     after = Traces(traces.weight.clone(), traces.vectors.clone())
     streams = torch.arange(len(state), device=state.device)
     _advance((*after.tensors(), streams, torch.zeros_like(streams, dtype=torch.bool)), scan, inputs, operators)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from r2ac.agents import Carry, Core
+from r2ac.kernels import Traces
 
 
 class CarryStore:
@@ -80,9 +79,10 @@ class CarryStore:
         self._spoilt.index_fill_(0, streams, True)
         self._resets += fresh.sum()
         state = torch.where(fresh.unsqueeze(-1), first_state.to(state.dtype), state)
-        if self._carry.traces is None:
+        traces = self._carry.traces
+        if traces is None:
             return Carry(state)
-        return Carry(state, replace(self._carry.traces, streams=streams, fresh=fresh))
+        return Carry(state, Traces(traces.weight, traces.vectors, streams, fresh))
 
     def store(self, streams: Tensor, carry: Carry, kept: Tensor) -> None:
         """Keep the states after the rollouts of a batch; their sensitivities have been advanced already.

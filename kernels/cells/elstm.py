@@ -44,5 +44,5 @@ class ELSTMCell(Cell):
 
 def _gates(gates: Tensor, own: Tensor, previous: Tensor) -> tuple[Tensor, Tensor]:
     """f and z."""
-    gates = torch.addcmul(gates, own, previous.unsqueeze(-2))
-    return torch.sigmoid(gates[..., 0, :]), torch.tanh(gates[..., 1, :])
+    forget, candidate = torch.addcmul(gates, own, previous.unsqueeze(-2)).unbind(-2)
+    return torch.sigmoid(forget), torch.tanh(candidate)
