@@ -20,14 +20,9 @@ _POLL_SECONDS = 0.5
 
 
 class BatchPipeline:
-    """Takes batch after batch from a source on a thread of its own, which assembles them in memory and stages them on
-    the learner's device while updates run. Hand-over is bounded and blocks: at most ``PREFETCHED`` batches are taken
-    beyond the one that is learned from. The thread starts with the first :meth:`next_batch`.
-
-    Args:
-        source: where the batches come from.
-        stage: begins to bring the rollouts of a batch to the device.
-    """
+    """Takes batch after batch from a source on a thread of its own, and lets ``stage`` begin to bring each to the
+    learner's device while updates run. At most ``PREFETCHED`` batches are taken beyond the one that is learned from.
+    The thread starts with the first :meth:`next_batch`."""
 
     def __init__(self, source: RaySource | InProcessSource, stage: Callable[[Rollout[np.ndarray]], None]) -> None:
         self._source, self._stage = source, stage
@@ -56,7 +51,7 @@ class BatchPipeline:
             self.waited += time.monotonic() - started
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """End the thread, as :func:`~r2ac.launch.runtime.process.end_thread` does; what was made ready is left."""
+        """End the thread, as :func:`~r2ac.launch.runtime.process.end_thread` does."""
         self._closed.set()
         if self._thread is not None:
             end_thread(self._thread, seconds)

@@ -19,13 +19,8 @@ class ActorsLost(RuntimeError):
 
 
 class FailurePolicy:
-    """Decides whether an actor that was lost is started anew.
-
-    Args:
-        ray: the module, connected.
-        num_actors: how many.
-        step_timeout: seconds that a step of the environments may take before an actor is ended; 0: any number.
-    """
+    """Decides whether an actor that was lost is started anew. ``step_timeout`` is the seconds that a step of the
+    environments may take before its actor is ended; 0: any number."""
 
     restarts_in_a_row = 3
     """An actor that dies so often without handing over a rollout ends the run."""
@@ -61,11 +56,8 @@ class FailurePolicy:
             raise ActorsLost(f"rollout actor {actor} failed: {cause!r}") from error
 
     def count(self, actor: int, error: Exception, silence: float) -> None:
-        """Count a failure, Ray's ``error``, after so many seconds of silence.
-
-        Raises:
-            ActorsLost: where the actor failed too often.
-        """
+        """Count a failure, Ray's ``error``, after so many seconds of silence. Raises ActorsLost where the actor failed
+        too often."""
         # Where nodes come and go an actor may be unlucky again and again.
         self._failures[actor] += "its node has died" not in str(error)
         # What was last heard may have waited to be heard.
@@ -81,8 +73,7 @@ class FailurePolicy:
 
 
 def _environment_error(error: Exception) -> EngineFailed | MissingPackage | None:
-    """The error that the environments raised in an actor's constructor, of which Ray gives the text alone; None for
-    other errors."""
+    """The error that the environments raised in an actor's constructor, of which Ray gives the text alone."""
     kind, _, sentence = last_line(error).partition(": ")
     match kind.rpartition(".")[2]:
         case EnvironmentFailed.__name__:

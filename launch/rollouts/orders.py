@@ -11,13 +11,12 @@ from r2ac.launch.settings.policy_lag import Held, is_late
 class Orders:
     """The orders of each rollout actor that have not been fulfilled.
 
-    An actor may be ``in_flight`` rollouts ahead of the learner. That bound is the queue: an actor whose rollouts are
-    not yet used gets no further order, so that nothing grows and nothing is dropped.
+    An actor may be ``in_flight`` rollouts, at least 2, ahead of the learner. That bound is the queue: an actor whose
+    rollouts are not yet used gets no further order, so that nothing grows and nothing is dropped.
 
     Args:
-        num_actors: how many.
-        num_streams: of each actor.
-        in_flight: rollouts that an actor may be ahead of the learner, at least 2.
+        num_actors, num_streams: actors, and streams of each.
+        in_flight: rollouts that an actor may be ahead of the learner.
         sequence: the number of the first rollout of each stream.
         max_policy_lag: the most updates that a rollout's weights may be old when it is learned from; 0: no bound.
     """

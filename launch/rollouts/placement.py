@@ -8,15 +8,10 @@ from r2ac.launch.cluster.connect import gpu_share, require_gpus
 
 
 def actor_options(ray: Any, here: bool) -> dict[str, Any]:
-    """Of a rollout actor: one CPU, on any node.
+    """Of a rollout actor: one CPU, on any node, or where actors share memory with this process on its node.
 
-    Without accelerators Ray spreads them over the nodes. Where some nodes have accelerators it prefers those that have
-    none, as its default does for whatever asks for CPUs alone: those are filled half first, one after another, then
-    evenly, and only then the others.
-
-    Args:
-        ray: the module, connected.
-        here: whether actors share memory with this process, so that they must be on its node.
+    Without accelerators Ray spreads them over the nodes. Where some nodes have accelerators its default prefers those
+    that have none: those are filled half first, one after another, then evenly, and only then the others.
     """
     has_accelerators = ray.cluster_resources().get("GPU", 0) > 0
     return {"num_cpus": 1, **_strategy(ray, here, "DEFAULT" if has_accelerators else "SPREAD")}
@@ -26,7 +21,6 @@ def worker_options(ray: Any, here: bool, device: str, workers: int) -> dict[str,
     """Of an inference worker: its share of a GPU, or a CPU.
 
     Args:
-        ray: the module, connected.
         here: whether workers share memory with this process; they then take what they find there.
         device: cpu or cuda.
         workers: how many there are; where they are more than the GPUs, several share one.
@@ -44,7 +38,7 @@ def worker_options(ray: Any, here: bool, device: str, workers: int) -> dict[str,
 
 
 def free_gpus(ray: Any) -> int:
-    """Whole GPUs that are not reserved: learners reserve theirs before workers are placed."""
+    """Whole GPUs that are not reserved; learners reserve theirs before workers are placed."""
     return int(ray.available_resources().get("GPU", 0))
 
 

@@ -18,14 +18,14 @@ _POLL_SECONDS = 0.5
 
 
 class WeightsPublisher:
-    """Publishes the weights after an update. On a GPU they are copied to pinned memory behind the update, and a thread
-    of its own waits for them: the learner goes on at once, but for the first time, and where ``UNDER_WAY``
-    publications have not ended.
+    """Publishes the learner's weights after an update. On a GPU they are copied to pinned memory behind the update, and
+    a thread of its own waits for them and calls ``publish``: the learner goes on at once, but for the first time, and
+    where ``UNDER_WAY`` publications have not ended.
 
     Args:
         learner: whose weights are published.
         publish: takes them, on any thread.
-        wait: whether each publication is waited for, as where actions are computed in this process alone.
+        wait: whether each publication is waited for also on a GPU.
     """
 
     def __init__(self, learner: Learner, publish: Callable[[Weights], None], wait: bool) -> None:
@@ -56,7 +56,7 @@ class WeightsPublisher:
         self._copied.put((version, pinned, event))
 
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
-        """Publish what is under way, and end the thread, as :func:`r2ac.launch.runtime.process.end_thread` does."""
+        """Publish what is under way, and end the thread."""
         if self._thread is not None:
             self._copied.put(None)
             end_thread(self._thread, seconds)

@@ -51,11 +51,10 @@ class StreamGroup:
 
     Args:
         task: one task or several, as `find_tasks` reads them.
-        options: the environment's.
-        seed: the environment's.
+        options, seed: of the environment.
         first_stream: the number of its first stream among all streams.
-        columns: the streams of the rollout actor that these are.
-        timer: for each step, and for the first reset.
+        columns: these streams among those of the rollout actor.
+        timer: entered for each step, and for the first reset.
     """
 
     def __init__(
@@ -245,15 +244,8 @@ class RolloutActor:
             )
 
     def collect(self, weights: Weights | None, sequence: int) -> Collected:
-        """Step every stream T times.
-
-        Args:
-            weights: to act with; None where an inference worker acts.
-            sequence: becomes the rollouts' number.
-
-        Raises:
-            InferenceLost: if the inference worker is gone.
-        """
+        """Step every stream T times with these weights, None where an inference worker acts; ``sequence`` becomes the
+        rollouts' number. Raises InferenceLost if the inference worker is gone."""
         began = time.perf_counter()
         waiting = 0.0 if self._idle_since is None else began - self._idle_since
         rollout, slot = self._room(sequence)
@@ -282,15 +274,8 @@ class RolloutActor:
         return Collected(sequence, None if self._memory else rollout, episodes, seconds, restarts)
 
     def serve(self, address: str, key: int) -> None:
-        """Collect the rollouts that are ordered through a socket of this machine, with the newest shared weights, until
-        its other end is closed.
-
-        Args:
-            address: of the socket, in the file system.
-            key: identifies this actor to the other end.
-
-        Raises:
-            InferenceLost: if the inference worker is gone.
+        """Collect the rollouts that are ordered through the socket at ``address`` in the file system, with the newest
+        shared weights, until its other end is closed; ``key`` identifies this actor there. Raises as :meth:`collect`.
         """
         assert self._weights is not None
         connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -50,7 +50,7 @@ class SourceCounts:
     restarts: int = 0
     """Times that the training itself was started again after a failure."""
     queue: int = 0
-    """Rollouts of whole actors, used in part or not at all, that waited when the last batch was handed over."""
+    """Actors' rollouts, used in part or not at all, that waited when the last batch was handed over."""
     held_back: float = 0.0
     """Seconds in which no batch was handed over because it would have made other rollouts too old."""
     silent: dict[int, float] = field(default_factory=dict)
@@ -65,13 +65,8 @@ class SourceCounts:
 
 
 class InProcessSource:
-    """Batches from a rollout actor in this process, which steps only when the learner asks, with the newest weights.
-
-    Args:
-        actor: with an agent of its own.
-        batch_size: B.
-        sequence: the number of each stream's first rollout.
-    """
+    """Batches from a rollout actor in this process, with an agent of its own, which steps only when the learner asks,
+    with the newest weights; each stream's rollouts are numbered from ``sequence``."""
 
     def __init__(self, actor: RolloutActor, batch_size: int, sequence: int) -> None:
         self._actor, self._batcher, self._sequence = actor, Batcher(batch_size), sequence
@@ -114,9 +109,7 @@ class RaySource:
     Args:
         link: to the actors.
         weights: where the agents that act get their weights.
-        orders: of the actors.
-        batcher: puts batches together.
-        failures: decides about actors that die.
+        orders, batcher, failures: bookkeeping of what is due, of what waits, and of actors that die.
         pool: the inference workers; None where each actor has an agent of its own.
         update: the number of the next update.
         first_index: the number of the first of these actors among those of all learners.
@@ -144,6 +137,7 @@ class RaySource:
         self._failures, self.pool, self._update = failures, pool, update
         self._first_index, self._all_have_places, self.timeline = first_index, all_have_places, timeline
         self.counts, self.waited = SourceCounts(), 0.0
+        self.publish = weights.publish
 
     def next_batch(self, interrupted: Callable[[], bool]) -> Batch | None:
         """The next batch; None if ``interrupted()`` turned true while waiting for it.
@@ -215,7 +209,7 @@ class RaySource:
         return collected.episodes
 
     def _replace(self, actor: int, error: Exception) -> None:
-        """Start an actor anew that died. Raises ActorsLost where that is in vain."""
+        """Start an actor anew that died. Raises ActorsLost where it would die again."""
         self._failures.check(actor, error)
         if self.pool is not None:
             # An actor cannot go on, or start, without its worker.

@@ -39,12 +39,10 @@ class TrainingLoop:
     when to stop and to save, and it alone writes the run; the others send it their counts.
 
     Args:
-        config: of the whole training.
-        learner: this one.
-        rollouts: of this learner.
+        config: of the whole training; ``learner`` and ``rollouts`` are this learner's.
         collective: all learners.
         run: None but for the first learner.
-        counters: of the checkpoint that the training goes on from; empty for a new one.
+        counters: of the checkpoint that the training continues from; empty for a new one.
     """
 
     def __init__(
@@ -81,10 +79,7 @@ class TrainingLoop:
 
     def loop(self, stop_requested: Callable[[], bool]) -> Summary | None:
         """Learn from batch after batch until the run's end or until asked to stop, then save; also where anything else
-        ends it, but a second Ctrl-C.
-
-        Returns:
-            What became of it; None but for the first learner.
+        ends it, but a second Ctrl-C. Returns None but for the first learner.
 
         Raises:
             TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed: where the run cannot go on, after a checkpoint.
@@ -95,7 +90,7 @@ class TrainingLoop:
         self._publish()
         self._show()
         try:
-            # A run can be gone on with from its first moment on, and a restart is counted from then on.
+            # A run can be resumed from its first moment on, and a restart is counted from then on.
             (is_due,) = self._collective.any(
                 self._learner.updates == 0 or (self._run is not None and self._run.restarted)
             )
@@ -114,7 +109,7 @@ class TrainingLoop:
         except (StoppedAtOnce, RunDirectoryError, CheckpointError, StorageUnavailable):
             raise
         except (TrainingDiverged, *_NO_ROLLOUTS):
-            # All learners are here.
+            # All learners raise it at the same update.
             self._finish()
             raise
         except BaseException:

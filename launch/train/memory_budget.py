@@ -91,10 +91,7 @@ def memory_budget(config: TrainConfig[Any], spec: ObservationSpec, device: torch
     """What a run with ``config`` will hold, of an environment with ``spec``, where it learns on ``device``.
 
     Sensitivities, weights, batches and the queue are exact but for small change; activations are an estimate, good to
-    about a quarter on a CPU; processes are rough figures.
-
-    Raises:
-        ConfigError: if there can be no such agent.
+    about a quarter on a CPU; processes are rough figures. Raises ConfigError if there can be no such agent.
     """
     # In this mode tensors have shapes and no numbers: nothing is allocated or computed.
     with torch.random.fork_rng(devices=()), FakeTensorMode():
@@ -142,12 +139,10 @@ def _saved_storages(learner: Learner, spec: ObservationSpec, steps: int, batch: 
 
 def available_memory(device: torch.device, root: Path = Path("/")) -> Available:
     """What is free now: of this machine the least of MemAvailable and what the control groups leave (v1 and v2).
-
-    Args:
-        device: the learner's.
-        root: where proc, sys and dev are found.
-    """
-    limits = [*_meminfo_available(root), *_cgroups_available(root)]
+    ``root`` has the folders proc, sys and dev."""
+    meminfo = [line.split() for line in _text(root / "proc/meminfo").splitlines()]
+    limits = [1024 * int(size) for name, size, *_ in meminfo if name == "MemAvailable:"]
+    limits += _cgroups_available(root)
     try:
         shm = os.statvfs(root / "dev/shm")
         shared = shm.f_bavail * shm.f_frsize
@@ -158,12 +153,8 @@ def available_memory(device: torch.device, root: Path = Path("/")) -> Available:
 
 
 def check_fits(budget: MemoryBudget, available: Available) -> None:
-    """Compare a budget with what is free before anything is made.
-
-    Raises:
-        ConfigError: for the first place that is too small; the message names what is needed and free, the largest
-            part, and what makes it smaller.
-    """
+    """Raises ConfigError for the first place that is too small; the message names what is needed and free, the largest
+    part, and what makes it smaller."""
     limits: list[tuple[str, tuple[Place, ...], int | None]] = [
         (f"memory on {budget.device}", ("device",), available.device),
         ("shared memory (/dev/shm)", ("shared",), available.shared),
@@ -282,12 +273,6 @@ def _nbytes(tensors: Iterable[Tensor]) -> int:
 
 def _processes(count: int, name: str, place: Place, each: int, remedy: str) -> BudgetPart:
     return BudgetPart(f"{count} {name}{'s' if count > 1 else ''} (roughly)", place, count * each, remedy)
-
-
-def _meminfo_available(root: Path) -> Iterator[int]:
-    for line in _text(root / "proc/meminfo").splitlines():
-        if line.startswith("MemAvailable:"):
-            yield 1024 * int(line.split()[1])
 
 
 def _cgroups_available(root: Path) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""The page that tells where a training's time went, and what to do about it."""
+"""The page that shows where a training's time went, and what to do about it."""
 
 from __future__ import annotations
 
@@ -57,9 +57,10 @@ class ProfileSummary:
         """A short table: name and shares, for the terminal."""
         named = [("learner's loop", self.loop), ("updates", self.parts), ("rollout actors", self.actors)]
         named.append(("inference workers", self.worker_seconds))
-        rows = [(name, percentages(seconds)) for name, seconds in named]
         return [
-            (n, ", ".join(f"{what} {x:.1f} %" for what, x in shares.items() if x > 0)) for n, shares in rows if shares
+            (name, ", ".join(f"{what} {share:.1f} %" for what, share in percentages(seconds).items() if share > 0))
+            for name, seconds in named
+            if sum(seconds.values()) > 0
         ]
 
     def advice(self) -> list[str]:

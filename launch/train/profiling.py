@@ -58,16 +58,15 @@ class NoProfile:
 class TrainingProfile:
     """Counts the seconds of the phases of a training's loop, and traces some of its updates.
 
-    Seconds are counted from the beginning of the first phase "update" to the end of the last phase; phases follow one
-    another and do not nest. What starting and stopping the trace takes is counted nowhere.
+    Seconds are counted from the beginning of the first phase "update" to the end of the last phase; phases do not nest.
+    What starting and stopping the trace takes is counted nowhere.
 
     Args:
         folder: where :meth:`write` puts its files; made where it is missing.
         device: the learner's.
         skip: updates before the trace: the first compile kernels and fill caches.
-        most_updates: updates in the trace.
-        most_seconds: seconds after which the trace ends with the update under way.
-        clock: gives seconds.
+        most_updates, most_seconds: the length of the trace; it ends with the update under way.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -110,16 +109,13 @@ class TrainingProfile:
         workers: InferenceStatistics | None = None,
         timeline: Callable[[Path], object] | None = None,
     ) -> ProfileSummary:
-        """Write the trace, the timeline and ``summary.md``, and end the trace if it still runs.
+        """End the trace, and write it, Ray's timeline and ``summary.md``. Raises OSError.
 
         Args:
             actors: seconds of "environment", "inference" and "waiting", summed over all rollout actors; without
                 "waiting" where the learner's process steps the environments.
             workers: what the inference workers have done; None where there are none.
             timeline: writes Ray's timeline to a path.
-
-        Raises:
-            OSError: if the files cannot be written.
         """
         self._stop()
         self._folder.mkdir(parents=True, exist_ok=True)

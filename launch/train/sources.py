@@ -52,15 +52,11 @@ def open_rollouts(
     stack: ExitStack,
     first_index: int = 0,
 ) -> Rollouts:
-    """Start the rollout actors, with all they need. Those of a resumed run begin other episodes than the ones already
-    played.
+    """Start the learner's rollout actors, with all they need; ``stack`` ends all of it. Those of a resumed run begin
+    other episodes than the ones already played.
 
     Args:
-        config: checked settings.
-        spec: what the environment shows and takes.
-        learner: for which the rollouts are.
-        counters: of the checkpoint that the run goes on from, empty for a new run.
-        stack: ends all of it.
+        counters: of the checkpoint that the run continues from, empty for a new run.
         first_index: the number of this learner's first actor among the actors of all learners.
 
     Raises:
@@ -76,14 +72,14 @@ def open_rollouts(
         alone = InProcessSource(actor, config.batch_size, sequence)
         return Rollouts(alone, alone, WeightsPublisher(learner, alone.publish, wait=True))
     try:
-        source, weights = _ray_source(config, spec, learner, actors, sequence, stack)
+        source = _ray_source(config, spec, learner, actors, sequence, stack)
     except NoMemory as error:
         raise ConfigError(str(error)) from error
     batches: RaySource | BatchPipeline = source
     if learner.device.type == "cuda":
         # On a CPU a thread that makes batches ready would take the interpreter and a core from the update.
         batches = stack.enter_context(closing(BatchPipeline(source, learner.stage)))
-    publish = stack.enter_context(closing(WeightsPublisher(learner, weights.publish, wait=False)))
+    publish = stack.enter_context(closing(WeightsPublisher(learner, source.publish, wait=False)))
     return Rollouts(source, batches, publish)
 
 
@@ -94,8 +90,8 @@ def _ray_source(
     actors: list[ActorConfig],
     sequence: int,
     stack: ExitStack,
-) -> tuple[RaySource, WeightsTarget]:
-    """Rollout actors in Ray processes, and where the agents that act get their weights. Raises NoMemory."""
+) -> RaySource:
+    """Rollout actors in Ray processes. Raises NoMemory."""
     streams, in_flight, final = config.streams_per_actor, config.rollouts_in_flight, config.bootstrap_at_time_limits
     layout = RolloutLayout(config.rollout_length, streams, spec, learner.agent.core.state_size, final)
     inference = _inference_config(config, layout, actors[0]) if acts_on_workers(config, spec) else None
@@ -124,7 +120,7 @@ def _ray_source(
         weights = pool or link
     stack.callback(link.close)
     ring = batch_ring(replace(layout, num_streams=config.batch_size), BUFFERS, pinned=learner.device.type == "cuda")
-    source = RaySource(
+    return RaySource(
         link,
         weights,
         Orders(len(actors), streams, in_flight, sequence, config.max_policy_lag),
@@ -136,7 +132,6 @@ def _ray_source(
         all_have_places=local,
         timeline=lambda path: ray.timeline(filename=str(path)),
     )
-    return source, weights
 
 
 def acts_on_workers(config: TrainConfig[Any], spec: ObservationSpec) -> bool:

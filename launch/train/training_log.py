@@ -46,23 +46,11 @@ class TrainingLog:
     """The values of a line of metrics.jsonl, each over the steps since the last line.
 
     With several learners the first has the values of all: their episodes, lags and counts together, and the mean of the
-    time that each of them waited.
-
-    Args:
-        learner: whose counters are reported.
-        rollouts: whose waits and counts are reported.
-        tasks: what the agent learns.
-        options: the environment's, on which reference scores depend.
-        collective: all learners.
+    time that each of them waited. Reference scores depend on the environment's ``options``.
     """
 
     def __init__(
-        self,
-        learner: Learner,
-        rollouts: Rollouts,
-        tasks: Sequence[Task],
-        options: Any,
-        collective: Collective,
+        self, learner: Learner, rollouts: Rollouts, tasks: Sequence[Task], options: Any, collective: Collective
     ) -> None:
         self._learner, self._batches, self._collective = learner, rollouts.batches, collective
         self._counts = rollouts.source.counts
@@ -91,15 +79,15 @@ class TrainingLog:
         self._note_counts(self._collective.gather(self._own_counts()))
 
     def counts(self) -> dict[str, int]:
-        """What a checkpoint keeps: restarts and stream resets, those of the other learners as gathered last, and the
-        largest number that the next rollout of a stream must have. Waits for the learner's device."""
+        """What a checkpoint keeps, with the other learners' counts as gathered last; the sequence number is the largest
+        of all streams. Waits for the learner's device."""
         own = self._own_counts()
         summed = {name: own[name] + self._others[name] for name in (*COUNTED, _RESETS)}
         return {**summed, _SEQUENCE: max(own[_SEQUENCE], self._others[_SEQUENCE])}
 
     def values(self) -> dict[str, float]:
-        """The values of the next line, nothing but at the first learner; what follows counts for the line after it. All
-        learners call it together. Waits for the learner's device."""
+        """The values of the next line, empty but at the first learner. All learners call it together. Waits for the
+        learner's device."""
         parts = self._collective.gather(self._part())
         means = self._learner.read_metrics()
         elapsed = max(time.monotonic() - self._began, 1e-9)
@@ -154,12 +142,15 @@ class TrainingLog:
         return values
 
     def notes(self) -> dict[str, int]:
-        """Counts that should stay zero, for the progress line; those of the learner's device, and of other learners, as
-        of the last line. And the limit of the episodes' steps, where there is one."""
-        restarts = {name.replace("_", " "): count for name, count in self._restarts().items()}
-        limit = {"episodes cut at": self._max_episode_steps}
-        pending = {"actors pending": self._counts.pending, "inference workers pending": self._counts.workers_pending}
-        return {**pending, **self._notes, **restarts, **limit}
+        """For the progress line: counts that should stay zero, those of the learner's device and of other learners as
+        of the last line, and the limit of the episodes' steps."""
+        return {
+            "actors pending": self._counts.pending,
+            "inference workers pending": self._counts.workers_pending,
+            **self._notes,
+            **{name.replace("_", " "): count for name, count in self._restarts().items()},
+            "episodes cut at": self._max_episode_steps,
+        }
 
     def hints(self, stall_seconds: float) -> list[str]:
         """Names the rollout actors of this learner that have delivered nothing for that long, for the progress line."""
@@ -167,11 +158,8 @@ class TrainingLog:
         if not silent:
             return []
         who = ", ".join(map(str, sorted(silent)[:3])) + (" and others" if len(silent) > 3 else "")
-        one = len(silent) == 1
-        return [
-            f"actor{'' if one else 's'} {who} {'has' if one else 'have'} handed over nothing for "
-            f"{min(silent.values()):,.0f} s"
-        ]
+        have = f"actor {who} has" if len(silent) == 1 else f"actors {who} have"
+        return [f"{have} handed over nothing for {min(silent.values()):,.0f} s"]
 
     def _restarts(self) -> dict[str, int]:
         return {name: getattr(self._counts, name) + self._others[name] for name in COUNTED}
@@ -191,7 +179,7 @@ class TrainingLog:
         return {**restarts, _RESETS: carries.resets, _SEQUENCE: int(carries.next_sequence.max())}
 
     def _note_counts(self, of_all: Sequence[dict[str, int]]) -> None:
-        """``of_all`` learners, this one first; nothing but at the first learner."""
+        """The counts of all learners, this one first; empty but at the first learner."""
         for name in self._others:
             combine = max if name == _SEQUENCE else sum
             self._others[name] = combine([0, *(counts[name] for counts in of_all[1:])])

@@ -52,7 +52,11 @@ class InferenceStatistics:
 
 class ActingAgent:
     """A copy of the agent that computes logits for any of the streams, and keeps their states. Sets the threads of this
-    process."""
+    process.
+
+    Newer weights are taken up between two batches, so that a rollout may be of several versions, of which it reports
+    the oldest: V-trace needs the logits, which are those of the weights that acted.
+    """
 
     def __init__(self, config: InferenceConfig) -> None:
         if config.threads is not None:
@@ -79,8 +83,9 @@ class ActingAgent:
         """Set the cells of these streams to zero."""
         self._cells[streams].zero_()
 
-    def act(self, streams: Sequence[slice], steps: Sequence[StepInput]) -> tuple[np.ndarray, Tensor]:
-        """The logits [B, A] of all these streams together, and their cells before the step, [B, N] on the device."""
+    def act(self, streams: Sequence[slice], steps: Sequence[StepInput]) -> list[tuple[np.ndarray, Tensor]]:
+        """Compute all these streams together; returns for each slice the logits [B, A], and the cells before the step,
+        [B, N] on the device."""
         began = time.perf_counter()
         self._began = self._began or began
         chosen = torch.cat([torch.arange(each.start, each.stop) for each in streams]).to(self._device)
@@ -94,9 +99,10 @@ class ActingAgent:
             self._gather(words) if words else None,
         )
         self._cells[chosen] = output.state
-        logits = output.logits.cpu().numpy()
+        logits = output.logits.cpu()
         self._done += InferenceStatistics(time.perf_counter() - began, batches=1, requests=len(streams))
-        return logits, cells
+        sizes = [each.stop - each.start for each in streams]
+        return [(part.numpy(), before) for part, before in zip(logits.split(sizes), cells.split(sizes), strict=True)]
 
     def _gather(self, parts: list[np.ndarray]) -> Tensor:
         """[B, ...] on the device."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -37,8 +36,9 @@ class StepInput:
         )
 
 
-class Policy(Protocol):
-    """Fills the logits of a rollout, group of streams by group, step by step."""
+class Policy:
+    """Fills the logits of a rollout, group of streams by group, step by step. Methods that are not overridden do
+    nothing."""
 
     def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights | None) -> None:
         """The requests that follow are for this rollout, which lies in ``slot`` of the actor's memory."""
@@ -53,13 +53,8 @@ class Policy(Protocol):
         """There are no more requests."""
 
 
-class LocalPolicy:
-    """A copy of the agent in this process; computes in :meth:`answer`.
-
-    Args:
-        agent: on the device where it computes.
-        columns: the streams of each group.
-    """
+class LocalPolicy(Policy):
+    """A copy of the agent in this process; computes in :meth:`answer`, on the agent's device."""
 
     def __init__(self, agent: Agent, columns: Sequence[slice]) -> None:
         self._agent, self._columns = agent.eval(), columns
@@ -76,9 +71,6 @@ class LocalPolicy:
         rollout.weights_version[...] = self._version
         self._rollout = rollout
 
-    def ask(self, group: int, t: int) -> None:
-        pass
-
     def answer(self, group: int, t: int) -> None:
         columns = self._columns[group]
         seen = StepInput.of(self._rollout, t, columns)
@@ -87,9 +79,6 @@ class LocalPolicy:
         output = self._agent.step(observation, reward, is_first, self._cell[columns], words)
         self._cell[columns] = output.state
         self._rollout.behaviour_logits[t, columns] = output.logits.cpu().numpy()
-
-    def close(self) -> None:
-        pass
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self._device)

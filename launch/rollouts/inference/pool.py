@@ -46,12 +46,12 @@ class Worker:
 
 
 class InferencePool:
-    """Starts inference workers and replaces those that died; rollout actor i asks worker i mod ``count``.
+    """Starts inference workers and replaces those that died; rollout actor i asks worker i mod ``number``.
 
     Args:
         ray: the module, connected.
-        number: how many.
-        start: starts the worker of a number; returns its handle and how it is asked.
+        number: of workers.
+        start: starts a worker by its index; returns its handle and contact, as of :class:`Worker`.
         sends_weights: whether it gets the weights through Ray, from here. It may then be anywhere, and may have to
             wait for a place in the cluster; the constructor does not wait for it.
 
@@ -72,7 +72,7 @@ class InferencePool:
             self._await(index)
 
     def contact(self, actor: int) -> Any:
-        """Of the worker that the rollout actor of this number asks."""
+        """Of this rollout actor's worker."""
         return self._workers[actor % len(self._workers)].contact
 
     def pending(self) -> int:
@@ -83,7 +83,7 @@ class InferencePool:
         return len(self._ray.wait(started, num_returns=len(started), timeout=0)[1])
 
     def publish(self, weights: Weights) -> None:
-        """Send these to the workers: they are stored once, and go once to each node that has workers."""
+        """Send the weights to the workers: stored once, they go once to each node that has workers."""
         with self._lock:
             self._newest = (weights.version, self._ray.put(weights))
             for worker in self._workers:
@@ -97,7 +97,7 @@ class InferencePool:
             return worker.version
 
     def served(self, actor: int) -> None:
-        """A rollout of this actor came: its worker does its work."""
+        """Note that a rollout of this actor came: its worker works."""
         self._failures[actor % len(self._workers)] = 0
 
     def revive_lost(self) -> int:
@@ -111,14 +111,13 @@ class InferencePool:
             InferenceFailed: if it was replaced too often, or cannot start.
         """
         index = actor % len(self._workers)
-        worker, reason = self._workers[index], "it does not answer"
+        worker = self._workers[index]
         if not self._ray.wait([worker.started], timeout=0)[0]:
             return False
         try:
-            failure = self._ray.get(worker.handle.failure.remote(), timeout=_ANSWER_SECONDS)
-            if failure is None:
+            reason = self._ray.get(worker.handle.failure.remote(), timeout=_ANSWER_SECONDS)
+            if reason is None:
                 return False
-            reason = failure
         except self._ray.exceptions.RayError as error:
             reason = last_line(error)
         self._failures[index] += 1
@@ -134,8 +133,7 @@ class InferencePool:
     def statistics(self) -> InferenceStatistics:
         """Of all workers that answer, together."""
         known = InferenceStatistics()
-        calls = [worker.handle.statistics.remote() for worker in self._workers]
-        for call in calls:
+        for call in [worker.handle.statistics.remote() for worker in self._workers]:
             with suppress(self._ray.exceptions.RayError):
                 known += self._ray.get(call, timeout=_ANSWER_SECONDS)
         return known
@@ -178,15 +176,8 @@ class InferencePool:
 
 
 def pool_beside(ray: Any, config: InferenceConfig, number: int, weights: MemoryHandle, folder: Path) -> InferencePool:
-    """Workers on this machine, which read shared weights.
-
-    Args:
-        ray: the module, connected.
-        config: of each worker; devices without a number are dealt out in turn where there are several.
-        number: how many.
-        weights: where the newest weights are.
-        folder: for their sockets, which only this user enters.
-    """
+    """Workers on this machine, which read shared ``weights``; devices without a number are dealt out in turn. Their
+    sockets lie in ``folder``, which only this user enters."""
     numbers = count(1)
     options = worker_options(ray, True, config.device, number)
 

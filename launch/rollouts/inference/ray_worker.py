@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from r2ac.launch.rollouts.inference.acting_agent import ActingAgent, InferenceConfig, InferenceStatistics
-from r2ac.launch.rollouts.inference.policies import InferenceLost, StepInput
+from r2ac.launch.rollouts.inference.policies import InferenceLost, Policy, StepInput
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.learner import Rollout
 
@@ -39,7 +39,7 @@ class ActResponse:
     """[B, N] before the step, where the request begins a rollout."""
 
 
-class RayPolicy:
+class RayPolicy(Policy):
     """Asks an inference worker anywhere in the cluster, by calls through Ray that carry observations. Several groups of
     streams hide how long a call takes.
 
@@ -82,19 +82,11 @@ class RayPolicy:
             rollout.first_state[columns] = response.first_state
             rollout.weights_version[columns] = response.version
 
-    def close(self) -> None:
-        pass
-
 
 class RayInferenceWorker:
     """Computes the logits of all requests that wait, in one batch; keeps the states of all streams on its device.
 
-    A Ray actor whose methods run on an event loop, so that requests arrive while others are computed. Newer weights are
-    taken up between two batches, so that a rollout may be of several versions, of which it reports the oldest: V-trace
-    needs the logits, which are those of the weights that acted.
-
-    Args:
-        config: what to compute.
+    A Ray actor whose methods run on an event loop, so that requests arrive while others are computed.
     """
 
     def __init__(self, config: InferenceConfig) -> None:
@@ -153,11 +145,8 @@ class RayInferenceWorker:
             if request.is_new:
                 # An actor that takes the place of another begins new episodes.
                 agent.forget(request.streams)
-        logits, cells = agent.act([request.streams for request in requests], [request.step for request in requests])
-        responses, start = [], 0
-        for request in requests:
-            stop = start + request.streams.stop - request.streams.start
-            first_state = cells[start:stop].cpu().numpy() if request.begins_rollout else None
-            responses.append(ActResponse(logits[start:stop], agent.version, first_state))
-            start = stop
-        return responses
+        results = agent.act([request.streams for request in requests], [request.step for request in requests])
+        return [
+            ActResponse(logits, agent.version, cells.cpu().numpy() if request.begins_rollout else None)
+            for request, (logits, cells) in zip(requests, results, strict=True)
+        ]

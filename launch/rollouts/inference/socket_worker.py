@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from r2ac.launch.rollouts.inference.acting_agent import ActingAgent, InferenceConfig, InferenceStatistics
-from r2ac.launch.rollouts.inference.policies import InferenceLost, StepInput
+from r2ac.launch.rollouts.inference.policies import InferenceLost, Policy, StepInput
 from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle
 from r2ac.launch.rollouts.transport.shared_rollouts import SharedRollouts
 from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
@@ -30,7 +30,7 @@ _POLL_SECONDS = 0.5
 _FIRST_WEIGHTS_SECONDS = 0.01
 
 
-class SocketPolicy:
+class SocketPolicy(Policy):
     """Asks an inference worker of this machine, which reads observations where the rollout lies, and writes logits,
     first states and the weights' version there.
 
@@ -106,8 +106,6 @@ class InferenceWorker:
 
     A thread of its own answers :class:`SocketPolicy`: it reads observations from the memory of the rollout actors and
     writes logits there; with the first step of a rollout also the states before it and the version of its weights.
-    Newer weights are taken up between two batches, so that a rollout may be of several versions, of which it reports
-    the oldest: V-trace needs the logits, which are those of the weights that acted.
 
     Args:
         config: what to compute.
@@ -200,16 +198,13 @@ class InferenceWorker:
         assert weights is not None
         self._agent.load(weights)
         steps = [StepInput.of(r.rollout, r.t, r.columns) for r in requests]
-        logits, cells = self._agent.act([r.streams for r in requests], steps)
-        start = 0
-        for request in requests:
+        results = self._agent.act([r.streams for r in requests], steps)
+        for request, (logits, cells) in zip(requests, results, strict=True):
             rollout, columns = request.rollout, request.columns
-            stop = start + columns.stop - columns.start
             if request.t == 0:
-                rollout.first_state[columns] = cells[start:stop].cpu().numpy()
+                rollout.first_state[columns] = cells.cpu().numpy()
                 rollout.weights_version[columns] = self._agent.version
-            rollout.behaviour_logits[request.t, columns] = logits[start:stop]
-            start = stop
+            rollout.behaviour_logits[request.t, columns] = logits
             # One that is gone is met when its socket is read.
             with contextlib.suppress(OSError):
                 request.client.socket.send(bytes([request.group]))
