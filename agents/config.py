@@ -7,6 +7,8 @@ from typing import Literal
 
 Gradient = Literal["rtrl", "tbptt"]
 EncoderName = Literal["auto", "impala", "nature", "mlp", "none"]
+FIXED_GRADIENTS: dict[str, str | None] = {"feedforward": None}
+"""The gradient through time of every core that RTRL cannot train; None: it has no memory, and so no such gradient."""
 
 
 @dataclass(frozen=True)
@@ -16,8 +18,8 @@ class AgentConfig:
     gradient: Gradient = "rtrl"
     """How the recurrent core is trained: exactly (rtrl), or truncated at the rollout's start (tbptt)."""
     core: str = "elstm"
-    """The core: a recurrent cell (elstm, indrnn, lru, mingru, minlstm, qrnn, rglru, rtu), or the feed-forward one of
-    the eLSTM's capacity that cannot remember (feedforward)."""
+    """The core: a recurrent cell by its name, such as elstm, mingru or lru (a name that is unknown lists all), or the
+    feed-forward one of the eLSTM's capacity that cannot remember (feedforward)."""
     hidden_size: int = 256
     """Units of the core (N)."""
     encoder: EncoderName = "auto"
@@ -34,13 +36,13 @@ class AgentConfig:
 
     @property
     def label(self) -> str:
-        """What tells agents apart at a glance: the gradient, and the core where it is not the eLSTM."""
+        """The agent in a word or two: the core where it is not the eLSTM, and the gradient."""
         return agent_label(self.core, self.gradient)
 
 
 def gradient_of(core: str | None, gradient: str | None) -> str | None:
-    """The gradient through time that a core has: none where it does not remember."""
-    return None if core == "feedforward" else gradient
+    """The gradient through time of a core where ``gradient`` is asked for."""
+    return FIXED_GRADIENTS.get(core or "", gradient)
 
 
 def agent_label(core: str | None, gradient: str | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -16,15 +16,16 @@ class Carry:
     """What a core hands from one rollout to the next."""
 
     state: Tensor
-    """What it remembers, [B, S]."""
+    """The core's state, [B, S]."""
     traces: Traces | None = None
     """Derivatives of the state by the recurrent parameters; None unless the gradient is RTRL's."""
     notes: Notes | None = None
     """Beside traces with ``streams``: where the backward pass notes what it found."""
 
 
-class Core(nn.Module):
-    """What every core has. To add one, write a subclass and give it a line in the table of ``r2ac.agents.cores``."""
+class Core(nn.Module, ABC):
+    """What every core has. To add one, write a subclass and give it a line in the table of ``r2ac.agents.cores``; where
+    RTRL cannot train it, also one in ``FIXED_GRADIENTS`` of ``r2ac.agents.config``."""
 
     input_size: int
     """D."""
@@ -57,17 +58,17 @@ class Core(nn.Module):
     def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         """One step without gradients or traces: x [B, D], state [B, S], is_first [B] bool -> h [B, H], state."""
 
+    @abstractmethod
+    def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+        """The states after each step of a rollout, [T, B, S], whose gradients end at ``state`` before it, [B, S]."""
+
+    @abstractmethod
+    def retention(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+        """By what factor a small change of the state is scaled in the step that :meth:`step` makes, [B, S]."""
+
     def with_notes(self, carry: Carry, parts: bool = True) -> Carry:
         """The carry, whose traces have ``streams``, with notes of the decay and, if wanted, of the gradient's parts."""
         return carry
-
-    def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
-        """The states after each step of a rollout, [T, B, S], whose gradients end at ``state`` before it, [B, S]."""
-        return state.expand(len(x), -1, -1)
-
-    def retention(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
-        """By what factor a small change of the state is scaled in the step that :meth:`step` makes, [B, S]."""
-        return torch.zeros_like(state)
 
     def forward(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Carry]:
         """Run over a rollout.

@@ -42,7 +42,13 @@ class FeedForward(Core):
 
     def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
         """x [T, B, D] -> h [T, B, N], empty states [T, B, 0] and the empty carry."""
-        return self._output(x), carry.state.expand(len(x), -1, -1), carry
+        return self._output(x), self.truncated_states(x, carry.state, is_first), carry
+
+    def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+        return state.expand(len(x), -1, -1)
+
+    def retention(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+        return torch.zeros_like(state)
 
     @torch.no_grad()
     def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,7 +101,8 @@ def inspect_checkpoint(path: Path, config: InspectConfig, report: Callable[[int]
 
     The episodes are some of the training's, and follow from the settings alone. What RTRL adds is measured for an agent
     that was trained by TBPTT as well. ``report`` is called with the number of rollouts that have been played. Raises
-    ConfigError for a feed-forward agent or settings that do not fit, and CheckpointError, UnknownTask, MissingPackage.
+    ConfigError for a core that RTRL cannot train or settings that do not fit, and CheckpointError, UnknownTask,
+    MissingPackage.
     """
     trained = TrainedAgent.load(path)
     training = trained.training
@@ -126,6 +127,8 @@ def inspect_checkpoint(path: Path, config: InspectConfig, report: Callable[[int]
         agent = replace(trained, training=replace(training, agent=exact)).agent(actor.spec, device, training.task)
         if agent.core.state_size == 0:
             raise ConfigError(f"{path} holds a feed-forward agent: it has no memory, and so no gradient through time")
+        if not agent.core.uses_rtrl:
+            raise ConfigError(f"{path} holds a core that RTRL cannot train: --core {exact.core}")
         reach = measure_reach(agent, training.learner, _play(actor, agent, config.rollouts, report), config.warm_up)
     finally:
         actor.close()

@@ -113,12 +113,6 @@ def memory_budget(config: TrainConfig[Any], spec: ObservationSpec, device: torch
 
 def saved_for_backward(learner: Learner, spec: ObservationSpec, steps: int, batch: int) -> list[int]:
     """Bytes of every array that forward pass and losses save for the backward pass over T steps of B streams."""
-    short, long = (_saved_storages(learner, spec, length, batch) for length in (steps, 2 * steps))
-    # What does not grow with the rollout are weights and carries.
-    return [double.nbytes() - single.nbytes() for single, double in zip(short, long, strict=True)]
-
-
-def _saved_storages(learner: Learner, spec: ObservationSpec, steps: int, batch: int) -> list[torch.UntypedStorage]:
     shapes = RolloutLayout(steps, batch, spec, learner.agent.core.state_size).arrays()
     dtypes = {name: torch.from_numpy(np.empty(0, dtype)).dtype for name, (_, dtype) in shapes.items()}
     rollout = Rollout(**{name: torch.zeros(shape, dtype=dtypes[name]) for name, (shape, _) in shapes.items()})
@@ -133,8 +127,10 @@ def _saved_storages(learner: Learner, spec: ObservationSpec, steps: int, batch: 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         output = learner.agent(rollout.observation, rollout.reward, rollout.is_first, carry, rollout.instruction)
         learner.algorithm.losses(output, rollout, learner.config)
-    own = {tensor.untyped_storage()._cdata for tensor in rollout.arrays().values()}
-    return [storage for key, storage in saved.items() if key not in own]
+    traces = carry.traces.tensors() if carry.traces is not None else []
+    kept = [*rollout.arrays().values(), *learner.agent.state_dict().values(), carry.state, *traces]
+    counted = {tensor.untyped_storage()._cdata for tensor in kept}  # by other parts of the budget
+    return [storage.nbytes() for key, storage in saved.items() if key not in counted]
 
 
 def available_memory(device: torch.device, root: Path = Path("/")) -> Available:

@@ -11,6 +11,7 @@ import pytest
 from r2ac.launch.cli import main
 from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runs.metrics import read_metrics
+from tests.own_core import add_own_core
 
 TrainTiny = Callable[..., Path]
 Capture = pytest.CaptureFixture[str]
@@ -102,3 +103,16 @@ def test_bad_input_is_one_sentence(train_tiny: TrainTiny, tmp_path: Path, capsys
         error = capsys.readouterr().err
         assert words in error
         assert error.count("\n") == 1
+
+
+def test_a_core_that_rtrl_cannot_train_is_refused(
+    train_tiny: TrainTiny, tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_own_core(monkeypatch)
+    run = train_tiny(tmp_path / "run", {"--core": "own"})
+    assert read_metrics(run)
+    capsys.readouterr()
+    assert main(["inspect", str(run)]) == 2
+    error = capsys.readouterr().err
+    assert "a core that RTRL cannot train: --core own" in error
+    assert error.count("\n") == 1

@@ -30,6 +30,7 @@ from r2ac.launch.train.memory_budget import (
     saved_for_backward,
 )
 from r2ac.learner import Learner, LearnerConfig
+from tests.own_core import add_own_core
 
 CPU = torch.device("cpu")
 TMAZE, ATARI = ObservationSpec((3,), 4), ObservationSpec((4, 84, 84), 18)
@@ -145,6 +146,7 @@ def test_each_stream_of_dmlab_has_an_engine() -> None:
     [
         (TMAZE, AgentConfig(hidden_size=32), "float32"),
         (TMAZE, AgentConfig(hidden_size=32, gradient="tbptt"), "float32"),
+        (TMAZE, AgentConfig(hidden_size=32, core="own"), "float32"),
         (ObservationSpec((3, 36, 40), 5), AgentConfig(hidden_size=32), "float32"),
         (ObservationSpec((3, 36, 40), 5), AgentConfig(hidden_size=32), "bfloat16"),
         (ObservationSpec((3, 36, 40), 5), AgentConfig(encoder="nature", core="feedforward"), "float32"),
@@ -152,8 +154,9 @@ def test_each_stream_of_dmlab_has_an_engine() -> None:
     ],
 )
 def test_the_estimate_is_that_of_an_update_of_numbers(
-    spec: ObservationSpec, agent: AgentConfig, precision: Any
+    spec: ObservationSpec, agent: AgentConfig, precision: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    add_own_core(monkeypatch)
     config = tmaze(agent=agent, learner=LearnerConfig(encoder_precision=precision), rollout_length=11, batch_size=7)
     estimate = sizes(budget_of(config, spec))["activations of an update"]
     learner = Learner(Agent(spec, agent), config.learner, config.num_streams, 1)
