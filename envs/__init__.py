@@ -1,7 +1,7 @@
 """Suites, task names and vector environments. Importing this package loads no engine, no torch and no Ray."""
 
 from r2ac.envs.mixed import spread
-from r2ac.envs.registry import SUITES, find_task, find_tasks, frames_per_step, list_names, make_vector, one_suite
+from r2ac.envs.registry import SUITES, find_task, find_tasks, list_names, make_vector, one_suite
 from r2ac.envs.signals import Signals
 from r2ac.envs.suite import (
     EngineFailed,
@@ -34,7 +34,6 @@ __all__ = [
     "UnknownTask",
     "find_task",
     "find_tasks",
-    "frames_per_step",
     "list_names",
     "make_vector",
     "mean_normalised_return",

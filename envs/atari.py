@@ -3,9 +3,8 @@
 `PRESETS` has the protocols of Irie et al. 2024 (section 4, after Mnih et al. 2015), which are the defaults, and of
 Machado et al. 2018; docs/environments/atari.md compares them. Rewards are the game's own: the loss clips them.
 
-FIRE is pressed for one frame at the start of an episode, in place of the last no-op, where it is one of the actions: a
-policy that has not yet found FIRE would stand still in the games that wait for it. (The paper's code repeats it 4 times
-and lets one more action follow.)
+FIRE, where it is one of the actions, is pressed for one frame at the start of an episode, in place of the last no-op:
+some games wait for it. (The paper's code repeats it 4 times and lets one more action follow.)
 """
 
 from __future__ import annotations
@@ -100,7 +99,8 @@ class AtariVector(VectorWrapper):
             lost = (info["lives"] < self._lives) & (info["lives"] > 0) & ~game_over
             self._lives, signals = info["lives"].copy(), replace(signals, game_over=game_over)
             if lost.any():
-                final = _mixed(lost, observation, observation if final is None else final)
+                others = observation if final is None else final
+                final = np.where(lost[:, None, None, None], observation, others)
                 signals = replace(signals, final_observation=final, has_final=game_over | lost)
                 terminated = terminated | lost
         return observation, reward.astype(np.float32), terminated, truncated, info | signals.info()
@@ -111,13 +111,6 @@ class AtariVector(VectorWrapper):
             return observation
         moved = np.moveaxis(observation, 4, 2)
         return moved.reshape(len(moved), -1, *moved.shape[3:])
-
-
-def _mixed(first: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """A copy of `b` with the rows of `a` where `first`, bool [N], is set."""
-    mixed = b.copy()
-    mixed[first] = a[first]
-    return mixed
 
 
 @functools.cache

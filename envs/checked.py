@@ -23,7 +23,7 @@ _OWN = (EngineFailed, InvalidOption, MissingPackage, UnknownTask)
 
 
 def checked_vector(make: Callable[[], VectorEnv], tasks: Sequence[str], first_stream: int) -> VectorEnv:
-    """`make()` as :class:`CheckedVector`; whatever making raises is raised as that, too."""
+    """`make()` as :class:`CheckedVector`; an error of `make` is one of the environment too."""
     with _fence(tasks, "cannot be made", never_worked=True):
         env = make()
     return CheckedVector(env, tasks, first_stream)
@@ -31,12 +31,8 @@ def checked_vector(make: Callable[[], VectorEnv], tasks: Sequence[str], first_st
 
 class CheckedVector(VectorWrapper):
     """Raises EnvironmentFailed for whatever the environment raises, SystemExit and os._exit included, and for an
-    observation or a reward that is not a finite number in float32. KeyboardInterrupt goes on as it is where Ctrl-C
-    raises it; a process that handles SIGINT itself gets it from environments alone. An error of `close` is logged.
-
-    tasks: full name of the task of each stream.
-    first_stream: the number of the first stream.
-    """
+    observation or a reward that is not a finite number in float32. KeyboardInterrupt passes where Ctrl-C raises it.
+    An error of `close` is logged. ``tasks`` has the full name of the task of each stream."""
 
     def __init__(self, env: VectorEnv, tasks: Sequence[str], first_stream: int) -> None:
         super().__init__(env)

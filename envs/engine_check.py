@@ -14,11 +14,8 @@ _SECONDS = 120
 
 
 def engine_problems(suites: Sequence[Suite]) -> dict[str, str | None]:
-    """Why each suite cannot run here and what to do about it, by the suite's name; None where it can.
-
-    An engine that is installed is imported, in a process of its own, since an import may fail in any way; the
-    processes run at the same time.
-    """
+    """Why each suite cannot run here and what to do about it, by the suite's name; None where it can. Installed engines
+    are imported in processes of their own, all at the same time, since an import may fail in any way."""
     problems = {suite.name: suite.missing() for suite in suites}
     # The modules that this process finds.
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path)}

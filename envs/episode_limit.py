@@ -12,10 +12,8 @@ from r2ac.envs.signals import Signals
 
 
 class EpisodeLimit(VectorWrapper):
-    """Truncates an episode (a whole game, where the agent's episodes are lives) after its step number `steps`.
-
-    The step that is the last one sets `truncated` and shows the first observation of the next episode; the signals have
-    the final observation of the one that was cut off, in every suite.
+    """Truncates an episode (a whole game, where the agent's episodes are lives) after its step number `steps`; the
+    signals then have its final observation, in every suite.
 
     env: `reset(options={"reset_mask": mask})` begins episodes in the streams of `mask`, bool [N], and in no others.
     """

@@ -22,13 +22,11 @@ from typing import Any
 
 import gymnasium
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
-from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TransformObservation
 
 from r2ac.envs.checked import exits_raise
-from r2ac.envs.seeding import engine_seeds
-from r2ac.envs.single import ActionRepeat, FrameStack, OneDiscreteAction, SingleVector, as_image, as_vector, is_image
-from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, SuiteOptions, UnknownTask, check_at_least
+from r2ac.envs.single import ActionRepeat, FrameStack, OneDiscreteAction, as_image, as_vector, is_image, single_streams
+from r2ac.envs.suite import InvalidOption, MissingPackage, Suite, SuiteOptions, UnknownTask, check_at_least
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,7 @@ def _look_up(name: str) -> None:
 
 
 def _import(module: str) -> ModuleType:
-    """The module, also where it lies in the current directory, as `python -c` would find it; raises ImportError
-    whatever is wrong with it."""
+    """The module, also from the current directory, as for `python -c`; raises ImportError for whatever it raises."""
     here = ""
     with suppress(FileNotFoundError):
         here = os.getcwd()
@@ -109,10 +106,7 @@ def _keywords(options: GymOptions) -> dict[str, Any]:
 
 
 def make_single(name: str, options: GymOptions) -> gymnasium.Env:
-    """The environment as `gymnasium.make` and the wrappers give it.
-
-    Raises UnknownTask, InvalidOption or MissingPackage.
-    """
+    """The environment as `gymnasium.make` and the wrappers give it. Raises InvalidOption or MissingPackage."""
     try:
         env = gymnasium.make(name, disable_env_checker=True, **_keywords(options))
     except (gymnasium.error.DependencyNotInstalled, ImportError) as error:
@@ -195,17 +189,13 @@ def _make_one(name: str, options: GymOptions) -> gymnasium.Env:
     return FrameStack(env, options.frame_stack) if options.frame_stack > 1 else env
 
 
-def _make(name: str, num_envs: int, seed: int, split: Split, options: GymOptions) -> VectorEnv:
-    return SingleVector(functools.partial(_make_one, name, options), engine_seeds(seed, split, num_envs))
-
-
 SUITE = Suite(
     name="gym",
     summary="any Gymnasium id with discrete actions, your own too, such as these",
     options=GymOptions,
     list_tasks=lambda: ("CartPole-v1", "Acrobot-v1", "MountainCar-v0"),
     check=_check,
-    make=_make,
+    make=single_streams(_make_one),
     frames_per_step=lambda name, options: options.action_repeat,
     look_up=_look_up,
 )

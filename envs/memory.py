@@ -1,7 +1,5 @@
-"""The suite `memory`: tasks that only an agent which remembers can solve. They need no engine.
-
-With the option `pixels` every task shows uint8 [3,24,24] pictures of 3 x 3 coloured fields in place of its float32
-vector, and nothing else changes: one seed is the same episodes with and without.
+"""The suite `memory`: tasks that only an agent which remembers can solve. They need no engine. With the option `pixels`
+every task shows uint8 [3,24,24] pictures of 3 x 3 coloured fields in place of its float32 vector, of the same episodes.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ that the mean is (E + 5) / 2. Chance: the same path to a random end, half of tha
 
 from __future__ import annotations
 
-import functools
 import importlib
 import os
 from dataclasses import dataclass
@@ -22,21 +21,11 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
-from gymnasium.vector import VectorEnv
 
-from r2ac.envs.seeding import engine_seeds
-from r2ac.envs.single import OneDiscreteAction, SingleVector
-from r2ac.envs.suite import ReferenceScores, Spaces, Split, Suite, SuiteOptions
+from r2ac.envs.single import OneDiscreteAction, single_streams
+from r2ac.envs.suite import ReferenceScores, Spaces, Suite, SuiteOptions
 
-_TASKS = {
-    "MemoryS7": (7, False),
-    "MemoryS9": (9, False),
-    "MemoryS11": (11, False),
-    "MemoryS13": (13, False),
-    "MemoryS13Random": (13, True),
-    "MemoryS17Random": (17, True),
-}
-"""Width of the maze, and whether the corridor's length is random."""
+_TASKS = ("MemoryS7", "MemoryS9", "MemoryS11", "MemoryS13", "MemoryS13Random", "MemoryS17Random")
 _CODES = (11, 6, 3)
 """MiniGrid's numbers of objects, colours and states."""
 _VIEW = 7
@@ -78,19 +67,15 @@ class ViewAsPixels(gymnasium.ObservationWrapper):
         return np.moveaxis(engine.get_frame(tile_size=_TILE, agent_pov=True), 2, 0)
 
 
-def _make_one(name: str, options: MinigridOptions) -> gymnasium.Env:
-    env = OneDiscreteAction(gymnasium.make(f"MiniGrid-{name}-v0", disable_env_checker=True))
-    return ViewAsPixels(env) if options.pixels else CodesAsVector(env)
-
-
 def _load() -> None:
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")  # pygame greets on standard output when it is imported
     importlib.import_module("minigrid")  # registers the ids
 
 
-def _make(name: str, num_envs: int, seed: int, split: Split, options: MinigridOptions) -> VectorEnv:
+def _make_one(name: str, options: MinigridOptions) -> gymnasium.Env:
     _load()
-    return SingleVector(functools.partial(_make_one, name, options), engine_seeds(seed, split, num_envs))
+    env = OneDiscreteAction(gymnasium.make(f"MiniGrid-{name}-v0", disable_env_checker=True))
+    return ViewAsPixels(env) if options.pixels else CodesAsVector(env)
 
 
 def _spaces(name: str, options: MinigridOptions) -> Spaces:
@@ -100,8 +85,8 @@ def _spaces(name: str, options: MinigridOptions) -> Spaces:
 
 
 def _reference_scores(name: str, options: MinigridOptions) -> ReferenceScores:
-    size, random_length = _TASKS[name]
-    corridor_end = (4 + size - 3) / 2 if random_length else size - 3
+    size = int(name.removeprefix("MemoryS").removesuffix("Random"))
+    corridor_end = (4 + size - 3) / 2 if name.endswith("Random") else size - 3
     best = 1 - 0.9 * (corridor_end + 5) / 2 / (5 * size**2)
     return ReferenceScores(best / 2, best, "chance", "best")
 
@@ -110,11 +95,11 @@ SUITE = Suite(
     name="minigrid",
     summary="mazes whose fork asks for the object at their start (MiniGrid)",
     options=MinigridOptions,
-    list_tasks=lambda: tuple(_TASKS),
+    list_tasks=lambda: _TASKS,
     modules=("minigrid",),
     remedy="pip install 'r2ac[minigrid]'",
     load=_load,
-    make=_make,
+    make=single_streams(_make_one),
     reference_scores=_reference_scores,
     spaces=_spaces,
 )

@@ -15,21 +15,17 @@ Item = TypeVar("Item")
 
 
 def spread(items: Sequence[Item], count: int, first: int = 0) -> tuple[Item, ...]:
-    """Which of ``items`` each of ``count`` streams has, the first stream being number ``first``: stream i has item
-    i mod n, so that the numbers of streams of two items differ by one at most."""
+    """The items of ``count`` streams from number ``first`` on: stream i has item i mod n."""
     return tuple(items[i % len(items)] for i in range(first, first + count))
 
 
 class MixedVector(StreamsVector):
-    """Vector environments of several tasks side by side; they are stepped in turn. Autoreset SAME_STEP.
-
-    All must show observations of one shape and dtype and take the same number of actions. Of the parts' infos only
-    their signals are kept.
+    """Vector environments of several tasks, stepped in turn; autoreset SAME_STEP. Only signals of infos are kept.
 
     parts: the environments by the names of their tasks.
     names: the task that each stream plays, [N]; a part has as many streams as its name occurs.
 
-    Raises InvalidOption where the parts show or take different things.
+    Raises InvalidOption where the parts differ in the shape or dtype of observations or in the number of actions.
     """
 
     def __init__(self, parts: dict[str, VectorEnv], names: Sequence[str]) -> None:
@@ -45,10 +41,7 @@ class MixedVector(StreamsVector):
         self._streams = [np.flatnonzero(np.asarray(names) == name) for name in parts]
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins an episode in every stream.
-
-        seed: an int for every part, or one a stream; None goes on with the generators as they are.
-        """
+        """Begins an episode in every stream; ``seed`` is an int for every part, or one a stream, or None."""
         by_stream = None if seed is None or isinstance(seed, int | np.integer) else np.asarray(seed)
         observations, infos = [], []
         for part, streams in zip(self._parts, self._streams, strict=True):

@@ -6,7 +6,6 @@ one-hot; two coordinates become one action, row by row. docs/environments/popgym
 
 from __future__ import annotations
 
-import functools
 import importlib
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +13,9 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
-from gymnasium.vector import VectorEnv
 
-from r2ac.envs.seeding import engine_seeds
-from r2ac.envs.single import OneDiscreteAction, SingleVector, as_vector
-from r2ac.envs.suite import ReferenceScores, Split, Suite, SuiteOptions
+from r2ac.envs.single import OneDiscreteAction, as_vector, single_streams
+from r2ac.envs.suite import ReferenceScores, Suite, SuiteOptions
 
 # Return of uniformly random actions, and the best return or, where that is not known, a bound that no policy exceeds
 # in the mean. Random: (2 - A) / A where each answer is one of A and worth plus or minus an equal share; 0 by symmetry
@@ -63,13 +60,10 @@ class PreviousAction(gymnasium.Wrapper):
         super().__init__(env)
         seen: Any = env.observation_space
         actions = int(env.action_space.n)  # type: ignore[attr-defined]
-        self.observation_space = Box(
-            np.concatenate([seen.low, np.zeros(actions, np.float32)]),
-            np.concatenate([seen.high, np.ones(actions, np.float32)]),
-            dtype=np.float32,
-        )
         self._one_hot = np.eye(actions, dtype=np.float32)
         self._none = np.zeros(actions, dtype=np.float32)
+        low, high = np.concatenate([seen.low, self._none]), np.concatenate([seen.high, self._none + 1])
+        self.observation_space = Box(low, high, dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
@@ -80,18 +74,14 @@ class PreviousAction(gymnasium.Wrapper):
         return np.concatenate([observation, self._one_hot[action]]), reward, terminated, truncated, info
 
 
-def _make_one(name: str, options: PopgymOptions) -> gymnasium.Env:
-    env = as_vector(OneDiscreteAction(gymnasium.make(f"popgym-{name}-v0", disable_env_checker=True)))
-    return PreviousAction(env) if options.previous_action else env
-
-
 def _load() -> None:
     importlib.import_module("popgym")  # registers the ids
 
 
-def _make(name: str, num_envs: int, seed: int, split: Split, options: PopgymOptions) -> VectorEnv:
+def _make_one(name: str, options: PopgymOptions) -> gymnasium.Env:
     _load()
-    return SingleVector(functools.partial(_make_one, name, options), engine_seeds(seed, split, num_envs))
+    env = as_vector(OneDiscreteAction(gymnasium.make(f"popgym-{name}-v0", disable_env_checker=True)))
+    return PreviousAction(env) if options.previous_action else env
 
 
 SUITE = Suite(
@@ -102,6 +92,6 @@ SUITE = Suite(
     modules=("popgym",),
     remedy="pip install 'r2ac[popgym]'",
     load=_load,
-    make=_make,
+    make=single_streams(_make_one),
     reference_scores=lambda name, options: ReferenceScores(*_SCORES[name], "random", "best"),
 )

@@ -49,8 +49,8 @@ class ProcgenOptions(SuiteOptions):
 
 
 def level_range(seed: int, split: Split, options: ProcgenOptions) -> tuple[int, int]:
-    """(first level, number of levels) of a split. Test ranges of different seeds are disjoint (seeds modulo how many
-    ranges there are, 5.4 million with the preset); the training range does not depend on the seed."""
+    """(first level, number of levels) of a split: in training for all seeds, in tests disjoint for different seeds
+    (modulo the number of ranges, 5.4 million with the preset)."""
     if split == "train":
         return options.start_level, options.num_levels or HALF - options.start_level
     ranges = (_LAST_LEVEL - HALF) // options.test_levels
@@ -76,15 +76,11 @@ def _check(name: str, options: ProcgenOptions) -> None:
 
 
 def _make(name: str, num_envs: int, seed: int, split: Split, options: ProcgenOptions) -> VectorEnv:
-    (engine_seed,) = engine_seeds(seed, split, 1)
-    if options.distribution_mode == "exploration":
-        if split == "test":
-            raise InvalidOption("split is 'test', but exploration mode has one level only: use the split 'train'")
-        return ProcgenVector(name, num_envs, engine_seed, mode="exploration", levels=None, threads=options.threads)
-    levels = level_range(seed, split, options)
-    return ProcgenVector(
-        name, num_envs, engine_seed, mode=options.distribution_mode, levels=levels, threads=options.threads
-    )
+    (engine_seed,), mode = engine_seeds(seed, split, 1), options.distribution_mode
+    if mode == "exploration" and split == "test":
+        raise InvalidOption("split is 'test', but exploration mode has one level only: use the split 'train'")
+    levels = None if mode == "exploration" else level_range(seed, split, options)
+    return ProcgenVector(name, num_envs, engine_seed, mode=mode, levels=levels, threads=options.threads)
 
 
 def _reference_scores(name: str, options: ProcgenOptions) -> ReferenceScores | None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from types import ModuleType
 from typing import Any
 
@@ -18,24 +19,17 @@ from r2ac.envs.signals import StreamsVector
 _TIME_OUT = {"bigfish": 6000, "bossfight": 4000, "leaper": 500, "maze": 500, "plunder": 4000}
 
 
-def time_out(game: str, mode: str) -> int:
-    """Steps after which the engine ends an episode of a game."""
-    return 2000 if (game, mode) == ("jumper", "memory") else _TIME_OUT.get(game, 1000)
-
-
 class ProcgenVector(StreamsVector):
     """`num_envs` streams of one ProcGen game, stepped together by the engine; autoreset SAME_STEP.
 
     Observations are uint8 [N,3,64,64] (a view of the engine's [N,64,64,3]), rewards float32 [N]; 15 actions. The engine
-    never shows the last frame of an episode, so that the signals have none. Nor does it tell a time-out from an end
-    in the game: an episode that ends in the very step of the game's time-out without its level being completed is
-    reported as truncated, every other end as terminated.
+    never shows the last frame of an episode and does not tell a time-out from an end in the game: an episode that ends
+    in the step of the game's time-out without its level being completed is truncated, every other one terminated.
 
     seed: non-negative int32; each stream draws its levels from a generator of its own.
-    levels: (first level, number of levels); None in exploration mode, where the engine fixes the one level.
+    mode: one that the game has: with any other the engine ends the process.
+    levels: (first level, number of levels); None in exploration mode, which has one level.
     threads: 0 for one a core.
-
-    The mode must be one that the game has: with any other the engine ends the process.
     """
 
     def __init__(
@@ -52,7 +46,7 @@ class ProcgenVector(StreamsVector):
         }
         if levels is not None:
             self._settings["start_level"], self._settings["num_levels"] = levels
-        self._time_out = time_out(game, mode)
+        self._time_out = 2000 if (game, mode) == ("jumper", "memory") else _TIME_OUT.get(game, 1000)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
         self._fresh = True
         self._start(seed)
@@ -100,21 +94,15 @@ class ProcgenVector(StreamsVector):
 
 
 def load_engine() -> Any:
-    """The engine's class, imported here and not at the top: only whoever plays needs it."""
-    if "procgen" not in sys.modules:
-        with _gym_stand_in():
-            import procgen
-    else:
-        procgen = sys.modules["procgen"]
-    return procgen.ProcgenGym3Env
+    """The engine's class; imports the engine."""
+    with nullcontext() if "procgen" in sys.modules else _gym_stand_in():
+        return importlib.import_module("procgen").ProcgenGym3Env
 
 
-@contextlib.contextmanager
+@contextmanager
 def _gym_stand_in() -> Iterator[None]:
-    """Lets `import procgen` pass without the old `gym`, of which it only wants to register its names.
-
-    The import also appends a folder of whoever built the package to `sys.path`; it is taken out again.
-    """
+    """Lets `import procgen` pass without the old `gym`, where it only registers its names; the folder that the import
+    appends to `sys.path` is removed."""
     names = ("gym", "gym.envs", "gym.envs.registration")
     stand_ins = {name: ModuleType(name) for name in names}
     stand_ins["gym.envs.registration"].register = lambda **kwargs: None  # type: ignore[attr-defined]

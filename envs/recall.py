@@ -23,11 +23,10 @@ NO_ANSWER = -1
 class LockstepVector(StreamsVector):
     """`num_envs` streams of a task whose episodes all have the same number of steps; autoreset SAME_STEP.
 
-    All episodes begin together: one position serves all streams. Each stream draws its episodes from a generator of its
-    own: they do not depend on how many streams stand beside it. Every episode ends by itself (terminated, never
-    truncated); its final observation is the last one again.
+    All episodes begin together. Each stream draws its episodes from a generator of its own, whatever the number of
+    streams. Every episode is terminated, never truncated; its final observation is the last one again.
 
-    Observation: float32 [features], each 0 or 1. Actions: 0 … actions - 1. A subclass says what an episode is.
+    Observation: float32 [features], each 0 or 1. Actions: 0 … actions - 1. A subclass defines the episode.
     """
 
     scores: ReferenceScores
@@ -88,11 +87,8 @@ class LockstepVector(StreamsVector):
 
 
 class ScriptedVector(LockstepVector):
-    """Tasks in which actions change nothing but the reward: 1 for the right answer to each question, else 0.
-
-    So an episode can be written out when it begins. Where all answers are equally likely and nothing that is seen or
-    paid after the cue gives them away, chance is questions / actions and the best return is the number of questions.
-    """
+    """Tasks in which actions change nothing but the reward: 1 for the right answer to each question, else 0. So an
+    episode is written out when it begins; chance is questions / actions, the best return the number of questions."""
 
     def __init__(self, num_envs: int, *, features: int, actions: int, episode_steps: int, questions: int) -> None:
         super().__init__(num_envs, features=features, actions=actions, episode_steps=episode_steps)
@@ -144,9 +140,7 @@ def paint(fields: Iterable[tuple[int, int]], colour: tuple[int, int, int]) -> np
 
 class PictureVector(VectorWrapper):
     """Shows the features as pictures: uint8 [N,3,24,24], the sum of the pictures of the features that are 1.
-
-    pictures: one a feature, uint8 [3,SIDE,SIDE]; those of features that are 1 together have no field in common.
-    """
+    ``pictures``: one a feature, uint8 [3,SIDE,SIDE]; those of features that are 1 together share no field."""
 
     def __init__(self, env: VectorEnv, pictures: Sequence[np.ndarray]) -> None:
         super().__init__(env)

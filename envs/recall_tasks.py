@@ -98,8 +98,7 @@ class RepeatFirst(ScriptedVector):
 
     Observation: float32 [K + 2]: the symbol, one-hot; it is the first; it is asked. Actions: the K symbols.
     Chance: one answer, right with probability 1/K: 1 / K. Best: 1.
-    Pixels: a symbol colours the upper two rows, its being the first whitens the lower row's left, the question its
-    middle.
+    Pixels: a symbol colours the upper two rows; the first whitens the lower row's left, the question its middle.
 
     `RepeatFirst` of Morad et al. 2023, "POPGym", asks at every step: see the module for why this one does not.
     """
@@ -163,8 +162,7 @@ class MatchToSample(ScriptedVector):
 
     Observation: float32 [3 K + 1]: sample, left and right symbol, each one-hot or 0; waiting. Actions: 0 left, 1 right.
     Chance: each of the two symbols is the sample with probability 1/2: 1/2. Best: 1.
-    Pixels: the sample colours the upper row, the two symbols the left and right of the lower two, waiting whitens
-    the middle.
+    Pixels: the sample colours the upper row, the symbols both sides of the lower two; waiting whitens the middle.
     """
 
     def __init__(self, num_envs: int, symbols: int = 4, delay: int = 20) -> None:

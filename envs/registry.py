@@ -12,17 +12,7 @@ from r2ac.envs import atari, dmlab, gym, memory, minigrid, popgym, procgen
 from r2ac.envs.checked import checked_vector
 from r2ac.envs.episode_limit import EpisodeLimit
 from r2ac.envs.mixed import MixedVector, spread
-from r2ac.envs.suite import (
-    InvalidOption,
-    MissingPackage,
-    Split,
-    Suite,
-    SuiteOptions,
-    Task,
-    UnknownTask,
-    cannot_load,
-    check_at_least,
-)
+from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, Task, UnknownTask, cannot_load, check_at_least
 
 SUITES = {each.SUITE.name: each.SUITE for each in (memory, popgym, minigrid, atari, procgen, dmlab, gym)}
 """A new suite is added here."""
@@ -50,9 +40,7 @@ def list_names() -> tuple[str, ...]:
 
 def find_tasks(names: str) -> tuple[Task, ...]:
     """The tasks that `names` stands for: full names and names of lists (`dmlab-30`, `memory`), separated by commas.
-
-    Raises UnknownTask for a name that is neither, and for a task that is named twice.
-    """
+    Raises UnknownTask for a name that is neither, and for a task that is named twice."""
     tasks: list[Task] = []
     for name in names.split(","):
         for task in _listed(name) or (find_task(name),):
@@ -82,15 +70,12 @@ def make_vector(
     options: the suite's options dataclass, or None for the paper's preset.
     first_stream: the number of the first stream: of n tasks, stream i plays number i mod n.
 
-    The environment resets itself in the step that ends an episode (SAME_STEP): reward, terminated and truncated belong
-    to the step that ended it, the observation beside them is the first of the next episode. Call `reset()` once,
-    without a seed. step(actions int64 [N]) gives observations uint8 [N,C,H,W] or float32 [N,K], rewards float [N] as
-    the engine pays them (unclipped), terminated and truncated bool [N], and a dict, of which `Signals.of` reads what
-    else there is to know: instructions, ends of whole games, lost engines, final observations. Arrays are the caller's
-    to keep.
+    Call `reset()` once, without a seed. step(actions int64 [N]) returns observations uint8 [N,C,H,W] or float32 [N,K],
+    rewards float [N], unclipped, terminated and truncated bool [N], and a dict for `Signals.of`. Autoreset SAME_STEP:
+    in the step that ends an episode the observation is the first of the next one. Arrays are the caller's to keep.
 
     Raises UnknownTask, InvalidOption or MissingPackage; it, `reset` and `step` raise EnvironmentFailed where the
-    environment raises anything, or shows or pays what is not finite, and EngineFailed where an engine is gone for good.
+    environment raises anything or gives numbers that are not finite, and EngineFailed where an engine fails for good.
     """
     tasks = find_tasks(task)
     suite = one_suite(tasks)
@@ -126,7 +111,7 @@ def _make(suite: Suite, names: Sequence[str], seed: int, split: Split, options: 
     return MixedVector({name: _limited(part, options) for name, part in parts.items()}, names)
 
 
-def _limited(env: VectorEnv, options: SuiteOptions) -> VectorEnv:
+def _limited(env: VectorEnv, options: Any) -> VectorEnv:
     return EpisodeLimit(env, options.max_episode_steps) if options.max_episode_steps else env
 
 
@@ -138,14 +123,8 @@ def one_suite(tasks: Sequence[Task]) -> Suite:
     return tasks[0].suite
 
 
-def frames_per_step(task: str, options: Any = None) -> int:
-    """Engine frames in one agent step of a task (see `make_vector` for the arguments)."""
-    return find_tasks(task)[0].frames_per_step(options)
-
-
 def _unknown(name: str) -> str:
-    """One sentence: the nearest full names, whatever their case, and whether or not the suite is given or right. Where
-    it is not given, names of lists too."""
+    """One sentence with the nearest full names, and without a suite those of lists too, whatever their case."""
     full_names = [task.name for suite in SUITES.values() for task in suite.tasks]
     by_full = {full.casefold(): full for full in full_names}
     by_short = {full.partition("/")[2].casefold(): full for full in full_names}

@@ -1,8 +1,5 @@
-"""Published returns to normalise with, as (low, high).
-
-Sources: the table of dqn_zoo's atari_data (random play and a human); Cobbe et al. 2020, "Leveraging procedural
-generation to benchmark reinforcement learning", appendix C (lowest and highest return of each ProcGen game).
-"""
+"""Published returns to normalise with, as (low, high): dqn_zoo's atari_data (random play and a human); Cobbe et al.
+2020, "Leveraging procedural generation to benchmark reinforcement learning", appendix C (lowest and highest return)."""
 
 # fmt: off
 ATARI_RANDOM_HUMAN: dict[str, tuple[float, float]] = {

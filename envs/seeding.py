@@ -14,11 +14,8 @@ HALF = 2**30
 
 
 def engine_seeds(seed: int, split: Split, count: int) -> list[int]:
-    """`count` distinct engine seeds for a base seed (an int >= 0 of any size).
-
-    They are drawn by numpy's SeedSequence(seed) in the split's half of the range, in an order that does not depend on
-    `count`: stream i has the same seed however many streams stand beside it.
-    """
+    """`count` distinct engine seeds for a base seed (an int >= 0 of any size), drawn by numpy's SeedSequence(seed) in
+    the split's half of the range: stream i has the same seed whatever the `count`."""
     sequence = np.random.SeedSequence(seed, spawn_key=(int(split == "test"),))
     offset = HALF if split == "test" else 0
     drawn = count
@@ -31,11 +28,8 @@ def engine_seeds(seed: int, split: Split, count: int) -> list[int]:
 
 
 def stream_generators(seed: int | Sequence[int] | np.ndarray | None, num_envs: int) -> list[np.random.Generator]:
-    """A random generator for each of `num_envs` streams.
-
-    seed: one seed a stream, or an int s for s, s + 1, ...; None draws them from the system.
-    Raises ValueError where the seeds are not as many as the streams.
-    """
+    """A random generator for each stream, of one seed a stream or an int s for s, s + 1, ...; None draws seeds from the
+    system. Raises ValueError where the seeds are not as many as the streams."""
     if isinstance(seed, int | np.integer):
         seed = range(int(seed), int(seed) + num_envs)
     if seed is not None and len(seed) != num_envs:

@@ -1,8 +1,5 @@
-"""What vector environments of ours say of a step beside its rewards and ends.
-
-It travels in the `info` of `reset` and `step` as one typed object. Only code of this package puts it there: infos of
-single Gymnasium environments are dropped where they come in (`envs/single.py`), so that no name that a user's
-environment gives to an entry of its own can be taken for one of these.
+"""What vector environments of ours say of a step beside its rewards and ends: one typed object in the `info` of `reset`
+and `step`. Infos of users' environments are dropped (`envs/single.py`), so that none of their entries is taken for it.
 """
 
 from __future__ import annotations
@@ -46,8 +43,8 @@ class Signals:
 
     @staticmethod
     def join(parts: Iterable[tuple[np.ndarray, Signals]], num_envs: int) -> Signals:
-        """Those of `num_envs` streams from those of parts, each with the numbers of its streams; zero in the streams
-        of a part that lacks what another one has."""
+        """Those of `num_envs` streams from those of parts, each with the numbers of its streams; zeros where a part
+        lacks what another one has."""
         whole: dict[str, np.ndarray] = {}
         for streams, part in parts:
             for each in fields(part):
@@ -57,11 +54,8 @@ class Signals:
         return Signals(**whole)
 
     def ends(self, terminated: np.ndarray, truncated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(over, whole), bool [N]: the games that ended in a step, and those of them that were played to their end.
-
-        Returns are those of games, also where an episode of the agent is a life. What was under way in an engine that
-        was lost, and so cut off, is not whole.
-        """
+        """(over, whole), bool [N]: the games (not lives) that ended in a step, and those of them that were not cut off
+        by the loss of their engine."""
         over = terminated | truncated if self.game_over is None else self.game_over
         return over, over if self.engine_failed is None else over & ~(truncated & self.engine_failed)
 

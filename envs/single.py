@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -12,26 +13,37 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
 from gymnasium.spaces.utils import flatten, flatten_space
+from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TransformObservation
 
+from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.signals import Signals, StreamsVector
+from r2ac.envs.suite import Split
 
 _CHANNELS = (1, 3, 4)
+
+
+def single_streams(make_one: Callable[[str, Any], gymnasium.Env]) -> Callable[[str, int, int, Split, Any], VectorEnv]:
+    """`Suite.make` of a suite whose single environments `make_one(name, options)` makes."""
+
+    def make(name: str, num_envs: int, seed: int, split: Split, options: Any) -> VectorEnv:
+        return SingleVector(functools.partial(make_one, name, options), engine_seeds(seed, split, num_envs))
+
+    return make
 
 
 class SingleVector(StreamsVector):
     """Single environments stepped one after another in this process; autoreset SAME_STEP.
 
-    Observations are copied as they come, so that an environment may write into one buffer. What the environments put
-    into their infos is dropped: it could be anything. The signals in `info` have the final observations of episodes.
-    Rewards are float64 [N].
+    Observations are copied, so that an environment may write into one buffer; their infos are dropped. The signals in
+    `info` have the final observations of episodes. Rewards are float64 [N].
 
     make: makes one of them.
-    seeds: one for each stream, for the first `reset`. What environments draw from beside their own generator is seeded
-        by them now: Python's and numpy's global generators, and those of the spaces.
+    seeds: one for each stream, for the first `reset`, and for the spaces' generators; the first one seeds Python's and
+        numpy's global generators too.
 
-    Raises ValueError or TypeError where an observation has not the shape or the kind of numbers of its space, where a
-    reward is no number, and where `reset` or `step` does not return what Gymnasium's interface says.
+    Raises ValueError or TypeError where an observation does not fit its space, a reward is no number, or `reset` or
+    `step` does not return what Gymnasium's interface says.
     """
 
     def __init__(self, make: Callable[[], gymnasium.Env], seeds: Sequence[int]) -> None:
@@ -50,11 +62,8 @@ class SingleVector(StreamsVector):
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begins an episode in every stream, or in those of `options["reset_mask"]` (bool [N]), whose rows alone mean
-        something then.
-
-        seed: one seed a stream, or an int s for s, s + 1, ...; None goes on with the generators as they are, the first
-            time with the seeds of the constructor.
-        """
+        something then. ``seed``: one a stream, or an int s for s, s + 1, ...; None leaves the generators as they are,
+        or takes the constructor's seeds the first time."""
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
         if isinstance(seed, int | np.integer):
             seed = range(int(seed), int(seed) + self.num_envs)
@@ -67,7 +76,7 @@ class SingleVector(StreamsVector):
         return observation, {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        observation, rewards = self._empty(), np.zeros(self.num_envs)
+        observation, rewards = np.empty((self.num_envs, *self._shape), dtype=self._dtype), np.zeros(self.num_envs)
         terminated, truncated = np.zeros(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=bool)
         for stream, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             shown, reward, terminated[stream], truncated[stream], _ = _values("step", _STEP, env.step(action))
@@ -87,15 +96,10 @@ class SingleVector(StreamsVector):
             for env in self.envs:
                 stack.callback(env.close)
 
-    def _empty(self) -> np.ndarray:
-        return np.empty((self.num_envs, *self._shape), dtype=self._dtype)
-
     def _put(self, shown: Any, observation: np.ndarray, stream: int) -> None:
         if np.shape(shown) != self._shape:
-            raise ValueError(
-                f"stream {stream} shows an observation of shape {list(np.shape(shown))}, "
-                f"but its space says {list(self._shape)}"
-            )
+            shapes = f"of shape {list(np.shape(shown))}, but its space says {list(self._shape)}"
+            raise ValueError(f"stream {stream} shows an observation {shapes}")
         np.copyto(observation[stream], shown, casting="same_kind")
 
 
@@ -156,8 +160,7 @@ class OneDiscreteAction(gymnasium.ActionWrapper):
 
 
 def as_vector(env: gymnasium.Env) -> gymnasium.Env:
-    """Shows every observation as float32 [K]: numbers as they are, discrete ones one-hot, the parts of a tuple one
-    after another."""
+    """Shows observations as float32 [K]: numbers as they are, discrete ones one-hot, parts of a tuple in order."""
     space = env.observation_space
     flat = flatten_space(space)
     if not isinstance(flat, Box):
@@ -189,8 +192,7 @@ def as_image(env: gymnasium.Env) -> gymnasium.Env:
 
 
 class FrameStack(gymnasium.Wrapper):
-    """Stacks the last `frames` observations along the first axis, oldest first; the first of an episode stands for all
-    before it."""
+    """Stacks the last `frames` observations along the first axis, oldest first, at first copies of the first one."""
 
     def __init__(self, env: gymnasium.Env, frames: int) -> None:
         super().__init__(env)

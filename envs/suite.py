@@ -31,13 +31,8 @@ class EngineFailed(RuntimeError):
 
 
 class EnvironmentFailed(EngineFailed):
-    """An environment raised an error, or did what none may do; the message names its task.
-
-    Args:
-        sentence: the message.
-        details: the environment's own traceback; empty where it raised nothing.
-        never_worked: whether it failed before its second step: nothing of it can be used.
-    """
+    """An environment raised an error, or did what none may do. The message ``sentence`` names its task; ``details``
+    are its own traceback, if any; ``never_worked`` says that it failed before its second step."""
 
     def __init__(self, sentence: str, details: str = "", never_worked: bool = False) -> None:
         # All of them, so that the error keeps them on its way from another process.
@@ -86,11 +81,8 @@ class ReferenceScores:
 def mean_normalised_return(
     scores: Sequence[ReferenceScores], episode_returns: Sequence[float], cap: float = math.inf
 ) -> float:
-    """The mean over tasks of min((return - low) / (high - low), cap); with cap = 1 and all of its 30 tasks it is the
-    score of DMLab-30 (Espeholt et al. 2018, "IMPALA", section 5.3; there in percent).
-
-    scores, episode_returns: of each task; the return is its mean over episodes.
-    """
+    """The mean over tasks of min((return - low) / (high - low), cap), of each task's mean return; with cap = 1 over its
+    30 tasks it is the score of DMLab-30 (Espeholt et al. 2018, "IMPALA", section 5.3; there in percent)."""
     pairs = zip(scores, episode_returns, strict=True)
     return sum(min(score.normalise(mean), cap) for score, mean in pairs) / len(scores)
 
@@ -156,8 +148,7 @@ class Suite:
     load: Callable[[], object] = lambda: None
     """Imports the engine, in this process."""
     engine_processes: bool = False
-    """Whether each stream has an engine in a process of its own, which the environments themselves replace where it
-    takes longer than `step_timeout`."""
+    """Whether the environments themselves replace an engine that takes longer than `step_timeout`."""
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Options of published protocols by their names, in suites that have more than the defaults."""
 
@@ -193,22 +184,18 @@ class Task:
         """The options, or the suite's defaults for None; raises InvalidOption where this task cannot run with them."""
         options = self.suite.options() if options is None else options
         if not isinstance(options, self.suite.options):
-            raise InvalidOption(
-                f"the options of {self.name} must be of type {self.suite.options.__name__}, "
-                f"not {type(options).__name__}"
-            )
+            kinds = f"{self.suite.options.__name__}, not {type(options).__name__}"
+            raise InvalidOption(f"the options of {self.name} must be of type {kinds}")
         check_at_least("max_episode_steps", options.max_episode_steps, 0, "steps, 0 for no limit")
-        if not 0 <= options.step_timeout < math.inf:
-            raise InvalidOption(
-                f"step_timeout is {options.step_timeout}, but it must be at least 0 and finite (seconds)"
-            )
+        if not 0 <= (seconds := options.step_timeout) < math.inf:
+            raise InvalidOption(f"step_timeout is {seconds}, but it must be at least 0 and finite (seconds)")
         self.suite.check(self.short_name, options)
         check_choices(options)
         return options
 
     def killed_after(self, options: Any = None) -> float:
-        """Seconds in a step after which a process that plays is to be killed; 0 for never, also where the environments
-        themselves replace what does not come back."""
+        """Seconds in a step after which a process that plays is to be killed; 0 for never, as for suites that replace
+        their engines themselves."""
         return 0.0 if self.suite.engine_processes else self.checked_options(options).step_timeout
 
     def frames_per_step(self, options: Any = None) -> int:

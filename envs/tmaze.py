@@ -35,10 +35,7 @@ _OBSERVATIONS = np.eye(4, dtype=np.float32)
 
 
 class TMaze(gymnasium.Env[np.ndarray, np.int64]):
-    """One passive T-maze (see the module); registered with Gymnasium as `r2ac/TMaze-v0`.
-
-    corridor_length: steps between seeing the cue and choosing, at least 1; else InvalidOption.
-    """
+    """One passive T-maze (see the module). Raises InvalidOption for a corridor shorter than one step."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012 (Gymnasium's own declaration)
 
@@ -99,8 +96,4 @@ class TMazeVector(LockstepVector):
         return [paint(top, COLOURS[0]), paint(bottom, COLOURS[1]), paint(middle, WHITE), paint(right, WHITE)]
 
 
-gymnasium.register(
-    id="r2ac/TMaze-v0",
-    entry_point="r2ac.envs.tmaze:TMaze",
-    vector_entry_point="r2ac.envs.tmaze:TMazeVector",
-)
+gymnasium.register("r2ac/TMaze-v0", "r2ac.envs.tmaze:TMaze", vector_entry_point="r2ac.envs.tmaze:TMazeVector")

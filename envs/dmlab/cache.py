@@ -13,13 +13,11 @@ from pathlib import Path
 
 
 class LevelCache:
-    """What DeepMind Lab asks before it compiles a map, and hands a compiled map to.
+    """DeepMind Lab fetches a map from it, or compiles the map and writes it there. The folder is made if need be.
 
-    Entries appear by renaming, whole or not at all, so that any number of engines on any number of machines may share
-    the folder. An entry that is no whole archive (a machine went down while it was written) is taken away and compiled
-    anew. No error of the disk ever reaches the engine, for it would end the episode: the map is then compiled instead.
-
-    folder: created where it does not exist.
+    Entries appear by renaming, whole or not at all, so that engines on several machines can share the folder. A broken
+    archive (a machine crashed) is removed and compiled anew. Errors of the disk do not reach the engine, where they
+    would end the episode: the map is compiled instead.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -72,7 +72,7 @@ def engine_settings(name: str, split: Split, options: DmlabOptions) -> EngineSet
 
 
 def _dataset(name: str, options: DmlabOptions) -> str:
-    """The folder of the pictures that a task shows, empty where it shows none; raises InvalidOption where it is not."""
+    """The folder of the pictures that a task shows, empty where it shows none. Raises InvalidOption without it."""
     folder = options.dataset_path
     path = Path(folder).expanduser().absolute()
     if name not in NEEDS_DATASET:

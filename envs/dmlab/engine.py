@@ -45,11 +45,8 @@ INSTRUCTION_IDS = 4096
 
 
 def hash_instruction(text: str) -> np.ndarray:
-    """The words of an instruction as ids, int32 [INSTRUCTION_LENGTH], padded with 0 and cut off after the last place.
-
-    A word's id is 1 + crc32(word) mod (INSTRUCTION_IDS - 1), whatever its case and the punctuation around it: the same
-    in every process and on every machine. Different words can share an id.
-    """
+    """The words of an instruction as ids, int32 [INSTRUCTION_LENGTH], padded with 0 or cut off: 1 + crc32(word) mod
+    (INSTRUCTION_IDS - 1), whatever the case and the punctuation. Different words can share an id."""
     words = re.findall(r"\w+", text.casefold())[:INSTRUCTION_LENGTH]
     ids = np.zeros(INSTRUCTION_LENGTH, dtype=np.int32)
     ids[: len(words)] = [1 + zlib.crc32(word.encode()) % (INSTRUCTION_IDS - 1) for word in words]
@@ -99,11 +96,8 @@ class Failure(NamedTuple):
 
 
 class Engine:
-    """A DeepMind Lab engine; `deepmind_lab` is imported here. It must be the only one of its process.
-
-    It raises what the engine raises: RuntimeError for an unknown level or setting, ImportError without the package.
-    Some errors end the process or never return (see `r2ac.envs.dmlab.process`).
-    """
+    """A DeepMind Lab engine, the only one of its process. Raises RuntimeError for an unknown level or setting,
+    ImportError without the package; some errors end the process or never return (see `r2ac.envs.dmlab.process`)."""
 
     def __init__(self, settings: EngineSettings) -> None:
         options = self._options = settings.options

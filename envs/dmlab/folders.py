@@ -13,10 +13,7 @@ _PREFIX, _OUTPUT = "r2ac-dmlab-", "output.txt"
 
 
 def make_folder() -> tuple[Path, BinaryIO]:
-    """A new folder, and the file in it that a process is to print to.
-
-    The file is locked as long as it is open anywhere: whoever removes what dead processes have left goes by that.
-    """
+    """A new folder, and the file in it for a process's output, locked as long as it is open in any process."""
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     output = (folder / "starting").open("ab")
     fcntl.flock(output, fcntl.LOCK_EX)
@@ -25,8 +22,7 @@ def make_folder() -> tuple[Path, BinaryIO]:
 
 
 def last_lines(folder: Path) -> str:
-    """The end of what the folder's process has printed, or the check that failed, which the engine's own code prints
-    above a stack; nothing where that is lost."""
+    """The end of what the folder's process has printed, or the engine's failed check above a stack; else nothing."""
     with contextlib.suppress(OSError):
         lines = (folder / _OUTPUT).read_text(errors="replace").strip().splitlines()
         checks = [line for line in lines if "Check failed" in line]
@@ -35,13 +31,13 @@ def last_lines(folder: Path) -> str:
 
 
 def remove_folder(folder: Path) -> None:
-    """Removes a folder that `make_folder` has made; one of another name is none of those and stays."""
+    """Removes a folder that `make_folder` has made, known by its name."""
     if folder.name.startswith(_PREFIX):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_left_folders() -> None:
-    """Removes the folders of processes that were killed together with all who would have removed them, as by Ray."""
+    """Removes the folders of processes that were killed together with their parents, as by Ray."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError), (folder / _OUTPUT).open("rb") as output:
             fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)

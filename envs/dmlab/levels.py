@@ -1,7 +1,5 @@
-"""The levels of DeepMind Lab that are tasks here, and the published scores of DMLab-30.
-
-Sources: the levels' folder and README of DeepMind Lab; `dmlab30.py` of scalable_agent (random play and a human).
-"""
+"""The levels of DeepMind Lab that are tasks here (from its folder of levels and README), and the published scores of
+DMLab-30 (`dmlab30.py` of scalable_agent: random play and a human)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The process of one DeepMind Lab engine, as seen from outside.
 
-An engine has a process to itself: it keeps Python's lock while it works, a missing map ends its process by C's exit(),
-and some errors are segmentation faults. It is a fresh interpreter, as multiprocessing's `spawn` makes one, for a fork
-after a reset hangs; but it never imports the caller's main module, with which each engine would load torch.
+An engine keeps Python's lock while it works, ends its process by C's exit() for a missing map, and some of its errors
+are segmentation faults. A fork after a reset hangs, and multiprocessing's `spawn` would import the caller's main module
+and with it torch: the process is a fresh interpreter.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 from multiprocessing import Pipe
-from typing import Any
+from typing import Any, Literal
 
 from r2ac.envs.dmlab.engine import Answer, EngineSettings, Failure
 from r2ac.envs.dmlab.folders import last_lines, make_folder, remove_folder
@@ -23,13 +23,9 @@ _GRACE = 60
 
 
 class EngineProcess:
-    """Starts an engine and talks to it; raises OSError where no process can be started.
-
-    The process has a TMPDIR of its own, which goes with it: an engine that dies leaves files there. What it prints is
-    kept there too, so that its last words can be told.
-
-    longest_timeout: the most seconds that anybody waits for an answer.
-    """
+    """Starts an engine and talks to it; raises OSError where no process can be started. The process has a TMPDIR of its
+    own, removed with it, for the files that a dead engine leaves and for its output. ``longest_timeout``: the most
+    seconds that an answer is waited for."""
 
     def __init__(self, settings: EngineSettings, longest_timeout: float) -> None:
         self._folder, output = make_folder()
@@ -60,13 +56,13 @@ class EngineProcess:
     def pid(self) -> int:
         return self._process.pid
 
-    def reset(self, seed: int) -> None:
-        """Asks for an episode; `connection` is ready when `receive` need not wait."""
-        self._ask(("reset", seed))
-
-    def step(self, action: int) -> None:
-        """Asks for a step."""
-        self._ask(("step", action))
+    def ask(self, command: Literal["reset", "step"], argument: int) -> None:
+        """Asks for the episode of a seed or the step of an action; `connection` is ready when `receive` need not wait.
+        Raises RuntimeError where the answer to another command is still to come."""
+        if self.busy:
+            raise RuntimeError("a step was interrupted: the environment must be reset")
+        self.busy = True
+        self._send((command, argument))
 
     def receive(self, seconds: float = 0.0) -> Answer | Failure:
         """The answer to what was asked, or why there will be none; waits for it that long."""
@@ -81,7 +77,7 @@ class EngineProcess:
 
     def kill(self) -> str:
         """Ends the process now, removes its files, and says in a few words how it ended."""
-        # The group before the process is waited for: afterwards its number may be another's.
+        # Before the process is waited for: afterwards the group's number may be another's.
         if self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -109,14 +105,8 @@ class EngineProcess:
                 self.connection.poll(seconds)
         self.kill()
 
-    def _ask(self, command: Any) -> None:
-        if self.busy:
-            raise RuntimeError("a step was interrupted: the environment must be reset")
-        self.busy = True
-        self._send(command)
-
     def _send(self, message: Any) -> None:
-        # Whoever waits for the answer learns that the process is dead.
+        # `receive` returns that the process is dead.
         with contextlib.suppress(OSError):
             self.connection.send(message)
 

@@ -28,17 +28,14 @@ _CLOSING = 5.0
 class DmlabVector(StreamsVector):
     """Streams of levels, each with an engine in a process of its own; autoreset SAME_STEP.
 
-    Observations are uint8 [N,3,H,W], rewards float32 [N]. The engine has no observation of an episode's end, so that
-    the signals have none; nor does it tell a time-out from an end in the game: every end is `terminated`.
-    Where the options ask for it, the signals in `info` have the instruction, int32 [N,INSTRUCTION_LENGTH];
-    `single_instruction_space` is the space of a row, or None.
+    Observations are uint8 [N,3,H,W], rewards float32 [N]. The engine has no observation of an episode's end and does
+    not tell a time-out from an end in the game: every end is `terminated`. With the option `instruction` the signals in
+    `info` have it, int32 [N,INSTRUCTION_LENGTH]; `single_instruction_space` is the space of a row, or None.
 
-    An engine that exits, crashes or gives no answer in time is replaced. Its stream goes on with a new episode: in the
-    step that lost the engine the reward is 0, `truncated` is set and the signal `engine_failed` (there only in such a
-    step or reset) marks the stream. `engine_restarts` counts the replacements, and each is logged as a warning.
-    The seed that an engine failed with is not drawn again on purpose.
-
-    Engines start with the first `reset`. They begin episodes `parallel_resets` at a time.
+    An engine that exits, crashes or gives no answer in time is replaced, with a warning in the log, and counted in
+    `engine_restarts`. Its stream begins a new episode with a new seed: in the step that lost the engine the reward is
+    0, `truncated` is set and the signal `engine_failed` marks the stream. Engines start with the first `reset` and
+    begin episodes `parallel_resets` at a time.
 
     settings: one for each stream; they differ in the level alone.
     seeds: one for each stream, for the first `reset`; later resets go on with the streams' generators.
@@ -68,10 +65,7 @@ class DmlabVector(StreamsVector):
         self, *, seed: int | Sequence[int] | np.ndarray | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begins an episode in every stream, or in those of `options["reset_mask"]` (bool [N]), whose rows alone mean
-        something then.
-
-        seed: one seed a stream, or an int s for s, s + 1, ...; None goes on with the generators as they are.
-        """
+        something then; `seed` as `stream_generators` takes it, or None to leave the generators as they are."""
         self._check_open()
         if seed is not None:
             self._generators = stream_generators(seed, self.num_envs)
@@ -93,7 +87,7 @@ class DmlabVector(StreamsVector):
         rewards = np.zeros(self.num_envs, dtype=np.float32)
         terminated, truncated = np.zeros(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=bool)
         for stream, action in enumerate(actions):
-            self._process(stream).step(int(action))
+            self._process(stream).ask("step", int(action))
         deadline = time.monotonic() + self._options.step_timeout
         for stream in range(self.num_envs):
             answer = self._process(stream).receive(deadline - time.monotonic())
@@ -144,7 +138,7 @@ class DmlabVector(StreamsVector):
                 self._level_seeds[stream] = first + self._generators[stream].integers(number)
                 self._steps[stream] = 0
                 try:
-                    self._process(stream).reset(int(self._level_seeds[stream]))
+                    self._process(stream).ask("reset", int(self._level_seeds[stream]))
                 except OSError as error:
                     self._lose_engine(stream, Failure(f"could not be started: {error}"), batch)
                     waiting.append(stream)

@@ -31,8 +31,7 @@ def main() -> None:
 
 def _serve(connection: Connection) -> None:
     settings, most_seconds = connection.recv()
-    # The engine keeps Python's lock while it works: should it hang and the other process be gone, only the kernel can
-    # end this one.
+    # A hanging engine keeps Python's lock: where the other process is gone, only the kernel can end this one.
     signal.alarm(most_seconds)
     try:
         engine = Engine(settings)
@@ -59,7 +58,7 @@ def _serve(connection: Connection) -> None:
 
 
 def _forget_output() -> None:
-    """What is said in an episode is worth keeping until the next one begins."""
+    """Only the output of the current episode is kept."""
     sys.stdout.flush()
     os.ftruncate(sys.stdout.fileno(), 0)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from r2ac.envs import EngineFailed, frames_per_step
+from r2ac.envs import EngineFailed
 from r2ac.launch.rollouts.failures import ActorsLost
 from r2ac.launch.rollouts.inference.pool import InferenceFailed
 from r2ac.launch.rollouts.rollout_source import Batch
@@ -62,7 +62,7 @@ class TrainingLoop:
                 setattr(self._source.counts, name, int(counters.get(name, 0)))
             self._source.counts.restarts += run.restarted
         self._log = TrainingLog(learner, rollouts, config.tasks, config.env, collective)
-        self._frames_per_step = frames_per_step(config.task, config.env)
+        self._frames_per_step = config.tasks[0].frames_per_step(config.env)
         self._incarnation = int(counters.get("incarnation", -1)) + 1
         self._earlier = float(counters.get("wall_time", 0.0))
         self._began = time.monotonic()

@@ -8,7 +8,7 @@ import pytest
 from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import AutoresetMode
 
-from r2ac.envs import InvalidOption, MissingPackage, Signals, UnknownTask, find_task, frames_per_step, make_vector
+from r2ac.envs import InvalidOption, MissingPackage, Signals, UnknownTask, find_task, make_vector
 from r2ac.envs.gym import GymOptions
 from r2ac.envs.seeding import engine_seeds
 
@@ -99,7 +99,7 @@ def test_an_action_is_repeated_until_the_end() -> None:
     assert shown == [[0] * 2, [3] * 2, [6] * 2, [0] * 2, [3] * 2, [6] * 2, [0] * 2]
     assert rewards == [1 + 2 + 3, 4 + 5 + 6, 7] * 2
     assert terminated == [False, False, True] * 2
-    assert frames_per_step("gym/CartPole-v1", GymOptions(action_repeat=3)) == 3
+    assert find_task("gym/CartPole-v1").frames_per_step(GymOptions(action_repeat=3)) == 3
 
 
 def test_frames_are_stacked_oldest_first_and_not_across_episodes() -> None:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from r2ac.envs import SUITES, InvalidOption, MissingPackage, UnknownTask, find_task, frames_per_step, make_vector
+from r2ac.envs import SUITES, InvalidOption, MissingPackage, UnknownTask, find_task, make_vector
 from r2ac.envs.atari import AtariOptions
 from r2ac.envs.memory import MemoryOptions
 from r2ac.envs.procgen import ProcgenOptions
@@ -54,10 +54,10 @@ def test_a_wrong_name_is_answered_with_the_nearest(wrong: str, nearest: str) -> 
 
 
 def test_frames_per_step_is_the_action_repeat() -> None:
-    assert frames_per_step("memory/tmaze") == 1
-    assert frames_per_step("procgen/chaser") == 1
-    assert frames_per_step("atari/Breakout") == 4
-    assert frames_per_step("atari/Breakout", AtariOptions(action_repeat=3)) == 3
+    assert find_task("memory/tmaze").frames_per_step() == 1
+    assert find_task("procgen/chaser").frames_per_step() == 1
+    assert find_task("atari/Breakout").frames_per_step() == 4
+    assert find_task("atari/Breakout").frames_per_step(AtariOptions(action_repeat=3)) == 3
 
 
 def test_reference_scores() -> None:

@@ -179,7 +179,7 @@ def test_a_hanging_engine_does_not_outlive_a_lost_owner_for_ever(
     monkeypatch.setenv("DMLAB_DOUBLE_FAULT", "hang@reset:1")
     settings = engine_settings("rooms_watermaze", "train", DmlabOptions(**SMALL))
     process = EngineProcess(settings, longest_timeout=-58.0)
-    process.reset(1)
+    process.ask("reset", 1)
     assert process.receive(20.0) == Failure("died")
     assert process.kill() == "signal 14, Alarm clock"
 
@@ -187,7 +187,7 @@ def test_a_hanging_engine_does_not_outlive_a_lost_owner_for_ever(
 def test_folders_that_nobody_could_remove_go_with_the_next_environment(make: Make, folders: Path) -> None:
     settings = engine_settings("rooms_watermaze", "train", DmlabOptions(**SMALL))
     lost = EngineProcess(settings, longest_timeout=60.0)
-    lost.reset(1)
+    lost.ask("reset", 1)
     os.kill(lost.pid, signal.SIGKILL)
     while not isinstance(lost.receive(20.0), Failure):
         pass
@@ -197,7 +197,7 @@ def test_folders_that_nobody_could_remove_go_with_the_next_environment(make: Mak
     living = EngineProcess(settings, longest_timeout=60.0)
     make()
     assert (lost_folder.exists(), len(list(folders.iterdir()))) == (False, 1)
-    living.reset(1)
+    living.ask("reset", 1)
     assert not isinstance(living.receive(20.0), Failure)
     assert lost.kill() == "signal 9, Killed"
     living.kill()
