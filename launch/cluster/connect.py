@@ -62,8 +62,7 @@ def connect(address: str, num_actors: int) -> Connection:
 
 
 def require_gpus(ray: Any, what: str, number: int = 1) -> None:
-    """Raise ConnectionFailed where the cluster lacks the GPUs that ``what`` (a flag and its value) asks for, and has no
-    autoscaler."""
+    """Raise ConnectionFailed for a cluster without the GPUs that ``what``, a flag, asks for, and no autoscaler."""
     have = int(ray.cluster_resources().get("GPU", 0))
     if have < number and not grows(ray):
         nodes = sum(node["Alive"] for node in ray.nodes())
@@ -110,12 +109,8 @@ def _start(num_actors: int) -> Any:
 
     try:
         with _sighup_blocked():
-            ray.init(
-                address="local",
-                num_cpus=max(available_cores(), num_actors),
-                include_dashboard=False,
-                logging_level=logging.WARNING,
-            )
+            cpus = max(available_cores(), num_actors)
+            ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
     except Exception as error:  # Ray raises nothing narrower where its services do not come up in time.
         raise ConnectionFailed(f"Ray could not be started on this machine: {' '.join(str(error).split())}") from error
     return ray

@@ -99,8 +99,7 @@ def print_task(console: Console, task: Task) -> None:
 
 
 def _seen(task: Task, problem: str | None) -> tuple[str, str]:
-    """Observation and number of actions, as the suite declares them, else as the engine shows them; a dash where it
-    cannot run here."""
+    """Observation and number of actions, from the suite or the engine; dashes where that cannot run here."""
     spaces = task.spaces()
     if problem is None and (spaces is None or spaces.actions is None):
         with closing(make_vector(task.name, 1, 0)) as env:

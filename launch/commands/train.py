@@ -1,7 +1,4 @@
-"""``r2ac train``: one training, or one for each task of a suite.
-
-Flags are read and checked before torch is imported.
-"""
+"""``r2ac train``: one training, or one for each task of a suite. Flags are checked before torch is imported."""
 
 from __future__ import annotations
 

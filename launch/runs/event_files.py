@@ -50,11 +50,8 @@ def has_event_files(run: Path) -> bool:
 def read_scalars(run: Path) -> dict[str, Scalar]:
     """Tag -> points, from all event files of the directory ``run`` in the order of their names, thus of their times.
 
-    A torn last record (the run is writing it, or died writing it) is left out, and so are points that a resumed run
-    has declared void. Where RLlib writes how many environment steps a training iteration took, those are the steps.
-
-    Raises:
-        RunDirectoryError: where there is no event file, one cannot be read or is damaged, or they hold no scalar.
+    A torn last record and points that a resumed run measures again are left out. Steps that RLlib counts in training
+    iterations become environment steps. Raises RunDirectoryError where files are missing, damaged or without scalars.
     """
     paths = _event_files(run)
     if not paths:

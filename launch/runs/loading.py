@@ -16,7 +16,7 @@ from r2ac.envs import find_task
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runtime.errors import RunDirectoryError, os_errors_as
 from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_json
-from r2ac.learner.checkpoint import Checkpoint, CheckpointError, latest_checkpoint, load_checkpoint, load_model_state
+from r2ac.learner.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint, load_model_state
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +31,7 @@ class TrainedAgent:
 
     @staticmethod
     def load(path: Path) -> TrainedAgent:
-        """The checkpoint, or the newest one of the run, at ``path``. Raises RunDirectoryError, CheckpointError,
-        ConfigError, UnknownTask."""
+        """As `find_checkpoint` finds it. Raises RunDirectoryError, CheckpointError, ConfigError, UnknownTask."""
         file = find_checkpoint(path)
         checkpoint = load_checkpoint(file)
         training = config_from_json(checkpoint.config, file)
@@ -84,8 +83,7 @@ def folder_of(path: Path) -> Path:
 
 
 def make_agent(spec: ObservationSpec, config: AgentConfig, seed: int, device: torch.device) -> Agent:
-    """A new agent whose weights follow from ``seed`` alone. Raises ConfigError if the agent cannot read what the
-    environment shows."""
+    """A new agent whose weights follow from ``seed`` alone. Raises ConfigError if it cannot read the observations."""
     torch.manual_seed(seed)
     try:
         agent = Agent(spec, config)
@@ -101,8 +99,7 @@ def make_agent(spec: ObservationSpec, config: AgentConfig, seed: int, device: to
 
 
 def load_encoder(agent: Agent, path: Path) -> None:
-    """Give ``agent`` the encoder of the run or checkpoint at ``path``. Raises RunDirectoryError, CheckpointError if
-    there is none, or its encoder has another shape."""
+    """Copy the encoder of a run or checkpoint. Raises RunDirectoryError, CheckpointError where it does not fit."""
     model = load_checkpoint(find_checkpoint(path)).model
     prefix = "encoder."
     encoder = {name.removeprefix(prefix): tensor for name, tensor in model.items() if name.startswith(prefix)}
@@ -114,17 +111,8 @@ def load_encoder(agent: Agent, path: Path) -> None:
         raise CheckpointError(f"the encoder of {path} does not fit this agent: {error}") from error
 
 
-def load_agent(agent: Agent, checkpoint: Checkpoint, source: Path | str) -> None:
-    """Give ``agent`` the weights of a checkpoint from ``source``. Raises CheckpointError if they do not fit."""
-    try:
-        load_model_state(agent, checkpoint.model)
-    except CheckpointError as error:
-        raise CheckpointError(f"{source} does not fit this agent: {error}") from error
-
-
 def choose_device(name: str, flag: str = "--device") -> torch.device:
-    """The device called ``name``; "auto" is the GPU where there is one, else the CPU. Raises ConfigError for a device
-    that this machine does not have."""
+    """The device ``name``; "auto" is the GPU, or the CPU without one. Raises ConfigError for one that is not here."""
     has_gpu = torch.cuda.is_available()
     if name == "auto":
         return torch.device("cuda" if has_gpu else "cpu")

@@ -40,14 +40,10 @@ class MetricsWriter:
 
         NaN and infinity are null in the line (JSON has neither); TensorBoard gets them as they are, over ``env_steps``.
         """
-        row: dict[str, float | None] = {
-            "env_steps": int(env_steps),
-            "env_frames": int(env_frames),
-            "wall_time": round(float(wall_time), 3),
-        }
-        row.update({name: _json_number(value) for name, value in values.items()})
+        row = {"env_steps": int(env_steps), "env_frames": int(env_frames), "wall_time": round(float(wall_time), 3)}
+        measured = {name: _json_number(value) for name, value in values.items()}
         with os_errors_as(RunDirectoryError, self._unwritable):
-            self._file.write(json.dumps(row, allow_nan=False) + "\n")
+            self._file.write(json.dumps(row | measured, allow_nan=False) + "\n")
             self._file.flush()
         self.events.write(int(env_steps), values)
 

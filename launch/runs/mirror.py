@@ -163,8 +163,7 @@ class Mirror:
                     self._report(f"{error}; the run goes on in {self.path}, and the next checkpoint tries again")
 
     def _copy(self) -> None:
-        """Bring the URL to what the folder holds. What belongs to a checkpoint is there before it, and older ones go
-        after it."""
+        """Bring the URL to what the folder holds: all else before its checkpoint, older checkpoints go after it."""
         self._lease.renew()
         renewed = time.monotonic()
         there = self._store.files()

@@ -22,10 +22,8 @@ _PATIENCE, _POLL_SECONDS = 600.0, 0.2
 
 
 def default_run_directory(task: str, label: str, seed: int, now: datetime | None = None) -> Path:
-    """``runs/<suite>-<name>/<label>-seed<seed>-<YYYYmmdd-HHMMSS>``, relative; ``now`` is the local time if None.
-
-    Of several tasks, separated by commas, the name is the first with the number of the others: ``procgen-maze+3``.
-    """
+    """``runs/<suite>-<name>/<label>-seed<seed>-<YYYYmmdd-HHMMSS>``, in local time; for several tasks, separated by
+    commas, ``procgen-maze+3``: the first and the number of the others."""
     started = now or datetime.now()
     first, *others = task.split(",")
     folder = first.replace("/", "-") + (f"+{len(others)}" if others else "")
@@ -33,8 +31,7 @@ def default_run_directory(task: str, label: str, seed: int, now: datetime | None
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """`value` as strict JSON and a newline: paths are their text, and numbers that are not finite, which JSON lacks,
-    are null."""
+    """`value` as strict JSON and a newline: paths are strings, numbers that are not finite are null."""
     return json.dumps(_finite(value), indent=indent, default=os.fspath, allow_nan=False) + "\n"
 
 
@@ -67,8 +64,7 @@ def new_directory(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, text: str) -> None:
-    """Replaces the file at ``path``, so that a reader or a crash meets the old file or the new one, whole. Raises
-    OSError."""
+    """Replaces a file so that a reader or a crash meets the old one or the new one, whole. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
@@ -95,7 +91,7 @@ def open_locked(path: Path, wait: bool = False) -> TextIO:
 
 class RunDirectory:
     """One run on disk, made by `create` or `open`. One that is created, or opened for writing, is locked
-    (``run.lock``) until `close`, or the end of its context: no second process can train in it."""
+    (``run.lock``) until `close`: no second process can train in it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -184,12 +180,6 @@ class RunDirectory:
             # Closing, not LOCK_UN: in a forked child an unlock would take the lock from the parent.
             self._lock.close()
             self._lock = None
-
-    def __enter__(self) -> RunDirectory:
-        return self
-
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
-        self.close()
 
     def _check_holds_no_run(self) -> None:
         if self.config_path.exists():

@@ -72,8 +72,7 @@ def group_runs(runs: Iterable[Path | str], left_out: list[str] | None = None) ->
 
 
 def runs_of(path: Path) -> list[Path]:
-    """The run at ``path``, or those that the directory holds. ``sweep.json`` stands for its sweep, so that ``SWEEP/*``
-    names its runs."""
+    """The run at ``path``, or those that the directory holds; ``sweep.json`` stands for its folder (``SWEEP/*``)."""
     if _is_sweep(path):
         return runs_of(path.parent)
     if _is_run(path):
@@ -179,8 +178,7 @@ def _of_another_program(run: Path) -> RunGroup:
 
 
 def _with_tasks(groups: Sequence[RunGroup]) -> list[RunGroup]:
-    """Runs of other programs with the task that r2ac has for their environment; those that name none are taken for
-    runs on the one task of all the others."""
+    """Runs of other programs get r2ac's task for their environment, or without one the only task of all the others."""
     named = dict.fromkeys(task for group in groups if group.name is None for task in tasks_of(group.task))
     every = [*named, *(task.name for suite in SUITES.values() for task in suite.tasks)]
     found = [g if g.name is None or not g.task else replace(g, task=_task_of(g.task, every)) for g in groups]

@@ -28,8 +28,7 @@ class SuiteRun:
 
     @staticmethod
     def read(place: Path | str) -> SuiteRun | None:
-        """The directory at a path or a URL as it was written; None where there is none. Raises RunDirectoryError where
-        it is damaged."""
+        """As it was written at a path or a URL; None where there is none. Raises RunDirectoryError if damaged."""
         place, file = str(place), Path(place) / _NAME
         with os_errors_as(RunDirectoryError, f"{file} cannot be read"):
             text = Store(place).read(_NAME) if is_url(place) else file.read_bytes() if file.is_file() else None

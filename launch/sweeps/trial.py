@@ -12,6 +12,7 @@ import shutil
 import threading
 from collections import deque
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,7 @@ class Trial:
         taken = [(one.donor, one.donor_env_steps) for one in copies[-1:]]
         if copy.donor == self._name or (copy.donor, copy.donor_env_steps) in taken:
             return
-        with RunDirectory.open(self._run_dir, for_writing=True) as run:
+        with closing(RunDirectory.open(self._run_dir, for_writing=True)) as run:
             path = latest_checkpoint(run.checkpoints)
             merged = take_over(load_checkpoint(path), load_checkpoint(folder / _WEIGHTS), self._config.num_streams)
             save_checkpoint(path, merged)

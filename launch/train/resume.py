@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from r2ac.launch.runs.loading import load_agent
 from r2ac.launch.runs.mirror import staging_path
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store
@@ -18,7 +17,7 @@ from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_js
 from r2ac.launch.settings.flags import parse, with_options
 from r2ac.launch.settings.places import is_url
 from r2ac.learner import Collective, Learner, load_optimiser_state
-from r2ac.learner.checkpoint import Checkpoint
+from r2ac.learner.checkpoint import Checkpoint, CheckpointError, load_model_state
 
 
 def newest_step(place: Path | str) -> int | None:
@@ -83,7 +82,10 @@ def begin_together(
 def restore(learner: Learner, checkpoint: Checkpoint) -> None:
     """Bring learner, counters and random state back to what they were; every stream begins a new episode."""
     counters = checkpoint.counters
-    load_agent(learner.agent, checkpoint, "the checkpoint")
+    try:
+        load_model_state(learner.agent, checkpoint.model)
+    except CheckpointError as error:
+        raise CheckpointError(f"the checkpoint does not fit this agent: {error}") from error
     load_optimiser_state(learner.optimiser, checkpoint.optimiser)
     learner.env_steps, learner.updates = int(counters["env_steps"]), int(counters["updates"])
     learner.skipped_updates = int(counters["skipped_updates"])

@@ -177,7 +177,7 @@ def open_run(
             directory = RunDirectory.create(path, config.to_json())
         else:
             directory = RunDirectory.open(path, for_writing=True, waits=waits)
-        stack.enter_context(directory)
+        stack.callback(directory.close)
         checkpoint = None
         if not new:
             try:

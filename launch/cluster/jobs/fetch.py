@@ -93,11 +93,7 @@ def _sent(server: JobServer, job: Job, place: str, limit: int, choice: Choice, s
         raise JobError(f"job {job.id} has not begun: there is nothing to fetch yet")
     python = job.metadata.get(PYTHON, "python")
     words = (python, "-m", "r2ac.launch.cluster.jobs.pack", str(limit), choice)
-    request = JobRequest(
-        id=new_job_id(SENDER),
-        entrypoint=f"exec {shlex.join(words)} {quoted_place(place)}",
-        node=job.node,
-    )
+    request = JobRequest(new_job_id(SENDER), f"exec {shlex.join(words)} {quoted_place(place)}", node=job.node)
     began = time.monotonic()
     sender = submit_with_package(server, request)
     try:

@@ -19,8 +19,7 @@ _ID = re.compile(r"r2ac-[a-z0-9-]+-\d{8}-\d{6}-[0-9a-f]{6}")
 
 
 def new_job_id(task: str) -> str:
-    """``r2ac-<task>-<YYYYmmdd-HHMMSS>-<six hexadecimal digits>``, of lower-case letters, digits and dashes alone; in
-    local time, for a task or several."""
+    """``r2ac-<task>-<YYYYmmdd-HHMMSS>-<6 hex digits>`` in local time, of lower-case letters, digits and dashes."""
     words = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")[:40].strip("-") or "job"
     return f"r2ac-{words}-{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
 

@@ -1,7 +1,5 @@
-"""Runs on a node of the cluster: prints a run directory as text into the log of its job, for `r2ac jobs fetch`.
-
-Needs the standard library alone, so that it starts at once.
-"""
+"""Runs on a node of the cluster: prints a run directory as text into the log of its job, for `r2ac jobs fetch`. Imports
+the standard library alone, so that it starts at once."""
 
 from __future__ import annotations
 

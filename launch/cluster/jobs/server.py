@@ -121,8 +121,7 @@ class JobServer:
             return _job(self._client.get_job_info(job.id))
 
     def submit(self, request: JobRequest) -> Job:
-        """Send a job, with the local files that its environment names; waits for a cluster that has just begun and
-        takes no jobs yet."""
+        """Send a job with the local files that it names; waits for a cluster that has just begun."""
         resources = {f"node:{request.node}": 0.001} if request.node else None
         until = time.monotonic() + _BEGIN_SECONDS
         with _explained(self.address, self.ray_version):

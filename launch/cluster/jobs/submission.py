@@ -88,13 +88,8 @@ def training_request(
     of `r2ac train` around it, of which the one before is --run-dir or --resume; ``task`` and ``config`` describe it in
     the job's metadata."""
     command = shlex.join((arguments.python, "-m", "r2ac.launch", "train", *before))
-    metadata = {
-        NAME: arguments.job_name,
-        TASK: task,
-        RUN_DIRECTORY: place,
-        PYTHON: arguments.python,
-        CONFIG: "" if config is None else json.dumps(config),
-    }
+    known = "" if config is None else json.dumps(config)
+    metadata = {NAME: arguments.job_name, TASK: task, RUN_DIRECTORY: place, PYTHON: arguments.python, CONFIG: known}
     variables = {name: value for name, _, value in (pair.partition("=") for pair in arguments.env)}
     return JobRequest(
         id=job_id,

@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -20,22 +19,11 @@ from r2ac.launch.settings.config import ConfigError
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?")
 _USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*")
 _SOURCE = "r2ac-source"
-# Machine types of each cloud, and the client that Ray asks it for machines with.
+# Of each cloud; the client is the package with which Ray asks it for machines.
+_COLUMNS = ("region", "head_type", "cpu_type", "gpu_type", "client")
 _DEFAULTS = {
-    "aws": {
-        "region": "us-west-2",
-        "head_type": "m6i.xlarge",
-        "cpu_type": "m6i.4xlarge",
-        "gpu_type": "g5.2xlarge",
-        "client": "boto3>=1.4.8",
-    },
-    "gcp": {
-        "region": "us-west1",
-        "head_type": "n2-standard-4",
-        "cpu_type": "n2-standard-16",
-        "gpu_type": "g2-standard-8",
-        "client": "google-api-python-client==1.7.8",
-    },
+    "aws": ("us-west-2", "m6i.xlarge", "m6i.4xlarge", "g5.2xlarge", "boto3>=1.4.8"),
+    "gcp": ("us-west1", "n2-standard-4", "n2-standard-16", "g2-standard-8", "google-api-python-client==1.7.8"),
 }
 
 
@@ -106,20 +94,11 @@ class AutoscalerOptions:
 def autoscaler_manifest(training: Training, options: AutoscalerOptions, ray_version: str) -> str:
     """The YAML. Raises ConfigError for options that are not allowed, or a package that is not there."""
     options.check()
-    machines = _own_machines(options) if options.provider == "local" else _cloud(training.needs, options)
-    files, package = _package(options.package)
-    python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    return render(
-        "autoscaler.yaml.j2",
-        training=training,
-        needs=training.needs,
-        options=options,
-        files=files,
-        package=package,
-        python=python,
-        ray_version=ray_version,
-        **machines,
-    )
+    needs = training.needs
+    machines = _own_machines(options) if options.provider == "local" else _cloud(needs, options)
+    software = {"python": f"{sys.version_info.major}.{sys.version_info.minor}", "ray_version": ray_version}
+    software |= _package(options.package)
+    return render("autoscaler.yaml.j2", training=training, needs=needs, options=options, **software, **machines)
 
 
 def _cloud(needs: Needs, options: AutoscalerOptions) -> dict[str, Any]:
@@ -128,13 +107,10 @@ def _cloud(needs: Needs, options: AutoscalerOptions) -> dict[str, Any]:
     if needs.worker_cpus(cpus) > cpus:
         raise ConfigError(f"--cpus-per-worker is {cpus}, but a learner takes {needs.learner_cpus} (--learner-threads)")
     least, most = worker_bounds(needs.workers(cpus), options.min_workers, options.max_workers)
-    return {
-        "least": least,
-        "most": most,
-        "learner_nodes": 0 if needs.driver_gpus else needs.gpu_nodes(gpus),
-        "gpus": gpus,
-        **{name: getattr(options, name, "") or value for name, value in _DEFAULTS[options.provider].items()},
-    }
+    learner_nodes = 0 if needs.driver_gpus else needs.gpu_nodes(gpus)
+    defaults = zip(_COLUMNS, _DEFAULTS[options.provider], strict=True)
+    chosen = {name: getattr(options, name, "") or default for name, default in defaults}
+    return {"least": least, "most": most, "learner_nodes": learner_nodes, "gpus": gpus, **chosen}
 
 
 def _own_machines(options: AutoscalerOptions) -> dict[str, Any]:
@@ -149,18 +125,19 @@ def _own_machines(options: AutoscalerOptions) -> dict[str, Any]:
     return {"least": least, "most": most}
 
 
-def _package(given: str) -> tuple[Mapping[str, str], str]:
-    """Files to bring to the machines, and the quoted argument of pip. Raises ConfigError where nothing is given and
-    r2ac is not installed from a folder."""
+def _package(given: str) -> dict[str, Any]:
+    """The template's values for r2ac: files to bring to the machines, and the quoted argument of pip. Raises
+    ConfigError where nothing is given and r2ac is not installed from a folder."""
     package = given or _installed_from()
     if not package:
         raise ConfigError("--package is missing: the folder, wheel, address or requirement that pip installs r2ac from")
     path = Path(package).expanduser()
     if not path.exists():
-        return {}, shlex.quote(package)
+        return {"files": {}, "package": shlex.quote(package)}
     # pip wants the name of a wheel as it is.
     name = _SOURCE if path.is_dir() else path.name
-    return {f"~/{name}": str(path.resolve())}, '"$HOME"/' + shlex.quote(f"{name}[cluster]")
+    installed = '"$HOME"/' + shlex.quote(f"{name}[cluster]")
+    return {"files": {f"~/{name}": str(path.resolve())}, "package": installed}
 
 
 def _installed_from() -> str:

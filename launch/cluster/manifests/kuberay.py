@@ -57,8 +57,7 @@ class KubeRayOptions:
 
 
 def kuberay_run_dir(run_dir: str) -> str:
-    """Where the run lies in the pods; a relative directory is one of the volume. Raises ConfigError for a directory
-    that is gone with its pod."""
+    """Where the run lies in the pods, below the volume or at a URL; raises ConfigError for any other directory."""
     path = PurePosixPath(MOUNT) / run_dir
     if not is_url(run_dir) and (not path.is_relative_to(MOUNT) or ".." in path.parts or path == PurePosixPath(MOUNT)):
         raise ConfigError(f"--run-dir is {run_dir}, but it must lie below {MOUNT}: the rest of a pod is lost with it")
@@ -66,21 +65,11 @@ def kuberay_run_dir(run_dir: str) -> str:
 
 
 def kuberay_manifest(training: Training, options: KubeRayOptions, ray_version: str) -> str:
-    """The YAML: the training's script (a ConfigMap), the RayJob and, with --create-claim, the claim. Raises
-    ConfigError."""
+    """The YAML: the training's script (a ConfigMap), the RayJob, a claim if asked for. Raises ConfigError."""
     options.check()
     needs = training.needs
     cpus = needs.worker_cpus(options.cpus_per_worker)
     least, most = worker_bounds(needs.workers(cpus), options.min_workers, options.max_workers)
-    return render(
-        "kuberay.yaml.j2",
-        training=training,
-        needs=needs,
-        options=options,
-        ray_version=ray_version,
-        mount=MOUNT,
-        cpus=cpus,
-        least=least,
-        most=most,
-        gpus=min(options.gpus_per_worker, needs.gpus),
-    )
+    pods = {"cpus": cpus, "gpus": min(options.gpus_per_worker, needs.gpus), "least": least, "most": most}
+    fixed = {"ray_version": ray_version, "mount": MOUNT}
+    return render("kuberay.yaml.j2", training=training, needs=needs, options=options, **pods, **fixed)

@@ -34,8 +34,7 @@ class Needs:
 
     @classmethod
     def of(cls, config: TrainConfig[Any]) -> Needs:
-        """The needs of checked settings, with GPUs where --device says cuda. Raises ConfigError for inference workers
-        that insist on a GPU."""
+        """Of checked settings, with GPUs for --device cuda. Raises ConfigError for --inference-device cuda."""
         works = config.inference == "worker"
         if works and config.inference_device.startswith("cuda"):
             raise ConfigError(
@@ -107,8 +106,7 @@ def check_name(name: str) -> None:
 
 
 def worker_bounds(enough: int, least: int | None, most: int | None) -> tuple[int, int]:
-    """The fewest and the most CPU workers: --min-workers and --max-workers, or ``enough`` of them. Raises ConfigError
-    for bounds that cannot be."""
+    """The fewest and the most CPU workers: the flags' values, or ``enough``. Raises ConfigError for impossible ones."""
     least = enough if least is None else least
     most = max(enough, least) if most is None else most
     require(least >= 0, "min_workers", least, "at least 0")

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from r2ac.launch.runtime.errors import RunDirectoryError
 
 @pytest.fixture
 def run(tmp_path: Path) -> Iterator[RunDirectory]:
-    with RunDirectory.create(tmp_path / "run", {"task": "memory/tmaze"}) as run:
+    with closing(RunDirectory.create(tmp_path / "run", {"task": "memory/tmaze"})) as run:
         yield run
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def stop_holder(holder: subprocess.Popen[str]) -> None:
 
 def test_a_created_run_is_found_again(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "run"
-    with RunDirectory.create(path, {**CONFIG, "run_dir": path}) as run:
+    with closing(RunDirectory.create(path, {**CONFIG, "run_dir": path})) as run:
         assert run.checkpoints.is_dir()
     run = RunDirectory.open(path, for_writing=False)
     assert run.read_config() == {**CONFIG, "run_dir": str(path)}
@@ -195,7 +196,10 @@ def test_a_child_that_outlives_its_parent_does_not_hold_the_run(tmp_path: Path, 
 
 
 def test_a_run_in_use_is_refused_within_one_process_too(tmp_path: Path) -> None:
-    with RunDirectory.create(tmp_path, CONFIG), pytest.raises(RunDirectoryError, match=f"process {os.getpid()} on"):
+    with (
+        closing(RunDirectory.create(tmp_path, CONFIG)),
+        pytest.raises(RunDirectoryError, match=f"process {os.getpid()} on"),
+    ):
         RunDirectory.open(tmp_path, for_writing=True)
     run = RunDirectory.open(tmp_path, for_writing=True)
     run.close()
