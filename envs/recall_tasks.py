@@ -129,7 +129,7 @@ class Parity(ScriptedVector):
     parity; all others are ignored.
 
     Observation: float32 [3], one-hot: the bit is 0, the bit is 1, it is asked. Actions: 0 even, 1 odd.
-    Chance: one answer, right with probability 1/2, also for whoever misses a single bit: 1/2. Best: 1.
+    Chance: one answer, right with probability 1/2, also without a single bit: 1/2. Best: 1.
     Pixels: a bit colours the upper two rows, the question whitens the lower row's middle.
     """
 

@@ -84,7 +84,7 @@ def _dataset(name: str, options: DmlabOptions) -> str:
         return str(path)
     raise InvalidOption(
         f"dataset_path is {folder!r}, but {name} shows the pictures of Brady, Konkle et al. 2008 and needs the folder "
-        "that holds them (0001.png, …), which data/brady_konkle_oliva2008/README.md of DeepMind Lab tells how to get"
+        "that holds them (0001.png, …), which data/brady_konkle_oliva2008/README.md of DeepMind Lab says how to get"
     )
 
 

@@ -106,7 +106,7 @@ class Engine:
         self._lab: Any = import_module("deepmind_lab").Lab(
             settings.level, observations, config=dict(settings.config), renderer=options.renderer, **cache
         )
-        # Rows of a C-contiguous array: the engine reads the memory behind an action and heeds no strides.
+        # Rows of a C-contiguous array: the engine reads the memory behind an action and ignores strides.
         self._actions = np.array(ACTION_SETS[options.actions], dtype=np.intc)
 
     def reset(self, seed: int) -> Answer:

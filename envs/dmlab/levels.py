@@ -30,7 +30,7 @@ BASIC_LEVELS = (
     "nav_maze_random_goal_02", "nav_maze_random_goal_03", "nav_maze_static_01", "nav_maze_static_02",
     "nav_maze_static_03", "seekavoid_arena_01", "stairway_to_melon",
 )
-"""The levels that come with the engine outside DMLab-30; nobody has published scores of them."""
+"""The levels that come with the engine outside DMLab-30; they have no published scores."""
 # fmt: on
 
 TASKS = (*DMLAB30_RANDOM_HUMAN, *BASIC_LEVELS)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from r2ac.envs.dmlab.engine import Answer, EngineSettings, Failure
 from r2ac.envs.dmlab.folders import last_lines, make_folder, remove_folder
 
-# Seconds that a process outlives the longest time-out if nobody is left to end it.
+# Seconds that a process outlives the longest time-out without a parent that ends it.
 _GRACE = 60
 
 

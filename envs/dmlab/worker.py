@@ -19,7 +19,7 @@ from r2ac.envs.dmlab.folders import remove_folder
 
 def main() -> None:
     descriptor, folder = int(sys.argv[1]), Path(sys.argv[2])
-    # The programs that compile maps must not hold the connection: its end tells the other side that this one is dead.
+    # The programs that compile maps must not hold the connection: its end shows the other side that this one is dead.
     os.set_inheritable(descriptor, False)
     with Connection(descriptor) as connection:
         try:

@@ -28,7 +28,7 @@ def print_overview(console: Console) -> None:
         console.print(f"  {_common(tasks)}", markup=False, soft_wrap=True)
         names = "  ".join(task.name for task in tasks)
         console.print(f"  {len(tasks)} tasks: {names}\n", markup=False)
-    console.print("r2ac envs SUITE and r2ac envs SUITE/TASK tell more, r2ac envs tells all.", soft_wrap=True)
+    console.print("r2ac envs SUITE and r2ac envs SUITE/TASK show more, r2ac envs shows all.", soft_wrap=True)
 
 
 def _common(tasks: Sequence[Task]) -> str:

@@ -85,7 +85,7 @@ def _resumed(own: SubmitArguments, words: list[str], earlier: str, server: JobSe
     else:
         job = server.find(earlier)
         if job.run_directory is None:
-            raise JobError(f"job {job.id} was not made by r2ac submit: nobody knows where it writes")
+            raise JobError(f"job {job.id} was not made by r2ac submit: its run directory is unknown")
         if not job.has_ended:
             raise JobError(f"job {job.id} is {job.status.lower()}: only a training that has ended can go on")
         place, label, known = job.run_directory, job.task, job.config

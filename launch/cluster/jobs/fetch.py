@@ -38,7 +38,7 @@ def fetch(server: JobServer, job: Job, output: Path, limit: int, checkpoints: bo
     ``wait_seconds``, and RunDirectoryError where it cannot be written here; then there is no ``output``.
     """
     if job.run_directory is None:
-        raise JobError(f"job {job.id} was not made by r2ac submit: nobody knows where it writes")
+        raise JobError(f"job {job.id} was not made by r2ac submit: its run directory is unknown")
     if os.path.lexists(output):
         raise RunDirectoryError(f"{output} exists already, and a run that is fetched needs a new directory: --output")
     # Under another name, so that the output is there whole or not at all.

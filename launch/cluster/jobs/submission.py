@@ -37,8 +37,7 @@ class SubmitArguments:
     """Where on the nodes the run is written, in a directory named by the job: an absolute path (of a shared file
     system, if the run is to outlive the node), ~/… for the home directory there, or a URL."""
     env: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """NAME=VALUE, as often as wanted: variables of the job and of its Ray processes. Whoever may use the cluster can
-    read them."""
+    """NAME=VALUE, as often as wanted: variables of the job's processes; all users of the cluster can read them."""
     with_module: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """A file x.py or a folder, as often as wanted, that is sent along and can be imported on the nodes: your own
     environments and wrappers."""

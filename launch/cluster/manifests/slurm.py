@@ -34,7 +34,7 @@ class SlurmOptions:
     time: str = "24:00:00"
     """Time limit, as Slurm writes it. A training that reaches it saves a checkpoint and is queued again."""
     warning_seconds: int = 180
-    """How long before the time limit, or before it is preempted, a training is told to save."""
+    """Seconds before the time limit, or before it is preempted, at which a training saves."""
     partition: str = ""
     """Partition; the default one if not given."""
     account: str = ""
