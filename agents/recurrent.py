@@ -108,7 +108,7 @@ class Recurrent(Core):
         given, state = self._given(x), self._by_part(carry.state)
         states = recurrence(*given, state, is_first, self.input_weight, x.detach(), traces, carry.notes)
         if traces.streams is None:
-            traces = traces_after(traces, *given, states, state, is_first, x)
+            traces = traces_after(traces, x, *given, states, state, is_first)
         else:
             traces = Traces(traces.weight, traces.vectors, traces.streams)
         states = self._flat(states)

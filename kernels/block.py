@@ -13,20 +13,6 @@ import torch
 from torch import Tensor
 
 
-def complex_blocks(values: Tensor) -> Tensor:
-    """The product with a complex number as a matrix: p + iq is [[p, -q], [q, p]].
-
-    Args:
-        values: [..., N], complex.
-
-    Returns:
-        [..., 2, 2, N], real.
-    """
-    real, imaginary = values.real, values.imag
-    rows = torch.stack((real, -imaginary), -2), torch.stack((imaginary, real), -2)
-    return torch.stack(rows, -3)
-
-
 def magnitude(jacobian: Tensor) -> Tensor:
     """By what factor Jacobians scale a change of a unit, [B, N]: |a| of numbers [B, N]; of blocks [B, 2, 2, N] the root
     of |det A|, which multiplies as |a| does."""
@@ -38,14 +24,8 @@ def magnitude(jacobian: Tensor) -> Tensor:
 def block_backward_scan(direct: Tensor, jacobian: Tensor) -> Tensor:
     """The gradient by every cell state of a rollout: d_t = e_t + A_{t+1}^T d_{t+1}, with d_T = e_T.
 
-    The boundary of the rollout, its loss's gradient by the cell state before it, is A_1^T d_1.
-
-    Args:
-        direct: e_t, the loss's direct gradient by c_t (not through later cells), [T, B, 2, N].
-        jacobian: A_t, [T, B, 2, 2, N].
-
-    Returns:
-        d_t, [T, B, 2, N].
+    Takes e_t, [T, B, 2, N], and A_t, [T, B, 2, 2, N]; returns d_t, [T, B, 2, N]. The loss's gradient by the state
+    before the rollout is A_1^T d_1.
     """
     total = direct.clone()
     for t in range(direct.shape[0] - 2, -1, -1):
@@ -56,13 +36,8 @@ def block_backward_scan(direct: Tensor, jacobian: Tensor) -> Tensor:
 def block_decay_products(jacobian: Tensor) -> tuple[Tensor, Tensor]:
     """Products of the Jacobians, the later one on the left: of the whole rollout, and of what follows each step.
 
-    What step t leaves in the sensitivities at the rollout's end is weighted_t = (A_T ... A_{t+1}) u_t.
-
-    Args:
-        jacobian: A_t, [T, B, 2, 2, N].
-
-    Returns:
-        A_T ... A_1, [B, 2, 2, N], and A_T ... A_{t+1}, [T, B, 2, 2, N] (one at the last step).
+    Of A_t, [T, B, 2, 2, N], these are A_T ... A_1, [B, 2, 2, N], and A_T ... A_{t+1}, [T, B, 2, 2, N] (one at the last
+    step).
     """
     after = torch.empty_like(jacobian)
     after[-1] = torch.eye(2, dtype=jacobian.dtype, device=jacobian.device).unsqueeze(-1)
@@ -72,29 +47,18 @@ def block_decay_products(jacobian: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def block_sensitivity_pass_(
-    matrix: Tensor,
-    streams: Tensor,
-    fresh: Tensor,
-    boundary: Tensor,
-    decay: Tensor,
-    weighted: Tensor,
-    inputs: Tensor,
+    matrix: Tensor, streams: Tensor, fresh: Tensor, boundary: Tensor, decay: Tensor, weighted: Tensor, inputs: Tensor
 ) -> Tensor:
-    """Boundary contraction and jump of the input weights in one visit, in place, for any cell with 2x2 blocks.
+    """:func:`r2ac.kernels.sensitivity.sensitivity_pass_` for any cell with 2x2 blocks.
 
         term = sum over streams of (A_1^T d_1) . S_0      S_T = (A_T ... A_1) S_0 + sum_t (A_T ... A_{t+1}) u_t (x) x_t
 
     Args:
         matrix: S of the input weights of all R streams, [R, 2, K, N, D]; the rows ``streams`` go from S_0 to S_T.
-        streams: the row of each stream of the batch, [B] int64, all different.
-        fresh: [B] bool; S_0 of such a stream is zero, whatever is kept (even what is not finite).
+        streams, fresh, inputs: as there.
         boundary: A_1^T d_1, [B, 2, N].
         decay: A_T ... A_1, [B, 2, 2, N].
         weighted: (A_T ... A_{t+1}) u_t, [T, B, 2, K, N].
-        inputs: x_t, [T, B, D].
-
-    Returns:
-        The boundary term of the gradient, [K, N, D], in the dtype of ``inputs``.
     """
     term = inputs.new_zeros(matrix.shape[2:])
     for b, stream in enumerate(streams.tolist()):

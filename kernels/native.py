@@ -3,7 +3,7 @@
 The functions have the arguments and results of their readable references (:mod:`r2ac.kernels.scan`,
 :mod:`r2ac.kernels.sensitivity`), for float32 and float64 tensors on the CPU, and record no gradients. Their results do
 not depend on the number of threads. They raise ValueError for tensors of another dtype, device or shape, and
-RuntimeError where the library is missing: ask :func:`available` first.
+RuntimeError where the library is missing: ask :func:`missing_reason` first.
 
 The library is kept in the folder r2ac below XDG_CACHE_HOME (or ~/.cache), by a name that tells what it was made from
 and for which processor. The compiler is CXX, or else the first of c++, g++ and clang++.
@@ -51,13 +51,8 @@ class _Missing(Exception):
     """Why there is no library."""
 
 
-def available() -> bool:
-    """Whether the library is there; the first call may compile it, which takes some seconds."""
-    return missing_reason() is None
-
-
 def missing_reason() -> str | None:
-    """Why it is not there, in one sentence; None where it is."""
+    """Why the library is not there, in one sentence; None where it is. The first call may compile it: some seconds."""
     found = _library()
     return found if isinstance(found, str) else None
 
@@ -117,13 +112,7 @@ def backward_scan(direct: Tensor, jacobian: Tensor) -> Tensor:
 
 
 def sensitivity_pass_(
-    matrix: Tensor,
-    streams: Tensor,
-    fresh: Tensor,
-    boundary: Tensor,
-    decay: Tensor,
-    weighted: Tensor,
-    inputs: Tensor,
+    matrix: Tensor, streams: Tensor, fresh: Tensor, boundary: Tensor, decay: Tensor, weighted: Tensor, inputs: Tensor
 ) -> Tensor:
     """Boundary contraction and jump, in place: see :func:`r2ac.kernels.sensitivity.sensitivity_pass_`.
 
@@ -132,7 +121,8 @@ def sensitivity_pass_(
     if matrix.dtype == torch.bfloat16:
         return sensitivity.sensitivity_pass_(matrix, streams, fresh, boundary, decay, weighted, inputs)
     if weighted.dim() != 4 or inputs.dim() != 3:
-        raise ValueError(f"weighted and inputs must be [T, B, K, N] and [T, B, D], not {_shapes(weighted, inputs)}")
+        shapes = f"{list(weighted.shape)} and {list(inputs.shape)}"
+        raise ValueError(f"weighted and inputs must be [T, B, K, N] and [T, B, D], not {shapes}")
     _check_type(inputs)
     steps, batch, gates, units = weighted.shape
     width, dtype = inputs.shape[-1], inputs.dtype
@@ -151,12 +141,7 @@ def sensitivity_pass_(
 
 
 def vector_pass_(
-    vectors: Tensor,
-    streams: Tensor,
-    fresh: Tensor,
-    boundary: Tensor,
-    decay: Tensor,
-    gained: Tensor,
+    vectors: Tensor, streams: Tensor, fresh: Tensor, boundary: Tensor, decay: Tensor, gained: Tensor
 ) -> Tensor:
     """The same for the vectors, in place: see :func:`r2ac.kernels.sensitivity.vector_pass_`."""
     if gained.dim() != 3:
@@ -217,10 +202,6 @@ def _ready(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype
             f"not {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
         )
     return tensor.contiguous()
-
-
-def _shapes(*tensors: Tensor) -> str:
-    return " and ".join(str(list(tensor.shape)) for tensor in tensors)
 
 
 def _call(name: str, arrays: Sequence[Tensor | None], sizes: Sequence[int], work: int) -> None:

@@ -44,40 +44,34 @@ class Notes:
         return [tensor for tensor in (self.decay, self.by_state, self.boundary) if tensor is not None]
 
 
-def _forward(
-    cell: str,
-    projection: Tensor,
-    own: Tensor,
-    bias: Tensor,
-    state: Tensor,
-    is_first: Tensor,
-    weight: Tensor | None,
-    inputs: Tensor | None,
-    traces: list[Tensor],
-    notes: list[Tensor],
-) -> Tensor:
+_OWN = "Tensor projection, Tensor own, Tensor bias"
+
+
+def _forward(cell: str, projection: Tensor, *others: Any) -> Tensor:
+    own, bias, state, is_first, *_ = others
     return kernels_for(projection).scans(cell).forward(projection, own, bias, state, is_first)
 
 
-def _reverse(
-    cell: str,
-    direct: Tensor,
-    projection: Tensor,
-    own: Tensor,
-    bias: Tensor,
-    states: Tensor,
-    state: Tensor,
-    is_first: Tensor,
-    jump: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    reverse = kernels_for(projection).scans(cell).reverse
-    scan = reverse(direct, projection, own, bias, states, state, is_first, jump)
+def _reverse(cell: str, direct: Tensor, projection: Tensor, *others: Any) -> tuple[Tensor, ...]:
+    scan = kernels_for(projection).scans(cell).reverse(direct, projection, *others)
     # With the strides that the operator's shapes say.
-    return ReverseScan(*(tensor.contiguous() for tensor in scan))
+    return tuple(tensor.contiguous() for tensor in scan)
 
 
-_reverse_operator = torch.library.custom_op("r2ac::recurrence_backward", _reverse, mutates_args=())
-recurrence_operator = torch.library.custom_op("r2ac::recurrence", _forward, mutates_args=())
+_reverse_operator = torch.library.custom_op(
+    "r2ac::recurrence_backward",
+    _reverse,
+    mutates_args=(),
+    schema=f"(str cell, Tensor direct, {_OWN}, Tensor states, Tensor state, Tensor is_first, bool jump) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+)
+recurrence_operator = torch.library.custom_op(
+    "r2ac::recurrence",
+    _forward,
+    mutates_args=(),
+    schema=f"(str cell, {_OWN}, Tensor state, Tensor is_first, Tensor? weight, Tensor? inputs, Tensor[] traces, "
+    "Tensor[] notes) -> Tensor",
+)
 
 
 @recurrence_operator.register_fake
@@ -135,12 +129,8 @@ def _gradients(
 
 
 def _advance(traces: Any, scan: ReverseScan, x: Tensor, passes: Any) -> tuple[Tensor, Tensor]:
-    """Take S of the streams across the rollout; returns the boundary terms by the input weights and by the vectors.
-
-    Args:
-        traces: S of the input weights and of the vectors, the streams, and which of them are fresh.
-        passes: where the two passes are found by their names.
-    """
+    """Take S of the streams across the rollout by the passes of a module or of kernels; returns the boundary terms by
+    the input weights and by the vectors."""
     weight, vectors, *streams = traces
     common = *streams, scan.boundary, scan.decay
     if scan.boundary.dim() == 2:
@@ -166,8 +156,7 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        cell, projection, *given = inputs[:6]
-        states: Tensor = kernels_for(projection).scans(cell).forward(projection, *given)
+        states = _forward(*inputs)
         _save(ctx, inputs, states)
         return states
 
@@ -206,8 +195,8 @@ def recurrence(
         is_first: [T, B] bool, true where a step begins an episode.
         weight: W, [K, N, D], which gets the boundary term. This and all that follow are RTRL's.
         inputs: x_t, [T, B, D]; no gradient flows through it here.
-        traces: the sensitivities. The backward pass takes the rows of their ``streams`` across the rollout, in place.
-        notes: beside ``streams``, where the backward pass notes what it found.
+        traces: their rows ``streams`` are taken across the rollout by the backward pass, in place.
+        notes: beside ``streams``, written by the backward pass.
 
     Returns:
         c_t, [T, B, (2,) N].
@@ -219,24 +208,14 @@ def recurrence(
 
 
 @torch.no_grad()
-def traces_after(
-    traces: Traces,
-    cell: str,
-    projection: Tensor,
-    own: Tensor,
-    bias: Tensor,
-    states: Tensor,
-    state: Tensor,
-    is_first: Tensor,
-    inputs: Tensor,
-) -> Traces:
+def traces_after(traces: Traces, inputs: Tensor, cell: str, *given: Tensor) -> Traces:
     """The sensitivities of a batch after a rollout, in new tensors: for those who keep a carry of their own.
 
     Args:
-        states: what :func:`recurrence` returned; all else is what it got.
+        given: projection, own, bias, the states that :func:`recurrence` returned, state and is_first.
     """
-    nothing = torch.zeros_like(states)
-    scan = _reverse_scan(cell, nothing, projection, own, bias, states, state, is_first, True)
+    *_, states, state, _ = given
+    scan = _reverse_scan(cell, torch.zeros_like(states), *given, True)
     after = Traces(traces.weight.clone(), traces.vectors.clone())
     streams = torch.arange(len(state), device=state.device)
     _advance((*after.tensors(), streams, torch.zeros_like(streams, dtype=torch.bool)), scan, inputs, operators)

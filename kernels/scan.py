@@ -40,7 +40,6 @@ def forward_scan(cell: Cell, projection: Tensor, own: Tensor, bias: Tensor, stat
     """The states of a cell over a rollout.
 
     Args:
-        cell: whose they are.
         projection: W x_t of all gates, without the bias, [T, B, K, N].
         own: [L, N].
         bias: [K, N].
@@ -118,12 +117,8 @@ def linearise_rollout(
 def backward_scan(direct: Tensor, jacobian: Tensor) -> Tensor:
     """The gradient by every state of a rollout: d_t = e_t + a_{t+1} d_{t+1}, with d_T = e_T.
 
-    Args:
-        direct: e_t, the loss's direct gradient by c_t (not through later states), [T, B, N].
-        jacobian: a_t, [T, B, N], zero where the step begins an episode.
-
-    Returns:
-        d_t, [T, B, N].
+    Takes e_t, the loss's direct gradient by c_t (not through later states), and a_t, zero where the step begins an
+    episode; all are [T, B, N].
     """
     total = direct.clone()
     for t in range(direct.shape[0] - 2, -1, -1):
@@ -132,15 +127,8 @@ def backward_scan(direct: Tensor, jacobian: Tensor) -> Tensor:
 
 
 def decay_products(jacobian: Tensor) -> tuple[Tensor, Tensor]:
-    """Products of the Jacobians: over the whole rollout, and over what follows each step.
-
-    Args:
-        jacobian: a_t, [T, B, N].
-
-    Returns:
-        prod_t a_t, [B, N], and prod_{s>t} a_s, [T, B, N] (one at the last step). No division, so that zeros
-        (episodes that begin) are exact.
-    """
+    """Products of a_t, [T, B, N]: over the whole rollout, [B, N], and over what follows each step, [T, B, N] (one at
+    the last). Without division, so that zeros (episodes that begin) are exact."""
     after = torch.ones_like(jacobian)
     for t in range(jacobian.shape[0] - 2, -1, -1):
         torch.mul(after[t + 1], jacobian[t + 1], out=after[t])

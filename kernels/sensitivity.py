@@ -30,10 +30,10 @@ class Traces:
     vectors: Tensor
     """S of the vectors, [R, (2,) L + K, N]."""
     streams: Tensor | None = None
-    """If given, S is that of R streams, and these [B] int64 are the rows of this batch, all different. The backward
-    pass then advances them in place, where it reads them anyway; without them, S is that of the batch and stays."""
+    """If given, S is that of R streams, and these [B] int64 are the rows of this batch, all different, which the
+    backward pass advances in place; without them, S is that of the batch and stays."""
     fresh: Tensor | None = None
-    """[B] bool, beside ``streams``: S of these streams counts as zero, whatever is kept (even what is not finite)."""
+    """[B] bool, beside ``streams``: S of these streams counts as zero, even where it is not finite."""
 
     @staticmethod
     def zeros(
@@ -44,7 +44,7 @@ class Traces:
         device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> Traces:
-        """Of ``streams`` streams of a cell with N units and D inputs that have seen nothing yet."""
+        """Of ``streams`` streams of a cell with N units and D inputs, before their first step."""
         outer = (streams, *cell.pair)
         weight = zero_rows((*outer, cell.gates, hidden, inputs), device, dtype)
         return Traces(weight, torch.zeros(*outer, cell.numbers + cell.gates, hidden, device=device, dtype=dtype))
@@ -86,12 +86,8 @@ def zero_rows(shape: Sequence[int], device: torch.device | None, dtype: torch.dt
 def boundary_terms(boundary: Tensor, traces: Traces) -> tuple[Tensor, Tensor]:
     """What the gradient gains from everything before the rollout: sum over streams of (a_1 d_1) S_0.
 
-    Args:
-        boundary: a_1 d_1, the loss's gradient by the state before the rollout, [B, (2,) N].
-        traces: S_0, of the B streams.
-
-    Returns:
-        The gradient's boundary terms by the input weights, [K, N, D], and by the vectors, [L + K, N].
+    Takes a_1 d_1, [B, (2,) N], and S_0 of the B streams; returns the gradient's terms by the input weights, [K, N, D],
+    and by the vectors, [L + K, N].
     """
     of_parts = boundary.view(-1, boundary.shape[-1])
     weight, vectors = traces.weight.flatten(0, -4), traces.vectors.flatten(0, -3)
@@ -106,13 +102,7 @@ def boundary_terms(boundary: Tensor, traces: Traces) -> tuple[Tensor, Tensor]:
 
 
 def sensitivity_pass_(
-    matrix: Tensor,
-    streams: Tensor,
-    fresh: Tensor,
-    boundary: Tensor,
-    decay: Tensor,
-    weighted: Tensor,
-    inputs: Tensor,
+    matrix: Tensor, streams: Tensor, fresh: Tensor, boundary: Tensor, decay: Tensor, weighted: Tensor, inputs: Tensor
 ) -> Tensor:
     """Boundary contraction and jump of the input weights in one visit, in place, for any diagonal cell.
 
@@ -123,7 +113,7 @@ def sensitivity_pass_(
     Args:
         matrix: S of the input weights of all R streams, [R, K, N, D]; the rows ``streams`` go from S_0 to S_T.
         streams: the row of each stream of the batch, [B] int64, all different.
-        fresh: [B] bool; S_0 of such a stream is zero, whatever is kept (even what is not finite).
+        fresh: [B] bool; S_0 of such a stream is zero, even where what is kept is not finite.
         boundary: a_1 d_1, [B, N].
         decay: prod_t a_t, [B, N].
         weighted: (prod_{s>t} a_s) u_t, [T, B, K, N].
@@ -142,23 +132,10 @@ def sensitivity_pass_(
 
 
 def vector_pass_(
-    vectors: Tensor,
-    streams: Tensor,
-    fresh: Tensor,
-    boundary: Tensor,
-    decay: Tensor,
-    gained: Tensor,
+    vectors: Tensor, streams: Tensor, fresh: Tensor, boundary: Tensor, decay: Tensor, gained: Tensor
 ) -> Tensor:
-    """The same for the own parameters and the biases, whose sensitivities are small.
-
-    Args:
-        vectors: S of the vectors of all R streams, [R, L + K, N]; changed in place.
-        streams, fresh, boundary, decay: as in :func:`sensitivity_pass_`.
-        gained: what the rollout adds, [B, L + K, N].
-
-    Returns:
-        The boundary term of the gradient, [L + K, N].
-    """
+    """:func:`sensitivity_pass_` for S of the vectors of all R streams, [R, L + K, N], to which the rollout adds
+    ``gained``, [B, L + K, N]; returns the boundary term of the gradient, [L + K, N]."""
     before = vectors[streams].masked_fill(fresh[:, None, None], 0)
     vectors[streams] = torch.addcmul(gained, decay.unsqueeze(1), before)
     return (boundary.unsqueeze(1) * before).sum(0)

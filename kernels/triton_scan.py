@@ -121,18 +121,7 @@ def _load_forward(operands, t, T, i_row, N, o_unit, b_mask):
 
 
 @triton.jit(do_not_specialize=["T", "B", "N"])
-def _forward_kernel(
-    p_projection,
-    p_weight,
-    p_bias,
-    p_cell,
-    p_first,
-    p_cells,
-    T,
-    B,
-    N,
-    BLOCK: tl.constexpr,
-):
+def _forward_kernel(p_projection, p_weight, p_bias, p_cell, p_first, p_cells, T, B, N, BLOCK: tl.constexpr):
     i_b = tl.program_id(0).to(tl.int64)
     o_unit = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     b_mask = o_unit < N
@@ -177,25 +166,10 @@ def _add_step(sums, by_gates, b_previous):
 
 @triton.jit(do_not_specialize=["T", "B", "N"])
 def _backward_kernel(
-    p_direct,
-    p_projection,
-    p_weight,
-    p_bias,
-    p_cells,
-    p_cell,
-    p_first,
-    p_by_projection,
-    p_by_vectors,
-    p_boundary,
-    p_decay,
-    p_weighted,
-    p_gained,
-    T,
-    B,
-    N,
-    JUMP: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    p_direct, p_projection, p_weight, p_bias, p_cells, p_cell, p_first,
+    p_by_projection, p_by_vectors, p_boundary, p_decay, p_weighted, p_gained, T, B, N,
+    JUMP: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     i_b = tl.program_id(0).to(tl.int64)
     rows = B.to(tl.int64)
     o_unit = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

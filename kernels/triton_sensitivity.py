@@ -39,8 +39,6 @@ _PRODUCT = 16
 """The fewest steps that are worth a product of the tensor cores, which take them in eights and sixteens."""
 _TALLEST = 128
 """Rows of a tile at most, so that its operands leave room in shared memory for another program's."""
-
-
 _LINE = 32
 """Units of a program over the vectors, which takes as many streams at a time."""
 
@@ -89,16 +87,7 @@ def tiles(batch: int, rows: int, inputs: int, steps: int, parts: int = 1) -> Til
     return replace(whole, splits=triton.cdiv(batch, streams))
 
 
-def sensitivity_pass_(
-    matrix: Tensor,
-    streams: Tensor,
-    fresh: Tensor,
-    boundary: Tensor,
-    decay: Tensor,
-    weighted: Tensor,
-    inputs: Tensor,
-    tiles: Tiles | None = None,
-) -> Tensor:
+def sensitivity_pass_(matrix: Tensor, *operands: Tensor, tiles: Tiles | None = None) -> Tensor:
     """:func:`r2ac.kernels.sensitivity.sensitivity_pass_` in one launch, and one sum where streams are split.
 
     ``matrix`` is float32 or bfloat16, all else float32. Its rows lie at equal distances, D numbers or more; what lies
@@ -108,30 +97,16 @@ def sensitivity_pass_(
     Raises:
         ValueError: if the rows of ``matrix`` lie otherwise.
     """
-    return _launch(1, tiles, matrix, streams, fresh, boundary, decay, weighted, inputs)
+    return _launch(1, tiles, matrix, *operands)
 
 
-def block_sensitivity_pass_(
-    matrix: Tensor,
-    streams: Tensor,
-    fresh: Tensor,
-    boundary: Tensor,
-    decay: Tensor,
-    weighted: Tensor,
-    inputs: Tensor,
-    tiles: Tiles | None = None,
-) -> Tensor:
+def block_sensitivity_pass_(matrix: Tensor, *operands: Tensor, tiles: Tiles | None = None) -> Tensor:
     """:func:`r2ac.kernels.block.block_sensitivity_pass_` in one launch; otherwise as :func:`sensitivity_pass_`."""
-    return _launch(2, tiles, matrix, streams, fresh, boundary, decay, weighted, inputs)
+    return _launch(2, tiles, matrix, *operands)
 
 
 def vector_pass_(
-    vectors: Tensor,
-    streams: Tensor,
-    fresh: Tensor,
-    boundary: Tensor,
-    decay: Tensor,
-    gained: Tensor,
+    vectors: Tensor, streams: Tensor, fresh: Tensor, boundary: Tensor, decay: Tensor, gained: Tensor
 ) -> Tensor:
     """:func:`r2ac.kernels.sensitivity.vector_pass_` in one launch."""
     if not vectors.is_contiguous():

@@ -10,15 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from r2ac.kernels.block import block_backward_scan, block_decay_products, block_sensitivity_pass_, complex_blocks
+from r2ac.kernels.block import block_backward_scan, block_decay_products, block_sensitivity_pass_
 
 DOUBLE = torch.float64
-
-
-def test_a_complex_factor_is_a_block() -> None:
-    a, c = (torch.complex(*torch.randn(2, 3, 5, dtype=DOUBLE)) for _ in range(2))
-    product = torch.einsum("bijn,bjn->bin", complex_blocks(a), torch.stack((c.real, c.imag), 1))
-    torch.testing.assert_close(torch.complex(*product.unbind(1)), a * c)
 
 
 @st.composite
