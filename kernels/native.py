@@ -57,13 +57,15 @@ def missing_reason() -> str | None:
     return found if isinstance(found, str) else None
 
 
-def elstm_forward(projection: Tensor, recurrent_weight: Tensor, bias: Tensor, cell: Tensor, is_first: Tensor) -> Tensor:
+def elstm_forward(
+    projection: Tensor, recurrent_weight: Tensor, bias: Tensor, state: Tensor, is_first: Tensor
+) -> Tensor:
     """The eLSTM's states, [T, B, N]: see :func:`r2ac.kernels.scan.forward_scan`."""
-    rollout = _rollout(projection, recurrent_weight, bias, cell, is_first)
+    rollout = _rollout(projection, recurrent_weight, bias, state, is_first)
     steps, batch, _, units = projection.shape
-    cells = projection.new_empty(steps, batch, units)
-    _call("elstm_forward", (*rollout, cells), (steps, batch, units), work=cells.numel())
-    return cells
+    states = projection.new_empty(steps, batch, units)
+    _call("elstm_forward", (*rollout, states), (steps, batch, units), work=states.numel())
+    return states
 
 
 def elstm_backward(
@@ -71,16 +73,16 @@ def elstm_backward(
     projection: Tensor,
     recurrent_weight: Tensor,
     bias: Tensor,
-    cells: Tensor,
-    cell: Tensor,
+    states: Tensor,
+    state: Tensor,
     is_first: Tensor,
     jump: bool,
 ) -> ReverseScan:
     """All that gradient and sensitivities need of the rollout: see :func:`r2ac.kernels.scan.reverse_scan`."""
-    projection, recurrent_weight, bias, cell, is_first = _rollout(projection, recurrent_weight, bias, cell, is_first)
+    projection, recurrent_weight, bias, state, is_first = _rollout(projection, recurrent_weight, bias, state, is_first)
     steps, batch, gates, units = projection.shape
     direct = _ready("direct", direct, (steps, batch, units), projection.dtype)
-    cells = _ready("cells", cells, (steps, batch, units), projection.dtype)
+    states = _ready("states", states, (steps, batch, units), projection.dtype)
     new = projection.new_empty
     scan = ReverseScan(
         by_projection=torch.empty_like(projection),
@@ -91,10 +93,10 @@ def elstm_backward(
         gained=new(batch, 2 * gates, units) if jump else new(0),
     )
     by_stream = new(batch, 2 * gates, units)
-    given = direct, projection, recurrent_weight, bias, cells, cell, is_first
+    given = direct, projection, recurrent_weight, bias, states, state, is_first
     results = scan.by_projection, scan.by_vectors, by_stream, scan.boundary
     of_jump = (scan.decay, scan.weighted, scan.gained) if jump else (None, None, None)
-    _call("elstm_backward", (*given, *results, *of_jump), (steps, batch, units), work=cells.numel())
+    _call("elstm_backward", (*given, *results, *of_jump), (steps, batch, units), work=states.numel())
     return scan
 
 
@@ -172,7 +174,7 @@ def _rows(streams: Tensor, count: int, batch: int) -> Tensor:
 
 
 def _rollout(
-    projection: Tensor, recurrent_weight: Tensor, bias: Tensor, cell: Tensor, is_first: Tensor
+    projection: Tensor, recurrent_weight: Tensor, bias: Tensor, state: Tensor, is_first: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The same, checked and contiguous."""
     _check_type(projection)
@@ -184,7 +186,7 @@ def _rollout(
         projection.contiguous(),
         _ready("recurrent_weight", recurrent_weight, (gates, units), dtype),
         _ready("bias", bias, (gates, units), dtype),
-        _ready("cell", cell, (batch, units), dtype),
+        _ready("state", state, (batch, units), dtype),
         _ready("is_first", is_first, (steps, batch), torch.bool),
     )
 

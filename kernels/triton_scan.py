@@ -22,14 +22,16 @@ BLOCK = 32
 """Units of a program, one for each thread of its warp: small programs, because a rollout has few of them."""
 
 
-def elstm_forward(projection: Tensor, recurrent_weight: Tensor, bias: Tensor, cell: Tensor, is_first: Tensor) -> Tensor:
+def elstm_forward(
+    projection: Tensor, recurrent_weight: Tensor, bias: Tensor, state: Tensor, is_first: Tensor
+) -> Tensor:
     """The eLSTM's :func:`r2ac.kernels.scan.forward_scan` in one launch."""
     steps, batch, _, hidden = projection.shape
-    cells = projection.new_empty(steps, batch, hidden)
-    operands = _contiguous(projection, recurrent_weight, bias, cell, is_first)
+    states = projection.new_empty(steps, batch, hidden)
+    operands = _contiguous(projection, recurrent_weight, bias, state, is_first)
     with torch.cuda.device_of(projection):
-        _forward_kernel[batch, triton.cdiv(hidden, BLOCK)](*operands, cells, steps, batch, hidden, BLOCK, num_warps=1)
-    return cells
+        _forward_kernel[batch, triton.cdiv(hidden, BLOCK)](*operands, states, steps, batch, hidden, BLOCK, num_warps=1)
+    return states
 
 
 def elstm_backward(
@@ -37,8 +39,8 @@ def elstm_backward(
     projection: Tensor,
     recurrent_weight: Tensor,
     bias: Tensor,
-    cells: Tensor,
-    cell: Tensor,
+    states: Tensor,
+    state: Tensor,
     is_first: Tensor,
     jump: bool,
 ) -> ReverseScan:
@@ -49,7 +51,7 @@ def elstm_backward(
     decay, weighted, gained = new(0), new(0), new(0)
     if jump:
         decay, weighted, gained = new(batch, hidden), new(projection.shape), new(batch, 2 * gates, hidden)
-    operands = _contiguous(direct, projection, recurrent_weight, bias, cells, cell, is_first)
+    operands = _contiguous(direct, projection, recurrent_weight, bias, states, state, is_first)
     results = by_projection, by_vectors, boundary, decay, weighted, gained
     sizes = steps, batch, hidden
     with torch.cuda.device_of(projection):

@@ -81,11 +81,11 @@ class Learner:
         # The readable references read the streams' numbers on the host, which no capture allows.
         has_kernels = kernels_for(self.parameters[0]) is not REFERENCE
         self._capture = CapturedStep(self.device) if on_gpu and config.cuda_graph and has_kernels else None
-        self._meter: RTRLMetrics | None = None
+        self._rtrl_metrics: RTRLMetrics | None = None
         if agent.core.uses_rtrl and config.rtrl_metrics_every:
             # A CUDA graph has no branches: what is captured is done in every update.
             every = 1 if on_gpu else config.rtrl_metrics_every
-            self._meter = RTRLMetrics(agent.core, num_streams, every, self._collective)
+            self._rtrl_metrics = RTRLMetrics(agent.core, num_streams, every, self._collective)
 
     def learning_rate(self) -> float:
         """The learning rate of the next update."""
@@ -169,17 +169,18 @@ class Learner:
         With RTRL, those of :class:`~r2ac.learner.rtrl_metrics.RTRLMetrics` are among them where any of these updates
         was measured, and with normalised rewards their deviation now.
         """
+        rtrl = self._rtrl_metrics.take() if self._rtrl_metrics is not None else {}
         deviation = self.agent.rewards.deviation
         scale = {} if deviation is None else {"learner/reward_deviation": float(deviation)}
-        return self._update_metrics.read_means() | (self._meter.take() if self._meter is not None else {}) | scale
+        return self._update_metrics.read_means() | rtrl | scale
 
     def _step(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The part of an update that runs on the device; numbers of the host reach it through tensors alone."""
         gap, batch = inputs["gap"], Rollout(**{name: inputs[name] for name in inputs if name != "gap"})
         with scope("copies"):
             carry = self.carries.fetch(batch.stream, gap, batch.first_state)
-        if self._meter is not None:
-            carry = self._meter.begin(carry, self.updates)
+        if self._rtrl_metrics is not None:
+            carry = self._rtrl_metrics.begin(carry, self.updates)
         if self._returns is not None:
             self._observe_returns(self._returns.advance(batch, gap))
         carry, descent = self.algorithm.update(self.agent, batch, carry, self.config, self._descend)
@@ -195,15 +196,15 @@ class Learner:
         with scope("backward"):
             losses.total.backward()
         with scope("metrics"):
-            measured = self._meter.measure(carry, batch.length) if self._meter is not None else None
+            measured = self._rtrl_metrics.measure(carry, batch.length) if self._rtrl_metrics is not None else None
         sums = self._combine(losses)
         with scope("optimiser"):
             gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
             finite = torch.isfinite(sums["loss/total"]) & torch.isfinite(gradient_norm)
             step_where(self.optimiser, finite, may_ask=self.device.type == "cpu")
         with scope("metrics"):
-            if self._meter is not None and measured is not None:
-                self._meter.add(measured, finite)
+            if self._rtrl_metrics is not None and measured is not None:
+                self._rtrl_metrics.add(measured, finite)
             steps = batch.action.numel() * self._collective.size
             metrics = {name: value / steps for name, value in sums.items()} | {"loss/gradient_norm": gradient_norm}
         return Descent(metrics, finite)

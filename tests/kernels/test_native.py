@@ -29,7 +29,7 @@ class Rollout:
     projection: Tensor
     recurrent_weight: Tensor
     bias: Tensor
-    cell: Tensor
+    state: Tensor
     is_first: Tensor
     direct: Tensor
 
@@ -37,15 +37,15 @@ class Rollout:
         return Rollout(*(t if t.dtype == torch.bool else t.to(dtype) for t in vars(self).values()))
 
     def forward(self, scans: Scans = of_native) -> Tensor:
-        return scans.forward(self.projection, self.recurrent_weight, self.bias, self.cell, self.is_first)
+        return scans.forward(self.projection, self.recurrent_weight, self.bias, self.state, self.is_first)
 
-    def backward(self, cells: Tensor, jump: bool = True, scans: Scans = of_native) -> ReverseScan:
+    def backward(self, states: Tensor, jump: bool = True, scans: Scans = of_native) -> ReverseScan:
         vectors = self.recurrent_weight, self.bias
-        return scans.reverse(self.direct, self.projection, *vectors, cells, self.cell, self.is_first, jump=jump)
+        return scans.reverse(self.direct, self.projection, *vectors, states, self.state, self.is_first, jump=jump)
 
     def part(self, start: int) -> "Rollout":
         steps = slice(start, None)
-        vectors = self.recurrent_weight, self.bias, self.cell
+        vectors = self.recurrent_weight, self.bias, self.state
         return Rollout(self.projection[steps], *vectors, self.is_first[steps], self.direct[steps])
 
 
@@ -79,26 +79,26 @@ def close(actual: Any, expected: Any, bound: float) -> None:
 def test_forward_is_the_reference(rollout: Rollout) -> None:
     expected = rollout.forward(elstm)
     close(rollout.forward(), expected, 1e-12)
-    cells = rollout.to(SINGLE).forward()
-    assert cells.dtype == SINGLE
-    close(cells, expected, 2e-6)
+    states = rollout.to(SINGLE).forward()
+    assert states.dtype == SINGLE
+    close(states, expected, 2e-6)
 
 
 @given(rollouts(), st.booleans())
 def test_backward_is_the_reference(rollout: Rollout, jump: bool) -> None:
-    cells = rollout.forward(elstm)
-    expected = rollout.backward(cells, jump, elstm)
-    close(rollout.backward(cells, jump), expected, 1e-12)
-    close(rollout.to(SINGLE).backward(cells.to(SINGLE), jump), expected, 5e-5)
+    states = rollout.forward(elstm)
+    expected = rollout.backward(states, jump, elstm)
+    close(rollout.backward(states, jump), expected, 1e-12)
+    close(rollout.to(SINGLE).backward(states.to(SINGLE), jump), expected, 5e-5)
 
 
 @pytest.mark.parametrize("place", range(5))
 def test_a_reset_at_every_place(place: int) -> None:
     rollout = make_rollout(5, 3, 20)
     rollout.is_first[place, 1] = True
-    cells = rollout.forward()
-    close(cells, rollout.forward(elstm), 1e-12)
-    close(rollout.backward(cells), rollout.backward(cells, True, elstm), 1e-12)
+    states = rollout.forward()
+    close(states, rollout.forward(elstm), 1e-12)
+    close(rollout.backward(states), rollout.backward(states, True, elstm), 1e-12)
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
@@ -108,12 +108,12 @@ def test_a_reset_forgets_a_cell_that_is_not_finite(dtype: torch.dtype, value: fl
     """What follows the reset is what a rollout that begins there gives, to the bit."""
     rollout = make_rollout(4, 2, 40).to(dtype)
     rollout.is_first[place, 0] = True
-    rollout.cell[0] = value
-    cells, alone = rollout.forward(), rollout.part(place)
-    assert not cells[:place, 0].isfinite().any()
-    assert cells[place:].isfinite().all()
-    assert torch.equal(cells[place:, 0], alone.forward()[:, 0])
-    mine, others = rollout.backward(cells), alone.backward(cells[place:])
+    rollout.state[0] = value
+    states, alone = rollout.forward(), rollout.part(place)
+    assert not states[:place, 0].isfinite().any()
+    assert states[place:].isfinite().all()
+    assert torch.equal(states[place:, 0], alone.forward()[:, 0])
+    mine, others = rollout.backward(states), alone.backward(states[place:])
     assert torch.equal(mine.by_projection[place:, 0], others.by_projection[:, 0])
     if place == 0:
         assert all(tensor.isfinite().all() for tensor in mine)
@@ -122,19 +122,19 @@ def test_a_reset_forgets_a_cell_that_is_not_finite(dtype: torch.dtype, value: fl
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
-@pytest.mark.parametrize("field", ["projection", "cell", "recurrent_weight", "bias", "direct"])
+@pytest.mark.parametrize("field", ["projection", "state", "recurrent_weight", "bias", "direct"])
 def test_nan_passes_where_nothing_resets(dtype: torch.dtype, field: str) -> None:
     """In its unit alone, to the end of the rollout and, backwards, to its start."""
     rollout = make_rollout(3, 2, 37).to(dtype)
     getattr(rollout, field)[..., 20] = NAN
-    cells = rollout.forward()
-    scans = rollout.backward(cells)
+    states = rollout.forward()
+    scans = rollout.backward(states)
     for tensor in (scans.by_projection, scans.by_vectors, scans.boundary):
         assert tensor[..., 20].isnan().all()
     if field != "direct":
-        assert cells[..., 20].isnan().all()
+        assert states[..., 20].isnan().all()
         assert scans.weighted[..., 20].isnan().all()
-    for tensor in (cells, *scans):
+    for tensor in (states, *scans):
         assert tensor[..., torch.arange(37) != 20].isfinite().all()
 
 
@@ -167,14 +167,14 @@ def test_saturated_gates(dtype: torch.dtype, size: float) -> None:
     """A gate that is shut keeps the cell to the bit, and its derivatives vanish."""
     rollout = make_rollout(4, 3, 50)
     rollout.projection.copy_(size * rollout.projection.sign())
-    cells = rollout.forward(elstm)
-    expected = rollout.backward(cells, True, elstm)
-    close(rollout.to(dtype).forward(), cells, 1e-6)
-    close(rollout.to(dtype).backward(cells.to(dtype)), expected, 1e-5)
+    states = rollout.forward(elstm)
+    expected = rollout.backward(states, True, elstm)
+    close(rollout.to(dtype).forward(), states, 1e-6)
+    close(rollout.to(dtype).backward(states.to(dtype)), expected, 1e-5)
     rollout.projection[:, :, 0] = size
     if size > 50:
         rollout = rollout.to(dtype)
-        assert torch.equal(rollout.forward(), rollout.cell.expand(4, -1, -1))
+        assert torch.equal(rollout.forward(), rollout.state.expand(4, -1, -1))
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
@@ -183,10 +183,10 @@ def test_tensors_need_not_be_contiguous(dtype: torch.dtype) -> None:
     dense.direct.fill_(0.3)
     fields = {name: tensor.transpose(0, 1).contiguous().transpose(0, 1) for name, tensor in vars(dense).items()}
     strided = Rollout(**fields | {"direct": dense.direct[0, 0, 0].clone().expand(5, 4, 33)})
-    cells = dense.forward()
-    assert torch.equal(strided.forward(), cells)
-    strided_cells = cells.transpose(0, 2).contiguous().transpose(0, 2)
-    for mine, other in zip(strided.backward(strided_cells), dense.backward(cells), strict=True):
+    states = dense.forward()
+    assert torch.equal(strided.forward(), states)
+    strided_cells = states.transpose(0, 2).contiguous().transpose(0, 2)
+    for mine, other in zip(strided.backward(strided_cells), dense.backward(states), strict=True):
         assert torch.equal(mine, other)
 
 
@@ -293,11 +293,11 @@ def test_threads_change_no_bit(dtype: torch.dtype, batch: int, units: int) -> No
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        cells = rollout.forward()
+        states = rollout.forward()
         after = cast(given, dtype)
         sensitivities = native.sensitivity_pass_(**after), after["matrix"]
-        total = native.backward_scan(rollout.direct, cells)
-        results.append((cells, total, *rollout.backward(cells), *sensitivities))
+        total = native.backward_scan(rollout.direct, states)
+        results.append((states, total, *rollout.backward(states), *sensitivities))
     assert results[0][0].numel() > native.GRAIN
     for more in results[1:]:
         assert all(torch.equal(one, other) for one, other in zip(results[0], more, strict=True))
@@ -319,11 +319,11 @@ def test_what_does_not_fit_is_refused(name: str, kind: str) -> None:
     """Each tensor in turn."""
     tensors = dict(vars(make_rollout(3, 4, 5)))
     direct = {"direct": tensors.pop("direct")}
-    cells = native.elstm_forward(**tensors)
+    states = native.elstm_forward(**tensors)
     arguments = {
         "elstm_forward": tensors,
-        "elstm_backward": tensors | direct | {"cells": cells},
-        "backward_scan": direct | {"jacobian": cells},
+        "elstm_backward": tensors | direct | {"states": states},
+        "backward_scan": direct | {"jacobian": states},
         "sensitivity_pass_": make_pass(3, 6, 4, 2, 5, 7),
         "vector_pass_": make_vectors(6, 4, 2, 5),
     }[name]
