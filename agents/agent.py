@@ -19,12 +19,12 @@ from r2ac.agents.scopes import scope
 
 @dataclass(frozen=True)
 class ObservationSpec:
-    """What an environment shows and takes."""
+    """Observations and actions of an environment."""
 
     shape: tuple[int, ...]
     """[C, H, W] of an image, or [size] of a vector."""
     num_actions: int
-    """The number of discrete actions (A)."""
+    """Discrete actions (A)."""
     instruction_length: int = 0
     """Words of an instruction (L); 0 where there are no instructions."""
     instruction_ids: int = 0
@@ -51,7 +51,7 @@ class StepOutput:
     state: Tensor
     """The core's state after the step, [B, S]."""
     core_input: Tensor
-    """What the core was given, [B, D]."""
+    """The core's input, [B, D]."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ class RolloutOutput:
     rewards: Tensor
     """What followed each step, as the losses take it: normalised and clipped, [T, B]."""
     final_values: Tensor | None = None
-    """Value of the final observation of the episode that ended with each step, [T, B]; arbitrary where none did, no
-    gradient. None where the rollout has no final observations."""
+    """Value of the final observation of the episode that ended with each step, [T, B], no gradient; arbitrary where
+    none did."""
 
 
 class Agent(nn.Module):
@@ -84,10 +84,6 @@ class Agent(nn.Module):
     The last reward is zero in the first step of an episode; else it is normalised and clipped by
     :class:`RewardTransform`. Irie et al. 2024, section 4. Where the task gives instructions, the core reads their
     features too, those of :class:`InstructionEncoder`.
-
-    Args:
-        spec: what the environment shows and takes.
-        config: what the agent is made of.
 
     Raises:
         ValueError: for an observation that is neither an image nor a vector, an encoder that cannot read it, or sizes
@@ -125,10 +121,7 @@ class Agent(nn.Module):
         instruction: Tensor | None = None,
         final_observation: Tensor | None = None,
     ) -> RolloutOutput:
-        """Run over a rollout of T steps and the observation after them.
-
-        The core advances its carry over T steps; the observation after them gives the bootstrap value only, which
-        needs no gradient.
+        """Run over a rollout of T steps; the observation after them gives the bootstrap value only, without gradient.
 
         Args:
             observation: [T+1, B, C, H, W] or [T+1, B, size].
@@ -136,8 +129,8 @@ class Agent(nn.Module):
             is_first: [T+1, B] bool, true where a step begins an episode.
             carry: the core's carry before the rollout.
             instruction: ids of words, [T+1, B, L] int; None where the task has none.
-            final_observation: what each episode showed last, [T, B, ...], at the step that ended it; None where the
-                values of these are not wanted.
+            final_observation: what each episode showed last, [T, B, ...], at the step that ended it; None where its
+                value is not wanted.
         """
         steps = observation.shape[0] - 1
         words = (None, None) if instruction is None else (instruction[:steps], instruction[steps])
@@ -164,15 +157,8 @@ class Agent(nn.Module):
     def step(
         self, observation: Tensor, reward: Tensor, is_first: Tensor, state: Tensor, instruction: Tensor | None = None
     ) -> StepOutput:
-        """One step of B streams without gradients or sensitivities, which is all that acting needs.
-
-        Args:
-            observation: [B, C, H, W] or [B, size].
-            reward: the reward that arrived with the observation, as the environment gave it, [B].
-            is_first: [B] bool.
-            state: the core's state before the step, [B, S].
-            instruction: ids of words, [B, L] int; None where the task has none.
-        """
+        """One step of B streams without gradients or sensitivities, from the core's state before it, [B, S]; the other
+        arguments are those of :meth:`forward` without the axis of time."""
         words = None if instruction is None else instruction.unsqueeze(0)
         with scope("encoder"):
             x = self._core_input(observation.unsqueeze(0), reward.unsqueeze(0), is_first.unsqueeze(0), words).squeeze(0)

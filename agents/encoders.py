@@ -27,12 +27,7 @@ class ImpalaEncoder(nn.Module):
     """The residual network of IMPALA (Espeholt et al. 2018, figure 3, right, without its LSTM).
 
     For each of ``channels``: a 3x3 convolution, a 3x3 max-pool of stride 2, two residual blocks; then ReLU, a linear
-    layer and ReLU.
-
-    Args:
-        shape: the image's [C, H, W].
-        features: the number of features that come out.
-        channels: the width of each section.
+    layer and ReLU. ``shape`` is the image's [C, H, W].
     """
 
     def __init__(self, shape: Sequence[int], features: int = 256, channels: Sequence[int] = (16, 32, 32)) -> None:
@@ -60,12 +55,8 @@ class NatureEncoder(nn.Module):
 
     Convolutions 8x8 of stride 4 (32 channels), 4x4 of stride 2 (64) and 3x3 (64), each with ReLU; a linear layer, ReLU.
 
-    Args:
-        shape: the image's [C, H, W]; both sides at least 36.
-        features: the number of features that come out.
-
     Raises:
-        ValueError: for an image that is too small.
+        ValueError: for an image with a side below 36.
     """
 
     smallest = 36
@@ -109,12 +100,7 @@ def _unit_pixels(image: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class MLPEncoder(nn.Module):
-    """Two linear layers with ReLU, for observations that are vectors.
-
-    Args:
-        size: the length of the vector.
-        features: the number of features of both layers.
-    """
+    """Two linear layers with ReLU, each of ``features`` units, for vectors of ``size`` numbers."""
 
     def __init__(self, size: int, features: int = 256) -> None:
         super().__init__()
@@ -133,12 +119,8 @@ class _NoEncoder(nn.Module):
 
 
 def make_encoder(shape: Sequence[int], name: EncoderName, features: int) -> tuple[nn.Module, int]:
-    """The encoder for observations of a shape, and the number of features that come out.
-
-    Args:
-        shape: [C, H, W] of an image, or [size] of a vector.
-        name: "impala" for images, "mlp" or "none" for vectors; "auto" takes the first that fits.
-        features: how many features are wanted; "none" hands on the vector as it is.
+    """The encoder for observations [C, H, W] or [size], and the number of features that come out: ``features``, except
+    for "none", which returns the vector as it is. "auto" takes the first encoder that fits the shape.
 
     Raises:
         ValueError: for a shape that is neither, or an encoder that does not fit it.

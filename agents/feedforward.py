@@ -16,10 +16,6 @@ class FeedForward(Core):
 
     which is what the eLSTM computes in the first step of an episode. A baseline with fewer parameters than the
     recurrent agents would mix up the worth of memory with the worth of capacity.
-
-    Args:
-        input_size: D.
-        hidden_size: N.
     """
 
     state_size = 0
@@ -36,12 +32,10 @@ class FeedForward(Core):
     def initial_carry(
         self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> Carry:
-        """A carry with nothing in it: a state of shape [B, 0]."""
         bias = self.gates.bias
         return Carry(torch.zeros(batch_size, 0, device=device or bias.device, dtype=dtype or bias.dtype))
 
     def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
-        """x [T, B, D] -> h [T, B, N], empty states [T, B, 0] and the empty carry."""
         return self._output(x), self.truncated_states(x, carry.state, is_first), carry
 
     def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
@@ -52,7 +46,6 @@ class FeedForward(Core):
 
     @torch.no_grad()
     def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """x [B, D] -> h [B, N] and the empty state."""
         return self._output(x), state
 
     def _output(self, x: Tensor) -> Tensor:

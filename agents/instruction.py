@@ -10,12 +10,7 @@ class InstructionEncoder(nn.Module):
     """An embedding and an LSTM over the words; the features are its output after the last word, zero without words.
 
     Espeholt et al. 2018, "IMPALA", figure 3: embeddings of 20, an LSTM of 64. It is trained within the rollout, as all
-    below the core.
-
-    Args:
-        ids: how many ids there are; 0 stands for no word and only follows the others.
-        embedding: the size of a word's vector.
-        features: units of the LSTM.
+    below the core. Of the ``ids``, 0 stands for no word and only follows the others.
     """
 
     def __init__(self, ids: int, embedding: int = 20, features: int = 64) -> None:

@@ -23,12 +23,9 @@ class Recurrent(Core):
 
     Args:
         cell: a name among ``r2ac.kernels.CELLS``.
-        input_size: D.
-        hidden_size: N.
         gradient: "rtrl", exact and untruncated (for parameters that stand still), or "tbptt", truncated at the
             rollout's start.
         chrono_steps: if not 0, the units begin with time scales uniform in [1, chrono_steps], in steps.
-        output_gate: whether there is one.
 
     Raises:
         ValueError: for an unknown cell or gradient, sizes below 1, or chrono_steps other than 0 and below 2.
@@ -72,7 +69,6 @@ class Recurrent(Core):
 
     @property
     def uses_rtrl(self) -> bool:  # type: ignore[override]
-        """Whether it is trained by RTRL."""
         return self.gradient == "rtrl"
 
     @property

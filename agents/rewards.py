@@ -15,10 +15,6 @@ class RewardTransform(nn.Module):
     The deviation is that of the discounted return over all that was learned from, as in Gymnasium's `NormalizeReward`
     (Engstrom et al. 2020, "Implementation matters in deep policy gradients", section 3). No mean is subtracted, so that
     the sign of a reward stays.
-
-    Args:
-        clip: the bound, or "none".
-        normalise: whether rewards are divided by the deviation.
     """
 
     moments: Tensor
@@ -43,11 +39,8 @@ class RewardTransform(nn.Module):
 
     @torch.no_grad()
     def observe(self, sums: Tensor) -> None:
-        """Take discounted returns into the deviation; only enqueues work on the device.
-
-        Args:
-            sums: their number, sum and sum of squares, [3] float64.
-        """
+        """Take discounted returns, by their number, sum and sum of squares, [3] float64, into the deviation, without
+        waiting for the device."""
         assert self.deviation is not None
         count, mean, variance = self.moments.unbind()
         number = sums[0]

@@ -47,11 +47,7 @@ class CarryStore:
         self._resets.fill_(count)
 
     def gaps(self, stream: np.ndarray, sequence: np.ndarray) -> np.ndarray:
-        """[B] bool, true where a rollout does not follow the stream's last one.
-
-        Args:
-            stream: [B] int64, all different.
-            sequence: [B] int64, the number of each rollout within its stream.
+        """[B] bool, true where a rollout does not follow the stream's last one, by streams and their numbers, [B].
 
         Raises:
             ValueError: for streams that are unknown or come twice.
@@ -64,13 +60,11 @@ class CarryStore:
         self.next_sequence[stream] = sequence + 1
 
     def fetch(self, streams: Tensor, gap: Tensor, first_state: Tensor) -> Carry:
-        """The carries with which the rollouts of a batch begin.
-
-        The sensitivities are not copied: the backward pass of the core advances them where they are kept.
+        """The carries with which the rollouts of ``streams``, [B] int64, all different, begin. The sensitivities are
+        not copied: the backward pass of the core advances them where they are kept.
 
         Args:
-            streams: [B] int64, on the device, all different.
-            gap: [B] bool, as :meth:`gaps` told.
+            gap: [B] bool, from :meth:`gaps`.
             first_state: the states that the actor held before the rollouts, [B, S]; used where a stream begins again.
         """
         state = self._carry.state[streams]
@@ -85,13 +79,8 @@ class CarryStore:
         return Carry(state, Traces(traces.weight, traces.vectors, streams, fresh))
 
     def store(self, streams: Tensor, carry: Carry, kept: Tensor) -> None:
-        """Keep the states after the rollouts of a batch; their sensitivities have been advanced already.
-
-        Args:
-            streams: [B] int64, as :meth:`fetch` got them.
-            carry: what the core returned.
-            kept: bool scalar; false where the update was skipped: the streams then begin again at their next rollout.
-        """
+        """Keep the states after the rollouts of a batch; their sensitivities have been advanced already. Where ``kept``
+        (bool scalar) is false, the update was skipped: the streams begin again at their next rollout."""
         self._carry.state[streams] = carry.state
         self._spoilt[streams] = ~kept
 

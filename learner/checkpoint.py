@@ -65,7 +65,7 @@ class Checkpoint:
 
 
 def checkpoint_path(directory: Path, step: int) -> Path:
-    """Where the checkpoint after ``step`` environment steps belongs: ``directory/step_000000001000.safetensors``."""
+    """Of the checkpoint after ``step`` environment steps: ``directory/step_000000001000.safetensors``."""
     return directory / f"step_{step:012d}.safetensors"
 
 
@@ -80,7 +80,6 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         CheckpointError: when the file cannot be written (what was there before remains) or something in
             ``checkpoint`` is no JSON.
     """
-    path = Path(path)
     data = _encode(checkpoint)
     partial = path.with_name(f".{path.name}{_PARTIAL}")
     try:
@@ -107,7 +106,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: when the file is missing, unreadable, damaged, foreign or of a newer format. If it is
             damaged, the message names the newest older checkpoint in the same directory that is sound.
     """
-    path = Path(path)
     try:
         return _load(path)
     except _DamagedError as error:
@@ -122,7 +120,7 @@ def latest_checkpoint(directory: Path) -> Path:
     Raises:
         CheckpointError: when the directory is missing or holds none.
     """
-    paths = _list(Path(directory))
+    paths = _list(directory)
     if not paths:
         raise CheckpointError(f"there is no checkpoint (step_*.safetensors) in {directory}")
     return paths[-1]
@@ -137,7 +135,7 @@ def prune_checkpoints(directory: Path, keep: int) -> list[Path]:
     """
     if keep < 1:
         raise ValueError(f"keep must be at least 1, got {keep}")
-    removed = _list(Path(directory))[:-keep]
+    removed = _list(directory)[:-keep]
     for path in removed:
         try:
             path.unlink(missing_ok=True)

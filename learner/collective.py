@@ -28,7 +28,7 @@ class CollectiveBroken(RuntimeError):
 
 
 class Collective(Protocol):
-    """What learners tell one another. All of them make the same calls in the same order.
+    """What learners exchange. All of them make the same calls in the same order.
 
     Raises, in each method:
         CollectiveBroken: where another learner has ended or did not answer in time.
@@ -40,7 +40,7 @@ class Collective(Protocol):
     """How many there are."""
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor, where it lies, by its sum over the learners, the same to the bit at all of them. All
+        """Replace each tensor, in place, by its sum over the learners, the same to the bit at all of them. All
         tensors have one dtype, and are on one device; a GPU is not waited for."""
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
@@ -54,7 +54,7 @@ class Collective(Protocol):
 
 
 class SingleLearner:
-    """One learner, which has nobody to ask."""
+    """One learner alone."""
 
     rank, size = 0, 1
 
@@ -74,13 +74,7 @@ class SingleLearner:
 class ProcessGroup:
     """Learners in processes of their own, connected by torch.distributed: tensors on GPUs through NCCL, all else
     through gloo. What :meth:`gather` and :meth:`share` bring is pickled: it comes from learners of this run alone.
-
-    Args:
-        store: where the processes find one another.
-        rank: the number of this learner.
-        size: how many there are.
-        device: where this one learns.
-        patience: how long it waits for the others.
+    ``patience`` is how long one waits for the others.
     """
 
     def __init__(

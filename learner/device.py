@@ -29,9 +29,6 @@ class DeviceFeed:
     it still runs, and end in tensors that are the same for every batch of the same shapes, as a CUDA graph wants. The
     host waits only where it is some batches ahead, and for arrays that are in pinned memory already: they may be
     written again as soon as they are staged. On a CPU arrays become tensors as they are.
-
-    Args:
-        device: where the tensors are to be.
     """
 
     SLOTS = 3
@@ -78,11 +75,7 @@ class DeviceFeed:
 
 
 class _Slot:
-    """One batch under way: in pinned memory, and staged on the GPU.
-
-    Args:
-        inputs: where updates read their batches.
-    """
+    """One batch under way, in pinned memory and staged on the GPU, to ``inputs``, where updates read their batches."""
 
     def __init__(self, inputs: Tensors) -> None:
         self._inputs = inputs
@@ -132,9 +125,6 @@ class CapturedStep:
 
     The first steps run as they are, then one is captured and from then on replayed. A step must read the host's
     numbers from tensors alone, and wait for the device nowhere.
-
-    Args:
-        device: the GPU.
     """
 
     WARM_UP = 3

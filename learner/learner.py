@@ -35,9 +35,9 @@ class Learner:
     they are asked for.
 
     Args:
-        agent: the agent, on the device where it is to learn.
+        agent: on the device where it is to learn.
         config: how it learns.
-        num_streams: the number of streams that all rollout actors of this learner step together.
+        num_streams: of all rollout actors of this learner together.
         total_steps: environment steps after which the learning rate has fallen to zero.
         collective: the learners that share the training: each update is from the batches of all.
 
@@ -172,7 +172,7 @@ class Learner:
         rtrl = self._rtrl_metrics.take() if self._rtrl_metrics is not None else {}
         deviation = self.agent.rewards.deviation
         scale = {} if deviation is None else {"learner/reward_deviation": float(deviation)}
-        return self._update_metrics.read_means() | rtrl | scale
+        return self._update_metrics.take() | rtrl | scale
 
     def _step(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The part of an update that runs on the device; numbers of the host reach it through tensors alone."""
@@ -187,7 +187,7 @@ class Learner:
         with scope("copies"):
             self.carries.store(batch.stream, carry, descent.finite)
         with scope("metrics"):
-            self._update_metrics.add(descent.metrics, descent.finite)
+            self._update_metrics.add_update(descent.metrics, descent.finite)
         return descent.metrics
 
     def _descend(self, losses: Losses, batch: Rollout[Tensor], carry: Carry) -> Descent:

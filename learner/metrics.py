@@ -22,12 +22,7 @@ class Skips:
 
 
 class Means:
-    """Means of metrics, in tensors that an update changes without the host.
-
-    Args:
-        names: of the metrics.
-        device: where the updates run.
-    """
+    """Means of metrics, by their names, in tensors that an update changes on its device without the host."""
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
         self._names = tuple(names)
@@ -47,26 +42,20 @@ class Means:
         return {name: value / count for name, value in zip(self._names, sums, strict=True)} if count else {}
 
 
-class UpdateMetrics:
-    """Means of metrics and counts of skipped updates, in tensors that an update changes without the host.
-
-    Args:
-        names: of the metrics; the first is the loss, the last the gradient norm.
-        device: where the updates run.
-    """
+class UpdateMetrics(Means):
+    """Means of metrics and counts of skipped updates; the first metric is the loss, the last the gradient norm."""
 
     def __init__(self, names: Sequence[str], device: torch.device) -> None:
-        self._names = tuple(names)
-        self._means = Means(names, device)
+        super().__init__(names, device)
         self._total = torch.zeros((), dtype=torch.int64, device=device)
         self._in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self._most_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self._last_skipped = torch.zeros(2, dtype=torch.float64, device=device)  # loss, gradient norm
 
-    def add(self, metrics: dict[str, Tensor], finite: Tensor) -> None:
+    def add_update(self, metrics: dict[str, Tensor], finite: Tensor) -> None:
         """Note the metrics (scalars) of an update, which was good where ``finite`` (bool scalar)."""
         values = torch.stack([metrics[name].double() for name in self._names])
-        self._means.add(values, finite)
+        self.add(values, finite)
         self._total += ~finite
         self._in_a_row += 1
         self._in_a_row *= ~finite
@@ -87,7 +76,3 @@ class UpdateMetrics:
     def set_skips(self, total: int) -> None:
         """Go on from the count of an earlier run."""
         self._total.fill_(total)
-
-    def read_means(self) -> dict[str, float]:
-        """Means over the good updates since the last call, empty where there was none; waits for the device."""
-        return self._means.take()

@@ -27,13 +27,10 @@ def make_optimiser(
     settings of Irie et al. 2024 (alpha 0.99, momentum 0, eps 0.01) were used with PyTorch's.
 
     Args:
-        parameters: what to optimise.
-        name: "rmsprop" or "adam".
-        learning_rate: the learning rate before any decay.
         capturable: let a CUDA graph hold the step; the learning rate is then a tensor on the parameters' device.
 
     Raises:
-        ValueError: on another name.
+        ValueError: for another name.
     """
     parameters = list(parameters)
     # The form of the step that takes parameters one by one would read a learning rate on the device from the host.
@@ -57,7 +54,6 @@ def make_optimiser(
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter the learning rate ``rate``."""
     for group in optimiser.param_groups:
         if isinstance(group["lr"], Tensor):
             group["lr"].fill_(rate)
@@ -66,14 +62,8 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def step_where(optimiser: torch.optim.Optimizer, condition: Tensor, may_ask: bool) -> None:
-    """One step of the optimiser where ``condition`` (bool scalar) holds; else weights and state stay to the bit.
-
-    Args:
-        optimiser: whose step it is.
-        condition: whether it is made.
-        may_ask: whether the host may read the condition and then branch, as on a CPU. On a GPU it would have to wait:
-            there the step is made and its outcome selected.
-    """
+    """One step of the optimiser where ``condition`` (bool scalar) holds; else weights and state stay to the bit. Where
+    the host may not read the condition (``may_ask``), as on a GPU, the step is made and its outcome selected."""
     if may_ask:
         if condition:
             optimiser.step()
@@ -130,14 +120,7 @@ def linear_decay(step: float, total_steps: float) -> float:
 def clip_gradient_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients by min(1, max_norm / norm) in place, with norm the L2 norm of all of them as one vector.
 
-    Nothing waits for the device: the norm comes back as a tensor, for the caller to read when convenient.
-
-    Args:
-        parameters: those whose ``grad`` is None are passed over.
-        max_norm: the largest norm allowed.
-
-    Returns:
-        The norm before clipping, a scalar tensor on the device of the gradients.
+    Returns the norm before clipping, a scalar tensor on the device of the gradients, which is not waited for.
 
     Raises:
         ValueError: when ``max_norm`` is not positive.

@@ -14,11 +14,6 @@ class DiscountedReturns:
 
     This is a running sum over the past, as Gymnasium's `NormalizeReward` has it, and not the return that is to come:
     the two have about the same deviation, and this one is known at once.
-
-    Args:
-        num_streams: streams are numbered from 0 to ``num_streams - 1``.
-        discount: per step.
-        device: where the updates run.
     """
 
     def __init__(self, num_streams: int, discount: float, device: torch.device) -> None:
@@ -26,13 +21,10 @@ class DiscountedReturns:
         self._last = torch.zeros(num_streams, device=device)
 
     def advance(self, batch: Rollout[Tensor], gap: Tensor) -> Tensor:
-        """The returns after each step of a batch, [T, B] float32; only enqueues work on the device.
+        """The returns after each step of a batch of different streams, [T, B] float32, without waiting for the device.
 
-        Args:
-            batch: rollouts of different streams.
-            gap: [B] bool, true where a rollout does not follow the stream's last one, whose return is then forgotten.
-
-        A reward that is not finite counts as 0: it spoils one update and not the deviation of all that follow.
+        Where ``gap`` [B], a rollout does not follow the stream's last one, whose return is then forgotten. A reward
+        that is not finite counts as 0: it spoils one update and not the deviation of all that follow.
         """
         decays = self._discount * (~batch.is_first[:-1]).float()
         rewards = batch.reward[1:].nan_to_num(0, 0, 0)

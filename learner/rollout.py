@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -59,9 +59,6 @@ class Rollout(Generic[Array]):
         """B, the number of streams."""
         return self.action.shape[1]
 
-    def _map(self, change: Callable[[str, Any], Any]) -> dict[str, Any]:
-        return {name: change(name, array) for name, array in self.arrays().items()}
-
     def arrays(self) -> dict[str, Array]:
         """The fields by their names, without those that are None."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
@@ -69,31 +66,23 @@ class Rollout(Generic[Array]):
 
     def columns(self, start: int, stop: int) -> Rollout[Array]:
         """The streams ``start`` to ``stop`` (exclusive) of this rollout, as views."""
+        columns = slice(start, stop)
+        named = self.arrays().items()
         return Rollout(
-            **self._map(
-                lambda name, array: array[start:stop] if name in _STREAM_FIRST else array[:, start:stop],
-            )
+            **{name: array[columns] if name in _STREAM_FIRST else array[:, columns] for name, array in named}
         )
 
 
 def concatenate(
     rollouts: Sequence[Rollout[np.ndarray]], into: Rollout[np.ndarray] | None = None
 ) -> Rollout[np.ndarray]:
-    """One rollout of all the streams of several rollouts of equal length T.
-
-    Args:
-        rollouts: one or more.
-        into: the rollout to write; None for new memory, or for a single rollout that rollout itself.
-    """
+    """One rollout of all the streams of one or more rollouts of equal length T, written ``into`` a rollout that is
+    there; without it into new memory, while a single rollout is returned itself."""
     if len(rollouts) == 1 and into is None:
         return rollouts[0]
     written = {} if into is None else into.arrays()
-    return Rollout(
-        **rollouts[0]._map(
-            lambda name, _: np.concatenate(
-                [getattr(rollout, name) for rollout in rollouts],
-                axis=0 if name in _STREAM_FIRST else 1,
-                out=written.get(name),
-            )
-        )
-    )
+    joined = {}
+    for name in rollouts[0].arrays():
+        parts = [getattr(rollout, name) for rollout in rollouts]
+        joined[name] = np.concatenate(parts, axis=0 if name in _STREAM_FIRST else 1, out=written.get(name))
+    return Rollout(**joined)

@@ -37,14 +37,9 @@ class GradientParts:
 
 
 def gradient_parts(core: Core, carry: Carry) -> GradientParts:
-    """The parts of the gradient that the core's parameters have after the backward pass of one rollout.
-
-    Args:
-        core: whose ``grad`` holds the gradient of that rollout alone, not yet clipped.
-        carry: what the rollout began with, from ``core.with_notes``.
-    """
-    notes = carry.notes
-    assert notes is not None
+    """The parts of the gradient that the core's parameters have after the backward pass of one rollout, not yet
+    clipped; ``carry`` is what the rollout began with, from ``core.with_notes``."""
+    _, _, notes = _noted(carry)
     assert notes.by_state is not None
     assert notes.boundary is not None
     total = torch.cat([weight.grad.flatten() for weight in core.recurrent_parameters if weight.grad is not None])
@@ -63,15 +58,10 @@ def credit_distance(by_state: Tensor, through: Tensor, steps: int) -> tuple[Tens
 
         sum |l| T / ln(1 + T / V)      sum |l|      V = T sum_{j>=1} prod_{i<=j} |D_i|
 
-    with l = dL/dc_0, of pairs its length, and |D_i| the :func:`r2ac.kernels.magnitude` of prod_t a_t over the i-th
-    rollout before. V is the integral, rollout by rollout, of the
-    share of the credit that is still there; T / ln(1 + T / V) is the same integral step by step where the share falls
-    evenly. If every a_t is a, that is -1/ln|a|, whatever T is.
-
-    Args:
-        by_state: l, [B, (2,) N].
-        through: V, [B, N].
-        steps: T.
+    with l = dL/dc_0, [B, (2,) N], of pairs its length, V [B, N], and |D_i| the :func:`r2ac.kernels.magnitude` of
+    prod_t a_t over the i-th rollout before. V is the integral, rollout by rollout, of the share of the credit that is
+    still there; T / ln(1 + T / V) is the same integral step by step where the share falls evenly. If every a_t is a,
+    that is -1/ln|a|, whatever T is.
     """
     credit = by_state.abs() if by_state.dim() == 2 else by_state.norm(dim=1)
     length = steps / torch.log1p(steps / through)
@@ -84,7 +74,7 @@ def is_measured(update: int, every: int) -> bool:
     return update * 0x9E3779B1 % 2**32 * every < 2**32
 
 
-class RTRLMetrics:
+class RTRLMetrics(Means):
     """Measures the two parts of the gradients, without the host and without a change to them.
 
     ``rtrl/boundary_norm``, ``rtrl/inside_norm`` and ``rtrl/cosine`` (of the angle between the two; 0 where one is zero)
@@ -96,12 +86,8 @@ class RTRLMetrics:
     through (a_t = 0): the horizon ends there, however slowly units forget. Streams that begin afresh have no past and
     do not count; where no credit left a rollout, there is no such metric.
 
-    Args:
-        core: trained by RTRL.
-        num_streams: the number of streams.
-        every: one update in so many is measured, see :func:`is_measured`; 1 measures all, as a CUDA graph must, which
-            has no branches.
-        collective: the learners whose batches are measured as one.
+    One update in ``every`` is measured, see :func:`is_measured`; 1 measures all, as a CUDA graph must, which has no
+    branches. The batches of a collective are measured as one.
     """
 
     def __init__(self, core: Core, num_streams: int, every: int, collective: Collective | None = None) -> None:
@@ -110,20 +96,15 @@ class RTRLMetrics:
         self._through = state.new_zeros(num_streams, core.hidden_size)  # V, see credit_distance()
         # Rollouts that V does not know yet: streams, which are fresh, decay and length.
         self._behind: list[tuple[Tensor, Tensor, Tensor, int]] = []
-        self._means = Means((*_NORMS, _HORIZON, _CREDIT), state.device)
+        super().__init__((*_NORMS, _HORIZON, _CREDIT), state.device)
 
     def begin(self, carry: Carry, update: int) -> Carry:
         """The carry, as the store of carries gave it, with room for what the backward pass of this update notes."""
         return self._core.with_notes(carry, parts=is_measured(update, self._every))
 
     def measure(self, carry: Carry, steps: int) -> Tensor | None:
-        """Between the backward pass and all that changes gradients: what :meth:`add` is to count; None where nothing is
-        measured.
-
-        Args:
-            carry: from :meth:`begin`.
-            steps: T.
-        """
+        """What :meth:`add` is to count, None where nothing is measured; called after the backward pass of T ``steps``,
+        before all that changes gradients, with the carry of :meth:`begin`."""
         streams, fresh, notes = _noted(carry)
         if notes.by_state is None:
             # The batch's memory may be written again before it is read here.
@@ -138,14 +119,10 @@ class RTRLMetrics:
         self._collective.sum_((parts.boundary, parts.inside, way))
         return torch.cat((torch.stack(norms_and_cosine(parts)), way)).double()
 
-    def add(self, values: Tensor, good: Tensor) -> None:
-        """Count the values of an update, where it was ``good`` (bool scalar)."""
-        self._means.add(values, good)
-
     def take(self) -> dict[str, float]:
         """The metrics of the measured good updates since the last call, empty where there was none; waits for the
         device."""
-        means = self._means.take()
+        means = super().take()
         credit, way = means.pop(_CREDIT, 0.0), means.pop(_HORIZON, 0.0)
         return means | {_HORIZON: way / credit} if credit else means
 

@@ -6,15 +6,8 @@ import numpy as np
 
 
 def choose_actions(logits: np.ndarray, uniforms: np.ndarray | None) -> np.ndarray:
-    """Actions drawn from softmax(logits): the first whose cumulative probability exceeds the uniform number.
-
-    Args:
-        logits: [B, A].
-        uniforms: [B], in [0, 1); None for the most probable actions.
-
-    Returns:
-        [B] int64.
-    """
+    """Actions [B] int64 drawn from softmax(logits), [B, A]: the first whose cumulative probability exceeds the uniform
+    number, [B] in [0, 1); without uniform numbers the most probable actions."""
     if uniforms is None:
         return logits.argmax(axis=1)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True), dtype=np.float64)

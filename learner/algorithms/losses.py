@@ -11,14 +11,7 @@ from torch import Tensor
 
 
 def log_prob_of_actions(logits: Tensor, action: Tensor) -> Tensor:
-    """log pi(a) of the actions taken: log_softmax(logits)[a].
-
-    Args:
-        logits: unnormalised log probabilities, [..., A], floating point.
-        action: [...] int64, from 0 to A - 1.
-
-    Returns:
-        [...], in the dtype of ``logits``.
+    """log pi(a), [...], of the actions taken, [...] int64: log_softmax(logits)[a], of logits [..., A].
 
     Raises:
         ValueError: when the leading dimensions differ.
@@ -29,11 +22,7 @@ def log_prob_of_actions(logits: Tensor, action: Tensor) -> Tensor:
 
 
 def policy_gradient_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
-    """- sum_t,b advantage log pi(a), a scalar.
-
-    Args:
-        log_prob: log pi(a) of the actions taken, [T, B].
-        advantage: [T, B]; a constant, no gradient passes through it.
+    """- sum_t,b advantage log pi(a), a scalar, of two [T, B]; no gradient passes through the advantage.
 
     Raises:
         ValueError: when the shapes differ.
@@ -43,11 +32,7 @@ def policy_gradient_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
 
 
 def baseline_loss(value: Tensor, target: Tensor) -> Tensor:
-    """0.5 sum_t,b (target - value)^2, a scalar; the baseline cost multiplies it outside.
-
-    Args:
-        value: V, [T, B].
-        target: the value targets, [T, B]; a constant, no gradient passes through it.
+    """0.5 sum_t,b (target - value)^2, a scalar, of two [T, B]; no gradient passes through the target.
 
     Raises:
         ValueError: when the shapes differ.
@@ -57,11 +42,7 @@ def baseline_loss(value: Tensor, target: Tensor) -> Tensor:
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """- sum_t,b sum_a pi(a) log pi(a), a scalar, in nats.
-
-    Args:
-        logits: unnormalised log probabilities, finite, [..., A].
-    """
+    """- sum_t,b sum_a pi(a) log pi(a), a scalar, in nats, of finite logits [..., A]."""
     log_probs = logits.log_softmax(-1)
     return -(log_probs.exp() * log_probs).sum()
 

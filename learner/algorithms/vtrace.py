@@ -44,7 +44,7 @@ def vtrace(
 
         min(clip_pg_rho, exp(log_rho_t)) (r_t + discount_t v_{t+1} - V_t)      (section 4.2)
 
-    Source: Espeholt et al. 2018, "IMPALA", section 4.1 and 4.2 (lambda = 1).
+    (Espeholt et al. 2018, "IMPALA", sections 4.1 and 4.2, lambda = 1).
 
     Args:
         log_rhos: log pi(a_t) - log mu(a_t), target against behaviour policy, [T, B].

@@ -11,7 +11,7 @@ def tally_of(losses: list[float]) -> UpdateMetrics:
     tally = UpdateMetrics(("loss", "norm"), torch.device("cpu"))
     for loss in losses:
         values = {"loss": torch.tensor(loss), "norm": torch.tensor(10 * loss)}
-        tally.add(values, torch.tensor(loss).isfinite())
+        tally.add_update(values, torch.tensor(loss).isfinite())
     return tally
 
 
@@ -20,19 +20,19 @@ NAN = float("nan")
 
 def test_means_are_those_of_the_good_updates_since_the_last_reading() -> None:
     tally = tally_of([1.0, NAN, 4.0])
-    assert tally.read_means() == pytest.approx({"loss": 2.5, "norm": 25.0})
-    assert tally.read_means() == {}
-    tally.add({"loss": torch.tensor(3.0), "norm": torch.tensor(2.0)}, torch.tensor(True))
-    assert tally.read_means() == {"loss": 3.0, "norm": 2.0}
+    assert tally.take() == pytest.approx({"loss": 2.5, "norm": 25.0})
+    assert tally.take() == {}
+    tally.add_update({"loss": torch.tensor(3.0), "norm": torch.tensor(2.0)}, torch.tensor(True))
+    assert tally.take() == {"loss": 3.0, "norm": 2.0}
 
 
 def test_the_longest_run_of_skips_is_kept_until_it_is_taken_whatever_else_is_read() -> None:
     tally = tally_of([1.0, NAN, NAN, NAN, 2.0, NAN])
     assert tally.skips().total == tally.skips().total == 4
-    tally.read_means()
+    tally.take()
     assert tally.take_most_in_a_row() == 3
     assert tally.take_most_in_a_row() == 1  # that which is not over
-    tally.add({"loss": torch.tensor(NAN), "norm": torch.tensor(1.0)}, torch.tensor(False))
+    tally.add_update({"loss": torch.tensor(NAN), "norm": torch.tensor(1.0)}, torch.tensor(False))
     assert tally.take_most_in_a_row() == 2
 
 
