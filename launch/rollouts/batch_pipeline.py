@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 
@@ -53,24 +54,17 @@ class BatchPipeline:
     def close(self, seconds: float = CLOSE_SECONDS) -> None:
         """End the thread, as :func:`~r2ac.launch.runtime.process.end_thread` does."""
         self._closed.set()
+        with suppress(queue.Empty):
+            self._ready.get_nowait()  # room for the batch that may be under way
         if self._thread is not None:
             end_thread(self._thread, seconds)
 
     def _run(self) -> None:
         try:
-            while (batch := self._source.next_batch(self._closed.is_set)) is not None:
-                self._stage(batch.rollout)
-                if not self._put(batch):
-                    return
+            while not self._closed.is_set():
+                batch = self._source.next_batch(self._closed.is_set)
+                if batch is not None:
+                    self._stage(batch.rollout)
+                    self._ready.put(batch)
         except BaseException as error:  # raised by next_batch
-            self._put(error)
-
-    def _put(self, ready: Batch | BaseException) -> bool:
-        """Whether there was room before the pipeline was closed."""
-        while not self._closed.is_set():
-            try:
-                self._ready.put(ready, timeout=_POLL_SECONDS)
-            except queue.Full:
-                continue
-            return True
-        return False
+            self._ready.put(error)

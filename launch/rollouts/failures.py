@@ -34,12 +34,8 @@ class FailurePolicy:
         self._failures[actor] = 0
 
     def check(self, actor: int, error: Exception) -> None:
-        """Raise for what will happen again: the actor's own error, or a node that is not as it must be.
-
-        Raises:
-            ActorsLost: for an error of the actor, or of its node.
-            EngineFailed, EnvironmentFailed, MissingPackage: as the actor did.
-        """
+        """Raise what would happen again: ActorsLost for an error of the actor, or of its node; EngineFailed,
+        EnvironmentFailed and MissingPackage as the actor did."""
         cause = getattr(error, "cause", None)
         if isinstance(cause, WrongVersion):
             raise ActorsLost(str(cause)) from error

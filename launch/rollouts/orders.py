@@ -14,11 +14,8 @@ class Orders:
     An actor may be ``in_flight`` rollouts, at least 2, ahead of the learner. That bound is the queue: an actor whose
     rollouts are not yet used gets no further order, so that nothing grows and nothing is dropped.
 
-    Args:
-        num_actors, num_streams: actors, and streams of each.
-        in_flight: rollouts that an actor may be ahead of the learner.
-        sequence: the number of the first rollout of each stream.
-        max_policy_lag: the most updates that a rollout's weights may be old when it is learned from; 0: no bound.
+    The rollouts of each of an actor's ``num_streams`` streams are numbered from ``sequence`` on. ``max_policy_lag`` is
+    the most updates that a rollout's weights may be old when it is learned from; 0: no bound.
     """
 
     def __init__(

@@ -18,16 +18,9 @@ def actor_options(ray: Any, here: bool) -> dict[str, Any]:
 
 
 def worker_options(ray: Any, here: bool, device: str, workers: int) -> dict[str, Any]:
-    """Of an inference worker: its share of a GPU, or a CPU.
-
-    Args:
-        here: whether workers share memory with this process; they then take what they find there.
-        device: cpu or cuda.
-        workers: how many there are; where they are more than the GPUs, several share one.
-
-    Raises:
-        ConnectionFailed: where there is no GPU, and none will come by itself.
-    """
+    """Of an inference worker on a device, cpu or cuda: a CPU, or a share of a GPU where there are more ``workers`` than
+    GPUs. Workers that share memory with this process, ``here``, take what they find there. Raises ConnectionFailed
+    where there is no GPU, and none will come by itself."""
     if here:
         return {"num_cpus": 0, **_strategy(ray, here, "DEFAULT")}
     if device == "cpu":

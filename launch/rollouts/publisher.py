@@ -14,29 +14,21 @@ from r2ac.launch.runtime.process import CLOSE_SECONDS, end_thread
 from r2ac.launch.settings.policy_lag import UNDER_WAY
 from r2ac.learner import Learner
 
-_POLL_SECONDS = 0.5
-
 
 class WeightsPublisher:
     """Publishes the learner's weights after an update. On a GPU they are copied to pinned memory behind the update, and
-    a thread of its own waits for them and calls ``publish``: the learner goes on at once, but for the first time, and
-    where ``UNDER_WAY`` publications have not ended.
-
-    Args:
-        learner: whose weights are published.
-        publish: takes them, on any thread.
-        wait: whether each publication is waited for also on a GPU.
-    """
+    a thread of its own waits for them and calls ``publish``: the learner goes on at once, but for the first time, where
+    ``UNDER_WAY`` publications have not ended, and with ``wait``."""
 
     def __init__(self, learner: Learner, publish: Callable[[Weights], None], wait: bool) -> None:
         self._learner, self._publish = learner, publish
         self._parameters = list(learner.agent.parameters())
-        self._failure: BaseException | None = None
         self._thread: threading.Thread | None = None
         self._is_first = True
         if learner.device.type == "cuda" and not wait:
             size = self._vector().numel()
-            self._free: queue.Queue[Tensor] = queue.Queue()
+            # Last in, first out: an error comes before what else is there.
+            self._free: queue.LifoQueue[Tensor | BaseException] = queue.LifoQueue()
             for _ in range(UNDER_WAY):
                 self._free.put(torch.empty(size, pin_memory=True))
             self._copied: queue.Queue[tuple[int, Tensor, torch.cuda.Event] | None] = queue.Queue()
@@ -50,7 +42,10 @@ class WeightsPublisher:
             self._is_first = False
             self._publish(Weights(version, self._vector().cpu().numpy()))
             return
-        pinned, event = self._next_free(), torch.cuda.Event(blocking=True)
+        pinned, event = self._free.get(), torch.cuda.Event(blocking=True)
+        if isinstance(pinned, BaseException):
+            self._free.put(pinned)
+            raise pinned
         pinned.copy_(self._vector(), non_blocking=True)
         event.record()
         self._copied.put((version, pinned, event))
@@ -65,15 +60,6 @@ class WeightsPublisher:
         """All parameters, as :meth:`Weights.load_into` wants them."""
         return torch.cat([parameter.detach().flatten() for parameter in self._parameters])
 
-    def _next_free(self) -> Tensor:
-        while True:
-            if self._failure is not None:
-                raise self._failure
-            try:
-                return self._free.get(timeout=_POLL_SECONDS)
-            except queue.Empty:
-                continue
-
     def _run(self) -> None:
         try:
             while (item := self._copied.get()) is not None:
@@ -82,4 +68,4 @@ class WeightsPublisher:
                 self._publish(Weights(version, pinned.numpy().copy()))
                 self._free.put(pinned)
         except BaseException as error:  # raised by the next publication
-            self._failure = error
+            self._free.put(error)

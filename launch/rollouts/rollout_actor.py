@@ -71,7 +71,6 @@ class StreamGroup:
         self._env = make_vector(task, count, seed, options=options, first_stream=first_stream)
         self._tasks = spread([each.name for each in find_tasks(task)], count, first_stream)
         self.spec = ObservationSpec.of(self._env)
-        self._engine_restarts = 0
         self._timer = timer
         with timer:
             self._observation, info = self._env.reset()
@@ -114,14 +113,12 @@ class StreamGroup:
             Episode(float(self._returns[i]), int(self._lengths[i]), self._tasks[i]) for i in np.flatnonzero(whole)
         ]
         ended = np.flatnonzero(over)
-        self._returns[ended] = 0
-        self._lengths[ended] = 0
+        self._returns[ended] = self._lengths[ended] = 0
         return episodes
 
-    def new_engine_restarts(self) -> int:
-        """Since the last call; the suites whose engines can be lost count them."""
-        before, self._engine_restarts = self._engine_restarts, getattr(self._env.unwrapped, "engine_restarts", 0)
-        return self._engine_restarts - before
+    def engine_restarts(self) -> int:
+        """Counted by the suites whose engines can be lost."""
+        return getattr(self._env.unwrapped, "engine_restarts", 0)
 
     def close(self) -> None:
         self._env.close()
@@ -182,15 +179,12 @@ class WrongVersion(RuntimeError):
 
 
 class RolloutActor:
-    """Steps the streams of one actor and hands over their rollouts.
-
-    What it draws at random follows from the run's seed, its index, its incarnation and the rollout's number alone, so
-    that there is no random state to be saved.
+    """Steps the streams of one actor and hands over their rollouts. What it draws at random follows from the run's
+    seed, its index, its incarnation and the rollout's number alone: there is no random state to be saved.
 
     Args:
-        config: what to step and how.
         threads: CPU threads for the agent's network; None leaves them as they are.
-        memory: where rollouts are written, as many as may be ahead of the learner; None for new memory each time.
+        memory: where rollouts are written; None for new memory each time.
         weights: where :meth:`serve` reads the newest weights.
         inference: the inference worker that acts: the address of its socket on this machine, which needs ``memory``, or
             Ray's handle; None for an agent here.
@@ -218,8 +212,8 @@ class RolloutActor:
             for seed, columns in zip(seeds, config.columns, strict=True)
         ]
         self.spec = self._groups[0].spec
-        self._memory = None if memory is None else SharedRollouts.attach(memory)
-        self._weights = None if weights is None else SharedWeights.attach(weights)
+        self._memory = None if memory is None else SharedRollouts(memory.layout, memory.open())
+        self._weights = None if weights is None else SharedWeights(weights.open())
         self._policy: Policy
         if isinstance(inference, str):
             assert self._memory is not None
@@ -234,9 +228,10 @@ class RolloutActor:
             else:
                 self._policy = RayPolicy(inference, config.columns, config.first_stream)
         self._idle_since: float | None = None
+        self._engine_restarts = 0
 
     def check(self, version: str) -> None:
-        """Returns once the actor has started. Raises WrongVersion where the learner's package has another version."""
+        """Raises WrongVersion where the learner's package has another version; returns once the actor has started."""
         own = installed_version()
         if own != version:
             raise WrongVersion(
@@ -270,7 +265,8 @@ class RolloutActor:
                     policy.ask(number, t + 1)
         self._idle_since = time.perf_counter()
         seconds = {ENVIRONMENT: self._idle_since - began - inferring, INFERENCE: inferring, WAITING: waiting}
-        restarts = sum(group.new_engine_restarts() for group in self._groups)
+        before, self._engine_restarts = self._engine_restarts, sum(each.engine_restarts() for each in self._groups)
+        restarts = self._engine_restarts - before
         return Collected(sequence, None if self._memory else rollout, episodes, seconds, restarts)
 
     def serve(self, address: str, key: int) -> None:

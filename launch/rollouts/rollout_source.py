@@ -17,7 +17,7 @@ from r2ac.launch.rollouts.orders import Orders
 from r2ac.launch.rollouts.rollout_actor import Collected, Episode, RolloutActor
 from r2ac.launch.rollouts.transport.links import RayLink, SocketLink
 from r2ac.launch.rollouts.transport.shared_memory import NoMemory
-from r2ac.launch.rollouts.transport.shared_weights import Weights, WeightsTarget
+from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
 from r2ac.learner import Rollout
 
 
@@ -101,15 +101,11 @@ class RaySource:
     rollouts of one stream come in order, each once.
 
     An actor that dies is replaced; its lost rollouts leave a gap in the sequence numbers of its streams, which makes
-    the learner begin these streams again.
-
-    Batches come as soon as the actors that have started fill one. Those for which the cluster has no place yet wait in
-    Ray, and get orders once they have started.
+    the learner begin these streams again. Batches come as soon as the actors that have started fill one; those for
+    which the cluster has no place yet get orders once they have started.
 
     Args:
-        link: to the actors.
         weights: where the agents that act get their weights.
-        orders, batcher, failures: bookkeeping of what is due, of what waits, and of actors that die.
         pool: the inference workers; None where each actor has an agent of its own.
         update: the number of the next update.
         first_index: the number of the first of these actors among those of all learners.
@@ -123,7 +119,7 @@ class RaySource:
     def __init__(
         self,
         link: RayLink | SocketLink,
-        weights: WeightsTarget,
+        weights: SharedWeights | InferencePool | RayLink,
         orders: Orders,
         batcher: Batcher,
         failures: FailurePolicy,
@@ -140,12 +136,8 @@ class RaySource:
         self.publish = weights.publish
 
     def next_batch(self, interrupted: Callable[[], bool]) -> Batch | None:
-        """The next batch; None if ``interrupted()`` turned true while waiting for it.
-
-        Raises:
-            ActorsLost: if an actor failed, or died again and again.
-            InferenceFailed: if an inference worker did.
-        """
+        """The next batch; None if ``interrupted()`` turned true while waiting for it. Raises ActorsLost and
+        InferenceFailed if an actor or an inference worker failed, or died again and again."""
         episodes = self._receive(timeout=0)
         while (late := self._is_late()) or (rollout := self._batcher.next_batch()) is None:
             if interrupted():

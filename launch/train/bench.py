@@ -44,11 +44,7 @@ Measure = Callable[[TrainConfig[Any], float], BenchTrial]
 
 
 def measure(config: TrainConfig[Any], seconds: float) -> BenchTrial:
-    """Train for ``seconds`` after the first updates; nothing is written.
-
-    Raises:
-        ConfigError, ConnectionFailed: as a training does.
-    """
+    """Train for ``seconds`` after the first updates; nothing is written. Raises ConfigError and ConnectionFailed."""
     config.check()
     device = learner_device(config.device)
     set_up_process(share_of(config).learner_threads)
@@ -86,17 +82,11 @@ def search(
     measure: Measure = measure,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[BenchTrial]:
-    """Trials one after another, until nothing is left to try or the next would take longer than is left.
+    """Trials of ``seconds`` each, beside its start, until nothing is left to try or the next would end after ``budget``
+    seconds in all.
 
     First the settings as they are, then other numbers of actors, then of the best of them other numbers of streams and
     of threads of the learner; what makes it faster is kept.
-
-    Args:
-        config: checked settings to begin with.
-        budget: seconds in all.
-        seconds: of each trial, beside its start.
-        measure: makes a trial.
-        clock: the time in seconds.
     """
     began = clock()
     tried: dict[tuple[int, int, int], BenchTrial] = {}

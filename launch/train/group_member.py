@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,7 @@ class LearnerProcess:
     """A learner that shares a training with others. While :meth:`train` runs on one thread, the other methods answer.
 
     SIGTERM, which may be sent to its processes where a node is taken away, is taken as :meth:`stop`: all learners save
-    and end, at the same update.
-
-    Args:
-        rank: its number.
-        config: of the whole training, with the device as torch calls it there.
+    and end, at the same update. The device of ``config`` is as torch calls it there.
     """
 
     def __init__(self, rank: int, config: TrainConfig[Any]) -> None:
@@ -60,17 +57,13 @@ class LearnerProcess:
         new: bool | None = None,
         restarted: bool = False,
     ) -> Summary | None:
-        """This learner's part of the training.
-
-        Args:
-            rendezvous: where the others are; None where there are none.
-            place: of the run, for the first learner, which opens it; a path is absolute.
-            new, restarted: as of :func:`r2ac.launch.train.run_context.open_run`.
-
-        Raises:
-            As :func:`r2ac.launch.train.learn.learn`.
-        """
-        config, callback = self._config, TrainCallback(show_status=self._take_status, show_budget=self._take_budget)
+        """This learner's part of the training, which finds the others at ``rendezvous``, None where there are none; the
+        first learner opens the run at ``place``, an absolute path or a URL, as
+        :func:`r2ac.launch.train.run_context.open_run`. Raises as :func:`r2ac.launch.train.learn.learn`."""
+        config = self._config
+        callback = TrainCallback(
+            show_status=partial(setattr, self, "_status"), show_budget=partial(setattr, self, "_budget")
+        )
         with ExitStack() as stack:
             run = None
             if place is not None:
@@ -82,7 +75,7 @@ class LearnerProcess:
         self._stop.set()
 
     def status(self) -> tuple[TrainingStatus, MemoryBudget | None]:
-        """How far the training has come, and the memory of this learner once it is known; of the first learner."""
+        """How far the training has come, and the memory of this learner once it is known."""
         return self._status, self._budget
 
     def _join(self, rendezvous: FileRendezvous | TcpRendezvous | None) -> Collective:
@@ -91,9 +84,3 @@ class LearnerProcess:
         use_network_of(rendezvous.address)
         store = getattr(self, "_store", None) or rendezvous.join(self._config.num_learners)
         return ProcessGroup(store, self._rank, self._config.num_learners, choose_device(self._config.device))
-
-    def _take_status(self, status: TrainingStatus) -> None:
-        self._status = status
-
-    def _take_budget(self, budget: MemoryBudget) -> None:
-        self._budget = budget

@@ -28,20 +28,9 @@ from r2ac.learner.checkpoint import Checkpoint
 def learn(
     config: TrainConfig[Any], collective: Collective, run: RunContext | None, signals: StopSignals
 ) -> Summary | None:
-    """One learner's part of a training, in this process, from its rollout actors to the last checkpoint.
-
-    Args:
-        config: of the whole training.
-        collective: all learners.
-        run: of the first learner; None for the others.
-        signals: ask the training to stop.
-
-    Returns:
-        What became of it; None but for the first learner.
-
-    Raises:
-        As :func:`r2ac.launch.train.train.train`, and CollectiveBroken.
-    """
+    """One learner's part of a training, in this process, from its rollout actors to the last checkpoint. The first
+    learner alone has the ``run``, and returns a summary. Raises as :func:`r2ac.launch.train.train.train`, and
+    CollectiveBroken."""
     share = share_of(config)
     device = learner_device(config.device)
     set_up_process(share.learner_threads)
@@ -81,8 +70,7 @@ def share_of(config: TrainConfig[Any]) -> TrainConfig[Any]:
 
 
 def observation_spec(config: TrainConfig[Any]) -> ObservationSpec:
-    """What the environment shows and takes. Raises EnvironmentFailed where one that no suite lists cannot make a step:
-    before there is a run."""
+    """What the environment shows. Raises EnvironmentFailed where one that no suite lists cannot make a step."""
     # One stream of each task, so that all are seen to show the same.
     count = len(config.tasks)
     env = make_vector(config.task, count, config.seed, options=config.env)
@@ -102,19 +90,9 @@ def make_learner(
     checkpoint: Checkpoint | None = None,
     collective: Collective | None = None,
 ) -> tuple[Learner, MemoryBudget]:
-    """The learner, as new or as it was, and the memory that the run will hold.
-
-    Args:
-        config: checked settings, of this learner.
-        spec: what the environment shows and takes.
-        device: where it learns.
-        checkpoint: that the run goes on from; None for a new one.
-        collective: all learners; None for one alone. What there is to be read from files, the first of them reads.
-
-    Raises:
-        ConfigError: where the memory is not there.
-        CheckpointError: where the checkpoint, or that of the encoder, does not fit.
-    """
+    """The learner, as new or as its checkpoint has it, and the memory that the run will hold. The first of several
+    learners reads what comes from files. Raises ConfigError where the memory is not there, and CheckpointError where
+    the checkpoint, or that of the encoder, does not fit."""
     # An agent that does not fit must not be made.
     budget = memory_budget(config, spec, device)
     check_fits(budget, available_memory(device))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ from r2ac.launch.runtime.progress import TrainingStatus
 from r2ac.launch.runtime.stop_signals import StoppedAtOnce
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.profile_summary import ProfileSummary
-from r2ac.launch.train.profiling import NoProfile, TrainingProfile
+from r2ac.launch.train.profiling import TrainingProfile
 from r2ac.launch.train.run_context import RunContext
 from r2ac.launch.train.sources import Rollouts
 from r2ac.launch.train.summary import Summary
@@ -39,8 +39,7 @@ class TrainingLoop:
     when to stop and to save, and it alone writes the run; the others send it their counts.
 
     Args:
-        config: of the whole training; ``learner`` and ``rollouts`` are this learner's.
-        collective: all learners.
+        config: of the whole training.
         run: None but for the first learner.
         counters: of the checkpoint that the training continues from; empty for a new one.
     """
@@ -72,9 +71,11 @@ class TrainingLoop:
         self._last_shown = 0.0
         self._checkpoint_is_due = False
         self._seconds = 0.0
-        self._profile: TrainingProfile | NoProfile = NoProfile()
+        self._profile: TrainingProfile | None = None
+        self._phase: Callable[[str], AbstractContextManager[object]] = nullcontext
         if config.profile and run is not None:
             self._profile = TrainingProfile(run.directory.path / "profile", learner.device)
+            self._phase = self._profile.phase
         self._profile_summary: ProfileSummary | None = None
 
     def loop(self, stop_requested: Callable[[], bool]) -> Summary | None:
@@ -101,7 +102,7 @@ class TrainingLoop:
                 if batch is None:
                     break
                 version = self._learner.updates
-                with self._profile.phase("update"):
+                with self._phase("update"):
                     self._learner.update(batch.rollout)
                 self._log.add(batch.episodes, version - batch.rollout.weights_version)
                 self._do_what_is_due()
@@ -132,12 +133,13 @@ class TrainingLoop:
         """The next batch; None at all learners where one of them has none, so that they stop at the same update."""
 
         def interrupted() -> bool:
-            self._show_now_and_then()
+            # The wait may be long: the status names the actors that are still pending.
+            self._show(_SHOW_SECONDS)
             return stop_requested()
 
         batch: Batch | None = None
         failure: Exception | None = None
-        with self._profile.phase("waiting"):
+        with self._phase("waiting"):
             try:
                 if not stop_requested():
                     batch = self._batches.next_batch(interrupted)
@@ -152,7 +154,7 @@ class TrainingLoop:
 
     def _do_what_is_due(self) -> None:
         """After an update: publish, write a line, save, film, show."""
-        config, learner, phase = self._config, self._learner, self._profile.phase
+        config, learner, phase = self._config, self._learner, self._phase
         if learner.updates % config.publish_every == 0:
             with phase("publish"):
                 self._publish()
@@ -166,36 +168,34 @@ class TrainingLoop:
         if config.video_minutes > 0 and time.monotonic() - self._last_video >= 60 * config.video_minutes:
             with phase("video"):
                 self._film()
-        self._show_now_and_then()
+        self._show(_SHOW_SECONDS)
 
-    def _show_now_and_then(self) -> None:
-        """Also while the learner waits, which may be long: the line then shows which actors are still pending."""
-        if time.monotonic() - self._last_shown >= _SHOW_SECONDS:
-            self._show()
-
-    def _show(self) -> None:
+    def _show(self, every: float = 0.0) -> None:
+        """Report the status, unless it was reported less than ``every`` seconds ago."""
+        if self._run is None or time.monotonic() - self._last_shown < every:
+            return
         self._last_shown = time.monotonic()
-        if self._run is not None:
-            log, learner = self._log, self._learner
-            hints = log.hints(self._config.stall_seconds)
-            if hints and not self._config.env.step_timeout:
-                hints.append("(--step-timeout SECONDS would replace it)")
-            self._run.callback.show_status(
-                TrainingStatus(learner.env_steps, learner.updates, log.mean_return, log.notes(), hints)
-            )
+        log, learner = self._log, self._learner
+        hints = log.hints(self._config.stall_seconds)
+        if hints and not self._config.env.step_timeout:
+            hints.append("(--step-timeout SECONDS would replace it)")
+        self._run.callback.show_status(
+            TrainingStatus(learner.env_steps, learner.updates, log.mean_return, log.notes(), hints)
+        )
 
     def _finish(self) -> None:
         self._show()
         if self._learner.env_steps > self._last_line:
             self._write_line()
-        with self._profile.phase("checkpoint"):
+        with self._phase("checkpoint"):
             self._checkpoint()
         self._seconds = time.monotonic() - self._began
-        pool = self._source.pool
-        workers = pool.statistics() if pool is not None and self._config.profile else None
-        # An actor in this process waits for no orders.
-        spent = {key: value for key, value in self._source.counts.actor_seconds.items() if value > 0}
-        self._profile_summary = self._profile.write(spent, workers, self._source.timeline)
+        if self._profile is not None:
+            pool = self._source.pool
+            # An actor in this process waits for no orders.
+            spent = {key: value for key, value in self._source.counts.actor_seconds.items() if value > 0}
+            workers = None if pool is None else pool.statistics()
+            self._profile_summary = self._profile.write(spent, workers, self._source.timeline)
 
     def _write_line(self) -> None:
         """A line about all learners, each of which has its part in it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -41,18 +41,6 @@ BACKWARD = {
     "losses": "heads, losses",
 }
 _NODE = "autograd::engine::evaluate_function"
-_NOTHING = nullcontext()
-
-
-class NoProfile:
-    """Stands where a :class:`TrainingProfile` would, and does nothing."""
-
-    def phase(self, name: str) -> AbstractContextManager[None]:
-        """Nothing."""
-        return _NOTHING
-
-    def write(self, *_: object) -> None:
-        """Nothing."""
 
 
 class TrainingProfile:
@@ -63,10 +51,8 @@ class TrainingProfile:
 
     Args:
         folder: where :meth:`write` puts its files; made where it is missing.
-        device: the learner's.
         skip: updates before the trace: the first compile kernels and fill caches.
         most_updates, most_seconds: the length of the trace; it ends with the update under way.
-        clock: returns seconds.
     """
 
     def __init__(
@@ -114,7 +100,6 @@ class TrainingProfile:
         Args:
             actors: seconds of "environment", "inference" and "waiting", summed over all rollout actors; without
                 "waiting" where the learner's process steps the environments.
-            workers: what the inference workers have done; None where there are none.
             timeline: writes Ray's timeline to a path.
         """
         self._stop()
@@ -165,10 +150,8 @@ def update_seconds(events: Iterable[FunctionEvent], on_device: bool) -> dict[str
     """Seconds of each part of the updates that a profiler saw, within scopes of the name "update".
 
     Every moment counts once, in the part of the innermost event that names one. A node of the backward pass belongs to
-    the scope of the operator that made it: autograd gives both the same number. So the sum is the whole time of the
-    updates on a CPU, and of their kernels on a GPU.
-
-    With ``on_device`` the time of the GPU's kernels counts, else that of the thread that makes the updates.
+    the scope of the operator that made it: autograd gives both the same number. With ``on_device`` the time of the
+    GPU's kernels counts, else that of the thread that makes the updates.
     """
     events = list(events)
     made_in = _scopes_of_nodes(events)

@@ -40,7 +40,6 @@ class TcpRendezvous:
     """Of the machine of the learner that joins, in that network."""
 
     def join(self, size: int) -> Store:
-        """The store through which ``size`` learners find one another."""
         return TCPStore(self.host, self.port, size, is_master=False, timeout=_START)
 
 
@@ -51,11 +50,8 @@ def serve(host: str, size: int) -> TCPStore:
     listener.bind((host, 0))
     listener.listen(max(size, 16))
     port = listener.getsockname()[1]
-    # The store owns the descriptor from here on.
-    descriptor = listener.detach()
-    return TCPStore(
-        host, port, size, is_master=True, timeout=_START, wait_for_workers=False, master_listen_fd=descriptor
-    )
+    own = listener.detach()  # the store's from here on
+    return TCPStore(host, port, size, is_master=True, timeout=_START, wait_for_workers=False, master_listen_fd=own)
 
 
 def use_network_of(address: str) -> None:

@@ -33,12 +33,9 @@ def newest_step(place: Path | str) -> int | None:
 
 
 def continued_config(place: Path | str, arguments: Sequence[str]) -> TrainConfig[Any]:
-    """The settings of the interrupted run at a path or a URL, with what the flags say.
-
-    Raises:
-        RunDirectoryError, StorageError, StorageUnavailable: where its settings cannot be read.
-        ConfigError: where a flag changes what the checkpoint depends on.
-    """
+    """The settings of the interrupted run at a path or a URL, changed by the flags. Raises RunDirectoryError,
+    StorageError and StorageUnavailable where they cannot be read, ConfigError where a flag changes what the checkpoint
+    depends on."""
     before = config_from_json(_read_config(place), Path(place) / "config.json")
     before = replace(before, run_dir=None if is_url(str(place)) else Path(place))
     config = parse(with_options(TrainConfig, before.env), "r2ac train --resume RUN", arguments, before)

@@ -36,7 +36,7 @@ from r2ac.learner.checkpoint import (
 
 
 def _ignore(_: Any) -> None:
-    """By default nobody follows."""
+    """Does nothing."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,8 @@ class RunContext:
 
     @contextmanager
     def recording(self, config: TrainConfig[Any]) -> Iterator[None]:
-        """Within this context the training runs: metrics are written, and what ends it says what is saved.
-
-        Raises:
-            RunUnwritable: where the run can no longer be written.
-            EnvironmentFailed: with the file that has its traceback.
-        """
+        """Within this context the training runs: metrics are written, and an error that ends it says what is saved.
+        Raises RunUnwritable where the run can no longer be written."""
         with MetricsWriter(self.directory, self.env_steps if self.checkpoint else None) as self.metrics:
             if self.checkpoint is not None:
                 self.directory.write_config(config.to_json())
@@ -114,8 +110,7 @@ class RunContext:
         self.callback.take_line({"env_steps": env_steps, **values})
 
     def write_film(self, agent: Agent, task: str, options: Any, env_steps: int) -> None:
-        """Write an episode of the task as the agent plays it now. A film is not worth a run: where the engine fails,
-        there is none."""
+        """Write an episode of the task as the agent plays it now; none where the engine fails."""
         with suppress(EngineFailed):
             gif = film_episode(agent, task, options, seed=env_steps)
             self.metrics.events.write_gif(gif.data, gif.size, env_steps)
@@ -149,13 +144,10 @@ def open_run(
     """Open a run to train in it: within this context it is locked, and a run at a URL is copied there.
 
     Args:
-        place: its path or its URL.
         new: whether it begins; False where it goes on from its newest checkpoint; None: it goes on if it has one.
         config: of a run that begins.
-        console: for what it waits for, and for copies that fail.
-        callback: to whom the training reports.
-        restarted: whether to wait for another writer, which may be one that was given up: a learner on a machine that
-            cannot be reached.
+        console: shows what it waits for, and copies that fail.
+        restarted: whether to wait for another writer, such as a learner on a machine that cannot be reached.
 
     Raises:
         RunDirectoryError, StorageError: where another process writes the run, where a new one would be written over

@@ -27,7 +27,7 @@ from r2ac.launch.rollouts.rollout_source import InProcessSource, RaySource
 from r2ac.launch.rollouts.transport.links import ActorStarter, RayLink, SocketLink
 from r2ac.launch.rollouts.transport.shared_memory import NoMemory
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
-from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, WeightsTarget
+from r2ac.launch.rollouts.transport.shared_weights import SharedWeights
 from r2ac.launch.runs.loading import choose_device
 from r2ac.launch.runtime.process import available_cores
 from r2ac.launch.settings.config import ConfigError, TrainConfig
@@ -59,9 +59,8 @@ def open_rollouts(
         counters: of the checkpoint that the run continues from, empty for a new run.
         first_index: the number of this learner's first actor among the actors of all learners.
 
-    Raises:
-        ConfigError: for a device that is not there, or where there is no memory for the rollouts.
-        ConnectionFailed, InferenceFailed: where Ray or an inference worker cannot start.
+    Raises ConfigError for a device that is not there, or where there is no memory for the rollouts; ConnectionFailed
+    and InferenceFailed where Ray or an inference worker cannot start.
     """
     sequence = int(counters.get("next_sequence", 0))
     actors = _actor_configs(config, spec, int(counters.get("incarnation", -1)) + 1, first_index)
@@ -102,7 +101,7 @@ def _ray_source(
     step_timeout = find_tasks(config.task)[0].killed_after(config.env)
     pool: InferencePool | None = None
     link: RayLink | SocketLink
-    weights: WeightsTarget
+    weights: SharedWeights | InferencePool | RayLink
     if config.shares_memory:
         # Only this user enters the folder.
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="r2ac-", ignore_cleanup_errors=True)))
@@ -164,13 +163,13 @@ def _actor_configs(
 
 
 def _inference_config(config: TrainConfig[Any], layout: RolloutLayout, actor: ActorConfig) -> InferenceConfig:
-    """Ray may place workers on other machines than this one, unless memory is shared with them."""
     cores = max(1, available_cores() // (config.inference_workers + config.num_actors + 1))
     return InferenceConfig(
         agent=config.agent,
         layout=layout,
         columns=actor.columns,
         num_streams=config.num_streams,
+        # Ray may place workers on other machines than this one, unless memory is shared with them.
         device=_acting_device(config) if config.shares_memory else config.inference_device,
         threads=cores if config.shares_memory else 1,
     )

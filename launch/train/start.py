@@ -91,12 +91,11 @@ def _train_suite(suite: SuiteRun, console: Console, words: Sequence[str]) -> int
 
 
 def _train_each(suite: SuiteRun, tasks: Sequence[Task], console: Console) -> int:
-    """Train an agent on each of the tasks in turn: what has ended is left alone, what was interrupted goes on. A task
-    that fails is told in one sentence, and the others are trained all the same.
+    """Train an agent on each of the tasks in turn: what has ended is left alone, what was interrupted goes on, and a
+    task that fails does not keep the others from being trained.
 
     Returns:
-        0 where every task has ended, 128 + the signal's number where one came; where one failed what `failure_code`
-        says of it, TRY_AGAIN if that is so of any.
+        0 where every task has ended, 128 + the signal's number where one came, else the largest `failure_code`.
     """
     states: dict[str, str] = {}
     failures: set[int] = set()
@@ -114,7 +113,13 @@ def _train_each(suite: SuiteRun, tasks: Sequence[Task], console: Console) -> int
         if code:
             console.print(f"Continue with: {resume_command(suite.place)}", soft_wrap=True, markup=False)
             return code
-    _print_summary(console, suite, states)
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("task", no_wrap=True)
+    table.add_column("")
+    for name, state in states.items():
+        table.add_row(name, state)
+    console.print(table)
+    console.print(f"  runs  {suite.place}", soft_wrap=True, markup=False)
     return max(failures, default=0)
 
 
@@ -128,21 +133,9 @@ def _train_one(suite: SuiteRun, task: Task, console: Console) -> int:
     return train(config, place, None, console)
 
 
-def _print_summary(console: Console, suite: SuiteRun, states: dict[str, str]) -> None:
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
-    table.add_column("task", no_wrap=True)
-    table.add_column("")
-    for name, state in states.items():
-        table.add_row(name, state)
-    console.print(table)
-    console.print(f"  runs  {suite.place}", soft_wrap=True, markup=False)
-
-
 def _new_path(config: TrainConfig[Any]) -> AbstractContextManager[Path]:
-    """Where a new run is written; by default a directory that is made here, and removed if no run comes to be.
-
-    Raises ConfigError where --run-dir is no folder of its own.
-    """
+    """Where a new run is written; by default a directory that is made here, and removed if no run comes to be. Raises
+    ConfigError where --run-dir is no folder of its own."""
     if config.run_dir is None:
         return new_directory(default_run_directory(config.task, config.agent.label, config.seed))
     if not config.run_dir.name:
@@ -156,10 +149,8 @@ def _is_watched_over(config: TrainConfig[Any]) -> bool:
 
 
 def _supervise(config: TrainConfig[Any], place: str, words: Sequence[str], new: bool = False) -> int:
-    """Run this command as a child, and again after failures: what has come to a checkpoint goes on.
-
-    With ``new`` the words begin one run, so that a user goes on with it by others.
-    """
+    """Run this command as a child, and again after failures: what has come to a checkpoint goes on. With ``new`` the
+    words begin a run, and others resume it."""
 
     def state() -> str:
         step = newest_step(place)

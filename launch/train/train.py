@@ -30,23 +30,18 @@ def train(
     console: Console,
     callback: TrainCallback | None = None,
 ) -> int:
-    """Train until ``total_steps``, or until SIGINT or SIGTERM asks to stop; both save a checkpoint.
+    """Train until ``total_steps``, or until SIGINT or SIGTERM asks to stop; both save a checkpoint. Returns the exit
+    code: 0 at the end of training, 128 + the signal's number where one came.
 
     With ``num_learners`` learners in processes of their own the first of them opens the run, else this process does.
 
     Args:
-        config: settings.
-        place: path or URL of the run.
-        new: as of :func:`r2ac.launch.train.run_context.open_run`.
-        console: where the progress line and the summary are printed.
+        place, new: as of :func:`r2ac.launch.train.run_context.open_run`.
         callback: gets each line of metrics, and can ask to stop; not of learners in processes of their own.
-
-    Returns:
-        The exit code: 0 at the end of training, 128 + the signal's number where one came.
 
     Raises:
         ConfigError, InvalidOption, MissingPackage, RunDirectoryError, CheckpointError: for what the user can mend.
-        TrainingDiverged, ActorsLost, LearnersLost: when the run cannot go on.
+        TrainingDiverged, ActorsLost, LearnersLost: when the run cannot continue.
     """
     config.check()
     callback = callback or TrainCallback()

@@ -22,24 +22,22 @@ from r2ac.learner import Collective, Learner
 COUNTED = ("restarts", "actor_restarts", "engine_restarts", "inference_restarts")
 """Counts of the source that go on in a run that goes on."""
 _RESETS, _SEQUENCE = "stream_resets", "next_sequence"
+_NO_COUNTS = dict.fromkeys((*COUNTED, _RESETS, _SEQUENCE), 0)
 _LEARNER, _HELD_BACK = "learner", "held back"
 _SHARES = {ENVIRONMENT: "actor_environment", INFERENCE: "actor_inference", WAITING: "actor_wait"}
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One learner's share of a line."""
+    """One learner's share of a line: what is new since its last one, but for ``counts``, which are since the start."""
 
     episodes: list[Episode]
-    """Since its last line."""
     lags: list[np.ndarray]
-    """Since its last line."""
     seconds: Counter[str]
-    """Since its last line: in which the learner waited and was held back, and what its actors did."""
+    """In which the learner waited and was held back, and what its actors did."""
     queue: int
     actors: int
     counts: dict[str, int]
-    """Since the start."""
 
 
 class TrainingLog:
@@ -59,7 +57,7 @@ class TrainingLog:
         self._short_names = {task.name: task.short_name for task in tasks}
         self._recent_returns: deque[float] = deque(maxlen=100)
         self._recent_of_task = {task.name: deque[float](maxlen=100) for task in tasks}
-        self._others = dict.fromkeys((*COUNTED, _RESETS, _SEQUENCE), 0)  # counts of the other learners
+        self._others = _NO_COUNTS  # of the other learners
         self._notes = self._read_notes()
         self._begin()
 
@@ -81,9 +79,7 @@ class TrainingLog:
     def counts(self) -> dict[str, int]:
         """What a checkpoint keeps, with the other learners' counts as gathered last; the sequence number is the largest
         of all streams. Waits for the learner's device."""
-        own = self._own_counts()
-        summed = {name: own[name] + self._others[name] for name in (*COUNTED, _RESETS)}
-        return {**summed, _SEQUENCE: max(own[_SEQUENCE], self._others[_SEQUENCE])}
+        return _together([self._own_counts(), self._others])
 
     def values(self) -> dict[str, float]:
         """The values of the next line, empty but at the first learner. All learners call it together. Waits for the
@@ -180,9 +176,7 @@ class TrainingLog:
 
     def _note_counts(self, of_all: Sequence[dict[str, int]]) -> None:
         """The counts of all learners, this one first; empty but at the first learner."""
-        for name in self._others:
-            combine = max if name == _SEQUENCE else sum
-            self._others[name] = combine([0, *(counts[name] for counts in of_all[1:])])
+        self._others = _together([_NO_COUNTS, *of_all[1:]])
 
     def _part(self) -> _Part:
         seconds = self._seconds() - self._began_seconds
@@ -210,6 +204,11 @@ def memory_used(device: torch.device) -> dict[str, float]:
     if device.type == "cuda":
         used["system/gpu_mb"] = torch.cuda.memory_reserved(device) / 1e6
     return used
+
+
+def _together(counts: Sequence[dict[str, int]]) -> dict[str, int]:
+    """The counts of several learners as one: sums, and the largest sequence number."""
+    return {name: (max if name == _SEQUENCE else sum)([each[name] for each in counts]) for name in _NO_COUNTS}
 
 
 def _means(episodes: Sequence[Episode]) -> dict[str, float]:

@@ -46,17 +46,13 @@ class Worker:
 
 
 class InferencePool:
-    """Starts inference workers and replaces those that died; rollout actor i asks worker i mod ``number``.
+    """Starts inference workers and replaces those that died; rollout actor i asks worker i mod ``number``. Raises
+    InferenceFailed if one cannot start.
 
     Args:
-        ray: the module, connected.
-        number: of workers.
         start: starts a worker by its index; returns its handle and contact, as of :class:`Worker`.
         sends_weights: whether it gets the weights through Ray, from here. It may then be anywhere, and may have to
             wait for a place in the cluster; the constructor does not wait for it.
-
-    Raises:
-        InferenceFailed: if one cannot start.
     """
 
     restarts_in_a_row = 3
@@ -77,8 +73,6 @@ class InferencePool:
 
     def pending(self) -> int:
         """Workers that are starting, or wait for a place in the cluster; those on this machine were waited for."""
-        if not self.sends_weights:
-            return 0
         started = [worker.started for worker in self._workers]
         return len(self._ray.wait(started, num_returns=len(started), timeout=0)[1])
 
@@ -105,11 +99,8 @@ class InferencePool:
         return sum(self.revive(index) for index, worker in enumerate(self._workers) if worker.is_lost)
 
     def revive(self, actor: int) -> bool:
-        """Replace the worker of this rollout actor if it does not answer; returns whether it was replaced.
-
-        Raises:
-            InferenceFailed: if it was replaced too often, or cannot start.
-        """
+        """Replace the worker of this rollout actor if it does not answer; returns whether it was replaced. Raises
+        InferenceFailed if it was replaced too often, or cannot start."""
         index = actor % len(self._workers)
         worker = self._workers[index]
         if not self._ray.wait([worker.started], timeout=0)[0]:
@@ -196,11 +187,7 @@ def pool_beside(ray: Any, config: InferenceConfig, number: int, weights: MemoryH
 
 def pool_anywhere(ray: Any, config: InferenceConfig, number: int) -> InferencePool:
     """Workers where Ray finds a place for them: on its GPUs, or with a device of cpu, or auto without a free GPU, on
-    CPUs.
-
-    Raises:
-        ConnectionFailed: if the device is cuda, and there is no GPU and will be none.
-    """
+    CPUs. Raises ConnectionFailed if the device is cuda, and there is no GPU and will be none."""
     device = config.device
     if device == "auto":
         device = "cuda" if free_gpus(ray) else "cpu"

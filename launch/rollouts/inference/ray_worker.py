@@ -40,17 +40,9 @@ class ActResponse:
 
 
 class RayPolicy(Policy):
-    """Asks an inference worker anywhere in the cluster, by calls through Ray that carry observations. Several groups of
-    streams hide how long a call takes.
-
-    Args:
-        worker: Ray's handle of a `RayInferenceWorker`.
-        columns: the streams of each group.
-        first_stream: the number of the actor's first stream among all streams.
-
-    Raises:
-        InferenceLost: from `answer`, if the worker is gone.
-    """
+    """Asks a `RayInferenceWorker` anywhere in the cluster, by calls through Ray that carry observations. Several groups
+    of streams, each with its ``columns``, hide how long a call takes. ``first_stream`` is the number of the actor's
+    first stream among all streams. :meth:`answer` raises InferenceLost if the worker is gone."""
 
     def __init__(self, worker: Any, columns: Sequence[slice], first_stream: int) -> None:
         self._worker, self._columns, self._first_stream = worker, columns, first_stream
@@ -84,10 +76,8 @@ class RayPolicy(Policy):
 
 
 class RayInferenceWorker:
-    """Computes the logits of all requests that wait, in one batch; keeps the states of all streams on its device.
-
-    A Ray actor whose methods run on an event loop, so that requests arrive while others are computed.
-    """
+    """Computes the logits of all requests that wait, in one batch; keeps the states of all streams on its device. A Ray
+    actor whose methods run on an event loop, so that requests arrive while others are computed."""
 
     def __init__(self, config: InferenceConfig) -> None:
         self._agent = ActingAgent(config)

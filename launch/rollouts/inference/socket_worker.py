@@ -31,17 +31,10 @@ _FIRST_WEIGHTS_SECONDS = 0.01
 
 
 class SocketPolicy(Policy):
-    """Asks an inference worker of this machine, which reads observations where the rollout lies, and writes logits,
-    first states and the weights' version there.
-
-    Args:
-        address: the worker's socket in the file system.
-        descriptor: of the actor's memory.
-        first_stream: the number of the actor's first stream among all streams.
-
-    Raises:
-        InferenceLost: from all methods, if the worker is gone.
-    """
+    """Asks the inference worker of this machine with this ``address``, its socket in the file system. It reads
+    observations from the actor's memory, given by its file descriptor, and writes logits, first states and the weights'
+    version there. ``first_stream`` is the number of the actor's first stream among all streams. Methods raise
+    InferenceLost if the worker is gone."""
 
     def __init__(self, address: str, descriptor: int, first_stream: int) -> None:
         self._slot = 0
@@ -108,14 +101,13 @@ class InferenceWorker:
     writes logits there; with the first step of a rollout also the states before it and the version of its weights.
 
     Args:
-        config: what to compute.
         weights: where the newest weights are; before the first, requests wait.
         address: of its socket in the file system, in a folder that only this user enters.
     """
 
     def __init__(self, config: InferenceConfig, weights: MemoryHandle, address: str) -> None:
         self._config, self._agent = config, ActingAgent(config)
-        self._weights = SharedWeights.attach(weights)
+        self._weights = SharedWeights(weights.open())
         self._closed = threading.Event()
         self._failure: BaseException | None = None
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

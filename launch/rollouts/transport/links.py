@@ -7,7 +7,6 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -28,7 +27,6 @@ class ActorStarter:
     """Starts the rollout actors of a run, and starts them anew, as Ray processes."""
 
     ray: Any
-    """The module, connected."""
     configs: list[ActorConfig]
     """Of the actors, by their numbers; the next incarnation of one that is replaced."""
     step_timeout: float
@@ -44,18 +42,14 @@ class ActorStarter:
 
     def start(self, actor: int, memory: RolloutsHandle | None) -> Any:
         """Ray's handle of a new process for this actor, which writes its rollouts into ``memory``."""
-        options = actor_options(self.ray, here=memory is not None)
-        return (
-            self.ray.remote(RolloutActor)
-            .options(**options)
-            .remote(
-                self.configs[actor],
-                threads=1,
-                memory=memory,
-                weights=self.weights.handle() if self.weights is not None else None,
-                inference=self.inference.contact(actor) if self.inference is not None else None,
-                step_timeout=self.step_timeout,
-            )
+        process = self.ray.remote(RolloutActor).options(**actor_options(self.ray, here=memory is not None))
+        return process.remote(
+            self.configs[actor],
+            threads=1,
+            memory=memory,
+            weights=self.weights.handle() if self.weights is not None else None,
+            inference=self.inference.contact(actor) if self.inference is not None else None,
+            step_timeout=self.step_timeout,
         )
 
 
@@ -99,7 +93,20 @@ class RayLink:
         if ready:
             # A first call that waits and a second that does not: together, all that are ready.
             ready, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
-        return [arrival for call in sorted(ready, key=calls.index) for arrival in self._take(call)]
+        arrivals: list[tuple[int, Collected | Exception]] = []
+        for call in sorted(ready, key=calls.index):
+            is_order = call in self._orders
+            actor = self._orders.pop(call) if is_order else self._starting[call]
+            try:
+                collected = self._ray.get(call)
+            except self._ray.exceptions.RayError as error:
+                arrivals.append((actor, error))
+                continue
+            if is_order:
+                arrivals.append((actor, collected))
+            else:
+                del self._starting[call]
+        return arrivals
 
     def replace(self, actor: int) -> None:
         """Start the actor anew; its orders are forgotten. One that had started begins other episodes."""
@@ -120,34 +127,12 @@ class RayLink:
         self._actors[actor] = self._starter.start(actor, None)
         self._starting[self._actors[actor].check.remote(installed_version())] = actor
 
-    def _take(self, call: Any) -> Iterator[tuple[int, Collected | Exception]]:
-        """What an order has come to; nothing where the call says that an actor has started."""
-        is_order = call in self._orders
-        actor = self._orders.pop(call) if is_order else self._starting[call]
-        try:
-            collected = self._ray.get(call)
-        except self._ray.exceptions.RayError as error:
-            yield actor, error
-            return
-        if is_order:
-            yield actor, collected
-        else:
-            del self._starting[call]
-
 
 class SocketLink:
     """As :class:`RayLink`, through sockets: rollouts lie in memory that an actor shares with this process, and an order
-    and its answer are a few bytes and no call of Ray. Ray starts the actors, and says why one ended.
-
-    Args:
-        starter: starts the actors.
-        layout: of each rollout.
-        slots: rollouts that an actor may be ahead of the learner.
-        folder: for its socket, which only this user enters.
-
-    Raises:
-        NoMemory: here and from :meth:`replace`, if there is none for the rollouts.
-    """
+    and its answer are a few bytes and no call of Ray. Ray starts the actors, and says why one ended. An actor may be
+    ``slots`` rollouts ahead of the learner. Only this user enters ``folder``, where the socket is. The constructor and
+    :meth:`replace` raise NoMemory if there is none for the rollouts."""
 
     def __init__(self, starter: ActorStarter, layout: RolloutLayout, slots: int, folder: Path) -> None:
         self._ray, self._starter, self._layout, self._slots = starter.ray, starter, layout, slots

@@ -34,15 +34,16 @@ class MemoryHandle:
 
 
 class SharedMemory:
-    """Memory that this process sees as well as others. Views of its ``bytes`` stay valid after :meth:`close`.
-
-    Args:
-        descriptor: of the memory; this object closes it.
-    """
+    """Memory that this process sees as well as others, by a descriptor that this object closes. Views of its ``bytes``
+    stay valid after :meth:`close`."""
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.bytes = np.frombuffer(mmap.mmap(descriptor, 0), dtype=np.uint8)
+
+    def handle(self) -> MemoryHandle:
+        """For other processes, as long as this object is open."""
+        return MemoryHandle(os.getpid(), self.descriptor)
 
     def close(self) -> None:
         """Close the descriptor."""

@@ -96,13 +96,7 @@ class SharedRollouts(SharedMemory):
         """New memory. Raises NoMemory."""
         return SharedRollouts(layout, allocate("r2ac-rollouts", slots * layout.nbytes()))
 
-    @staticmethod
-    def attach(handle: RolloutsHandle) -> SharedRollouts:
-        """The memory that another process made. Raises OSError if that process is gone."""
-        return SharedRollouts(handle.layout, handle.open())
-
     def handle(self) -> RolloutsHandle:
-        """For :meth:`attach`, as long as this object is open."""
         return RolloutsHandle(os.getpid(), self.descriptor, self._layout)
 
     def slot(self, sequence: int) -> int:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from r2ac.agents import Agent
-from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle, SharedMemory, allocate
+from r2ac.launch.rollouts.transport.shared_memory import SharedMemory, allocate
 from r2ac.learner.vectors import copy_vector_
 
 
@@ -27,16 +25,6 @@ class Weights:
         """Copy them into the agent's parameters, which stay where they lie in memory, as cuDNN's LSTM wants them."""
         parameters = list(agent.parameters())
         copy_vector_(parameters, torch.tensor(self.values, device=parameters[0].device))
-
-
-class WeightsTarget(Protocol):
-    """Where the learner publishes its weights for the agents that act."""
-
-    def publish(self, weights: Weights) -> None:
-        """Rollouts that are begun from now on use these weights, or newer ones."""
-
-    def version(self, actor: int) -> int:
-        """The oldest version that a rollout ordered from this actor now can have; -1 while none has arrived."""
 
 
 class SharedWeights(SharedMemory):
@@ -63,17 +51,8 @@ class SharedWeights(SharedMemory):
         shared._newest[:] = shared._versions[:] = -1
         return shared
 
-    @staticmethod
-    def attach(handle: MemoryHandle) -> SharedWeights:
-        """The memory that another process made. Raises OSError if that process is gone."""
-        return SharedWeights(handle.open())
-
-    def handle(self) -> MemoryHandle:
-        """For :meth:`attach`, as long as this object is open."""
-        return MemoryHandle(os.getpid(), self.descriptor)
-
     def publish(self, weights: Weights) -> None:
-        """Make these the newest."""
+        """Make these the newest: rollouts that are begun from now on use them, or newer ones."""
         slot = (int(self._newest[0]) + 1) % self.SLOTS
         self._versions[slot] = -1
         self._slots[slot] = weights.values
@@ -81,7 +60,7 @@ class SharedWeights(SharedMemory):
         self._newest[0] = slot
 
     def version(self, actor: int) -> int:
-        """Of the newest weights; -1 before the first. Any actor reads the newest."""
+        """The oldest version that a rollout ordered from this actor now can have; -1 before the first."""
         slot = int(self._newest[0])
         return -1 if slot < 0 else int(self._versions[slot])
 

@@ -57,7 +57,8 @@ def test_another_process_writes_and_this_one_reads() -> None:
 from r2ac.agents import ObservationSpec
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutsHandle, RolloutLayout, SharedRollouts
 layout = RolloutLayout(6, 5, ObservationSpec((4,), 2), 3)
-memory = SharedRollouts.attach(RolloutsHandle({handle["process"]}, {handle["descriptor"]}, layout))
+handle = RolloutsHandle({handle["process"]}, {handle["descriptor"]}, layout)
+memory = SharedRollouts(handle.layout, handle.open())
 memory.slots[0].action[...] = 7
 memory.slots[1].reward[2, 3] = 0.5
 memory.close()
@@ -74,4 +75,4 @@ def test_memory_of_a_process_that_is_gone_cannot_be_attached() -> None:
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     with pytest.raises(OSError, match="No such file"):
-        SharedRollouts.attach(RolloutsHandle(ended.pid, 3, VECTORS))
+        RolloutsHandle(ended.pid, 3, VECTORS).open()

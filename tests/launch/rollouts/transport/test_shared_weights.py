@@ -21,7 +21,7 @@ def weights(version: int, size: int) -> Weights:
 
 def test_the_newest_is_read_and_older_copies_stay_as_they_are() -> None:
     shared = SharedWeights.create(5)
-    reader = SharedWeights.attach(shared.handle())
+    reader = SharedWeights(shared.handle().open())
     assert reader.newest() is None
     first = None
     for version in range(8):
@@ -44,7 +44,7 @@ def test_another_process_reads_it() -> None:
     program = f"""
 from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle
 from r2ac.launch.rollouts.transport.shared_weights import SharedWeights
-newest = SharedWeights.attach(MemoryHandle(**{asdict(shared.handle())})).newest()
+newest = SharedWeights(MemoryHandle(**{asdict(shared.handle())}).open()).newest()
 print(newest.version, newest.values.tolist())
 """
     said = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True, timeout=60)
@@ -67,7 +67,7 @@ def test_a_copy_is_never_of_two_versions(size: int) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        reader, last = SharedWeights.attach(shared.handle()), -1
+        reader, last = SharedWeights(shared.handle().open()), -1
         deadline = time.monotonic() + 30
         while last < 100 and time.monotonic() < deadline:
             newest = reader.newest()
@@ -87,7 +87,7 @@ def test_weights_of_a_process_that_is_gone_cannot_be_attached() -> None:
     handle = shared.handle()
     shared.close()
     with pytest.raises(OSError, match="No such file"):
-        SharedWeights.attach(handle)
+        SharedWeights(handle.open())
 
 
 def test_weights_are_loaded_without_a_parameter_being_moved() -> None:
