@@ -62,8 +62,7 @@ class Orders:
         return time.monotonic() - self._heard[actor]
 
     def is_late(self, update: int, batch_size: int, here: list[Held]) -> bool:
-        """Whether a batch now would make rollouts that are due older than ``max_policy_lag`` allows, as
-        :func:`~r2ac.launch.settings.policy_lag.is_late` says."""
+        """Whether a batch now would make rollouts that are due older than ``max_policy_lag`` allows."""
         if not self._max_policy_lag:
             return False
         due = [(version, self._num_streams) for versions in self._due for version in versions]

@@ -105,7 +105,6 @@ class RaySource:
     which the cluster has no place yet get orders once they have started.
 
     Args:
-        weights: where the agents that act get their weights.
         pool: the inference workers; None where each actor has an agent of its own.
         update: the number of the next update.
         first_index: the number of the first of these actors among those of all learners.

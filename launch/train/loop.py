@@ -84,8 +84,7 @@ class TrainingLoop:
 
         Raises:
             TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed: where the run cannot go on, after a checkpoint.
-            CollectiveBroken: where another learner is gone; also after a checkpoint, but on a GPU, whose state is then
-                unknown.
+            CollectiveBroken: where another learner is gone; after a checkpoint on a CPU, a GPU's state is unknown.
             RunDirectoryError, CheckpointError: where the run can no longer be written.
         """
         self._publish()

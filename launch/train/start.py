@@ -1,5 +1,4 @@
-"""Begins trainings and goes on with them: one, or one for each task of a suite; here, or in a child process that is
-watched over."""
+"""Begins and resumes trainings: one, or one for each task of a suite; here, or in a child that is supervised."""
 
 from __future__ import annotations
 

@@ -82,8 +82,7 @@ class TrainingLog:
         return _together([self._own_counts(), self._others])
 
     def values(self) -> dict[str, float]:
-        """The values of the next line, empty but at the first learner. All learners call it together. Waits for the
-        learner's device."""
+        """The values of the next line, empty but at the first learner; all learners call it. Waits for the device."""
         parts = self._collective.gather(self._part())
         means = self._learner.read_metrics()
         elapsed = max(time.monotonic() - self._began, 1e-9)

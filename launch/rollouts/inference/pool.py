@@ -186,8 +186,8 @@ def pool_beside(ray: Any, config: InferenceConfig, number: int, weights: MemoryH
 
 
 def pool_anywhere(ray: Any, config: InferenceConfig, number: int) -> InferencePool:
-    """Workers where Ray finds a place for them: on its GPUs, or with a device of cpu, or auto without a free GPU, on
-    CPUs. Raises ConnectionFailed if the device is cuda, and there is no GPU and will be none."""
+    """Workers where Ray finds a place for them: on its GPUs, or on CPUs with a device of cpu, or auto without a free
+    GPU. Raises ConnectionFailed if the device is cuda, and there is no GPU and will be none."""
     device = config.device
     if device == "auto":
         device = "cuda" if free_gpus(ray) else "cpu"
