@@ -104,8 +104,8 @@ def _with_dashes(word: str) -> str:
 
 def _default_name(task: str, label: str, seed: int, now: datetime) -> str:
     """Such as ``memory-tmaze-rtrl-seed1-20260101-120000``: the time keeps it apart from other manifests' runs."""
-    end = f"-{label}-seed{seed}-{now:%Y%m%d-%H%M%S}"
-    slug = re.sub(r"[^a-z0-9]+", "-", task.lower()).strip("-")
+    slug, agent = (re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-") for word in (task, label))
+    end = f"-{agent}-seed{seed}-{now:%Y%m%d-%H%M%S}"
     return slug[: max(47 - len(end), 1)].rstrip("-") + end[-46:]
 
 

@@ -27,7 +27,7 @@ def default_run_directory(task: str, label: str, seed: int, now: datetime | None
     started = now or datetime.now()
     first, *others = task.split(",")
     folder = first.replace("/", "-") + (f"+{len(others)}" if others else "")
-    return Path("runs") / folder / f"{label}-seed{seed}-{started:%Y%m%d-%H%M%S}"
+    return Path("runs") / folder / f"{label.replace(' ', '-')}-seed{seed}-{started:%Y%m%d-%H%M%S}"
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

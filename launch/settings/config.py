@@ -89,7 +89,7 @@ class TrainConfig(Generic[EnvOptions]):
     """Ray cluster to join; local starts Ray on this machine, reachable from this machine only."""
 
     run_dir: Path | None = None
-    """Where the run is written; runs/<suite>-<task>/<gradient or feedforward>-seed<seed>-<time> if not given."""
+    """Where the run is written; runs/<suite>-<task>/<core and gradient>-seed<seed>-<time> if not given."""
     encoder_from: Path | None = None
     """Run or checkpoint whose encoder the agent begins with."""
     freeze_encoder: bool = False

@@ -217,9 +217,10 @@ def test_an_interrupted_write_leaves_the_old_file_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_the_default_name_says_task_gradient_seed_and_time() -> None:
-    now = datetime(2024, 2, 3, 4, 5, 6)
-    assert default_run_directory("memory/tmaze", "rtrl", 7, now) == Path("runs/memory-tmaze/rtrl-seed7-20240203-040506")
+def test_the_default_name_says_task_core_gradient_seed_and_time() -> None:
+    folder, now = Path("runs/memory-tmaze"), datetime(2024, 2, 3, 4, 5, 6)
+    assert default_run_directory("memory/tmaze", "rtrl", 7, now) == folder / "rtrl-seed7-20240203-040506"
+    assert default_run_directory("memory/tmaze", "lru rtrl", 7, now) == folder / "lru-rtrl-seed7-20240203-040506"
 
 
 def test_new_directories_do_not_collide(tmp_path: Path) -> None:
