@@ -28,7 +28,7 @@ class EnvsArguments:
     in order: r2ac envs --check gym/ID [--flags]"""
 
     name: tyro.conf.Positional[str | None] = None
-    """A suite or a task to tell more about, such as atari or atari/Breakout."""
+    """A suite or a task to describe, such as atari or atari/Breakout."""
     short: bool = False
     """Tell about the suites in a few lines each, without a line for each task."""
 
