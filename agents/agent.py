@@ -42,7 +42,7 @@ class ObservationSpec:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What the agent says in one step of B streams."""
+    """What the agent computes in one step of B streams."""
 
     logits: Tensor
     """[B, A]."""
@@ -56,7 +56,7 @@ class StepOutput:
 
 @dataclass(frozen=True)
 class RolloutOutput:
-    """What the agent says over a rollout of T steps and the observation after them."""
+    """What the agent computes over a rollout of T steps and the observation after them."""
 
     logits: Tensor
     """[T, B, A]."""

@@ -5,8 +5,8 @@ The functions have the arguments and results of their readable references (:mod:
 not depend on the number of threads. They raise ValueError for tensors of another dtype, device or shape, and
 RuntimeError where the library is missing: ask :func:`missing_reason` first.
 
-The library is kept in the folder r2ac below XDG_CACHE_HOME (or ~/.cache), by a name that tells what it was made from
-and for which processor. The compiler is CXX, or else the first of c++, g++ and clang++.
+The library is kept in the folder r2ac below XDG_CACHE_HOME (or ~/.cache); its name is a hash of its source, compiler,
+flags and processor. The compiler is CXX, or else the first of c++, g++ and clang++.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ The backward pass of :func:`recurrence` gives TBPTT's gradient and, where the se
 in, adds the boundary term and takes the sensitivities across the rollout: RTRL is TBPTT plus that (Irie et al. 2024,
 section 3; the rearrangement is Schmidhuber's of 1992).
 
-An operator costs more than a small kernel does. Where nobody looks, neither a compiler nor a profiler nor a tensor of
-another kind, :func:`recurrence` goes by a ``torch.autograd.Function`` straight to the kernels.
+A custom operator costs more than a small kernel does. It is there for compilers, profilers and tensor subclasses;
+without any of these, :func:`recurrence` calls the kernels through a ``torch.autograd.Function``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from r2ac.kernels.sensitivity import Traces, boundary_terms
 
 @dataclass(frozen=True)
 class Notes:
-    """Where the backward pass of a rollout writes what it found: the decay, or all three."""
+    """Tensors that the backward pass of a rollout fills, for RTRL's metrics: the decay, or all three."""
 
     decay: Tensor
     """prod_t a_t, [B, N] or [B, 2, 2, N]."""
@@ -54,7 +54,7 @@ def _forward(cell: str, projection: Tensor, *others: Any) -> Tensor:
 
 def _reverse(cell: str, direct: Tensor, projection: Tensor, *others: Any) -> tuple[Tensor, ...]:
     scan = kernels_for(projection).scans(cell).reverse(direct, projection, *others)
-    # With the strides that the operator's shapes say.
+    # The fake operator below promises contiguous tensors.
     return tuple(tensor.contiguous() for tensor in scan)
 
 
@@ -105,7 +105,13 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _gradients(
     ctx: Any, direct: Tensor | None, reverse: Callable[..., ReverseScan], passes: Any
 ) -> tuple[Tensor | None, ...]:
-    """By the arguments of the recurrence, but for its two lists."""
+    """The gradients by the arguments of the recurrence, without its two lists.
+
+    Args:
+        direct: e_t, the loss's direct gradient by c_t; None where no gradient comes.
+        reverse: the reverse scan of the cell, called as `Scans.reverse`.
+        passes: has the sensitivity passes by their names: the operators, or one implementation of the kernels.
+    """
     if direct is None:
         return (None,) * 8
     saved = ctx.saved_tensors
@@ -152,7 +158,7 @@ recurrence_operator.register_autograd(_operator_gradients, setup_context=_save)
 
 
 class _Recurrence(torch.autograd.Function):
-    """The same without the operators."""
+    """The recurrence without the operators."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
@@ -167,7 +173,7 @@ class _Recurrence(torch.autograd.Function):
         kernels = kernels_for(saved[0])
         gradients = _gradients(ctx, directs[0], kernels.scans(ctx.cell).reverse, kernels)
         if ctx.traces == 4 and directs[0] is not None:
-            # The kernels write behind PyTorch's back: a second backward pass raises, because these have changed.
+            # Autograd does not see what the kernels write: with this a second backward pass raises.
             increment_version(saved[7:9])
         return *gradients, None, None
 
@@ -188,7 +194,7 @@ def recurrence(
 
     Args:
         cell: its name among the cells.
-        projection: W x_t of all gates, [T, B, K, N]; through it flows the gradient inside the rollout.
+        projection: W x_t of all gates, [T, B, K, N]; the gradient inside the rollout flows through it.
         own: the cell's own parameters, [L, N].
         bias: [K, N].
         state: the state before the rollout, [B, (2,) N].
@@ -201,8 +207,8 @@ def recurrence(
     Returns:
         c_t, [T, B, (2,) N].
     """
-    watched = torch.compiler.is_compiling() or profiler._is_profiler_enabled or type(projection) is not Tensor
-    compute: Callable[..., Tensor] = recurrence_operator if watched else _Recurrence.apply
+    needs_operator = torch.compiler.is_compiling() or profiler._is_profiler_enabled or type(projection) is not Tensor
+    compute: Callable[..., Tensor] = recurrence_operator if needs_operator else _Recurrence.apply
     lists = traces.tensors() if traces is not None else [], notes.tensors() if notes is not None else []
     return compute(cell, projection, own, bias, state, is_first, weight, inputs, *lists)
 

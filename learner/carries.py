@@ -33,7 +33,7 @@ class CarryStore:
             self._carry = Carry(self._carry.state, self._carry.traces.stored_as(sensitivity_dtype))
         self.next_sequence = np.zeros(num_streams, dtype=np.int64)
         """The sequence number that each stream's next rollout must have, [num_streams]."""
-        # A rollout that was fetched and never stored may have advanced the sensitivities, or spoilt them.
+        # Streams fetched and not yet stored: an update that failed may have left their sensitivities half advanced.
         self._spoilt = torch.zeros(num_streams, dtype=torch.bool, device=self._carry.state.device)
         self._resets = torch.zeros((), dtype=torch.int64, device=self._carry.state.device)
 

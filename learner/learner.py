@@ -201,7 +201,7 @@ class Learner:
         with scope("optimiser"):
             gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
             finite = torch.isfinite(sums["loss/total"]) & torch.isfinite(gradient_norm)
-            step_where(self.optimiser, finite, may_ask=self.device.type == "cpu")
+            step_where(self.optimiser, finite, may_branch=self.device.type == "cpu")
         with scope("metrics"):
             if self._rtrl_metrics is not None and measured is not None:
                 self._rtrl_metrics.add(measured, finite)

@@ -70,7 +70,7 @@ class Cell(Protocol):
 
     def linearise(self, gates: Tensor, own: Tensor, previous: Tensor) -> Linearisation:
         """The derivatives of `step` at these arguments; here by autograd, for all steps of a rollout at once: as units
-        do not meet, the derivative of a sum over them tells them apart."""
+        do not meet, the derivative of their sum by one unit's argument is that unit's own."""
         own = own.expand(*gates.shape[:-2], *own.shape[-2:])
         # Not by torch.autograd, which records nothing inside an operator.
         after, pull = torch.func.vjp(self.step, gates, own, previous)  # type: ignore[misc]
@@ -88,7 +88,8 @@ class Cell(Protocol):
             torch.nn.init.normal_(parameter, std=0.1)
 
     def set_time_scales(self, own: Mapping[str, Tensor], bias: Tensor, steps: Tensor) -> None:
-        """Let units that see nothing forget within so many steps (to a share of 1/e, about), in place.
+        """Choose own parameters and biases, in place, so that without input a unit's state decays to about 1/e of its
+        value within the given number of steps. Called only where ``chrono_steps`` is not 0; by default does nothing.
 
         Args:
             own: the own parameters, by name.

@@ -36,7 +36,7 @@ class Batcher:
         self._waiting: list[Rollout[np.ndarray]] = []
 
     def add(self, rollout: Rollout[np.ndarray]) -> None:
-        """Take the rollouts of an actor's streams."""
+        """Add the rollouts of an actor's streams."""
         bisect.insort(self._waiting, rollout, key=_version)
 
     def held(self) -> list[Held]:

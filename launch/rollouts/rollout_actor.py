@@ -1,4 +1,4 @@
-"""The rollout actor: steps vector environments with its policy and hands over rollouts."""
+"""The rollout actor: steps vector environments with its policy and returns rollouts."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from r2ac.learner import Rollout
 from r2ac.learner.algorithms.actions import choose_actions
 
 ORDER = struct.Struct("=q")
-"""A message to an actor through its socket: the number of a rollout. The first one is from the actor: its key."""
+"""A message on an actor's socket. The actor's first is its key; after that each to the actor orders a rollout, by the
+rollout's number."""
 ENVIRONMENT, INFERENCE, WAITING = "environment", "inference", "waiting"
-"""What an actor spends its time with: stepping, computing or awaiting actions, waiting for orders."""
+"""The parts of an actor's time: stepping, computing or awaiting actions, waiting for orders."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class StreamGroup:
         if rollout.instruction is not None:
             rollout.instruction[t, self.columns] = self._instruction
         if rollout.truncated is not None and rollout.final_observation is not None and t > 0:
-            # They belong to the step before.
+            # These belong to the step before.
             rollout.truncated[t - 1, self.columns] = self._truncated
             if self._final_observation is not None:
                 rollout.final_observation[t - 1, self.columns] = self._final_observation
@@ -103,7 +104,8 @@ class StreamGroup:
         self._instruction = signals.instruction
         self._reward = reward.astype(np.float32)
         self._is_first = terminated | truncated
-        # An end that is both is one of the task's own; one that shows nothing, as of a lost engine, counts as that too.
+        # A step that is both ends the episode as the task's own end does; so does one without a final observation, as
+        # after a lost engine.
         has_final = signals.has_final if signals.has_final is not None else np.zeros_like(truncated)
         self._truncated, self._final_observation = truncated & ~terminated & has_final, signals.final_observation
         self._returns += reward
@@ -131,11 +133,12 @@ class Collected:
     sequence: int
     """Their number within each stream."""
     rollout: Rollout[np.ndarray] | None
-    """T steps of all its streams; None on the way from an actor that has written them into shared memory."""
+    """T steps of all its streams. An actor that has written them into shared memory sends None, and the receiving link
+    fills in the rollout from there."""
     episodes: list[Episode]
     """Those that ended in these steps."""
     seconds: Mapping[str, float]
-    """Of each of ENVIRONMENT, INFERENCE and WAITING, since the last rollout was handed over."""
+    """Of each of ENVIRONMENT, INFERENCE and WAITING, since the last rollout was returned."""
     engine_restarts: int = 0
     """Engines that were lost and replaced meanwhile; their streams began new episodes."""
 
@@ -243,7 +246,7 @@ class RolloutActor:
         rollouts' number. Raises InferenceLost if the inference worker is gone."""
         began = time.perf_counter()
         waiting = 0.0 if self._idle_since is None else began - self._idle_since
-        rollout, slot = self._room(sequence)
+        rollout, slot = self._begin_rollout(sequence)
         uniforms = np.random.default_rng(self._randomness(sequence)).random(rollout.action.shape)
         policy, steps, inferring = self._policy, self._config.rollout_length, 0.0
         episodes: list[Episode] = []
@@ -298,9 +301,9 @@ class RolloutActor:
         config = self._config
         return np.random.SeedSequence(config.seed, spawn_key=(config.index, config.incarnation, *more))
 
-    def _room(self, sequence: int) -> tuple[Rollout[np.ndarray], int]:
-        """Where the rollout of this number is written, and the number of the slot."""
-        # The learner orders a rollout when the one that was written here before is used up.
+    def _begin_rollout(self, sequence: int) -> tuple[Rollout[np.ndarray], int]:
+        """The rollout to be written, with its streams and number filled in, and its slot in the shared memory."""
+        # The learner orders a rollout only when the one that was in this slot before is used up.
         slot = 0 if self._memory is None else self._memory.slot(sequence)
         rollout = self._layout.empty() if self._memory is None else self._memory.slots[slot]
         rollout.stream[:] = self._config.first_stream + np.arange(self._config.num_streams)

@@ -109,11 +109,11 @@ class TrainingLoop:
         except (StoppedAtOnce, RunDirectoryError, CheckpointError, StorageUnavailable):
             raise
         except (TrainingDiverged, *_NO_ROLLOUTS):
-            # All learners raise it at the same update.
+            # All learners end at this same update, and so can save together.
             self._finish()
             raise
         except BaseException:
-            # The error that ends the run is worth more than one of saving, as on a device that has failed.
+            # The error that ends the run says more than one of saving, as on a device that has failed.
             with suppress(Exception):
                 self._save_alone()
             raise

@@ -1,4 +1,4 @@
-"""Algorithms: what an update makes of a batch, by the names that ``--algorithm`` takes."""
+"""The algorithms by the names that ``--algorithm`` takes."""
 
 from r2ac.learner.algorithms.actor_critic import VTRACE
 from r2ac.learner.algorithms.algorithm import Algorithm

@@ -1,4 +1,4 @@
-"""What the learner and an algorithm say to each other."""
+"""The interface between the learner and an algorithm."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class Descent:
 
 
 Descend = Callable[[Losses, Rollout[Tensor], Carry], Descent]
-"""Makes one step of the optimiser, by the gradient of the losses of a batch that began with a carry. With several
-learners the gradients and losses of all are summed first."""
+"""`Learner._descend`: one step of the optimiser, by the gradient of the losses of a batch that began with a carry. With
+several learners the gradients and losses of all are summed first."""
 
 
 @dataclass(frozen=True)
 class Algorithm:
-    """What is made of a batch. The agent's heads are a policy over discrete actions and a value."""
+    """How a batch becomes an update. The agent's heads are a policy over discrete actions and a value."""
 
     metrics: tuple[str, ...]
     """The names of :attr:`Losses.parts`."""

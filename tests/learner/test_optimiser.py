@@ -101,7 +101,7 @@ def test_a_step_that_is_selected_is_a_step_that_is_branched_to(name: str, condit
     """To the bit, in weights of any shape and dtype and in all of the optimiser's state; a gradient that is not finite
     leaves no trace."""
     outcomes = []
-    for may_ask in (True, False):
+    for may_branch in (True, False):
         torch.manual_seed(3)
         weights = torch.randn(5), torch.randn(()), torch.randn(2, 3).double(), torch.randn(4, 2).t(), torch.randn(0, 2)
         parameters = [torch.nn.Parameter(weight) for weight in weights]
@@ -113,7 +113,7 @@ def test_a_step_that_is_selected_is_a_step_that_is_branched_to(name: str, condit
             if not made:
                 parameters[0].grad[2] = math.nan
             before = [parameter.detach().clone() for parameter in parameters if parameter.numel()]
-            step_where(optimiser, torch.tensor(made), may_ask)
+            step_where(optimiser, torch.tensor(made), may_branch)
             for parameter, old in zip(parameters, before, strict=False):
                 assert torch.equal(parameter, old) != made
         assert [parameter.data_ptr() for parameter in parameters] == places

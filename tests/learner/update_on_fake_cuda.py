@@ -145,7 +145,7 @@ def test_a_step_that_may_be_skipped_is_as_many_operators_for_any_number_of_param
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter)
         with Spy() as spy:
-            step_where(made, torch.ones((), dtype=torch.bool, device="cuda"), may_ask=False)
+            step_where(made, torch.ones((), dtype=torch.bool, device="cuda"), may_branch=False)
         calls.append(spy.calls)
     few, many = calls
     assert few == many

@@ -1,4 +1,4 @@
-"""The policy of a rollout actor: it computes the logits that actions are drawn from, or asks an inference worker."""
+"""The policies of a rollout actor: what its actions are drawn from, computed here or by an inference worker."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class InferenceLost(RuntimeError):
 
 @dataclass(frozen=True)
 class StepInput:
-    """What the environments of some streams show at a step, [B, ...] each."""
+    """The agent's input at a step of some streams, [B, ...] each."""
 
     observation: np.ndarray
     reward: np.ndarray
@@ -59,7 +59,7 @@ class LocalPolicy(Policy):
     def __init__(self, agent: Agent, columns: Sequence[slice]) -> None:
         self._agent, self._columns = agent.eval(), columns
         self._device = next(agent.parameters()).device
-        self._cell = torch.zeros(columns[-1].stop, agent.core.state_size, device=self._device)
+        self._state = torch.zeros(columns[-1].stop, agent.core.state_size, device=self._device)
         self._version = -1
         self._rollout: Rollout[np.ndarray]
 
@@ -67,17 +67,17 @@ class LocalPolicy(Policy):
         if weights is not None and weights.version != self._version:
             weights.load_into(self._agent)
             self._version = weights.version
-        rollout.first_state[...] = self._cell.cpu().numpy()
+        rollout.first_state[...] = self._state.cpu().numpy()
         rollout.weights_version[...] = self._version
         self._rollout = rollout
 
     def answer(self, group: int, t: int) -> None:
         columns = self._columns[group]
-        seen = StepInput.of(self._rollout, t, columns)
-        words = None if seen.instruction is None else self._tensor(seen.instruction)
-        observation, reward, is_first = map(self._tensor, (seen.observation, seen.reward, seen.is_first))
-        output = self._agent.step(observation, reward, is_first, self._cell[columns], words)
-        self._cell[columns] = output.state
+        inputs = StepInput.of(self._rollout, t, columns)
+        words = None if inputs.instruction is None else self._tensor(inputs.instruction)
+        observation, reward, is_first = map(self._tensor, (inputs.observation, inputs.reward, inputs.is_first))
+        output = self._agent.step(observation, reward, is_first, self._state[columns], words)
+        self._state[columns] = output.state
         self._rollout.behaviour_logits[t, columns] = output.logits.cpu().numpy()
 
     def _tensor(self, array: np.ndarray) -> Tensor:
