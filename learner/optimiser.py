@@ -61,10 +61,10 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
             group["lr"] = rate
 
 
-def step_where(optimiser: torch.optim.Optimizer, condition: Tensor, may_ask: bool) -> None:
+def step_where(optimiser: torch.optim.Optimizer, condition: Tensor, may_branch: bool) -> None:
     """One step of the optimiser where ``condition`` (bool scalar) holds; else weights and state stay to the bit. Where
-    the host may not read the condition (``may_ask``), as on a GPU, the step is made and its outcome selected."""
-    if may_ask:
+    the host may not read the condition (``may_branch``), as on a GPU, the step is made and its outcome selected."""
+    if may_branch:
         if condition:
             optimiser.step()
         return
