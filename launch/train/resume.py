@@ -34,20 +34,25 @@ def newest_step(place: Path | str) -> int | None:
 
 def continued_config(place: Path | str, arguments: Sequence[str]) -> TrainConfig[Any]:
     """The settings of the interrupted run at a path or a URL, changed by the flags. Raises RunDirectoryError,
-    StorageError and StorageUnavailable where they cannot be read, ConfigError where a flag changes what the checkpoint
-    depends on."""
+    StorageError and StorageUnavailable where they cannot be read, ConfigError where a flag says that it goes on
+    elsewhere."""
     before = config_from_json(_read_config(place), Path(place) / "config.json")
     before = replace(before, run_dir=None if is_url(str(place)) else Path(place))
     config = parse(with_options(TrainConfig, before.env), "r2ac train --resume RUN", arguments, before)
     if config.run_dir != before.run_dir:
         raise ConfigError(f"--run-dir is {config.run_dir}, but a run goes on where it is, in {place}")
+    return config
+
+
+def check_goes_on(config: TrainConfig[Any], checkpoint: Checkpoint, source: Path) -> None:
+    """Raise ConfigError where a setting that a checkpoint, read from ``source``, depends on is not what it was."""
+    before = config_from_json(checkpoint.config, source)
     pairs = [(name, getattr(before, name), getattr(config, name)) for name in ("encoder_from", "freeze_encoder")]
     pairs.append(("optimiser", before.learner.optimiser, config.learner.optimiser))
     pairs += [(name, was, getattr(config.agent, name)) for name, was in vars(before.agent).items()]
     for name, was, now in pairs:
         if was != now:
             raise ConfigError(f"--{name.replace('_', '-')} is {now}, but a run goes on as it began, with {was}")
-    return config
 
 
 def _read_config(place: Path | str) -> dict[str, Any]:
@@ -82,7 +87,8 @@ def restore(learner: Learner, checkpoint: Checkpoint) -> None:
     try:
         load_model_state(learner.agent, checkpoint.model)
     except CheckpointError as error:
-        raise CheckpointError(f"the checkpoint does not fit this agent: {error}") from error
+        step = f"{counters['env_steps']:,}"
+        raise CheckpointError(f"the checkpoint of step {step} does not fit this agent: {error}") from error
     load_optimiser_state(learner.optimiser, checkpoint.optimiser)
     learner.env_steps, learner.updates = int(counters["env_steps"]), int(counters["updates"])
     learner.skipped_updates = int(counters["skipped_updates"])

@@ -21,7 +21,7 @@ from r2ac.launch.runtime.progress import TrainingStatus
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.settings.places import is_url
 from r2ac.launch.train.memory_budget import MemoryBudget
-from r2ac.launch.train.resume import newest_step
+from r2ac.launch.train.resume import check_goes_on, newest_step
 from r2ac.launch.train.summary import RUN_FAILURES, resume_command
 from r2ac.launch.watching.training_video import film_episode
 from r2ac.learner.checkpoint import (
@@ -145,7 +145,7 @@ def open_run(
 
     Args:
         new: whether it begins; False where it goes on from its newest checkpoint; None: it goes on if it has one.
-        config: of a run that begins.
+        config: settings to train with.
         console: shows what it waits for, and copies that fail.
         restarted: whether to wait for another writer, such as a learner on a machine that cannot be reached.
 
@@ -153,6 +153,7 @@ def open_run(
         RunDirectoryError, StorageError: where another process writes the run, where a new one would be written over
             another, or where there is none to go on with.
         CheckpointError: where it has no checkpoint that can be read.
+        ConfigError: where the settings are not those of its checkpoint.
     """
     waits = partial(console.print, soft_wrap=True, markup=False) if restarted else None
     with ExitStack() as stack:
@@ -173,10 +174,12 @@ def open_run(
         checkpoint = None
         if not new:
             try:
-                checkpoint = load_checkpoint(latest_checkpoint(directory.checkpoints))
+                newest = latest_checkpoint(directory.checkpoints)
+                checkpoint = load_checkpoint(newest)
             except CheckpointError as error:
                 remedy = "a damaged file must be removed first"
                 raise CheckpointError(f"{path} cannot go on: {error} ({remedy})") from error
+            check_goes_on(config, checkpoint, newest)
         try:
             yield RunContext(place, directory, checkpoint, callback, mirror, restarted and not new)
         finally:

@@ -140,6 +140,36 @@ def test_resuming_a_finished_run_ends_at_once(
     assert newest(run).counters["updates"] == newest(finished_run).counters["updates"]
 
 
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_run_goes_on_with_the_settings_of_its_checkpoint(
+    edited: bool, finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A flag cannot change what the checkpoint depends on, nor can a config.json that was edited."""
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    flags = ["--total-steps", "4000"]
+    if edited:
+        config = json.loads((run / "config.json").read_text())
+        config["learner"]["optimiser"] = "rmsprop"
+        (run / "config.json").write_text(json.dumps(config))
+    else:
+        flags += ["--optimiser", "rmsprop"]
+    assert main(["train", "--resume", str(run), *flags]) == 2
+    sentence = "r2ac: --optimiser is rmsprop, but a run goes on as it began, with adam\n"
+    assert capsys.readouterr().err == sentence
+    assert newest(run).counters["env_steps"] == 2000
+
+
+def test_a_checkpoint_of_other_observations_does_not_go_on(
+    finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    config["task"] = "memory/copy"
+    (run / "config.json").write_text(json.dumps(config))
+    assert main(["train", "--resume", str(run), "--total-steps", "4000"]) == 2
+    assert "the checkpoint of step 2,000 does not fit this agent" in capsys.readouterr().err
+
+
 def test_a_resumed_run_plays_other_episodes(finished_run: Path, train_tiny: TrainTiny, tmp_path: Path) -> None:
     """Were they the same, the episodes between the checkpoint and the end would be learned from twice."""
     run = shutil.copytree(finished_run, tmp_path / "run")
