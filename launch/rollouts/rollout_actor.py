@@ -6,7 +6,7 @@ import socket
 import struct
 import time
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection
@@ -284,10 +284,13 @@ class RolloutActor:
             while True:
                 try:
                     (sequence,) = ORDER.unpack(orders.recv_bytes())
-                except EOFError:
+                except (EOFError, ConnectionResetError):
+                    # A reset, where answers were not read any more.
                     return
                 weights = self._weights.newest() if isinstance(self._policy, LocalPolicy) else None
-                orders.send(self.collect(weights, sequence))
+                collected = self.collect(weights, sequence)
+                with suppress(BrokenPipeError):
+                    orders.send(collected)
 
     def close(self) -> None:
         """Close the environments."""

@@ -1,7 +1,11 @@
 """The rollout actor: what it hands over, how rollouts join, and what its random numbers follow from."""
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from itertools import pairwise
+from multiprocessing.connection import Listener
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +16,8 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import find_task
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.rollouts.rollout_actor import ActorConfig, Collected, Episode, RolloutActor
-from r2ac.launch.rollouts.transport.shared_weights import Weights
+from r2ac.launch.rollouts.rollout_actor import ORDER, ActorConfig, Collected, Episode, RolloutActor
+from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
 from r2ac.learner import DeviceFeed, Rollout
 
 CORRIDOR = 3
@@ -169,3 +173,25 @@ def test_streams_and_rollouts_draw_different_numbers() -> None:
     actions = np.stack([rollout.action for rollout in rollouts])
     columns = [tuple(column) for rollout in actions for column in rollout.T]
     assert len(set(columns)) == len(columns)
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_serve_ends(read: bool, tmp_path: Path) -> None:
+    """Also where the learner has not read the last rollout: its end is then a reset."""
+    shared = SharedWeights.create(make_weights(1).values.size)
+    shared.publish(make_weights(1))
+    address = str(tmp_path / "orders")
+    with (
+        closing(RolloutActor(CONFIG, weights=shared.handle())) as actor,
+        Listener(address, "AF_UNIX") as listener,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        served = threads.submit(actor.serve, address, 17)
+        with listener.accept() as orders:
+            assert ORDER.unpack(orders.recv_bytes()) == (17,)
+            orders.send_bytes(ORDER.pack(3))
+            assert orders.poll(60)
+            if read:
+                assert rollout_of(orders.recv()).sequence[0] == 3
+        served.result(60)
+    shared.close()
