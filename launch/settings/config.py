@@ -152,6 +152,11 @@ class TrainConfig(Generic[EnvOptions]):
         _require(self, f"{counts} keep_checkpoints", "at least 1", lambda x: x >= 1)
         _require(self, "rollouts_in_flight", "at least 2", lambda x: x >= 2)
         _require(self, "checkpoint_minutes video_minutes", "at least 0 and finite", lambda x: 0 <= x < inf)
+        if agent.core != AgentConfig.core:
+            # The table needs torch, which takes seconds to import.
+            from r2ac.agents import CORES
+
+            _require(agent, "core", f"one of {', '.join(CORES)}", lambda x: x in CORES)
         _require(agent, "hidden_size encoder_features", "at least 1", lambda x: x >= 1)
         _require(agent, "reward_clip", "above 0 and finite, or none", lambda x: x == "none" or 0 < float(x) < inf)
         _require(agent, "chrono_steps", "0 or at least 2", lambda x: x == 0 or x >= 2)

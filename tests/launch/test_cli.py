@@ -107,6 +107,7 @@ def test_flags_that_cannot_be_read_are_named(capsys: Capture, command: list[str]
         ("--keep-checkpoints", "0"),
         ("--checkpoint-minutes", "-1.0"),
         ("--checkpoint-minutes", "inf"),
+        ("--core", "nosuch"),
         ("--hidden-size", "0"),
         ("--encoder-features", "0"),
         ("--chrono-steps", "-5"),
