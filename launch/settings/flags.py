@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from decimal import Decimal
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args
+from types import MappingProxyType, NoneType
+from typing import Any, get_args, get_origin
 
+import docstring_parser
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
@@ -58,19 +60,43 @@ def _read_by(read: Callable[[str], Any], kind: type, metavar: str) -> None:
 _read_by(whole_number, int, "INT")
 _read_by(local_path, Path, "PATH")
 
-_PARSER: dict[str, Any] = {"config": (tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed), "registry": _RULES}
+
+def _describe(kind: type, default: Any) -> None:
+    """Give every field its docstring as one line, as ``help`` in its metadata: tyro, which otherwise reads docstrings
+    itself, breaks the help wherever an indented docstring has a line break."""
+    for base in kind.__mro__[:-1]:
+        texts = {param.arg_name: param.description for param in docstring_parser.parse_from_object(base).params}
+        for field in fields(kind):
+            if "help" not in field.metadata and (text := texts.get(field.name)):
+                field.metadata = MappingProxyType({**field.metadata, "help": " ".join(text.split())})
+    for field in fields(kind):
+        value = getattr(default, field.name, None)
+        if is_dataclass(value):
+            _describe(type(value), value)
+
+
+def _read(kind: Any, prog: str, arguments: Sequence[str], default: Any, **settings: Any) -> Any:
+    _describe(get_origin(kind) or kind, default)
+    if default is not None:
+        settings["default"] = default
+    return tyro.cli(
+        kind,
+        prog=prog,
+        args=list(arguments),
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed),
+        registry=_RULES,
+        **settings,
+    )
 
 
 def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None, description: str | None = None) -> Any:
     """The dataclass ``kind`` from the command line; tyro ends the program with code 2 where it cannot be read."""
-    extra = {} if default is None else {"default": default}
-    return tyro.cli(kind, prog=prog, args=list(arguments), description=description, **_PARSER, **extra)
+    return _read(kind, prog, arguments, default, description=description)
 
 
 def parse_known(kind: Any, prog: str, arguments: Sequence[str], default: Any = None) -> tuple[Any, list[str]]:
     """The same, and all words that are not for ``kind``, in their order."""
-    extra = {} if default is None else {"default": default}
-    parsed, rest = tyro.cli(kind, prog=prog, args=list(arguments), return_unknown_args=True, **_PARSER, **extra)
+    parsed, rest = _read(kind, prog, arguments, default, return_unknown_args=True)
     return parsed, list(rest)
 
 

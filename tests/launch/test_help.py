@@ -33,6 +33,15 @@ def test_help_names_the_flags(capsys: Capture, command: list[str], words: list[s
     assert all(word in captured.out for word in words)
 
 
+def test_help_breaks_lines_where_the_terminal_ends_only(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit):
+        main(["train", "memory/tmaze", "--help"])
+    printed = capsys.readouterr().out
+    assert "those for which it has no CPU yet wait for one; 0: one in this process, without Ray" in printed
+    assert "or the feed-forward one of the eLSTM's capacity" in printed
+
+
 def test_version_and_envs(capsys: Capture) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("r2ac 0.")
