@@ -160,7 +160,7 @@ class Recurrent(Core):
         previous = self._by_part(state.masked_fill(is_first.unsqueeze(-1), 0))
         bias = self.bias
         gates = nn.functional.linear(x, self.input_weight.flatten(0, 1), bias.flatten())
-        return gates.view(len(x), *bias.shape), self._own(), previous
+        return gates.view(x.shape[0], *bias.shape), self._own(), previous
 
     def _read(self, x: Tensor, states: Tensor) -> Tensor:
         """h from the states, [..., B, S]."""

@@ -36,17 +36,14 @@ class Scans(NamedTuple):
 
 @dataclass(frozen=True)
 class Kernels:
-    """One implementation of everything that is worth a kernel; every one computes what the reference computes."""
+    """One implementation of everything that is worth a kernel; each function computes what the readable one of its name
+    does, in :mod:`r2ac.kernels.scan`, :mod:`r2ac.kernels.sensitivity` or :mod:`r2ac.kernels.block`."""
 
     name: str
     backward_scan: Callable[[Tensor, Tensor], Tensor]
-    """:func:`r2ac.kernels.scan.backward_scan`"""
     sensitivity_pass_: Callable[..., Tensor]
-    """:func:`r2ac.kernels.sensitivity.sensitivity_pass_`"""
     vector_pass_: Callable[..., Tensor]
-    """:func:`r2ac.kernels.sensitivity.vector_pass_`"""
     block_sensitivity_pass_: Callable[..., Tensor]
-    """:func:`r2ac.kernels.block.block_sensitivity_pass_`"""
     fused: Mapping[str, Scans] = field(default_factory=dict)
     """The scans of cells that have kernels of their own, by the cell's name."""
 
@@ -107,7 +104,7 @@ def _missing_for_triton() -> str | None:
     """What keeps Triton from launching a kernel, in one sentence; None where nothing does.
 
     At the first launch Triton compiles C code of its own, against Python's header files, with the compiler of CC, or
-    else gcc or clang. What may lie in its cache from an earlier run is not counted on.
+    else gcc or clang.
     """
     if find_spec("triton") is None or torch.version.cuda is None:
         return "Triton is missing"

@@ -19,7 +19,6 @@ class StepByStepRTRL:
     the whole of S at every step, which is what the rollout-at-a-time form avoids.
 
     Args:
-        cell: what learns.
         weight: W, [K, N, D].
         own: [L, N].
         bias: [K, N].

@@ -11,13 +11,7 @@ if TYPE_CHECKING:
     from r2ac.learner.collective import Collective, CollectiveBroken, ProcessGroup, SingleLearner
     from r2ac.learner.device import CapturedStep, CaptureFailed, DeviceFeed, use_matmul_precision
     from r2ac.learner.learner import Learner, TrainingDiverged
-    from r2ac.learner.optimiser import (
-        OPTIMISERS,
-        clip_gradient_norm,
-        linear_decay,
-        load_optimiser_state,
-        make_optimiser,
-    )
+    from r2ac.learner.optimiser import OPTIMISERS, load_optimiser_state, make_optimiser
     from r2ac.learner.rollout import Rollout, concatenate
 
 __all__ = [
@@ -34,9 +28,7 @@ __all__ = [
     "Rollout",
     "SingleLearner",
     "TrainingDiverged",
-    "clip_gradient_norm",
     "concatenate",
-    "linear_decay",
     "load_optimiser_state",
     "make_optimiser",
     "use_matmul_precision",

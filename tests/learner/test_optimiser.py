@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from r2ac.learner import OPTIMISERS, clip_gradient_norm, linear_decay, load_optimiser_state, make_optimiser
-from r2ac.learner.optimiser import step_where
+from r2ac.learner import OPTIMISERS, load_optimiser_state, make_optimiser
+from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, step_where
 
 
 def test_rmsprop_adds_eps_outside_the_square_root() -> None:
