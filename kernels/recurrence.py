@@ -162,7 +162,8 @@ class _Recurrence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
-        states = _forward(*inputs)
+        cell, projection, *given = inputs[:6]
+        states: Tensor = kernels_for(projection).scans(cell).forward(projection, *given)
         _save(ctx, inputs, states)
         return states
 
