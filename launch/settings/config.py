@@ -152,8 +152,8 @@ class TrainConfig(Generic[EnvOptions]):
         _require(self, f"{counts} keep_checkpoints", "at least 1", lambda x: x >= 1)
         _require(self, "rollouts_in_flight", "at least 2", lambda x: x >= 2)
         _require(self, "checkpoint_minutes video_minutes", "at least 0 and finite", lambda x: 0 <= x < inf)
-        if agent.core != AgentConfig.core:
-            # The table needs torch, which takes seconds to import.
+        if agent.core not in (AgentConfig.core,):
+            # The table of the others needs torch, which takes seconds to import.
             from r2ac.agents import CORES
 
             _require(agent, "core", f"one of {', '.join(CORES)}", lambda x: x in CORES)
