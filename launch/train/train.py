@@ -61,6 +61,8 @@ def train(
         stack.push(signals.__exit__)
         stack.enter_context(progress)
         if run is not None:
+            # From here on there is a run that is to be saved, or removed.
+            signals.install()
             summary = learn(config, SingleLearner(), run, signals)
         else:
             group = LearnerGroup(config, stack, console)

@@ -18,7 +18,9 @@ from r2ac.launch.evaluation.protocols import EvaluationConfig
 from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.settings.config import config_from_json
+from r2ac.launch.train.learn import observation_spec
 from r2ac.learner.checkpoint import Checkpoint, load_checkpoint
+from tests.launch.conftest import tiny_arguments
 from tests.playing import evaluated
 from tests.processes import wait_until
 
@@ -180,6 +182,24 @@ def test_a_resumed_run_plays_other_episodes(finished_run: Path, train_tiny: Trai
     assert returns[:10] != returns[10:]
     assert newest(run).counters["incarnation"] == newest(finished_run).counters["incarnation"] + 1
     assert json.loads((run / "config.json").read_text())["total_steps"] == 4000
+
+
+def test_sigterm_before_the_first_step_leaves_a_run_that_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(config: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        return observation_spec(config)
+
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        monkeypatch.setattr("r2ac.launch.train.learn.observation_spec", look)
+        assert main(tiny_arguments(tmp_path / "run", {})) == 128 + signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    monkeypatch.undo()
+    assert newest(tmp_path / "run").counters["env_steps"] == 0
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
 
 
 def test_sigterm_saves_and_resume_goes_on(start_tiny: StartTiny, tmp_path: Path) -> None:
