@@ -27,14 +27,12 @@ _EVALUATION = (0,)
 
 @dataclass(frozen=True)
 class EvaluatedEpisode:
-    """One whole episode."""
+    """One whole episode, of an evaluation seed counted from 0."""
 
     seed: int
-    """The evaluation seed, counted from 0."""
     episode_return: float
     """Sum of the rewards as the environment gave them."""
     length: int
-    """Steps."""
     truncated: bool
     """Whether a limit ended it, not the task."""
 
@@ -49,7 +47,6 @@ class Evaluation:
     env_steps: int
     """Environment steps that the checkpoint was trained for."""
     task: str
-    """Full name."""
     environment: Any
     """The options of the task's suite that the episodes are played with."""
     config: EvaluationConfig
@@ -60,12 +57,10 @@ class Evaluation:
     episodes: tuple[EvaluatedEpisode, ...] = ()
     """Those of the seeds that have been played to their end, in the order of seeds."""
     engines_lost: int = 0
-    """Engines that died or hung while these were played, and were replaced: what each of them had under way is no
-    episode."""
+    """Engines that died or hung meanwhile and were replaced; what each of them had under way is no episode."""
     date: str | None = None
     """When the last of them was played, ISO 8601 in UTC; None before the first."""
     versions: Mapping[str, str] = field(default_factory=dict)
-    """Of the packages that played."""
 
     @property
     def seeds_played(self) -> list[int]:
@@ -84,7 +79,7 @@ class Evaluation:
 
     @property
     def seed_means(self) -> list[float]:
-        """The mean return of each seed that has been played."""
+        """The mean return of each seed played."""
         return [mean(e.episode_return for e in self.episodes if e.seed == seed) for seed in self.seeds_played]
 
     @property
@@ -152,11 +147,10 @@ def evaluation_path(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class EvaluationFailure:
-    """Something that could not be evaluated."""
+    """Something that could not be evaluated; ``bad_input``: the user can mend it."""
 
     sentence: str
     bad_input: bool
-    """Whether the user can mend it."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +166,6 @@ class UnitReport:
     longest: int = 0
     """The steps of the longest episode under way."""
     engines_lost: int = 0
-    """Engines that were lost and replaced."""
     episodes: tuple[EvaluatedEpisode, ...] | None = None
     """All of them, once the last one has ended."""
     failure: EvaluationFailure | None = None
@@ -192,10 +185,10 @@ def play_seed(
 ) -> Generator[UnitReport, None, None]:
     """Play the episodes of one seed; what they are follows from the arguments alone, on one kind of machine.
 
-    Each environment plays its share of the episodes; what is lost with an engine is played again. After every step of
-    the environments a report says how far the seed has come; the last one has the episodes. ``timer`` is as `play`
-    takes it. Raises CheckpointError if the agent cannot read what the task shows or has another number of actions, and
-    ConfigError, UnknownTask, InvalidOption, MissingPackage, EngineFailed.
+    Each environment plays its share; what is lost with an engine is played again. A report follows every step of the
+    environments; the last one has the episodes. ``timer`` is as `play` takes it. Raises CheckpointError if the agent
+    cannot read what the task shows or has another number of actions, and ConfigError, UnknownTask, InvalidOption,
+    MissingPackage, EngineFailed.
     """
     config = evaluation.config
     device, streams = choose_device(config.device), min(config.num_envs, config.episodes)

@@ -28,7 +28,7 @@ _SUGGEST_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Amount:
-    """The episodes of one result: all, and those on file."""
+    """The episodes of one result: all, and those on file (``done``)."""
 
     label: str
     total: int
@@ -36,15 +36,9 @@ class Amount:
 
 
 def expected_time(parts: Sequence[tuple[Path, int]]) -> str | None:
-    """What episodes would take that are as long, and played as fast, as when the runs were last measured in training:
-    a rough estimate before anything is played.
-
-    Args:
-        parts: run directories, and how many episodes are to be played with the agent of each.
-
-    Returns:
-        ``about 0:01:30``; ``at least 0:01:30`` where some runs have no such metrics; None where nothing is known.
-    """
+    """``about 0:01:30``: what episodes would take that are as long, and played as fast, as when the runs were last
+    measured in training. ``parts`` are run directories, and how many episodes are to be played with the agent of each.
+    ``at least 0:01:30`` where some runs have no such metrics; None where nothing is known."""
     paces = {run: _seconds_per_episode(run) for run, _ in parts}
     known = [episodes * pace for run, episodes in parts if (pace := paces[run]) is not None]
     if not known:
@@ -94,11 +88,9 @@ class EpisodeProgress(Progress):
 
 
 class EvaluationProgress(Progress):
-    """A bar for each result under way and one for all; in a log plain lines. Both say roughly how much time is left: so
-    many steps as the episodes that are left would take if they were as long as those of their task that have ended, at
-    the rate so far. They also say how long the longest episode is where it is far longer than those that have ended,
-    and which seed has had no step for ``stall_seconds``.
-    """
+    """A bar for each result under way and one for all; in a log plain lines. Both estimate the time left (from the
+    steps of the episodes left, as long as those of their task that have ended, at the rate so far), the length of the
+    longest episode where it is far longer than those, and the seeds without a step for ``stall_seconds``."""
 
     def __init__(
         self,
@@ -213,6 +205,5 @@ class EvaluationProgress(Progress):
 
 
 def _bars(console: Console, *columns: ProgressColumn) -> Bars:
-    return Bars(
-        TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), *columns, console=console
-    )
+    name = TextColumn("{task.description}", markup=False)
+    return Bars(name, BarColumn(), MofNCompleteColumn(), *columns, console=console)

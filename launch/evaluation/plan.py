@@ -27,9 +27,8 @@ class Planned:
     """One row of the table: a result, empty at first, and where it belongs."""
 
     argument: Path
-    """What was named on the command line."""
+    """As on the command line; ``path`` is the run or checkpoint that it stands for."""
     path: Path
-    """The run or checkpoint that it stands for."""
     of_suite: bool
     """Whether it is part of a directory of r2ac train --suite, which gets a page of its own."""
     evaluation: Evaluation
@@ -38,28 +37,22 @@ class Planned:
 
     @property
     def key(self) -> tuple[object, ...]:
-        """What no two rows have in common."""
+        """What no two rows share: one checkpoint plays the same for the same file once, however often it is named."""
         return self.target, self.evaluation.sha256, self.evaluation.task, self.evaluation.config.split
 
 
 @dataclass
 class EvaluationPlan:
-    """All that is to be played, and what cannot be."""
+    """All that is to be played, with the agents by the paths of their checkpoints, and what cannot be."""
 
     rows: list[Planned] = field(default_factory=list)
     agents: dict[Path, TrainedAgent] = field(default_factory=dict)
-    """By the paths of their checkpoints."""
     failures: list[EvaluationFailure] = field(default_factory=list)
 
     @property
     def results(self) -> list[Planned]:
         """The rows that have a seed or more."""
         return [row for row in self.rows if row.evaluation.episodes]
-
-    def add(self, row: Planned) -> None:
-        """Take in a row; one checkpoint plays the same for the same file once, however often it is named."""
-        if row.key not in {other.key for other in self.rows}:
-            self.rows.append(row)
 
     def fail(self, failure: EvaluationFailure) -> None:
         """Note a failure, once."""
@@ -80,11 +73,9 @@ def make_plan(
 ) -> EvaluationPlan:
     """Read the checkpoints and find out what each one plays; what is wrong with one does not keep the others.
 
-    Args:
-        paths: runs, checkpoints, or directories of runs, which stand for all of them.
-        names: the tasks, as `find_tasks` reads them, each agent those of its own suite; None for its own. Raises
-            UnknownTask for a task that is named twice.
-        output: the folder that all results are written into; None for those of the runs.
+    ``paths`` are runs, checkpoints, or directories of runs, which stand for all of them; ``names`` the tasks, as
+    `find_tasks` reads them, each agent those of its own suite, or None for its own; ``output`` the folder that all
+    results are written into, or None for those of the runs. Raises UnknownTask for a task that is named twice.
     """
     plan = EvaluationPlan()
     if names is not None:
@@ -106,7 +97,9 @@ def make_plan(
                     agent = TrainedAgent.load(path)
                     target = evaluation_path(path) if output is None else RunDirectory(output).evaluation_path
                     for evaluation in _evaluations(agent, path, names, settings, plan):
-                        plan.add(Planned(argument, path, of_suite and output is None, evaluation, target))
+                        row = Planned(argument, path, of_suite and output is None, evaluation, target)
+                        if row.key not in {other.key for other in plan.rows}:
+                            plan.rows.append(row)
     return plan
 
 

@@ -18,12 +18,10 @@ from r2ac.learner.algorithms.actions import choose_actions
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done in one step of B streams."""
+    """What is done in one step of B streams: actions, int64 [B], and what the agent computed; None where none plays."""
 
     action: np.ndarray
-    """int64 [B]."""
     output: StepOutput | None = None
-    """What the agent computed; None where none plays."""
     jacobian: Tensor | None = None
     """What `Core.retention` returns of the step, [B, S]; None where it is not computed."""
 
@@ -33,13 +31,8 @@ Act = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None], Decision
 
 
 class Player:
-    """An agent that acts in B streams, with its core states.
-
-    Args:
-        random: what actions are drawn with.
-        greedy: take the most probable action instead.
-        jacobians: whether decisions have the Jacobian of the core.
-    """
+    """An agent that acts in B streams, with its core states; actions are drawn with ``random``, or with ``greedy`` are
+    the most probable ones. With ``jacobians`` decisions have the Jacobian of the core."""
 
     def __init__(
         self, agent: Agent, streams: int, random: np.random.Generator, greedy: bool = False, jacobians: bool = False
@@ -55,9 +48,7 @@ class Player:
         seen, got, first = (torch.from_numpy(array).to(self._device) for array in (observation, reward, is_first))
         words = None if instruction is None else torch.from_numpy(instruction).to(self._device)
         output = self._agent.step(seen, got, first, self._state, words)
-        jacobian = None
-        if self._jacobians:
-            jacobian = self._agent.core.retention(output.core_input, self._state, first)
+        jacobian = self._agent.core.retention(output.core_input, self._state, first) if self._jacobians else None
         self._state, logits = output.state, output.logits.cpu().numpy()
         uniforms = None if self._greedy else self._random.random(len(logits))
         return Decision(choose_actions(logits, uniforms), output, jacobian)
@@ -70,36 +61,30 @@ def at_random(num_actions: int, random: np.random.Generator) -> Act:
 
 @dataclass(frozen=True)
 class PlayedStep:
-    """One step of B streams; arrays have a row for each."""
+    """One step of B streams; arrays have a row for each. ``is_first``, ``over``, ``whole`` and ``cut`` are bool."""
 
     observation: np.ndarray
     last_reward: np.ndarray
     """What arrived with the observation, float32; in the first step of an episode it belongs to the one before."""
     is_first: np.ndarray
-    """Whether the step begins an episode of the agent, bool."""
+    """Whether the step begins an episode of the agent."""
     instructions: list[str]
     """In words; empty where the environment has none."""
     decision: Decision
     reward: np.ndarray
-    """What the action was paid, as the environment gave it."""
+    """Of the action, as the environment gave it."""
     over: np.ndarray
-    """The games that ended, bool: see `Signals.ends`."""
+    """The games that ended (see `Signals.ends`); of these ``whole`` were played to their end."""
     whole: np.ndarray
-    """Those of them that were played to their end, bool."""
     cut: np.ndarray
-    """Where a limit ended the agent's episode, not the task, bool."""
+    """Where a limit ended the agent's episode, not the task."""
 
 
 def play(
     env: VectorEnv, act: Act, timer: Callable[[], AbstractContextManager[None]] = nullcontext
 ) -> Iterator[PlayedStep]:
-    """Step ``env`` from its reset on, without end; each step is handed over before the next is made.
-
-    Args:
-        env: not reset yet; an environment is reset once.
-        act: what chooses the actions.
-        timer: makes the context of the reset, and that of each step of the environments.
-    """
+    """Step ``env``, which must not be reset yet, from its reset on, without end; each step is handed over before the
+    next is made. ``timer`` makes the context of the reset, and that of each step of the environments."""
     with timer():
         observation, info = env.reset()
     reward, is_first = np.zeros(env.num_envs, dtype=np.float32), np.ones(env.num_envs, dtype=bool)

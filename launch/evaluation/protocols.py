@@ -55,9 +55,8 @@ class Protocol:
     parts: Mapping[str, tuple[EvaluationConfig, ...]]
     """What is played of the tasks of a suite, by its name."""
     others: tuple[EvaluationConfig, ...] = ()
-    """What is played of the tasks of all other suites; nothing where the protocol does not know them."""
+    """The same for all other suites; nothing where the protocol does not know them."""
     greedy: bool = False
-    """Take the most probable action instead of drawing from the policy."""
     presets: Mapping[str, str] = field(default_factory=dict)
     """Which of a suite's presets says what an episode is; where none does, it is as in training."""
 
@@ -98,7 +97,6 @@ PROTOCOLS: dict[str, Protocol] = {
         Protocol("machado2018", {"atari": _DEFAULT}, presets={"atari": "machado2018"}),
     )
 }
-"""By name."""
 
 
 @dataclass(frozen=True)
@@ -145,10 +143,7 @@ class Settings:
         """How each part of the protocol is to be played, and the names of the settings that are not the protocol's.
 
         Where one split is asked for, only the parts of that split; where the protocol has none, as many episodes as its
-        first part.
-
-        Raises:
-            ConfigError: where the protocol does not know the task's suite, or a number is below 1.
+        first part. Raises ConfigError where the protocol does not know the task's suite, or a number is below 1.
         """
         parts = PROTOCOLS[self.protocol].parts_of(task)
         if self.split is not None:

@@ -29,8 +29,8 @@ FORMAT_VERSION = 2
 
 
 def read_evaluation(path: Path) -> tuple[Evaluation, ...]:
-    """The results in ``path``, an ``evaluation.json`` or a run that holds one, in the order in which they were begun.
-    Raises RunError where there is none, or it is damaged or of another format."""
+    """The results in ``path``, an ``evaluation.json`` or a run that holds one, in the order of their beginning. Raises
+    RunError where there is none, or it is damaged or of another format."""
     file = evaluation_path(path) if path.is_dir() else path
     try:
         return _parse(json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse), file)

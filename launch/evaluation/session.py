@@ -32,14 +32,9 @@ def play_plan(
     """Play what is missing of a plan, or until a signal comes; every seed is on file once it has ended, and no other
     evaluation may write there meanwhile. What fails is noted in the plan.
 
-    Args:
-        stall_seconds: without a step of a seed, after which the progress says so.
-        fresh: do not go on with what is on file.
-
-    Raises:
-        ConnectionFailed: if there is no Ray cluster at the address given.
-        ConfigError: if a GPU is asked for and Ray has none; for a time-out of steps in this process.
-        RunError: where a file can no longer be written.
+    After ``stall_seconds`` without a step of a seed the progress names it; with ``fresh`` what is on file is not
+    used. Raises ConnectionFailed if there is no Ray cluster at the address given, ConfigError if a GPU is asked for and
+    Ray has none and for a time-out of steps in this process, RunError where a file can no longer be written.
     """
     with ExitStack() as stack:
         files = _open_files(plan, console, fresh, stack)
@@ -113,8 +108,8 @@ def _open_files(plan: EvaluationPlan, console: Console, fresh: bool, stack: Exit
 def _outlook(missing: Sequence[Unit], seeds: int) -> str:
     """What is to be played, out of so many seeds, and how long it may take."""
     evaluations = [unit.evaluation for unit in missing]
-    line = f"{sum(each.config.episodes for each in evaluations):,} episodes to play, in {len(missing)} part"
-    line += "" if len(missing) == 1 else "s"
+    parts = "1 part" if len(missing) == 1 else f"{len(missing)} parts"
+    line = f"{sum(each.config.episodes for each in evaluations):,} episodes to play, in {parts}"
     if seeds > len(missing):
         line += f"; {seeds - len(missing)} of {seeds} seeds are on file"
     if limits := sorted({each.environment.max_episode_steps for each in evaluations} - {0}):

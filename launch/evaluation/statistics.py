@@ -62,28 +62,21 @@ class Aggregates:
 
 @dataclass(frozen=True)
 class Profile:
-    """A performance profile (section 4.2): which share of the runs scores above each threshold."""
+    """A performance profile (section 4.2): which share of the runs scores above each threshold, every task counting
+    the same; with the interval at each threshold by itself, None where every task has a single run. All are [L]."""
 
     thresholds: _Floats
-    """[L]."""
     share: _Floats
-    """[L], every task counting the same."""
     low: _Floats | None
-    """[L], the interval at each threshold by itself; None where every task has a single run."""
     high: _Floats | None
 
 
 def aggregate(scores: Scores, gamma: float = 1.0, resamples: int = _RESAMPLES, seed: int = 0) -> Aggregates:
     """IQM, mean, median and optimality gap of ``scores``, each with its 95 % stratified bootstrap interval.
 
-    Args:
-        scores: normalised scores, [runs, tasks] or task -> [runs].
-        gamma: the score from which on more is not better, in the optimality gap.
-        resamples: how often the runs are drawn again; all four statistics share the draws.
-        seed: of the draws.
-
-    Raises:
-        RunError: where the scores are empty, not of that shape or not finite, or ``resamples`` is below 1.
+    ``gamma`` is the score from which on more is not better, in the optimality gap; all four statistics share the
+    ``resamples`` draws. Raises RunError where the scores are empty, not of the shape of `Scores` or not finite, or
+    ``resamples`` is below 1.
     """
     sample = _Sample.of(scores)
     draws = _draw(sample.sizes, resamples, np.random.default_rng(seed))
@@ -103,9 +96,7 @@ def aggregate(scores: Scores, gamma: float = 1.0, resamples: int = _RESAMPLES, s
 def performance_profile(scores: Scores, thresholds: ArrayLike, resamples: int = _RESAMPLES, seed: int = 0) -> Profile:
     """F(tau) = mean over tasks of the share of runs with score > tau (section 4.2), with its pointwise 95 % band.
 
-    Args:
-        thresholds: tau, [L].
-        scores, resamples, seed: as `aggregate` takes them; it raises the same errors.
+    ``thresholds`` are the tau, [L]; the other arguments and the errors are those of `aggregate`.
     """
     sample = _Sample.of(scores)
     taus = np.asarray(thresholds, dtype=np.float64).reshape(-1)
@@ -142,19 +133,15 @@ def probability_of_improvement(x: Scores, y: Scores, resamples: int = _RESAMPLES
     if draws_x is not None or draws_y is not None:
         drawn = statistic(ours.weights if draws_x is None else draws_x, theirs.weights if draws_y is None else draws_y)
     estimate = _estimate(statistic(ours.weights, theirs.weights), drawn, ours)
-    return Estimate(estimate.value, estimate.low, estimate.high, min(ours.runs, theirs.runs), estimate.tasks)
+    return Estimate(estimate.value, estimate.low, estimate.high, min(ours.sizes + theirs.sizes), estimate.tasks)
 
 
 def bootstrap_mean(values: ArrayLike, resamples: int = _RESAMPLES, seed: int = 0) -> tuple[_Floats, _Floats] | None:
-    """The 95 % percentile bootstrap interval of the mean over runs, at every point by itself.
+    """The 95 % percentile bootstrap interval of the mean over runs, [R, P] -> lower and upper end, [P] each.
 
-    Args:
-        values: [runs, P], such as learning curves at P points, which share the draws.
-
-    Returns:
-        Lower and upper end, [P] each; None for a single run. Of few runs the interval is too narrow: that of 3 runs
-        is from the lowest to the highest, between which the true mean lies in about three cases of four. Raises
-        RunError as `aggregate` does.
+    The P points, such as those of learning curves, share the draws; None for a single run. Of few runs the interval is
+    too narrow: that of 3 runs is from the lowest to the highest, between which the true mean lies in about three cases
+    of four. Raises RunError as `aggregate` does.
     """
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 2 or not array.size or not np.isfinite(array).all():
@@ -165,13 +152,11 @@ def bootstrap_mean(values: ArrayLike, resamples: int = _RESAMPLES, seed: int = 0
 
 @dataclass(frozen=True)
 class _Sample:
-    """Scores of all runs, task after task, in rising order within a task."""
+    """Scores x [M] of all runs, task after task, in rising order within a task, and the runs of each task."""
 
     tasks: tuple[str, ...]
     x: _Floats
-    """[M]."""
     sizes: tuple[int, ...]
-    """Runs of each task."""
 
     @classmethod
     def of(cls, scores: Scores) -> _Sample:
@@ -185,10 +170,6 @@ class _Sample:
         tasks = tuple(sorted(by_task))
         columns = [np.sort(by_task[task]) for task in tasks]
         return cls(tasks, np.concatenate(columns), tuple(len(column) for column in columns))
-
-    @property
-    def runs(self) -> int:
-        return min(self.sizes)
 
     @property
     def slices(self) -> list[slice]:
@@ -221,8 +202,7 @@ def _by_task(scores: Scores) -> dict[str, NDArray[Any]]:
 
 def _weights(sizes: Sequence[int]) -> _Floats:
     """[M]: 1 / (K n_k) for each run, from the n_k of the K tasks."""
-    array = np.asarray(sizes)
-    return 1.0 / (len(array) * np.repeat(array, array).astype(np.float64))
+    return 1.0 / (len(sizes) * np.repeat(sizes, sizes).astype(np.float64))
 
 
 def _draw(sizes: Sequence[int], resamples: int, generator: np.random.Generator) -> _Floats | None:
@@ -250,7 +230,7 @@ def _interquartile_mean(x: _Floats, weights: _Floats) -> _Floats:
 
 def _estimate(value: _Floats, drawn: _Floats | None, sample: _Sample) -> Estimate:
     low, high = (None, None) if drawn is None else map(float, _interval(drawn))
-    return Estimate(float(value[0]), low, high, sample.runs, len(sample.tasks))
+    return Estimate(float(value[0]), low, high, min(sample.sizes), len(sample.tasks))
 
 
 def _interval(drawn: Sequence[Any] | _Floats) -> tuple[Any, Any]:

@@ -17,19 +17,15 @@ from r2ac.launch.runtime.progress import short_count
 
 _COLUMNS = ("run", "task", "split", "agent", "steps", "episodes", "return", "normalised")
 _NUMBERS = ("steps", "episodes", "return", "normalised")
-
-
 Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
 class TaskMeans:
-    """The normalised returns of several tasks, averaged."""
+    """The normalised returns of several tasks (those that have reference scores), averaged."""
 
     tasks: int
-    """Those that have reference scores."""
     normalised_return: float
-    """Mean over the tasks."""
     capped_normalised_return: float
     """The same, each task counting 1 at most: with all tasks of dmlab-30 it is the score of DMLab-30."""
 
@@ -59,8 +55,7 @@ def print_evaluations(
     console: Console, rows: Sequence[tuple[str, Evaluation]], means: Sequence[tuple[str, TaskMeans]]
 ) -> None:
     """The protocol, one line for each result under the name of its run, and the means over tasks by their names."""
-    statements = list(dict.fromkeys(_statement(evaluation) for _, evaluation in rows))
-    for statement in statements:
+    for statement in dict.fromkeys(_statement(evaluation) for _, evaluation in rows):
         console.print(statement, style="bold", markup=False, soft_wrap=True)
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     for column in _COLUMNS:
@@ -96,8 +91,7 @@ def evaluation_markdown(evaluations: Sequence[Evaluation], means: Sequence[tuple
 
 def _protocol(evaluation: Evaluation) -> str:
     """The name of the protocol, and what is not as it says."""
-    changed = f" with other {', '.join(evaluation.changed)}" if evaluation.changed else ""
-    return f"{evaluation.protocol}{changed}"
+    return evaluation.protocol + (f" with other {', '.join(evaluation.changed)}" if evaluation.changed else "")
 
 
 def _statement(evaluation: Evaluation) -> str:

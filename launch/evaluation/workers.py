@@ -31,30 +31,26 @@ _REPORT_SECONDS = 0.25
 _PATIENCE = 6.0
 _RESTARTS = 3
 
-Agents = Mapping[Path, TrainedAgent]
-"""By the paths of their checkpoints."""
+Agents = Mapping[Path, TrainedAgent]  # by the paths of their checkpoints
 
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """What is played in one piece: one seed of a result."""
+    """One seed of the planned result ``row``, played in one piece; of ``evaluation`` only the settings matter."""
 
     row: int
-    """Which of the planned results."""
     seed: int
     evaluation: Evaluation
-    """The result, of which only the settings matter."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """Where units are played."""
+    """Where units are played; ``gpu``: each Ray task needs a share of a GPU."""
 
     number: int | None = None
     """Ray tasks side by side; 0: this process; None: as many as Ray has cores, or this process where it is quick."""
     ray_address: str = "local"
     gpu: bool = False
-    """Whether each task needs a share of a GPU."""
 
 
 def check_can_be_ended(units: Sequence[Unit], workers: Workers) -> None:
@@ -72,11 +68,8 @@ def play_units(
 ) -> Generator[tuple[Unit, UnitReport], None, None]:
     """Play the units and report how far each has come; what is played does not depend on where.
 
-    A unit that fails ends the work on its result, and on nothing else. When a signal has come the reports end.
-
-    Raises:
-        ConnectionFailed: if there is no Ray cluster at the address given.
-        ConfigError: if a GPU is asked for and Ray has none.
+    A unit that fails ends the work on its result, and on nothing else. When a signal has come the reports end. Raises
+    ConnectionFailed if there is no Ray cluster at the address given, ConfigError if a GPU is asked for but missing.
     """
     left = list(units)
     # What does not come back can be ended in another process only.
@@ -217,9 +210,7 @@ def _failure(error: Exception, unit: Unit) -> EvaluationFailure:
         return EvaluationFailure(str(error), bad_input=True)
     if isinstance(error, EnvironmentFailed):
         # The sentence names the task.
-        return EvaluationFailure(
-            f"{unit.evaluation.checkpoint}: {with_details_kept(error)}", bad_input=error.never_worked
-        )
+        return EvaluationFailure(f"{unit.evaluation.checkpoint}: {with_details_kept(error)}", error.never_worked)
     where = f"{unit.evaluation.checkpoint} on {unit.evaluation.task}"
     if isinstance(error, EngineFailed):
         return EvaluationFailure(f"{where}: {error}", bad_input=False)
