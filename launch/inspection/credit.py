@@ -47,7 +47,6 @@ class Reach:
     """What a stream of rollouts says about the gradient by the recurrent parameters; means over the measured ones."""
 
     measured: int
-    """Rollouts that were measured."""
     boundary_norm: float
     """|boundary|, what RTRL adds."""
     inside_norm: float
@@ -95,16 +94,11 @@ def truncation_points(warm_up: int) -> list[int]:
 def measure_reach(agent: Agent, config: LearnerConfig, rollouts: Iterable[Rollout[np.ndarray]], warm_up: int) -> Reach:
     """Carry sensitivities over consecutive rollouts, learn nothing, and take the gradients apart.
 
-    Args:
-        agent: with a core for RTRL; its weights stay, and so the exact gradient is that of the present weights. What
-            lies outside the recurrence gets no gradient any more.
-        config: of the losses.
-        rollouts: all of the same streams, in order, and of one length T.
-        warm_up: rollouts before the first that is measured, at least 1; deepest truncation is the largest power of two
-            that is no larger.
-
-    Raises:
-        ValueError: for no rollout beyond the warm-up, or a core that is not trained by RTRL.
+    The weights of ``agent``, whose core must be one for RTRL, stay, and so the exact gradient is that of the present
+    weights; what lies outside the recurrence gets no gradient any more. ``config`` is that of the losses. ``rollouts``
+    are all of the same streams, in order, and of one length T; ``warm_up`` (at least 1) of them come before the first
+    that is measured. The deepest truncation is the largest power of two that is no larger. Raises ValueError for no
+    rollout beyond the warm-up, or a core that is not trained by RTRL.
     """
     core = agent.core
     if not core.uses_rtrl:
@@ -169,7 +163,7 @@ class _Findings:
     def means(self, steps: int) -> Reach:
         if not self._rows:
             raise ValueError("there is no rollout beyond the warm-up")
-        boundary, inside, angle, *pairs = np.mean(self._rows, axis=0).tolist()
+        boundary, inside, cosine, *pairs = np.mean(self._rows, axis=0).tolist()
         truncations = [
             Truncation(k, k * steps, error, share)
             for k, error, share in zip(self._points, pairs[::2], pairs[1::2], strict=True)
@@ -178,7 +172,7 @@ class _Findings:
             measured=len(self._rows),
             boundary_norm=boundary,
             inside_norm=inside,
-            cosine=angle,
+            cosine=cosine,
             credit_horizon=self._way / self._credit if self._credit else 0.0,
             truncations=tuple(truncations),
             jacobians=np.concatenate(self._jacobians),

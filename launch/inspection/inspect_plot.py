@@ -21,8 +21,7 @@ from r2ac.launch.watching.pictures import save_figure
 EXTENSIONS = (".png", ".svg", ".pdf")
 _PARTS = {"boundary_norm": ("boundary term", "#D55E00"), "inside_norm": ("inside the rollout (TBPTT)", "#0072B2")}
 _MOST_LABELS = 8
-_LEAST_ERROR = 1e-4
-"""Lower end of the error axis: smaller errors are rounding of float32."""
+_LEAST_ERROR = 1e-4  # smaller ones are rounding of float32
 
 
 def draw_inspections(
@@ -30,10 +29,10 @@ def draw_inspections(
 ) -> None:
     """A row of three panels for each run, or checkpoint that was named by itself, by the files that results go to.
 
-    Left: the norms of the boundary term and of the gradient inside the rollout, as lines from the run's metrics where
-    it has measured them (a trailing mean over 2 % of the run), and as points from its checkpoints, oldest first.
-    Middle: the error of a gradient that stops some steps before the rollout, against these steps, a line for each
-    checkpoint. Right: the units' half-lives, by rank. Raises RunError if it cannot be written.
+    Left: the norms of the boundary term and of the gradient inside the rollout: lines from the run's metrics, where it
+    has measured them (a trailing mean over 2 % of the run), and points from its checkpoints. Middle: the error of a
+    gradient that stops some steps before the rollout, one line a checkpoint. Right: the units' half-lives, by rank.
+    Raises RunError if it cannot be written.
     """
     figure = Figure(figsize=(14.5, 4.6 * len(runs)), layout="constrained", facecolor="white")
     rows = figure.subfigures(len(runs), 1, squeeze=False).ravel()
@@ -114,8 +113,7 @@ def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
 
 def _finish(axes: Axes, title: str, x: str, y: str) -> None:
     axes.set_title(title, loc="left", fontsize=10.5, fontweight="bold")
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set(xlabel=x, ylabel=y)
     axes.grid(color="#e6e6e6", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

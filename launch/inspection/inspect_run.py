@@ -77,12 +77,11 @@ class Inspection:
 
 
 def checkpoints_at(path: Path) -> list[Path]:
-    """The checkpoint at ``path``, or all that the run at ``path`` has kept, oldest first. Raises RunDirectoryError if
-    ``path`` is a directory that holds no run, or nothing at all; CheckpointError if the run has no checkpoint yet."""
+    """The checkpoint at ``path``, or all that the run there has kept, oldest first. Raises RunDirectoryError where
+    there is neither, CheckpointError if the run has no checkpoint yet."""
     if path.is_file():
         return [path]
-    folder = RunDirectory.open(path, for_writing=False).checkpoints
-    newest = latest_checkpoint(folder)
+    newest = latest_checkpoint(RunDirectory.open(path, for_writing=False).checkpoints)
     # The names count steps, in at least twelve digits.
     return sorted(newest.parent.glob("step_*.safetensors"), key=lambda file: (len(file.name), file.name))
 
@@ -99,10 +98,9 @@ def results_path(path: Path) -> Path:
 def inspect_checkpoint(path: Path, config: InspectConfig, report: Callable[[int], object]) -> Inspection:
     """Play rollouts with the weights of the checkpoint at ``path`` and take their gradients apart.
 
-    The episodes are some of the training's, and follow from the settings alone. What RTRL adds is measured for an agent
-    that was trained by TBPTT as well. ``report`` is called with the number of rollouts that have been played. Raises
-    ConfigError for a core that RTRL cannot train or settings that do not fit, and CheckpointError, UnknownTask,
-    MissingPackage.
+    The episodes are some of the training's, and follow from the settings alone; RTRL's part is measured for agents that
+    were trained by TBPTT as well. ``report`` is called with the number of rollouts played. Raises ConfigError for a
+    core that RTRL cannot train or settings that do not fit, and CheckpointError, UnknownTask, MissingPackage.
     """
     trained = TrainedAgent.load(path)
     training = trained.training

@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from r2ac.launch.evaluation.plan import BAD_INPUT
 from r2ac.launch.inspection.inspect_config import InspectConfig
@@ -29,21 +29,23 @@ from r2ac.learner.checkpoint import CheckpointError
 
 
 def inspect_runs(config: InspectConfig, console: Console) -> int:
-    """Inspect all checkpoints of runs, or checkpoints; the figure is ``output``, or lies in the first run.
-
-    Returns:
-        0 where everything has been inspected, 1 where a part could not be, 2 where nothing could.
-    """
+    """Inspect all checkpoints of runs, or checkpoints; the figure is ``output``, or lies in the first run. Returns 0
+    where everything has been inspected, 1 where a part could not be, 2 where nothing could."""
     failures: list[str] = []
-    found = _find(config.runs, failures)
+    found: dict[Path, list[Path]] = {}
+    for path in config.runs:
+        try:
+            known = found.get(results_path(path), [])
+            found[results_path(path)] = list(dict.fromkeys([*known, *checkpoints_at(path)]))
+        except BAD_INPUT as error:
+            failures.append(str(error))
     if found:
         check_output(config.output or next(iter(found)).with_suffix(".png"), EXTENSIONS)
 
     inspected: dict[Path, list[Inspection]] = {}
     for results, checkpoints in found.items():
         try:
-            inspections = _inspect_all(checkpoints, config, console, failures)
-            if inspections:
+            if inspections := _inspect_all(checkpoints, config, console, failures):
                 _print(console, results.parent, inspections)
                 write_inspection(inspections, results)
                 inspected[results] = inspections
@@ -62,18 +64,6 @@ def inspect_runs(config: InspectConfig, console: Console) -> int:
     names = ["results" if len(inspected) == 1 else f"results {n}" for n in range(1, len(inspected) + 1)]
     print_table(console, "inspected", [], {**dict(zip(names, inspected, strict=True)), "figure": figure})
     return 1 if failures else 0
-
-
-def _find(paths: Sequence[Path], failures: list[str]) -> dict[Path, list[Path]]:
-    """Where the results go -> the checkpoints to inspect."""
-    found: dict[Path, list[Path]] = {}
-    for path in paths:
-        try:
-            known = found.get(results_path(path), [])
-            found[results_path(path)] = list(dict.fromkeys([*known, *checkpoints_at(path)]))
-        except BAD_INPUT as error:
-            failures.append(str(error))
-    return found
 
 
 def _inspect_all(
@@ -110,7 +100,7 @@ def _print(console: Console, folder: Path, inspections: Sequence[Inspection]) ->
 
 def _parts(inspections: Sequence[Inspection]) -> Table:
     """Norms of the two parts, and half-lives."""
-    lives = "half-life " + "/".join(str(at) for at in PERCENTILES) + " %"
+    lives = f"half-life {'/'.join(map(str, PERCENTILES))} %"
     table = _table("steps", "boundary", "inside", "ratio", "cosine", "horizon", lives)
     for each in inspections:
         reach = each.reach
@@ -126,7 +116,5 @@ def _parts(inspections: Sequence[Inspection]) -> Table:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+    headers = (Column(column, justify="right", no_wrap=True) for column in columns)
+    return Table(*headers, box=None, padding=(0, 2, 0, 0), pad_edge=False)
