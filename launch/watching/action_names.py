@@ -30,12 +30,8 @@ _DMLAB = {
 
 
 def action_names(task: str, env: VectorEnv) -> tuple[str, ...]:
-    """The name of every action: its meaning where the suite or the engine knows it, else its number.
-
-    Args:
-        task: full name.
-        env: the task's environment, as `make_vector` makes it.
-    """
+    """The name of every action: its meaning where the suite or the engine knows it, else its number. ``env`` is the
+    task's environment, as `make_vector` makes it."""
     number = int(env.single_action_space.n)  # type: ignore[attr-defined]
     suite, _, name = task.partition("/")
     names = _known(suite, name, number, env.unwrapped)

@@ -38,22 +38,19 @@ from r2ac.launch.watching.pictures import (
 _BLUE, _PALE = "#0072B2", "#f2f2f2"
 # Pixels.
 _WIDTH, _CHART, _BARS, _ROW = 430, 130, 380, 24
+# Curves are drawn this many times too large and shrunk: Pillow does not smooth edges.
 _SMOOTHING = 3
-"""Curves are drawn this many times too large and shrunk: Pillow does not smooth edges."""
-_MOST_ROWS = 20
-"""Up to so many features and actions have a line each."""
+_MOST_ROWS = 20  # of features and actions that have a line each
 _SHEET_FRAMES, _SHEET_COLUMNS = 12, 2
 
 
 @dataclass(frozen=True)
 class Film:
-    """Episodes, and what is the same in all their frames."""
+    """At least one episode, and what is the same in all frames; ``about`` says who plays, and how."""
 
     episodes: tuple[PlayedEpisode, ...]
-    """At least one."""
     task: str
     about: str
-    """Who plays, and how."""
     action_names: tuple[str, ...]
     stacked: int = 1
     """How many observations are stacked in one; the newest is shown."""
@@ -66,11 +63,6 @@ class Film:
         return (low, high) if high > low else (0.0, 1.0)
 
     @property
-    def instructions(self) -> set[str]:
-        """The instructions of all of them."""
-        return {told for episode in self.episodes for told in episode.instructions}
-
-    @property
     def observation_range(self) -> tuple[float, float]:
         """The least and the greatest number in the observations of all episodes, and 0."""
         low = min(float(episode.observations.min()) for episode in self.episodes)
@@ -79,8 +71,7 @@ class Film:
 
 
 def draw_film(film: Film, output: Path, fps: int) -> None:
-    """Write a video (.gif, .mp4) of all steps, ``fps`` a second, or a contact sheet (.png) of a dozen of them. Raises
-    RunError if it cannot be written."""
+    """Write a video of all steps, or a contact sheet of a dozen of them, as `write` does; raises as it does."""
     write(output, fps, lambda: contact_sheet(film), lambda: frames(film, hold=fps))
 
 
@@ -114,7 +105,8 @@ def frame(film: Film, number: int, step: int) -> Image.Image:
     episode = film.episodes[number]
     left = _observation(film, episode, step)
     if episode.instructions:
-        left = with_instruction(left, episode.instructions[step], film.instructions)
+        others = {each for played in film.episodes for each in played.instructions}
+        left = with_instruction(left, episode.instructions[step], others)
     right = stacked([_numbers(episode, step), _chart(film, episode, step), _policy(film, episode, step)])
     top = MARGIN + TITLE + TEXT + 24
     size = (left.width + right.width + 3 * MARGIN, top + max(left.height, right.height) + MARGIN)

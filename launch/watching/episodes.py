@@ -21,7 +21,10 @@ from r2ac.launch.runtime.step_timer import step_limit
 
 @dataclass(frozen=True)
 class PlayedEpisode:
-    """The S steps of one episode of one stream (of a whole game, where the agent's episodes are lives)."""
+    """The S steps of one episode of one stream (of a whole game, where the agent's episodes are lives).
+
+    The actions are int64 [S], the value estimates float32 [S], the probabilities of A actions float64 [S, A].
+    """
 
     complete: bool
     """Whether the episode ended; else it was cut off by the number of steps to play, or with a lost engine."""
@@ -30,13 +33,10 @@ class PlayedEpisode:
     is_first: np.ndarray
     """Where the agent's state was zeroed before the step, bool [S]."""
     actions: np.ndarray
-    """int64 [S]."""
     rewards: np.ndarray
-    """What each action was paid, as the environment gave it, float64 [S]."""
+    """Of each action, as the environment gave it, float64 [S]."""
     values: np.ndarray
-    """float32 [S]."""
     probabilities: np.ndarray
-    """float64 [S, A]."""
     cells: np.ndarray
     """c_t, the core's state after each step, float32 [S, N]; N, its size, is 0 where the core remembers nothing."""
     jacobians: np.ndarray
@@ -55,7 +55,6 @@ class Scene:
     task: str
     options: Any
     seed: int
-    """Of the environment and of what is drawn."""
     split: Split = "test"
     max_steps: int = 1000
     """The most steps of a stream; what is under way then is cut off."""
@@ -113,10 +112,7 @@ def gather_episodes(
     steps: Iterator[PlayedStep], streams: int, episodes: int, report: Callable[[int, int], None]
 ) -> list[PlayedEpisode]:
     """``episodes`` episodes out of steps of an agent with Jacobians; what is under way at their end is handed over too.
-
-    Args:
-        report: called with the episodes played and the episodes in all whenever one ends.
-    """
+    ``report`` is called with the episodes played and the episodes in all whenever one ends."""
     share = shares(episodes, streams)
     under_way: list[list[tuple]] = [[] for _ in range(streams)]
     played: list[PlayedEpisode] = []

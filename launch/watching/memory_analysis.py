@@ -30,13 +30,8 @@ class CueMemory:
     """How the states of E episodes tell K cues apart."""
 
     cues: np.ndarray
-    """The cue of each episode, 0 … K - 1, int64 [E], by its first observation [E, ...].
-
-    Cues are the distinct first observations in lexicographic order, the greatest first (one-hot ones by their number).
-    Raises NoCues unless there are 2 to 8 of them, each in at least two episodes.
-    """
+    """The cue of each episode, int64 [E]: see :func:`cue_groups`; each has one of the ``labels``."""
     labels: tuple[str, ...]
-    """Of each cue."""
     decision_step: int | None
     """The step at which the cues are told apart; None for the last one of each episode."""
     states: np.ndarray
@@ -64,15 +59,9 @@ def separation(states: np.ndarray, cues: np.ndarray, noise: float = RESOLUTION) 
         spread^2 = B = sum_k p_k (m_k - m)^2      W = sum_k p_k v_k      separation = B / (B + W + noise^2)
 
     with p_k the share of the episodes that have cue k, m_k and v_k the mean and the variance (n) of their states, and m
-    the mean of all. 0: the states do not depend on the cue; 1: on nothing else.
-
-    Args:
-        states: of N units, one of each episode, [E, N].
-        cues: the number of the cue, int64 [E].
-        noise: standard deviation of the noise that states are read with, above 0.
-
-    Returns:
-        The separation and the spread, float64 [N] each.
+    the mean of all. 0: the states do not depend on the cue; 1: on nothing else. ``states`` of N units are [E, N], one
+    of each episode, and ``cues`` their numbers, int64 [E]; ``noise``, above 0, is the standard deviation of the noise
+    that states are read with. Returns the separation and the spread, float64 [N] each.
     """
     states = states.astype(np.float64)
     between, within = np.zeros(states.shape[1]), np.zeros(states.shape[1])
@@ -85,12 +74,8 @@ def separation(states: np.ndarray, cues: np.ndarray, noise: float = RESOLUTION) 
 
 
 def nearest_mean_accuracy(states: np.ndarray, cues: np.ndarray) -> float:
-    """How often the cue is that whose mean state is the nearest, each episode left out of its own cue's mean.
-
-    Args:
-        states: one of each episode, [E, N].
-        cues: the number of the cue, 0 … K - 1, int64 [E]; each at least twice.
-    """
+    """How often the cue is that whose mean state is the nearest, each episode left out of its own cue's mean, from the
+    episodes' states [E, N] and their cues 0 … K - 1, int64 [E]; each cue must occur at least twice."""
     states = states.astype(np.float64)
     member = np.eye(int(cues.max()) + 1)[cues]
     counts, sums = member.sum(axis=0), member.T @ states
@@ -102,11 +87,8 @@ def nearest_mean_accuracy(states: np.ndarray, cues: np.ndarray) -> float:
 
 def half_lives(jacobians: np.ndarray) -> np.ndarray:
     """After how many steps half of a small change of a unit's state is left: ln 2 / -ln g, with g the geometric mean of
-    |a_t| over steps and episodes; infinite where g is 1 or more, 0 where some a_t is 0, nan where there is no step.
-
-    Args:
-        jacobians: a_t = dc_t/dc_{t-1} of N units, [steps, N].
-    """
+    |a_t| over the steps of ``jacobians``, a_t = dc_t/dc_{t-1} [steps, N]; infinite where g is 1 or more, 0 where some
+    a_t is 0, nan where there is no step."""
     if not len(jacobians):
         return np.full(jacobians.shape[1], math.nan)
     with np.errstate(divide="ignore"):
@@ -117,20 +99,16 @@ def half_lives(jacobians: np.ndarray) -> np.ndarray:
 def carried(episodes: Sequence[PlayedEpisode], steps: Sequence[range] | None = None) -> np.ndarray:
     """The Jacobians, [steps, N], of all steps before which the state was not zeroed, or of some ``steps`` of each
     episode."""
-    chosen = steps or [range(len(episode)) for episode in episodes]
-    rows = [
-        episode.jacobians[own][~episode.is_first[own]] for episode, own in zip(episodes, map(list, chosen), strict=True)
-    ]
-    return np.concatenate(rows)
+    chosen = map(list, steps or [range(len(episode)) for episode in episodes])
+    pairs = zip(episodes, chosen, strict=True)
+    return np.concatenate([episode.jacobians[own][~episode.is_first[own]] for episode, own in pairs])
 
 
 def cue_groups(first_observations: np.ndarray) -> np.ndarray:
     """The cue of each episode, 0 … K - 1, int64 [E], by its first observation [E, ...].
 
     Cues are the distinct first observations in lexicographic order, the greatest first (one-hot ones by their number).
-
-    Raises:
-        NoCues: unless there are 2 to 8 of them, each in at least two episodes.
+    Raises NoCues unless there are 2 to 8 of them, each in at least two episodes.
     """
     flat = first_observations.reshape(len(first_observations), -1)
     distinct, group = np.unique(flat, axis=0, return_inverse=True)
@@ -155,10 +133,9 @@ def cue_labels(first_observations: np.ndarray, cues: np.ndarray) -> tuple[str, .
 def cue_memory(episodes: Sequence[PlayedEpisode], decision_step: int | None, seed: int) -> CueMemory:
     """What whole episodes say about the memory of their cues; those that were cut off are left out.
 
-    Args:
-        decision_step: the step at which the cues are told apart; None for the last one of each episode. Raises
-            ConfigError for one beyond an episode's end, and NoCues where there are none.
-        seed: of the noise that states are read with, the same for all steps of an episode.
+    At ``decision_step`` the cues are told apart; None: at the last one of each episode. Raises ConfigError for one
+    beyond an episode's end, and NoCues where there are none. ``seed`` is that of the noise that states are read with,
+    the same for all steps of an episode.
     """
     whole = [episode for episode in episodes if episode.complete]
     if not whole:

@@ -160,8 +160,7 @@ def _name(axes: Axes, title: str, x: str, y: str, note: str = "") -> None:
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold")
     if note:
         axes.set_title(note, loc="right", fontsize=8.5, color=GREY)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    axes.set(xlabel=x, ylabel=y)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(LINE)
     axes.tick_params(color=LINE, labelcolor="#404040")

@@ -22,11 +22,10 @@ _SIDE = 160  # pixels, of the smaller side of an enlarged image, or nearly so
 
 @dataclass(frozen=True)
 class Gif:
-    """An animated GIF."""
+    """An animated GIF; ``size`` is its width and height."""
 
     data: bytes
     size: tuple[int, int]
-    """Width and height."""
     frames: int
 
 

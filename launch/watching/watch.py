@@ -24,9 +24,8 @@ class Moment:
     """What arrived with the observation; in the first step of an episode it belongs to the episode before."""
     is_first: bool
     action: int
-    """What was done in this step."""
     instruction: str = ""
-    """The instruction, in words; empty where there is none."""
+    """In words; empty where there is none."""
 
 
 @dataclass(frozen=True)

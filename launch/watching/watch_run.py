@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import closing
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import find_task
@@ -103,9 +103,9 @@ def _told(memory: CueMemory) -> list[tuple[str, object]]:
 
 def _table(memory: CueMemory) -> Table:
     """The units that tell the cues apart best."""
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
-    for name in ("unit", "separation", "spread", "half-life in steps"):
-        table.add_column(name, justify="right", no_wrap=True)
+    names = ("unit", "separation", "spread", "half-life in steps")
+    headers = (Column(name, justify="right", no_wrap=True) for name in names)
+    table = Table(*headers, box=None, padding=(0, 1), pad_edge=False)
     for unit in memory.order[:_TABLE_UNITS]:
         numbers = f"{memory.separation[unit]:.4f}", f"{memory.spread[unit]:.3f}"
         table.add_row(str(unit), *numbers, life_text(memory.half_lives[unit]))
