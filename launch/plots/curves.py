@@ -79,11 +79,8 @@ def make_panels(
     """One panel for each task, with a curve for each group that has measured it; in the order of the groups.
 
     ``smoothing`` is the window of the trailing mean that each run is smoothed by, in units of x; None: about 2 % of the
-    longest run of the task. ``left_out`` takes a sentence for each run without a curve, and for each group whose runs
-    cannot be averaged, in place of the error.
-
-    Raises:
-        RunDirectoryError: where a run is damaged or has not measured ``metric`` over x, or runs share no range of x.
+    longest run of the task. Raises RunDirectoryError where a run is damaged or has not measured ``metric`` over x, or
+    runs share no range of x; ``left_out`` takes the sentences of these errors instead.
     """
     points: dict[Path, dict[str, Curve]] = {}
     for group in groups:
@@ -121,10 +118,8 @@ def read_curves(run: Path, task: str, x: Axis, metric: str) -> dict[str, Curve]:
 
     A run that is trained on several tasks (``task`` is then a list, see `find_tasks`) has measured the return of each:
     of ``episode_return`` there is a curve for each of them. Of all else there is one, under ``task`` as it stands. The
-    points are those of ``metrics.jsonl``, or, where there is none, of the TensorBoard event files.
-
-    Raises:
-        RunDirectoryError: where the run is damaged or has not measured ``metric`` over x.
+    points are those of ``metrics.jsonl``, or, where there is none, of the TensorBoard event files. Raises
+    RunDirectoryError where the run is damaged or has not measured ``metric`` over x.
     """
     axis, unit = AXES[x]
     points: dict[str, Curve] = {}
@@ -178,16 +173,11 @@ def _csv_rows(panel: Panel) -> Iterator[tuple[object, ...]]:
 
 
 def mean_curve(curves: Sequence[Curve], grid: _Floats, band: Band) -> tuple[_Floats, tuple[_Floats, _Floats] | None]:
-    """The mean over the curves, each interpolated linearly at ``grid`` [G], and a band around it.
+    """The mean [G] over the curves, each interpolated linearly at ``grid`` [G] (see `shared_grid`), and the lower and
+    upper edge of a band, [G] each; None in place of these for a single curve.
 
-    The grid must lie within the range that all the curves share (see `shared_grid`).
-
-    Args:
-        band: over n curves, ``std``: mean ± the standard deviation of a sample, sqrt(sum((y - mean)^2) / (n - 1));
-            ``stderr``: mean ± that over sqrt(n); ``bootstrap``: the 95 % interval of the mean (`bootstrap_mean`).
-
-    Returns:
-        The mean [G], and the lower and upper edge, [G] each; None in place of these for a single curve.
+    ``band``, over n curves: ``std``: mean ± the standard deviation of a sample, sqrt(sum((y - mean)^2) / (n - 1));
+    ``stderr``: mean ± that over sqrt(n); ``bootstrap``: the 95 % interval of the mean (`bootstrap_mean`).
     """
     values = np.stack([np.interp(grid, x, y) for x, y in curves])
     mean = values.mean(axis=0)
@@ -222,7 +212,6 @@ def smooth(curve: Curve, window: float) -> Curve:
 
 
 def _group_curve(label: str, group: RunGroup, smoothed: Mapping[Path, Curve], x: Axis, band: Band) -> GroupCurve:
-    """``smoothed``: of every run of the panel."""
     runs, seeds = zip(*(pair for pair in zip(group.runs, group.seeds, strict=True) if pair[0] in smoothed), strict=True)
     curves = tuple(smoothed[run] for run in runs)
     grid = shared_grid(curves)

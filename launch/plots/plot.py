@@ -51,21 +51,12 @@ def plot_runs(
     returns its path.
 
     One panel a task, one colour a group of runs (`group_runs`); a group of several seeds is drawn as its mean with a
-    band (`mean_curve`), over the range that all its seeds share.
+    band (`mean_curve`), over the range that all its seeds share. ``lines`` (task -> name -> return) replace the
+    reference scores of each task, and ``smoothing`` is as `make_panels` takes it.
 
-    Args:
-        runs: run directories of r2ac, directories that hold some, and directories with TensorBoard event files.
-        smoothing: window of the trailing mean that each run is smoothed by, in units of x (None: about 2 % of the
-            longest run of the task; 0: none).
-        lines: task -> name -> return, drawn as lines; None: the reference scores of each task.
-        paper: also draw the paper's results.
-        left_out: takes a sentence for each run that cannot be drawn beside the others, in place of the error.
-
-    Raises:
-        RunDirectoryError: where a run is missing, damaged or has not measured ``metric``; with ``left_out`` the last of
-            these errors, where no run is left.
-        RunError: where the extension, x or the band is unknown, no run is given, the paper has no results of these
-            tasks, or ``output`` cannot be written.
+    Raises RunDirectoryError where a run is missing, damaged or has not measured ``metric``; ``left_out`` takes the
+    sentences of these errors instead, as long as a run is left. Raises RunError for what else cannot be drawn or
+    written.
     """
     output = Path(output)
     _check(output, x, metric, smoothing, band, paper)

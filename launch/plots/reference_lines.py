@@ -26,10 +26,7 @@ class Line:
 
 def reference_lines(task: str, groups: Iterable[RunGroup]) -> list[Line]:
     """The reference scores of a task, for the options that the groups were trained with; none where none are published.
-
-    Raises:
-        InvalidOption: where a run has options that its suite does not allow.
-    """
+    Raises InvalidOption where a run has options that its suite does not allow."""
     try:
         found = find_task(task)
     except UnknownTask:

@@ -193,7 +193,6 @@ def _short(name: str, length: int = 52) -> str:
 
 
 def _finish_rows(axes: Axes, x_label: str, bottom: float, top: float, lines: Sequence[float]) -> None:
-    """``lines``: values with a vertical line."""
     axes.set_ylim(bottom, top)
     for value in lines:
         axes.axvline(value, **_REFERENCE)

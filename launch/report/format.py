@@ -64,5 +64,4 @@ def listed(names: Iterable[object], most: int = 8) -> str:
 
 
 def capitalised(text: str) -> str:
-    """With a capital letter in front."""
     return text[0].upper() + text[1:]

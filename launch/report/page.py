@@ -37,20 +37,10 @@ def write_report(
     now: datetime | None = None,
     left_out: list[str] | None = None,
 ) -> Path:
-    """Write one HTML page about ``runs`` into ``output`` and return its path.
+    """Write one HTML page about ``runs``, compared with ``baseline``, into ``output`` and return its path.
 
-    The page says what is missing or damaged in a run, beside what there is.
-
-    Args:
-        runs: run directories, or directories that hold some.
-        baseline: the same; what the runs are compared with.
-        title: of the page; the tasks if empty.
-        episodes: also play an episode with an agent of each configuration.
-        now: when the page is made.
-        left_out: takes a sentence for each path that is no run, in place of the error.
-
-    Raises:
-        RunError: where one of them is no run, or with ``left_out`` none of them is; or ``output`` cannot be written.
+    The page names what is missing or damaged in a run. Raises RunError where a path is no run (``left_out`` takes the
+    sentences instead, as long as a run is left), or ``output`` cannot be written.
     """
     if output.suffix.lower() not in EXTENSIONS:
         raise RunError(f"a report cannot be written to {output}: its name must end in {', '.join(EXTENSIONS)}")

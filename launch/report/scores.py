@@ -42,7 +42,6 @@ class RunScore:
 
     @property
     def task(self) -> str:
-        """Full name."""
         return self.evaluation.task
 
 
@@ -58,17 +57,13 @@ class Comparison:
 
     @property
     def most_runs(self) -> int:
-        """Of a configuration on a task."""
         return max(len(runs) for by_task in self.scores.values() for runs in by_task.values())
 
     def aggregates(self) -> dict[Configuration, Aggregates]:
-        """Of each configuration, with `aggregate`."""
         return {configuration: aggregate(by_task) for configuration, by_task in self.scores.items()}
 
 
 class Improvement(NamedTuple):
-    """How likely a run of one configuration beats a run of another."""
-
     ours: Configuration
     theirs: Configuration
     estimate: Estimate
@@ -96,7 +91,6 @@ def transferred_results(study: Study) -> list[RunScore]:
 
 
 def eval_setting(evaluation: Evaluation) -> EvalSetting:
-    """How the episodes were played."""
     return EvalSetting(evaluation.protocol, evaluation.config.split, evaluation.config.greedy)
 
 

@@ -55,7 +55,6 @@ class StudiedRun:
 
     @property
     def name(self) -> str:
-        """The path, as it was given."""
         return str(self.path)
 
 
@@ -76,19 +75,15 @@ class Configuration:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """All that are trained on, each once."""
         return tuple(dict.fromkeys(task for run in self.runs for task in run.tasks))
 
 
 @dataclass(frozen=True)
 class Study:
-    """Everything that a report is about."""
-
     configurations: tuple[Configuration, ...]
 
     @property
     def runs(self) -> tuple[StudiedRun, ...]:
-        """Those of all configurations."""
         return tuple(run for configuration in self.configurations for run in configuration.runs)
 
 
@@ -96,10 +91,8 @@ def read_study(runs: Sequence[Path], baseline: Sequence[Path] = (), left_out: li
     """The configurations of ``runs``, then those of the ``baseline``.
 
     A directory that is no run stands for the runs that it holds. Whatever cannot be read of a run is noted in it.
-    ``left_out`` takes a sentence for each path that is no run, in place of the error.
-
-    Raises:
-        RunError: where a path is no run, its ``config.json`` is damaged, or a run is both a run and the baseline.
+    Raises RunError where a path is no run (``left_out`` takes the sentence instead), its ``config.json`` is damaged, or
+    a run is both a run and the baseline.
     """
     theirs = {run.resolve() for path in baseline for run in runs_of(path)}
     for path in runs:

@@ -29,7 +29,6 @@ def summary(study: Study, results: Mapping[EvalSetting, Sequence[RunScore]], cur
 
 
 def configuration_table(study: Study) -> Markup:
-    """Its configurations, with their seeds, steps and agents."""
     rows = []
     for configuration in study.configurations:
         runs = configuration.runs
@@ -82,7 +81,6 @@ def _by_score(comparison: Comparison, setting: EvalSetting) -> str:
     order = sorted(aggregates, key=lambda c: -aggregates[c].iqm.value)
     tasks = counted(len(comparison.tasks), "task")
     intervals = "in brackets 95 % intervals" if comparison.most_runs > 1 else "single runs: no intervals"
-
     scores = [f"{configuration.name}, {percent_estimate(aggregates[configuration].iqm)}" for configuration in order]
     after = f"; then {scores[1]}" if len(order) > 1 else ""
     if after and _overlap(*(aggregates[configuration].iqm for configuration in order[:2])):
@@ -98,7 +96,6 @@ def _overlap(higher: Estimate, lower: Estimate) -> bool:
 
 
 def _by_return(results: Sequence[RunScore], setting: EvalSetting) -> str:
-    """Of one task."""
     returns: dict[str, list[float]] = {}
     for result in results:
         returns.setdefault(result.configuration.name, []).append(result.evaluation.mean_return)

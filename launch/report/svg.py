@@ -74,22 +74,19 @@ class Swatch(NamedTuple):
 
 
 def swatch(number: int) -> Swatch:
-    """Of the configuration of that number."""
     return Swatch(colour(number), " ".join(f"{length:g}" for length in _dash(number)))
 
 
 def colour(number: int) -> str:
-    """Of the configuration of that number."""
+    """Of the configuration of that number, as in the next functions."""
     return PALETTE[number % len(PALETTE)]
 
 
 def line_style(number: int) -> dict[str, Any]:
-    """The same for matplotlib's lines."""
     return {"color": colour(number), "linestyle": (0, _dash(number)) if _dash(number) else "-"}
 
 
 def bar_style(number: int) -> dict[str, Any]:
-    """The same for its bars."""
     hatch = _HATCHES[number // len(PALETTE) % len(_HATCHES)]
     return {"facecolor": colour(number), "edgecolor": _CARD, "hatch": hatch or None}
 

@@ -29,22 +29,19 @@ class Population(PopulationBasedTraining):
         self._seed = seed
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """A member has come further; the last to reach a comparison brings it about."""
         with _seeded([*self._seed, int(result[_TIME])]):
             return str(super().on_trial_result(tune_controller, trial, result))
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        """One that was given up."""
         super().on_trial_error(tune_controller, trial)
-        self._let_go(tune_controller, trial)
+        self._compare_without(tune_controller, trial)
 
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """One that has ended, or failed in a way that would come again."""
         super().on_trial_complete(tune_controller, trial, result)
-        self._let_go(tune_controller, trial)
+        self._compare_without(tune_controller, trial)
 
-    def _let_go(self, tune_controller: Any, gone: Any) -> None:
-        """Where all that are left wait, they go on without a comparison."""
+    def _compare_without(self, tune_controller: Any, gone: Any) -> None:
+        """Where all other members wait, they train on without a comparison."""
         left = [trial for trial in tune_controller.get_live_trials() if trial is not gone]
         if left and all(self._trial_state[trial].last_train_time >= self._next_perturbation_sync for trial in left):
             self._next_perturbation_sync += self._perturbation_interval
@@ -56,14 +53,7 @@ def population(
     settings: SweepSettings,
     seed: Sequence[int],
 ) -> PopulationBasedTraining:
-    """The scheduler.
-
-    Args:
-        perturbed: what changes, and from what it is drawn anew.
-        bounds: of numbers, which no change goes beyond.
-        settings: how many copy, and how far changes go.
-        seed: whole numbers from which all draws follow.
-    """
+    """The scheduler that changes the settings ``perturbed`` within ``bounds``; all its draws follow from ``seed``."""
 
     def within_bounds(config: dict[str, Any]) -> dict[str, Any]:
         limited = {name: min(high, max(low, config[name])) for name, (low, high) in bounds.items()}

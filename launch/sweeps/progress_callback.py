@@ -17,7 +17,7 @@ INTERVAL_SECONDS = 10.0
 
 
 class ProgressCallback(tune.Callback):
-    """A line for each trial that ends or copies another, and now and then one about all of them."""
+    """A line for each trial that ends or copies another, and every ten seconds or so one about all of them."""
 
     def __init__(self, plan: SweepPlan, names: Sequence[str], console: Console) -> None:
         self._plan, self._names, self._console = plan, list(names), console
@@ -30,7 +30,6 @@ class ProgressCallback(tune.Callback):
         return {}
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """A trial has come further."""
         name = str(trial)
         before = self._latest.get(name)
         self._latest[name] = result
@@ -45,15 +44,12 @@ class ProgressCallback(tune.Callback):
             self._print_state()
 
     def on_trial_complete(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial has ended."""
         self._print_end(str(trial), "has ended")
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial was given up."""
         self._print_end(str(trial), "was given up")
 
     def on_trial_recover(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
-        """A trial is started again."""
         self._print(f"{trial} lost its process and goes on from its last checkpoint")
 
     def _print_end(self, name: str, how: str) -> None:

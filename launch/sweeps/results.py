@@ -70,11 +70,7 @@ def ranked(results: Sequence[TrialResult], minimise: bool) -> list[TrialResult]:
 
 
 def write_description(plan: SweepPlan, results: Iterable[TrialResult] = ()) -> None:
-    """Write ``sweep.json``: all settings, and of each trial what it came to.
-
-    Raises:
-        RunDirectoryError: where it cannot be written.
-    """
+    """Write ``sweep.json``: all settings and the results. Raises RunDirectoryError where it cannot be written."""
     known = {result.name: asdict(result) for result in results}
     trials = [{"name": t.name, "settings": t.settings, **known.get(t.name, {})} for t in plan.trials]
     contents = {"task": plan.task, "flags": plan.flags, "sweep": plan.settings.to_json(), "trials": trials}

@@ -40,15 +40,10 @@ KEPT_COPIES = 4
 
 
 def run_sweep(plan: SweepPlan, console: Console) -> int:
-    """Trains what has not ended yet, and prints the results of all.
+    """Trains what has not ended yet, prints the results of all and returns the exit code: 0, 1 where no trial was
+    trained to its end, 130 where a signal interrupted the sweep.
 
-    Returns:
-        The exit code: 0, 1 where no trial was trained to its end, 130 where Ctrl-C, SIGTERM or SIGHUP interrupted it.
-
-    Raises:
-        RunDirectoryError: where the sweep's directory cannot be written.
-        ConnectionFailed: where Ray cannot be started or joined.
-        ConfigError: for a device that the trials cannot have.
+    Raises RunDirectoryError, ConnectionFailed, and ConfigError for a device that the trials cannot have.
     """
     before = {trial.name: result_of(plan, trial) for trial in plan.trials}
     # A member that failed may yet copy another.
@@ -154,11 +149,8 @@ def _setting_of(before: Mapping[str, TrialResult], setting: str, config: Mapping
 
 
 def _bundles(settings: SweepSettings, config: TrainConfig[Any], resources: dict[str, float]) -> list[dict[str, float]]:
-    """What Ray sets aside for a trial: the first bundle is its learner's, the others its rollout actors'.
-
-    Raises:
-        ConfigError: where the device cannot be dealt out.
-    """
+    """What Ray reserves for a trial, its learner's bundle first, then one for each rollout actor. Raises ConfigError
+    for a device that Ray cannot assign."""
     learner = {"CPU": float(config.learner_threads)}
     if ":" in config.device:
         raise ConfigError(f"--device is {config.device}, but Ray deals out the GPUs of a sweep: it must be cuda")

@@ -41,7 +41,6 @@ class Choice:
     values: tuple[Value, ...]
 
     def draw(self, generator: np.random.Generator) -> Value:
-        """Each is as likely."""
         return self.values[int(generator.integers(len(self.values)))]
 
 
@@ -67,11 +66,7 @@ Domain = Listed | Choice | Span
 
 
 def parse_vary(texts: Sequence[str]) -> dict[str, Domain]:
-    """What each ``--vary`` says, by the name of its flag.
-
-    Raises:
-        ConfigError: for what is not of the forms above, or a name that comes twice.
-    """
+    """What each ``--vary`` says, by the name of its flag. Raises ConfigError for other forms and repeated names."""
     space: dict[str, Domain] = {}
     for text in texts:
         name, separator, form = text.partition("=")
@@ -102,11 +97,8 @@ def _parse_domain(text: str, form: str) -> Domain:
 
 
 def parse_bounds(what: str, text: str, positive: bool = False) -> tuple[float, float]:
-    """Two finite numbers, separated by a comma, the first below the second; ``what`` begins the error's sentence.
-
-    Raises:
-        ConfigError: where they are not.
-    """
+    """Two finite numbers, separated by a comma, the first below the second; else raises ConfigError with a sentence
+    that begins with ``what``."""
     least = "above 0 and " if positive else ""
     try:
         low, high = map(float, text.split(","))
@@ -139,8 +131,7 @@ def _number(word: str) -> Value:
 def draw_settings(space: Mapping[str, Domain], draws: int, seed: int) -> list[Settings]:
     """The settings of every trial: each of ``draws`` draws of what is random, at every combination of the lists.
 
-    The draws depend on ``seed`` and on the names and forms of what is random alone, so that sweeps with other
-    schedulers, or with more draws, begin with the same.
+    The draws depend on ``seed`` and on what is random alone: sweeps with other schedulers or more draws begin equally.
     """
     generator = np.random.default_rng(seed)
     lists = {name: domain.values for name, domain in space.items() if isinstance(domain, Listed)}

@@ -40,8 +40,6 @@ class TrialPlan:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A sweep."""
-
     sweep_dir: Path
     """Absolute."""
     task: str
@@ -53,7 +51,6 @@ class SweepPlan:
 
     @property
     def description(self) -> Path:
-        """``sweep.json``."""
         return self.sweep_dir / "sweep.json"
 
     @property
@@ -78,17 +75,10 @@ class SweepPlan:
 
 
 def make_plan(task: str, flags: Sequence[str], settings: SweepSettings, drawn: Sequence[Settings] = ()) -> SweepPlan:
-    """Draw the settings of all trials and check each of them.
+    """Draw the settings of all trials (or take those ``drawn`` before) and check each of them.
 
-    Args:
-        task: full name.
-        flags: of r2ac train, for every trial.
-        settings: of the sweep, with its directory.
-        drawn: the settings of the trials of a sweep that goes on.
-
-    Raises:
-        ConfigError, UnknownTask, InvalidOption, MissingPackage: for what cannot be trained.
-        SystemExit: with code 2, after a message, where a flag or a value cannot be read.
+    Raises ConfigError, UnknownTask, InvalidOption, MissingPackage for what cannot be trained, and SystemExit with code
+    2, after a message, where a flag or a value cannot be read.
     """
     settings.check()
     space = parse_vary(settings.vary)
@@ -132,11 +122,9 @@ def with_settings(config: TrainConfig[Any], settings: Mapping[str, Value]) -> Tr
 
 
 def read_plan(sweep_dir: Path, change: Any) -> SweepPlan:
-    """The sweep that ``sweep.json`` describes; ``change`` takes its settings and gives those that it goes on with.
+    """The sweep that ``sweep.json`` describes; ``change`` takes its settings and returns those to resume with.
 
-    Raises:
-        RunDirectoryError: where there is no sweep, or it is damaged.
-        ConfigError: as :func:`make_plan`.
+    Raises RunDirectoryError where there is no sweep, or it is damaged, and whatever :func:`make_plan` raises.
     """
     path = sweep_dir / "sweep.json"
     try:

@@ -62,7 +62,6 @@ class SweepSettings:
 
     @property
     def is_population(self) -> bool:
-        """Whether the trials are one population."""
         return self.scheduler == "pbt"
 
     def check(self) -> None:
@@ -93,16 +92,11 @@ class SweepSettings:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """A dictionary that JSON can hold."""
         return {n: str(v) if isinstance(v, Path) else v for n, v in dataclasses.asdict(self).items()}
 
 
 def settings_from_json(values: dict[str, Any], sweep_dir: Path) -> SweepSettings:
-    """What :meth:`SweepSettings.to_json` wrote, of the sweep that now lies in ``sweep_dir``.
-
-    Raises:
-        ConfigError: where it is something else.
-    """
+    """Reverses :meth:`SweepSettings.to_json` for the sweep now in ``sweep_dir``; raises ConfigError for others."""
     try:
         lists = {name: tuple(map(str, values[name])) for name in ("vary", "bounds")}
         return SweepSettings(**{**values, **lists, "sweep_dir": sweep_dir})

@@ -20,7 +20,6 @@ class SweepTrial(tune.Trainable):
     """Ray Tune's interface to a :class:`Trial`; ``config`` holds the settings that may change, by their flags."""
 
     def setup(self, config: dict[str, Any], plan: SweepPlan, first_generation: int) -> None:  # type: ignore[override]
-        """The trial that this process begins with; Tune counts from the first generation that it sees."""
         # Ray would else log every checkpoint that members hand to one another.
         logging.getLogger("ray").setLevel(logging.WARNING)
         self._plan, self._first_generation = plan, first_generation
@@ -32,7 +31,6 @@ class SweepTrial(tune.Trainable):
         return {**asdict(report), "generation": report.generation - self._first_generation}
 
     def save_checkpoint(self, folder: str) -> None:
-        """For the member itself, or for one that copies it."""
         self._trial.save(Path(folder))
 
     def load_checkpoint(self, folder: str) -> None:  # type: ignore[override]
@@ -40,13 +38,11 @@ class SweepTrial(tune.Trainable):
         self._trial.load(Path(folder))
 
     def reset_config(self, config: dict[str, Any]) -> bool:
-        """Another trial in the same process."""
         self._trial.stop()
         self._open(config)
         return True
 
     def cleanup(self) -> None:
-        """The training saves, and ends."""
         self._trial.stop()
 
     def _open(self, config: dict[str, Any]) -> None:

@@ -72,14 +72,12 @@ class Record:
             raise RunDirectoryError(f"{path} is damaged: {error!r}") from error
 
     def write(self, run_dir: Path) -> None:
-        """Raises OSError as the file system gives it."""
         run_dir.mkdir(parents=True, exist_ok=True)
         write_atomically(run_dir / "trial.json", json_text(asdict(self), indent=2))
 
     @property
     def last_copied(self) -> int:
-        """The member's own steps at its last copy; -1 where it never copied: metrics up to there are of other
-        weights."""
+        """The member's own steps at its last copy, up to which metrics are of other weights; -1: it never copied."""
         return self.copies[-1].env_steps if self.copies else -1
 
 
@@ -102,14 +100,8 @@ class TrialReport:
 class Trial:
     """A trial that trains on a thread of its own.
 
-    Args:
-        name: of the trial.
-        config: as it was planned.
-        settings: those that a population changes, as they are now.
-        metric: what it is judged by.
-        minimise: whether less of it is better.
-        every: environment steps between two comparisons of the population; there the training ends, and the next
-            report lets it go on. 0: none.
+    ``settings`` are those that a population changes, as they are now. Training pauses for a comparison of the
+    population after each ``every`` environment steps (0: never) until the next report.
     """
 
     def __init__(
@@ -128,11 +120,8 @@ class Trial:
         self._error: BaseException | None = None
 
     def report(self, timeout: float) -> TrialReport:
-        """Let it train; returns how far it is after ``timeout`` seconds, or at the next comparison, or at its end.
-
-        Raises:
-            Exception: whatever ended the training and may not come again.
-        """
+        """Train for ``timeout`` seconds, or up to the next comparison or the end. Raises whatever ended the training
+        and may not come again."""
         if self._thread is None:
             self._begin()
         assert self._thread is not None
@@ -165,10 +154,7 @@ class Trial:
 
     def load(self, folder: Path) -> None:
         """Go on from what :meth:`save` wrote. Where it is another's, its weights and optimiser are taken over, once.
-
-        Raises:
-            CheckpointError, RunDirectoryError: where they cannot be.
-        """
+        Raises CheckpointError, RunDirectoryError."""
         whose = json.loads((folder / _WHOSE).read_text())
         self._generation = int(whose["generation"])
         copy = PopulationCopy(self._generation, str(whose["trial"]), int(whose["env_steps"]), 0, dict(self._settings))
@@ -186,7 +172,6 @@ class Trial:
             self._record.write(self._run_dir)
 
     def _begin(self) -> None:
-        """Begin the run, or go on with it, on a thread."""
         self._stop.clear()
         self._error = None
         if self._record.failure is not None:
@@ -222,7 +207,6 @@ class Trial:
             self._stop.set()
 
     def _comparisons_left(self) -> bool:
-        """Whether there is another comparison before the end."""
         return self._every > 0 and (self._generation + 1) * self._every < self._config.total_steps
 
     def _report(self, done: bool) -> TrialReport:
