@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,11 +50,10 @@ class GroupCurve:
     curves: tuple[Curve, ...]
     """Of each run, smoothed."""
     grid: _Floats
-    """[G], evenly spaced over the range that all runs share."""
+    """[G], evenly spaced over the range that all runs share; the mean and the two edges of the band are [G] too."""
     mean: _Floats
-    """[G]."""
     band: tuple[_Floats, _Floats] | None
-    """Lower and upper edge, [G] each; None for a single run."""
+    """Lower and upper edge; None for a single run."""
 
 
 @dataclass(frozen=True)
@@ -135,15 +134,25 @@ def read_curves(run: Path, task: str, x: Axis, metric: str) -> dict[str, Curve]:
     else:
         rows = read_metrics(run)
         for panel, key in _keys(run, task, metric, {name for row in rows for name in row}).items():
-            both = [(row[axis], row[key]) for row in rows if _is_number(row.get(axis)) and _is_number(row.get(key))]
-            at, values = np.asarray(both, dtype=np.float64).reshape(-1, 2).T
-            points[panel] = at, values
+            points[panel] = measured_points(rows, axis, key)
         together = f" together with {axis}"
     curves = {panel: _by_rising_x(at * unit, values) for panel, (at, values) in points.items()}
     curves = {panel: curve for panel, curve in curves.items() if curve[0].size}
     if not curves:
         raise RunDirectoryError(f"{run} has measured no finite value of {metric}{together}")
     return curves
+
+
+def measured_points(rows: Iterable[Mapping[str, Any]], x: str, y: str) -> Curve:
+    """The points of the lines of ``metrics.jsonl`` that hold finite numbers under both keys."""
+    pairs = [(row[x], row[y]) for row in rows if is_number(row.get(x)) and is_number(row.get(y))]
+    at, values = np.asarray(pairs, dtype=np.float64).reshape(-1, 2).T
+    return at, values
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def write_csv(panels: Sequence[Panel], output: Path, x: Axis, metric: str, band: Band) -> None:
@@ -243,7 +252,3 @@ def _by_rising_x(x: _Floats, y: _Floats) -> Curve:
     x, y = x[finite], y[finite]
     order = np.argsort(x, kind="stable")
     return x[order], y[order]
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

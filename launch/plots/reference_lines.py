@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, NamedTuple
 
-from r2ac.envs import Task, UnknownTask, find_task
+from r2ac.envs import ReferenceScores, Task, UnknownTask, find_task
 from r2ac.launch.runs.run_groups import RunGroup
 
 
@@ -31,12 +31,13 @@ def reference_lines(task: str, groups: Iterable[RunGroup]) -> list[Line]:
         found = find_task(task)
     except UnknownTask:
         return []
-    lines: dict[Line, None] = {}
-    for group in groups:
-        scores = found.reference_scores(_options(found, group.settings))
-        if scores is not None:
-            lines |= dict.fromkeys([Line(scores.low_name, scores.low), Line(scores.high_name, scores.high)])
-    return list(lines)
+    return score_lines(found.reference_scores(_options(found, group.settings)) for group in groups)
+
+
+def score_lines(references: Iterable[ReferenceScores | None]) -> list[Line]:
+    """A line for each low and each high score, equal ones once."""
+    known = [scores for scores in references if scores is not None]
+    return list(dict.fromkeys(Line(*end) for s in known for end in ((s.low_name, s.low), (s.high_name, s.high))))
 
 
 def _options(task: Task, settings: dict[str, Any]) -> Any:
@@ -63,7 +64,7 @@ class PaperResult(NamedTuple):
         return f"{self.method}{length}: {self.mean:,g}{spread}"
 
 
-# Mean and standard deviation of the returns.
+# Mean and standard deviation of the returns, on DMLab for each T.
 _ATARI = {
     "Breakout": {"feed-forward": (234, 12), "TBPTT": (305, 29), "RTRL": (275, 53)},
     "Gravitar": {"feed-forward": (1084, 54), "TBPTT": (1269, 11), "RTRL": (1670, 358)},
@@ -71,7 +72,6 @@ _ATARI = {
     "Qbert": {"feed-forward": (7746, 1356), "TBPTT": (11298, 615), "RTRL": (12484, 1524)},
     "Seaquest": {"feed-forward": (4640, 3998), "TBPTT": (12401, 1694), "RTRL": (12862, 961)},
 }
-# The same by T.
 _DMLAB = {
     "rooms_select_nonmatching_object": {
         "TBPTT": {10: (54.5, 1.1), 50: (61.4, 0.5), 100: (61.7, 0.1)},

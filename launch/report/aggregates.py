@@ -82,10 +82,8 @@ def _caveats(comparison: Comparison) -> list[Markup]:
     blocks = []
     fewest = min(len(runs) for by_task in comparison.scores.values() for runs in by_task.values())
     if comparison.left_out:
-        left_out = listed(comparison.left_out)
-        blocks.append(
-            html.text(f"Not every configuration has scores on {left_out}: left out of this section.", "alert")
-        )
+        missing = f"Not every configuration has scores on {listed(comparison.left_out)}: left out of this section."
+        blocks.append(html.text(missing, "alert"))
     if comparison.most_runs == 1:
         blocks.append(html.text("There is a single run on every task: too little data for intervals.", "missing"))
         return blocks
@@ -93,9 +91,8 @@ def _caveats(comparison: Comparison) -> list[Markup]:
         single = "Some tasks have a single run, which adds nothing to the width of an interval: true ones are wider."
         blocks.append(html.text(single, "alert"))
     elif fewest < 5:
-        blocks.append(
-            html.text(f"With {fewest} runs of a task intervals are too narrow: take them as a hint.", "alert")
-        )
+        few = f"With {fewest} runs of a task intervals are too narrow: take them as a hint."
+        blocks.append(html.text(few, "alert"))
     if min(sum(map(len, by_task.values())) for by_task in comparison.scores.values()) < 4:
         blocks.append(html.text("With fewer than 4 runs in all no quarter can be left out: the IQM is the mean."))
     return blocks

@@ -23,7 +23,7 @@ from r2ac.launch.runs.run_groups import RunGroup
 from r2ac.launch.runtime.progress import short_count
 from r2ac.launch.watching.action_names import action_names
 from r2ac.launch.watching.episodes import PlayedEpisode, Scene
-from r2ac.launch.watching.memory_analysis import CueMemory, NoCues, cue_groups, cue_memory
+from r2ac.launch.watching.memory_analysis import NoCues, cue_groups, cue_memory
 from r2ac.launch.watching.memory_plot import draw_cue_memory
 from r2ac.launch.watching.pictures import newest_image, signed
 
@@ -39,8 +39,6 @@ _PICTURE_BYTES = 200_000
 
 @dataclass(frozen=True)
 class PlayedAgent:
-    """An episode of a trained agent."""
-
     trained: TrainedAgent
     agent: Agent
     scene: Scene
@@ -137,15 +135,11 @@ def _memory(played: PlayedAgent) -> tuple[tuple[Markup, ...], tuple[Markup, ...]
         f"{len(memory.cues)} episodes; by chance it would be {100 / len(memory.labels):.0f} %."
     )
     alt = f"Cell states by cue, how well they name it, and half-lives of the units. {outcome}"
-    png = _memory_picture(memory, f"{played.scene.task}: {played.trained.training.agent.label} agent")
-    return (html.wide_picture(png, alt, outcome),), ()
-
-
-def _memory_picture(memory: CueMemory, title: str) -> bytes:
     file = io.BytesIO()
-    draw_cue_memory(memory, title, file)
+    draw_cue_memory(memory, f"{played.scene.task}: {played.trained.training.agent.label} agent", file)
     with Image.open(file) as image:
-        return _png(image.convert("RGB"), _PICTURE_BYTES)
+        png = _png(image.convert("RGB"), _PICTURE_BYTES)
+    return (html.wide_picture(png, alt, outcome),), ()
 
 
 def _png(image: Image.Image, most_bytes: int | None = None) -> bytes:

@@ -9,7 +9,7 @@ from statistics import mean, stdev
 from markupsafe import Markup
 
 from r2ac.launch.evaluation.evaluate import Evaluation
-from r2ac.launch.plots.reference_lines import Line
+from r2ac.launch.plots.reference_lines import score_lines
 from r2ac.launch.report.blocks import Section, html
 from r2ac.launch.report.figures import Bar, draw_bars, draw_grouped_bars
 from r2ac.launch.report.format import capitalised, count_range, counted, listed, number, percent, spread
@@ -117,11 +117,7 @@ def _task_figure(task: str, by_configuration: _ByConfiguration, setting: EvalSet
     bars = _bars(by_configuration, normalised=False)
     label = f"Evaluation returns on {task}, {setting}: {'; '.join(f'{bar.name}: {bar.text}' for bar in bars)}"
     references = {r.evaluation.reference_scores for results in by_configuration.values() for r in results}
-    lines: dict[Line, None] = {}
-    for scores in references - {None}:
-        if scores is not None:
-            lines |= dict.fromkeys([Line(scores.low_name, scores.low), Line(scores.high_name, scores.high)])
-    return html.figure(draw_bars(bars, "return", label, list(lines)), task)
+    return html.figure(draw_bars(bars, "return", label, score_lines(references)), task)
 
 
 def _normalised_figures(by_task: _Grouped, setting: EvalSetting) -> list[Markup]:

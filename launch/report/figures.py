@@ -31,11 +31,9 @@ class StyledCurve:
 
     number: int
     x: _Floats
-    """[P]."""
+    """[P], as y and the lower and the upper edge of the band."""
     y: _Floats
-    """[P]."""
     band: tuple[_Floats, _Floats] | None = None
-    """Lower and upper edge, [P] each."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +77,8 @@ def draw_curves(
         axes.set_ylim(0, 1.05 * highest if highest > 0 else 1.0)
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.xaxis.set_major_locator(MaxNLocator(5))
-    axes.xaxis.set_major_formatter(_count)
-    axes.yaxis.set_major_formatter(_count)
+    axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
+    axes.yaxis.set_major_formatter(lambda value, _: short_count(value))
     axes.grid()
     _draw_lines(axes, lines, height)
     return inline_svg(figure, label)
@@ -99,7 +97,7 @@ def draw_bars(bars: Sequence[Bar], x_label: str, label: str, lines: Sequence[Lin
             textcoords="offset points", ha="center", va="bottom", fontsize=9, color=MUTED,
         )  # fmt: skip
     _finish_rows(axes, x_label, len(bars) - 0.5, -0.5, [line.value for line in lines])
-    axes.xaxis.set_major_formatter(_count)
+    axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
     return inline_svg(figure, label)
 
 
@@ -163,10 +161,6 @@ def thinned(x: _Floats, y: _Floats, points: int) -> tuple[_Floats, _Floats]:
     edges = np.linspace(0, len(x), points + 1).round().astype(int)
     counts = np.diff(edges)
     return np.add.reduceat(x, edges[:-1]) / counts, np.add.reduceat(y, edges[:-1]) / counts
-
-
-def _count(value: float, _: float) -> str:
-    return short_count(value)
 
 
 def _percent(value: float, _: float) -> str:

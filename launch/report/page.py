@@ -68,18 +68,14 @@ def render(study: Study, title: str, episodes: bool, now: datetime) -> str:
         *([episode_section(study)] if episodes else []),
     ]
     tasks = list(dict.fromkeys(task for configuration in study.configurations for task in configuration.tasks))
+    versions = ", ".join(f"{name} {version(name)}" for name in _VERSIONS)
     page = TEMPLATES.get_template("page.html").render(
         title=title or f"r2ac: {listed(tasks, most=3) or 'training runs'}",
         style=Markup((FOLDER / "page.css").read_text(encoding="utf-8")),
         summary=summary(study, results, curves),
-        made=_made(now),
+        made=f"Made on {now.astimezone(UTC):%Y-%m-%d %H:%M} UTC with {versions}, Python {platform.python_version()}.",
         configurations=configuration_table(study),
         remarks=repeated_seeds(study),
         sections=sections,
     )
     return clean(page.strip()) + "\n"
-
-
-def _made(now: datetime) -> str:
-    versions = ", ".join(f"{name} {version(name)}" for name in _VERSIONS)
-    return f"Made on {now.astimezone(UTC):%Y-%m-%d %H:%M} UTC with {versions}, Python {platform.python_version()}."

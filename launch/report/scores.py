@@ -74,12 +74,16 @@ def newest_results(study: Study) -> dict[EvalSetting, list[RunScore]]:
 
     The setting with the most results comes first, of equal ones that on the split test.
     """
+
+    def age(result: RunScore) -> tuple[int, str]:
+        return result.evaluation.env_steps, result.evaluation.date or ""
+
     found: dict[EvalSetting, dict[tuple[StudiedRun, str], RunScore]] = {}
     for result in _results(study):
         if result.task in result.run.tasks:
             slots = found.setdefault(eval_setting(result.evaluation), {})
             known = slots.get((result.run, result.task))
-            if known is None or _age(result) >= _age(known):
+            if known is None or age(result) >= age(known):
                 slots[result.run, result.task] = result
     order = sorted(found, key=lambda setting: (-len(found[setting]), setting.split != "test", setting))
     return {setting: list(found[setting].values()) for setting in order}
@@ -130,8 +134,3 @@ def _results(study: Study) -> list[RunScore]:
         for run in configuration.runs
         for evaluation in run.evaluations
     ]
-
-
-def _age(result: RunScore) -> tuple[int, str]:
-    """Rises with the checkpoint, and where it is the same with the date."""
-    return result.evaluation.env_steps, result.evaluation.date or ""

@@ -20,7 +20,7 @@ def settings_section(study: Study) -> Section:
     pairs = [(configuration, group) for configuration in study.configurations for group in configuration.groups]
     foreign = [group.name for _, group in pairs if group.name is not None]
     own = [(configuration, group) for configuration, group in pairs if group.name is None]
-    names = differing_settings(group for _, group in own)
+    names = differing_settings([group for _, group in own])
     blocks = []
     if foreign:
         blocks.append(html.text(f"The settings of runs of other programs are not known: {listed(foreign)}.", "missing"))

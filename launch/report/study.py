@@ -71,7 +71,6 @@ class Configuration:
     groups: tuple[RunGroup, ...]
     """One for each task (or list of tasks) that it is trained on."""
     runs: tuple[StudiedRun, ...]
-    """Of all groups."""
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -117,11 +116,10 @@ def read_study(runs: Sequence[Path], baseline: Sequence[Path] = (), left_out: li
     return Study(tuple(configurations))
 
 
-def differing_settings(groups: Iterable[RunGroup]) -> list[str]:
+def differing_settings(groups: Sequence[RunGroup]) -> list[str]:
     """The settings, by their flat names, in which any two of the groups differ, whatever their tasks."""
-    every = list(groups)
-    names = dict.fromkeys(name for group in every for name in group.settings if group.name is None)
-    return [name for name in names if len({json.dumps(value) for _, value in setting_of(every, name)}) > 1]
+    names = dict.fromkeys(name for group in groups for name in group.settings if group.name is None)
+    return [name for name in names if len({json.dumps(value) for _, value in setting_of(groups, name)}) > 1]
 
 
 def setting_of(groups: Iterable[RunGroup], name: str) -> list[tuple[RunGroup, Any]]:
@@ -148,12 +146,8 @@ def _labels(groups: Sequence[RunGroup]) -> list[str]:
     panels = [[group for group in groups if task in tasks_of(group.task)] for task in tasks]
     always = [name for name in differing_settings(groups) if name in _ALWAYS_NAMED]
     labels = group_labels(groups, panels, always)
-    return [label or _agent(group) for label, group in zip(labels, groups, strict=True)]
-
-
-def _agent(group: RunGroup) -> str:
-    core, gradient = (group.settings.get(name) for name in _ALWAYS_NAMED)
-    return agent_label(core, gradient) or "r2ac"
+    agents = [agent_label(*(group.settings.get(name) for name in _ALWAYS_NAMED)) for group in groups]
+    return [label or agent or "r2ac" for label, agent in zip(labels, agents, strict=True)]
 
 
 def _read_run(path: Path, seed: Any, group: RunGroup) -> StudiedRun:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
-from typing import TypeGuard
 
-import numpy as np
 from markupsafe import Markup
-from numpy.typing import NDArray
 
+from r2ac.launch.plots.curves import is_number, measured_points
 from r2ac.launch.report.blocks import Section, html
 from r2ac.launch.report.figures import StyledCurve, draw_curves, thinned
 from r2ac.launch.report.format import capitalised, counted, listed
@@ -28,6 +25,7 @@ _COUNTS = (
     ("throughput/engine_restarts", "engine restart"),
 )
 """What should stay 0."""
+_TIME = "wall_time"
 _POINTS, _MOST_POINTS = 80, 9_000
 """Of a curve, and of all curves of a drawing."""
 _UNITS = (("hours", 3600.0, 2 * 3600.0), ("minutes", 60.0, 180.0), ("seconds", 1.0, 0.0))
@@ -66,19 +64,11 @@ def total(counts: Iterable[float]) -> int:
     return int(result)
 
 
-def values_of(run: StudiedRun, key: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Seconds and values, [P] each, of the lines that have a finite one."""
-    points = [(row.get("wall_time"), row.get(key)) for row in run.rows]
-    known = [(at, value) for at, value in points if _finite(at) and _finite(value)]
-    at, values = np.asarray(known, dtype=np.float64).reshape(-1, 2).T
-    return at, values
-
-
 def _trouble(runs: Sequence[StudiedRun]) -> list[Markup]:
     """One paragraph for each run with something that should not have happened."""
     blocks = []
     for run in runs:
-        found = [counted(n, noun) for key, noun in _COUNTS if (n := total(values_of(run, key)[1]))]
+        found = [counted(n, noun) for key, noun in _COUNTS if (n := total(measured_points(run.rows, _TIME, key)[1]))]
         if found:
             blocks.append(html.text(f"{run.name}: {listed(found)}.", "alert"))
     if not blocks:
@@ -89,7 +79,7 @@ def _trouble(runs: Sequence[StudiedRun]) -> list[Markup]:
 
 def _figure(pairs: Sequence[tuple[Configuration, StudiedRun]], key: str, title: str, y: str) -> Markup | None:
     """None where no run has measured it."""
-    curves = [(configuration.number, *values_of(run, key)) for configuration, run in pairs]
+    curves = [(configuration.number, *measured_points(run.rows, _TIME, key)) for configuration, run in pairs]
     curves = [(number, at, values) for number, at, values in curves if len(at)]
     if not curves:
         return None
@@ -104,9 +94,9 @@ def _figure(pairs: Sequence[tuple[Configuration, StudiedRun]], key: str, title: 
 
 
 def _row(configuration: Configuration, run: StudiedRun) -> dict[str, str]:
-    end = run.rows[-1].get("wall_time")
-    seconds = float(end) if _finite(end) else 0.0
-    counts = {f"{noun}s": total(values_of(run, key)[1]) for key, noun in _COUNTS}
+    end = run.rows[-1].get(_TIME)
+    seconds = float(end) if is_number(end) else 0.0
+    counts = {f"{noun}s": total(measured_points(run.rows, _TIME, key)[1]) for key, noun in _COUNTS}
     return {
         "run": run.name,
         "configuration": html.named(configuration),
@@ -120,7 +110,7 @@ def _row(configuration: Configuration, run: StudiedRun) -> dict[str, str]:
 
 
 def _mean(run: StudiedRun, key: str) -> str:
-    _, values = values_of(run, key)
+    _, values = measured_points(run.rows, _TIME, key)
     return f"{float(values.mean()):.3g}" if len(values) else ""
 
 
@@ -129,7 +119,3 @@ def _duration(seconds: float) -> str:
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours:,} h {minute:02d} min" if hours else f"{minute} min {second:02d} s" if minute else f"{second} s"
-
-
-def _finite(value: object) -> TypeGuard[float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
