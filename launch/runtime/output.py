@@ -15,11 +15,8 @@ from r2ac.launch.runtime.errors import os_reason
 
 class SafeStream:
     """A text stream whose writes raise nothing: characters that it cannot encode are replaced by "?", and once the
-    other end is gone, the disk is full or the terminal is closed, what is written goes nowhere.
-
-    Args:
-        stream: where to write; None, as `sys.stdout` is where it was closed before the start, for nowhere.
-    """
+    other end is gone, the disk is full or the terminal is closed, what is written goes nowhere; so it does where there
+    is no ``stream``, as `sys.stdout` is None where it was closed before the start."""
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115 (as long as the process)
@@ -31,14 +28,12 @@ class SafeStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """As `TextIO.write`."""
         with self._fence():
             encoding = self._stream.encoding or "utf-8"
             self._stream.write(text.encode(encoding, "replace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:
-        """As `TextIO.flush`."""
         with self._fence():
             self._stream.flush()
 

@@ -25,11 +25,8 @@ class StopSignals:
     """Within this context SIGINT (Ctrl-C), SIGTERM and SIGHUP (the terminal is gone) are noted, so that a run can save
     and end in order.
 
-    A second SIGINT ends the program at once, by StoppedAtOnce. On another thread than the main one, which alone gets
-    signals, only ``also`` is asked.
-
-    Args:
-        also: returns whether the run is to stop for another reason.
+    A second SIGINT ends the program at once, by StoppedAtOnce. ``also`` returns whether the run is to stop for another
+    reason; on another thread than the main one, which alone gets signals, it is the only one.
     """
 
     def __init__(self, also: Callable[[], bool] = lambda: False) -> None:

@@ -43,21 +43,14 @@ def exit_code(code: int) -> int:
 
 
 def supervise(words: Sequence[str], max_failures: int, state: Callable[[], str], advice: Callable[[], str]) -> int:
-    """Run a training as a child process, and again after each failure, ``max_failures`` times at most.
+    """Run ``r2ac`` with these words as a child process, and again after each failure, ``max_failures`` (at least 1)
+    times at most. Returns the exit code: of the child where it ended by itself, 128 + the signal's number after a
+    request to stop, 1 where it failed once too often.
 
     A failure is an end by a signal that is no request to stop, or the exit code ``TRY_AGAIN``. Between two starts lie
     1, 2, 4, … seconds, 30 at most, and again 1 once it has come further. SIGINT and SIGTERM are passed on to the child,
-    which saves and ends.
-
-    Args:
-        words: the arguments of ``r2ac``, the same for every start.
-        max_failures: at least 1.
-        state: where the next start goes on, such as ``from step 1,200``.
-        advice: how a user goes on, such as ``go on with: r2ac train --resume RUN``.
-
-    Returns:
-        The exit code: of the child where it ended by itself, 128 + the signal's number after a request to stop, 1 where
-        it failed once too often.
+    which saves and ends. ``state`` returns where the next start goes on, such as ``from step 1,200``, and ``advice``
+    how a user does, such as ``go on with: r2ac train --resume RUN``.
     """
     count, place, in_place = 0, "", 0
     with _PassedOn() as stops, _adoption() as end_orphans:

@@ -270,12 +270,8 @@ def _require(part: object, names: str, allowed: str, holds: Callable[[Any], bool
 
 
 def config_from_json(values: dict[str, Any], source: Path) -> TrainConfig[Any]:
-    """The configuration that :meth:`TrainConfig.to_json` wrote.
-
-    Raises:
-        ConfigError: where ``source`` holds something else, or fields that this version does not know.
-        UnknownTask: for a task that does not exist.
-    """
+    """The configuration that :meth:`TrainConfig.to_json` wrote. Raises UnknownTask, and ConfigError where ``source``
+    holds something else, or fields that this version does not know."""
     try:
         options = find_tasks(values["task"])[0].suite.options
         paths = {name: Path(values[name]) for name in ("run_dir", "encoder_from") if values.get(name) is not None}

@@ -25,10 +25,7 @@ _COUNT = re.compile(r"([+-]?(?:\d[\d_]*)(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)([kMB]?)
 
 def whole_number(word: str) -> int:
     """A whole number as people write it: 1000000, 1_000_000, 1e6, 500k, 2M, 1.5M, 1B.
-
-    Raises:
-        ValueError: for anything else; the message is one sentence.
-    """
+    Raises ValueError, with one sentence, for anything else."""
     match = _COUNT.fullmatch(word)
     if match is not None:
         value = Decimal(match[1]).scaleb(_UNITS[match[2]])
@@ -106,18 +103,13 @@ def with_options(kind: Any, options: Any) -> Any:
 
 
 def is_flag(word: str, flag: str) -> bool:
-    """Whether a word of the command line is this flag, alone or with its value; underscores are dashes, as tyro has
-    it."""
+    """Whether a word is this flag, alone or with its value; underscores are dashes, as for tyro."""
     return word.startswith("--") and word.partition("=")[0].replace("_", "-") == flag
 
 
 def take_flag(arguments: list[str], flag: str) -> str | None:
     """Take a flag and its value, written ``--flag value`` or ``--flag=value``, out of the arguments; returns the value,
-    None where the flag is not there.
-
-    Raises:
-        ConfigError: where no value follows.
-    """
+    None where the flag is not there. Raises ConfigError where no value follows."""
     for i, word in enumerate(arguments):
         if is_flag(word, flag):
             if "=" in word:

@@ -17,10 +17,7 @@ def is_url(text: str) -> bool:
 
 def local_path(word: str) -> Path:
     """A path of this machine; ``~`` is the home directory, also where no shell has put it in (``--output=~/x``).
-
-    Raises:
-        ConfigError: for the home directory of a user who has none.
-    """
+    Raises ConfigError for the home directory of a user who has none."""
     try:
         return Path(word).expanduser()
     except RuntimeError as error:

@@ -16,19 +16,12 @@ UNDER_WAY = 2
 def is_late(
     update: int, batch_size: int, most: int, repeats: int, here: Collection[Held], due: Collection[Held]
 ) -> bool:
-    """Whether a batch now would make rollouts that are still due lag more than ``most`` updates.
+    """Whether a batch for this update would make rollouts that are still ``due`` lag (``update - version``) more than
+    ``most`` updates; those ``here`` have arrived.
 
     The oldest are learned from first. So the rollouts of version w that are still due wait for all n streams of w and
     older that this batch leaves, which are learned from within ceil(n / batch_size) + repeats - 1 updates after this
-    one.
-
-    Args:
-        update: the number of the update that the batch is for: its lag is ``update - version``.
-        batch_size: B.
-        most: the largest lag that is allowed.
-        repeats: rollouts of one stream that may wait together; each comes in a batch of its own.
-        here: the rollouts that have arrived.
-        due: those that have not.
+    one: of the ``repeats`` rollouts of one stream that may wait together each comes in a batch of its own.
     """
     for version in {version for version, _ in due}:
         ready = sum(streams for other, streams in here if other <= version)

@@ -18,15 +18,9 @@ _Settings = Callable[[Task, Any], TrainConfig[Any]]
 def preset(task: str, protocol: str | None = None, options: Any = None) -> TrainConfig[Any]:
     """The settings for a task: the paper's for its suites (Irie et al. 2024, section 4 and appendix A).
 
-    Args:
-        task: full name, or several tasks as `find_tasks` reads them: they have the settings of the first, and at least
-            one stream each.
-        protocol: one of the suite's presets for the environment, by name; None for its defaults.
-        options: the environment's options where they are known: what suits the agent depends on what it is shown.
-
-    Raises:
-        UnknownTask, InvalidOption, MissingPackage: for a task that does not exist or, of the suite gym, cannot start.
-        ConfigError: for a protocol that the suite does not have.
+    Several tasks, as `find_tasks` reads them, have the settings of the first, and at least one stream each. ``options``
+    are the environment's where they are known, else those of the suite's preset ``protocol``, or its defaults. Raises
+    UnknownTask, InvalidOption, MissingPackage and, for a protocol that the suite does not have, ConfigError.
     """
     tasks = find_tasks(task)
     options = preset_options(task, protocol) if options is None else options
@@ -36,11 +30,7 @@ def preset(task: str, protocol: str | None = None, options: Any = None) -> Train
 
 
 def preset_options(task: str, protocol: str | None = None) -> Any:
-    """The options of the environment that :func:`preset` takes where none are known; no environment is made.
-
-    Raises:
-        UnknownTask, ConfigError: as :func:`preset`.
-    """
+    """The options of the environment that :func:`preset` takes where none are known; no environment is made."""
     tasks = find_tasks(task)
     suite = one_suite(tasks)
     if protocol is not None and protocol not in suite.presets:

@@ -36,12 +36,8 @@ class TrainingLoop:
     """A training that is under way: the loop of batches, updates, publications, lines and checkpoints.
 
     Several learners make the same updates at the same time, each from rollouts of its own. The first of them decides
-    when to stop and to save, and it alone writes the run; the others send it their counts.
-
-    Args:
-        config: of the whole training.
-        run: None but for the first learner.
-        counters: of the checkpoint that the training continues from; empty for a new one.
+    when to stop and to save, and it alone has the ``run`` and writes it; the others send it their counts. ``config`` is
+    that of the whole training, ``counters`` are those of the checkpoint that it goes on from, empty for a new one.
     """
 
     def __init__(
@@ -82,10 +78,9 @@ class TrainingLoop:
         """Learn from batch after batch until the run's end or until asked to stop, then save; also where anything else
         ends it, but a second Ctrl-C. Returns None but for the first learner.
 
-        Raises:
-            TrainingDiverged, ActorsLost, InferenceFailed, EngineFailed: where the run cannot go on, after a checkpoint.
-            CollectiveBroken: where another learner is gone; after a checkpoint on a CPU, a GPU's state is unknown.
-            RunDirectoryError, CheckpointError: where the run can no longer be written.
+        Raises TrainingDiverged, ActorsLost, InferenceFailed or EngineFailed after a checkpoint; CollectiveBroken where
+        another learner is gone, after a checkpoint on a CPU; RunDirectoryError or CheckpointError where the run can no
+        longer be written.
         """
         self._publish()
         self._show()

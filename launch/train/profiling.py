@@ -44,15 +44,12 @@ _NODE = "autograd::engine::evaluate_function"
 
 
 class TrainingProfile:
-    """Counts the seconds of the phases of a training's loop, and traces some of its updates.
+    """Counts the seconds of the phases of a training's loop, and traces some of its updates; :meth:`write` puts its
+    files into ``folder``.
 
     Seconds are counted from the beginning of the first phase "update" to the end of the last phase; phases do not nest.
-    What starting and stopping the trace takes is counted nowhere.
-
-    Args:
-        folder: where :meth:`write` puts its files; made where it is missing.
-        skip: updates before the trace: the first compile kernels and fill caches.
-        most_updates, most_seconds: the length of the trace; it ends with the update under way.
+    What starting and stopping the trace takes is counted nowhere. The trace begins after ``skip`` updates, of which the
+    first compile kernels and fill caches, and ends with the update that reaches one of the limits.
     """
 
     def __init__(
@@ -95,13 +92,9 @@ class TrainingProfile:
         workers: InferenceStatistics | None = None,
         timeline: Callable[[Path], object] | None = None,
     ) -> ProfileSummary:
-        """End the trace, and write it, Ray's timeline and ``summary.md``. Raises OSError.
-
-        Args:
-            actors: seconds of "environment", "inference" and "waiting", summed over all rollout actors; without
-                "waiting" where the learner's process steps the environments.
-            timeline: writes Ray's timeline to a path.
-        """
+        """End the trace, and write it, Ray's timeline (by ``timeline``) and ``summary.md``. ``actors`` are seconds of
+        "environment", "inference" and "waiting", summed over all rollout actors; without "waiting" where the learner's
+        process steps the environments. Raises OSError."""
         self._stop()
         self._folder.mkdir(parents=True, exist_ok=True)
         parts: dict[str, float] = {}

@@ -143,17 +143,10 @@ def open_run(
 ) -> Iterator[RunContext]:
     """Open a run to train in it: within this context it is locked, and a run at a URL is copied there.
 
-    Args:
-        new: whether it begins; False where it goes on from its newest checkpoint; None: it goes on if it has one.
-        config: settings to train with.
-        console: shows what it waits for, and copies that fail.
-        restarted: whether to wait for another writer, such as a learner on a machine that cannot be reached.
-
-    Raises:
-        RunDirectoryError, StorageError: where another process writes the run, where a new one would be written over
-            another, or where there is none to go on with.
-        CheckpointError: where it has no checkpoint that can be read.
-        ConfigError: where the settings are not those of its checkpoint.
+    A run that is not ``new`` goes on from its newest checkpoint; None: it goes on if it has one. A ``restarted`` one
+    waits for another writer, such as a learner on a machine that cannot be reached. Raises RunDirectoryError or
+    StorageError where another process writes the run, where a new one would be written over another, or where there is
+    none to go on with; CheckpointError where no checkpoint can be read, ConfigError where the settings do not fit it.
     """
     waits = partial(console.print, soft_wrap=True, markup=False) if restarted else None
     with ExitStack() as stack:

@@ -52,13 +52,10 @@ def open_rollouts(
     stack: ExitStack,
     first_index: int = 0,
 ) -> Rollouts:
-    """Start the learner's rollout actors, with all they need; ``stack`` ends all of it. Those of a resumed run begin
-    other episodes than the ones already played.
+    """Start the learner's rollout actors, with all they need; ``stack`` ends all of it.
 
-    Args:
-        counters: of the checkpoint that the run continues from, empty for a new run.
-        first_index: the number of this learner's first actor among the actors of all learners.
-
+    The ``counters`` of the checkpoint that a run goes on from (empty for a new one) let actors begin other episodes
+    than those already played; ``first_index`` is the number of this learner's first actor among those of all learners.
     Raises ConfigError for a device that is not there, or where there is no memory for the rollouts; ConnectionFailed
     and InferenceFailed where Ray or an inference worker cannot start.
     """

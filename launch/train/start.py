@@ -91,11 +91,8 @@ def _train_suite(suite: SuiteRun, console: Console, words: Sequence[str]) -> int
 
 def _train_each(suite: SuiteRun, tasks: Sequence[Task], console: Console) -> int:
     """Train an agent on each of the tasks in turn: what has ended is left alone, what was interrupted goes on, and a
-    task that fails does not keep the others from being trained.
-
-    Returns:
-        0 where every task has ended, 128 + the signal's number where one came, else the largest `failure_code`.
-    """
+    task that fails does not keep the others from being trained. Returns 0 where every task has ended, 128 + the
+    signal's number where one came, else the largest `failure_code`."""
     states: dict[str, str] = {}
     failures: set[int] = set()
     for number, task in enumerate(tasks, start=1):

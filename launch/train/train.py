@@ -33,15 +33,9 @@ def train(
     """Train until ``total_steps``, or until SIGINT or SIGTERM asks to stop; both save a checkpoint. Returns the exit
     code: 0 at the end of training, 128 + the signal's number where one came.
 
-    With ``num_learners`` learners in processes of their own the first of them opens the run, else this process does.
-
-    Args:
-        place, new: as of :func:`r2ac.launch.train.run_context.open_run`.
-        callback: gets each line of metrics, and can ask to stop; not of learners in processes of their own.
-
-    Raises:
-        ConfigError, InvalidOption, MissingPackage, RunDirectoryError, CheckpointError: for what the user can mend.
-        TrainingDiverged, ActorsLost, LearnersLost: when the run cannot continue.
+    The run is opened with ``place`` and ``new`` by :func:`r2ac.launch.train.run_context.open_run`: here, or by the
+    first of ``num_learners`` learners in processes of their own, of which ``callback`` gets no lines of metrics. Raises
+    what `open_run` raises, InvalidOption, MissingPackage, and one of ``RUN_FAILURES`` where the run cannot continue.
     """
     config.check()
     callback = callback or TrainCallback()
