@@ -47,13 +47,9 @@ COMMANDS = (
 """Each is the function ``<name>_command`` of the module ``commands.<name>``, which is imported when it is needed."""
 
 
+@safe_output()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (2 for bad input, with one sentence; 1 for a run that failed)."""
-    with safe_output():
-        return _run(arguments)
-
-
-def _run(arguments: Sequence[str] | None) -> int:
     # A file has no width: tables need not be cut to that of a terminal.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -40,8 +40,7 @@ class _Played:
 
     observations: list[Any] = field(default_factory=list)
     rewards: list[Any] = field(default_factory=list)
-    lengths: list[int] = field(default_factory=list)
-    """Of the episodes that ended."""
+    lengths: list[int] = field(default_factory=list)  # of the episodes that ended
     truncated: int = 0
     info_keys: set[str] = field(default_factory=set)
     outside: str = ""
@@ -52,11 +51,9 @@ class _Played:
 
 @exits_raise()
 def check_environment(name: str, options: GymOptions, seed: int, steps: int) -> list[Finding]:
-    """Play steps of uniformly random actions in the environment ``gym/<name>``; returns what r2ac makes of it.
-
-    A step or reset that takes longer than ``options.step_timeout`` seconds (0: 60) is a failure of the environment.
-    Only the main thread, which receives signals, can call this. Raises UnknownTask, InvalidOption, MissingPackage.
-    """
+    """What r2ac makes of the environment ``gym/<name>`` after steps of uniformly random actions; one that takes longer
+    than ``options.step_timeout`` seconds (0: 60) is a failure of the environment. Only the main thread, which receives
+    signals, can call this. Raises UnknownTask, InvalidOption, MissingPackage."""
     env = make_vector(f"gym/{name}", 1, seed, options=options)
     env.close()
     shown, taken = env.single_observation_space, env.single_action_space

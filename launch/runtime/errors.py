@@ -48,8 +48,8 @@ def os_errors_as(kind: type[Exception], sentence: str) -> Iterator[None]:
 
 
 def with_details_kept(error: Exception, folder: Path | None = None) -> str:
-    """What an error says. The traceback of an environment's error is written to ``environment-error.txt`` in the run's
-    ``folder``, or in a temporary one, and the sentence says where."""
+    """What an error says, with the path of the traceback of an environment's error, which is written into ``folder``,
+    or a temporary one."""
     # Not before there is an error: all commands import this module, also those that need no environment.
     from r2ac.envs import EnvironmentFailed
 

@@ -26,11 +26,9 @@ def learner_threads(asked: int, busy_cores: int, learners: int = 1) -> int:
 
 
 def set_up_process(threads: int) -> None:
-    """Let torch use ``threads`` CPU threads, and let the C library keep the memory that torch frees.
-
-    By default glibc gives every large block back to the kernel, which hands it out again page by page, filled with
-    zeros: with images that takes about half of the time of an update. With other C libraries nothing changes.
-    """
+    """Let torch use ``threads`` CPU threads, and let glibc keep the memory that torch frees: by default it gives every
+    large block back to the kernel, which hands it out again page by page, filled with zeros; with images that takes
+    about half of the time of an update."""
     import torch
 
     torch.set_num_threads(threads)
@@ -44,11 +42,8 @@ def set_up_process(threads: int) -> None:
 
 
 def end_thread(thread: threading.Thread, seconds: float = CLOSE_SECONDS) -> None:
-    """Wait for a daemon thread that was asked to end; after ``seconds`` leave it behind, with a warning.
-
-    A thread that waits for the GPU never ends where the GPU waits for a learner that died in the middle of an update. A
-    daemon thread does not keep the process from ending.
-    """
+    """Wait for a daemon thread that was asked to end; after ``seconds`` leave it behind, with a warning: one that waits
+    for the GPU never ends where the GPU waits for a learner that died in the middle of an update."""
     thread.join(seconds)
     if thread.is_alive():
         warnings.warn(

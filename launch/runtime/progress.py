@@ -23,12 +23,9 @@ _UNKNOWN = "–"  # noqa: RUF001 (a dash, as it is printed)
 
 
 class Progress(ABC):
-    """What work under way shows: updated in place in a terminal, elsewhere (a log file) plain lines, one state every
-    ``interval`` seconds.
-
-    Within its context a thread refreshes it every second while no update comes. ``clock`` gives seconds; after
-    ``stall_seconds`` without a step the display says so. ``transient``: it vanishes from a terminal at the end.
-    """
+    """The state of work under way: updated in place in a terminal (``transient``: until the end), in a log file plain
+    lines every ``interval`` seconds. Within its context a thread refreshes it every second while no update comes; after
+    ``stall_seconds`` without a step, by ``clock``, the display says so."""
 
     def __init__(
         self,
@@ -119,10 +116,7 @@ class TrainingStatus:
 
 class TrainingProgress(Progress):
     """One line about a run: steps, steps/s, mean return, updates, time left, and for how long no step has come.
-
-    ``total_steps`` is where the run ends, counted from its first beginning. The first `update` says where this process
-    begins, so that the rate (an exponential mean over about 20 seconds) and the time left are right after a resume.
-    """
+    ``total_steps`` include those before a resume; the first `update` says where this process begins."""
 
     def __init__(
         self,
@@ -140,7 +134,7 @@ class TrainingProgress(Progress):
         self._shown_line = ""
 
     def update(self, status: TrainingStatus) -> None:
-        """The run has come so far; shown if it is time to."""
+        """Take the newest status; shown if it is time to."""
         with self._lock:
             now = self._clock()
             self._rate.add(now, status.env_steps)
@@ -207,12 +201,11 @@ class TrainingProgress(Progress):
 
 
 class _Rate:
-    """Steps per second: an exponential mean over time, unbiased from the first interval on. Time counts once steps
-    have come in it: a rate that sank while one waits for the next ones would let the time left grow without bound."""
+    """Steps per second: an exponential mean over time, unbiased from the first interval on. Time counts once steps have
+    come in it, so that the time left does not grow without bound while none come."""
 
     def __init__(self) -> None:
-        self.newest: float | None = None
-        """When the newest steps came."""
+        self.newest: float | None = None  # when the newest steps came
         self._last_steps = 0
         self._longest = _RATE_SECONDS
         self._steps = 0.0

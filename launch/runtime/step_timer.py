@@ -10,10 +10,8 @@ from contextlib import contextmanager
 
 
 class StepTimer:
-    """A context in which this process is ended, by SIGALRM, if it stays there longer than ``seconds`` (0: never).
-
-    The kernel does it: also a process that never comes back to Python ends. Where it was goes to standard error first.
-    """
+    """A context in which the kernel ends this process, by SIGALRM, after ``seconds`` (0: never), also one that never
+    comes back to Python. Where it was goes to standard error first."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -32,10 +30,8 @@ class StepTimer:
 
 @contextmanager
 def step_limit(seconds: float) -> Iterator[None]:
-    """Raises TimeoutError inside after ``seconds`` (0: never), for a process that is to go on.
-
-    Code that hangs without coming back to Python is not ended; nor is it on another thread than the main one.
-    """
+    """Raises TimeoutError inside after ``seconds`` (0: never), for a process that is to go on; not in code that never
+    comes back to Python, nor on another thread than the main one."""
     if not seconds or threading.current_thread() is not threading.main_thread():
         yield
         return

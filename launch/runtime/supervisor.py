@@ -98,7 +98,7 @@ def _run(words: Sequence[str], count: int, stops: _PassedOn) -> int:
 
 
 def _ends_with(parent: int) -> Callable[[], None] | None:
-    """Lets the kernel send SIGTERM to a process when its parent dies; it holds over exec, but not for its children."""
+    """Lets the kernel send SIGTERM to a child when its parent dies, also after exec."""
     prctl = _prctl()
     if prctl is None:
         return None
@@ -154,8 +154,8 @@ class _PassedOn(StopSignals):
 
 @contextmanager
 def _adoption() -> Iterator[Callable[[], None]]:
-    """Within this context processes whose parent dies become children of this process (Linux), which thereby knows
-    what a killed training has left behind: the agents of its Ray would stay for a minute. Yields what ends them."""
+    """Within this context what a killed training leaves behind, such as its Ray, becomes a child of this process
+    (Linux). Yields what ends these children."""
     own, prctl = _children(), _prctl()
     if prctl is not None:
         prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

@@ -253,7 +253,7 @@ class TrainConfig(Generic[EnvOptions]):
         return f"rewards: {rewards}; a time limit {limits}"
 
     def to_json(self) -> dict[str, Any]:
-        """The dictionary that is read back from JSON: paths are text, tuples lists."""
+        """The settings as JSON has them: paths are text, tuples lists."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=os.fspath))
         return values
 

@@ -59,8 +59,7 @@ _read_by(local_path, Path, "PATH")
 
 
 def _describe(kind: type, default: Any) -> None:
-    """Give every field its docstring as one line, as ``help`` in its metadata: tyro, which otherwise reads docstrings
-    itself, breaks the help wherever an indented docstring has a line break."""
+    """Put the docstring of every field as one line into its metadata: tyro itself keeps the docstring's line breaks."""
     for base in kind.__mro__[:-1]:
         texts = {param.arg_name: param.description for param in docstring_parser.parse_from_object(base).params}
         for field in fields(kind):
@@ -87,7 +86,7 @@ def _read(kind: Any, prog: str, arguments: Sequence[str], default: Any, **settin
 
 
 def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None, description: str | None = None) -> Any:
-    """The dataclass ``kind`` from the command line; tyro ends the program with code 2 where it cannot be read."""
+    """The dataclass ``kind`` from the command line; tyro exits with code 2 where it cannot be read."""
     return _read(kind, prog, arguments, default, description=description)
 
 
@@ -139,8 +138,7 @@ def check_ranges(arguments: object, ranges: Mapping[str, tuple[int, int]]) -> No
 
 
 def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
-    """The task's preset with what the flags say. What suits the agent depends on what it is shown, and that on the
-    flags of the environment: they are read first."""
+    """The task's preset with what the flags say; those of the environment are read first, as the preset needs them."""
     rest = list(arguments)
     options = preset_options(task, take_flag(rest, "--preset"))
     prog = f"r2ac train {task}"

@@ -34,7 +34,7 @@ def is_late(
 def least_bound(
     streams: int, batch_size: int, in_flight: int, prefetched: int, publish_every: int, under_way: int = 0
 ) -> int:
-    """The smallest bound that can be kept: the lag that the rollouts in flight of ``streams`` streams can have where no
-    actor is late, with ``prefetched`` batches made ready and ``under_way`` publications that have not ended."""
+    """The smallest bound that can be kept: the largest lag where no actor is late, with ``prefetched`` batches made
+    ready and ``under_way`` publications that have not ended."""
     weights_age = prefetched + (1 + under_way) * publish_every
     return math.ceil(in_flight * streams / batch_size) + in_flight - 1 + weights_age

@@ -64,9 +64,8 @@ def _memory(task: Task, options: Any, **changes: Any) -> TrainConfig[Any]:
 
 
 def _small(task: Task, options: Any, images: bool) -> TrainConfig[Any]:
-    """For tasks with little to see. Without the spread of time scales the forget gates lose the cue within a few steps.
-    Without an encoder below the core, which vectors can do without, the gradient is exact from end to end. The settings
-    for images are not tuned."""
+    """For small observations. Without chrono initialisation the forget gates lose the cue within a few steps. Without
+    an encoder the gradient is exact from end to end. The settings for images are not tuned."""
     return TrainConfig(
         task.name,
         options,
@@ -82,8 +81,7 @@ def _small(task: Task, options: Any, images: bool) -> TrainConfig[Any]:
 
 
 def _gym(task: Task, options: Any) -> TrainConfig[Any]:
-    """What an id shows only the environment itself knows. Most ids do not ask for long memory. Rewards may be of any
-    size, so that they are normalised and clipped as far out as is usual; time limits are not part of most tasks."""
+    """Most ids do not ask for long memory, rewards may be of any size, and time limits are not part of most tasks."""
     env = make_vector(task.name, 1, 0, options=options)
     shape = env.single_observation_space.shape or ()
     env.close()

@@ -25,22 +25,18 @@ _WORTH_TRYING_MORE = 1.02
 
 @dataclass(frozen=True)
 class BenchTrial:
-    """A training that was run for some seconds."""
+    """A training of some seconds, with the shares of the time in which its learner waited for rollouts and its rollout
+    actors for orders (None where nothing was counted)."""
 
     config: TrainConfig[Any]
     steps_per_second: float
     learner_wait: float
-    """Share of the time in which the learner waited for rollouts."""
     actor_wait: float | None
-    """Share of the time in which the rollout actors waited for orders; None where nothing was counted."""
 
     def flags(self) -> str:
         """The settings that were tried, as flags of ``r2ac train``."""
         names = ("num_actors", "streams_per_actor", "learner_threads")
         return " ".join(f"--{name.replace('_', '-')} {getattr(self.config, name)}" for name in names)
-
-
-Measure = Callable[[TrainConfig[Any], float], BenchTrial]
 
 
 def measure(config: TrainConfig[Any], seconds: float) -> BenchTrial:
@@ -79,15 +75,12 @@ def search(
     config: TrainConfig[Any],
     budget: float,
     seconds: float,
-    measure: Measure = measure,
+    measure: Callable[[TrainConfig[Any], float], BenchTrial] = measure,
     clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[BenchTrial]:
-    """Trials of ``seconds`` each, beside its start, until nothing is left to try or the next would end after ``budget``
-    seconds in all.
-
-    First the settings as they are, then other numbers of actors, then of the best of them other numbers of streams and
-    of threads of the learner; what makes it faster is kept.
-    """
+    """Trials of ``seconds`` each, until nothing is left to try or the next would end after ``budget`` seconds in all:
+    the settings as they are, other numbers of actors, then with the best of them of streams and of threads of the
+    learner."""
     began = clock()
     tried: dict[tuple[int, int, int], BenchTrial] = {}
     best: BenchTrial | None = None

@@ -33,8 +33,7 @@ _SAVE_SECONDS, _END_SECONDS = 120, 5
 
 
 class LearnerGroup:
-    """``num_learners`` learners in Ray processes, each in its place in the cluster; all of them end with ``stack``.
-    Raises ConnectionFailed where there is no cluster, or no room in it."""
+    """``num_learners`` learners in Ray processes, which end with ``stack``. Raises ConnectionFailed without room."""
 
     def __init__(self, config: TrainConfig[Any], stack: ExitStack, console: Console) -> None:
         self._config, self._count, self._stack = config, config.num_learners, stack
@@ -63,8 +62,7 @@ class LearnerGroup:
         stack.callback(self._kill)
 
     def train(self, place: Path | str, new: bool | None, callback: TrainCallback, signals: StopSignals) -> Summary:
-        """Let all of them train until the end, or until asked to stop; the first one opens the run. Raises LearnersLost
-        where one of them died, and what one of them raised."""
+        """Let all of them train; the first opens the run. Raises LearnersLost, and what one of them raised."""
         place = place.absolute() if isinstance(place, Path) else place
         first, *others = self._learners
         try:

@@ -25,10 +25,7 @@ from r2ac.learner import Collective, ProcessGroup, SingleLearner
 
 class LearnerProcess:
     """A learner that shares a training with others. While :meth:`train` runs on one thread, the other methods answer.
-
-    SIGTERM, which may be sent to its processes where a node is taken away, is taken as :meth:`stop`: all learners save
-    and end, at the same update. The device of ``config`` is as torch calls it there.
-    """
+    SIGTERM, as where a node is taken away, is taken as :meth:`stop`: all learners save and end at the same update."""
 
     def __init__(self, rank: int, config: TrainConfig[Any]) -> None:
         self._rank, self._config = rank, config
@@ -58,8 +55,7 @@ class LearnerProcess:
         restarted: bool = False,
     ) -> Summary | None:
         """This learner's part of the training, which finds the others at ``rendezvous``, None where there are none; the
-        first learner opens the run at ``place``, an absolute path or a URL, as
-        :func:`r2ac.launch.train.run_context.open_run`. Raises as :func:`r2ac.launch.train.learn.learn`."""
+        first opens the run, as `open_run`, at ``place``, an absolute path or a URL. Raises as `learn`."""
         config = self._config
         callback = TrainCallback(
             show_status=partial(setattr, self, "_status"), show_budget=partial(setattr, self, "_budget")

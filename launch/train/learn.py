@@ -29,8 +29,7 @@ def learn(
     config: TrainConfig[Any], collective: Collective, run: RunContext | None, signals: StopSignals
 ) -> Summary | None:
     """One learner's part of a training, in this process, from its rollout actors to the last checkpoint. The first
-    learner alone has the ``run``, and returns a summary. Raises as :func:`r2ac.launch.train.train.train`, and
-    CollectiveBroken."""
+    learner alone has the ``run``, and returns a summary. Raises as `train`, and CollectiveBroken."""
     share = share_of(config)
     device = learner_device(config.device)
     set_up_process(share.learner_threads)
@@ -90,9 +89,8 @@ def make_learner(
     checkpoint: Checkpoint | None = None,
     collective: Collective | None = None,
 ) -> tuple[Learner, MemoryBudget]:
-    """The learner, as new or as its checkpoint has it, and the memory that the run will hold. The first of several
-    learners reads what comes from files. Raises ConfigError where the memory is not there, and CheckpointError where
-    the checkpoint, or that of the encoder, does not fit."""
+    """The learner, as new or as its checkpoint has it, and the memory that the run will hold. Raises ConfigError where
+    the memory is not there, and CheckpointError where the checkpoint, or that of the encoder, does not fit."""
     # An agent that does not fit must not be made.
     budget = memory_budget(config, spec, device)
     check_fits(budget, available_memory(device))

@@ -159,9 +159,12 @@ class TrainingLoop:
         if self._checkpoint_is_due:
             with phase("checkpoint"):
                 self._checkpoint()
-        if config.video_minutes > 0 and time.monotonic() - self._last_video >= 60 * config.video_minutes:
+        film_is_due = config.video_minutes > 0 and time.monotonic() - self._last_video >= 60 * config.video_minutes
+        if film_is_due and self._run is not None:
             with phase("video"):
-                self._film()
+                task = config.tasks[learner.updates % len(config.tasks)].name
+                self._run.write_film(learner.agent, task, config.env, learner.env_steps)
+            self._last_video = time.monotonic()
         self._show(_SHOW_SECONDS)
 
     def _show(self, every: float = 0.0) -> None:
@@ -197,15 +200,6 @@ class TrainingLoop:
         values = self._log.values()
         if self._run is not None:
             self._run.write_line(steps, steps * self._frames_per_step, self._wall_time(), values)
-
-    def _film(self) -> None:
-        """An episode of one of the tasks as the agent plays it now."""
-        if self._run is None:
-            return
-        config, learner = self._config, self._learner
-        task = config.tasks[learner.updates % len(config.tasks)].name
-        self._run.write_film(learner.agent, task, config.env, learner.env_steps)
-        self._last_video = time.monotonic()
 
     def _checkpoint(self) -> None:
         """A checkpoint, with what all learners have counted."""

@@ -28,14 +28,13 @@ Place = Literal["device", "machine", "shared", "cluster"]
 """Where memory is held: on the learner's device; by processes of this machine; in its /dev/shm, where Ray keeps its
 objects; or somewhere in the Ray cluster that was joined."""
 
+# Rough figures: the process of a rollout actor or inference worker with Ray, torch and Gymnasium; Ray's own services on
+# this machine (325 MB were seen); an engine of DeepMind Lab, one for each stream (200 to 380 MB were seen); what an
+# inference worker's process holds on a GPU.
 ACTOR_BYTES = 250_000_000
-"""The process of a rollout actor or inference worker with Ray, torch and Gymnasium; a rough figure."""
 RAY_BYTES = 350_000_000
-"""Ray's own services on this machine; a rough figure, 325 MB were seen."""
 DMLAB_ENGINE_BYTES = 300_000_000
-"""An engine of DeepMind Lab, one for each stream; 200 to 380 MB were seen."""
 WORKER_GPU_BYTES = 600_000_000
-"""What an inference worker's process holds on a GPU; a rough figure."""
 
 # An update holds more than what it saves for the backward pass: the gradients that pass through the layers, the
 # libraries' scratch memory, gaps in the heap. With three times the largest saved array for all that, the estimate lay
@@ -59,10 +58,9 @@ class BudgetPart:
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """What a run will hold, part by part."""
+    """What a run will hold, part by part; ``device`` is the learner's."""
 
     device: str
-    """The learner's device."""
     parts: tuple[BudgetPart, ...]
 
     def of(self, *places: Place) -> tuple[BudgetPart, ...]:
@@ -77,22 +75,17 @@ class MemoryBudget:
 
 @dataclass(frozen=True)
 class Available:
-    """Bytes that a run may take; None where they are not known, or do not matter."""
+    """Bytes that a run may take: of this machine's memory, of /dev/shm and of the learner's GPU; None: not known."""
 
     machine: int | None = None
-    """Memory of this machine."""
     shared: int | None = None
-    """Free space of /dev/shm."""
     device: int | None = None
-    """Free memory of the learner's GPU."""
 
 
 def memory_budget(config: TrainConfig[Any], spec: ObservationSpec, device: torch.device) -> MemoryBudget:
-    """What a run with ``config`` will hold, of an environment with ``spec``, where it learns on ``device``.
-
-    Sensitivities, weights, batches and the queue are exact but for small change; activations are an estimate, good to
-    about a quarter on a CPU; processes are rough figures. Raises ConfigError if there can be no such agent.
-    """
+    """What a run will hold that learns on ``device``: activations are an estimate, good to about a quarter on a CPU,
+    processes are rough figures, all else is exact but for small change. Raises ConfigError if there can be no such
+    agent."""
     # In this mode tensors have shapes and no numbers: nothing is allocated or computed.
     with torch.random.fork_rng(devices=()), FakeTensorMode():
         agent = make_agent(spec, config.agent, config.seed, torch.device("cpu"))
@@ -149,8 +142,7 @@ def available_memory(device: torch.device, root: Path = Path("/")) -> Available:
 
 
 def check_fits(budget: MemoryBudget, available: Available) -> None:
-    """Raises ConfigError for the first place that is too small; the message names what is needed and free, the largest
-    part, and what makes it smaller."""
+    """Raises ConfigError for the first place that is too small, with the largest part and what makes it smaller."""
     limits: list[tuple[str, tuple[Place, ...], int | None]] = [
         (f"memory on {budget.device}", ("device",), available.device),
         ("shared memory (/dev/shm)", ("shared",), available.shared),

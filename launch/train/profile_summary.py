@@ -30,23 +30,17 @@ def percentages(seconds: Mapping[str, float]) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ProfileSummary:
-    """Where a training's time went."""
+    """Where a training's time went, in seconds: by phase of the learner's loop, by part of the traced updates, and by
+    what all rollout actors and all inference workers do. ``traced`` of all updates are traced, after ``skipped``."""
 
     on_gpu: bool
     updates: int
-    """Of the whole run."""
     traced: int
-    """Updates in the trace."""
     skipped: int
-    """Updates before the trace."""
     loop: Mapping[str, float]
-    """Seconds of each phase of the learner's loop."""
     parts: Mapping[str, float]
-    """Seconds of each part of the traced updates."""
     actors: Mapping[str, float]
-    """Seconds of what the rollout actors do, summed over all of them."""
     workers: InferenceStatistics | None = None
-    """What the inference workers have done; None where there are none."""
 
     @property
     def worker_seconds(self) -> dict[str, float]:

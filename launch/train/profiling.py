@@ -16,10 +16,8 @@ from r2ac.agents.scopes import scope
 from r2ac.launch.rollouts.inference.acting_agent import InferenceStatistics
 from r2ac.launch.train.profile_summary import OTHER, ProfileSummary
 
-UPDATE = "update"
-"""The phase of the updates themselves."""
+UPDATE = "update"  # the phase of the updates themselves
 TRACE, TIMELINE, SUMMARY = "learner-trace.json.gz", "ray-timeline.json", "summary.md"
-SENSITIVITIES = "sensitivities"
 SENSITIVITY_OPERATORS = {"r2ac::sensitivity_pass_", "r2ac::vector_pass_", "r2ac::block_sensitivity_pass_"}
 # The part that a scope of Agent and Learner belongs to, and the part of the backward pass of what it computed.
 FORWARD = {
@@ -140,12 +138,9 @@ class TrainingProfile:
 
 
 def update_seconds(events: Iterable[FunctionEvent], on_device: bool) -> dict[str, float]:
-    """Seconds of each part of the updates that a profiler saw, within scopes of the name "update".
-
-    Every moment counts once, in the part of the innermost event that names one. A node of the backward pass belongs to
-    the scope of the operator that made it: autograd gives both the same number. With ``on_device`` the time of the
-    GPU's kernels counts, else that of the thread that makes the updates.
-    """
+    """Seconds of each part of the updates (scopes "update") that a profiler saw: of the GPU's kernels with
+    ``on_device``, else of the thread that makes them. Every moment counts once, in the part of the innermost event that
+    names one. A node of the backward pass belongs to the scope of the operator that made it."""
     events = list(events)
     made_in = _scopes_of_nodes(events)
     seconds: defaultdict[str, float] = defaultdict(float)
@@ -188,7 +183,7 @@ def _part_of(event: FunctionEvent, made_in: Mapping[tuple[int, int], str]) -> st
 
 def _part_named_by(event: FunctionEvent, made_in: Mapping[tuple[int, int], str]) -> str | None:
     if event.name in SENSITIVITY_OPERATORS:
-        return SENSITIVITIES
+        return "sensitivities"
     if event.name.startswith(_NODE):
         return BACKWARD.get(made_in.get((event.fwd_thread or 0, event.sequence_nr), OTHER), OTHER)
     return FORWARD.get(event.name)

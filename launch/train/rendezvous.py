@@ -55,8 +55,7 @@ def serve(host: str, size: int) -> TCPStore:
 
 
 def use_network_of(address: str) -> None:
-    """Let torch.distributed listen and talk on the interface with this address alone; one that the environment names
-    already is kept."""
+    """Let torch.distributed talk on the interface with this address alone, if the environment names none."""
     name = interface_of(address)
     if name is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)

@@ -34,8 +34,7 @@ def newest_step(place: Path | str) -> int | None:
 
 def continued_config(place: Path | str, arguments: Sequence[str]) -> TrainConfig[Any]:
     """The settings of the interrupted run at a path or a URL, changed by the flags. Raises RunDirectoryError,
-    StorageError and StorageUnavailable where they cannot be read, ConfigError where a flag says that it goes on
-    elsewhere."""
+    StorageError and StorageUnavailable where they cannot be read, ConfigError for another --run-dir."""
     before = config_from_json(_read_config(place), Path(place) / "config.json")
     before = replace(before, run_dir=None if is_url(str(place)) else Path(place))
     config = parse(with_options(TrainConfig, before.env), "r2ac train --resume RUN", arguments, before)

@@ -35,23 +35,19 @@ from r2ac.learner.checkpoint import (
 )
 
 
-def _ignore(_: Any) -> None:
-    """Does nothing."""
-
-
 @dataclass(frozen=True)
 class TrainCallback:
     """What a training calls while it goes on: for the terminal, for the process that started it, for a sweep."""
 
     constants: Mapping[str, float] = field(default_factory=dict)
     """What each line of the metrics holds too."""
-    take_line: Callable[[Mapping[str, float]], None] = _ignore
+    take_line: Callable[[Mapping[str, float]], None] = lambda _: None
     """Gets each line of metrics that was written."""
     stop_requested: Callable[[], bool] = lambda: False
     """Returns whether the training shall save and end; called after each update."""
-    show_status: Callable[[TrainingStatus], None] = _ignore
+    show_status: Callable[[TrainingStatus], None] = lambda _: None
     """Gets how far the training has come, several times a second."""
-    show_budget: Callable[[MemoryBudget], None] = _ignore
+    show_budget: Callable[[MemoryBudget], None] = lambda _: None
     """Gets the memory that the training will hold, before it begins."""
 
 

@@ -59,8 +59,7 @@ def resume(place: str, arguments: Sequence[str], console: Console) -> int:
 
 
 def begin_suite(first: TrainConfig[Any], names: str, given: str | None, flags: Sequence[str], console: Console) -> int:
-    """A training on each task of a list, ``first`` being the settings of the first one; in the directory that is
-    ``given`` one that has begun goes on."""
+    """A training on each task of a list; ``first`` has the settings of the first. One begun in ``given`` goes on."""
     with nullcontext(given) if given else _new_path(replace(first, task=names, run_dir=None)) as place:
         suite = SuiteRun(str(place), names, tuple(flags))
         begun = SuiteRun.read(suite.place)
@@ -130,8 +129,7 @@ def _train_one(suite: SuiteRun, task: Task, console: Console) -> int:
 
 
 def _new_path(config: TrainConfig[Any]) -> AbstractContextManager[Path]:
-    """Where a new run is written; by default a directory that is made here, and removed if no run comes to be. Raises
-    ConfigError where --run-dir is no folder of its own."""
+    """Where a new run is written; by default a new directory, removed if no run comes to be. Raises ConfigError."""
     if config.run_dir is None:
         return new_directory(default_run_directory(config.task, config.agent.label, config.seed))
     if not config.run_dir.name:
@@ -145,8 +143,7 @@ def _is_watched_over(config: TrainConfig[Any]) -> bool:
 
 
 def _supervise(config: TrainConfig[Any], place: str, words: Sequence[str], new: bool = False) -> int:
-    """Run this command as a child, and again after failures: what has come to a checkpoint goes on. With ``new`` the
-    words begin a run, and others resume it."""
+    """Run this command as a child, and again after failures, from the newest checkpoint; ``new``: it begins a run."""
 
     def state() -> str:
         step = newest_step(place)

@@ -38,8 +38,7 @@ FINAL_FAILURES = (TrainingDiverged, CaptureFailed)
 
 
 def failure_code(error: BaseException) -> int:
-    """The exit code of what ended a run: TRY_AGAIN where it may go better from the newest checkpoint, 2 where its
-    environment never worked, else 1."""
+    """TRY_AGAIN where another try may go better, 2 where the run's environment never worked, else 1."""
     if isinstance(error, EnvironmentFailed) and error.never_worked:
         return 2
     return TRY_AGAIN if isinstance(error, RUN_FAILURES) and not isinstance(error, FINAL_FAILURES) else 1

@@ -41,11 +41,8 @@ class _Part:
 
 
 class TrainingLog:
-    """The values of a line of metrics.jsonl, each over the steps since the last line.
-
-    With several learners the first has the values of all: their episodes, lags and counts together, and the mean of the
-    time that each of them waited. Reference scores depend on the environment's ``options``.
-    """
+    """The values of a line of metrics.jsonl, each over the steps since the last line. With several learners the first
+    has the values of all: their episodes, lags and counts together, and the mean of the time that each waited."""
 
     def __init__(
         self, learner: Learner, rollouts: Rollouts, tasks: Sequence[Task], options: Any, collective: Collective
@@ -77,8 +74,7 @@ class TrainingLog:
         self._note_counts(self._collective.gather(self._own_counts()))
 
     def counts(self) -> dict[str, int]:
-        """What a checkpoint keeps, with the other learners' counts as gathered last; the sequence number is the largest
-        of all streams. Waits for the learner's device."""
+        """What a checkpoint keeps, with the other learners' counts as gathered last. Waits for the learner's device."""
         return _together([self._own_counts(), self._others])
 
     def values(self) -> dict[str, float]:
@@ -137,8 +133,7 @@ class TrainingLog:
         return values
 
     def notes(self) -> dict[str, int]:
-        """For the progress line: counts that should stay zero, those of the learner's device and of other learners as
-        of the last line, and the limit of the episodes' steps."""
+        """For the progress line: counts that should stay zero, partly as of the last line, and the limit of steps."""
         return {
             "actors pending": self._counts.pending,
             "inference workers pending": self._counts.workers_pending,
