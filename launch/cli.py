@@ -12,6 +12,7 @@ from importlib.metadata import version
 from rich.console import Console
 
 from r2ac.launch.runtime.output import print_failures, safe_output
+from r2ac.launch.runtime.supervisor import TRY_AGAIN, exit_code, restarts
 
 USAGE = """\
 Train, evaluate and plot recurrent actor-critics with exact real-time recurrent learning.
@@ -63,7 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print_failures([f"there is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}"])
         return 2
     try:
-        return _command(words, console)
+        from r2ac.launch.runs.local_copies import local_copies
+
+        module = import_module(f"r2ac.launch.commands.{words[0]}")
+        command: Callable[[Sequence[str], Console], int] = getattr(module, f"{words[0]}_command")
+        with local_copies(words, console) as local:
+            return exit_code(command(local[1:], console))
     except KeyboardInterrupt:
         return 130
     except SystemExit as error:
@@ -75,22 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(error)
 
 
-def _command(words: list[str], console: Console) -> int:
-    from r2ac.launch.runs.local_copies import local_copies
-    from r2ac.launch.runtime.supervisor import exit_code
-
-    module = import_module(f"r2ac.launch.commands.{words[0]}")
-    command: Callable[[Sequence[str], Console], int] = getattr(module, f"{words[0]}_command")
-    with local_copies(words, console) as local:
-        return exit_code(command(local[1:], console))
-
-
 def _failed(error: Exception) -> int:
     """Print what went wrong; returns the exit code. An unexpected error is raised again, or printed and retried."""
     from r2ac.envs import InvalidOption, MissingPackage, UnknownTask
     from r2ac.launch.cluster.connect import ConnectionFailed
     from r2ac.launch.runtime.errors import RunError, with_details_kept
-    from r2ac.launch.runtime.supervisor import TRY_AGAIN, exit_code, restarts
     from r2ac.launch.settings.config import ConfigError
 
     # What the user can mend: one sentence and exit code 2.

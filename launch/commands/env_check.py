@@ -43,10 +43,8 @@ class _Played:
     lengths: list[int] = field(default_factory=list)  # of the episodes that ended
     truncated: int = 0
     info_keys: set[str] = field(default_factory=set)
-    outside: str = ""
-    """The first observation that its space does not hold."""
-    failure: str = ""
-    """What the environment raised, and when, or that it did not return."""
+    outside: str = ""  # the first observation that its space does not hold
+    failure: str = ""  # what the environment raised, and when, or that it did not return
 
 
 @exits_raise()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
@@ -15,9 +14,6 @@ from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.settings.config import ConfigError, require
 from r2ac.launch.settings.flags import parse, require_runs
-
-if TYPE_CHECKING:
-    from r2ac.launch.evaluation.plan import EvaluationPlan
 
 
 @dataclass(frozen=True)
@@ -65,7 +61,12 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
     with StopSignals() as signals:
         play_plan(plan, console, workers, signals, parsed.stall_seconds, parsed.fresh)
     print_results(plan, console)
-    return _exit_code(plan, signals)
+    print_failures(failure.sentence for failure in plan.failures)
+    if signals.received is not None:
+        return 128 + signals.received
+    if not plan.failures:
+        return 0
+    return 1 if plan.results or not all(failure.bad_input for failure in plan.failures) else 2
 
 
 def _device(arguments: EvaluateArguments) -> str:
@@ -80,13 +81,3 @@ def _device(arguments: EvaluateArguments) -> str:
         remedy = "--device cuda, or --workers 0 for this process"
         raise ConfigError(f"--device is {arguments.settings.device}, but Ray hands out the GPUs: {remedy}")
     return str(device)
-
-
-def _exit_code(plan: EvaluationPlan, signals: StopSignals) -> int:
-    """Says what failed, each in one sentence."""
-    print_failures(failure.sentence for failure in plan.failures)
-    if signals.received is not None:
-        return 128 + signals.received
-    if not plan.failures:
-        return 0
-    return 1 if plan.results or not all(failure.bad_input for failure in plan.failures) else 2

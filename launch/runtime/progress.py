@@ -102,12 +102,11 @@ class Progress(ABC):
 
 @dataclass(frozen=True)
 class TrainingStatus:
-    """How far a training has come."""
+    """How far a training has come; ``mean_return`` is of the last 100 episodes, None before the first has ended."""
 
     env_steps: int = 0
     updates: int = 0
     mean_return: float | None = None
-    """Of the last 100 episodes; None before the first has ended."""
     notes: Mapping[str, int] = field(default_factory=dict)
     """Counts that should stay 0, such as skipped updates; those above 0 are shown."""
     hints: Sequence[str] = ()

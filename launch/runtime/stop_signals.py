@@ -31,8 +31,7 @@ class StopSignals:
 
     def __init__(self, also: Callable[[], bool] = lambda: False) -> None:
         self._also = also
-        self.received: signal.Signals | None = None
-        """The signal that came first, or None."""
+        self.received: signal.Signals | None = None  # the signal that came first
         self._before: dict[signal.Signals, Any] = {}
 
     def stop_requested(self) -> bool:

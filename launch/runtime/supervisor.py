@@ -66,7 +66,8 @@ def supervise(words: Sequence[str], max_failures: int, state: Callable[[], str],
             if stops.received is not None or 0 <= code != TRY_AGAIN:
                 return 1 if code == TRY_AGAIN else code
             end_orphans()
-            what = f"was killed by {_signal_name(-code)}" if code < 0 else "failed"
+            killer = next((each.name for each in signal.Signals if each == -code), f"signal {-code}")
+            what = f"was killed by {killer}" if code < 0 else "failed"
             # A training that was killed leaves its progress line and a hidden cursor.
             Console(stderr=True).show_cursor(True)
             if count == max_failures:
@@ -118,11 +119,6 @@ def _prctl() -> Callable[..., int] | None:
 def _is_stop(code: int) -> bool:
     """Whether a training ended because it was asked to, also before it could say so itself."""
     return any(code in (-number, 128 + number) for number in STOPS)
-
-
-def _signal_name(number: int) -> str:
-    known = [each.name for each in signal.Signals if each == number]
-    return known[0] if known else f"signal {number}"
 
 
 class _PassedOn(StopSignals):

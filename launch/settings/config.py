@@ -21,6 +21,7 @@ from r2ac.learner import LearnerConfig
 
 EnvOptions = TypeVar("EnvOptions", bound=SuiteOptions)
 MAX_GROUPS = 255
+_RENAMED = {"max_failures": "max_engine_failures"}  # options of an environment, as earlier versions called them
 
 
 class ConfigError(ValueError):
@@ -276,18 +277,13 @@ def config_from_json(values: dict[str, Any], source: Path) -> TrainConfig[Any]:
         options = find_tasks(values["task"])[0].suite.options
         paths = {name: Path(values[name]) for name in ("run_dir", "encoder_from") if values.get(name) is not None}
         parts = {
-            "env": _typed(options, _with_new_names(values["env"])),
+            "env": _typed(options, {_RENAMED.get(name, name): value for name, value in values["env"].items()}),
             "agent": _typed(AgentConfig, values["agent"]),
             "learner": _typed(LearnerConfig, values["learner"]),
         }
         return _typed(TrainConfig, {**values, **paths, **parts})
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{source} is not a configuration of this version of r2ac: {error}") from error
-
-
-def _with_new_names(options: dict[str, Any]) -> dict[str, Any]:
-    """The options of an environment as earlier versions called them, by their names of today."""
-    return {{"max_failures": "max_engine_failures"}.get(name, name): value for name, value in options.items()}
 
 
 def _typed(kind: type, values: dict[str, Any]) -> Any:

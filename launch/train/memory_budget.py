@@ -36,10 +36,9 @@ RAY_BYTES = 350_000_000
 DMLAB_ENGINE_BYTES = 300_000_000
 WORKER_GPU_BYTES = 600_000_000
 
-# An update holds more than what it saves for the backward pass: the gradients that pass through the layers, the
-# libraries' scratch memory, gaps in the heap. With three times the largest saved array for all that, the estimate lay
-# between 23 % below and 21 % above the growth of processes on a CPU (IMPALA's encoder, in float32 and bfloat16, and the
-# small one, 84x84, 80 to 1600 observations in an update).
+# An update also holds gradients that pass through the layers, scratch memory and gaps in the heap. With three times the
+# largest saved array for these the estimate lay between 23 % below and 21 % above the growth of processes on a CPU
+# (IMPALA's encoder, in float32 and bfloat16, and the small one, 84x84, 80 to 1600 observations in an update).
 _WORKING_ARRAYS = 3
 # No more than this was ever free: v1 writes it where there is no limit.
 _NO_LIMIT = 1 << 60

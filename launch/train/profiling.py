@@ -32,12 +32,7 @@ FORWARD = {
     "backward": OTHER,
     UPDATE: OTHER,
 }
-BACKWARD = {
-    "encoder": "encoder backward",
-    "core": "core backward",
-    "heads": "heads, losses",
-    "losses": "heads, losses",
-}
+BACKWARD = {"encoder": "encoder backward", "core": "core backward", "heads": "heads, losses", "losses": "heads, losses"}
 _NODE = "autograd::engine::evaluate_function"
 
 

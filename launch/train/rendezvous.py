@@ -26,7 +26,6 @@ class FileRendezvous:
     address = LOOPBACK
 
     def join(self, size: int) -> Store:
-        """The store through which ``size`` learners find one another."""
         return FileStore(str(self.path), size)
 
 

@@ -37,10 +37,10 @@ from r2ac.learner.checkpoint import (
 
 @dataclass(frozen=True)
 class TrainCallback:
-    """What a training calls while it goes on: for the terminal, for the process that started it, for a sweep."""
+    """What a training calls while it goes on: for the terminal, for the process that started it, for a sweep. Each line
+    of the metrics also holds the ``constants``."""
 
     constants: Mapping[str, float] = field(default_factory=dict)
-    """What each line of the metrics holds too."""
     take_line: Callable[[Mapping[str, float]], None] = lambda _: None
     """Gets each line of metrics that was written."""
     stop_requested: Callable[[], bool] = lambda: False
@@ -53,21 +53,19 @@ class TrainCallback:
 
 @dataclass
 class RunContext:
-    """The run of a training, which its first learner alone has: where it is written, and to whom it reports."""
+    """The run of a training, at a path or a URL (``place``), which its first learner alone has.
+
+    ``directory`` is locked; for a URL it is the folder on this machine that ``mirror`` copies there. The run goes on
+    from ``checkpoint``, None for a new one, after a failure ``restarted``; ``metrics`` are open in :meth:`recording`.
+    """
 
     place: Path | str
-    """Its path or its URL."""
     directory: RunDirectory
-    """Locked; for a run at a URL the copy on this machine."""
     checkpoint: Checkpoint | None
-    """That the run goes on from; None for a new one."""
     callback: TrainCallback
     mirror: Mirror | None
-    """Copies the run to its URL."""
     restarted: bool
-    """Whether the training goes on after a failure."""
     metrics: MetricsWriter = field(init=False)
-    """Within :meth:`recording`."""
 
     @property
     def env_steps(self) -> int:

@@ -52,9 +52,8 @@ class Summary:
     env_frames: int
     updates: int
     steps: int
-    """Environment steps of this process, or of this group of learners: without those before a resume."""
+    """Environment steps of this process or group of learners, in ``seconds``: without those before a resume."""
     seconds: float
-    """The time that they took."""
     mean_return: float | None
     notes: Mapping[str, int]
     """Counts that should be zero."""
