@@ -64,7 +64,13 @@ class LearnerProcess:
             run = None
             if place is not None:
                 run = stack.enter_context(open_run(place, new, config, Console(), callback, restarted))
-            return learn(config, self._join(rendezvous), run, StopSignals(also=self._stop.is_set))
+            collective: Collective = SingleLearner()
+            if rendezvous is not None:
+                use_network_of(rendezvous.address)
+                store = getattr(self, "_store", None) or rendezvous.join(config.num_learners)
+                device = choose_device(config.device)
+                collective = ProcessGroup(store, self._rank, config.num_learners, device)
+            return learn(config, collective, run, StopSignals(also=self._stop.is_set))
 
     def stop(self) -> None:
         """Ask the training to stop."""
@@ -73,10 +79,3 @@ class LearnerProcess:
     def status(self) -> tuple[TrainingStatus, MemoryBudget | None]:
         """How far the training has come, and the memory of this learner once it is known."""
         return self._status, self._budget
-
-    def _join(self, rendezvous: FileRendezvous | TcpRendezvous | None) -> Collective:
-        if rendezvous is None:
-            return SingleLearner()
-        use_network_of(rendezvous.address)
-        store = getattr(self, "_store", None) or rendezvous.join(self._config.num_learners)
-        return ProcessGroup(store, self._rank, self._config.num_learners, choose_device(self._config.device))

@@ -24,6 +24,7 @@ from r2ac.launch.train.run_context import RunContext
 from r2ac.launch.train.sources import Rollouts
 from r2ac.launch.train.summary import Summary
 from r2ac.launch.train.training_log import COUNTED, TrainingLog
+from r2ac.launch.watching.training_video import film_episode
 from r2ac.learner import Collective, Learner, TrainingDiverged
 from r2ac.learner.checkpoint import Checkpoint, CheckpointError
 
@@ -161,9 +162,11 @@ class TrainingLoop:
                 self._checkpoint()
         film_is_due = config.video_minutes > 0 and time.monotonic() - self._last_video >= 60 * config.video_minutes
         if film_is_due and self._run is not None:
-            with phase("video"):
+            # An episode of one of the tasks as the agent plays it now; none where the engine fails.
+            with phase("video"), suppress(EngineFailed):
                 task = config.tasks[learner.updates % len(config.tasks)].name
-                self._run.write_film(learner.agent, task, config.env, learner.env_steps)
+                gif = film_episode(learner.agent, task, config.env, seed=learner.env_steps)
+                self._run.metrics.events.write_gif(gif.data, gif.size, learner.env_steps)
             self._last_video = time.monotonic()
         self._show(_SHOW_SECONDS)
 

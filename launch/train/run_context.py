@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from r2ac.agents import Agent
-from r2ac.envs import EngineFailed, EnvironmentFailed
+from r2ac.envs import EnvironmentFailed
 from r2ac.launch.runs.metrics import MetricsWriter
 from r2ac.launch.runs.mirror import Mirror
 from r2ac.launch.runs.run_directory import RunDirectory
@@ -23,7 +22,6 @@ from r2ac.launch.settings.places import is_url
 from r2ac.launch.train.memory_budget import MemoryBudget
 from r2ac.launch.train.resume import check_goes_on, newest_step
 from r2ac.launch.train.summary import RUN_FAILURES, resume_command
-from r2ac.launch.watching.training_video import film_episode
 from r2ac.learner.checkpoint import (
     Checkpoint,
     CheckpointError,
@@ -102,12 +100,6 @@ class RunContext:
         values = {**values, **self.callback.constants}
         self.metrics.write(env_steps, env_frames, wall_time, values)
         self.callback.take_line({"env_steps": env_steps, **values})
-
-    def write_film(self, agent: Agent, task: str, options: Any, env_steps: int) -> None:
-        """Write an episode of the task as the agent plays it now; none where the engine fails."""
-        with suppress(EngineFailed):
-            gif = film_episode(agent, task, options, seed=env_steps)
-            self.metrics.events.write_gif(gif.data, gif.size, env_steps)
 
     def save(self, checkpoint: Checkpoint, keep: int) -> None:
         """Write a checkpoint, keep the newest ``keep``, and begin to copy the run to its URL."""

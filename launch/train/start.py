@@ -63,8 +63,7 @@ def begin_suite(first: TrainConfig[Any], names: str, given: str | None, flags: S
     with nullcontext(given) if given else _new_path(replace(first, task=names, run_dir=None)) as place:
         suite = SuiteRun(str(place), names, tuple(flags))
         begun = SuiteRun.read(suite.place)
-        if begun not in (None, suite):
-            assert begun is not None
+        if begun is not None and begun != suite:
             raise ConfigError(
                 f"{given} holds a training on {begun.names} with other flags; {resume_command(suite.place)} goes on "
                 "with it"
