@@ -167,6 +167,14 @@ class LSTMCore(Core):
         h, carry = self(x.unsqueeze(0), Carry(state), is_first.unsqueeze(0))
         return h.squeeze(0), carry.state
 
+    def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+        """Raises NotImplementedError: no benchmark inspects this core."""
+        raise NotImplementedError
+
+    def retention(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+        """Raises NotImplementedError: no benchmark watches this core."""
+        raise NotImplementedError
+
 
 def make_core(method: str, inputs: int, hidden: int, device: torch.device) -> nn.Module | None:
     """The core of a method, with the same weights for every eLSTM; None where it cannot run on the device."""
