@@ -88,20 +88,16 @@ def play(
     with timer():
         observation, info = env.reset()
     reward, is_first = np.zeros(env.num_envs, dtype=np.float32), np.ones(env.num_envs, dtype=bool)
+    texts = getattr(env.unwrapped, "instruction_texts", lambda: [""] * env.num_envs)
     while True:
         decision = act(observation, reward, is_first, Signals.of(info).instruction)
-        shown, told = observation.copy(), instruction_texts(env)
+        shown, instructions = observation.copy(), texts()
         with timer():
             observation, paid, terminated, truncated, info = env.step(decision.action)
         over, whole = Signals.of(info).ends(terminated, truncated)
-        yield PlayedStep(shown, reward, is_first, told, decision, paid, over, whole, cut=truncated & ~terminated)
+        cut = truncated & ~terminated
+        yield PlayedStep(shown, reward, is_first, instructions, decision, paid, over, whole, cut)
         reward, is_first = paid.astype(np.float32), terminated | truncated
-
-
-def instruction_texts(env: VectorEnv) -> list[str]:
-    """The instruction that each stream shows, in words; empty where the environment has none."""
-    texts = getattr(env.unwrapped, "instruction_texts", None)
-    return [""] * env.num_envs if texts is None else texts()
 
 
 def shares(episodes: int, streams: int) -> np.ndarray:

@@ -60,23 +60,6 @@ class Protocol:
     presets: Mapping[str, str] = field(default_factory=dict)
     """Which of a suite's presets says what an episode is; where none does, it is as in training."""
 
-    def parts_of(self, task: Task) -> tuple[EvaluationConfig, ...]:
-        """Raises ConfigError where the protocol does not know the task's suite."""
-        parts = self.parts.get(task.suite.name, self.others)
-        if not parts:
-            raise ConfigError(
-                f"--protocol is {self.name}, which is for {' and '.join(self.parts)} and not for {task.name}"
-            )
-        return parts
-
-    def environment(self, task: Task, trained: Any) -> Any:
-        """The options to play with, for an agent that was trained with the options ``trained`` of the same suite."""
-        name = self.presets.get(task.suite.name)
-        if name is None:
-            return trained
-        preset = task.suite.presets[name]
-        return replace(trained, **{name: getattr(preset, name) for name in _OF_AN_EPISODE[task.suite.name]})
-
 
 _DEFAULT = (EvaluationConfig(100, 3),)
 
@@ -135,9 +118,12 @@ class Settings:
     def environment(self, task: Task, trained: Any) -> Any:
         """The options to play with, for an agent that was trained with the options ``trained`` of the same suite;
         raises InvalidOption where the task cannot run with them."""
+        suite, changed = task.suite, dict[str, Any]()
+        if (preset := PROTOCOLS[self.protocol].presets.get(suite.name)) is not None:
+            changed |= {name: getattr(suite.presets[preset], name) for name in _OF_AN_EPISODE[suite.name]}
         asked = {name: getattr(self, name) for name in ("max_episode_steps", "step_timeout")}
-        given = {name: value for name, value in asked.items() if value is not None}
-        return task.checked_options(replace(PROTOCOLS[self.protocol].environment(task, trained), **given))
+        changed |= {name: value for name, value in asked.items() if value is not None}
+        return task.checked_options(replace(trained, **changed))
 
     def configs(self, task: Task) -> list[tuple[EvaluationConfig, tuple[str, ...]]]:
         """How each part of the protocol is to be played, and the names of the settings that are not the protocol's.
@@ -145,7 +131,11 @@ class Settings:
         Where one split is asked for, only the parts of that split; where the protocol has none, as many episodes as its
         first part. Raises ConfigError where the protocol does not know the task's suite, or a number is below 1.
         """
-        parts = PROTOCOLS[self.protocol].parts_of(task)
+        protocol = PROTOCOLS[self.protocol]
+        parts = protocol.parts.get(task.suite.name, protocol.others)
+        if not parts:
+            known = " and ".join(protocol.parts)
+            raise ConfigError(f"--protocol is {self.protocol}, which is for {known} and not for {task.name}")
         if self.split is not None:
             parts = tuple(part for part in parts if part.split == self.split) or parts[:1]
         return [self._config(part) for part in parts]

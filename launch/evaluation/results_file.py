@@ -33,7 +33,10 @@ def read_evaluation(path: Path) -> tuple[Evaluation, ...]:
     RunError where there is none, or it is damaged or of another format."""
     file = evaluation_path(path) if path.is_dir() else path
     try:
-        return _parse(json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse), file)
+        values = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
+        if values["format"] != FORMAT or values["format_version"] != FORMAT_VERSION:
+            raise ValueError(f"format {values['format']!r}, version {values['format_version']!r}")
+        return tuple(_evaluation(each, file) for each in values["results"])
     except FileNotFoundError as error:
         raise RunError(f"there is no evaluation {file}: r2ac evaluate writes it") from error
     except OSError as error:
@@ -46,10 +49,9 @@ def read_evaluation(path: Path) -> tuple[Evaluation, ...]:
 class EvaluationFile:
     """The ``evaluation.json`` of a run while its evaluation is under way; written whole after every seed.
 
-    A context manager: within it no other evaluation writes there. The kernel holds that lock (``flock`` on the folder,
-    which is made if need be) and drops it when the process ends, however it ends. With ``fresh`` what is asked for
-    begins anew, and everything where the file is damaged. Raises RunError where the file is damaged or may not be
-    written, or in use by another evaluation.
+    A context manager: within it no other evaluation writes there (``flock`` on the folder, which is made if need be,
+    ends with the process). With ``fresh`` what is asked for begins anew, and everything where the file is damaged.
+    Raises RunError where the file is damaged or may not be written, or in use by another evaluation.
     """
 
     def __init__(self, path: Path, fresh: bool = False) -> None:
@@ -162,12 +164,6 @@ def _lock(folder: Path) -> int | None:
         os.close(opened)
         return None
     return opened
-
-
-def _parse(values: dict[str, Any], file: Path) -> tuple[Evaluation, ...]:
-    if values["format"] != FORMAT or values["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"format {values['format']!r}, version {values['format_version']!r}")
-    return tuple(_evaluation(each, file) for each in values["results"])
 
 
 def _evaluation(values: dict[str, Any], file: Path) -> Evaluation:

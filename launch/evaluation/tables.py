@@ -90,12 +90,11 @@ def evaluation_markdown(evaluations: Sequence[Evaluation], means: Sequence[tuple
 
 
 def _protocol(evaluation: Evaluation) -> str:
-    """The name of the protocol, and what is not as it says."""
+    """Its name, and the settings that differ from it."""
     return evaluation.protocol + (f" with other {', '.join(evaluation.changed)}" if evaluation.changed else "")
 
 
 def _statement(evaluation: Evaluation) -> str:
-    """The protocol and what it came to."""
     config = evaluation.config
     actions = "the most probable actions" if config.greedy else "sampled actions"
     played = f"{config.seeds} x {config.episodes} episodes, split {config.split}"

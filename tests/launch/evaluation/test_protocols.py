@@ -8,7 +8,7 @@ from r2ac.envs import Split, find_task
 from r2ac.envs.atari import AtariOptions
 from r2ac.envs.memory import MemoryOptions
 from r2ac.envs.procgen import ProcgenOptions, level_range
-from r2ac.launch.evaluation.protocols import PROTOCOLS, Settings
+from r2ac.launch.evaluation.protocols import Settings
 from r2ac.launch.settings.config import ConfigError
 
 
@@ -73,7 +73,7 @@ def test_machado_2018_changes_the_episodes_and_not_what_the_agent_sees() -> None
         max_episode_frames=1000,
         threads=3,
     )
-    played = PROTOCOLS["machado2018"].environment(find_task("atari/Breakout"), trained)
+    played = Settings.of("machado2018").environment(find_task("atari/Breakout"), trained)
     assert (played.sticky_actions, played.max_noops, played.fire_on_reset) == (0.25, 0, False)
     assert (played.episodic_life, played.max_episode_frames) == (False, 108_000)
     names = ("sticky_actions", "max_noops", "fire_on_reset", "episodic_life", "max_episode_frames")
@@ -82,8 +82,8 @@ def test_machado_2018_changes_the_episodes_and_not_what_the_agent_sees() -> None
 
 def test_the_paper_s_games_begin_with_no_ops() -> None:
     trained = AtariOptions(sticky_actions=0.25, max_noops=0, fire_on_reset=False, colour=True)
-    played = PROTOCOLS["paper"].environment(find_task("atari/Breakout"), trained)
+    played = Settings.of("paper").environment(find_task("atari/Breakout"), trained)
     assert played == AtariOptions(colour=True)
-    assert PROTOCOLS["default"].environment(find_task("atari/Breakout"), trained) == trained
+    assert Settings.of("default").environment(find_task("atari/Breakout"), trained) == trained
     options = MemoryOptions(corridor_length=7)
-    assert PROTOCOLS["default"].environment(find_task("memory/tmaze"), options) == options
+    assert Settings.of("default").environment(find_task("memory/tmaze"), options) == options
