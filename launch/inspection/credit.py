@@ -134,8 +134,6 @@ def measure_reach(agent: Agent, config: LearnerConfig, rollouts: Iterable[Rollou
 
 
 class _Findings:
-    """Gathers what measured rollouts say."""
-
     def __init__(self, points: Sequence[int]) -> None:
         self._points = points
         self._rows: list[list[float]] = []

@@ -99,7 +99,6 @@ def _print(console: Console, folder: Path, inspections: Sequence[Inspection]) ->
 
 
 def _parts(inspections: Sequence[Inspection]) -> Table:
-    """Norms of the two parts, and half-lives."""
     lives = f"half-life {'/'.join(map(str, PERCENTILES))} %"
     table = _table("steps", "boundary", "inside", "ratio", "cosine", "horizon", lives)
     for each in inspections:

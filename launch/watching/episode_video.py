@@ -10,29 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from r2ac.launch.watching import pictures
 from r2ac.launch.watching.episodes import PlayedEpisode
-from r2ac.launch.watching.pictures import (
-    FIRST,
-    GAIN,
-    GREY,
-    INK,
-    LINE,
-    LOSS,
-    MARGIN,
-    PAPER,
-    SCREEN,
-    TEXT,
-    TITLE,
-    enlarged,
-    font,
-    newest_image,
-    recent_vectors,
-    signed,
-    stacked,
-    tiled,
-    with_instruction,
-    write,
-)
+from r2ac.launch.watching.pictures import FIRST, GAIN, GREY, INK, LINE, LOSS, MARGIN, PAPER, SCREEN, TEXT, TITLE, font
 
 # Of Okabe and Ito's palette; the action that is taken has the orange of FIRST.
 _BLUE, _PALE = "#0072B2", "#f2f2f2"
@@ -72,7 +52,7 @@ class Film:
 
 def draw_film(film: Film, output: Path, fps: int) -> None:
     """Write a video of all steps, or a contact sheet of a dozen of them, as `write` does; raises as it does."""
-    write(output, fps, lambda: contact_sheet(film), lambda: frames(film, hold=fps))
+    pictures.write(output, fps, lambda: contact_sheet(film), lambda: frames(film, hold=fps))
 
 
 def frames(film: Film, hold: int) -> Iterator[Image.Image]:
@@ -92,7 +72,7 @@ def contact_sheet(film: Film) -> Image.Image:
         for number, episode in enumerate(film.episodes)
         for step in dict.fromkeys(np.linspace(0, len(episode) - 1, each).round().astype(int).tolist())
     ]
-    sheet = tiled(shown, min(_SHEET_COLUMNS, len(shown)))
+    sheet = pictures.tiled(shown, min(_SHEET_COLUMNS, len(shown)))
     pen = ImageDraw.Draw(sheet)
     for y in range(shown[0].height, sheet.height, shown[0].height):
         pen.line((MARGIN, y, sheet.width - MARGIN, y), fill=LINE)
@@ -106,8 +86,8 @@ def frame(film: Film, number: int, step: int) -> Image.Image:
     left = _observation(film, episode, step)
     if episode.instructions:
         others = {each for played in film.episodes for each in played.instructions}
-        left = with_instruction(left, episode.instructions[step], others)
-    right = stacked([_numbers(episode, step), _chart(film, episode, step), _policy(film, episode, step)])
+        left = pictures.with_instruction(left, episode.instructions[step], others)
+    right = pictures.stacked([_numbers(episode, step), _chart(film, episode, step), _policy(film, episode, step)])
     top = MARGIN + TITLE + TEXT + 24
     size = (left.width + right.width + 3 * MARGIN, top + max(left.height, right.height) + MARGIN)
     picture = Image.new("RGB", size, PAPER)
@@ -125,10 +105,10 @@ def _observation(film: Film, episode: PlayedEpisode, step: int) -> Image.Image:
     """An image enlarged pixel by pixel; a short vector as bars, a long one as a heat map of the last steps."""
     seen = episode.observations
     if seen.ndim == 4:
-        return enlarged(newest_image(seen[step], film.stacked), SCREEN)
+        return pictures.enlarged(pictures.newest_image(seen[step], film.stacked), SCREEN)
     newest = seen[:, -(seen.shape[1] // film.stacked) :]
     if newest.shape[1] > _MOST_ROWS:
-        return recent_vectors(newest.T, step, episode.is_first.tolist())
+        return pictures.recent_vectors(newest.T, step, episode.is_first.tolist())
     names = [f"feature {i}" for i in range(newest.shape[1])]
     texts = [f"{value:.3g}" for value in newest[step]]
     low, high = film.observation_range
@@ -137,12 +117,15 @@ def _observation(film: Film, episode: PlayedEpisode, step: int) -> Image.Image:
 
 
 def _numbers(episode: PlayedEpisode, step: int) -> Image.Image:
-    """Step, reward and return."""
     reward, total = float(episode.rewards[step]), float(episode.rewards[: step + 1].sum())
     colour = GAIN if reward > 0 else LOSS if reward < 0 else INK
     picture = Image.new("RGB", (_WIDTH, 66), PAPER)
     pen = ImageDraw.Draw(picture)
-    columns = (("step", str(step), INK), ("reward", signed(reward), colour), ("return so far", f"{total:,.6g}", INK))
+    columns = (
+        ("step", str(step), INK),
+        ("reward", pictures.signed(reward), colour),
+        ("return so far", f"{total:,.6g}", INK),
+    )
     for i, (name, text, fill) in enumerate(columns):
         pen.text((i * _WIDTH // 3, 0), name, fill=GREY, font=font(TEXT))
         pen.text((i * _WIDTH // 3, TEXT + 6), text, fill=fill, font=font(TITLE + 4, bold=True))
@@ -157,7 +140,7 @@ def _titled(title: str, body: Image.Image, note: str = "", colour: str = PAPER) 
     pen.text((head.width - 1, 0), note, fill=INK, font=font(TEXT + 1, bold=True), anchor="ra")
     x = head.width - 1 - pen.textlength(note, font=font(TEXT + 1, bold=True)) - 18
     pen.rectangle((x, 2, x + 11, 13), fill=colour)
-    return stacked([head, body])
+    return pictures.stacked([head, body])
 
 
 def _chart(film: Film, episode: PlayedEpisode, step: int) -> Image.Image:
@@ -192,7 +175,6 @@ def _chart(film: Film, episode: PlayedEpisode, step: int) -> Image.Image:
 
 
 def _policy(film: Film, episode: PlayedEpisode, step: int) -> Image.Image:
-    """A bar for the probability of each action."""
     probabilities, taken = episode.probabilities[step], int(episode.actions[step])
     note = f"taken: {film.action_names[taken]}"
     if len(probabilities) > _MOST_ROWS:

@@ -60,7 +60,7 @@ def watch_run(config: WatchConfig, console: Console) -> None:
         print_table(console, task, [*rows, ("cues", f"none: {memory}")], paths)
     else:
         draw_cue_memory(memory, f"{task}: {about}", picture)
-        print_table(console, task, [*rows, *_told(memory)], paths)
+        print_table(console, task, [*rows, *_cue_rows(memory)], paths)
         console.print(_table(memory))
 
 
@@ -79,7 +79,6 @@ def _memory(config: WatchConfig, scene: Scene, agent: Agent, spec: ObservationSp
 
 
 def _played(episodes: list[PlayedEpisode]) -> list[tuple[str, object]]:
-    """How many episodes and steps, and the returns."""
     returns = ", ".join(
         f"{episode.rewards.sum():,.6g}" + ("" if episode.complete else " (cut off)") for episode in episodes[:10]
     )
@@ -87,7 +86,7 @@ def _played(episodes: list[PlayedEpisode]) -> list[tuple[str, object]]:
     return [("episodes", len(episodes)), ("steps", sum(map(len, episodes))), ("returns", returns + more)]
 
 
-def _told(memory: CueMemory) -> list[tuple[str, object]]:
+def _cue_rows(memory: CueMemory) -> list[tuple[str, object]]:
     """How often the state names the cue, at five steps from the first to the last and at the decision."""
     last = len(memory.accuracy) - 1
     steps = sorted({round(last * part / 4) for part in range(5)})
@@ -102,7 +101,6 @@ def _told(memory: CueMemory) -> list[tuple[str, object]]:
 
 
 def _table(memory: CueMemory) -> Table:
-    """The units that tell the cues apart best."""
     names = ("unit", "separation", "spread", "half-life in steps")
     headers = (Column(name, justify="right", no_wrap=True) for name in names)
     table = Table(*headers, box=None, padding=(0, 1), pad_edge=False)
