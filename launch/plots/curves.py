@@ -58,8 +58,6 @@ class GroupCurve:
 
 @dataclass(frozen=True)
 class Panel:
-    """The curves of one task."""
-
     task: str
     """Empty where no run says which task it is."""
     window: float
@@ -136,8 +134,12 @@ def read_curves(run: Path, task: str, x: Axis, metric: str) -> dict[str, Curve]:
         for panel, key in _keys(run, task, metric, {name for row in rows for name in row}).items():
             points[panel] = measured_points(rows, axis, key)
         together = f" together with {axis}"
-    curves = {panel: _by_rising_x(at * unit, values) for panel, (at, values) in points.items()}
-    curves = {panel: curve for panel, curve in curves.items() if curve[0].size}
+    curves = {}
+    for panel, (at, values) in points.items():
+        finite = np.flatnonzero(np.isfinite(values))
+        if finite.size:
+            rising = finite[np.argsort(at[finite], kind="stable")]
+            curves[panel] = at[rising] * unit, values[rising]
     if not curves:
         raise RunDirectoryError(f"{run} has measured no finite value of {metric}{together}")
     return curves
@@ -244,11 +246,3 @@ def _keys(run: Path, task: str, metric: str, names: Iterable[str]) -> dict[str, 
     if key is None:
         raise RunDirectoryError(f"{run} has not measured {metric} (it has measured {', '.join(sorted(measured))})")
     return {task: key}
-
-
-def _by_rising_x(x: _Floats, y: _Floats) -> Curve:
-    """The finite points."""
-    finite = np.isfinite(y)
-    x, y = x[finite], y[finite]
-    order = np.argsort(x, kind="stable")
-    return x[order], y[order]

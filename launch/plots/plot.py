@@ -82,7 +82,6 @@ def plot_runs(
 def draw(
     panels: Sequence[Panel], x: Axis, metric: str, band: Band, lines: Mapping[str, Sequence[Line]] | None = None
 ) -> Figure:
-    """The figure of the panels, with the lines of each task."""
     labels = list(dict.fromkeys(curve.label for panel in panels for curve in panel.curves))
     figure, every_axes = _figure(len(panels))
     for panel, axes in zip(panels, every_axes, strict=True):
@@ -142,7 +141,6 @@ def _unit(panel: Panel, x: Axis) -> tuple[str, float]:
 
 
 def _draw_curve(axes: Axes, curve: GroupCurve, size: float, index: int, band: Band) -> None:
-    """``size``: what x is multiplied by."""
     colour = _COLOURS[index % len(_COLOURS)]
     dash = _DASHES[index // len(_COLOURS) % len(_DASHES)]
     # A line through a single point would not be seen.

@@ -16,7 +16,7 @@ from r2ac.envs import EngineFailed, find_task
 from r2ac.launch.evaluation.plan import BAD_INPUT
 from r2ac.launch.report.blocks import Section, html
 from r2ac.launch.report.episode_figure import draw_episode
-from r2ac.launch.report.format import clean, counted
+from r2ac.launch.report.format import capitalised, clean, counted
 from r2ac.launch.report.study import Configuration, Study
 from r2ac.launch.runs.loading import TrainedAgent, choose_device
 from r2ac.launch.runs.run_groups import RunGroup
@@ -103,7 +103,7 @@ def _group_blocks(configuration: Configuration, group: RunGroup) -> list[Markup]
 def _how_to_read(played: PlayedAgent) -> str:
     seen = "Observed features (blue above 0, orange below); " if played.episode.observations.ndim == 2 else ""
     rest = "probabilities of the actions (darker: more probable; dots: taken); value estimate, and rewards as bars"
-    return seen + rest + "." if seen else rest[0].upper() + rest[1:] + "."
+    return capitalised(f"{seen}{rest}.")
 
 
 def _frames(played: PlayedAgent) -> list[tuple[bytes, str, tuple[str, ...]]]:
@@ -114,10 +114,9 @@ def _frames(played: PlayedAgent) -> list[tuple[bytes, str, tuple[str, ...]]]:
         image = Image.fromarray(newest_image(episode.observations[step], played.scene.stacked))
         image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
         reward, action = float(episode.rewards[step]), played.action_names[int(episode.actions[step])]
-        lines = (f"step {step}", action, f"value {episode.values[step]:.3g}")
         paid = (f"reward {signed(reward)}",) if reward else ()
-        alt = f"Observation of {played.scene.task} at step {step}"
-        pictures.append((_png(image), alt, (*lines, *paid)))
+        lines = (f"step {step}", action, f"value {episode.values[step]:.3g}", *paid)
+        pictures.append((_png(image), f"Observation of {played.scene.task} at step {step}", lines))
     return pictures
 
 

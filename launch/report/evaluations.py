@@ -16,6 +16,7 @@ from r2ac.launch.report.format import capitalised, count_range, counted, listed,
 from r2ac.launch.report.scores import EvalSetting, RunScore, transferred_results
 from r2ac.launch.report.study import Configuration, Study
 from r2ac.launch.runtime.progress import short_count
+from r2ac.launch.train.resume import newest_step
 
 _TASKS_A_DRAWING = 10
 _MOST_REMARKS = 6
@@ -79,7 +80,7 @@ def _warnings(by_task: _Grouped) -> list[Markup]:
     for task, by_configuration in by_task.items():
         own = [result for results in by_configuration.values() for result in results]
         for result in own:
-            evaluation, newest = result.evaluation, result.run.checkpoint_steps
+            evaluation, newest = result.evaluation, newest_step(result.run.path)
             if not evaluation.complete:
                 played, asked = len(evaluation.seeds_played), evaluation.config.seeds
                 sentences[f"{result.run.name} has played {played} of {asked} evaluation seeds of {task}."] = None

@@ -49,7 +49,6 @@ def learning_curves(study: Study) -> LearningCurves:
 
 
 def learning_section(curves: LearningCurves) -> Section:
-    """A drawing for each task, and a table of where the curves end."""
     blocks = [html.text(problem, "missing") for problem in curves.problems]
     if not curves.panels:
         blocks.append(html.text("There is no learning curve to draw.", "missing"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from r2ac.launch.runtime.errors import RunError
 
 # What sets agents apart is always part of their names, even where no two of them share a task.
 _ALWAYS_NAMED = ("agent.core", "agent.gradient")
-_CHECKPOINT = re.compile(r"step_(\d+)\.safetensors")
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +43,6 @@ class StudiedRun:
     def steps(self) -> int | None:
         """Environment steps of the last line that was measured."""
         return int(self.rows[-1]["env_steps"]) if self.rows else None
-
-    @property
-    def checkpoint_steps(self) -> int | None:
-        """Environment steps of the newest checkpoint, by the names of the files."""
-        folder = RunDirectory(self.path).checkpoints
-        names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        return max((int(match[1]) for name in names if (match := _CHECKPOINT.fullmatch(name))), default=None)
 
     @property
     def name(self) -> str:

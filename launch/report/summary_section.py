@@ -19,7 +19,6 @@ from r2ac.launch.runs.run_groups import NO_TASK
 
 
 def summary(study: Study, results: Mapping[EvalSetting, Sequence[RunScore]], curves: LearningCurves) -> list[str]:
-    """What the page comes to, in a few sentences."""
     tasks = {task for configuration in study.configurations for task in configuration.tasks}
     counts = (
         f"{counted(len(study.runs), 'run')} of {counted(len(study.configurations), 'configuration')} on "
@@ -46,7 +45,6 @@ def configuration_table(study: Study) -> Markup:
 
 
 def repeated_seeds(study: Study) -> list[Markup]:
-    """Runs that are no independent draws."""
     remarks = []
     for configuration in study.configurations:
         for group in configuration.groups:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +12,7 @@ from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining
 
 from r2ac.launch.sweeps.space import Choice, Domain, Span
-from r2ac.launch.sweeps.sweep_settings import SweepSettings
+from r2ac.launch.sweeps.sweep_plan import SweepPlan
 
 _TIME = "generation"
 
@@ -20,13 +20,29 @@ _TIME = "generation"
 class Population(PopulationBasedTraining):
     """All members train for as long, then wait for one another and are compared.
 
-    Two things are mended. Tune's own draws from generators that others draw from too, so that no seed would repeat it;
-    and it would wait for ever where the member that all others wait for fails for good.
+    Two faults of Tune's are mended: it draws from generators that others draw from too, so that no seed would repeat
+    it; and it would wait for ever where the member that all others wait for fails for good.
     """
 
-    def __init__(self, seed: Sequence[int], **options: Any) -> None:
-        super().__init__(time_attr=_TIME, perturbation_interval=1, synch=True, **options)
-        self._seed = seed
+    def __init__(self, plan: SweepPlan, first_generation: int) -> None:
+        settings, bounds = plan.settings, plan.bounds
+
+        def within_bounds(config: dict[str, Any]) -> dict[str, Any]:
+            limited = {name: min(high, max(low, config[name])) for name, (low, high) in bounds.items()}
+            return {**config, **limited}
+
+        super().__init__(
+            time_attr=_TIME,
+            perturbation_interval=1,
+            synch=True,
+            hyperparam_mutations={name: _mutation(domain) for name, domain in plan.perturbed.items()},
+            quantile_fraction=settings.quantile,
+            resample_probability=settings.resample,
+            perturbation_factors=(1 / settings.perturb_factor, settings.perturb_factor),
+            custom_explore_fn=within_bounds,
+            log_config=False,
+        )
+        self._seed = (settings.sweep_seed, first_generation)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         with _seeded([*self._seed, int(result[_TIME])]):
@@ -45,29 +61,6 @@ class Population(PopulationBasedTraining):
         left = [trial for trial in tune_controller.get_live_trials() if trial is not gone]
         if left and all(self._trial_state[trial].last_train_time >= self._next_perturbation_sync for trial in left):
             self._next_perturbation_sync += self._perturbation_interval
-
-
-def population(
-    perturbed: Mapping[str, Domain],
-    bounds: Mapping[str, tuple[float, float]],
-    settings: SweepSettings,
-    seed: Sequence[int],
-) -> PopulationBasedTraining:
-    """The scheduler that changes the settings ``perturbed`` within ``bounds``; all its draws follow from ``seed``."""
-
-    def within_bounds(config: dict[str, Any]) -> dict[str, Any]:
-        limited = {name: min(high, max(low, config[name])) for name, (low, high) in bounds.items()}
-        return {**config, **limited}
-
-    return Population(
-        seed,
-        hyperparam_mutations={name: _mutation(domain) for name, domain in perturbed.items()},
-        quantile_fraction=settings.quantile,
-        resample_probability=settings.resample,
-        perturbation_factors=(1 / settings.perturb_factor, settings.perturb_factor),
-        custom_explore_fn=within_bounds,
-        log_config=False,
-    )
 
 
 @contextmanager

@@ -24,8 +24,6 @@ TRAINED, FAILED, BEGUN, WAITING = "trained", "failed", "interrupted", "not begun
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What a trial came to."""
-
     name: str
     state: str
     score: float | None

@@ -104,21 +104,16 @@ def _tuner(
     that members of a population hand to one another, and are thrown away at the end."""
     from ray import tune
 
-    from r2ac.launch.sweeps.population import population
+    from r2ac.launch.sweeps.population import Population
     from r2ac.launch.sweeps.progress_callback import ProgressCallback
     from r2ac.launch.sweeps.trainable import SweepTrial
 
     settings, names = plan.settings, [trial.name for trial in trials]
     space: dict[str, Any] = {"trial": tune.grid_search(names)}
     space |= {name: tune.sample_from(partial(_setting_of, before, name)) for name in plan.perturbed}
-    records = {name: Record.read(plan.sweep_dir / name) for name in names}
-    first_generation = min(
-        generation_of(before[name].env_steps, record, plan.perturb_every) for name, record in records.items()
-    )
-    scheduler, concurrent = None, settings.concurrent or None
-    if settings.is_population:
-        seed = (settings.sweep_seed, first_generation)
-        scheduler, concurrent = population(plan.perturbed, plan.bounds, settings, seed), None
+    records = [(before[name].env_steps, Record.read(plan.sweep_dir / name)) for name in names]
+    first_generation = min(generation_of(steps, record, plan.perturb_every) for steps, record in records)
+    scheduler = Population(plan, first_generation) if settings.is_population else None
     trainable = tune.with_parameters(SweepTrial, plan=plan, first_generation=first_generation)
     return tune.Tuner(
         tune.with_resources(trainable, tune.PlacementGroupFactory(bundles)),
@@ -127,7 +122,7 @@ def _tuner(
             metric="score",
             mode="min" if settings.minimise else "max",
             scheduler=scheduler,
-            max_concurrent_trials=concurrent,
+            max_concurrent_trials=None if scheduler else settings.concurrent or None,
             reuse_actors=True,
             trial_name_creator=lambda trial: str(trial.config["trial"]),
             trial_dirname_creator=lambda trial: str(trial.config["trial"]),

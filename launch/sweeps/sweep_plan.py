@@ -69,9 +69,8 @@ class SweepPlan:
     @property
     def perturb_every(self) -> int:
         """Environment steps between two comparisons of a population; 0 without one."""
-        if not self.settings.is_population:
-            return 0
-        return self.settings.perturb_every or max(1, self.trials[0].config.total_steps // 20)
+        default = max(1, self.trials[0].config.total_steps // 20)
+        return (self.settings.perturb_every or default) if self.settings.is_population else 0
 
 
 def make_plan(task: str, flags: Sequence[str], settings: SweepSettings, drawn: Sequence[Settings] = ()) -> SweepPlan:

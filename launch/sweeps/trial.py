@@ -83,8 +83,6 @@ class Record:
 
 @dataclass(frozen=True)
 class TrialReport:
-    """How far a trial is."""
-
     env_steps: int
     generation: int
     """Comparisons of the population that it has reached."""
@@ -140,7 +138,6 @@ class Trial:
         return self._report(done=not goes_on)
 
     def stop(self) -> None:
-        """Let the training save and end, and wait for that."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
@@ -243,6 +240,6 @@ def lines_since(run_dir: Path, after: int, until: int) -> list[dict[str, Any]]:
 
 
 def mean_of(lines: Any, metric: str) -> float:
-    """Of the lines that hold the metric, its mean; NaN where none does."""
+    """Its mean over the lines that hold it; NaN where none does."""
     values = [line[metric] for line in lines if line.get(metric) is not None]
     return math.fsum(values) / len(values) if values else math.nan
