@@ -20,8 +20,7 @@ class SafeStream:
 
     def __init__(self, stream: TextIO | None) -> None:
         self._stream = open(os.devnull, "w") if stream is None else stream  # noqa: SIM115 (as long as the process)
-        self.failure: OSError | None = None
-        """Why nothing is written any more; None while it is."""
+        self.failure: OSError | None = None  # why nothing is written any more
 
     def __getattr__(self, name: str) -> Any:
         """All else is that of the stream."""

@@ -1,7 +1,7 @@
 """A parent process that starts a training again after it was killed or has failed; it learns nothing itself.
 
-The training is its child: whatever ends a process, a signal, the lack of memory or an error in a library, ends the
-child alone. Where the parent is killed, the kernel sends SIGTERM to the child, which saves and ends.
+A signal, the lack of memory or an error in a library ends its child, the training, alone. Where the parent is killed,
+the kernel sends SIGTERM to the child, which saves and ends.
 """
 
 from __future__ import annotations

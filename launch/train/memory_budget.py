@@ -46,13 +46,12 @@ _NO_LIMIT = 1 << 60
 
 @dataclass(frozen=True)
 class BudgetPart:
-    """One of the things that a run holds."""
+    """One of the things that a run holds; ``remedy`` makes it smaller, as the end of a sentence."""
 
     name: str
     place: Place
     nbytes: int
     remedy: str
-    """What makes it smaller, as the end of a sentence."""
 
 
 @dataclass(frozen=True)

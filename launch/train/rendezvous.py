@@ -31,12 +31,11 @@ class FileRendezvous:
 
 @dataclass(frozen=True)
 class TcpRendezvous:
-    """At the first learner, on the network of a cluster."""
+    """At the first learner, on a cluster's network, where the machine of the learner that joins has ``address``."""
 
     host: str
     port: int
     address: str
-    """Of the machine of the learner that joins, in that network."""
 
     def join(self, size: int) -> Store:
         return TCPStore(self.host, self.port, size, is_master=False, timeout=_START)

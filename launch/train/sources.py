@@ -36,11 +36,10 @@ from r2ac.learner import Learner
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Where a learner's batches come from, and where its weights go."""
+    """Where a learner's batches come from (the source, or what makes its batches ready ahead) and its weights go."""
 
     source: RaySource | InProcessSource
     batches: RaySource | InProcessSource | BatchPipeline
-    """The source, or what makes its batches ready ahead."""
     publish: WeightsPublisher
 
 
