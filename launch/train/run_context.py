@@ -42,7 +42,7 @@ class TrainCallback:
     take_line: Callable[[Mapping[str, float]], None] = lambda _: None
     """Gets each line of metrics that was written."""
     stop_requested: Callable[[], bool] = lambda: False
-    """Returns whether the training shall save and end; called after each update."""
+    """Returns whether the training is to save and end; called after each update."""
     show_status: Callable[[TrainingStatus], None] = lambda _: None
     """Gets how far the training has come, several times a second."""
     show_budget: Callable[[MemoryBudget], None] = lambda _: None

@@ -16,7 +16,7 @@ from r2ac.launch.watching.episodes import PlayedEpisode
 
 MOST_CUES = 8
 RESOLUTION = 0.01
-"""States are told apart as if they were read with noise of this standard deviation (cells of the eLSTM lie between -1
+"""States are compared as if they were read with noise of this standard deviation (cells of the eLSTM lie between -1
 and 1). Where an environment has no randomness after the cue, states of one cue are all equal, and without it a trace
 of 1e-9 would count as a memory."""
 
@@ -33,7 +33,7 @@ class CueMemory:
     """The cue of each episode, int64 [E]: see :func:`cue_groups`; each has one of the ``labels``."""
     labels: tuple[str, ...]
     decision_step: int | None
-    """The step at which the cues are told apart; None for the last one of each episode."""
+    """The step at which the cues are compared; None for the last one of each episode."""
     states: np.ndarray
     """Of the steps that all episodes have, float32 [E, S, N]."""
     spread: np.ndarray
@@ -133,7 +133,7 @@ def cue_labels(first_observations: np.ndarray, cues: np.ndarray) -> tuple[str, .
 def cue_memory(episodes: Sequence[PlayedEpisode], decision_step: int | None, seed: int) -> CueMemory:
     """What whole episodes say about the memory of their cues; those that were cut off are left out.
 
-    At ``decision_step`` the cues are told apart; None: at the last one of each episode. Raises ConfigError for one
+    At ``decision_step`` the cues are compared; None: at the last one of each episode. Raises ConfigError for one
     beyond an episode's end, and NoCues where there are none. ``seed`` is that of the noise that states are read with,
     the same for all steps of an episode.
     """

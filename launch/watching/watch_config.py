@@ -43,7 +43,7 @@ class WatchConfig:
     """Episodes that cues are compared over. Cues are the first observations of episodes, where 2 to 8 differ; of the
     tasks of images only those of the suite memory have any."""
     decision_step: int | None = None
-    """Step of an episode, counted from 0, at which the cues are to be told apart; its last step if not given."""
+    """Step of an episode, counted from 0, at which the cues are compared; its last step if not given."""
 
     def check(self) -> None:
         """Raise ConfigError for the first setting that is not allowed."""
