@@ -55,8 +55,9 @@ class Core(nn.Module, ABC):
         """:meth:`forward` with the states after each step, [T, B, S], detached, between h and the carry."""
 
     @abstractmethod
-    def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """One step without gradients or traces: x [B, D], state [B, S], is_first [B] bool -> h [B, H], state."""
+    def transition(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """One step, with gradients by its arguments and the parameters and without traces: x [B, D], state [B, S],
+        is_first [B] bool -> h [B, H], state. `torch.func` can transform it."""
 
     @abstractmethod
     def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
@@ -65,6 +66,11 @@ class Core(nn.Module, ABC):
     @abstractmethod
     def retention(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
         """By what factor a small change of the state is scaled in the step that :meth:`step` makes, [B, S]."""
+
+    @torch.no_grad()
+    def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """:meth:`transition` without gradients, for those who act."""
+        return self.transition(x, state, is_first)
 
     def with_notes(self, carry: Carry, parts: bool = True) -> Carry:
         """The carry, whose traces have ``streams``, with notes of the decay and, if wanted, of the gradient's parts."""

@@ -44,8 +44,7 @@ class FeedForward(Core):
     def retention(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
         return torch.zeros_like(state)
 
-    @torch.no_grad()
-    def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+    def transition(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         return self._output(x), state
 
     def _output(self, x: Tensor) -> Tensor:

@@ -106,7 +106,7 @@ class Recurrent(Core):
         if traces.streams is None:
             traces = traces_after(traces, x, *given, states, state, is_first)
         else:
-            traces = Traces(traces.weight, traces.vectors, traces.streams)
+            traces = Traces(traces.weight, traces.vectors, traces.streams, advance=traces.advance)
         states = self._flat(states)
         return states, Carry(states[-1].detach(), traces)
 
@@ -114,8 +114,7 @@ class Recurrent(Core):
         states = recurrence(*self._given(x), self._by_part(state), is_first)
         return self._flat(states)
 
-    @torch.no_grad()
-    def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+    def transition(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         state = self._flat(self.cell.step(*self._step_arguments(x, state, is_first)))
         return self._read(x, state), state
 
@@ -192,7 +191,7 @@ class Recurrent(Core):
         if traces is None:
             raise ValueError("gradient 'rtrl' needs a carry with traces: begin with initial_carry()")
         if streams is not None:
-            if not torch.is_grad_enabled():
+            if not torch.is_grad_enabled() and traces.advance:
                 raise ValueError("a carry with streams is advanced by the backward pass, but gradients are disabled")
             if streams.shape != (batch,):
                 raise ValueError(f"traces.streams must be [{batch}], not {list(streams.shape)}")

@@ -69,8 +69,8 @@ recurrence_operator = torch.library.custom_op(
     "r2ac::recurrence",
     _forward,
     mutates_args=(),
-    schema=f"(str cell, {_OWN}, Tensor state, Tensor is_first, Tensor? weight, Tensor? inputs, Tensor[] traces, "
-    "Tensor[] notes) -> Tensor",
+    schema=f"(str cell, {_OWN}, Tensor state, Tensor is_first, Tensor? weight, Tensor? inputs, bool advance, "
+    "Tensor[] traces, Tensor[] notes) -> Tensor",
 )
 
 
@@ -96,7 +96,7 @@ def _reverse_scan(*arguments: Any) -> ReverseScan:
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.cell, projection, own, bias, state, is_first, _, x, traces, notes = inputs
+    ctx.cell, projection, own, bias, state, is_first, _, x, ctx.advance, traces, notes = inputs
     ctx.save_for_backward(projection, own, bias, output, state, is_first, x, *traces, *notes)
     ctx.traces, ctx.notes = len(traces), len(notes)
     ctx.set_materialize_grads(False)
@@ -113,15 +113,17 @@ def _gradients(
         passes: has the sensitivity passes by their names: the operators, or one implementation of the kernels.
     """
     if direct is None:
-        return (None,) * 8
+        return (None,) * 9
     saved = ctx.saved_tensors
     *given, x = saved[:7]
     traces, notes = saved[7 : 7 + ctx.traces], saved[7 + ctx.traces :]
-    scan = reverse(direct, *given, len(traces) == 4)
+    scan = reverse(direct, *given, len(traces) == 4 and ctx.advance)
     by_weight, by_vectors = None, scan.by_vectors
     if traces:
-        if len(traces) == 4:
+        if len(traces) == 4 and ctx.advance:
             by_weight, of_vectors = _advance(traces, scan, x, passes)
+        elif len(traces) == 4:
+            by_weight, of_vectors = _advance(traces, _of_no_steps(scan), x[:0], passes)
         else:
             by_weight, of_vectors = boundary_terms(scan.boundary, Traces(*traces))
         by_vectors = by_vectors + of_vectors
@@ -131,7 +133,21 @@ def _gradients(
             torch.cat((by_weight.flatten(), of_vectors.flatten()), out=notes[2])
     own = len(given[1])
     by_state = scan.boundary if ctx.needs_input_grad[4] else None
-    return None, scan.by_projection, by_vectors[:own], by_vectors[own:], by_state, None, by_weight, None
+    return None, scan.by_projection, by_vectors[:own], by_vectors[own:], by_state, None, by_weight, None, None
+
+
+def _of_no_steps(scan: ReverseScan) -> ReverseScan:
+    """The scan with the jump of a rollout of no steps: a pass with it gives the boundary term, and S stays."""
+    boundary = scan.boundary
+    batch, *pair, hidden = boundary.shape
+    decay = torch.ones_like(boundary)
+    if pair:
+        decay = torch.eye(2, dtype=boundary.dtype, device=boundary.device).view(1, 2, 2, 1).repeat(batch, 1, 1, hidden)
+    return scan._replace(
+        decay=decay,
+        weighted=boundary.new_empty(0, batch, *pair, scan.by_projection.shape[2], hidden),
+        gained=boundary.new_zeros(batch, *pair, len(scan.by_vectors), hidden),
+    )
 
 
 def _advance(traces: Any, scan: ReverseScan, x: Tensor, passes: Any) -> tuple[Tensor, Tensor]:
@@ -202,8 +218,8 @@ def recurrence(
         is_first: [T, B] bool, true where a step begins an episode.
         weight: W, [K, N, D], which gets the boundary term. This and all that follow are RTRL's.
         inputs: x_t, [T, B, D]; no gradient flows through it here.
-        traces: their rows ``streams`` are taken across the rollout by the backward pass, in place.
-        notes: beside ``streams``, written by the backward pass.
+        traces: their rows ``streams`` are taken across the rollout by the backward pass, in place, if they ``advance``.
+        notes: beside ``streams`` that advance, written by the backward pass.
 
     Returns:
         c_t, [T, B, (2,) N].
@@ -211,7 +227,8 @@ def recurrence(
     needs_operator = torch.compiler.is_compiling() or profiler._is_profiler_enabled or type(projection) is not Tensor
     compute: Callable[..., Tensor] = recurrence_operator if needs_operator else _Recurrence.apply
     lists = traces.tensors() if traces is not None else [], notes.tensors() if notes is not None else []
-    return compute(cell, projection, own, bias, state, is_first, weight, inputs, *lists)
+    advance = traces is not None and traces.advance
+    return compute(cell, projection, own, bias, state, is_first, weight, inputs, advance, *lists)
 
 
 @torch.no_grad()

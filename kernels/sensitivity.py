@@ -34,6 +34,9 @@ class Traces:
     backward pass advances in place; without them, S is that of the batch and stays."""
     fresh: Tensor | None = None
     """[B] bool, beside ``streams``: S of these streams counts as zero, even where it is not finite."""
+    advance: bool = True
+    """Whether the backward pass takes the rows ``streams`` across the rollout; else it reads them and they stay, for a
+    further pass over the same rollout."""
 
     @staticmethod
     def zeros(

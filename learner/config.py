@@ -5,19 +5,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+ON_POLICY = frozenset({"ppo", "stream", "td"})
+"""Algorithms that learn from rollouts made by the newest weights."""
+
 
 @dataclass(frozen=True)
 class LearnerConfig:
     """How the agent learns."""
 
-    algorithm: Literal["vtrace"] = "vtrace"
-    """What an update makes of a batch: the actor-critic with V-trace's targets."""
+    algorithm: Literal["vtrace", "ppo"] = "vtrace"
+    """What an update makes of a batch: one step of the actor-critic with V-trace's targets (vtrace), several epochs of
+    clipped steps (ppo)."""
     discount: float = 0.99
     """Discount per step (gamma)."""
-    optimiser: Literal["rmsprop", "adam"] = "rmsprop"
-    """RMSProp with the paper's settings, or Adam."""
+    optimiser: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
+    """RMSProp with the paper's settings, Adam, or plain gradient descent."""
     learning_rate: float = 6e-4
-    """Learning rate at the start; it falls linearly to zero over the training's steps."""
+    """Learning rate at the start."""
+    learning_rate_schedule: Literal["linear", "constant"] = "linear"
+    """Whether the learning rate falls linearly to zero over the training's steps."""
     max_gradient_norm: float = 40.0
     """The gradient is scaled down to this global norm."""
     baseline_cost: float = 0.5
@@ -30,6 +36,28 @@ class LearnerConfig:
     """V-trace's clip of the importance weights in the policy gradient."""
     clip_c: float = 1.0
     """V-trace's clip of the importance weights that cut the traces."""
+    vtrace_lambda: float = 1.0
+    """V-trace's mixing of returns of all lengths; 1, the paper's, takes the longest."""
+    n_epochs: int = 10
+    """PPO: passes over a batch."""
+    num_minibatches: int = 1
+    """PPO: parts, by streams, into which each pass divides the batch, with a step each."""
+    gae_lambda: float = 0.95
+    """PPO: mixing of returns of all lengths in the advantages."""
+    clip_range: float = 0.2
+    """PPO: how far the ratio of the new to the old probability of an action counts."""
+    clip_range_vf: float | Literal["none"] = "none"
+    """PPO: how far the value counts to have moved from the old one; none: any way."""
+    clip_schedule: Literal["constant", "linear"] = "constant"
+    """PPO: whether both clips fall linearly to zero over the training's steps."""
+    normalise_advantage: bool = True
+    """PPO: give the advantages of a batch mean 0 and deviation 1."""
+    target_kl: float | Literal["none"] = "none"
+    """PPO: no more steps by a batch once the policy is 1.5 times this far (in nats) from the one that acted."""
+    trace_lambda: float = 0.8
+    """Stream and TD: how slowly eligibility traces fade, beside the discount."""
+    step_bound: float = 2.0
+    """Stream and TD: a step is made smaller where it might overshoot, by this factor of safety (kappa); 0: never."""
     max_skipped_updates: int = 10
     """The run stops after so many updates in a row with a loss or gradient that is not finite."""
     matmul_precision: Literal["highest", "high"] = "highest"
@@ -42,3 +70,8 @@ class LearnerConfig:
     """On a GPU, run an update as one CUDA graph."""
     rtrl_metrics_every: int = 20
     """Measure what RTRL adds to the gradient in about one update of so many (on a GPU in each); 0: never."""
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether a batch is to hold the rollouts of all streams, made by the newest weights."""
+        return self.algorithm in ON_POLICY

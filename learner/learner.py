@@ -12,7 +12,7 @@ from r2ac.agents import Agent, Carry
 from r2ac.agents.scopes import scope
 from r2ac.kernels import REFERENCE, kernels_for
 from r2ac.learner.algorithms import ALGORITHMS
-from r2ac.learner.algorithms.algorithm import Descent, Losses
+from r2ac.learner.algorithms.algorithm import Allow, Descent, Losses, UpdateContext
 from r2ac.learner.carries import CarryStore
 from r2ac.learner.collective import Collective, SingleLearner
 from r2ac.learner.config import LearnerConfig
@@ -74,7 +74,9 @@ class Learner:
         self._returns: DiscountedReturns | None = None
         if agent.rewards.deviation is not None:
             self._returns = DiscountedReturns(num_streams, config.discount, self.device)
-        self.algorithm = ALGORITHMS[config.algorithm]
+        self._remaining = torch.ones((), device=self.device)
+        context = UpdateContext(agent, config, num_streams, self._collective, self, self._remaining)
+        self.algorithm = ALGORITHMS[config.algorithm](context)
         self._update_metrics = UpdateMetrics(("loss/total", *self.algorithm.metrics, "loss/gradient_norm"), self.device)
         self._feed = DeviceFeed(self.device)
         self._staged: deque[Rollout[np.ndarray]] = deque()
@@ -89,7 +91,8 @@ class Learner:
 
     def learning_rate(self) -> float:
         """The learning rate of the next update."""
-        return self.config.learning_rate * linear_decay(self.env_steps, self.total_steps)
+        falls = self.config.learning_rate_schedule == "linear"
+        return self.config.learning_rate * (linear_decay(self.env_steps, self.total_steps) if falls else 1)
 
     def stage(self, rollout: Rollout[np.ndarray]) -> None:
         """Begin to bring a batch of rollouts to the device, for an update that is made later: in the order of staging,
@@ -125,6 +128,7 @@ class Learner:
         if self._staged.popleft() is not rollout:
             raise ValueError("another batch was staged before: updates are made in the order of staging")
         set_learning_rate(self.optimiser, self.learning_rate())
+        self._remaining.fill_(linear_decay(self.env_steps, self.total_steps))
         with scope("copies"):
             inputs = self._feed.take()
         metrics = self._step(inputs) if self._capture is None else self._capture(self._step, inputs)
@@ -183,31 +187,43 @@ class Learner:
             carry = self._rtrl_metrics.begin(carry, self.updates)
         if self._returns is not None:
             self._observe_returns(self._returns.advance(batch, gap))
-        carry, descent = self.algorithm.update(self.agent, batch, carry, self.config, self._descend)
+        carry, descent = self.algorithm.update(batch, carry)
         with scope("copies"):
             self.carries.store(batch.stream, carry, descent.finite)
         with scope("metrics"):
             self._update_metrics.add_update(descent.metrics, descent.finite)
         return descent.metrics
 
-    def _descend(self, losses: Losses, batch: Rollout[Tensor], carry: Carry) -> Descent:
-        """One step of the optimiser by the gradient of the losses of all learners' batches, unless it is not finite."""
+    def descend(
+        self, losses: Losses, batch: Rollout[Tensor], carry: Carry, mean: bool = False, allow: Allow | None = None
+    ) -> Descent:
+        """One step of the optimiser by the gradient of the losses of all learners' batches, unless it is not finite;
+        see :class:`~r2ac.learner.algorithms.algorithm.Optimise`."""
         self.optimiser.zero_grad(set_to_none=True)
+        steps = batch.length * batch.batch_size
         with scope("backward"):
-            losses.total.backward()
-        with scope("metrics"):
-            measured = self._rtrl_metrics.measure(carry, batch.length) if self._rtrl_metrics is not None else None
-        sums = self._combine(losses)
+            (losses.total / (steps * self._collective.size) if mean else losses.total).backward()
+        measured = None
+        if self._rtrl_metrics is not None and carry.notes is not None:
+            with scope("metrics"):
+                measured = self._rtrl_metrics.measure(carry, batch.length)
+        descent = self.apply({"loss/total": losses.total.detach(), **losses.parts}, steps, allow)
+        if self._rtrl_metrics is not None and measured is not None:
+            with scope("metrics"):
+                self._rtrl_metrics.add(measured, descent.finite)
+        return descent
+
+    def apply(self, sums: dict[str, Tensor], steps: int, allow: Allow | None = None) -> Descent:
+        """One step of the optimiser by the gradients that the parameters of all learners have, unless one is not
+        finite; see :class:`~r2ac.learner.algorithms.algorithm.Optimise`."""
+        sums = self._combine(sums)
+        metrics = {name: value / (steps * self._collective.size) for name, value in sums.items()}
         with scope("optimiser"):
             gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
             finite = torch.isfinite(sums["loss/total"]) & torch.isfinite(gradient_norm)
-            step_where(self.optimiser, finite, may_branch=self.device.type == "cpu")
-        with scope("metrics"):
-            if self._rtrl_metrics is not None and measured is not None:
-                self._rtrl_metrics.add(measured, finite)
-            steps = batch.action.numel() * self._collective.size
-            metrics = {name: value / steps for name, value in sums.items()} | {"loss/gradient_norm": gradient_norm}
-        return Descent(metrics, finite)
+            made = finite if allow is None else finite & allow(metrics)
+            step_where(self.optimiser, made, may_branch=self.device.type == "cpu")
+        return Descent(metrics | {"loss/gradient_norm": gradient_norm}, finite, made)
 
     def _observe_returns(self, returns: Tensor) -> None:
         """Take the discounted returns [T, B] of all learners' batches into the rewards' deviation."""
@@ -217,10 +233,9 @@ class Learner:
             self._collective.sum_([sums])
         self.agent.rewards.observe(sums)
 
-    def _combine(self, losses: Losses) -> dict[str, Tensor]:
+    def _combine(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gradients, in place, and losses of the batches of all learners as if they were one batch. From here on all
         learners compute the same, to the bit."""
-        sums = {"loss/total": losses.total.detach(), **losses.parts}
         if self._collective.size == 1:
             return sums
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from r2ac.learner.vectors import copy_vector_, to_vector
 
-OPTIMISERS = ("rmsprop", "adam")
+OPTIMISERS = ("rmsprop", "adam", "sgd")
 _OF_THE_DEVICE = ("lr", "capturable", "foreach", "fused")
 """Settings that are no part of what was learned."""
 
@@ -43,6 +43,8 @@ def make_optimiser(
         # On a CPU one call for all parameters: its small operations would else take longer than their arithmetic.
         fused = True if parameters[0].device.type == "cpu" else None
         optimiser = torch.optim.Adam(parameters, learning_rate, capturable=capturable, foreach=foreach, fused=fused)
+    elif name == "sgd":
+        optimiser = torch.optim.SGD(parameters, learning_rate, foreach=foreach)
     else:
         raise ValueError(f"unknown optimiser {name!r}: must be one of {', '.join(OPTIMISERS)}")
     if capturable:
@@ -81,7 +83,7 @@ def load_optimiser_state(optimiser: torch.optim.Optimizer, state: dict[str, Any]
     for group, settings in zip(optimiser.param_groups, own, strict=True):
         rate = float(group["lr"])
         group.update(settings)
-        if group["capturable"]:
+        if group.get("capturable"):
             for parameter in group["params"]:
                 step = optimiser.state[parameter]["step"]
                 optimiser.state[parameter]["step"] = step.to(parameter.device)
@@ -96,7 +98,8 @@ def _make_state(optimiser: torch.optim.Optimizer) -> None:
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
     for parameter in parameters:
-        optimiser.state[parameter]["step"].zero_()
+        if "step" in optimiser.state[parameter]:
+            optimiser.state[parameter]["step"].zero_()
 
 
 def _all_tensors(optimiser: torch.optim.Optimizer) -> list[Tensor]:

@@ -64,9 +64,20 @@ class Rollout(Generic[Array]):
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: array for name, array in named.items() if array is not None}
 
+    def inputs(self) -> dict[str, Array | None]:
+        """What the agent is given of it, beside a carry, by the names of its arguments."""
+        names = ("observation", "reward", "is_first", "instruction", "final_observation")
+        return {name: getattr(self, name) for name in names}
+
     def columns(self, start: int, stop: int) -> Rollout[Array]:
         """The streams ``start`` to ``stop`` (exclusive) of this rollout, as views."""
-        columns = slice(start, stop)
+        return self._at(slice(start, stop))
+
+    def select(self, index: Array) -> Rollout[Array]:
+        """The streams of these columns, [b] int64, as copies."""
+        return self._at(index)
+
+    def _at(self, columns: slice | Array) -> Rollout[Array]:
         named = self.arrays().items()
         return Rollout(
             **{name: array[columns] if name in _STREAM_FIRST else array[:, columns] for name, array in named}

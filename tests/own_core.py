@@ -36,8 +36,7 @@ class OwnCore(Core):
             states.append(state)
         return torch.stack(states)
 
-    @torch.no_grad()
-    def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+    def transition(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         state = self.cell(x, state.masked_fill(is_first.unsqueeze(-1), 0))
         return state, state
 

@@ -118,9 +118,7 @@ def measure_reach(agent: Agent, config: LearnerConfig, rollouts: Iterable[Rollou
             carry = core.initial_carry(batch.batch_size)
             through = carry.state.new_zeros(batch.batch_size, core.hidden_size)
         carry = _begin(core, carry, batch.first_state)
-        output = agent(
-            batch.observation, batch.reward, batch.is_first, carry, batch.instruction, batch.final_observation
-        )
+        output = agent(carry=carry, **batch.inputs())
         agent.zero_grad()
         ALGORITHMS[config.algorithm].losses(output, batch, config).total.backward()
         steps, is_first = rollout.length, batch.is_first[: rollout.length]

@@ -1,8 +1,10 @@
 """The algorithms by the names that ``--algorithm`` takes."""
 
-from r2ac.learner.algorithms.actor_critic import VTRACE
+from r2ac.learner.algorithms.actor_critic import ActorCritic
 from r2ac.learner.algorithms.algorithm import Algorithm
+from r2ac.learner.algorithms.ppo import PPO
 
-ALGORITHMS: dict[str, Algorithm] = {
-    "vtrace": VTRACE,
+ALGORITHMS: dict[str, type[Algorithm]] = {
+    "vtrace": ActorCritic,
+    "ppo": PPO,
 }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from r2ac.agents import Agent, Carry, RolloutOutput
+from r2ac.learner.collective import Collective
 from r2ac.learner.config import LearnerConfig
 from r2ac.learner.rollout import Rollout
 
@@ -19,32 +22,75 @@ class Losses:
     total: Tensor
     """What is minimised."""
     parts: dict[str, Tensor]
-    """What is reported beside it, by the names in :attr:`Algorithm.metrics`; detached."""
+    """What is reported beside it, by names of :attr:`Algorithm.metrics`; detached."""
 
 
 @dataclass(frozen=True)
 class Descent:
-    """A step of the optimiser."""
+    """What came of a step of the optimiser."""
 
     metrics: dict[str, Tensor]
     """Losses per step and the norm of the gradient before clipping, scalar tensors."""
     finite: Tensor
     """Bool scalar; false where the loss or the gradient was not finite and no step was made."""
+    made: Tensor
+    """Bool scalar: whether the step was made."""
+
+    @staticmethod
+    def of_all(descents: list[Descent]) -> Descent:
+        """An update of several steps: the means of their metrics, finite where all are, made where one is."""
+        if len(descents) == 1:
+            return descents[0]
+        metrics = {name: torch.stack([each.metrics[name] for each in descents]).mean() for name in descents[0].metrics}
+        finite, made = (torch.stack([getattr(each, name) for each in descents]) for name in ("finite", "made"))
+        return Descent(metrics, finite.all(), made.any())
 
 
-Descend = Callable[[Losses, Rollout[Tensor], Carry], Descent]
-"""`Learner._descend`: one step of the optimiser, by the gradient of the losses of a batch that began with a carry. With
-several learners the gradients and losses of all are summed first."""
+Allow = Callable[[dict[str, Tensor]], Tensor]
+"""Whether a step is to be made (bool scalar), from the losses per step of all learners."""
+
+
+class Optimise(Protocol):
+    """One step of the optimiser, as :class:`~r2ac.learner.learner.Learner` makes it. With several learners gradients
+    and losses of all are summed first."""
+
+    def descend(
+        self, losses: Losses, batch: Rollout[Tensor], carry: Carry, mean: bool = False, allow: Allow | None = None
+    ) -> Descent:
+        """By the gradient of the losses of a batch that began with a carry, summed over its steps, or their mean."""
+
+    def apply(self, sums: dict[str, Tensor], steps: int, allow: Allow | None = None) -> Descent:
+        """By the gradients that the parameters have. ``sums``: the loss/total and the metrics, over ``steps`` steps."""
 
 
 @dataclass(frozen=True)
-class Algorithm:
-    """How a batch becomes an update. The agent's heads are a policy over discrete actions and a value."""
+class UpdateContext:
+    """What an algorithm works with."""
+
+    agent: Agent
+    config: LearnerConfig
+    num_streams: int
+    """Of all rollout actors of this learner together."""
+    collective: Collective
+    optimise: Optimise
+    remaining: Tensor
+    """The share of the training that is to come, from 1 to 0, a scalar on the learner's device."""
+
+
+class Algorithm(Protocol):
+    """How a batch becomes an update, of an agent with a policy and a value. One is made for each learner:
+    ``ALGORITHMS[name](context)``; what it keeps from update to update are its attributes."""
 
     metrics: tuple[str, ...]
-    """The names of :attr:`Losses.parts`."""
-    losses: Callable[[RolloutOutput, Rollout[Tensor], LearnerConfig], Losses]
-    """Losses of a batch from what the agent computed over it."""
-    update: Callable[[Agent, Rollout[Tensor], Carry, LearnerConfig, Descend], tuple[Carry, Descent]]
-    """Runs the agent over a batch, once or more often, and descends; returns the carry after step T and what the
-    update reports. It may be captured as a CUDA graph: it neither waits for the device nor branches on its numbers."""
+    """The names of what it reports beside loss/total and loss/gradient_norm."""
+
+    def __init__(self, context: UpdateContext) -> None: ...
+
+    @staticmethod
+    def losses(output: RolloutOutput, batch: Rollout[Tensor], config: LearnerConfig) -> Losses:
+        """Losses of a batch from what the agent computed over it."""
+
+    def update(self, batch: Rollout[Tensor], carry: Carry) -> tuple[Carry, Descent]:
+        """Runs the agent over a batch, once or more often, and changes its weights; returns the carry after step T and
+        what the update reports. The traces of the batch's streams have then crossed the rollout once. It may be
+        captured as a CUDA graph: it neither waits for the device nor branches on its numbers."""

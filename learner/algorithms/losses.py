@@ -7,6 +7,7 @@ with baseline_cost 0.5 and entropy_cost 0.01 in Irie et al. 2024.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 
@@ -29,6 +30,23 @@ def policy_gradient_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
     """
     _check_same_shape("advantage", advantage, "log_prob", log_prob)
     return -(log_prob * advantage.detach()).sum()
+
+
+def clipped_policy_loss(log_ratio: Tensor, advantage: Tensor, clip: Tensor) -> tuple[Tensor, Tensor]:
+    """PPO's policy loss, a scalar, and the number of steps whose ratio r = pi(a) / pi_old(a) was clipped.
+
+        - sum_t,b min(r advantage, clamp(r, 1 - clip, 1 + clip) advantage)
+
+    of two [T, B] and a scalar (Schulman et al. 2017, equation 7); no gradient passes through the advantage.
+
+    Raises:
+        ValueError: when the shapes differ.
+    """
+    _check_same_shape("advantage", advantage, "log_ratio", log_ratio)
+    ratio, advantage = log_ratio.exp(), advantage.detach()
+    clipped = torch.maximum(torch.minimum(ratio, 1 + clip), 1 - clip)
+    loss = -torch.minimum(ratio * advantage, clipped * advantage).sum()
+    return loss, ((ratio - 1).abs() > clip).to(ratio.dtype).sum()
 
 
 def baseline_loss(value: Tensor, target: Tensor) -> Tensor:

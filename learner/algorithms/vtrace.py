@@ -31,20 +31,22 @@ def vtrace(
     clip_rho: float = 1.0,
     clip_pg_rho: float = 1.0,
     clip_c: float = 1.0,
+    lambda_: float = 1.0,
 ) -> VTrace:
     """V-trace targets and advantages of T steps of B streams.
 
-    With rho_t = min(clip_rho, exp(log_rho_t)), c_t = min(clip_c, exp(log_rho_t)), V_T the bootstrap value and
+    With rho_t = min(clip_rho, exp(log_rho_t)), c_t = lambda min(clip_c, exp(log_rho_t)), V_T the bootstrap value and
     delta_t = rho_t (r_t + discount_t V_{t+1} - V_t), the targets are
 
         v_t = V_t + sum_{k>=t} (prod_{t<=i<k} discount_i c_i) delta_k          (equation 1)
         v_t - V_t = delta_t + discount_t c_t (v_{t+1} - V_{t+1})               (remark 1; what is computed here)
 
-    and the advantages, with v_T = V_T,
+    and the advantages, with v_T = V_T and v'_t = lambda v_t + (1 - lambda) V_t,
 
-        min(clip_pg_rho, exp(log_rho_t)) (r_t + discount_t v_{t+1} - V_t)      (section 4.2)
+        min(clip_pg_rho, exp(log_rho_t)) (r_t + discount_t v'_{t+1} - V_t)     (section 4.2)
 
-    (Espeholt et al. 2018, "IMPALA", sections 4.1 and 4.2, lambda = 1).
+    (Espeholt et al. 2018, "IMPALA", sections 4.1 and 4.2, and remark 2 for lambda). With every log_rho 0 the advantages
+    are those of :func:`gae`.
 
     Args:
         log_rhos: log pi(a_t) - log mu(a_t), target against behaviour policy, [T, B].
@@ -55,15 +57,18 @@ def vtrace(
         clip_rho: bound on the weight of a step in the targets; chooses whose value function is learned.
         clip_pg_rho: bound on the weight of a step in the advantages.
         clip_c: bound on the weight of all that comes later; chooses how fast the targets contract.
+        lambda_: in [0, 1]; less than 1 trades variance for the values' bias.
 
     Returns:
         Targets and advantages in the dtype of ``values``, which everything else is converted to.
 
     Raises:
-        ValueError: on a shape other than these, T = 0, a bound that is not positive, or values that are neither
-            float32 nor float64.
+        ValueError: on a shape other than these, T = 0, a bound that is not positive, a lambda outside [0, 1], or
+            values that are neither float32 nor float64.
     """
     _check_shapes(values, bootstrap_value, log_rhos=log_rhos, discounts=discounts, rewards=rewards)
+    if not 0 <= lambda_ <= 1:
+        raise ValueError(f"lambda_ must lie in 0 to 1, got {lambda_}")
     _check_bounds(clip_rho=clip_rho, clip_pg_rho=clip_pg_rho, clip_c=clip_c)
     log_rhos, discounts, rewards, bootstrap_value = (
         tensor.to(values.dtype) for tensor in (log_rhos, discounts, rewards, bootstrap_value)
@@ -71,15 +76,26 @@ def vtrace(
     rhos = log_rhos.exp()
     next_values = torch.cat((values[1:], bootstrap_value.unsqueeze(0)))
     deltas = rhos.clamp(max=clip_rho) * (rewards + discounts * next_values - values)
-    decays = discounts * rhos.clamp(max=clip_c)
+    decays = discounts * (lambda_ * rhos.clamp(max=clip_c))
 
     # The decay of step t stands at t + 1: the scan multiplies what follows by the factor of the step that follows.
     corrections = backward_scan(deltas, torch.cat((decays[:1], decays[:-1])))
     targets = values + corrections
 
-    next_targets = torch.cat((targets[1:], bootstrap_value.unsqueeze(0)))
+    mixed = lambda_ * targets[1:] + (1 - lambda_) * values[1:]
+    next_targets = torch.cat((mixed, bootstrap_value.unsqueeze(0)))
     advantages = rhos.clamp(max=clip_pg_rho) * (rewards + discounts * next_targets - values)
     return VTrace(targets, advantages)
+
+
+def gae(discounts: Tensor, rewards: Tensor, values: Tensor, bootstrap_value: Tensor, lambda_: float) -> VTrace:
+    """Generalised advantages of T steps of B streams, and the targets V_t + A_t (Schulman et al. 2016, equation 16).
+
+        A_t = delta_t + discount_t lambda A_{t+1}      delta_t = r_t + discount_t V_{t+1} - V_t
+
+    which are V-trace's where every step has weight 1. Arguments, results and errors are those of :func:`vtrace`.
+    """
+    return vtrace(torch.zeros_like(values), discounts, rewards, values, bootstrap_value, lambda_=lambda_)
 
 
 def _check_shapes(values: Tensor, bootstrap_value: Tensor, **steps: Tensor) -> None:

@@ -65,13 +65,13 @@ def test_the_recurrence_is_what_pytorch_asks_of_an_operator(cell: str) -> None:
         tensor.requires_grad_()
     weight = normal(known.gates, HIDDEN, WIDTH).requires_grad_()
     inputs, traces = normal(STEPS, BATCH, WIDTH), some_traces(cell).tensors()
-    torch.library.opcheck(recurrence_operator, (*own, None, None, [], []), test_utils=CHECKS)
+    torch.library.opcheck(recurrence_operator, (*own, None, None, False, [], []), test_utils=CHECKS)
     # The sensitivities change in the backward pass, which the last check would run twice from one state.
     core = Recurrent(cell, WIDTH, HIDDEN).double()
     notes = core.with_notes(core.initial_carry(BATCH)).notes
     assert notes is not None
     for more in ([], notes.tensors()):
-        torch.library.opcheck(recurrence_operator, (*own, weight, inputs, traces, more), test_utils=CHECKS[:3])
+        torch.library.opcheck(recurrence_operator, (*own, weight, inputs, True, traces, more), test_utils=CHECKS[:3])
 
 
 def test_the_passes_are_what_pytorch_asks_of_operators() -> None:
@@ -246,7 +246,7 @@ def test_the_way_past_the_operator_gives_the_same_to_the_bit(cell: str, kept: bo
         rtrl = (given[4] if kept else None, inputs if kept else None)
         if by_operator:
             lists = traces.tensors() if traces else [], []
-            states = recurrence_operator(name, *given[:4], is_first, *rtrl, *lists)
+            states = recurrence_operator(name, *given[:4], is_first, *rtrl, kept, *lists)
         else:
             states = recurrence(name, *given[:4], is_first, *rtrl, traces)
         states.backward(direct)

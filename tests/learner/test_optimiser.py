@@ -32,8 +32,8 @@ def test_adam_has_its_own_eps() -> None:
 
 
 def test_refuses_an_unknown_optimiser() -> None:
-    with pytest.raises(ValueError, match="unknown optimiser 'sgd': must be one of rmsprop, adam"):
-        make_optimiser([torch.nn.Parameter(torch.zeros(1))], "sgd", learning_rate=0.1)
+    with pytest.raises(ValueError, match="unknown optimiser 'lion': must be one of rmsprop, adam, sgd"):
+        make_optimiser([torch.nn.Parameter(torch.zeros(1))], "lion", learning_rate=0.1)
 
 
 @pytest.mark.parametrize("name", OPTIMISERS)

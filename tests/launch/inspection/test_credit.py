@@ -12,7 +12,7 @@ from torch import Tensor
 from r2ac.agents import Agent, AgentConfig, Carry, ObservationSpec, RolloutOutput
 from r2ac.launch.inspection.credit import Reach, measure_reach, truncation_points
 from r2ac.learner import LearnerConfig, Rollout
-from r2ac.learner.algorithms.actor_critic import actor_critic_losses
+from r2ac.learner.algorithms.actor_critic import ActorCritic
 
 SIZE, ACTIONS, HIDDEN, STREAMS, STEPS = 3, 4, 5, 3, 4
 CONFIG = LearnerConfig(discount=0.9)
@@ -91,7 +91,7 @@ class Stream:
             rewards=batch.reward[1:].clamp(-1, 1),
         )
         weights = [core.input_weight, core.recurrent_weight, core.bias]
-        found = torch.autograd.grad(actor_critic_losses(output, batch, CONFIG).total, weights)  # type: ignore[arg-type]
+        found = torch.autograd.grad(ActorCritic.losses(output, batch, CONFIG).total, weights)  # type: ignore[arg-type]
         return torch.cat([gradient.flatten() for gradient in found])
 
 

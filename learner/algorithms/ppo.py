@@ -1,0 +1,187 @@
+"""PPO by exact RTRL: several epochs of clipped steps over one batch (Schulman et al. 2017).
+
+loss = policy loss + baseline_cost * baseline loss - entropy_cost * entropy, each a mean over steps and streams
+
+Names and defaults are those of Stable-Baselines3 where they mean the same. There, vf_coef weights the squared error
+and here baseline_cost half of it; advantages are normalised over the batch and not over each minibatch.
+
+The batch was collected with the newest weights, all rollouts of the same ones. Each pass over it begins at the state
+c_0 and the sensitivities S_0 before the rollout, so that its gradient is TBPTT's and the boundary term with S_0; the
+last epoch's pass alone takes S across the rollout. What is kept is one sensitivity for each stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from r2ac.agents import Carry, Core, RolloutOutput
+from r2ac.agents.scopes import scope
+from r2ac.learner.algorithms.actor_critic import discounts, rewards_with_ends
+from r2ac.learner.algorithms.algorithm import Allow, Descent, Losses, UpdateContext
+from r2ac.learner.algorithms.losses import baseline_loss, clipped_policy_loss, entropy, log_prob_of_actions
+from r2ac.learner.algorithms.vtrace import gae
+from r2ac.learner.collective import Collective, SingleLearner
+from r2ac.learner.config import LearnerConfig
+from r2ac.learner.rollout import Rollout
+
+_KL = "loss/approx_kl"
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What a batch's epochs have in common, each [T, B]; no gradients."""
+
+    advantage: Tensor
+    returns: Tensor
+    """The value's targets."""
+    values: Tensor
+    """Before the first step."""
+
+    def select(self, index: Tensor) -> Targets:
+        """Of the streams of these columns, [b] int64."""
+        return Targets(self.advantage[:, index], self.returns[:, index], self.values[:, index])
+
+
+def targets_of(output: RolloutOutput, batch: Rollout[Tensor], config: LearnerConfig) -> Targets:
+    """Advantages, as they are, and the value's targets, from what the agent computed before the first step."""
+    values = output.values.detach()
+    found = gae(
+        discounts(batch, config, values.dtype),
+        rewards_with_ends(output, batch, config),
+        values,
+        output.bootstrap_value,
+        config.gae_lambda,
+    )
+    return Targets(found.pg_advantages, found.targets, values)
+
+
+def normalised(advantage: Tensor, collective: Collective) -> Tensor:
+    """(A - mean) / (deviation + 1e-8) over all steps of the batches of all learners."""
+    wide = advantage.double()
+    sums = torch.stack((torch.ones_like(wide).sum(), wide.sum(), wide.square().sum()))
+    if collective.size > 1:
+        collective.sum_([sums])
+    count, total, squares = sums
+    mean = total / count
+    variance = (squares - total * mean).clamp_min(0) / (count - 1).clamp_min(1)
+    return ((wide - mean) / (variance.sqrt() + 1e-8)).to(advantage.dtype)
+
+
+def clipped_losses(
+    output: RolloutOutput, batch: Rollout[Tensor], targets: Targets, config: LearnerConfig, share: Tensor
+) -> Losses:
+    """PPO's losses of a batch; ``share`` scales the clips."""
+    log_ratio = log_prob_of_actions(output.logits, batch.action) - log_prob_of_actions(
+        batch.behaviour_logits, batch.action
+    )
+    policy, clipped = clipped_policy_loss(log_ratio, targets.advantage, config.clip_range * share)
+    values = output.values
+    if config.clip_range_vf != "none":
+        bound = config.clip_range_vf * share
+        values = targets.values + torch.maximum(torch.minimum(values - targets.values, bound), -bound)
+    baseline, bonus = baseline_loss(values, targets.returns), entropy(output.logits)
+    total = policy + config.baseline_cost * baseline - config.entropy_cost * bonus
+    # Schulman's estimate of KL(old || new), which is never negative (joschu.net/blog/kl-approx.html).
+    kl = (log_ratio.exp() - 1 - log_ratio).sum()
+    parts = (policy, baseline, bonus, kl, clipped)
+    return Losses(total, dict(zip(PPO.metrics, (part.detach() for part in parts), strict=False)))
+
+
+def carry_of(core: Core, carry: Carry, index: Tensor | None, advance: bool) -> Carry:
+    """The carry of a pass over these columns, [b] int64, or over all; the traces cross the rollout if they are to
+    ``advance``, and are noted then."""
+    state, traces = carry.state, carry.traces
+    if index is not None:
+        state = state[index]
+    if traces is None or traces.streams is None:
+        return Carry(state)
+    if index is not None:
+        fresh = None if traces.fresh is None else traces.fresh[index]
+        traces = replace(traces, streams=traces.streams[index], fresh=fresh)
+    begun = Carry(state, replace(traces, advance=advance))
+    if not advance or carry.notes is None:
+        return begun
+    return core.with_notes(begun, parts=carry.notes.by_state is not None)
+
+
+class PPO:
+    """Epochs of clipped steps over a batch."""
+
+    metrics: tuple[str, ...] = (
+        "loss/policy",
+        "loss/baseline",
+        "loss/entropy",
+        _KL,
+        "loss/clip_fraction",
+        "learner/steps",
+    )
+
+    def __init__(self, context: UpdateContext) -> None:
+        self._context = context
+
+    @staticmethod
+    def losses(output: RolloutOutput, batch: Rollout[Tensor], config: LearnerConfig) -> Losses:
+        """Of the first pass over a batch."""
+        targets = targets_of(output, batch, config)
+        if config.normalise_advantage:
+            targets = replace(targets, advantage=normalised(targets.advantage, SingleLearner()))
+        return clipped_losses(output, batch, targets, config, torch.ones_like(output.bootstrap_value[0]))
+
+    def update(self, batch: Rollout[Tensor], carry: Carry) -> tuple[Carry, Descent]:
+        """See :meth:`Algorithm.update`. Once the policy has moved beyond ``target_kl`` no step follows, but the last
+        epoch's passes, which take the traces across the rollout."""
+        context, config = self._context, self._context.config
+        # The state that the actor had, with which it computed its probabilities: not the learner's own.
+        carry = replace(carry, state=batch.first_state.to(carry.state.dtype))
+        targets = self._targets(batch, carry)
+        may_branch = carry.state.device.type == "cpu"
+        goes_on = torch.ones((), dtype=torch.bool, device=carry.state.device)
+        share = context.remaining if config.clip_schedule == "linear" else torch.ones_like(context.remaining)
+        after, descents, steps = torch.empty_like(carry.state), list[Descent](), torch.zeros_like(context.remaining)
+        for epoch in range(config.n_epochs):
+            last = epoch == config.n_epochs - 1
+            for index in self._minibatches(batch.batch_size, after.device):
+                if may_branch and not last and not goes_on:
+                    continue
+                part, aims = (batch, targets) if index is None else (batch.select(index), targets.select(index))
+                begun = carry_of(context.agent.core, carry, index, advance=last)
+                output = context.agent(carry=begun, **part.inputs())
+                with scope("losses"):
+                    losses = clipped_losses(output, part, aims, config, share)
+                descent = context.optimise.descend(losses, part, begun, mean=True, allow=self._allow(goes_on))
+                # A step that was not finite does not end the epochs; one beyond target_kl does.
+                goes_on = goes_on & (descent.made | ~descent.finite)
+                steps = steps + descent.made
+                descents.append(descent)
+                if index is None:
+                    after = output.carry.state
+                else:
+                    after.index_copy_(0, index, output.carry.state)
+        descent = Descent.of_all(descents)
+        return replace(carry, state=after), replace(descent, metrics=descent.metrics | {"learner/steps": steps})
+
+    def _targets(self, batch: Rollout[Tensor], carry: Carry) -> Targets:
+        config = self._context.config
+        with torch.no_grad():
+            agent = self._context.agent
+            begun = carry_of(agent.core, carry, None, advance=False)
+            targets = targets_of(agent(carry=begun, **batch.inputs()), batch, config)
+        if not config.normalise_advantage:
+            return targets
+        return replace(targets, advantage=normalised(targets.advantage, self._context.collective))
+
+    def _minibatches(self, batch_size: int, device: torch.device) -> Iterator[Tensor | None]:
+        """The columns of each minibatch of an epoch, shuffled; None for all of them."""
+        count = self._context.config.num_minibatches
+        if count == 1:
+            yield None
+        else:
+            yield from torch.rand(batch_size, device=device).argsort().tensor_split(count)
+
+    def _allow(self, goes_on: Tensor) -> Allow:
+        limit = self._context.config.target_kl
+        return lambda losses: goes_on if limit == "none" else goes_on & (losses[_KL] <= 1.5 * limit)
