@@ -157,13 +157,19 @@ class Agent(nn.Module):
     def step(
         self, observation: Tensor, reward: Tensor, is_first: Tensor, state: Tensor, instruction: Tensor | None = None
     ) -> StepOutput:
-        """One step of B streams without gradients or sensitivities, from the core's state before it, [B, S]; the other
-        arguments are those of :meth:`forward` without the axis of time."""
+        """:meth:`transition` without gradients, for those who act."""
+        return self.transition(observation, reward, is_first, state, instruction)
+
+    def transition(
+        self, observation: Tensor, reward: Tensor, is_first: Tensor, state: Tensor, instruction: Tensor | None = None
+    ) -> StepOutput:
+        """One step of B streams without sensitivities, from the core's state before it, [B, S]; the other arguments are
+        those of :meth:`forward` without the axis of time."""
         words = None if instruction is None else instruction.unsqueeze(0)
         with scope("encoder"):
             x = self._core_input(observation.unsqueeze(0), reward.unsqueeze(0), is_first.unsqueeze(0), words).squeeze(0)
         with scope("core"):
-            h, state = self.core.step(x, state, is_first)
+            h, state = self.core.transition(x, state, is_first)
         with scope("heads"):
             return StepOutput(self.policy(h), self.value(h).squeeze(-1), state, x)
 

@@ -72,6 +72,17 @@ class Core(nn.Module, ABC):
         """:meth:`transition` without gradients, for those who act."""
         return self.transition(x, state, is_first)
 
+    @torch.no_grad()
+    def advance(self, x: Tensor, carry: Carry, is_first: Tensor) -> Carry:
+        """The carry after a rollout from which nothing is learned; arguments are those of :meth:`forward`. Traces that
+        it holds by ``streams`` are advanced in place."""
+        return Carry(self.truncated_states(x, carry.state, is_first)[-1])
+
+    def boundary_by_stream(self, by_state: Tensor, carry: Carry) -> tuple[Tensor, ...]:
+        """What the gradient by the recurrent parameters gains from before ``carry``, stream by stream: [B, ...] each,
+        where the gradient by the state is ``by_state``, [B, S]."""
+        return ()
+
     def with_notes(self, carry: Carry, parts: bool = True) -> Carry:
         """The carry, whose traces have ``streams``, with notes of the decay and, if wanted, of the gradient's parts."""
         return carry

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from r2ac.agents.config import Gradient
 from r2ac.agents.core import Carry, Core
-from r2ac.kernels import CELLS, Notes, Traces, magnitude, recurrence, traces_after
+from r2ac.kernels import CELLS, Notes, Traces, boundary_by_stream, magnitude, recurrence, traces_after
 
 
 class Recurrent(Core):
@@ -109,6 +109,22 @@ class Recurrent(Core):
             traces = Traces(traces.weight, traces.vectors, traces.streams, advance=traces.advance)
         states = self._flat(states)
         return states, Carry(states[-1].detach(), traces)
+
+    @torch.no_grad()
+    def advance(self, x: Tensor, carry: Carry, is_first: Tensor) -> Carry:
+        given, state = self._given(x), self._by_part(carry.state)
+        states = recurrence(*given, state, is_first)
+        traces = carry.traces
+        if traces is not None:
+            traces = traces_after(traces, x, *given, states, state, is_first)
+        return Carry(self._flat(states[-1]), traces)
+
+    def boundary_by_stream(self, by_state: Tensor, carry: Carry) -> tuple[Tensor, ...]:
+        if carry.traces is None:
+            return ()
+        weight, vectors = boundary_by_stream(self._by_part(by_state), carry.traces)
+        sizes = [len(parameter) for parameter in self.recurrent_parameters[1:]]
+        return weight, *vectors.split(sizes, dim=1)
 
     def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
         states = recurrence(*self._given(x), self._by_part(state), is_first)

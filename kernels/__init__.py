@@ -12,7 +12,7 @@ from r2ac.kernels.choice import REFERENCE, Kernels, Scans, UnknownKernels, kerne
 from r2ac.kernels.operators import backward_scan, block_sensitivity_pass_, sensitivity_pass_, vector_pass_
 from r2ac.kernels.oracle import StepByStepRTRL
 from r2ac.kernels.recurrence import Notes, recurrence, traces_after
-from r2ac.kernels.sensitivity import Traces
+from r2ac.kernels.sensitivity import Traces, boundary_by_stream
 
 __all__ = [
     "CELLS",
@@ -28,6 +28,7 @@ __all__ = [
     "UnknownKernels",
     "backward_scan",
     "block_sensitivity_pass_",
+    "boundary_by_stream",
     "kernels_for",
     "magnitude",
     "recurrence",

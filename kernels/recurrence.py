@@ -233,13 +233,16 @@ def recurrence(
 
 @torch.no_grad()
 def traces_after(traces: Traces, inputs: Tensor, cell: str, *given: Tensor) -> Traces:
-    """The sensitivities of a batch after a rollout, in new tensors: for those who keep a carry of their own.
+    """The sensitivities after a rollout: rows ``streams`` in place, or else those of a batch in new tensors.
 
     Args:
         given: projection, own, bias, the states that :func:`recurrence` returned, state and is_first.
     """
     *_, states, state, _ = given
     scan = _reverse_scan(cell, torch.zeros_like(states), *given, True)
+    if traces.streams is not None:
+        _advance(traces.tensors(), scan, inputs, operators)
+        return traces
     after = Traces(traces.weight.clone(), traces.vectors.clone())
     streams = torch.arange(len(state), device=state.device)
     _advance((*after.tensors(), streams, torch.zeros_like(streams, dtype=torch.bool)), scan, inputs, operators)

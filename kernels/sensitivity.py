@@ -104,6 +104,19 @@ def boundary_terms(boundary: Tensor, traces: Traces) -> tuple[Tensor, Tensor]:
     return of_weight, of_vectors
 
 
+def boundary_by_stream(boundary: Tensor, traces: Traces) -> tuple[Tensor, Tensor]:
+    """:func:`boundary_terms` without the sum: (a_1 d_1) S_0 of each stream, [B, K, N, D] and [B, L + K, N]."""
+    weight, vectors = traces.weight, traces.vectors
+    if traces.streams is not None:
+        weight, vectors = weight[traces.streams].to(boundary.dtype), vectors[traces.streams]
+    if traces.fresh is not None:
+        weight = weight.masked_fill(traces.fresh.view(-1, *(1,) * (weight.dim() - 1)), 0)
+        vectors = vectors.masked_fill(traces.fresh.view(-1, *(1,) * (vectors.dim() - 1)), 0)
+    if boundary.dim() == 2:
+        return boundary[:, None, :, None] * weight, boundary[:, None] * vectors
+    return torch.einsum("bpn,bpknd->bknd", boundary, weight), torch.einsum("bpn,bpln->bln", boundary, vectors)
+
+
 def sensitivity_pass_(
     matrix: Tensor, streams: Tensor, fresh: Tensor, boundary: Tensor, decay: Tensor, weighted: Tensor, inputs: Tensor
 ) -> Tensor:

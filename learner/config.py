@@ -13,9 +13,10 @@ ON_POLICY = frozenset({"ppo", "stream", "td"})
 class LearnerConfig:
     """How the agent learns."""
 
-    algorithm: Literal["vtrace", "ppo"] = "vtrace"
+    algorithm: Literal["vtrace", "ppo", "stream", "td"] = "vtrace"
     """What an update makes of a batch: one step of the actor-critic with V-trace's targets (vtrace), several epochs of
-    clipped steps (ppo)."""
+    clipped steps (ppo), one step of the actor-critic with eligibility traces after each step of the environment
+    (stream), or the same of the value alone, while actions are drawn uniformly (td)."""
     discount: float = 0.99
     """Discount per step (gamma)."""
     optimiser: Literal["rmsprop", "adam", "sgd"] = "rmsprop"

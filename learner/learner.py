@@ -65,6 +65,9 @@ class Learner:
         agent.encoder_dtype = getattr(torch, config.encoder_precision)
         storage = torch.bfloat16 if config.sensitivity_storage == "bfloat16" else None
         self.carries = CarryStore(agent.core, num_streams, storage)
+        self._remaining = torch.ones((), device=self.device)
+        context = UpdateContext(agent, config, num_streams, self._collective, self, self._remaining)
+        self.algorithm = ALGORITHMS[config.algorithm](context)
         self.parameters = [parameter for parameter in agent.parameters() if parameter.requires_grad]
         self.optimiser = make_optimiser(self.parameters, config.optimiser, config.learning_rate, capturable=on_gpu)
         self.env_steps = 0
@@ -74,9 +77,6 @@ class Learner:
         self._returns: DiscountedReturns | None = None
         if agent.rewards.deviation is not None:
             self._returns = DiscountedReturns(num_streams, config.discount, self.device)
-        self._remaining = torch.ones((), device=self.device)
-        context = UpdateContext(agent, config, num_streams, self._collective, self, self._remaining)
-        self.algorithm = ALGORITHMS[config.algorithm](context)
         self._update_metrics = UpdateMetrics(("loss/total", *self.algorithm.metrics, "loss/gradient_norm"), self.device)
         self._feed = DeviceFeed(self.device)
         self._staged: deque[Rollout[np.ndarray]] = deque()

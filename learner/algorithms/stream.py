@@ -1,0 +1,147 @@
+"""The fully online actor-critic: one update after each step, by eligibility traces of exact gradients.
+
+For each stream, with the gradient by all parameters of what is wanted of step t,
+
+    g_t = grad (log pi(a_t) + baseline_cost V_t + sign(delta_t) entropy_cost H_t)
+    z_t = discount trace_lambda z_{t-1} + g_t          (z = 0 before an episode)
+    delta_t = r_t + discount V_{t+1} - V_t
+
+the weights go by learning_rate delta_t z_t, in the mean over the streams (Sutton and Barto 2018, section 13.6, and
+Elsayed et al. 2024, "Streaming deep reinforcement learning finally works", algorithm 3, whose two networks are one
+here). The gradient reaches to the first step: inside the step by autograd, and before it by the sensitivities,
+(dg/dc_{t-1}) S_{t-1}.
+
+With ``step_bound`` kappa the step of a stream is divided by max(1, learning_rate kappa max(|delta|, 1) |z|_1), so that
+it does not overshoot; with plain gradient descent that is their ObGD (algorithm 3, line 9). An optimiser with moments
+gets - delta z as its gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from r2ac.agents import Carry, RolloutOutput, StepOutput
+from r2ac.agents.scopes import scope
+from r2ac.learner.algorithms.actor_critic import ActorCritic
+from r2ac.learner.algorithms.algorithm import Descent, Losses, UpdateContext
+from r2ac.learner.algorithms.losses import log_prob_of_actions
+from r2ac.learner.config import LearnerConfig
+from r2ac.learner.rollout import Rollout
+
+
+class Stream:
+    """Steps of an actor-critic by eligibility traces."""
+
+    metrics: tuple[str, ...] = ("loss/td_error", "loss/entropy", "learner/step_scale")
+
+    def __init__(self, context: UpdateContext) -> None:
+        self._context = context
+        self._parameters = [each for each in context.agent.parameters() if each.requires_grad]
+        self._traces = [each.new_zeros(context.num_streams, *each.shape) for each in self._parameters]
+        recurrent = context.agent.core.recurrent_parameters
+        self._recurrent = [next(i for i, own in enumerate(self._parameters) if own is each) for each in recurrent]
+
+    @staticmethod
+    def losses(output: RolloutOutput, batch: Rollout[Tensor], config: LearnerConfig) -> Losses:
+        """Of a whole rollout, as the actor-critic has them: what `inspect` takes the gradient of."""
+        return ActorCritic.losses(output, batch, config)
+
+    def objective(self, output: StepOutput, action: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
+        """What is wanted of a step, whose gradient the traces gather, and the policy's entropy: [B] each."""
+        config, log_probs = self._context.config, output.logits.log_softmax(-1)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        wanted = log_prob_of_actions(output.logits, action) + config.baseline_cost * output.value
+        return wanted + config.entropy_cost * sign * entropy, entropy
+
+    def update(self, batch: Rollout[Tensor], carry: Carry) -> tuple[Carry, Descent]:
+        """See :meth:`Algorithm.update`. Raises ValueError for rollouts of more than one step."""
+        if batch.length != 1:
+            raise ValueError(f"this algorithm learns after each step: rollout_length must be 1, not {batch.length}")
+        agent = self._context.agent
+        # The state that the actor had: with one step a rollout it is the learner's own, but for a stream that is new.
+        state = batch.first_state.to(carry.state.dtype).requires_grad_()
+        output = agent.transition(*_step(batch, 0), state, _words(batch, 0))
+        error = self._td_error(batch, output)
+        wanted, entropy = self.objective(output, batch.action[0], error.sign())
+        with scope("backward"):
+            gradients = self._gradients(wanted, state, carry)
+        with scope("losses"):
+            scale = self._gather(batch, gradients, error)
+        carry = agent.core.advance(
+            output.core_input.detach()[None], Carry(state.detach(), carry.traces), batch.is_first[:1]
+        )
+        sums = {
+            "loss/total": 0.5 * error.square().sum(),
+            "loss/td_error": error.abs().sum(),
+            "loss/entropy": entropy.detach().sum(),
+            "learner/step_scale": scale.sum(),
+        }
+        descent = self._context.optimise.apply(sums, batch.batch_size)
+        self._forget_unless(descent.finite, batch.stream)
+        return carry, descent
+
+    @torch.no_grad()
+    def _td_error(self, batch: Rollout[Tensor], output: StepOutput) -> Tensor:
+        """delta [B]. Where a time limit ended the episode, what follows is the value of the final observation."""
+        agent, discount = self._context.agent, self._context.config.discount
+        after = output.state.detach()
+        following = agent.step(*_step(batch, 1), after, _words(batch, 1)).value.masked_fill(batch.is_first[1], 0)
+        if batch.final_observation is not None and batch.truncated is not None:
+            never = torch.zeros_like(batch.is_first[1])
+            final = agent.step(batch.final_observation[0], batch.reward[1], never, after, _words(batch, 0)).value
+            following = torch.where(batch.truncated[0], final, following)
+        return agent.rewards(batch.reward[1]).to(after.dtype) + discount * following - output.value.detach()
+
+    def _gradients(self, wanted: Tensor, state: Tensor, carry: Carry) -> list[Tensor]:
+        """Of each stream's part of ``wanted``, [B], by all parameters: [B, ...] each."""
+        inputs, batch = [*self._parameters, state], len(wanted)
+        if batch == 1:
+            found = torch.autograd.grad(wanted.sum(), inputs, materialize_grads=True)
+            gradients, by_state = [gradient.unsqueeze(0) for gradient in found[:-1]], found[-1]
+        else:
+            # The streams meet nowhere in a step: a backward pass for each, all at once.
+            each = torch.eye(batch, dtype=wanted.dtype, device=wanted.device)
+            found = torch.autograd.grad(wanted, inputs, each, is_grads_batched=True, materialize_grads=True)
+            gradients, by_state = list(found[:-1]), found[-1].diagonal().mT
+        boundary = self._context.agent.core.boundary_by_stream(by_state, carry)
+        for place, before in zip(self._recurrent, boundary, strict=False):
+            gradients[place] = gradients[place] + before
+        return gradients
+
+    @torch.no_grad()
+    def _gather(self, batch: Rollout[Tensor], gradients: list[Tensor], error: Tensor) -> Tensor:
+        """Take the gradients into the traces and give the parameters theirs; returns the scales of the steps, [B]."""
+        config, streams = self._context.config, batch.stream
+        fade = config.discount * config.trace_lambda * (~batch.is_first[0]).to(error.dtype)
+        for trace, gradient in zip(self._traces, gradients, strict=True):
+            trace[streams] = trace[streams] * _along(fade, trace) + gradient
+        size = torch.stack([trace[streams].flatten(1).abs().sum(1) for trace in self._traces]).sum(0)
+        bound = config.step_bound * self._learning_rate() * error.abs().clamp_min(1) * size
+        scale = 1 / bound.clamp_min(1)
+        shares = -scale * error / (len(error) * self._context.collective.size)
+        for parameter, trace in zip(self._parameters, self._traces, strict=True):
+            parameter.grad = torch.einsum("b,b...->...", shares, trace[streams])
+        return scale
+
+    def _learning_rate(self) -> Tensor | float:
+        config = self._context.config
+        return config.learning_rate * (self._context.remaining if config.learning_rate_schedule == "linear" else 1.0)
+
+    def _forget_unless(self, finite: Tensor, streams: Tensor) -> None:
+        """Empty the traces of these streams where the update was skipped: they may hold what is not finite."""
+        for trace in self._traces:
+            trace[streams] = torch.where(finite, trace[streams], torch.zeros_like(trace[streams]))
+
+
+def _step(batch: Rollout[Tensor], t: int) -> tuple[Tensor, Tensor, Tensor]:
+    return batch.observation[t], batch.reward[t], batch.is_first[t]
+
+
+def _words(batch: Rollout[Tensor], t: int) -> Tensor | None:
+    return None if batch.instruction is None else batch.instruction[t]
+
+
+def _along(numbers: Tensor, trace: Tensor) -> Tensor:
+    """[B] as [B, 1, ...] beside a trace."""
+    return numbers.view(-1, *(1,) * (trace.dim() - 1))
