@@ -1,22 +1,24 @@
-"""A run at a URL: it is trained in a folder of this machine, and copied to the URL with each checkpoint."""
+"""A run at a URL: one process at a time trains it in a folder of its machine, and copies it there at checkpoints."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import socket
 import threading
 import time
 import uuid
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich.console import Console
 
-from r2ac.launch.runs.lease import Lease
 from r2ac.launch.runs.run_directory import RunDirectory, json_text, open_locked, write_atomically
-from r2ac.launch.runs.run_files import changed_files, is_checkpoint, wanted
+from r2ac.launch.runs.run_files import LEASE_FILE, changed_files, is_checkpoint, wanted
 from r2ac.launch.runs.storage import PARTIAL, StorageError, StorageUnavailable, Store, cache_folder
 from r2ac.launch.runtime.errors import os_errors_as
 
@@ -24,6 +26,94 @@ from r2ac.launch.runtime.errors import os_errors_as
 def staging_path(url: str) -> Path:
     """Where the run at ``url`` is trained on this machine. Raises StorageError, MissingPackage."""
     return cache_folder("training", url) / Store(url).name
+
+
+class Lease:
+    """The right to write the run in a store: ``writer.json`` there, with host, process, time and a token.
+
+    The token is that of the copy of the run on this machine's disk. It stays in the file when the lease is given back:
+    the copy with this token is equal to the store.
+
+    Stores have no locks: a process writes the file, waits a moment and reads it again; the last writer holds the lease.
+    A holder that later finds another token must stop. The clocks of the machines must agree within minutes. All methods
+    raise StorageUnavailable, and StorageError where the file is damaged or another process has the lease.
+    """
+
+    stale_seconds = 180.0
+    """A lease that was not renewed for so long can be taken."""
+    look_seconds = 2.0
+    """Between two reads of a lease that is waited for."""
+    settle_seconds = 1.0
+    """Longer than another process may take from reading the file to the end of its write."""
+
+    def __init__(self, store: Store, token: str, clock: Callable[[], float] = time.time) -> None:
+        self._store, self._token, self._clock = store, token, clock
+
+    def was_last(self) -> bool:
+        """Whether this copy is the last that was written to the store."""
+        return self._read().get("token") == self._token
+
+    def acquire(self, patient: bool = False) -> None:
+        """Take the lease; a ``patient`` process waits until a holder that may be dead renews it, or it is stale."""
+        found = first = self._read()
+        while patient and found == first and self._is_held(found):
+            time.sleep(self.look_seconds)
+            found = self._read()
+        if self._is_held(found):
+            raise StorageError(
+                f"{self._store.url} is in use by {_holder(found)}, heard of {max(self._age(found), 0):.0f} s ago; a "
+                f"lease that is not renewed for {self.stale_seconds / 60:.0f} minutes can be taken"
+            )
+        self._write()
+        # No other process uses this copy: one that held the lease with its token is gone.
+        if found.get("token") != self._token:
+            time.sleep(self.settle_seconds)
+            self.check()
+
+    def check(self) -> None:
+        """Raises StorageError where another process has taken the lease, and StorageUnavailable where the file is gone:
+        a file system that is not mounted shows an empty folder."""
+        now = self._read()
+        if not now:
+            raise StorageUnavailable(f"{self._store.url} cannot be written: its {LEASE_FILE} is gone")
+        if now.get("token") != self._token:
+            raise StorageError(f"{self._store.url} is written by another process now ({_holder(now)})")
+
+    def renew(self) -> None:
+        """Write the time of now into the lease."""
+        self.check()
+        self._write()
+
+    def release(self) -> None:
+        """Let the next process take it at once."""
+        self.check()
+        self._write(released=True)
+
+    def forget(self) -> None:
+        """Remove the lease, where nothing else was written."""
+        self.check()
+        self._store.remove(LEASE_FILE)
+
+    def _is_held(self, values: Mapping[str, Any]) -> bool:
+        """Whether another process holds the lease, as far as one can know."""
+        mine = values.get("token") == self._token
+        return bool(values) and not values.get("released") and not mine and self._age(values) < self.stale_seconds
+
+    def _age(self, values: Mapping[str, Any]) -> float:
+        """Seconds since the lease was renewed."""
+        renewed = values.get("time")
+        return self._clock() - (renewed if isinstance(renewed, int | float) else 0.0)
+
+    def _read(self) -> dict[str, Any]:
+        return self._store.read_json(LEASE_FILE) or {}
+
+    def _write(self, released: bool = False) -> None:
+        values = {"token": self._token, "host": socket.gethostname(), "process": os.getpid(), "time": self._clock()}
+        self._store.write(LEASE_FILE, json_text({**values, "released": released}).encode())
+
+
+def _holder(values: Mapping[str, Any]) -> str:
+    return f"process {values.get('process')} on {values.get('host')}"
 
 
 class Mirror:
@@ -49,7 +139,6 @@ class Mirror:
         self._sent: dict[str, str] = {}
         self._lost: StorageError | None = None
         self._wake, self._ended = threading.Event(), threading.Event()
-        self._due = False
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
         self._lock: TextIO | None = None
 
@@ -57,7 +146,6 @@ class Mirror:
         """Start copying what is new to the URL. Raises StorageError where another process has taken the run."""
         if self._lost is not None:
             raise self._lost
-        self._due = True
         self._wake.set()
 
     def shown(self, path: Path | str) -> str:
@@ -84,26 +172,26 @@ class Mirror:
         self._ended.set()
         self._wake.set()
         self._thread.join()
-        try:
-            self._end(keep=error is not None)
-        except (StorageError, StorageUnavailable) as failure:
-            sentence = f"{failure}; what is not there yet lies in {self.path}"
-            if error is None:
-                again = f"r2ac train --resume {self.url} on this machine brings it there"
-                raise type(failure)(f"{sentence}, and {again}") from failure
-            self._report(sentence)
-        finally:
-            self._lock.close()
+        with self._lock:
+            try:
+                self._end(keep=error is not None)
+            except (StorageError, StorageUnavailable) as failure:
+                sentence = f"{failure}; what is not there yet lies in {self.path}"
+                if error is None:
+                    again = f"r2ac train --resume {self.url} on this machine brings it there"
+                    raise type(failure)(f"{sentence}, and {again}") from failure
+                self._report(sentence)
 
     def _open(self) -> None:
         """Take the lease, and bring the folder to what the URL holds."""
         taken = f"{self.url} already holds a run; continue it with --resume {self.url} or choose another --run-dir"
-        if self._new and self._store.read("config.json") is not None:
+        holds_run = self._store.read("config.json") is not None
+        if self._new and holds_run:
             raise StorageError(taken)
         token, whole = self._read_copy()
         self._lease = Lease(self._store, token)
         whole = whole and self._lease.was_last()
-        if self._new is False and not whole and self._store.read("config.json") is None:
+        if self._new is False and not whole and not holds_run:
             raise StorageError(f"{self.url} holds no run: there is no config.json")
         # Before the lease says that this copy is the last: it is not yet what the URL holds.
         self._write_copy(token, whole)
@@ -144,14 +232,13 @@ class Mirror:
 
     def _work(self) -> None:
         """Copy after each push, and renew the lease between."""
-        while not self._ended.is_set():
-            self._wake.wait(self.renew_seconds)
-            self._wake.clear()
+        while True:
+            pushed = self._wake.wait(self.renew_seconds)
             if self._ended.is_set():
                 return
-            due, self._due = self._due, False
             try:
-                if due:
+                if pushed:
+                    self._wake.clear()
                     self._copy()
                 else:
                     self._lease.renew()
@@ -159,7 +246,7 @@ class Mirror:
                 self._lost = error
                 return
             except Exception as error:  # whatever it is, the run itself goes on, and so does its copy
-                if due:
+                if pushed:
                     self._report(f"{error}; the run goes on in {self.path}, and the next checkpoint tries again")
 
     def _copy(self) -> None:

@@ -14,8 +14,9 @@ OF_A_RUN = ("config.json", "suite.json")
 """One of them lies in the directory of each run, or list of runs."""
 Choice = Literal["all", "newest", "none"]
 """Of the checkpoints of each folder."""
-_STAYS = ("run.lock", LEASE_FILE)
 _CHECKPOINT = re.compile(r"(.*/)?checkpoints/step_\d+\.safetensors")
+# Locks, and hidden (unfinished) files.
+_STAYS = re.compile(rf"(.*/)?(run\.lock|{re.escape(LEASE_FILE)}|\..*)", re.DOTALL)
 
 
 def is_checkpoint(name: str) -> bool:
@@ -26,7 +27,7 @@ def is_checkpoint(name: str) -> bool:
 def wanted(names: Iterable[str], checkpoints: Choice = "newest") -> list[str]:
     """Of the files of a run (relative paths with slashes) those that another machine has use for: all but locks and
     hidden (unfinished) files. The checkpoints come last, the newest first: all, the newest of each folder, or none."""
-    travelling = [name for name in sorted(names) if _travels(name)]
+    travelling = [name for name in sorted(names) if not _STAYS.fullmatch(name)]
     # The number of steps in the name has leading zeros: the last is the newest.
     kept = [name for name in travelling if is_checkpoint(name) and checkpoints != "none"]
     if checkpoints == "newest":
@@ -36,11 +37,8 @@ def wanted(names: Iterable[str], checkpoints: Choice = "newest") -> list[str]:
 
 def files_below(folder: Path) -> list[str]:
     """The regular files below a directory, as relative paths with slashes; links are not followed."""
-    found = []
-    for parent, _, files in os.walk(folder):
-        paths = (Path(parent, file) for file in files)
-        found += [path.relative_to(folder).as_posix() for path in paths if path.is_file() and not path.is_symlink()]
-    return found
+    paths = [Path(parent, file) for parent, _, files in os.walk(folder) for file in files]
+    return [path.relative_to(folder).as_posix() for path in paths if path.is_file() and not path.is_symlink()]
 
 
 def changed_files(folder: Path, known: Mapping[str, str]) -> dict[str, str]:
@@ -56,8 +54,3 @@ def file_state(path: Path) -> str:
     except FileNotFoundError:
         return ""
     return f"{stat.st_size} {stat.st_mtime_ns}"
-
-
-def _travels(name: str) -> bool:
-    parts = name.split("/")
-    return parts[-1] not in _STAYS and not any(part.startswith(".") for part in parts)

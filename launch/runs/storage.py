@@ -21,7 +21,7 @@ PARTIAL = ".r2ac-partial"
 # Of these a file is there as a whole or not at all, and a rename would be a second copy.
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory"}
 # What differs between two states of a file, by the names of several stores.
-_MARKS = ("ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
+_MARKS = ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
 class StorageError(RunError):
@@ -46,50 +46,37 @@ def cache_folder(kind: str, url: str) -> Path:
 
 
 class Store:
-    """The folder at a URL; names of files are relative to it. Raises StorageError for a URL that no package reads or
-    that names no folder, and MissingPackage; all methods raise StorageUnavailable, whatever the store's package
-    raises."""
+    """The folder at a URL, with the ``name`` that ends it; names of files are relative to it. Raises StorageError for a
+    URL that no package reads or that names no folder, and MissingPackage; all methods raise StorageUnavailable."""
 
     def __init__(self, url: str) -> None:
         try:
             from fsspec.core import url_to_fs
         except ImportError as error:
             raise MissingPackage(f"{url} needs the package fsspec: pip install fsspec") from error
-        self.url = url.rstrip("/")
-        protocol = url.partition("://")[0]
         try:
             self._fs, root = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
         except ImportError as error:
-            reason = str(error) or f"the package that reads {protocol}://"
-            raise MissingPackage(f"{url} cannot be reached, for a package is missing: {_one_line(reason)}") from error
+            raise MissingPackage(f"{url} cannot be reached, for a package is missing: {_one_line(error)}") from error
         except Exception as error:
             raise StorageError(f"{url} cannot be reached: {_one_line(error)}") from error
-        self._root = root.rstrip("/")
-        if not PurePosixPath(self._root).name:
+        self.url, self._root = url.rstrip("/"), root.rstrip("/")
+        self.name = PurePosixPath(self._root).name
+        if not self.name:
             raise StorageError(f"{url} is the root of a store, but a run needs a folder of its own")
-        self._whole = protocol in _OBJECT_STORES
-
-    @property
-    def name(self) -> str:
-        """The last part of the URL."""
-        return PurePosixPath(self._root).name
 
     def files(self) -> dict[str, str]:
         """All files below the folder, by name, with a mark that changes with their contents; none where it is not."""
         with self._explained("read"):
-            self._fs.invalidate_cache()
             found = self._fs.find(self._root, detail=True)
         names = {path[len(self._root) + 1 :]: info for path, info in found.items()}
         return {name: _mark(info) for name, info in names.items() if _is_inside(name)}
 
     def read(self, name: str) -> bytes | None:
         """A small file; None where there is none."""
-        with self._explained("read"):
-            self._fs.invalidate_cache()
-            try:
-                return bytes(self._fs.cat_file(self._path(name)))
-            except (FileNotFoundError, NotADirectoryError):
-                return None
+        with self._explained("read"), suppress(FileNotFoundError, NotADirectoryError):
+            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+        return None
 
     def read_json(self, name: str) -> dict[str, Any] | None:
         """The object in a small file; None where there is no file. Raises StorageError where it is damaged."""
@@ -102,10 +89,10 @@ class Store:
 
     def write(self, name: str, content: bytes | Path) -> None:
         """Replaces a file by bytes or by a file of this machine; a reader meets the old one or the new one, whole."""
-        target = path = self._path(name)
-        folder, _, last = path.rpartition("/")
+        path = target = f"{self._root}/{name}"
         with self._explained("written"):
-            if not self._whole:
+            if self.url.partition("://")[0] not in _OBJECT_STORES:
+                folder, _, last = path.rpartition("/")
                 self._fs.makedirs(folder, exist_ok=True)
                 target = f"{folder}/.{last}.{uuid.uuid4().hex[:8]}{PARTIAL}"
             try:
@@ -126,7 +113,7 @@ class Store:
         with self._explained("read"):
             try:
                 local.parent.mkdir(parents=True, exist_ok=True)
-                self._fs.get_file(self._path(name), str(partial))
+                self._fs.get_file(f"{self._root}/{name}", str(partial))
                 os.replace(partial, local)
             finally:
                 partial.unlink(missing_ok=True)
@@ -134,32 +121,26 @@ class Store:
     def remove(self, name: str) -> None:
         """Removes a file, if it is there."""
         with self._explained("written"), suppress(FileNotFoundError):
-            self._fs.rm_file(self._path(name))
-
-    def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+            self._fs.rm_file(f"{self._root}/{name}")
 
     @contextmanager
     def _explained(self, action: str) -> Iterator[None]:
         try:
             yield
-        except RunError:
-            raise
         except Exception as error:  # each kind of store raises its own
             raise StorageUnavailable(f"{self.url} cannot be {action}: {_one_line(error)}") from error
 
 
 def _mark(info: dict[str, Any]) -> str:
-    return " ".join(str(info[key]) for key in ("size", *_MARKS) if info.get(key) is not None)
+    return " ".join(str(info[key]) for key in _MARKS if info.get(key) is not None)
 
 
 def _is_inside(name: str) -> bool:
     """Whether a name that a store gives stays in the folder, on this machine too."""
-    parts = name.split("/")
-    return bool(name) and not any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in parts)
+    return not any(part in ("", ".", "..") or "\0" in part or "\\" in part for part in name.split("/"))
 
 
-def _one_line(error: object) -> str:
+def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return os_reason(error)
     if isinstance(error, FileNotFoundError):

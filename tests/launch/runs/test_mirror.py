@@ -12,10 +12,9 @@ import pytest
 from rich.console import Console
 
 from r2ac.launch.cli import main
-from r2ac.launch.runs.lease import Lease
 from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runs.metrics import read_metrics
-from r2ac.launch.runs.mirror import Mirror, staging_path
+from r2ac.launch.runs.mirror import Lease, Mirror, staging_path
 from r2ac.launch.runs.run_files import LEASE_FILE
 from r2ac.launch.runs.storage import StorageError, StorageUnavailable
 from r2ac.learner.checkpoint import load_checkpoint

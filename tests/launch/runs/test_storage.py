@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from r2ac.envs import MissingPackage
-from r2ac.launch.runs.lease import Lease
+from r2ac.launch.runs.mirror import Lease
 from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store
 from r2ac.launch.settings.places import is_url
 
@@ -122,7 +122,7 @@ def test_who_is_patient_waits_until_it_is_clear_whether_the_holder_lives(
         if lives and now[0] > 1060:
             holder.renew()
 
-    monkeypatch.setattr("r2ac.launch.runs.lease.time.sleep", sleep)
+    monkeypatch.setattr("r2ac.launch.runs.mirror.time.sleep", sleep)
     if lives:
         with pytest.raises(StorageError, match="in use by"):
             patient.acquire(patient=True)
@@ -150,7 +150,7 @@ def test_of_two_that_come_at_a_time_one_gets_it(url: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(Lease, "settle_seconds", 0)
     second = Lease(store, "b")
     # The second writes between the first's look and its second look.
-    monkeypatch.setattr("r2ac.launch.runs.lease.time.sleep", lambda seconds: second._write())
+    monkeypatch.setattr("r2ac.launch.runs.mirror.time.sleep", lambda seconds: second._write())
     with pytest.raises(StorageError, match="another process"):
         Lease(store, "a").acquire()
     assert second.was_last()
