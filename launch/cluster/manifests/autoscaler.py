@@ -12,13 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from r2ac.launch.cluster.manifests.resources import Needs, Training, check_at_least, worker_bounds
+from r2ac.launch.cluster.manifests.resources import Needs, Training, check_at_least, check_text, worker_bounds
 from r2ac.launch.cluster.manifests.templates import render
 from r2ac.launch.settings.config import ConfigError
 
-_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?")
-_USER = re.compile(r"[A-Za-z_][A-Za-z0-9._-]*")
-_SOURCE = "r2ac-source"
 # Of each cloud; the client is the package with which Ray asks it for machines.
 _COLUMNS = ("region", "head_type", "cpu_type", "gpu_type", "client")
 _DEFAULTS = {
@@ -75,30 +72,25 @@ class AutoscalerOptions:
         """The machines of the workers, one by one."""
         return [host.strip() for host in self.worker_ips.split(",")] if self.worker_ips else []
 
-    def check(self) -> None:
-        """Raise ConfigError for the first option that is not allowed."""
-        check_at_least(self, "cpus_per_worker", "gpus_per_worker", "idle_minutes")
-        if self.provider == "local" and not self.head_ip:
-            raise ConfigError("--provider local needs --head-ip: the machine where the driver runs")
-        if self.provider != "local" and (self.head_ip or self.worker_ips):
-            raise ConfigError(f"--head-ip and --worker-ips are for --provider local, but it is {self.provider}")
-        if self.provider == "gcp" and not self.project:
-            raise ConfigError("--provider gcp needs --project: the project that pays")
-        for host in [*([self.head_ip] if self.head_ip else []), *self.workers]:
-            if not _HOST.fullmatch(host):
-                raise ConfigError(f"{host!r} is not the name or address of a machine (--head-ip, --worker-ips)")
-        if not _USER.fullmatch(self.ssh_user):
-            raise ConfigError(f"--ssh-user is {self.ssh_user!r}, but it must be the name of a user")
-
 
 def autoscaler_manifest(training: Training, options: AutoscalerOptions, ray_version: str) -> str:
     """The YAML. Raises ConfigError for options that are not allowed, or a package that is not there."""
-    options.check()
-    needs = training.needs
-    machines = _own_machines(options) if options.provider == "local" else _cloud(needs, options)
+    check_at_least(options, "cpus_per_worker", "gpus_per_worker", "idle_minutes")
+    local = options.provider == "local"
+    if local and not options.head_ip:
+        raise ConfigError("--provider local needs --head-ip: the machine where the driver runs")
+    if not local and (options.head_ip or options.worker_ips):
+        raise ConfigError(f"--head-ip and --worker-ips are for --provider local, but it is {options.provider}")
+    if options.provider == "gcp" and not options.project:
+        raise ConfigError("--provider gcp needs --project: the project that pays")
+    for host in [options.head_ip, *options.workers] if local else []:
+        if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9.:-]*[A-Za-z0-9])?", host):
+            raise ConfigError(f"{host!r} is not the name or address of a machine (--head-ip, --worker-ips)")
+    check_text("ssh_user", options.ssh_user, r"[A-Za-z_][A-Za-z0-9._-]*", "the name of a user")
+    machines = _own_machines(options) if local else _cloud(training.needs, options)
     software = {"python": f"{sys.version_info.major}.{sys.version_info.minor}", "ray_version": ray_version}
     software |= _package(options.package)
-    return render("autoscaler.yaml.j2", training=training, needs=needs, options=options, **software, **machines)
+    return render("autoscaler.yaml.j2", training=training, options=options, local=local, **software, **machines)
 
 
 def _cloud(needs: Needs, options: AutoscalerOptions) -> dict[str, Any]:
@@ -107,17 +99,19 @@ def _cloud(needs: Needs, options: AutoscalerOptions) -> dict[str, Any]:
     if needs.worker_cpus(cpus) > cpus:
         raise ConfigError(f"--cpus-per-worker is {cpus}, but a learner takes {needs.learner_cpus} (--learner-threads)")
     least, most = worker_bounds(needs.workers(cpus), options.min_workers, options.max_workers)
-    learner_nodes = 0 if needs.driver_gpus else needs.gpu_nodes(gpus)
     defaults = zip(_COLUMNS, _DEFAULTS[options.provider], strict=True)
     chosen = {name: getattr(options, name, "") or default for name, default in defaults}
-    return {"least": least, "most": most, "learner_nodes": learner_nodes, "gpus": gpus, **chosen}
+    nodes = [("head", 0, 0, 0, 0 if needs.learners or not needs.gpus else gpus), ("cpu_worker", least, most, cpus, 0)]
+    if needs.learners and needs.gpus:
+        learners = needs.gpu_nodes(gpus)
+        nodes.append(("gpu_worker", learners, learners, gpus * needs.learner_cpus, gpus))
+    return {"nodes": nodes, "most": sum(node[2] for node in nodes), **chosen}
 
 
 def _own_machines(options: AutoscalerOptions) -> dict[str, Any]:
     """The template's values for own machines, without a container."""
     workers = len(options.workers)
-    least = workers if options.min_workers is None else options.min_workers
-    most = workers if options.max_workers is None else options.max_workers
+    least, most = (workers if bound is None else bound for bound in (options.min_workers, options.max_workers))
     if not 0 <= least <= most <= workers:
         raise ConfigError(
             f"--min-workers is {least} and --max-workers {most}, but --worker-ips names {workers} machines"
@@ -128,21 +122,16 @@ def _own_machines(options: AutoscalerOptions) -> dict[str, Any]:
 def _package(given: str) -> dict[str, Any]:
     """The template's values for r2ac: files to bring to the machines, and the quoted argument of pip. Raises
     ConfigError where nothing is given and r2ac is not installed from a folder."""
-    package = given or _installed_from()
+    # A checkout has an entry of its own, which does not say.
+    said = (each.read_text("direct_url.json") for each in distributions(name="r2ac"))
+    source = urlsplit(json.loads(next(filter(None, said), "{}")).get("url", ""))
+    package = given or (unquote(source.path) if source.scheme == "file" else "")
     if not package:
         raise ConfigError("--package is missing: the folder, wheel, address or requirement that pip installs r2ac from")
     path = Path(package).expanduser()
     if not path.exists():
         return {"files": {}, "package": shlex.quote(package)}
     # pip wants the name of a wheel as it is.
-    name = _SOURCE if path.is_dir() else path.name
+    name = "r2ac-source" if path.is_dir() else path.name
     installed = '"$HOME"/' + shlex.quote(f"{name}[cluster]")
     return {"files": {f"~/{name}": str(path.resolve())}, "package": installed}
-
-
-def _installed_from() -> str:
-    """The folder that r2ac is installed from; empty where it came from elsewhere."""
-    # A checkout has an entry of its own, which does not say.
-    said = (each.read_text("direct_url.json") for each in distributions(name="r2ac"))
-    url = urlsplit(json.loads(next(filter(None, said), "{}")).get("url", ""))
-    return unquote(url.path) if url.scheme == "file" else ""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from r2ac.launch.cluster.manifests.resources import Training, check_at_least, worker_bounds
+from r2ac.launch.cluster.manifests.resources import Training, check_at_least, check_text, worker_bounds
 from r2ac.launch.cluster.manifests.templates import render
 from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.settings.places import is_url
 
 MOUNT = "/mnt/r2ac"
 """Where the volume of the run directories lies in every pod."""
-_QUANTITY = re.compile(r"[1-9][0-9]*(Mi|Gi|Ti)")
-_CLAIM = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
 @dataclass(frozen=True)
@@ -44,17 +41,6 @@ class KubeRayOptions:
     keep_minutes: int = 10
     """Minutes for which the pods stay after the end of the training, for a look at their logs."""
 
-    def check(self) -> None:
-        """Raise ConfigError for the first option that is not allowed."""
-        if not self.image or re.search(r"\s", self.image):
-            raise ConfigError(f"--image is {self.image!r}, but it must be the name of an image, without spaces")
-        check_at_least(self, "cpus_per_worker", "gpus_per_worker", "gib_per_cpu")
-        check_at_least(self, "keep_minutes", least=0)
-        if not _CLAIM.fullmatch(self.claim):
-            raise ConfigError(f"--claim is {self.claim!r}, but it must be lower-case letters, digits, dashes and dots")
-        if self.create_claim and not _QUANTITY.fullmatch(self.create_claim):
-            raise ConfigError(f"--create-claim is {self.create_claim!r}, but it must be a size such as 50Gi")
-
 
 def kuberay_run_dir(run_dir: str) -> str:
     """Where the run lies in the pods, below the volume or at a URL; raises ConfigError for any other directory."""
@@ -66,10 +52,18 @@ def kuberay_run_dir(run_dir: str) -> str:
 
 def kuberay_manifest(training: Training, options: KubeRayOptions, ray_version: str) -> str:
     """The YAML: the training's script (a ConfigMap), the RayJob, a claim if asked for. Raises ConfigError."""
-    options.check()
+    check_text("image", options.image, r"\S+", "the name of an image, without spaces")
+    check_at_least(options, "cpus_per_worker", "gpus_per_worker", "gib_per_cpu")
+    check_at_least(options, "keep_minutes", least=0)
+    claim = r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?"
+    check_text("claim", options.claim, claim, "lower-case letters, digits, dashes and dots")
+    check_text("create_claim", options.create_claim, r"([1-9][0-9]*(Mi|Gi|Ti))?", "a size such as 50Gi")
     needs = training.needs
-    cpus = needs.worker_cpus(options.cpus_per_worker)
+    cpus, gpus = needs.worker_cpus(options.cpus_per_worker), min(options.gpus_per_worker, needs.gpus)
     least, most = worker_bounds(needs.workers(cpus), options.min_workers, options.max_workers)
-    pods = {"cpus": cpus, "gpus": min(options.gpus_per_worker, needs.gpus), "least": least, "most": most}
-    fixed = {"ray_version": ray_version, "mount": MOUNT}
-    return render("kuberay.yaml.j2", training=training, needs=needs, options=options, **pods, **fixed)
+    groups = [("cpu", least, most, cpus, 0)]
+    if gpus:
+        pods = needs.gpu_nodes(gpus)
+        groups.append(("gpu", pods, pods, gpus * needs.learner_cpus + 1, gpus))
+    values = {"groups": groups, "ray_version": ray_version, "mount": MOUNT}
+    return render("kuberay.yaml.j2", training=training, needs=needs, options=options, **values)

@@ -11,11 +11,6 @@ from typing import Any
 from r2ac.launch.settings.config import ConfigError, TrainConfig, require
 from r2ac.launch.settings.places import is_url
 
-_LEAST_RAY = (2, 52)
-"""The first version of Ray with token authentication."""
-_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
-_LONGEST_NAME = 47
-
 
 @dataclass(frozen=True)
 class Needs:
@@ -47,18 +42,13 @@ class Needs:
         return cls(actors, learners, config.learner_threads or 1, gpus, config.max_failures or cls.retries)
 
     @property
-    def driver_gpus(self) -> bool:
-        """Whether the driver learns on a GPU."""
-        return self.gpus > 0 and self.learners == 0
-
-    @property
     def driver_cpus(self) -> int:
         """CPUs of the driver, besides what Ray counts: with GPUs it learns where they are."""
         return self.learner_cpus if self.learners == 0 and self.gpus == 0 else 0
 
     def workers(self, cpus: int) -> int:
         """How many nodes of so many CPUs hold all that runs on CPUs: the actors, and learners without GPUs."""
-        return self._nodes(0 if self.gpus else self.learners, cpus)
+        return self.nodes(0 if self.gpus else self.learners, cpus)
 
     def worker_cpus(self, most: int) -> int:
         """CPUs of such a node: ``most``, or what there is to run; more only where a learner takes more."""
@@ -69,12 +59,8 @@ class Needs:
         """How many nodes of so many GPUs hold the learners."""
         return math.ceil(self.gpus / gpus)
 
-    def equal_nodes(self, cpus: int) -> int:
-        """How many nodes of so many CPUs hold everything, the driver's learner too, where all nodes are alike."""
-        return self._nodes(max(self.learners, 1), cpus)
-
-    def _nodes(self, learners: int, cpus: int) -> int:
-        """Nodes of ``cpus`` CPUs for actors of one CPU and learners that cannot be split."""
+    def nodes(self, learners: int, cpus: int) -> int:
+        """How many nodes of so many CPUs hold the actors, of one CPU each, and learners, which cannot be split."""
         total = self.actors + learners * self.learner_cpus
         return max(math.ceil(total / cpus), math.ceil(learners / max(1, cpus // self.learner_cpus)))
 
@@ -100,9 +86,13 @@ class Training:
 
 def check_name(name: str) -> None:
     """Raise ConfigError for a name that Kubernetes, Slurm or a cloud would not take."""
-    allowed = "lower-case letters, digits and dashes, begin with a letter, end with no dash, and have at most"
-    fits = _NAME.fullmatch(name) is not None and len(name) <= _LONGEST_NAME
-    require(fits, "name", repr(name), f"{allowed} {_LONGEST_NAME} characters")
+    allowed = "lower-case letters, digits and dashes, begin with a letter, end with no dash, and have at most 47 "
+    check_text("name", name, "[a-z]([-a-z0-9]{0,45}[a-z0-9])?", f"{allowed}characters")
+
+
+def check_text(name: str, value: str, pattern: str, allowed: str) -> None:
+    """Raise ConfigError for the value of a flag that does not match the pattern as a whole."""
+    require(re.fullmatch(pattern, value) is not None, name, repr(value), allowed)
 
 
 def worker_bounds(enough: int, least: int | None, most: int | None) -> tuple[int, int]:
@@ -124,7 +114,6 @@ def check_at_least(options: object, *names: str, least: int = 1) -> None:
 def ray_version() -> str:
     """The installed version of Ray. Raises ConfigError where it has no token authentication."""
     installed = version("ray")
-    if tuple(int(part) for part in re.findall(r"\d+", installed)[:2]) < _LEAST_RAY:
-        least = ".".join(map(str, _LEAST_RAY))
-        raise ConfigError(f"Ray {installed} is installed, but clusters need token authentication: Ray {least} or later")
+    if tuple(map(int, installed.split(".")[:2])) < (2, 52):
+        raise ConfigError(f"Ray {installed} is installed, but clusters need token authentication: Ray 2.52 or later")
     return installed

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from r2ac.launch.cluster.manifests.resources import Training, check_at_least
+from r2ac.launch.cluster.manifests.resources import Training, check_at_least, check_text
 from r2ac.launch.cluster.manifests.templates import render
 from r2ac.launch.settings.config import ConfigError
-
-_TIME = re.compile(r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}")
-_WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.,-]*")
 
 
 @dataclass(frozen=True)
@@ -42,27 +38,22 @@ class SlurmOptions:
     venv: Path = Path(sys.prefix)
     """Virtual environment that holds r2ac with the extra `cluster`, on a file system that all nodes share."""
 
-    def check(self) -> None:
-        """Raise ConfigError for the first option that is not allowed."""
-        check_at_least(self, "nodes", "cpus_per_node")
-        check_at_least(self, "gpus_per_node", least=0)
-        check_at_least(self, "warning_seconds", least=10)
-        if not _TIME.fullmatch(self.time):
-            raise ConfigError(f"--time is {self.time!r}, but it must be such as 90 (minutes), 24:00:00 or 2-12:00:00")
-        for name in ("partition", "account"):
-            value = getattr(self, name)
-            if value and not _WORD.fullmatch(value):
-                raise ConfigError(f"--{name} is {value!r}, but it must be letters, digits and the signs _ . , -")
-
 
 def slurm_manifest(training: Training, options: SlurmOptions) -> str:
     """The batch script. Raises ConfigError for options that are not allowed, or nodes that are too few."""
-    options.check()
+    check_at_least(options, "nodes", "cpus_per_node")
+    check_at_least(options, "gpus_per_node", least=0)
+    check_at_least(options, "warning_seconds", least=10)
+    time = r"\d+(:\d{1,2}){0,2}|\d+-\d{1,2}(:\d{1,2}){0,2}"
+    check_text("time", options.time, time, "such as 90 (minutes), 24:00:00 or 2-12:00:00")
+    for name in ("partition", "account"):
+        value = getattr(options, name)
+        check_text(name, value, r"([A-Za-z0-9][A-Za-z0-9_.,-]*)?", "letters, digits and the signs _ . , -")
     needs = training.needs
     most = max(options.cpus_per_node, needs.learner_cpus)
-    nodes = needs.equal_nodes(most) if options.nodes is None else options.nodes
     # The driver is a learner where there are no others.
     learners = max(needs.learners, 1)
+    nodes = needs.nodes(learners, most) if options.nodes is None else options.nodes
     total = needs.actors + learners * needs.learner_cpus
     # No node is asked for fewer CPUs than its learners take.
     cpus = max(math.ceil(total / nodes), math.ceil(learners / nodes) * needs.learner_cpus)
