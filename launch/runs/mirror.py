@@ -10,10 +10,10 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 
@@ -140,7 +140,6 @@ class Mirror:
         self._lost: StorageError | None = None
         self._wake, self._ended = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mirror", daemon=True)
-        self._lock: TextIO | None = None
 
     def push(self) -> None:
         """Start copying what is new to the URL. Raises StorageError where another process has taken the run."""
@@ -154,21 +153,18 @@ class Mirror:
 
     def __enter__(self) -> Mirror:
         lock = self.path.parent / "lock"
-        with os_errors_as(StorageError, f"{lock} cannot be written"):
-            try:
-                self._lock = open_locked(lock)
-            except BlockingIOError as error:
-                raise StorageError(f"{self.url} is in use by another process of this machine") from error
-        try:
+        with ExitStack() as on_error:
+            with os_errors_as(StorageError, f"{lock} cannot be written"):
+                try:
+                    self._lock = on_error.enter_context(open_locked(lock))
+                except BlockingIOError as error:
+                    raise StorageError(f"{self.url} is in use by another process of this machine") from error
             self._open()
-        except BaseException:
-            self._lock.close()
-            raise
+            on_error.pop_all()
         self._thread.start()
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        assert self._lock is not None
         self._ended.set()
         self._wake.set()
         self._thread.join()
@@ -184,28 +180,27 @@ class Mirror:
 
     def _open(self) -> None:
         """Take the lease, and bring the folder to what the URL holds."""
-        taken = f"{self.url} already holds a run; continue it with --resume {self.url} or choose another --run-dir"
         holds_run = self._store.read("config.json") is not None
-        if self._new and holds_run:
-            raise StorageError(taken)
         token, whole = self._read_copy()
         self._lease = Lease(self._store, token)
         whole = whole and self._lease.was_last()
+        # A run that died before it was first copied lies here alone.
+        if self._new and (holds_run or (whole and RunDirectory(self.path).config_path.exists())):
+            again = f"continue it with --resume {self.url} or choose another --run-dir"
+            raise StorageError(f"{self.url} already holds a run; {again}")
         if self._new is False and not whole and not holds_run:
             raise StorageError(f"{self.url} holds no run: there is no config.json")
         # Before the lease says that this copy is the last: it is not yet what the URL holds.
         self._write_copy(token, whole)
         self._lease.acquire(self._patient)
-        try:
-            if not whole:
+        if not whole:
+            try:
                 self._fetch()
                 self._write_copy(token, True)
-            elif self._new and RunDirectory(self.path).config_path.exists():
-                raise StorageError(taken)
-        except BaseException:
-            with suppress(StorageError, StorageUnavailable):
-                self._lease.release()
-            raise
+            except BaseException:
+                with suppress(StorageError, StorageUnavailable):
+                    self._lease.release()
+                raise
 
     def _fetch(self) -> None:
         """Bring the folder to what the URL holds; a run that it held is kept beside it."""

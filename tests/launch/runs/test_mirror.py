@@ -70,7 +70,6 @@ def die(mirror: Mirror) -> None:
     mirror._ended.set()
     mirror._wake.set()
     mirror._thread.join()
-    assert mirror._lock is not None
     mirror._lock.close()
 
 
