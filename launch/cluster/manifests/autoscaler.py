@@ -101,8 +101,10 @@ def _cloud(needs: Needs, options: AutoscalerOptions) -> dict[str, Any]:
     least, most = worker_bounds(needs.workers(cpus), options.min_workers, options.max_workers)
     defaults = zip(_COLUMNS, _DEFAULTS[options.provider], strict=True)
     chosen = {name: getattr(options, name, "") or default for name, default in defaults}
-    nodes = [("head", 0, 0, 0, 0 if needs.learners or not needs.gpus else gpus), ("cpu_worker", least, most, cpus, 0)]
-    if needs.learners and needs.gpus:
+    head_gpus = gpus if needs.gpus and not needs.learners else 0
+    # Name, the fewest and the most, CPUs, GPUs.
+    nodes = [("head", 0, 0, 0, head_gpus), ("cpu_worker", least, most, cpus, 0)]
+    if needs.gpus and needs.learners:
         learners = needs.gpu_nodes(gpus)
         nodes.append(("gpu_worker", learners, learners, gpus * needs.learner_cpus, gpus))
     return {"nodes": nodes, "most": sum(node[2] for node in nodes), **chosen}

@@ -61,6 +61,7 @@ def kuberay_manifest(training: Training, options: KubeRayOptions, ray_version: s
     needs = training.needs
     cpus, gpus = needs.worker_cpus(options.cpus_per_worker), min(options.gpus_per_worker, needs.gpus)
     least, most = worker_bounds(needs.workers(cpus), options.min_workers, options.max_workers)
+    # Name, the fewest and the most pods, CPUs and GPUs of each.
     groups = [("cpu", least, most, cpus, 0)]
     if gpus:
         pods = needs.gpu_nodes(gpus)
