@@ -11,8 +11,9 @@ from r2ac.launch.settings.policy_lag import Held, is_late
 class Orders:
     """The orders of each rollout actor that have not been fulfilled.
 
-    An actor may be ``in_flight`` rollouts, at least 2, ahead of the learner. That bound is the queue: an actor whose
-    rollouts are not yet used gets no further order, so that nothing grows and nothing is dropped.
+    An actor may be ``in_flight`` rollouts ahead of the learner. That bound is the queue: an actor whose rollouts are
+    not yet used gets no further order, so that nothing grows and nothing is dropped. With 1 the actors go in step with
+    the learner: what is ordered for an update is collected with the weights of the update before.
 
     The rollouts of each of an actor's ``num_streams`` streams are numbered from ``sequence`` on. ``max_policy_lag`` is
     the most updates that a rollout's weights may be old when it is learned from; 0: no bound.
@@ -27,6 +28,10 @@ class Orders:
         self._due: list[deque[int]] = [deque() for _ in range(num_actors)]
         self._next = [sequence] * num_actors
         self._heard = [time.monotonic()] * num_actors
+
+    def weights_needed(self, update: int) -> int:
+        """The version of the weights that a rollout ordered for this update must have at least."""
+        return update if self._in_flight == 1 else 0
 
     def last_stream(self, actor: int) -> int:
         """The number of the actor's last stream."""

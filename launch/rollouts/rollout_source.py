@@ -114,6 +114,8 @@ class RaySource:
 
     poll_seconds = 0.5
     """How long a wait for rollouts lasts before it looks whether it was interrupted."""
+    weights_poll_seconds = 0.01
+    """The same, while an actor waits for weights that are under way to its inference worker."""
 
     def __init__(
         self,
@@ -133,6 +135,7 @@ class RaySource:
         self._first_index, self._all_have_places, self.timeline = first_index, all_have_places, timeline
         self.counts, self.waited = SourceCounts(), 0.0
         self.publish = weights.publish
+        self._weights_due = False
 
     def next_batch(self, interrupted: Callable[[], bool]) -> Batch | None:
         """The next batch; None if ``interrupted()`` turned true while waiting for it. Raises ActorsLost and
@@ -142,7 +145,7 @@ class RaySource:
             if interrupted():
                 return None
             started = time.monotonic()
-            episodes += self._receive(timeout=self.poll_seconds)
+            episodes += self._receive(self.weights_poll_seconds if self._weights_due else self.poll_seconds)
             seconds = time.monotonic() - started
             self.waited += seconds
             self.counts.held_back += seconds * late
@@ -179,10 +182,13 @@ class RaySource:
         orders, silent = self._orders, dict[int, float]()
         ready = [self._link.ready(actor) for actor in range(orders.num_actors)]
         self.counts.actors, self.counts.pending = sum(ready), len(ready) - sum(ready)
+        needed = orders.weights_needed(self._update)
+        self._weights_due = False
         for actor in range(orders.num_actors):
             # Read before the order is given: the actor takes these weights or newer ones.
             version = self._weights.version(actor)
-            if ready[actor] and version >= 0:
+            self._weights_due |= ready[actor] and 0 <= version < needed
+            if ready[actor] and version >= needed:
                 for _ in range(orders.room(actor, self._batcher.waiting(orders.last_stream(actor)))):
                     self._link.order(actor, orders.give(actor, version))
             if orders.are_due(actor) or (self._all_have_places and not ready[actor]):

@@ -71,10 +71,11 @@ def open_rollouts(
     except NoMemory as error:
         raise ConfigError(str(error)) from error
     batches: RaySource | BatchPipeline = source
-    if learner.device.type == "cuda":
+    in_step = config.learner.on_policy
+    if learner.device.type == "cuda" and not in_step:
         # On a CPU a thread that makes batches ready would take the interpreter and a core from the update.
         batches = stack.enter_context(closing(BatchPipeline(source, learner.stage)))
-    publish = stack.enter_context(closing(WeightsPublisher(learner, source.publish, wait=False)))
+    publish = stack.enter_context(closing(WeightsPublisher(learner, source.publish, wait=in_step)))
     return Rollouts(source, batches, publish)
 
 

@@ -53,3 +53,8 @@ def test_a_batch_waits_only_where_the_policy_lag_is_bounded() -> None:
     assert bounded.is_late(5, batch_size=4, here=[(4, 4)])
     assert not bounded.is_late(3, batch_size=4, here=[(4, 4)])
     assert not free.is_late(5, batch_size=4, here=[(4, 4)])
+
+
+@pytest.mark.parametrize(("in_flight", "needed"), [(1, 7), (2, 0), (3, 0)])
+def test_an_actor_that_may_not_be_ahead_waits_for_the_newest_weights(in_flight: int, needed: int) -> None:
+    assert Orders(ACTORS, STREAMS, in_flight, FIRST).weights_needed(update=7) == needed
