@@ -16,8 +16,8 @@ from r2ac.launch.cluster.jobs.server import JobError, JobRequest, JobServer, clu
 from r2ac.launch.cluster.jobs.submission import SubmitArguments, is_place, submit_with_package, training_request
 from r2ac.launch.commands.jobs import command_line, follow_job
 from r2ac.launch.runtime.progress import print_table
-from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_json
-from r2ac.launch.settings.flags import is_flag, parse, parse_known, take_flag, training_config, with_options
+from r2ac.launch.settings.config import ConfigError, config_from_json
+from r2ac.launch.settings.flags import changed_config, is_flag, parse_known, take_flag, training_config
 
 
 def submit_command(arguments: Sequence[str], console: Console) -> int:
@@ -96,7 +96,7 @@ def _resumed(own: SubmitArguments, words: list[str], earlier: str, server: JobSe
 def _checked_on(known: dict[str, Any], flags: Sequence[str], source: str) -> dict[str, Any]:
     """The settings of an earlier run with what the flags say."""
     before = config_from_json({**known, "run_dir": None}, Path(source))
-    config = parse(with_options(TrainConfig, before.env), "r2ac submit --resume", flags, before)
+    config = changed_config(before, "r2ac submit --resume", flags)
     if config.run_dir is not None:
         raise ConfigError(f"--run-dir is {config.run_dir}, but a run goes on where it is, in {known.get('run_dir')}")
     config.check()

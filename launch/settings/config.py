@@ -15,6 +15,7 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, 
 import tyro
 
 from r2ac.agents import AgentConfig
+from r2ac.agents.config import agent_label
 from r2ac.envs import SuiteOptions, Task, find_tasks, one_suite
 from r2ac.launch.settings.policy_lag import PREFETCHED, UNDER_WAY, least_bound
 from r2ac.learner import LearnerConfig
@@ -47,7 +48,7 @@ class TrainConfig(Generic[EnvOptions]):
     rollout_length: int = 50
     """Steps of a rollout (T)."""
     batch_size: int = 32
-    """Rollouts in an update (B), each of another stream."""
+    """Rollouts in an update (B), each of another stream; where the algorithm learns on-policy, of all streams."""
     bootstrap_at_time_limits: bool = False
     """Where a time limit ends an episode, let the return go on with the value of its last observation; else a time
     limit ends the return like any other end. Rollouts then hold the last observations too, and are twice as large."""
@@ -57,7 +58,8 @@ class TrainConfig(Generic[EnvOptions]):
     streams_per_actor: int = 24
     """Environments that each rollout actor steps together."""
     rollouts_in_flight: int = 2
-    """Rollouts that an actor may be ahead of the learner; at least 2, so that it never waits for weights."""
+    """Rollouts that an actor may be ahead of the learner; at least 2, so that it never waits for weights, but 1 where
+    the algorithm learns on-policy."""
     publish_every: int = 1
     """Updates between two publications of the weights to those who act."""
     max_policy_lag: int = 0
@@ -117,6 +119,11 @@ class TrainConfig(Generic[EnvOptions]):
     updates are then launched kernel by kernel."""
 
     @property
+    def label(self) -> str:
+        """The agent in a few words, after the algorithm where it is not the default one."""
+        return training_label(self.learner.algorithm, self.agent.core, self.agent.gradient)
+
+    @property
     def num_streams(self) -> int:
         """Streams of all rollout actors together."""
         return max(self.num_actors, 1) * self.streams_per_actor
@@ -142,6 +149,14 @@ class TrainConfig(Generic[EnvOptions]):
         """Environment steps between two lines of metrics.jsonl."""
         return self.log_steps or max(1, min(self.total_steps // 200, 100_000))
 
+    @property
+    def in_step(self) -> dict[str, Any]:
+        """The only values that some settings can have where the algorithm learns on-policy, from the rollouts of all
+        streams with the newest weights; none for other algorithms."""
+        if not self.learner.on_policy:
+            return {}
+        return {"batch_size": self.num_streams, "rollouts_in_flight": 1, "publish_every": 1, "max_policy_lag": 0}
+
     def check(self) -> None:
         """Raise ConfigError, UnknownTask or InvalidOption for the first setting that is not allowed."""
         whole = "num_actors max_policy_lag stream_groups num_learners learner_threads log_steps max_failures"
@@ -151,7 +166,6 @@ class TrainConfig(Generic[EnvOptions]):
         _require(self, "seed", "at least 0 and below 2**64", lambda x: 0 <= x < 2**64)
         _require(self, whole, "at least 0", lambda x: x >= 0)
         _require(self, f"{counts} keep_checkpoints", "at least 1", lambda x: x >= 1)
-        _require(self, "rollouts_in_flight", "at least 2", lambda x: x >= 2)
         _require(self, "checkpoint_minutes video_minutes", "at least 0 and finite", lambda x: 0 <= x < inf)
         if agent.core not in (AgentConfig.core,):
             # The table of the others needs torch, which takes seconds to import.
@@ -162,9 +176,13 @@ class TrainConfig(Generic[EnvOptions]):
         _require(agent, "reward_clip", "above 0 and finite, or none", lambda x: x == "none" or 0 < float(x) < inf)
         _require(agent, "chrono_steps", "0 or at least 2", lambda x: x == 0 or x >= 2)
         _require(learner, "discount", "in [0, 1]", lambda x: 0 <= x <= 1)
-        rates = "learning_rate max_gradient_norm clip_rho clip_pg_rho clip_c"
+        _require(learner, "vtrace_lambda gae_lambda trace_lambda", "in [0, 1]", lambda x: 0 <= x <= 1)
+        rates = "learning_rate max_gradient_norm clip_rho clip_pg_rho clip_c clip_range"
         _require(learner, rates, "above 0 and finite", lambda x: 0 < x < inf)
-        _require(learner, "baseline_cost entropy_cost", "at least 0 and finite", lambda x: 0 <= x < inf)
+        bounds = "clip_range_vf target_kl"
+        _require(learner, bounds, "above 0 and finite, or none", lambda x: x == "none" or 0 < float(x) < inf)
+        _require(learner, "baseline_cost entropy_cost step_bound", "at least 0 and finite", lambda x: 0 <= x < inf)
+        _require(learner, "n_epochs num_minibatches", "at least 1", lambda x: x >= 1)
         _require(learner, "rtrl_metrics_every", "at least 0", lambda x: x >= 0)
         _require(learner, "max_skipped_updates", "at least 1", lambda x: x >= 1)
         if self.batch_size > self.num_streams:
@@ -172,6 +190,7 @@ class TrainConfig(Generic[EnvOptions]):
                 f"--batch-size is {self.batch_size}, but each rollout of a batch comes from another stream and there "
                 f"are only {self.num_streams} (actors times --streams-per-actor): lower the one or raise the other"
             )
+        self._check_in_step()
         self._check_actors()
         self._check_learners()
         if self.freeze_encoder and self.encoder_from is None:
@@ -194,6 +213,17 @@ class TrainConfig(Generic[EnvOptions]):
                 f"--step-timeout is {seconds:g}, but it must be 0 with --num-actors 0: a step that does not return "
                 "is ended by killing its process, and here that is this one"
             )
+
+    def _check_in_step(self) -> None:
+        """Whether the rollouts are as new as the algorithm needs them."""
+        reason = f"with --algorithm {self.learner.algorithm}, which learns from the newest rollouts of all streams"
+        for name, value in self.in_step.items():
+            require(getattr(self, name) == value, name, getattr(self, name), f"{value} {reason}")
+        share = self.batch_size // max(self.num_learners, 1)
+        divides = f"a divisor of the {share} streams of a learner"
+        _require(self.learner, "num_minibatches", divides, lambda x: share % x == 0)
+        if not self.learner.on_policy:
+            _require(self, "rollouts_in_flight", "at least 2", lambda x: x >= 2)
 
     def _check_actors(self) -> None:
         """Who acts where, and how old weights may be."""
@@ -257,6 +287,12 @@ class TrainConfig(Generic[EnvOptions]):
         """The settings as JSON has them: paths are text, tuples lists."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self), default=os.fspath))
         return values
+
+
+def training_label(algorithm: str | None, core: str | None, gradient: str | None) -> str:
+    """:attr:`TrainConfig.label` from settings of which old runs may lack some."""
+    names = ("" if algorithm in (None, LearnerConfig.algorithm) else algorithm, agent_label(core, gradient))
+    return " ".join(name for name in names if name)
 
 
 def require(holds: bool, name: str, value: object, allowed: str) -> None:

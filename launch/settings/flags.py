@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType, NoneType
@@ -17,7 +17,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from r2ac.envs import find_tasks, one_suite
 from r2ac.launch.settings.config import ConfigError, TrainConfig, require
 from r2ac.launch.settings.places import local_path
-from r2ac.launch.settings.presets import preset, preset_options
+from r2ac.launch.settings.presets import ALGORITHMS_OF, preset, preset_options
 
 _UNITS = {"": 0, "k": 3, "M": 6, "B": 9}
 _COUNT = re.compile(r"([+-]?(?:\d[\d_]*)(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)([kMB]?)", re.ASCII)
@@ -125,6 +125,14 @@ def flag_value(arguments: Sequence[str], flag: str) -> str | None:
     return take_flag(list(arguments), flag)
 
 
+def last_value(arguments: Sequence[str], flag: str) -> str | None:
+    """The value of a flag that may be given twice, as the parser takes it."""
+    rest, value = list(arguments), None
+    while (found := take_flag(rest, flag)) is not None:
+        value = found
+    return value
+
+
 def require_runs(runs: Sequence[Path], command: str) -> None:
     if not runs:
         raise ConfigError(f"r2ac {command} needs at least one run directory")
@@ -137,13 +145,35 @@ def check_ranges(arguments: object, ranges: Mapping[str, tuple[int, int]]) -> No
         require(value is None or least <= value <= most, name, value, f"from {least} to {most}")
 
 
+def changed_config(
+    before: TrainConfig[Any], prog: str, arguments: Sequence[str], description: str | None = None
+) -> TrainConfig[Any]:
+    """The settings with what the flags say; what can have one value only has it unless a flag says otherwise. Raises
+    ConfigError for a flag of another algorithm."""
+    config = parse(with_options(TrainConfig, before.env), prog, arguments, before, description)
+    algorithm = config.learner.algorithm
+    for names, algorithms in ALGORITHMS_OF.items():
+        for name in names.split():
+            if algorithm not in algorithms and (flag := _given(name, arguments)):
+                only = " or ".join(algorithms)
+                raise ConfigError(f"{flag} is a setting of --algorithm {only}, but the algorithm is {algorithm}")
+    return replace(config, **{name: value for name, value in config.in_step.items() if not _given(name, arguments)})
+
+
+def _given(field: str, arguments: Sequence[str]) -> str | None:
+    """The flag of a field that is among the arguments; None where there is none."""
+    flags = [f"--{no}{field.replace('_', '-')}" for no in ("", "no-")]
+    return next((flag for flag in flags for word in arguments if is_flag(word, flag)), None)
+
+
 def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
     """The task's preset with what the flags say; those of the environment are read first, as the preset needs them."""
     rest = list(arguments)
+    algorithm = last_value(rest, "--algorithm")
     options = preset_options(task, take_flag(rest, "--preset"))
     prog = f"r2ac train {task}"
     options, _ = parse_known(type(options), prog, [word for word in rest if word not in ("-h", "--help")], options)
     named = " or ".join(one_suite(find_tasks(task)).presets)
     doc = " ".join((TrainConfig.__doc__ or "").split())
     about = f"{doc} Presets of this suite, which flags override: --preset {named}" if named else None
-    return parse(with_options(TrainConfig, options), prog, rest, preset(task, options=options), about)
+    return changed_config(preset(task, options=options, algorithm=algorithm), prog, rest, about)

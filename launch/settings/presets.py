@@ -1,8 +1,8 @@
-"""The settings that each suite begins with; every one can be overridden on the command line."""
+"""The settings that each suite and algorithm begins with; every one can be overridden on the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from functools import partial
 from typing import Any
@@ -15,8 +15,11 @@ from r2ac.learner import LearnerConfig
 _Settings = Callable[[Task, Any], TrainConfig[Any]]
 
 
-def preset(task: str, protocol: str | None = None, options: Any = None) -> TrainConfig[Any]:
-    """The settings for a task: the paper's for its suites (Irie et al. 2024, section 4 and appendix A).
+def preset(
+    task: str, protocol: str | None = None, options: Any = None, algorithm: str | None = None
+) -> TrainConfig[Any]:
+    """The settings for a task: the paper's for its suites (Irie et al. 2024, section 4 and appendix A), with those of
+    the ``algorithm`` where one is named.
 
     Several tasks, as `find_tasks` reads them, have the settings of the first, and at least one stream each. ``options``
     are the environment's where they are known, else those of the suite's preset ``protocol``, or its defaults. Raises
@@ -25,8 +28,21 @@ def preset(task: str, protocol: str | None = None, options: Any = None) -> Train
     tasks = find_tasks(task)
     options = preset_options(task, protocol) if options is None else options
     config = replace(_SETTINGS.get(one_suite(tasks).name, _default)(tasks[0], options), task=task)
+    if algorithm in ALGORITHM_SETTINGS:
+        config = _with_settings(config, {"algorithm": algorithm, **ALGORITHM_SETTINGS[algorithm]})
     streams_needed = -(-len(tasks) // max(config.num_actors, 1))
-    return replace(config, streams_per_actor=max(config.streams_per_actor, streams_needed))
+    config = replace(config, streams_per_actor=max(config.streams_per_actor, streams_needed))
+    return replace(config, **config.in_step)
+
+
+def _with_settings(config: TrainConfig[Any], values: Mapping[str, Any]) -> TrainConfig[Any]:
+    """The configuration with other values of fields, its own or those of the agent and the learner."""
+
+    def own(part: Any) -> dict[str, Any]:
+        return {field.name: values[field.name] for field in fields(part) if field.name in values}
+
+    agent, learner = config.agent, config.learner
+    return replace(config, **own(config), agent=replace(agent, **own(agent)), learner=replace(learner, **own(learner)))
 
 
 def preset_options(task: str, protocol: str | None = None) -> Any:
@@ -100,3 +116,24 @@ _SETTINGS: dict[str, _Settings] = {
     "gym": _gym,
 }
 """By suite; the others have the paper's."""
+
+ALGORITHM_SETTINGS: dict[str, dict[str, Any]] = {
+    "vtrace": {},
+    # The defaults of Stable-Baselines3 where they mean the same; our value loss has a factor of 0.5 inside.
+    "ppo": {
+        "optimiser": "adam",
+        "learning_rate": 3e-4,
+        "learning_rate_schedule": "constant",
+        "max_gradient_norm": 0.5,
+        "baseline_cost": 1.0,
+        "entropy_cost": 0.0,
+    },
+}
+"""What ``--algorithm`` changes of the settings of a suite, by the names of the flags; what is not named here is the
+suite's, or the field's default."""
+ALGORITHMS_OF = {
+    "clip_rho clip_pg_rho clip_c vtrace_lambda": ("vtrace",),
+    "n_epochs num_minibatches gae_lambda clip_range clip_range_vf clip_schedule": ("ppo",),
+    "normalise_advantage target_kl": ("ppo",),
+}
+"""The algorithms that read a setting, for those settings that not all read."""

@@ -94,7 +94,7 @@ def search(
             if tried and started - began + longest > budget:
                 return
             try:
-                trial = tried[key] = measure(candidate, seconds)
+                trial = tried[key] = measure(replace(candidate, **candidate.in_step), seconds)
             except (ConfigError, ConnectionFailed) as error:
                 if not tried:
                     raise

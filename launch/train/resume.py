@@ -14,7 +14,7 @@ from r2ac.launch.runs.mirror import staging_path
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store
 from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_json
-from r2ac.launch.settings.flags import parse, with_options
+from r2ac.launch.settings.flags import changed_config
 from r2ac.launch.settings.places import is_url
 from r2ac.learner import Collective, Learner, load_optimiser_state
 from r2ac.learner.checkpoint import Checkpoint, CheckpointError, load_model_state
@@ -37,7 +37,7 @@ def continued_config(place: Path | str, arguments: Sequence[str]) -> TrainConfig
     StorageError and StorageUnavailable where they cannot be read, ConfigError for another --run-dir."""
     before = config_from_json(_read_config(place), Path(place) / "config.json")
     before = replace(before, run_dir=None if is_url(str(place)) else Path(place))
-    config = parse(with_options(TrainConfig, before.env), "r2ac train --resume RUN", arguments, before)
+    config = changed_config(before, "r2ac train --resume RUN", arguments)
     if config.run_dir != before.run_dir:
         raise ConfigError(f"--run-dir is {config.run_dir}, but a run goes on where it is, in {place}")
     return config
@@ -47,7 +47,8 @@ def check_goes_on(config: TrainConfig[Any], checkpoint: Checkpoint, source: Path
     """Raise ConfigError where a setting that a checkpoint, read from ``source``, depends on is not what it was."""
     before = config_from_json(checkpoint.config, source)
     pairs = [(name, getattr(before, name), getattr(config, name)) for name in ("encoder_from", "freeze_encoder")]
-    pairs.append(("optimiser", before.learner.optimiser, config.learner.optimiser))
+    of_learner = ("algorithm", "optimiser")
+    pairs += [(name, getattr(before.learner, name), getattr(config.learner, name)) for name in of_learner]
     pairs += [(name, was, getattr(config.agent, name)) for name, was in vars(before.agent).items()]
     for name, was, now in pairs:
         if was != now:

@@ -15,7 +15,8 @@ from r2ac.envs.memory import MemoryOptions
 from r2ac.envs.minigrid import MinigridOptions
 from r2ac.launch.runtime.process import available_cores, learner_threads
 from r2ac.launch.settings.config import ConfigError, config_from_json
-from r2ac.launch.settings.presets import preset
+from r2ac.launch.settings.flags import training_config
+from r2ac.launch.settings.presets import ALGORITHM_SETTINGS, preset
 
 PAPER_TASKS = ["atari/Breakout", "procgen/chaser"]
 
@@ -157,6 +158,31 @@ def test_rewards_of_an_id_may_be_of_any_size_and_its_time_limits_are_no_ends() -
 def test_every_preset_is_allowed(suite: str) -> None:
     for task in SUITES[suite].tasks:
         preset(task.name).check()
+    for algorithm in ALGORITHM_SETTINGS:
+        preset(SUITES[suite].tasks[0].name, algorithm=algorithm).check()
+
+
+def test_ppo_has_the_settings_of_stable_baselines3_where_they_mean_the_same() -> None:
+    learner = preset("atari/Breakout", algorithm="ppo").learner
+    assert (learner.optimiser, learner.learning_rate, learner.learning_rate_schedule) == ("adam", 3e-4, "constant")
+    assert (learner.n_epochs, learner.gae_lambda, learner.discount) == (10, 0.95, 0.99)
+    assert (learner.clip_range, learner.clip_range_vf, learner.clip_schedule) == (0.2, "none", "constant")
+    assert (learner.entropy_cost, learner.max_gradient_norm, learner.target_kl) == (0.0, 0.5, "none")
+    # 0.5 times the squared error, where theirs, of weight 0.5, is the squared error.
+    assert (learner.baseline_cost, learner.normalise_advantage) == (1.0, True)
+
+
+def test_what_an_algorithm_does_not_name_is_the_suites() -> None:
+    plain, ppo = preset("memory/tmaze"), preset("memory/tmaze", algorithm="ppo")
+    assert (ppo.agent, ppo.rollout_length, ppo.num_streams) == (plain.agent, plain.rollout_length, plain.num_streams)
+    assert preset("memory/tmaze", algorithm="vtrace") == plain
+
+
+def test_a_flag_wins_over_the_algorithms_settings() -> None:
+    flags = ["--algorithm=vtrace", "--learning-rate", "0.01", "--algorithm", "ppo", "--streams-per-actor", "4"]
+    config = training_config("memory/tmaze", flags)
+    assert (config.learner.algorithm, config.learner.learning_rate, config.batch_size) == ("ppo", 0.01, 4)
+    assert config.learner.learning_rate_schedule == "constant"
 
 
 @pytest.mark.parametrize("flags", [[], ["--learning-rate", "0.002"]])
