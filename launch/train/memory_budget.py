@@ -191,22 +191,22 @@ def _learner_parts(
     remedy = "lower --streams-per-actor, --num-actors or --hidden-size"
     if rtrl and config.learner.sensitivity_storage == "float32":
         remedy += ", or store them with --sensitivity-storage bfloat16"
-    what = f"{'sensitivities' if rtrl else 'cells'} of {config.num_streams} streams"
+    what = f"{'sensitivities' if rtrl else 'cells'} of {config.num_streams} streams, one each"
     yield BudgetPart(what, "device", learner.carries.nbytes(device), remedy)
     # Weights and optimiser state twice: an update keeps them as they were, in case it must be undone.
     state = sum(_nbytes(of_one.values()) for of_one in learner.optimiser.state.values())
     nbytes = _nbytes(learner.agent.parameters()) + 2 * _nbytes(learner.parameters) + 2 * state
     yield BudgetPart("weights, gradients and optimiser", "device", nbytes, "lower --hidden-size or --encoder-features")
-    saved = saved_for_backward(learner, spec, config.rollout_length, config.batch_size)
+    columns = config.batch_size // config.learner.num_minibatches
+    saved = saved_for_backward(learner, spec, config.rollout_length, columns)
     nbytes = sum(saved) + _WORKING_ARRAYS * max(saved)
     smaller = ", or take --encoder nature" if len(spec.shape) == 3 and config.agent.encoder != "nature" else ""
-    remedy = f"lower --rollout-length or --batch-size{smaller}"
-    yield BudgetPart("activations of an update", "device", nbytes, remedy)
+    yield BudgetPart("activations of an update", "device", nbytes, _smaller_batch(config) + smaller)
 
 
 def _batch_parts(config: TrainConfig[Any], one: int, *, on_gpu: bool) -> Iterator[BudgetPart]:
     """Batches of ``one`` bytes each: as they are put together, and as a GPU gets them."""
-    remedy = "lower --rollout-length or --batch-size"
+    remedy = _smaller_batch(config)
     # Without actors: the batch that was learned from, and the next one; a GPU's are copied to pinned memory.
     count = BUFFERS if config.num_actors else 2 + (DeviceFeed.SLOTS if on_gpu else 0)
     yield BudgetPart(f"{count} batches", "machine", count * one, remedy)
@@ -214,6 +214,10 @@ def _batch_parts(config: TrainConfig[Any], one: int, *, on_gpu: bool) -> Iterato
         # Those under way, and the one that updates read.
         count = DeviceFeed.SLOTS + 1
         yield BudgetPart(f"{count} batches", "device", count * one, remedy)
+
+
+def _smaller_batch(config: TrainConfig[Any]) -> str:
+    return f"lower --rollout-length or {'--streams-per-actor' if config.learner.on_policy else '--batch-size'}"
 
 
 def _queue_parts(config: TrainConfig[Any], rollout: int, weights_bytes: int) -> Iterator[BudgetPart]:

@@ -65,7 +65,7 @@ def test_a_small_run_to_the_byte() -> None:
     assert found.pop("weights, gradients and optimiser") == (1 + 1 + 2 + 1 + 2) * weights + 2 * 9 * 4
     assert found.pop("activations of an update") > 0
     assert found == {
-        "sensitivities of 12 streams": 4 * 12 * (2 * 8 * 4 + 2 * 2 * 8 + 8),
+        "sensitivities of 12 streams, one each": 4 * 12 * (2 * 8 * 4 + 2 * 2 * 8 + 8),
         "3 batches": 3 * batch,
         "queue of 6 rollouts": 6 * rollout,
         "weights for the actors": 3 * weights,
@@ -218,8 +218,8 @@ def test_a_machine_that_is_too_small(many_streams: MemoryBudget) -> None:
     # The queue: 6 million rollouts of one stream, of 1270 bytes.
     assert refusal(many_streams, replace(PLENTY, machine=16 * 10**9)) == (
         "this run needs 48.7 GB of memory on this machine, but 16 GB are free; the largest part is sensitivities of "
-        "3000000 streams (39.9 GB): lower --streams-per-actor, --num-actors or --hidden-size, or store them with "
-        "--sensitivity-storage bfloat16"
+        "3000000 streams, one each (39.9 GB): lower --streams-per-actor, --num-actors or --hidden-size, or store them "
+        "with --sensitivity-storage bfloat16"
     )
 
 
