@@ -77,7 +77,7 @@ def read_training(
     if config.num_actors == 0:
         raise ConfigError("--num-actors is 0, but on a cluster it must be at least 1: rollout actors use its nodes")
     preset = take_flag(flags, "--preset")
-    name = name or _default_name(config.task, config.agent.label, config.seed, now or datetime.now())
+    name = name or _default_name(config.task, config.label, config.seed, now or datetime.now())
     check_name(name)
     path = place(run_dir or f"runs/{name}")
     if path.startswith("-"):

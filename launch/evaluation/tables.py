@@ -109,7 +109,7 @@ def _cells(evaluation: Evaluation) -> tuple[str, ...]:
     return (
         evaluation.task,
         config.split,
-        evaluation.training.agent.label,
+        evaluation.training.label,
         short_count(evaluation.env_steps),
         f"{played}{config.seeds} x {config.episodes}",
         f"{evaluation.mean_return:,.3f}{spread}",

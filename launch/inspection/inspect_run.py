@@ -42,7 +42,7 @@ class Inspection:
     @property
     def about(self) -> str:
         """How the agent was trained."""
-        return f"{self.training.agent.label}, rollouts of {self.training.rollout_length} steps"
+        return f"{self.training.label}, rollouts of {self.training.rollout_length} steps"
 
     @property
     def ratio(self) -> float:
@@ -138,7 +138,7 @@ def write_inspection(inspections: Sequence[Inspection], path: Path) -> None:
     first = inspections[0]
     contents = {
         "task": first.training.task,
-        "agent": first.training.agent.label,
+        "agent": first.training.label,
         "rollout_length": first.training.rollout_length,
         "streams": first.streams,
         "rollouts": first.config.rollouts,

@@ -135,7 +135,7 @@ def _memory(played: PlayedAgent) -> tuple[tuple[Markup, ...], tuple[Markup, ...]
     )
     alt = f"Cell states by cue, how well they name it, and half-lives of the units. {outcome}"
     file = io.BytesIO()
-    draw_cue_memory(memory, f"{played.scene.task}: {played.trained.training.agent.label} agent", file)
+    draw_cue_memory(memory, f"{played.scene.task}: {played.trained.training.label} agent", file)
     with Image.open(file) as image:
         png = _png(image.convert("RGB"), _PICTURE_BYTES)
     return (html.wide_picture(png, alt, outcome),), ()

@@ -8,16 +8,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from r2ac.agents.config import agent_label
 from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path
 from r2ac.launch.evaluation.results_file import read_evaluation
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runs.run_groups import UNSET, RunGroup, group_labels, group_runs, runs_of, tasks_of
 from r2ac.launch.runtime.errors import RunError
+from r2ac.launch.settings.config import training_label
 
 # What sets agents apart is always part of their names, even where no two of them share a task.
-_ALWAYS_NAMED = ("agent.core", "agent.gradient")
+_ALWAYS_NAMED = ("learner.algorithm", "agent.core", "agent.gradient")
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +137,7 @@ def _labels(groups: Sequence[RunGroup]) -> list[str]:
     panels = [[group for group in groups if task in tasks_of(group.task)] for task in tasks]
     always = [name for name in differing_settings(groups) if name in _ALWAYS_NAMED]
     labels = group_labels(groups, panels, always)
-    agents = [agent_label(*(group.settings.get(name) for name in _ALWAYS_NAMED)) for group in groups]
+    agents = [training_label(*(group.settings.get(name) for name in _ALWAYS_NAMED)) for group in groups]
     return [label or agent or "r2ac" for label, agent in zip(labels, agents, strict=True)]
 
 

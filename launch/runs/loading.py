@@ -48,7 +48,7 @@ class TrainedAgent:
         """Which agent it is: ``rtrl agent of my-run``."""
         path = self.path.resolve()
         run = path.parent.parent if path.parent.name == "checkpoints" else path
-        return f"{self.training.agent.label} agent of {run.name}"
+        return f"{self.training.label} agent of {run.name}"
 
     def check_plays(self, task: str) -> None:
         """Raise ConfigError for a task of another suite: its options and its engine are others."""

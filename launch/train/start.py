@@ -130,7 +130,7 @@ def _train_one(suite: SuiteRun, task: Task, console: Console) -> int:
 def _new_path(config: TrainConfig[Any]) -> AbstractContextManager[Path]:
     """Where a new run is written; by default a new directory, removed if no run comes to be. Raises ConfigError."""
     if config.run_dir is None:
-        return new_directory(default_run_directory(config.task, config.agent.label, config.seed))
+        return new_directory(default_run_directory(config.task, config.label, config.seed))
     if not config.run_dir.name:
         raise ConfigError(f"--run-dir is '{config.run_dir}', but a run needs a folder of its own")
     return nullcontext(config.run_dir)

@@ -23,7 +23,7 @@ def make_run(folder: Path, task: str, returns: dict[int, float], seed: int = 1, 
     config = preset(task)
     settings = {"agent": replace(config.agent, **settings), "seed": seed}
     config = replace(config, **settings)
-    name = f"{task.replace('/', '-')}-{config.agent.label}-{config.agent.hidden_size}-{seed}"
+    name = f"{task.replace('/', '-')}-{config.label}-{config.agent.hidden_size}-{seed}"
     run = folder / name
     run.mkdir()
     (run / "config.json").write_text(json.dumps(config.to_json()))
