@@ -191,7 +191,7 @@ def _learner_parts(
     remedy = "lower --streams-per-actor, --num-actors or --hidden-size"
     if rtrl and config.learner.sensitivity_storage == "float32":
         remedy += ", or store them with --sensitivity-storage bfloat16"
-    what = f"{'sensitivities' if rtrl else 'cells'} of {config.num_streams} streams, one each"
+    what = f"one {'sensitivity' if rtrl else 'state'} for each of {config.num_streams} streams"
     yield BudgetPart(what, "device", learner.carries.nbytes(device), remedy)
     # Weights and optimiser state twice: an update keeps them as they were, in case it must be undone.
     state = sum(_nbytes(of_one.values()) for of_one in learner.optimiser.state.values())

@@ -65,7 +65,7 @@ def test_a_small_run_to_the_byte() -> None:
     assert found.pop("weights, gradients and optimiser") == (1 + 1 + 2 + 1 + 2) * weights + 2 * 9 * 4
     assert found.pop("activations of an update") > 0
     assert found == {
-        "sensitivities of 12 streams, one each": 4 * 12 * (2 * 8 * 4 + 2 * 2 * 8 + 8),
+        "one sensitivity for each of 12 streams": 4 * 12 * (2 * 8 * 4 + 2 * 2 * 8 + 8),
         "3 batches": 3 * batch,
         "queue of 6 rollouts": 6 * rollout,
         "weights for the actors": 3 * weights,
@@ -165,6 +165,15 @@ def test_the_estimate_is_that_of_an_update_of_numbers(
     assert estimate == pytest.approx(sum(saved) + 3 * max(saved), rel=0.05)
 
 
+def test_an_update_in_minibatches_holds_the_activations_of_one() -> None:
+    learner = LearnerConfig(algorithm="ppo")
+    whole, part = (
+        sizes(budget_of(tmaze(learner=replace(learner, num_minibatches=count), batch_size=12))) for count in (1, 4)
+    )
+    assert part.pop("activations of an update") == pytest.approx(whole.pop("activations of an update") / 4, rel=0.05)
+    assert part == whole, "one sensitivity for each stream, however many passes"
+
+
 def test_what_is_saved_is_what_the_formulas_say() -> None:
     # Without an encoder the core's input alone is of the size of its D = 4; N = 8, A = 4, T B = 21.
     learner = Learner(Agent(TMAZE, SMALL), LearnerConfig(), 3, 1)
@@ -217,8 +226,8 @@ def many_streams() -> MemoryBudget:
 def test_a_machine_that_is_too_small(many_streams: MemoryBudget) -> None:
     # The queue: 6 million rollouts of one stream, of 1270 bytes.
     assert refusal(many_streams, replace(PLENTY, machine=16 * 10**9)) == (
-        "this run needs 48.7 GB of memory on this machine, but 16 GB are free; the largest part is sensitivities of "
-        "3000000 streams, one each (39.9 GB): lower --streams-per-actor, --num-actors or --hidden-size, or store them "
+        "this run needs 48.7 GB of memory on this machine, but 16 GB are free; the largest part is one sensitivity for "
+        "each of 3000000 streams (39.9 GB): lower --streams-per-actor, --num-actors or --hidden-size, or store them "
         "with --sensitivity-storage bfloat16"
     )
 

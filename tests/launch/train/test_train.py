@@ -227,10 +227,17 @@ def test_sigterm_saves_and_resume_goes_on(start_tiny: StartTiny, tmp_path: Path)
     assert ended.counters["stream_resets"] == 0
 
 
-def test_a_killed_run_goes_on_from_its_newest_checkpoint(start_tiny: StartTiny, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "flags",
+    [{}, {"--algorithm": "ppo", "--learning-rate": 4e-3, "--learning-rate-schedule": "linear", "--n-epochs": 2}],
+    ids=["vtrace", "ppo"],
+)
+def test_a_killed_run_goes_on_from_its_newest_checkpoint(
+    start_tiny: StartTiny, tmp_path: Path, flags: dict[str, object]
+) -> None:
     run = tmp_path / "run"
     # Seconds between two checkpoints: time for some lines on a busy machine, too.
-    process = start_tiny(run, {**LONG, "--checkpoint-minutes": 0.04})
+    process = start_tiny(run, {**LONG, **flags, "--checkpoint-minutes": 0.04})
 
     def stands_still_beyond_a_checkpoint() -> bool:
         process.send_signal(signal.SIGSTOP)
