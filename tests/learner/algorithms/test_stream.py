@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.learner.algorithms.test_ppo import on_policy
 from torch import Tensor
 
 from r2ac.learner import Learner
-from tests.learner.algorithms.test_ppo import on_policy
 from tests.learner.test_learner import Stream, close, make_learner, make_stream, weights, with_time_limits
 
 STEPS, LAMBDA, DISCOUNT = 10, 0.7, 0.9
