@@ -10,6 +10,7 @@ import torch
 from r2ac.kernels import native
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is there: tests/test_devices.py runs updates on it")
 def test_nothing_makes_the_host_wait_for_a_gpu() -> None:
     if reason := native.missing_reason():

@@ -216,14 +216,17 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, str]]:
     return [dict(zip(COLUMNS, line.split("\t"), strict=True)) for line in run.stdout.splitlines()[1:]]
 
 
+@pytest.mark.slow
 def test_every_kernel_compiles(rows: list[dict[str, str]]) -> None:
     assert len(rows) == sum(len(case.capabilities()) for cases in CASES.values() for case in cases)
 
 
+@pytest.mark.slow
 def test_no_kernel_spills(rows: list[dict[str, str]]) -> None:
     assert [row for row in rows if row["stack"] != "0" or row["local"] != "0"] == []
 
 
+@pytest.mark.slow
 def test_a_visit_takes_no_more_instructions_than_it_did(rows: list[dict[str, str]]) -> None:
     """With 3 % of room."""
     import triton
@@ -240,11 +243,13 @@ def test_a_visit_takes_no_more_instructions_than_it_did(rows: list[dict[str, str
     assert more == []
 
 
+@pytest.mark.slow
 def test_whole_tiles_move_128_bits_at_a_time(rows: list[dict[str, str]]) -> None:
     """Rows begin at multiples of 8 numbers: no sector of 32 bytes is then asked for twice by a warp."""
     assert {row["access"] for row in rows} == {"", "128"}
 
 
+@pytest.mark.slow
 def test_a_program_fits_into_shared_memory(rows: list[dict[str, str]]) -> None:
     assert [row for row in rows if int(row["shared"]) > SHARED_MEMORY[int(row["sm"])]] == []
 

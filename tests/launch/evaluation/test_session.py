@@ -122,6 +122,7 @@ def test_a_directory_of_a_suite_stands_for_its_runs(folder: Path, capsys: Captur
     assert all(words in page for words in ("memory/tmaze", "memory/parity", "mean of 2 tasks"))
 
 
+@pytest.mark.slow
 def test_ray_and_this_process_play_the_same_and_what_fails_does_not_keep_the_rest(
     folder: Path, run: Path, capsys: Capture
 ) -> None:

@@ -244,6 +244,7 @@ def test_a_request_to_stop_is_passed_on_once(tmp_path: Path, sent: signal.Signal
     assert process.returncode == 128 + sent
 
 
+@pytest.mark.slow
 def test_a_child_whose_parent_is_killed_saves_and_lets_go(start_tiny: StartTiny, tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = start_tiny(run, {"--max-failures": 3, "--log-steps": 200, "--total-steps": ENDLESS})

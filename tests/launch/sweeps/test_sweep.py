@@ -154,6 +154,7 @@ def test_ctrl_c_saves_every_trial_and_says_how_to_go_on(tmp_path: Path) -> None:
         assert result["env_steps"] >= read_metrics(run)[-1]["env_steps"] > 0
 
 
+@pytest.mark.slow
 def test_ctrl_c_before_the_first_trial_says_how_to_go_on(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     interrupt(sweep, (sweep / "sweep.json").exists)

@@ -172,6 +172,7 @@ def _nothing_is_left_in_the_file_system(consumer: Consumer) -> None:
     assert not [path for path in ours if path.exists() or path.parent.exists()]
 
 
+@pytest.mark.slow
 def test_workers_and_actors_from_their_start_to_their_end(consumer: Consumer) -> None:
     """One life, in its order: a start of Ray takes longer than all of it."""
     _batches_are_what_the_agent_says_with_weights_as_new_as_was_asked(consumer)
