@@ -195,6 +195,10 @@ class _Recurrence(torch.autograd.Function):
         return *gradients, None, None
 
 
+def _needs_operators(tensor: Tensor) -> bool:
+    return torch.compiler.is_compiling() or profiler._is_profiler_enabled or type(tensor) is not Tensor
+
+
 def recurrence(
     cell: str,
     projection: Tensor,
@@ -224,8 +228,7 @@ def recurrence(
     Returns:
         c_t, [T, B, (2,) N].
     """
-    needs_operator = torch.compiler.is_compiling() or profiler._is_profiler_enabled or type(projection) is not Tensor
-    compute: Callable[..., Tensor] = recurrence_operator if needs_operator else _Recurrence.apply
+    compute: Callable[..., Tensor] = recurrence_operator if _needs_operators(projection) else _Recurrence.apply
     lists = traces.tensors() if traces is not None else [], notes.tensors() if notes is not None else []
     advance = traces is not None and traces.advance
     return compute(cell, projection, own, bias, state, is_first, weight, inputs, advance, *lists)
@@ -239,11 +242,16 @@ def traces_after(traces: Traces, inputs: Tensor, cell: str, *given: Tensor) -> T
         given: projection, own, bias, the states that :func:`recurrence` returned, state and is_first.
     """
     *_, states, state, _ = given
-    scan = _reverse_scan(cell, torch.zeros_like(states), *given, True)
+    reverse: Callable[..., ReverseScan] = partial(_reverse_scan, cell)
+    passes: Any = operators
+    if not _needs_operators(inputs):
+        kernels = kernels_for(inputs)
+        reverse, passes = kernels.scans(cell).reverse, kernels
+    scan = reverse(torch.zeros_like(states), *given, True)
     if traces.streams is not None:
-        _advance(traces.tensors(), scan, inputs, operators)
+        _advance(traces.tensors(), scan, inputs, passes)
         return traces
     after = Traces(traces.weight.clone(), traces.vectors.clone())
     streams = torch.arange(len(state), device=state.device)
-    _advance((*after.tensors(), streams, torch.zeros_like(streams, dtype=torch.bool)), scan, inputs, operators)
+    _advance((*after.tensors(), streams, torch.zeros_like(streams, dtype=torch.bool)), scan, inputs, passes)
     return after

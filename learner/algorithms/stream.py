@@ -130,6 +130,8 @@ class Stream:
 
     def _forget_unless(self, finite: Tensor, streams: Tensor) -> None:
         """Empty the traces of these streams where the update was skipped: they may hold what is not finite."""
+        if finite.device.type == "cpu" and finite:
+            return
         for trace in self._traces:
             trace[streams] = torch.where(finite, trace[streams], torch.zeros_like(trace[streams]))
 
