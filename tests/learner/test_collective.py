@@ -35,6 +35,7 @@ class Case:
     spoilt_stream: int | None = None
     optimiser: str = "rmsprop"
     normalised: bool = False
+    algorithm: str = "vtrace"
 
 
 CASES = {
@@ -42,6 +43,7 @@ CASES = {
     "rtrl, float32": Case("rtrl", torch.float32),
     "tbptt": Case("tbptt", torch.float64, optimiser="adam"),
     "tbptt, float32": Case("tbptt", torch.float32),
+    "ppo": Case("rtrl", torch.float64, algorithm="ppo"),
     "rewards normalised": Case("rtrl", torch.float64, normalised=True),
     "not finite at the first": Case("rtrl", torch.float64, spoilt_stream=0),
     "not finite at the last": Case("rtrl", torch.float64, spoilt_stream=STREAMS - 1),
@@ -80,7 +82,15 @@ def train(case: Case, collective: Collective) -> dict[str, Any]:
         normalise_rewards=case.normalised,
     )
     agent = Agent(ObservationSpec((SIZE,), ACTIONS), config).to(case.dtype)
-    settings = LearnerConfig(optimiser=case.optimiser, learning_rate=0.02, max_gradient_norm=5.0, rtrl_metrics_every=1)  # type: ignore[arg-type]
+    settings = LearnerConfig(
+        algorithm=case.algorithm,  # type: ignore[arg-type]
+        optimiser=case.optimiser,  # type: ignore[arg-type]
+        learning_rate=0.02,
+        max_gradient_norm=5.0,
+        n_epochs=2,
+        target_kl=0.05,
+        rtrl_metrics_every=1,
+    )
     learner = Learner(agent, settings, own, 10**4, collective)
     metrics: list[dict[str, Tensor]] = []
     for sequence in range(UPDATES):

@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch.distributions import Categorical
 
-from r2ac.learner.algorithms.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
+from r2ac.learner.algorithms.losses import (
+    baseline_loss,
+    clipped_policy_loss,
+    entropy,
+    log_prob_of_actions,
+    policy_gradient_loss,
+)
 
 
 def draw_policy(length: int = 5, batch: int = 3, num_actions: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,6 +48,18 @@ def test_policy_gradient_is_advantage_times_softmax_minus_one_hot() -> None:
     policy_gradient_loss(log_prob_of_actions(logits, action), advantage).backward()
     one_hot = torch.nn.functional.one_hot(action, logits.shape[-1])
     torch.testing.assert_close(logits.grad, (advantage.unsqueeze(-1) * (logits.softmax(-1) - one_hot)).detach())
+    assert advantage.grad is None
+
+
+def test_the_clipped_policy_loss_by_hand() -> None:
+    log_ratio = torch.tensor([[1.5, 1.5], [0.5, 0.5], [1.1, 0.9]]).log().requires_grad_()
+    advantage = torch.tensor([[2.0, -2.0], [2.0, -2.0], [1.0, 1.0]], requires_grad=True)
+    loss, clipped = clipped_policy_loss(log_ratio, advantage, torch.tensor(0.2))
+    # What has already gone too far in the direction that the advantage wants stops at the clip; the way back is open.
+    assert float(loss.detach()) == pytest.approx(-(1.2 * 2 - 1.5 * 2 + 0.5 * 2 - 0.8 * 2 + 1.1 + 0.9))
+    assert float(clipped) == 4
+    loss.backward()
+    torch.testing.assert_close(log_ratio.grad, torch.tensor([[0.0, 3.0], [-1.0, 0.0], [-1.1, -0.9]]))
     assert advantage.grad is None
 
 

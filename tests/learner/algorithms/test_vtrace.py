@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from r2ac.learner.algorithms.vtrace import VTrace, vtrace
+from r2ac.learner.algorithms.vtrace import VTrace, gae, vtrace
 
 BOUNDS = st.sampled_from([0.3, 1.0, 1.7, float("inf")])
 
@@ -33,9 +33,10 @@ def compute(inputs: dict[str, np.ndarray], dtype: torch.dtype = torch.float64, *
 
 
 def definition(
-    inputs: dict[str, np.ndarray], clip_rho: float, clip_pg_rho: float, clip_c: float
+    inputs: dict[str, np.ndarray], clip_rho: float, clip_pg_rho: float, clip_c: float, lambda_: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Equation 1, its sum and its product as they stand, and the advantage of section 4.2."""
+    """Equation 1, its sum and its product as they stand, with the lambda of remark 2, and the advantage of section 4.2
+    with the lambda-mixture of target and value as what follows."""
     discount, reward = inputs["discounts"], inputs["rewards"]
     ratio = np.exp(inputs["log_rhos"])
     value = np.concatenate((inputs["values"], inputs["bootstrap_value"][None]))
@@ -47,12 +48,13 @@ def definition(
             for t in range(s, length):
                 product = 1.0
                 for i in range(s, t):
-                    product *= discount[i, b] * min(clip_c, ratio[i, b])
+                    product *= discount[i, b] * lambda_ * min(clip_c, ratio[i, b])
                 rho = min(clip_rho, ratio[t, b])
                 target[s, b] += product * rho * (reward[t, b] + discount[t, b] * value[t + 1, b] - value[t, b])
         for s in range(length):
             rho = min(clip_pg_rho, ratio[s, b])
-            advantage[s, b] = rho * (reward[s, b] + discount[s, b] * target[s + 1, b] - value[s, b])
+            ahead = lambda_ * target[s + 1, b] + (1 - lambda_) * value[s + 1, b]
+            advantage[s, b] = rho * (reward[s, b] + discount[s, b] * ahead - value[s, b])
     return target[:-1], advantage
 
 
@@ -64,13 +66,14 @@ def definition(
     clip_rho=BOUNDS,
     clip_pg_rho=BOUNDS,
     clip_c=BOUNDS,
+    lambda_=st.sampled_from([0.0, 0.4, 1.0]),
 )
 def test_equals_the_definition(
-    seed: int, length: int, batch: int, clip_rho: float, clip_pg_rho: float, clip_c: float
+    seed: int, length: int, batch: int, clip_rho: float, clip_pg_rho: float, clip_c: float, lambda_: float
 ) -> None:
     inputs = draw_inputs(seed, length, batch)
-    result = compute(inputs, clip_rho=clip_rho, clip_pg_rho=clip_pg_rho, clip_c=clip_c)
-    targets, advantages = definition(inputs, clip_rho, clip_pg_rho, clip_c)
+    result = compute(inputs, clip_rho=clip_rho, clip_pg_rho=clip_pg_rho, clip_c=clip_c, lambda_=lambda_)
+    targets, advantages = definition(inputs, clip_rho, clip_pg_rho, clip_c, lambda_)
     np.testing.assert_allclose(result.targets.numpy(), targets, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(result.pg_advantages.numpy(), advantages, rtol=1e-9, atol=1e-9)
 
@@ -85,6 +88,35 @@ def test_on_policy_targets_are_n_step_returns(seed: int, length: int) -> None:
     result = compute(inputs)
     np.testing.assert_allclose(result.targets.numpy(), returns, rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(result.pg_advantages.numpy(), returns - inputs["values"], rtol=1e-9, atol=1e-9)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), length=st.integers(1, 12), lambda_=st.sampled_from([0.0, 0.3, 0.95, 1.0]))
+def test_generalised_advantages_are_the_weighted_mean_of_those_of_all_lengths(
+    seed: int, length: int, lambda_: float
+) -> None:
+    inputs = draw_inputs(seed, length, batch=2, on_policy=True)
+    values = np.concatenate((inputs["values"], inputs["bootstrap_value"][None]))
+    expected = np.zeros((length, 2))
+    for b in range(2):
+        for t in range(length):
+            # A of n steps: rewards, then the value; with weights (1 - lambda) lambda^(n-1), the last one the rest.
+            total, factor = 0.0, 1.0
+            for n in range(1, length - t + 1):
+                total += factor * inputs["rewards"][t + n - 1, b]
+                factor *= inputs["discounts"][t + n - 1, b]
+                weight = lambda_ ** (n - 1) * (1 - lambda_ if n < length - t else 1.0)
+                expected[t, b] += weight * (total + factor * values[t + n, b] - values[t, b])
+    tensors = {name: torch.as_tensor(array) for name, array in inputs.items() if name != "log_rhos"}
+    found = gae(**tensors, lambda_=lambda_)
+    np.testing.assert_allclose(found.pg_advantages.numpy(), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.targets.numpy(), expected + inputs["values"], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("lambda_", [-0.1, 1.1, float("nan")])
+def test_refuses_a_lambda_outside_its_range(lambda_: float) -> None:
+    with pytest.raises(ValueError, match="lambda_ must lie in 0 to 1"):
+        compute(draw_inputs(0, 2, 1), lambda_=lambda_)
 
 
 def test_one_step_by_hand() -> None:
