@@ -44,7 +44,7 @@ def make_optimiser(
         fused = True if parameters[0].device.type == "cpu" else None
         optimiser = torch.optim.Adam(parameters, learning_rate, capturable=capturable, foreach=foreach, fused=fused)
     elif name == "sgd":
-        optimiser = torch.optim.SGD(parameters, learning_rate, foreach=foreach)
+        optimiser = _GradientDescent(parameters, {"lr": learning_rate})
     else:
         raise ValueError(f"unknown optimiser {name!r}: must be one of {', '.join(OPTIMISERS)}")
     if capturable:
@@ -53,6 +53,16 @@ def make_optimiser(
             group["lr"] = torch.tensor(learning_rate, device=parameters[0].device)
     _make_state(optimiser)
     return optimiser
+
+
+class _GradientDescent(torch.optim.Optimizer):
+    """w <- w - lr g. PyTorch's own would bring a learning rate on the device to the host, and wait."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            torch._foreach_add_(weights, torch._foreach_mul([weight.grad for weight in weights], -group["lr"]))
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

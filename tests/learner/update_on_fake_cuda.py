@@ -82,6 +82,10 @@ CASES = {
     "feed-forward": Case(agent=replace(SMALL, core="feedforward"), learner={"optimiser": "adam"}),
     "rewards normalised": Case(agent=replace(SMALL, normalise_rewards=True)),
     "time limits": Case(final_observations=True),
+    "ppo": Case(learner={"algorithm": "ppo", "n_epochs": 2, "target_kl": 0.1, "clip_range_vf": 0.2}),
+    "ppo in minibatches": Case(learner={"algorithm": "ppo", "n_epochs": 2, "num_minibatches": 2, "optimiser": "adam"}),
+    "stream": Case(steps=1, final_observations=True, learner={"algorithm": "stream", "optimiser": "sgd"}),
+    "td": Case(steps=1, learner={"algorithm": "td"}),
     "all together": Case(
         IMAGE,
         replace(SMALL, encoder="nature", chrono_steps=100, normalise_rewards=True, reward_clip="none"),
@@ -91,6 +95,8 @@ CASES = {
     ),
 }
 KERNELS = {"_forward_kernel": 1, "_backward_kernel": 1, "_pass_kernel": 1, "_vector_kernel": 1}
+PASSES = {"ppo": 2, "ppo in minibatches": 4}
+"""Over a batch or a part of it, beside one without gradient for the values before the first step."""
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -105,6 +111,8 @@ def test_an_update_does_not_wait_for_the_gpu(name: str, launches: None) -> None:
         assert kernels == {}
     elif case.agent.gradient == "tbptt":
         assert kernels == {"_forward_kernel": 1, "_backward_kernel": 1}
+    elif name in PASSES:
+        assert kernels == dict.fromkeys(KERNELS, PASSES[name]) | {"_forward_kernel": PASSES[name] + 1}
     else:
         assert kernels == KERNELS
     print(f"{name}: {spy.calls.total()} operators")
