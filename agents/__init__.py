@@ -33,7 +33,7 @@ __all__ = [
     "StepOutput",
 ]
 
-_MODULES = ("agent", "cores", "encoders")
+_MODULES = ("agent", "cores", "encoders", "recurrent")
 """Where all other names are found."""
 
 

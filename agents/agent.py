@@ -1,4 +1,4 @@
-"""The agent: encoder, recurrent core, policy head and value head."""
+"""The agent: encoder, recurrent core, read-out, policy head and value head."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from r2ac.agents.core import Carry
 from r2ac.agents.cores import make_core
 from r2ac.agents.encoders import make_encoder
 from r2ac.agents.instruction import InstructionEncoder
+from r2ac.agents.readout import Readout
 from r2ac.agents.rewards import RewardTransform
 from r2ac.agents.scopes import scope
 
@@ -78,8 +79,8 @@ class RolloutOutput:
 class Agent(nn.Module):
     """An actor-critic that remembers.
 
-        features = encoder(observation)     h = core([features; transform(last reward)])
-        logits = policy(h)                  value = value(h)
+        x = [encoder(observation); transform(last reward)]      h = core(x)      r = readout(h, x)
+        logits = policy(r)      value = value(r)
 
     The last reward is zero in the first step of an episode; else it is normalised and clipped by
     :class:`RewardTransform`. Irie et al. 2024, section 4. Where the task gives instructions, the core reads their
@@ -102,8 +103,9 @@ class Agent(nn.Module):
         if self.instruction_encoder is not None:
             features += self.instruction_encoder.features
         self.core = make_core(features + 1, config)
-        self.policy = nn.Linear(self.core.output_size, spec.num_actions)
-        self.value = nn.Linear(self.core.output_size, 1)
+        self.readout = Readout(self.core, config)
+        self.policy = nn.Linear(self.readout.output_size, spec.num_actions)
+        self.value = nn.Linear(self.readout.output_size, 1)
         self.rewards = RewardTransform(config.reward_clip, config.normalise_rewards)
         self.encoder_dtype = torch.float32
         """What the encoder computes in: float32 for the dtype of its weights, bfloat16 for autocast to it."""
@@ -143,9 +145,10 @@ class Agent(nn.Module):
         if final_observation is not None:
             final_values = self._final_values(final_observation, reward[1:], states, words[0])
         with scope("heads"):
+            features = self.readout(h, x)
             return RolloutOutput(
-                logits=self.policy(h),
-                values=self.value(h).squeeze(-1),
+                logits=self.policy(features),
+                values=self.value(features).squeeze(-1),
                 bootstrap_value=bootstrap.value,
                 carry=carry,
                 core_input=x.detach(),
@@ -171,7 +174,8 @@ class Agent(nn.Module):
         with scope("core"):
             h, state = self.core.transition(x, state, is_first)
         with scope("heads"):
-            return StepOutput(self.policy(h), self.value(h).squeeze(-1), state, x)
+            features = self.readout(h, x)
+            return StepOutput(self.policy(features), self.value(features).squeeze(-1), state, x)
 
     def _final_values(self, observation: Tensor, reward: Tensor, states: Tensor, instruction: Tensor | None) -> Tensor:
         """Values [T, B] of what was shown after each step, each a step on from the state after it, [T, B, S]. Computed

@@ -7,6 +7,8 @@ from typing import Literal
 
 Gradient = Literal["rtrl", "tbptt"]
 EncoderName = Literal["auto", "impala", "nature", "mlp", "none"]
+ReadoutName = Literal["linear", "mlp"]
+TimeScales = Literal["uniform", "log-uniform"]
 FIXED_GRADIENTS: dict[str, str | None] = {"feedforward": None}
 """The gradient through time of every core that RTRL cannot train; None: it has no memory, and so no such gradient."""
 
@@ -29,6 +31,27 @@ class AgentConfig:
     """Features that the encoder hands to the core, beside the last reward."""
     chrono_steps: int = 0
     """Longest time scale, in steps, over which the forget gates are spread at the start; 0: biases start at zero."""
+    time_scales: TimeScales = "uniform"
+    """How the time scales u in [1, --chrono-steps] are spread over the units: u uniform, or log u (log-uniform), which
+    gives as many units to 1 to 10 steps as to 10 to 100."""
+    input_scale: float | None = None
+    """Standard deviation of the core's input weights at the start; None: the paper's 0.1, which is small for inputs of
+    zeros and ones."""
+    recurrent_scale: float | None = None
+    """Standard deviation of the cell's recurrent weights at the start; None: the paper's 0.1. Refused for cells that
+    have none."""
+    output_gate: bool | None = None
+    """Scale the core's output by a gate that reads the core's input and its state, outside the recurrence; None: as the
+    core has it, which is yes for elstm and feedforward, no for the others."""
+    layer_norm: bool = False
+    """Bring the core's output h, at each step, to mean 0 and variance 1 over its own numbers before the read-out; no
+    weights. The state is left as it is."""
+    readout: ReadoutName = "linear"
+    """What stands between the core and the linear heads of policy and value: nothing, or a layer of ReLUs (mlp)."""
+    readout_size: int = 64
+    """Units of the layer, with --readout mlp."""
+    readout_skip: bool = False
+    """Let the read-out see the core's input beside its output."""
     reward_clip: float | Literal["none"] = 1.0
     """Bound that rewards are clipped to, in the losses and in the core's input; none: as the environment gives them."""
     normalise_rewards: bool = False

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from r2ac.kernels import Notes, Traces
 
+START_SCALE = 0.1
+"""Standard deviation of a core's weights at the start, unless another is asked for (Irie et al. 2024)."""
+
 
 @dataclass(frozen=True)
 class Carry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from r2ac.agents.core import Carry, Core
+from r2ac.agents.core import START_SCALE, Carry, Core
 
 
 class FeedForward(Core):
@@ -15,19 +15,24 @@ class FeedForward(Core):
         o = sigmoid(O [x; c] + b_o)     h = o c
 
     which is what the eLSTM computes in the first step of an episode. A baseline with fewer parameters than the
-    recurrent agents would mix up the worth of memory with the worth of capacity.
+    recurrent agents would mix up the worth of memory with the worth of capacity. Without ``output_gate`` h = c;
+    ``input_scale`` is the standard deviation of F and Z at the start, 0.1 if not given.
     """
 
     state_size = 0
 
-    def __init__(self, input_size: int, hidden_size: int) -> None:
+    def __init__(
+        self, input_size: int, hidden_size: int, output_gate: bool = True, input_scale: float | None = None
+    ) -> None:
         super().__init__()
         self.input_size, self.hidden_size, self.output_size = input_size, hidden_size, hidden_size
         self.gates = nn.Linear(input_size, 2 * hidden_size)
-        self.output_gate = nn.Linear(input_size + hidden_size, hidden_size)
-        for linear in (self.gates, self.output_gate):
-            nn.init.normal_(linear.weight, std=0.1)
-            nn.init.zeros_(linear.bias)
+        self.output_gate = nn.Linear(input_size + hidden_size, hidden_size) if output_gate else None
+        input_scale = START_SCALE if input_scale is None else input_scale
+        for linear, scale in ((self.gates, input_scale), (self.output_gate, START_SCALE)):
+            if linear is not None:
+                nn.init.normal_(linear.weight, std=scale)
+                nn.init.zeros_(linear.bias)
 
     def initial_carry(
         self, batch_size: int, device: torch.device | str | None = None, dtype: torch.dtype | None = None
@@ -50,4 +55,5 @@ class FeedForward(Core):
     def _output(self, x: Tensor) -> Tensor:
         forget, candidate = self.gates(x).chunk(2, dim=-1)
         c = (1 - torch.sigmoid(forget)) * torch.tanh(candidate)
-        return torch.sigmoid(self.output_gate(torch.cat((x, c), dim=-1))) * c
+        gate = self.output_gate
+        return c if gate is None else torch.sigmoid(gate(torch.cat((x, c), dim=-1))) * c

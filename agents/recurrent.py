@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args
+from math import log
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from r2ac.agents.config import Gradient
-from r2ac.agents.core import Carry, Core
+from r2ac.agents.config import Gradient, TimeScales
+from r2ac.agents.core import START_SCALE, Carry, Core
 from r2ac.kernels import CELLS, Notes, Traces, boundary_by_stream, magnitude, recurrence, traces_after
 
 
@@ -25,10 +26,16 @@ class Recurrent(Core):
         cell: a name among ``r2ac.kernels.CELLS``.
         gradient: "rtrl", exact and untruncated (for parameters that stand still), or "tbptt", truncated at the
             rollout's start.
-        chrono_steps: if not 0, the units begin with time scales uniform in [1, chrono_steps], in steps.
+        chrono_steps: if not 0, the units begin with time scales in [1, chrono_steps], in steps.
+        output_gate: whether h is gated; None: as the cell has it.
+        input_scale: standard deviation of W at the start; None: 0.1.
+        recurrent_scale: that of the cell's ``recurrent_weight``; None: the cell's own.
+        time_scales: whether time scales are uniform, or their logarithms are ("log-uniform").
 
     Raises:
-        ValueError: for an unknown cell or gradient, sizes below 1, or chrono_steps other than 0 and below 2.
+        ValueError: for an unknown cell or gradient, sizes below 1, chrono_steps other than 0 and below 2, log-uniform
+            time scales without chrono_steps, or a recurrent_scale where the cell has no recurrent weights or they are
+            its time scales.
     """
 
     def __init__(
@@ -38,7 +45,11 @@ class Recurrent(Core):
         hidden_size: int,
         gradient: Gradient = "rtrl",
         chrono_steps: float = 0,
-        output_gate: bool = False,
+        output_gate: bool | None = None,
+        *,
+        input_scale: float | None = None,
+        recurrent_scale: float | None = None,
+        time_scales: TimeScales = "uniform",
     ) -> None:
         super().__init__()
         if cell not in CELLS:
@@ -57,15 +68,34 @@ class Recurrent(Core):
         for name, numbers in self.cell.own.items():
             self.register_parameter(name, nn.Parameter(torch.zeros(numbers, hidden_size)))
         self.bias = nn.Parameter(torch.zeros(gates, hidden_size))
-        self.output_gate = nn.Linear(input_size + self.output_size, self.output_size) if output_gate else None
-        with torch.no_grad():
-            own = {name: self.get_parameter(name) for name in self.cell.own}
-            self.cell.initialise(self.input_weight, own)
-            if self.output_gate is not None:
-                nn.init.normal_(self.output_gate.weight, std=0.1)
-                nn.init.zeros_(self.output_gate.bias)
-            if chrono_steps:
-                self.cell.set_time_scales(own, self.bias, self.bias.new_empty(hidden_size).uniform_(1, chrono_steps))
+        gated = self.cell.output_gate if output_gate is None else output_gate
+        self.output_gate = nn.Linear(input_size + self.output_size, self.output_size) if gated else None
+        self._draw_start(chrono_steps, input_scale, recurrent_scale, time_scales)
+
+    @torch.no_grad()
+    def _draw_start(
+        self, chrono_steps: float, input_scale: float | None, recurrent_scale: float | None, time_scales: TimeScales
+    ) -> None:
+        """Draw the first values of all parameters."""
+        own = {name: self.get_parameter(name) for name in self.cell.own}
+        nn.init.normal_(self.input_weight, std=START_SCALE if input_scale is None else input_scale)
+        self.cell.initialise(own)
+        if recurrent_scale is not None:
+            if "recurrent_weight" not in own:
+                raise ValueError(f"recurrent_scale is {recurrent_scale}, but {self.cell_name} has no recurrent weights")
+            if chrono_steps and self.cell.recurrent_weight_is_decay:
+                raise ValueError(
+                    f"recurrent_scale is {recurrent_scale}, but the recurrent weights of {self.cell_name} are its time "
+                    f"scales, which chrono_steps ({chrono_steps}) sets"
+                )
+            nn.init.normal_(own["recurrent_weight"], std=recurrent_scale)
+        if self.output_gate is not None:
+            nn.init.normal_(self.output_gate.weight, std=START_SCALE)
+            nn.init.zeros_(self.output_gate.bias)
+        if chrono_steps:
+            self.cell.set_time_scales(own, self.bias, _draw_steps(self.bias[0], chrono_steps, time_scales))
+        elif time_scales != "uniform":
+            raise ValueError(f"time_scales is {time_scales}, but chrono_steps is 0: there are none to spread")
 
     @property
     def uses_rtrl(self) -> bool:  # type: ignore[override]
@@ -220,6 +250,14 @@ class Recurrent(Core):
             raise ValueError(f"traces.weight must be {list(of_weight)}, not {list(traces.weight.shape)}")
 
 
+def _draw_steps(like: Tensor, longest: float, time_scales: TimeScales) -> Tensor:
+    """Time scales in [1, longest], as many as ``like`` has numbers."""
+    if time_scales not in get_args(TimeScales):
+        raise ValueError(f"time_scales must be one of {', '.join(get_args(TimeScales))}, not {time_scales!r}")
+    steps = torch.empty_like(like)
+    return steps.uniform_(1, longest) if time_scales == "uniform" else steps.uniform_(0, log(longest)).exp_()
+
+
 class ELSTM(Recurrent):
     """The element-wise LSTM of Irie et al. 2024 (section 3.2).
 
@@ -228,11 +266,17 @@ class ELSTM(Recurrent):
 
     c' is the previous state, zero where an episode begins. F and Z are ``input_weight[0]`` and ``input_weight[1]``, and
     so on. With ``chrono_steps`` the forget gate's biases start at log(u) with u uniform in [1, chrono_steps] (chrono
-    initialisation, Tallec and Ollivier 2018).
+    initialisation, Tallec and Ollivier 2018). ``settings`` are those of :class:`Recurrent`.
     """
 
     recurrent_weight: nn.Parameter
-    output_gate: nn.Linear
 
-    def __init__(self, input_size: int, hidden_size: int, gradient: Gradient = "rtrl", chrono_steps: float = 0) -> None:
-        super().__init__("elstm", input_size, hidden_size, gradient, chrono_steps, output_gate=True)
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        gradient: Gradient = "rtrl",
+        chrono_steps: float = 0,
+        **settings: Any,
+    ) -> None:
+        super().__init__("elstm", input_size, hidden_size, gradient, chrono_steps, **settings)

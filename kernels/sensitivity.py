@@ -92,7 +92,7 @@ def boundary_terms(boundary: Tensor, traces: Traces) -> tuple[Tensor, Tensor]:
     Takes a_1 d_1, [B, (2,) N], and S_0 of the B streams; returns the gradient's terms by the input weights, [K, N, D],
     and by the vectors, [L + K, N].
     """
-    of_parts = boundary.view(-1, boundary.shape[-1])
+    of_parts = boundary.flatten(0, -2)
     weight, vectors = traces.weight.flatten(0, -4), traces.vectors.flatten(0, -3)
     of_vectors = torch.einsum("bn,bln->ln", of_parts, vectors)
     if boundary.is_cuda:

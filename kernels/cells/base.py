@@ -45,6 +45,11 @@ class Cell(Protocol):
     parts: Literal[1, 2] = 1
     """Numbers of a unit's state."""
 
+    output_gate: bool = False
+    """Whether a core of this cell gates its output, unless the core is asked for the other."""
+    recurrent_weight_is_decay: bool = False
+    """Whether `set_time_scales` chooses the own parameter "recurrent_weight"."""
+
     @property
     def numbers(self) -> int:
         """L."""
@@ -82,9 +87,9 @@ class Cell(Protocol):
             by_gates, by_own, jacobian = (torch.stack(each, -3) for each in zip(*halves, strict=True))
         return Linearisation(jacobian, by_gates, by_own)
 
-    def initialise(self, weight: Tensor, own: Mapping[str, Tensor]) -> None:
-        """Draw the first values of W [K, N, D] and of the own parameters, in place; biases are zero."""
-        for parameter in (weight, *own.values()):
+    def initialise(self, own: Mapping[str, Tensor]) -> None:
+        """Draw the first values of the own parameters, in place; the core draws W, and biases are zero."""
+        for parameter in own.values():
             torch.nn.init.normal_(parameter, std=0.1)
 
     def set_time_scales(self, own: Mapping[str, Tensor], bias: Tensor, steps: Tensor) -> None:

@@ -18,6 +18,7 @@ class ELSTMCell(Cell):
 
     gates = GATES
     own: Mapping[str, int] = {"recurrent_weight": GATES}
+    output_gate = True
 
     def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
         forget, candidate = _gates(gates, own, previous)

@@ -15,6 +15,7 @@ class IndRNNCell(Cell):
 
     gates = 1
     own: Mapping[str, int] = {"recurrent_weight": 1}
+    recurrent_weight_is_decay = True
 
     def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
         return torch.tanh(gates[..., 0, :] + own[..., 0, :] * previous)

@@ -22,9 +22,8 @@ class LRUCell(Cell):
         radius, angle = torch.exp(-torch.exp(own[..., 0, :])), own[..., 1, :]
         return rotated(previous, radius, angle) + gates
 
-    def initialise(self, weight: Tensor, own: Mapping[str, Tensor]) -> None:
+    def initialise(self, own: Mapping[str, Tensor]) -> None:
         """Radii uniform in [0.9, 0.999], as for long sequences in the paper; small angles."""
-        torch.nn.init.normal_(weight, std=0.1)
         own["decay"].uniform_(0.9, 0.999).log_().neg_().log_()
         own["angle"].uniform_(0, math.pi / 10)
 

@@ -25,9 +25,8 @@ class RTUCell(Cell):
         turned = rotated(previous, torch.sigmoid(own[..., 0, :] + gate), own[..., 1, :])
         return torch.tanh(turned + torch.stack((first, second * gate), -2))
 
-    def initialise(self, weight: Tensor, own: Mapping[str, Tensor]) -> None:
+    def initialise(self, own: Mapping[str, Tensor]) -> None:
         """Slow decay, angles uniform in [0, pi / 10]."""
-        torch.nn.init.normal_(weight, std=0.1)
         own["decay"].fill_(3)
         own["angle"].uniform_(0, math.pi / 10)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import tyro
@@ -172,8 +172,10 @@ class TrainConfig(Generic[EnvOptions]):
             from r2ac.agents import CORES
 
             _require(agent, "core", f"one of {', '.join(CORES)}", lambda x: x in CORES)
-        _require(agent, "hidden_size encoder_features", "at least 1", lambda x: x >= 1)
+        _require(agent, "hidden_size encoder_features readout_size", "at least 1", lambda x: x >= 1)
         _require(agent, "reward_clip", "above 0 and finite, or none", lambda x: x == "none" or 0 < float(x) < inf)
+        scales = "input_scale recurrent_scale"
+        _require(agent, scales, "above 0 and finite", lambda x: x is None or 0 < x < inf)
         _require(agent, "chrono_steps", "0 or at least 2", lambda x: x == 0 or x >= 2)
         _require(learner, "discount", "in [0, 1]", lambda x: 0 <= x <= 1)
         _require(learner, "vtrace_lambda gae_lambda trace_lambda", "in [0, 1]", lambda x: 0 <= x <= 1)
@@ -340,6 +342,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, each) for each in get_args(hint))
     if get_origin(hint) is Literal:
         return value in get_args(hint)
+    if hint is NoneType:
+        return value is None
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return type(value) is hint if hint in (int, str, bool) else True

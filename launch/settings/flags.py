@@ -37,13 +37,20 @@ def whole_number(word: str) -> int:
 _RULES = ConstructorRegistry()
 
 
-def _read_by(read: Callable[[str], Any], kind: type, metavar: str) -> None:
-    """Let ``read`` make the value of every field of type ``kind`` or ``kind | None`` out of a word."""
+def truth(word: str) -> bool:
+    """True for true, False for false, also with capitals; raises ValueError for anything else."""
+    if word.lower() not in ("true", "false"):
+        raise ValueError(f"{word!r} is neither true nor false")
+    return word.lower() == "true"
+
+
+def _read_by(read: Callable[[str], Any], kind: type, metavar: str, plain: bool = True) -> None:
+    """Let ``read`` make the value of every field of type ``kind | None`` and, if ``plain``, ``kind`` out of a word."""
 
     @_RULES.primitive_rule
     def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
         optional = set(get_args(info.type)) == {kind, NoneType}
-        if info.type is not kind and not optional:
+        if not optional and not (plain and info.type is kind):
             return None
         return PrimitiveConstructorSpec(
             nargs=1,
@@ -56,6 +63,7 @@ def _read_by(read: Callable[[str], Any], kind: type, metavar: str) -> None:
 
 _read_by(whole_number, int, "INT")
 _read_by(local_path, Path, "PATH")
+_read_by(truth, bool, "{true,false}", plain=False)
 
 
 def _describe(kind: type, default: Any) -> None:

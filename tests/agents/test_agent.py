@@ -74,6 +74,7 @@ def test_the_papers_agents_have_the_papers_sizes(
         (VECTOR, {"gradient": "tbptt"}),
         (VECTOR, {"encoder": "none", "chrono_steps": 20}),
         (VECTOR, {"core": "feedforward"}),
+        (VECTOR, {"core": "mingru", "output_gate": True, "readout": "mlp", "readout_skip": True, "layer_norm": True}),
         (IMAGE, {}),
         (IMAGE, {"core": "feedforward"}),
     ],

@@ -111,6 +111,9 @@ def test_flags_that_cannot_be_read_are_named(capsys: Capture, command: list[str]
         ("--hidden-size", "0"),
         ("--encoder-features", "0"),
         ("--chrono-steps", "-5"),
+        ("--input-scale", "0.0"),
+        ("--recurrent-scale", "inf"),
+        ("--readout-size", "0"),
         ("--discount", "2.0"),
         ("--discount", "nan"),
         ("--learning-rate", "0.0"),
@@ -139,6 +142,7 @@ def test_settings_that_cannot_be_are_named_with_their_value(
         (["--corridor-length", "0"], ["corridor_length is 0", "at least 1"]),
         (["--freeze-encoder"], ["--freeze-encoder needs --encoder-from"]),
         (["--encoder", "impala"], ["impala", "mlp or none"]),
+        (["--core", "mingru", "--recurrent-scale", "2"], ["recurrent_scale is 2.0", "mingru has no recurrent weights"]),
         (["--encoder-from", "nowhere"], ["nowhere does not exist"]),
     ],
 )

@@ -50,6 +50,12 @@ def test_what_is_no_whole_number(word: str) -> None:
         whole_number(word)
 
 
+@pytest.mark.parametrize(("words", "gate"), [([], None), (["true"], True), (["False"], False), (["None"], None)])
+def test_true_false_or_neither(words: list[str], gate: bool | None) -> None:
+    flags = [f"--output-gate={word}" for word in words]
+    assert training_config("memory/tmaze", flags).agent.output_gate is gate
+
+
 def test_every_command_takes_such_numbers(tmp_path: Path) -> None:
     config = training_config("memory/tmaze", ["--total-steps", "1e6", "--log-steps=20k", "--hidden-size", "1_0"])
     assert (config.total_steps, config.log_steps, config.agent.hidden_size) == (1_000_000, 20_000, 10)
