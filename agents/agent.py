@@ -137,7 +137,7 @@ class Agent(nn.Module):
         steps = observation.shape[0] - 1
         words = (None, None) if instruction is None else (instruction[:steps], instruction[steps])
         with scope("encoder"):
-            x = self._core_input(observation[:steps], reward[:steps], is_first[:steps], words[0])
+            x = self.core_input(observation[:steps], reward[:steps], is_first[:steps], words[0])
         with scope("core"):
             h, states, carry = self.core.unroll(x, carry, is_first[:steps])
         bootstrap = self.step(observation[steps], reward[steps], is_first[steps], carry.state, words[1])
@@ -170,7 +170,7 @@ class Agent(nn.Module):
         those of :meth:`forward` without the axis of time."""
         words = None if instruction is None else instruction.unsqueeze(0)
         with scope("encoder"):
-            x = self._core_input(observation.unsqueeze(0), reward.unsqueeze(0), is_first.unsqueeze(0), words).squeeze(0)
+            x = self.core_input(observation.unsqueeze(0), reward.unsqueeze(0), is_first.unsqueeze(0), words).squeeze(0)
         with scope("core"):
             h, state = self.core.transition(x, state, is_first)
         with scope("heads"):
@@ -185,7 +185,7 @@ class Agent(nn.Module):
         output = self.step(observation.flatten(0, 1), reward.flatten(), is_first, states.flatten(0, 1), words)
         return output.value.view_as(reward)
 
-    def _core_input(self, observation: Tensor, reward: Tensor, is_first: Tensor, instruction: Tensor | None) -> Tensor:
+    def core_input(self, observation: Tensor, reward: Tensor, is_first: Tensor, instruction: Tensor | None) -> Tensor:
         """[features; transformed last reward; features of the instruction], [T, B, D]."""
         dtype = self.policy.weight.dtype
         # Casts are not kept from call to call: weights change, and a captured update must cast them each time.

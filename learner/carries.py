@@ -67,16 +67,18 @@ class CarryStore:
             gap: [B] bool, from :meth:`gaps`.
             first_state: the states that the actor held before the rollouts, [B, S]; used where a stream begins again.
         """
-        state = self._carry.state[streams]
-        fresh = gap | self._spoilt[streams]
+        state, fresh = self.before(streams, gap, first_state)
         # An index assignment would bring the number from the host, and wait.
         self._spoilt.index_fill_(0, streams, True)
         self._resets += fresh.sum()
-        state = torch.where(fresh.unsqueeze(-1), first_state.to(state.dtype), state)
-        traces = self._carry.traces
-        if traces is None:
-            return Carry(state)
-        return Carry(state, Traces(traces.weight, traces.vectors, streams, fresh))
+        return self._of_batch(streams, state, fresh)
+
+    def before(self, streams: Tensor, gap: Tensor, first_state: Tensor) -> tuple[Tensor, Tensor]:
+        """The states with which :meth:`fetch` would let rollouts begin, [B, S], and which of their streams begin again,
+        [B] bool; nothing changes."""
+        fresh = gap | self._spoilt[streams]
+        state = self._carry.state[streams]
+        return torch.where(fresh.unsqueeze(-1), first_state.to(state.dtype), state), fresh
 
     def store(self, streams: Tensor, carry: Carry, kept: Tensor) -> None:
         """Keep the states after the rollouts of a batch; their sensitivities have been advanced already. Where ``kept``
@@ -84,10 +86,23 @@ class CarryStore:
         self._carry.state[streams] = carry.state
         self._spoilt[streams] = ~kept
 
+    def take_across(
+        self, core: Core, x: Tensor, is_first: Tensor, streams: Tensor, fresh: Tensor, first_state: Tensor
+    ) -> None:
+        """Take carries across rollouts from which nothing is learned, by the inputs x, [T, B, D], and is_first, [T, B].
+        The streams that are ``fresh``, [B] bool, begin at ``first_state`` with zero sensitivities."""
+        kept = self._carry.state
+        state = torch.where(fresh.unsqueeze(-1), first_state, kept[streams])
+        kept[streams] = core.advance(x, self._of_batch(streams, state, fresh), is_first).state
+
     def nbytes(self, device: torch.device | None = None) -> int:
         """Bytes that the carries hold, or would hold on another device."""
         traces = self._carry.traces
         return self._carry.state.nbytes + (traces.nbytes(device) if traces is not None else 0)
+
+    def _of_batch(self, streams: Tensor, state: Tensor, fresh: Tensor) -> Carry:
+        traces = self._carry.traces
+        return Carry(state, None if traces is None else Traces(traces.weight, traces.vectors, streams, fresh))
 
     def _check(self, stream: np.ndarray) -> None:
         known, numbers = len(self.next_sequence), stream.tolist()

@@ -59,6 +59,11 @@ class LearnerConfig:
     """Stream and TD: how slowly eligibility traces fade, beside the discount."""
     step_bound: float = 2.0
     """Stream and TD: a step is made smaller where it might overshoot, by this factor of safety (kappa); 0: never."""
+    refresh_every: int = 0
+    """Updates after which the sensitivities of all streams are computed again from their last rollouts, at the present
+    parameters; 0: never."""
+    refresh_rollouts: int = 16
+    """With refresh_every: rollouts of each stream that are kept for it; of what lies before them the credit is lost."""
     max_skipped_updates: int = 10
     """The run stops after so many updates in a row with a loss or gradient that is not finite."""
     matmul_precision: Literal["highest", "high"] = "highest"

@@ -19,6 +19,7 @@ from r2ac.learner.config import LearnerConfig
 from r2ac.learner.device import CapturedStep, DeviceFeed
 from r2ac.learner.metrics import UpdateMetrics
 from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, make_optimiser, set_learning_rate, step_where
+from r2ac.learner.refresh import History
 from r2ac.learner.returns import DiscountedReturns
 from r2ac.learner.rollout import Rollout
 from r2ac.learner.rtrl_metrics import RTRLMetrics
@@ -42,7 +43,8 @@ class Learner:
         collective: the learners that share the training: each update is from the batches of all.
 
     Raises:
-        ValueError: for a precision or storage that is neither float32 nor bfloat16, or rtrl_metrics_every below 0.
+        ValueError: for a precision or storage that is neither float32 nor bfloat16, for rtrl_metrics_every or
+            refresh_every below 0, or refresh_every other than 0 where the core has no sensitivities.
     """
 
     def __init__(
@@ -60,8 +62,11 @@ class Learner:
         for name in ("encoder_precision", "sensitivity_storage"):
             if getattr(config, name) not in ("float32", "bfloat16"):
                 raise ValueError(f"{name} must be float32 or bfloat16, not {getattr(config, name)!r}")
-        if config.rtrl_metrics_every < 0:
-            raise ValueError(f"rtrl_metrics_every must be at least 0, not {config.rtrl_metrics_every}")
+        for name in ("rtrl_metrics_every", "refresh_every"):
+            if getattr(config, name) < 0:
+                raise ValueError(f"{name} must be at least 0, not {getattr(config, name)}")
+        if config.refresh_every and not agent.core.uses_rtrl:
+            raise ValueError("refresh_every must be 0 where the core is not trained by RTRL: it has no sensitivities")
         agent.encoder_dtype = getattr(torch, config.encoder_precision)
         storage = torch.bfloat16 if config.sensitivity_storage == "bfloat16" else None
         self.carries = CarryStore(agent.core, num_streams, storage)
@@ -80,6 +85,7 @@ class Learner:
         self._update_metrics = UpdateMetrics(("loss/total", *self.algorithm.metrics, "loss/gradient_norm"), self.device)
         self._feed = DeviceFeed(self.device)
         self._staged: deque[Rollout[np.ndarray]] = deque()
+        self._history = History(config.refresh_rollouts, num_streams) if config.refresh_every else None
         # The readable references read the streams' numbers on the host, which no capture allows.
         has_kernels = kernels_for(self.parameters[0]) is not REFERENCE
         self._capture = CapturedStep(self.device) if on_gpu and config.cuda_graph and has_kernels else None
@@ -131,9 +137,14 @@ class Learner:
         self._remaining.fill_(linear_decay(self.env_steps, self.total_steps))
         with scope("copies"):
             inputs = self._feed.take()
+        if self._history is not None:
+            self._history.add(_batch_of(inputs), self.carries, inputs["gap"])
         metrics = self._step(inputs) if self._capture is None else self._capture(self._step, inputs)
         self.env_steps += rollout.length * rollout.batch_size * self._collective.size
         self.updates += 1
+        if self._history is not None and self.updates % self.config.refresh_every == 0:
+            with scope("refresh"):
+                self._history.recompute(self.agent, self.carries)
         if self.device.type != "cuda":
             self.check()
         return metrics
@@ -180,7 +191,7 @@ class Learner:
 
     def _step(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         """The part of an update that runs on the device; numbers of the host reach it through tensors alone."""
-        gap, batch = inputs["gap"], Rollout(**{name: inputs[name] for name in inputs if name != "gap"})
+        gap, batch = inputs["gap"], _batch_of(inputs)
         with scope("copies"):
             carry = self.carries.fetch(batch.stream, gap, batch.first_state)
         if self._rtrl_metrics is not None:
@@ -243,3 +254,7 @@ class Learner:
         with scope("peers"):
             self._collective.sum_([*gradients, values])
         return dict(zip(sums, values.unbind(), strict=True))
+
+
+def _batch_of(inputs: dict[str, Tensor]) -> Rollout[Tensor]:
+    return Rollout(**{name: tensor for name, tensor in inputs.items() if name != "gap"})

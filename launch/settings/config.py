@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, 
 import tyro
 
 from r2ac.agents import AgentConfig
-from r2ac.agents.config import agent_label
+from r2ac.agents.config import agent_label, gradient_of
 from r2ac.envs import SuiteOptions, Task, find_tasks, one_suite
 from r2ac.launch.settings.policy_lag import PREFETCHED, UNDER_WAY, least_bound
 from r2ac.learner import LearnerConfig
@@ -185,8 +185,11 @@ class TrainConfig(Generic[EnvOptions]):
         _require(learner, bounds, "above 0 and finite, or none", lambda x: x == "none" or 0 < float(x) < inf)
         _require(learner, "baseline_cost entropy_cost step_bound", "at least 0 and finite", lambda x: 0 <= x < inf)
         _require(learner, "n_epochs num_minibatches", "at least 1", lambda x: x >= 1)
-        _require(learner, "rtrl_metrics_every", "at least 0", lambda x: x >= 0)
-        _require(learner, "max_skipped_updates", "at least 1", lambda x: x >= 1)
+        _require(learner, "rtrl_metrics_every refresh_every", "at least 0", lambda x: x >= 0)
+        _require(learner, "refresh_rollouts max_skipped_updates", "at least 1", lambda x: x >= 1)
+        if gradient_of(agent.core, agent.gradient) != "rtrl":
+            needs = f"0 with an agent that is trained without sensitivities ({agent.label})"
+            _require(learner, "refresh_every", needs, lambda x: x == 0)
         if self.batch_size > self.num_streams:
             raise ConfigError(
                 f"--batch-size is {self.batch_size}, but each rollout of a batch comes from another stream and there "

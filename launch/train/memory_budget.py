@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.train.sources import acts_on_workers
 from r2ac.learner import DeviceFeed, Learner, Rollout
+from r2ac.learner.refresh import KEPT
 
 Place = Literal["device", "machine", "shared", "cluster"]
 """Where memory is held: on the learner's device; by processes of this machine; in its /dev/shm, where Ray keeps its
@@ -197,6 +199,11 @@ def _learner_parts(
     state = sum(_nbytes(of_one.values()) for of_one in learner.optimiser.state.values())
     nbytes = _nbytes(learner.agent.parameters()) + 2 * _nbytes(learner.parameters) + 2 * state
     yield BudgetPart("weights, gradients and optimiser", "device", nbytes, "lower --hidden-size or --encoder-features")
+    if config.learner.refresh_every:
+        count = config.learner.refresh_rollouts
+        layout = RolloutLayout(config.rollout_length, config.num_streams, spec, learner.agent.core.state_size)
+        kept = [math.prod(of) * np.dtype(kind).itemsize for name, (of, kind) in layout.arrays().items() if name in KEPT]
+        yield BudgetPart(f"{count} rollouts of each stream", "device", count * sum(kept), "lower --refresh-rollouts")
     columns = config.batch_size // config.learner.num_minibatches
     saved = saved_for_backward(learner, spec, config.rollout_length, columns)
     nbytes = sum(saved) + _WORKING_ARRAYS * max(saved)

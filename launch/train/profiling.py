@@ -29,6 +29,7 @@ FORWARD = {
     "optimiser": "optimiser",
     "copies": "copies",
     "metrics": "metrics",
+    "refresh": "refresh",
     "backward": OTHER,
     UPDATE: OTHER,
 }

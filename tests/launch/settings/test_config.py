@@ -27,7 +27,7 @@ def test_the_label_names_the_agent_and_an_algorithm_that_is_not_the_default_one(
     [
         *[(name, value) for name in ("vtrace_lambda", "gae_lambda", "trace_lambda") for value in (-0.1, 1.1)],
         *[(name, 0) for name in ("clip_range", "clip_range_vf", "target_kl", "n_epochs", "num_minibatches")],
-        ("step_bound", -1.0),
+        *[("step_bound", -1.0), ("refresh_every", -1), ("refresh_rollouts", 0)],
     ],
 )
 def test_numbers_of_an_algorithm_have_bounds(name: str, value: float) -> None:
@@ -54,6 +54,8 @@ def test_on_policy_a_batch_is_all_streams_and_nothing_is_ahead(algorithm: str, f
         ("--max-policy-lag 9", "--max-policy-lag is 9, but it must be 0 with --algorithm ppo"),
         ("--num-minibatches 5", "--num-minibatches is 5, but it must be a divisor of the 64 streams of a learner"),
         ("--num-actors 2 --num-learners 2 --num-minibatches 128", "a divisor of the 64 streams of a learner"),
+        ("--refresh-every 9 --gradient tbptt", "--refresh-every is 9, but it must be 0 with an agent that is trained"),
+        ("--refresh-every 9 --core feedforward", "without sensitivities (feedforward)"),
         ("--clip-rho 2", "--clip-rho is a setting of --algorithm vtrace, but the algorithm is ppo"),
         (
             "--algorithm vtrace --no_normalise_advantage",

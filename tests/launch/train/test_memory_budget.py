@@ -77,6 +77,13 @@ def test_a_small_run_to_the_byte() -> None:
     assert budget.total("machine", "shared") == sum(part.nbytes for part in budget.parts)
 
 
+def test_a_refresh_keeps_rollouts_of_all_streams() -> None:
+    config = tmaze(learner=LearnerConfig(refresh_every=10, refresh_rollouts=4))
+    # Of 12 streams: 6 observations of 3 numbers with reward and is_first, the cell, the stream's number.
+    kept = {"4 rollouts of each stream": 4 * 12 * (6 * 12 + 6 * 4 + 6 + 8 * 4 + 8)}
+    assert sizes(budget_of(config)) == sizes(budget_of(tmaze(learner=LearnerConfig()))) | kept
+
+
 @pytest.mark.parametrize("storage", ["float32", "bfloat16"])
 @pytest.mark.parametrize("agent", [AgentConfig(), AgentConfig(gradient="tbptt"), AgentConfig(core="feedforward")])
 def test_the_learner_holds_what_was_said(agent: AgentConfig, storage: Any) -> None:
