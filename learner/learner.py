@@ -138,7 +138,8 @@ class Learner:
         with scope("copies"):
             inputs = self._feed.take()
         if self._history is not None:
-            self._history.add(_batch_of(inputs), self.carries, inputs["gap"])
+            batch = _batch_of(inputs)
+            self._history.add(batch, *self.carries.before(batch.stream, inputs["gap"], batch.first_state))
         metrics = self._step(inputs) if self._capture is None else self._capture(self._step, inputs)
         self.env_steps += rollout.length * rollout.batch_size * self._collective.size
         self.updates += 1

@@ -27,7 +27,7 @@ class _Past:
     """A batch that lies behind."""
 
     fields: dict[str, Tensor]
-    """Those that are kept, by name, where the rollout has them; ``first_state`` is the learner's."""
+    """Those of `KEPT` that the rollouts have, by name."""
     fresh: Tensor
     """The streams that began again with it, [B] bool."""
 
@@ -44,12 +44,12 @@ class History:
         self._kept, self._num_streams = rollouts * num_streams, num_streams
         self._past: deque[_Past] = deque()
 
-    def add(self, batch: Rollout[Tensor], carries: CarryStore, gap: Tensor) -> None:
-        """Keep a copy of a batch, before the update by it; ``gap`` is [B] bool, from :meth:`CarryStore.gaps`."""
+    def add(self, batch: Rollout[Tensor], state: Tensor, fresh: Tensor) -> None:
+        """Keep a copy of a batch whose streams began at ``state``, [B, S]; those that are ``fresh``, [B] bool, are cut
+        off from their past."""
         held = batch.batch_size + sum(len(past.fresh) for past in self._past)
         while self._past and held - len(self._past[0].fresh) >= self._kept:
             held -= len(self._past.popleft().fresh)
-        state, fresh = carries.before(batch.stream, gap, batch.first_state)
         fields = {name: array.clone() for name, array in batch.arrays().items() if name in KEPT}
         self._past.append(_Past({**fields, "first_state": state}, fresh))
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 import tyro
 
+from r2ac.launch.settings.config import require
 from r2ac.launch.settings.flags import check_ranges
 
 
@@ -21,6 +23,16 @@ class InspectConfig:
     """Rollouts of every stream; the first three quarters fill the past, the last quarter is measured."""
     streams: int = 0
     """Environments stepped together; 0: as many as a batch of the training had rollouts."""
+    staleness: bool = False
+    """Also go on with the training for some updates, of which nothing is written, and compare the gradient by the
+    sensitivities that are carried along with the exact one at the present parameters."""
+    updates: int = 32
+    """With --staleness: updates that are made."""
+    history: int = 32
+    """With --staleness: rollouts of every stream from which the exact gradient is computed; they should reach back to
+    the beginning of the episode, or as far as the memory does."""
+    learning_rate: float = 0.0
+    """With --staleness: the learning rate of these updates; 0: that of the run's first update."""
     seed: int = 0
     """Seeds the environments and what is drawn."""
     device: str = "auto"
@@ -36,4 +48,6 @@ class InspectConfig:
 
     def check(self) -> None:
         """Raise ConfigError for the first setting that is not allowed."""
-        check_ranges(self, {"rollouts": (2, 10_000), "streams": (0, 10_000), "seed": (0, 2**64 - 1)})
+        ranges = {"rollouts": (2, 10_000), "streams": (0, 10_000), "updates": (1, 10_000), "history": (1, 10_000)}
+        check_ranges(self, {**ranges, "seed": (0, 2**64 - 1)})
+        require(0 <= self.learning_rate < inf, "learning_rate", self.learning_rate, "at least 0 and finite")

@@ -6,15 +6,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch.nn.utils import parameters_to_vector
 
 from r2ac.agents import Agent
 from r2ac.launch.inspection.credit import Reach, measure_reach
 from r2ac.launch.inspection.inspect_config import InspectConfig
+from r2ac.launch.inspection.staleness import Staleness, continued_learner, measure_staleness
 from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.runs.loading import TrainedAgent, choose_device, folder_of
@@ -23,7 +26,7 @@ from r2ac.launch.runtime.errors import RunError, os_errors_as
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.watching.memory_analysis import half_lives
 from r2ac.learner import Rollout
-from r2ac.learner.checkpoint import latest_checkpoint
+from r2ac.learner.checkpoint import latest_checkpoint, load_checkpoint
 
 PERCENTILES = (10, 50, 90)
 
@@ -38,6 +41,7 @@ class Inspection:
     streams: int
     config: InspectConfig
     reach: Reach
+    staleness: Staleness | None = None
 
     @property
     def about(self) -> str:
@@ -73,6 +77,7 @@ class Inspection:
             "credit_horizon": reach.credit_horizon,
             "truncations": [asdict(truncation) for truncation in reach.truncations],
             "half_lives": {f"p{at}": value for at, value in percentiles} | {"units": self.half_lives.tolist()},
+            **({"staleness": asdict(self.staleness)} if self.staleness is not None else {}),
         }
 
 
@@ -104,6 +109,8 @@ def inspect_checkpoint(path: Path, config: InspectConfig, report: Callable[[int]
     """
     trained = TrainedAgent.load(path)
     training = trained.training
+    if config.staleness and training.agent.gradient == "tbptt":
+        raise ConfigError(f"{path} holds an agent of TBPTT, which carries no sensitivities: none can be stale")
     exact = replace(training.agent, gradient="rtrl")
     streams = config.streams or training.batch_size
     if streams < len(training.tasks):
@@ -128,9 +135,10 @@ def inspect_checkpoint(path: Path, config: InspectConfig, report: Callable[[int]
         if not agent.core.uses_rtrl:
             raise ConfigError(f"{path} holds a core that RTRL cannot train: --core {exact.core}")
         reach = measure_reach(agent, training.learner, _play(actor, agent, config.rollouts, report), config.warm_up)
+        staleness = _staleness(path, config, training, actor, device) if config.staleness else None
     finally:
         actor.close()
-    return Inspection(path, trained.env_steps, training, streams, config, reach)
+    return Inspection(path, trained.env_steps, training, streams, config, reach, staleness)
 
 
 def write_inspection(inspections: Sequence[Inspection], path: Path) -> None:
@@ -150,12 +158,33 @@ def write_inspection(inspections: Sequence[Inspection], path: Path) -> None:
         write_atomically(path, json_text(contents, indent=2))
 
 
+def _staleness(
+    path: Path, config: InspectConfig, training: TrainConfig[Any], actor: RolloutActor, device: torch.device
+) -> Staleness:
+    """Of the training that goes on from the checkpoint at ``path``, in the actor's environments."""
+    checkpoint = load_checkpoint(path)
+    streams = config.streams or training.batch_size
+    learner = continued_learner(training, actor.spec, device, checkpoint, streams, config.learning_rate)
+    numbers = count(int(learner.carries.next_sequence[0]))
+
+    def collect() -> Rollout[np.ndarray]:
+        return _collect(actor, learner.agent, next(numbers))
+
+    return measure_staleness(learner, collect, config.updates, config.history)
+
+
 def _play(
     actor: RolloutActor, agent: Agent, rollouts: int, report: Callable[[int], object]
 ) -> Iterator[Rollout[np.ndarray]]:
-    weights = Weights(0, parameters_to_vector(agent.parameters()).detach().cpu().numpy())
     for number in range(rollouts):
-        rollout = actor.collect(weights, number).rollout
-        assert rollout is not None
-        yield rollout
+        yield _collect(actor, agent, number)
         report(number + 1)
+
+
+def _collect(actor: RolloutActor, agent: Agent, number: int) -> Rollout[np.ndarray]:
+    """The next rollout with the agent's weights."""
+    # The actor takes over weights of another version than before alone.
+    weights = Weights(number, parameters_to_vector(agent.parameters()).detach().cpu().numpy())
+    rollout = actor.collect(weights, number).rollout
+    assert rollout is not None
+    return rollout

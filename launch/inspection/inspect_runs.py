@@ -20,6 +20,7 @@ from r2ac.launch.inspection.inspect_run import (
     results_path,
     write_inspection,
 )
+from r2ac.launch.inspection.staleness import Staleness
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.runtime.output import print_failures
@@ -96,6 +97,31 @@ def _print(console: Console, folder: Path, inspections: Sequence[Inspection]) ->
     for each in inspections:
         errors.add_row(short_count(each.env_steps), *(f"{at.error:.2g}" for at in each.reach.truncations))
     console.print(errors)
+    for each in inspections:
+        if each.staleness is not None:
+            _print_staleness(console, each, each.staleness)
+
+
+def _print_staleness(console: Console, inspection: Inspection, staleness: Staleness) -> None:
+    about = f"learning rate {staleness.learning_rate:g}, exact through {staleness.history} rollouts"
+    steps = short_count(inspection.env_steps)
+    console.print(
+        f"Carried gradient against the exact one at the present parameters, after {steps} steps ({about}):\n"
+        "angles in degrees, ratios of norms, by the updates that lie behind",
+        style="dim",
+    )
+    table = _table("updates", "angle", "ratio", "boundary alone", "ratio", "angle after its update", "TBPTT's angle")
+    for each in staleness.comparisons:
+        table.add_row(
+            f"{each.first_age}" if each.first_age == each.last_age else f"{each.first_age} to {each.last_age}",
+            f"{each.angle:.2f}",
+            f"{each.ratio:.3f}",
+            f"{each.boundary_angle:.2f}",
+            f"{each.boundary_ratio:.3f}",
+            f"{each.angle_after:.2f}",
+            f"{each.truncated_angle:.1f}",
+        )
+    console.print(table)
 
 
 def _parts(inspections: Sequence[Inspection]) -> Table:
