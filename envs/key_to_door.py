@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import numpy as np
 
-from r2ac.envs.recall import COLOURS, SIDE, WHITE, LockstepVector, paint
-from r2ac.envs.suite import ReferenceScores, check_at_least
+from r2ac.envs.recall import COLOURS, NO_ANSWER, SIDE, WHITE, ScriptedVector, paint
+from r2ac.envs.suite import check_at_least
 
 KEY_ROOM_STEPS = 4
 """Steps in the key's room: two bring the agent from the middle to any field."""
+_IN_ROOM, _BEGINS = NO_ANSWER - 1, NO_ANSWER - 2
+"""Stand in the scripts where nothing is asked in the key's room, and in its first step."""
 _DOORS = 4
 _FIELDS = SIDE * SIDE
-_MIDDLE = np.array([1, 1])
+_MIDDLE = 4
+_AROUND = np.array([field for field in range(_FIELDS) if field != _MIDDLE])
 _MOVES = np.array([[-1, 0], [1, 0], [0, -1], [0, 1]])
-_AROUND = np.array([(row, column) for row in range(SIDE) for column in range(SIDE) if (row, column) != (1, 1)])
+_PLACES = np.stack(np.divmod(np.arange(_FIELDS), SIDE), axis=1)
+_NEXT = np.clip(_PLACES[:, None] + _MOVES, 0, SIDE - 1) @ [SIDE, 1]
+"""The field that each action leads to from each field, int64 [_FIELDS,4]."""
 
 
-class KeyToDoor(LockstepVector):
+class KeyToDoor(ScriptedVector):
     """Two rooms of 3 x 3 fields and a dark corridor of d steps between them.
 
     An episode has 4 + d + 1 steps:
@@ -38,48 +43,46 @@ class KeyToDoor(LockstepVector):
     Pixels: the fields as they lie, the agent white; a key or door colours its field.
     """
 
-    scores = ReferenceScores(1 / _DOORS, 1.0, "chance", "best")
-
     def __init__(self, num_envs: int, delay: int = 20) -> None:
         check_at_least("delay", delay, 1, "steps")
-        super().__init__(
-            num_envs, features=(1 + _DOORS) * _FIELDS, actions=_DOORS, episode_steps=KEY_ROOM_STEPS + delay + 1
-        )
-        self._streams = np.arange(num_envs)
-        self._agent = np.zeros((num_envs, 2), dtype=np.int64)
-        self._key = np.zeros((num_envs, 2), dtype=np.int64)
-        self._colour = np.zeros(num_envs, dtype=np.int64)
-        self._doors = np.zeros((num_envs, _DOORS), dtype=np.int64)
+        steps = KEY_ROOM_STEPS + delay + 1
+        super().__init__(num_envs, features=(1 + _DOORS) * _FIELDS, actions=_DOORS, episode_steps=steps, questions=1)
+        self._agent = np.full(num_envs, _MIDDLE)
         self._has_key = np.zeros(num_envs, dtype=bool)
+        self._room = np.arange(0)
+        """The streams in the key's room."""
 
-    def draw(self, generator: np.random.Generator) -> np.ndarray:
-        return np.concatenate([generator.integers([len(_AROUND), _DOORS]), generator.permutation(_DOORS)])
+    def draw(self, generator: np.random.Generator) -> list[np.int64]:
+        return [generator.integers(len(_AROUND)), generator.integers(_DOORS), *generator.permutation(_DOORS)]
 
-    def begin(self, drawn: np.ndarray) -> None:
-        self._agent[:] = _MIDDLE
-        self._key[:] = _AROUND[drawn[:, 0]]
-        self._colour[:] = drawn[:, 1]
-        self._doors[:] = drawn[:, 2:]
-        self._has_key[:] = False
+    def write(self, drawn: np.ndarray, observations: np.ndarray, answers: np.ndarray) -> None:
+        """All but the agent in the key's room."""
+        key, colour, doors = _AROUND[drawn[:, 0]], drawn[:, 1], drawn[:, 2:]
+        streams = np.arange(len(drawn))
+        fields = observations.reshape(*answers.shape, 1 + _DOORS, _FIELDS)
+        fields[:KEY_ROOM_STEPS, streams, 1 + colour, key] = 1
+        fields[-1, :, 0, _MIDDLE] = 1
+        fields[-1, streams[:, None], 1 + doors, _NEXT[_MIDDLE]] = 1
+        answers[0], answers[1:KEY_ROOM_STEPS] = _BEGINS, _IN_ROOM
+        answers[-1] = (doors == colour[:, None]).argmax(axis=1)
 
-    def observe(self, position: int) -> np.ndarray:
-        seen = np.zeros((self.num_envs, 1 + _DOORS, SIDE, SIDE), dtype=np.float32)
-        if position < KEY_ROOM_STEPS:
-            seen[self._streams, 0, self._agent[:, 0], self._agent[:, 1]] = 1
-            seen[self._streams, 1 + self._colour, self._key[:, 0], self._key[:, 1]] = ~self._has_key
-        elif position == self.episode_steps - 1:
-            seen[:, 0, 1, 1] = 1
-            row, column = (_MIDDLE + _MOVES).T
-            seen[self._streams[:, None], 1 + self._doors, row, column] = 1
-        return seen.reshape(self.num_envs, -1)
+    def observe(self) -> np.ndarray:
+        seen, answers = super().observe(), self.answers
+        room = self._room = (answers < NO_ANSWER).nonzero()[0]
+        if room.size:
+            begun = room[answers[room] == _BEGINS]
+            self._agent[begun], self._has_key[begun] = _MIDDLE, False
+            seen[room, self._agent[room]] = 1
+            seen[room[self._has_key[room]], _FIELDS:] = 0
+        return seen
 
-    def pay(self, position: int, actions: np.ndarray) -> np.ndarray:
-        if position < KEY_ROOM_STEPS:
-            self._agent = np.clip(self._agent + _MOVES[actions], 0, SIDE - 1)
-            self._has_key |= (self._agent == self._key).all(axis=1)
-        if position < self.episode_steps - 1:
-            return np.zeros(self.num_envs)
-        return (self._has_key & (self._doors[self._streams, actions] == self._colour)).astype(np.float64)
+    def pay(self, actions: np.ndarray) -> np.ndarray:
+        room = self._room
+        if room.size:
+            agent = self._agent[room] = _NEXT[self._agent[room], actions[room]]
+            here = agent[:, None] + _FIELDS * np.arange(1, 1 + _DOORS)
+            self._has_key[room] |= self.script[room[:, None], here].any(axis=1)
+        return super().pay(actions) * self._has_key
 
     def pictures(self) -> list[np.ndarray]:
         fields = [(row, column) for row in range(SIDE) for column in range(SIDE)]

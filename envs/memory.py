@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gymnasium.vector import VectorEnv
 
 from r2ac.envs.key_to_door import KeyToDoor
-from r2ac.envs.recall import COLOURS, LockstepVector, PictureVector
+from r2ac.envs.recall import COLOURS, PictureVector, ScriptedVector
 from r2ac.envs.recall_tasks import Copy, MatchToSample, Parity, RepeatFirst, RepeatPrevious
 from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.suite import InvalidOption, Spaces, Split, Suite, SuiteOptions
@@ -37,7 +37,7 @@ class MemoryOptions(SuiteOptions):
     """Show small pictures, uint8 [3,24,24], in place of vectors; they take the encoder impala."""
 
 
-_TASKS: dict[str, Callable[[int, MemoryOptions], LockstepVector]] = {
+_TASKS: dict[str, Callable[[int, MemoryOptions], ScriptedVector]] = {
     "tmaze": lambda num_envs, options: TMazeVector(num_envs, options.corridor_length),
     "copy": lambda num_envs, options: Copy(num_envs, options.symbols, options.sequence_length),
     "repeat_previous": lambda num_envs, options: RepeatPrevious(
@@ -76,6 +76,7 @@ SUITE = Suite(
     check=_check,
     make=_make,
     reference_scores=lambda name, options: _TASKS[name](1, options).scores,
+    episode_steps=lambda name, options: _TASKS[name](1, options).episode_steps,
     spaces=_spaces,
     foreign=False,
 )

@@ -44,6 +44,22 @@ _SCORES = {
 }
 
 
+# Of the families whose episodes all have one length, whatever is done.
+_STEPS = {
+    "Autoencode": (103, 207, 311),
+    "RepeatPrevious": (51, 103, 155),
+    "RepeatFirst": (51, 415, 831),
+    "CountRecall": (51, 103, 207),
+    "MultiarmedBandit": (200, 400, 600),
+    "HigherLower": (51, 103, 155),
+}
+_EPISODE_STEPS = {
+    family + level: steps
+    for family, of_levels in _STEPS.items()
+    for level, steps in zip(("Easy", "Medium", "Hard"), of_levels, strict=True)
+}
+
+
 @dataclass(frozen=True)
 class PopgymOptions(SuiteOptions):
     """Options of the POPGym tasks."""
@@ -93,5 +109,6 @@ SUITE = Suite(
     remedy="pip install 'r2ac[popgym]'",
     load=_load,
     make=single_streams(_make_one),
+    episode_steps=lambda name, options: _EPISODE_STEPS.get(name),
     reference_scores=lambda name, options: ReferenceScores(*_SCORES[name], "random", "best"),
 )

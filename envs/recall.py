@@ -1,4 +1,4 @@
-"""What the recall tasks share: streams in step with one another, episodes written out beforehand, small pictures."""
+"""What the recall tasks share: episodes of one length, written out beforehand, and small pictures."""
 
 from __future__ import annotations
 
@@ -20,97 +20,134 @@ NO_ANSWER = -1
 """Stands where nothing is asked: it equals no action."""
 
 
-class LockstepVector(StreamsVector):
+class ScriptedVector(StreamsVector):
     """`num_envs` streams of a task whose episodes all have the same number of steps; autoreset SAME_STEP.
 
-    All episodes begin together. Each stream draws its episodes from a generator of its own, whatever the number of
-    streams. Every episode is terminated, never truncated; its final observation is the last one again.
+    An episode is written out before it begins: what is seen at each step, and which action is right. A right action
+    pays 1, any other 0. Every episode is terminated, never truncated; its final observation is the last one again.
 
-    Observation: float32 [features], each 0 or 1. Actions: 0 … actions - 1. A subclass defines the episode.
+    Each stream is at a position of its own in its episode, and draws its episodes from a generator of its own, whatever
+    the number of streams. The scripts lie in rings over time: one row has what all streams show at one time, so that a
+    step reads one row. Once in `episode_steps` steps the next episodes of all streams are written together.
+
+    A subclass defines the episode. Chance is questions / actions, the best return the number of questions.
     """
 
-    scores: ReferenceScores
-    """Chance level and best return; the subclass gives the arithmetic."""
-
-    def __init__(self, num_envs: int, *, features: int, actions: int, episode_steps: int) -> None:
-        super().__init__(num_envs, Box(0.0, 1.0, (features,), np.float32), actions)
+    def __init__(
+        self, num_envs: int, *, features: int, actions: int, episode_steps: int, questions: int, low: float = 0.0
+    ) -> None:
+        """``features``, ``low``: of the observations, float32 [features] in [low, 1]."""
+        super().__init__(num_envs, Box(low, 1.0, (features,), np.float32), actions)
+        self.scores = ReferenceScores(questions / actions, float(questions), "chance", "best")
         self.episode_steps = episode_steps
+        self._rows = 2 * episode_steps
+        self._observations = np.zeros((self._rows, num_envs, features), dtype=np.float32)
+        self._answers = np.zeros((self._rows, num_envs), dtype=np.int64)
+        self._last = np.zeros((self._rows, num_envs), dtype=bool)
         self._generators: list[np.random.Generator] = []
-        self._position = 0
-
-    def seed_streams(self, seed: int | Sequence[int] | np.ndarray | None) -> None:
-        """Gives each stream a new generator: one seed a stream, or an int s for s, s + 1, ..."""
-        self._generators = stream_generators(seed, self.num_envs)
+        self._drawn: np.ndarray | None = None
+        """What was drawn for the last episode that is written of each stream, int64 [N,D]."""
+        self._time = self._row = 0
+        self._in_phase = False
+        """Whether all streams are at the same position."""
+        self._written = np.zeros(num_envs, dtype=np.int64)
+        """The time at which that episode is over."""
 
     @abstractmethod
     def draw(self, generator: np.random.Generator) -> np.ndarray | list[np.int64]:
         """All that is random in one episode of one stream, D integers."""
 
     @abstractmethod
-    def begin(self, drawn: np.ndarray) -> None:
-        """Begins an episode in every stream with what was drawn for it, int64 [N,D]."""
-
-    @abstractmethod
-    def observe(self, position: int) -> np.ndarray:
-        """What is seen at a step, float32 [N,features], the caller's to keep."""
-
-    @abstractmethod
-    def pay(self, position: int, actions: np.ndarray) -> np.ndarray:
-        """Lets the actions of a step take effect; their rewards, float64 [N]."""
+    def write(self, drawn: np.ndarray, observations: np.ndarray, answers: np.ndarray) -> None:
+        """Writes the episodes of what was drawn, int64 [M,D], into `observations` float32 [steps,M,features], which
+        are all 0, and `answers` int64 [steps,M], which are all NO_ANSWER."""
 
     @abstractmethod
     def pictures(self) -> list[np.ndarray]:
         """How each feature looks in pixels, uint8 [3,SIDE,SIDE] (see `PictureVector`)."""
 
+    @property
+    def answers(self) -> np.ndarray:
+        """The action that is right now in each stream, or NO_ANSWER, int64 [N]."""
+        return self._answers[self._row]
+
+    @property
+    def script(self) -> np.ndarray:
+        """What was written of what the streams show now, float32 [N,features]."""
+        return self._observations[self._row]
+
+    def observe(self) -> np.ndarray:
+        """What the streams show now, float32 [N,features], the caller's to keep; called once at each time."""
+        return self.script.copy()
+
+    def pay(self, actions: np.ndarray) -> np.ndarray:
+        """Lets the actions, int64 [N], take effect; their rewards, float64 [N]."""
+        return (actions == self.answers).astype(np.float64)
+
+    def seed_streams(self, seed: int | Sequence[int] | np.ndarray | None) -> None:
+        """Gives each stream a new generator: one seed a stream, or an int s for s, s + 1, ..."""
+        self._generators = stream_generators(seed, self.num_envs)
+        self._written[:] = self._time
+
     def reset(
         self, *, seed: int | Sequence[int] | np.ndarray | None = None, options: dict[str, Any] | None = None
     ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Begins an episode in every stream; a `seed` goes to `seed_streams`, None keeps the generators as they are."""
+        """Begins an episode in every stream, or in those of `options["reset_mask"]`; a `seed` goes to `seed_streams`,
+        None keeps the generators as they are."""
         if seed is not None or not self._generators:
             self.seed_streams(seed)
-        return self._first_observations(), {}
+        mask = (options or {}).get("reset_mask")
+        streams = np.arange(self.num_envs) if mask is None else np.flatnonzero(mask)
+        # An episode that is written and has not begun yet is the next one.
+        self._draw(streams[self._written[streams] - self.episode_steps <= self._time])
+        self._in_phase = len(streams) == self.num_envs
+        if self._in_phase:
+            self._time = self._row = 0
+        self._written[streams] = self._time
+        self._last[:, streams] = False
+        self._write(streams)
+        return self.observe(), {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        reward = self.pay(self._position, np.asarray(actions))
-        last = self._position == self.episode_steps - 1
-        terminated, truncated = np.full(self.num_envs, last), np.zeros(self.num_envs, dtype=bool)
-        if not last:
-            self._position += 1
-            return self.observe(self._position), reward, terminated, truncated, {}
-        signals = Signals(final_observation=self.observe(self._position), has_final=terminated.copy())
-        return self._first_observations(), reward, terminated, truncated, signals.info()
+        reward = self.pay(np.asarray(actions))
+        terminated, truncated = self._last[self._row].copy(), np.zeros(self.num_envs, dtype=bool)
+        info: dict[str, Any] = {}
+        if np.count_nonzero(terminated):
+            info = Signals(final_observation=self.script.copy(), has_final=terminated.copy()).info()
+            self._last[self._row] = False
+        self._time += 1
+        self._row = self._time % self._rows
+        if self._row % self.episode_steps == 0:
+            streams = np.flatnonzero(self._written < self._time + self.episode_steps)
+            self._draw(streams)
+            self._write(streams)
+        return self.observe(), reward, terminated, truncated, info
 
-    def _first_observations(self) -> np.ndarray:
-        self._position = 0
-        self.begin(np.array([self.draw(generator) for generator in self._generators]))
-        return self.observe(0)
+    def _draw(self, streams: np.ndarray) -> None:
+        if streams.size:
+            drawn = np.array([self.draw(self._generators[stream]) for stream in streams.tolist()])
+            if self._drawn is None:
+                self._drawn = np.zeros((self.num_envs, drawn.shape[1]), dtype=np.int64)
+            self._drawn[streams] = drawn
 
-
-class ScriptedVector(LockstepVector):
-    """Tasks in which actions change nothing but the reward: 1 for the right answer to each question, else 0. So an
-    episode is written out when it begins; chance is questions / actions, the best return the number of questions."""
-
-    def __init__(self, num_envs: int, *, features: int, actions: int, episode_steps: int, questions: int) -> None:
-        super().__init__(num_envs, features=features, actions=actions, episode_steps=episode_steps)
-        self.scores = ReferenceScores(questions / actions, float(questions), "chance", "best")
-        self._observations = np.zeros((episode_steps, num_envs, features), dtype=np.float32)
-        self._answers = np.full((episode_steps, num_envs), NO_ANSWER)
-
-    @abstractmethod
-    def write(self, drawn: np.ndarray, observations: np.ndarray, answers: np.ndarray) -> None:
-        """Writes the episodes of what was drawn, int64 [N,D], into `observations` float32 [steps,N,features], which
-        are all 0, and `answers` int64 [steps,N], which are all NO_ANSWER."""
-
-    def begin(self, drawn: np.ndarray) -> None:
-        self._observations[:] = 0
-        self._answers[:] = NO_ANSWER
-        self.write(drawn, self._observations, self._answers)
-
-    def observe(self, position: int) -> np.ndarray:
-        return self._observations[position].copy()
-
-    def pay(self, position: int, actions: np.ndarray) -> np.ndarray:
-        return (actions == self._answers[position]).astype(np.float64)
+    def _write(self, streams: np.ndarray) -> None:
+        """Writes the episodes that were drawn for M streams after those that are written."""
+        assert self._drawn is not None
+        steps = self.episode_steps
+        if self._in_phase:
+            # The same as below, but faster.
+            half = slice(self._row, self._row + steps)
+            observations, answers, last = self._observations[half], self._answers[half], self._last[half]
+            observations[:], answers[:], last[-1] = 0, NO_ANSWER, True
+            self.write(self._drawn, observations, answers)
+        else:
+            observations = np.zeros((steps, len(streams), self._observations.shape[2]), dtype=np.float32)
+            answers = np.full((steps, len(streams)), NO_ANSWER)
+            self.write(self._drawn[streams], observations, answers)
+            rows = (self._written[streams] + np.arange(steps)[:, None]) % self._rows
+            self._observations[rows, streams], self._answers[rows, streams] = observations, answers
+            self._last[rows[-1], streams] = True
+        self._written[streams] += steps
 
 
 def one_hot(symbols: np.ndarray, size: int) -> np.ndarray:

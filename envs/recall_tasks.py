@@ -171,8 +171,8 @@ class MatchToSample(ScriptedVector):
         self.symbols = symbols
         super().__init__(num_envs, features=3 * symbols + 1, actions=2, episode_steps=delay + 1, questions=1)
 
-    def draw(self, generator: np.random.Generator) -> np.ndarray:
-        return generator.integers([0, 1, 0], [self.symbols, self.symbols, 2])
+    def draw(self, generator: np.random.Generator) -> list[np.int64]:
+        return [generator.integers(self.symbols), generator.integers(1, self.symbols), generator.integers(2)]
 
     def write(self, drawn: np.ndarray, observations: np.ndarray, answers: np.ndarray) -> None:
         sample, step, side = drawn.T

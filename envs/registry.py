@@ -6,12 +6,14 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, get_args
 
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 from r2ac.envs import atari, dmlab, gym, memory, minigrid, popgym, procgen
 from r2ac.envs.checked import checked_vector
 from r2ac.envs.episode_limit import EpisodeLimit
 from r2ac.envs.mixed import MixedVector, spread
+from r2ac.envs.seeding import stagger_positions
 from r2ac.envs.suite import InvalidOption, MissingPackage, Split, Suite, Task, UnknownTask, cannot_load, check_at_least
 
 SUITES = {each.SUITE.name: each.SUITE for each in (memory, popgym, minigrid, atari, procgen, dmlab, gym)}
@@ -60,7 +62,14 @@ def _listed(name: str) -> tuple[Task, ...]:
 
 
 def make_vector(
-    task: str, num_envs: int, seed: int, *, split: Split = "train", options: Any = None, first_stream: int = 0
+    task: str,
+    num_envs: int,
+    seed: int,
+    *,
+    split: Split = "train",
+    options: Any = None,
+    first_stream: int = 0,
+    stagger: int | None = None,
 ) -> VectorEnv:
     """`num_envs` streams of a task, stepped together; or of several, over which they are spread evenly.
 
@@ -69,6 +78,9 @@ def make_vector(
     split: "train" or "test". The engine seeds (and ProcGen's levels) of the two are disjoint, whatever the base seeds.
     options: the suite's options dataclass, or None for the paper's preset.
     first_stream: the number of the first stream: of n tasks, stream i plays number i mod n.
+    stagger: a seed of any size. Where all episodes of a task have the same number of steps, the first one of each
+        stream is truncated at a step that follows from this seed and the stream's number, and `Signals.ends` says that
+        it is not a whole one. None: streams of such a task stay in phase.
 
     Call `reset()` once, without a seed. step(actions int64 [N]) returns observations uint8 [N,C,H,W] or float32 [N,K],
     rewards float [N], unclipped, terminated and truncated bool [N], and a dict for `Signals.of`. Autoreset SAME_STEP:
@@ -88,10 +100,14 @@ def make_vector(
     if (sentence := suite.missing()) is not None:
         raise MissingPackage(sentence)
     played = spread(tasks, int(num_envs), first_stream)
+    positions = np.zeros(num_envs, dtype=np.int64)
+    if stagger is not None:
+        steps = {each.name: each.episode_steps(options) or 0 for each in tasks}
+        positions = stagger_positions(stagger, first_stream, [steps[each.name] for each in played])
 
     def make() -> VectorEnv:
         try:
-            return _make(suite, [each.short_name for each in played], int(seed), split, options)
+            return _make(suite, [each.short_name for each in played], int(seed), split, options, positions)
         except ImportError as error:
             if isinstance(error, MissingPackage) or not suite.remedy:
                 raise
@@ -100,19 +116,25 @@ def make_vector(
     return checked_vector(make, [each.name for each in played], first_stream) if suite.foreign else make()
 
 
-def _make(suite: Suite, names: Sequence[str], seed: int, split: Split, options: Any) -> VectorEnv:
+def _make(
+    suite: Suite, names: Sequence[str], seed: int, split: Split, options: Any, positions: np.ndarray
+) -> VectorEnv:
     """Streams of the tasks `names`, one name a stream."""
     if len(set(names)) == 1:
-        return _limited(suite.make(names[0], len(names), seed, split, options), options)
+        return _limited(suite.make(names[0], len(names), seed, split, options), options, positions)
     if suite.make_each is not None:
-        return _limited(suite.make_each(names, seed, split, options), options)
+        return _limited(suite.make_each(names, seed, split, options), options, positions)
     # The tasks share no engine: in each, streams have the seeds that they would have in it alone.
     parts = {name: suite.make(name, names.count(name), seed, split, options) for name in dict.fromkeys(names)}
-    return MixedVector({name: _limited(part, options) for name, part in parts.items()}, names)
+    own = {name: positions[np.asarray(names) == name] for name in parts}
+    return MixedVector({name: _limited(part, options, own[name]) for name, part in parts.items()}, names)
 
 
-def _limited(env: VectorEnv, options: Any) -> VectorEnv:
-    return EpisodeLimit(env, options.max_episode_steps) if options.max_episode_steps else env
+def _limited(env: VectorEnv, options: Any, positions: np.ndarray) -> VectorEnv:
+    """``positions``: where to cut first episodes short, all 0 for nowhere."""
+    if not options.max_episode_steps and not positions.any():
+        return env
+    return EpisodeLimit(env, options.max_episode_steps, positions if positions.any() else None)
 
 
 def one_suite(tasks: Sequence[Task]) -> Suite:

@@ -1,4 +1,5 @@
-"""Seeds of engines, which training and test never share, whatever the two base seeds are; generators of streams."""
+"""Seeds of engines, which training and test never share, whatever the two base seeds are; generators and phases of
+streams."""
 
 from __future__ import annotations
 
@@ -25,6 +26,14 @@ def engine_seeds(seed: int, split: Split, count: int) -> list[int]:
         if len(distinct) >= count:
             return [offset + word for word in distinct[:count]]
         drawn *= 2
+
+
+def stagger_positions(seed: int, first_stream: int, lengths: Sequence[int]) -> np.ndarray:
+    """The step at which to cut the first episode of each stream short, int64 [N], drawn uniformly from 1 … its entry of
+    `lengths` (0 where that is 0). It follows from the seed and the stream's number, counted from `first_stream`."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(2,))
+    words = sequence.generate_state(first_stream + len(lengths), np.uint64)[first_stream:]
+    return np.array([int(word) % length + 1 if length else 0 for word, length in zip(words, lengths, strict=True)])
 
 
 def stream_generators(seed: int | Sequence[int] | np.ndarray | None, num_envs: int) -> list[np.random.Generator]:

@@ -31,6 +31,8 @@ class Signals:
     undefined. None where no episode ended, and where the engine never shows it."""
     has_final: np.ndarray | None = None
     """The rows of `final_observation` that are set, bool [N]; None with it."""
+    staggered: np.ndarray | None = None
+    """The streams whose first episode was cut short so that they are not in phase, bool [N]."""
 
     @staticmethod
     def of(info: Mapping[str, Any]) -> Signals:
@@ -55,9 +57,12 @@ class Signals:
 
     def ends(self, terminated: np.ndarray, truncated: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(over, whole), bool [N]: the games (not lives) that ended in a step, and those of them that were not cut off
-        by the loss of their engine."""
-        over = terminated | truncated if self.game_over is None else self.game_over
-        return over, over if self.engine_failed is None else over & ~(truncated & self.engine_failed)
+        by the loss of their engine or to stagger the streams."""
+        whole = over = terminated | truncated if self.game_over is None else self.game_over
+        for cut_off in (self.engine_failed, self.staggered):
+            if cut_off is not None:
+                whole = whole & ~(truncated & cut_off)
+        return over, whole
 
 
 _NONE = Signals()

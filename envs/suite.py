@@ -129,6 +129,8 @@ class Suite:
     """check(name, options) raises InvalidOption; it needs no engine. `check_choices` checks bool and Literal."""
     frames_per_step: Callable[[str, Any], int] = lambda name, options: 1
     reference_scores: Callable[[str, Any], ReferenceScores | None] = lambda name, options: None
+    episode_steps: Callable[[str, Any], int | None] = lambda name, options: None
+    """The number of steps that all episodes of a task have; None where they differ."""
     look_up: Callable[[str], None] | None = None
     """For names beyond those that `list_tasks` can list: look_up(name) raises UnknownTask unless there is the task."""
     spaces: Callable[[str, Any], Spaces | None] = lambda name, options: None
@@ -205,6 +207,12 @@ class Task:
     def spaces(self, options: Any = None) -> Spaces | None:
         """What the task shows and takes; None where only the engine knows."""
         return self.suite.spaces(self.short_name, self.checked_options(options))
+
+    def episode_steps(self, options: Any = None) -> int | None:
+        """The number of steps that all episodes have, `max_episode_steps` included; None where they differ."""
+        options = self.checked_options(options)
+        steps = self.suite.episode_steps(self.short_name, options)
+        return steps if steps is None else min(steps, options.max_episode_steps or steps)
 
     def reference_scores(self, options: Any = None) -> ReferenceScores | None:
         """The returns to normalise with, or None where none are published."""

@@ -27,8 +27,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box, Discrete
 
-from r2ac.envs.recall import COLOURS, SIDE, WHITE, LockstepVector, paint
-from r2ac.envs.suite import ReferenceScores, check_at_least
+from r2ac.envs.recall import COLOURS, SIDE, WHITE, ScriptedVector, paint
+from r2ac.envs.suite import check_at_least
 
 _CORRIDOR, _JUNCTION = 2, 3
 _OBSERVATIONS = np.eye(4, dtype=np.float32)
@@ -62,33 +62,23 @@ class TMaze(gymnasium.Env[np.ndarray, np.int64]):
         return _OBSERVATIONS[seen].copy(), reward, chosen, False, {}
 
 
-class TMazeVector(LockstepVector):
+class TMazeVector(ScriptedVector):
     """`num_envs` passive T-mazes. Equal, number for number, to Gymnasium's SyncVectorEnv of `TMaze`."""
-
-    scores = ReferenceScores(0.5, 1.0, "chance", "best")
 
     def __init__(self, num_envs: int, corridor_length: int = 40, render_mode: None = None) -> None:
         check_at_least("corridor_length", corridor_length, 1, "steps")
-        super().__init__(num_envs, features=4, actions=2, episode_steps=corridor_length + 1)
+        super().__init__(num_envs, features=4, actions=2, episode_steps=corridor_length + 1, questions=1)
         self.render_mode = render_mode
-        self._cue = np.zeros(num_envs, dtype=np.int64)
 
     def draw(self, generator: np.random.Generator) -> list[np.int64]:
         return [generator.integers(2)]
 
-    def begin(self, drawn: np.ndarray) -> None:
-        self._cue = drawn[:, 0]
-
-    def observe(self, position: int) -> np.ndarray:
-        if position == 0:
-            return _OBSERVATIONS[self._cue]
-        seen = _JUNCTION if position == self.episode_steps - 1 else _CORRIDOR
-        return np.repeat(_OBSERVATIONS[seen : seen + 1], self.num_envs, axis=0)
-
-    def pay(self, position: int, actions: np.ndarray) -> np.ndarray:
-        if position < self.episode_steps - 1:
-            return np.zeros(self.num_envs)
-        return (actions == self._cue).astype(np.float64)
+    def write(self, drawn: np.ndarray, observations: np.ndarray, answers: np.ndarray) -> None:
+        cue = drawn[:, 0]
+        observations[0] = _OBSERVATIONS[cue]
+        observations[1:-1] = _OBSERVATIONS[_CORRIDOR]
+        observations[-1] = _OBSERVATIONS[_JUNCTION]
+        answers[-1] = cue
 
     def pictures(self) -> list[np.ndarray]:
         top, middle, bottom = ([(row, column) for column in range(SIDE)] for row in range(SIDE))

@@ -56,6 +56,7 @@ class StreamGroup:
         first_stream: the number of its first stream among all streams.
         columns: these streams among those of the rollout actor.
         timer: entered for each step, and for the first reset.
+        stagger: as of `make_vector`.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class StreamGroup:
         first_stream: int,
         columns: slice,
         timer: AbstractContextManager[None],
+        stagger: int | None = None,
     ) -> None:
         count = columns.stop - columns.start
         self.columns = columns
-        self._env = make_vector(task, count, seed, options=options, first_stream=first_stream)
+        self._env = make_vector(task, count, seed, options=options, first_stream=first_stream, stagger=stagger)
         self._tasks = spread([each.name for each in find_tasks(task)], count, first_stream)
         self.spec = ObservationSpec.of(self._env)
         self._timer = timer
@@ -164,6 +166,8 @@ class ActorConfig:
     """The number of the first of the actors that its learner has; streams are numbered learner by learner."""
     final_observations: bool = False
     """Whether rollouts hold what episodes showed last, where a time limit cut them off."""
+    stagger_streams: bool = False
+    """Whether the first episode of each stream is cut short so that streams are not in phase."""
 
     @property
     def first_stream(self) -> int:
@@ -210,8 +214,9 @@ class RolloutActor:
         self._config = config
         seeds = self._randomness().generate_state(config.num_groups, np.uint64)
         timer, first = StepTimer(step_timeout), config.index * config.num_streams
+        stagger = config.seed if config.stagger_streams else None
         self._groups = [
-            StreamGroup(config.task, config.env, int(seed), first + columns.start, columns, timer)
+            StreamGroup(config.task, config.env, int(seed), first + columns.start, columns, timer, stagger)
             for seed, columns in zip(seeds, config.columns, strict=True)
         ]
         self.spec = self._groups[0].spec

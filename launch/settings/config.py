@@ -57,6 +57,9 @@ class TrainConfig(Generic[EnvOptions]):
     one in this process, without Ray, bit-identical for one seed on a CPU."""
     streams_per_actor: int = 24
     """Environments that each rollout actor steps together."""
+    stagger_streams: bool = False
+    """Cut the first episode of each stream short at a step drawn by the seed, so that streams of a task whose episodes
+    all have the same number of steps do not end them together; these are not counted. On for such tasks by default."""
     rollouts_in_flight: int = 2
     """Rollouts that an actor may be ahead of the learner; at least 2, so that it never waits for weights, but 1 where
     the algorithm learns on-policy."""
@@ -213,6 +216,10 @@ class TrainConfig(Generic[EnvOptions]):
             )
         for task in self.tasks:
             task.checked_options(self.env)
+        if self.stagger_streams and not any(task.episode_steps(self.env) for task in self.tasks):
+            raise ConfigError(
+                f"--stagger-streams is True, but it must be False with {self.task}, whose episodes differ in length"
+            )
         if self.num_actors == 0 and (seconds := self.tasks[0].killed_after(self.env)):
             raise ConfigError(
                 f"--step-timeout is {seconds:g}, but it must be 0 with --num-actors 0: a step that does not return "

@@ -31,7 +31,9 @@ def preset(
     if algorithm in ALGORITHM_SETTINGS:
         config = _with_settings(config, {"algorithm": algorithm, **ALGORITHM_SETTINGS[algorithm]})
     streams_needed = -(-len(tasks) // max(config.num_actors, 1))
-    config = replace(config, streams_per_actor=max(config.streams_per_actor, streams_needed))
+    streams = max(config.streams_per_actor, streams_needed)
+    in_phase = any(each.episode_steps(options) for each in tasks)
+    config = replace(config, streams_per_actor=streams, stagger_streams=in_phase)
     return replace(config, **config.in_step)
 
 

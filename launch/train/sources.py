@@ -153,6 +153,7 @@ def _actor_configs(
             first_index=first_index,
             incarnation=incarnation,
             final_observations=config.bootstrap_at_time_limits,
+            stagger_streams=config.stagger_streams,
             num_groups=config.stream_groups or groups,
         )
         for index in range(max(config.num_actors, 1))

@@ -326,3 +326,27 @@ def test_a_bad_option_is_named(task: str, options: dict, named: str) -> None:
 def test_options_of_other_tasks_do_not_matter() -> None:
     make_vector("memory/parity", 1, 0, options=MemoryOptions(delay=0, symbols=0, lag=0, corridor_length=0))
     make_vector("memory/copy", 1, 0, options=MemoryOptions(symbols=9))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_streams_that_begin_at_any_time_are_as_each_alone(task: str) -> None:
+    streams = 3
+    together = make_vector(f"memory/{task}", streams, 0, options=SMALL)
+    alone = [make_vector(f"memory/{task}", 1, 0, options=SMALL) for _ in range(streams)]
+    shown = together.reset(seed=[5, 6, 7])[0]
+    np.testing.assert_array_equal(shown, np.concatenate([env.reset(seed=5 + i)[0] for i, env in enumerate(alone)]))
+    choose = np.random.default_rng(1)
+    for _ in range(200):
+        actions = choose.integers(together.single_action_space.n, size=streams)
+        *ours, info = together.step(actions)
+        theirs = [env.step(actions[i : i + 1]) for i, env in enumerate(alone)]
+        for our, *their in zip(ours, *(each[:4] for each in theirs), strict=True):
+            np.testing.assert_array_equal(our, np.concatenate(their))
+        for i in np.flatnonzero(ours[2]):
+            final = Signals.of(theirs[i][4]).final_observation
+            np.testing.assert_array_equal(Signals.of(info).final_observation[i], final[0])
+        mask = choose.random(streams) < choose.choice([0, 0, 0.1, 0.5])
+        if mask.any():
+            shown = together.reset(options={"reset_mask": mask})[0]
+            for i in np.flatnonzero(mask):
+                np.testing.assert_array_equal(shown[i], alone[i].reset()[0][0])

@@ -195,3 +195,21 @@ def test_serve_ends(read: bool, tmp_path: Path) -> None:
                 assert rollout_of(orders.recv()).sequence[0] == 3
         served.result(60)
     shared.close()
+
+
+def test_staggered_streams_begin_where_their_numbers_say_and_count_whole_episodes_only() -> None:
+    staggered = replace(CONFIG, index=0, num_streams=8, stagger_streams=True, final_observations=True)
+    rollouts, reported = collect(staggered, 3)
+    halves = [collect(replace(staggered, index=index, num_streams=4), 3)[0] for index in (0, 1)]
+    for whole, *parts in zip(rollouts, *halves, strict=True):
+        for name in ("is_first", "truncated"):
+            np.testing.assert_array_equal(getattr(whole, name), np.hstack([getattr(part, name) for part in parts]))
+    begins = np.concatenate([rollout.is_first[:-1] for rollout in rollouts])
+    truncated = np.concatenate([np.asarray(rollout.truncated) for rollout in rollouts])
+    second = begins[1:].argmax(axis=0) + 1
+    assert len(set(second.tolist())) > 1
+    assert truncated.sum() == (second < CORRIDOR + 1).sum() > 0
+    assert truncated[second - 1, np.arange(8)].tolist() == (second < CORRIDOR + 1).tolist()
+    lengths = [episode.length for episodes in reported for episode in episodes]
+    assert set(lengths) == {CORRIDOR + 1}
+    assert len(lengths) == begins[1:].sum() + np.asarray(rollouts[-1].is_first[-1]).sum() - truncated.sum()

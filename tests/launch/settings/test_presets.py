@@ -207,3 +207,23 @@ def test_a_configuration_with_an_earlier_name_of_an_option_is_still_read() -> No
     values = config.to_json()
     values["env"]["max_failures"] = values["env"].pop("max_engine_failures")
     assert config_from_json(values, Path("config.json")) == config
+
+
+def test_streams_are_staggered_where_episodes_have_one_length() -> None:
+    for task, staggered in (
+        ("memory/key_to_door", True),
+        ("popgym/RepeatFirstEasy", True),
+        ("minigrid/MemoryS7", False),
+    ):
+        assert preset(task).stagger_streams is staggered
+    assert preset("memory/tmaze,memory/parity", options=MemoryOptions(pixels=True)).stagger_streams
+    with pytest.raises(
+        ConfigError, match=r"^--stagger-streams is True, but it must be False with popgym/BattleshipEasy"
+    ):
+        replace(preset("popgym/BattleshipEasy"), stagger_streams=True).check()
+
+
+def test_a_configuration_from_before_the_streams_were_staggered_keeps_them_in_phase() -> None:
+    values = preset("memory/tmaze").to_json()
+    del values["stagger_streams"]
+    assert not config_from_json(values, Path("config.json")).stagger_streams

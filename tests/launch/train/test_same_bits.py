@@ -28,7 +28,7 @@ RUNS = {
     "breakout-rtrl": f"{GAME} --gradient rtrl",
     "breakout-tbptt": f"{GAME} --gradient tbptt",
 }
-COMMON = ["--num-actors", "0", "--seed", "3", "--device", "cpu"]
+COMMON = ["--num-actors", "0", "--seed", "3", "--device", "cpu", "--no-stagger-streams"]
 
 
 def processor() -> str:
