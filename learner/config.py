@@ -7,6 +7,8 @@ from typing import Literal
 
 ON_POLICY = frozenset({"ppo", "stream", "td"})
 """Algorithms that learn from rollouts made by the newest weights."""
+ONE_STEP = frozenset({"stream", "td"})
+"""Those of them whose rollouts have one step."""
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from r2ac.agents.config import agent_label, gradient_of
 from r2ac.envs import SuiteOptions, Task, find_tasks, one_suite
 from r2ac.launch.settings.policy_lag import PREFETCHED, UNDER_WAY, least_bound
 from r2ac.learner import LearnerConfig
+from r2ac.learner.config import ONE_STEP
 
 EnvOptions = TypeVar("EnvOptions", bound=SuiteOptions)
 MAX_GROUPS = 255
@@ -158,7 +159,9 @@ class TrainConfig(Generic[EnvOptions]):
         streams with the newest weights; none for other algorithms."""
         if not self.learner.on_policy:
             return {}
-        return {"batch_size": self.num_streams, "rollouts_in_flight": 1, "publish_every": 1, "max_policy_lag": 0}
+        one_step = {"rollout_length": 1} if self.learner.algorithm in ONE_STEP else {}
+        settings = {"batch_size": self.num_streams, "rollouts_in_flight": 1, "publish_every": 1, "max_policy_lag": 0}
+        return settings | one_step
 
     def check(self) -> None:
         """Raise ConfigError, UnknownTask or InvalidOption for the first setting that is not allowed."""
@@ -228,9 +231,9 @@ class TrainConfig(Generic[EnvOptions]):
 
     def _check_in_step(self) -> None:
         """Whether the rollouts are as new as the algorithm needs them."""
-        reason = f"with --algorithm {self.learner.algorithm}, which learns from the newest rollouts of all streams"
         for name, value in self.in_step.items():
-            require(getattr(self, name) == value, name, getattr(self, name), f"{value} {reason}")
+            allowed = f"{value} with --algorithm {self.learner.algorithm}"
+            require(getattr(self, name) == value, name, getattr(self, name), allowed)
         share = self.batch_size // max(self.num_learners, 1)
         divides = f"a divisor of the {share} streams of a learner"
         _require(self.learner, "num_minibatches", divides, lambda x: share % x == 0)

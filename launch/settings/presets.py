@@ -119,6 +119,15 @@ _SETTINGS: dict[str, _Settings] = {
 }
 """By suite; the others have the paper's."""
 
+_ONE_STEP = {
+    "num_actors": 0,
+    "streams_per_actor": 1,
+    "optimiser": "sgd",
+    "learning_rate": 1.0,
+    "learning_rate_schedule": "constant",
+    "reward_clip": "none",
+}
+"""One stream in this process, and plain gradient descent with a bounded step (Elsayed et al. 2024)."""
 ALGORITHM_SETTINGS: dict[str, dict[str, Any]] = {
     "vtrace": {},
     # The defaults of Stable-Baselines3 where they mean the same; our value loss has a factor of 0.5 inside.
@@ -130,6 +139,8 @@ ALGORITHM_SETTINGS: dict[str, dict[str, Any]] = {
         "baseline_cost": 1.0,
         "entropy_cost": 0.0,
     },
+    "stream": {**_ONE_STEP, "normalise_rewards": True},
+    "td": _ONE_STEP,
 }
 """What ``--algorithm`` changes of the settings of a suite, by the names of the flags; what is not named here is the
 suite's, or the field's default."""
@@ -137,5 +148,6 @@ ALGORITHMS_OF = {
     "clip_rho clip_pg_rho clip_c vtrace_lambda": ("vtrace",),
     "n_epochs num_minibatches gae_lambda clip_range clip_range_vf clip_schedule": ("ppo",),
     "normalise_advantage target_kl": ("ppo",),
+    "trace_lambda step_bound": ("stream", "td"),
 }
 """The algorithms that read a setting, for those settings that not all read."""

@@ -9,6 +9,7 @@ from r2ac.launch.cli import main
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.settings.flags import training_config
 from r2ac.launch.settings.presets import preset
+from r2ac.learner.config import ON_POLICY
 
 TASK = "memory/tmaze"
 
@@ -35,7 +36,7 @@ def test_numbers_of_an_algorithm_have_bounds(name: str, value: float) -> None:
         with_learner(preset(TASK), **{name: value}).check()
 
 
-@pytest.mark.parametrize("algorithm", ["ppo"])
+@pytest.mark.parametrize("algorithm", sorted(ON_POLICY))
 @pytest.mark.parametrize(
     "flags", [[], ["--streams-per-actor", "6", "--num-actors", "2"], ["--num-actors", "4", "--num-learners", "2"]]
 )
@@ -56,6 +57,8 @@ def test_on_policy_a_batch_is_all_streams_and_nothing_is_ahead(algorithm: str, f
         ("--num-actors 2 --num-learners 2 --num-minibatches 128", "a divisor of the 64 streams of a learner"),
         ("--refresh-every 9 --gradient tbptt", "--refresh-every is 9, but it must be 0 with an agent that is trained"),
         ("--refresh-every 9 --core feedforward", "without sensitivities (feedforward)"),
+        ("--algorithm stream --rollout-length 5", "--rollout-length is 5, but it must be 1 with --algorithm stream"),
+        ("--trace-lambda=0.5", "--trace-lambda is a setting of --algorithm stream or td, but the algorithm is ppo"),
         ("--clip-rho 2", "--clip-rho is a setting of --algorithm vtrace, but the algorithm is ppo"),
         (
             "--algorithm vtrace --no_normalise_advantage",

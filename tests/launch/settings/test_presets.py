@@ -16,7 +16,8 @@ from r2ac.envs.minigrid import MinigridOptions
 from r2ac.launch.runtime.process import available_cores, learner_threads
 from r2ac.launch.settings.config import ConfigError, config_from_json
 from r2ac.launch.settings.flags import training_config
-from r2ac.launch.settings.presets import ALGORITHM_SETTINGS, preset
+from r2ac.launch.settings.presets import ALGORITHM_SETTINGS, ALGORITHMS_OF, preset
+from r2ac.learner.algorithms import ALGORITHMS
 
 PAPER_TASKS = ["atari/Breakout", "procgen/chaser"]
 
@@ -184,6 +185,22 @@ def test_what_an_algorithm_does_not_name_is_the_suites() -> None:
     plain, ppo = preset("memory/tmaze"), preset("memory/tmaze", algorithm="ppo")
     assert (ppo.agent, ppo.rollout_length, ppo.num_streams) == (plain.agent, plain.rollout_length, plain.num_streams)
     assert preset("memory/tmaze", algorithm="vtrace") == plain
+
+
+@pytest.mark.parametrize("algorithm", ["stream", "td"])
+def test_online_there_is_one_stream_and_an_update_at_every_step(algorithm: str) -> None:
+    config = preset("memory/tmaze", algorithm=algorithm)
+    assert (config.num_actors, config.num_streams, config.batch_size, config.rollout_length) == (0, 1, 1, 1)
+    # Predictions are of the returns as they are.
+    assert (config.agent.normalise_rewards, config.agent.reward_clip) == (algorithm == "stream", "none")
+
+
+def test_the_settings_of_an_algorithm_are_fields() -> None:
+    config = preset("memory/tmaze")
+    known = set(vars(config)) | set(vars(config.agent)) | set(vars(config.learner))
+    assert {name for settings in ALGORITHM_SETTINGS.values() for name in settings} <= known
+    assert {name for names in ALGORITHMS_OF for name in names.split()} <= set(vars(config.learner))
+    assert set(ALGORITHM_SETTINGS) == set(ALGORITHMS)
 
 
 def test_a_flag_wins_over_the_algorithms_settings() -> None:
