@@ -204,6 +204,9 @@ def _learner_parts(
         layout = RolloutLayout(config.rollout_length, config.num_streams, spec, learner.agent.core.state_size)
         kept = [math.prod(of) * np.dtype(kind).itemsize for name, (of, kind) in layout.arrays().items() if name in KEPT]
         yield BudgetPart(f"{count} rollouts of each stream", "device", count * sum(kept), "lower --refresh-rollouts")
+    if traces := learner.algorithm.traces:
+        # An update also holds the gradients of all streams, and a copy of their traces.
+        yield BudgetPart("eligibility traces", "device", 3 * _nbytes(traces), "lower --streams-per-actor")
     columns = config.batch_size // config.learner.num_minibatches
     saved = saved_for_backward(learner, spec, config.rollout_length, columns)
     nbytes = sum(saved) + _WORKING_ARRAYS * max(saved)

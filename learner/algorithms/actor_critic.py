@@ -5,6 +5,8 @@ loss = policy loss + baseline_cost * baseline loss - entropy_cost * entropy
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,7 @@ class ActorCritic:
     """One pass over a batch and one step by the sums of its losses."""
 
     metrics: tuple[str, ...] = METRICS
+    traces: Sequence[Tensor] = ()
 
     def __init__(self, context: UpdateContext) -> None:
         self._context = context

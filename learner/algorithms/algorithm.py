@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,6 +83,8 @@ class Algorithm(Protocol):
 
     metrics: tuple[str, ...]
     """The names of what it reports beside loss/total and loss/gradient_norm."""
+    traces: Sequence[Tensor]
+    """Eligibility traces of all streams, [num_streams, ...] for each parameter; none where it has no use for them."""
 
     def __init__(self, context: UpdateContext) -> None: ...
 

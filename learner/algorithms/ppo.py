@@ -12,7 +12,7 @@ last epoch's pass alone takes S across the rollout. What is kept is one sensitiv
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -119,6 +119,7 @@ class PPO:
         "loss/clip_fraction",
         "learner/steps",
     )
+    traces: Sequence[Tensor] = ()
 
     def __init__(self, context: UpdateContext) -> None:
         self._context = context

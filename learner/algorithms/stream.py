@@ -18,6 +18,8 @@ gets - delta z as its gradient.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,7 +40,7 @@ class Stream:
     def __init__(self, context: UpdateContext) -> None:
         self._context = context
         self._parameters = [each for each in context.agent.parameters() if each.requires_grad]
-        self._traces = [each.new_zeros(context.num_streams, *each.shape) for each in self._parameters]
+        self.traces: Sequence[Tensor] = [each.new_zeros(context.num_streams, *each.shape) for each in self._parameters]
         recurrent = context.agent.core.recurrent_parameters
         self._recurrent = [next(i for i, own in enumerate(self._parameters) if own is each) for each in recurrent]
 
@@ -114,13 +116,13 @@ class Stream:
         """Take the gradients into the traces and give the parameters theirs; returns the scales of the steps, [B]."""
         config, streams = self._context.config, batch.stream
         fade = config.discount * config.trace_lambda * (~batch.is_first[0]).to(error.dtype)
-        for trace, gradient in zip(self._traces, gradients, strict=True):
+        for trace, gradient in zip(self.traces, gradients, strict=True):
             trace[streams] = trace[streams] * _along(fade, trace) + gradient
-        size = torch.stack([trace[streams].flatten(1).abs().sum(1) for trace in self._traces]).sum(0)
+        size = torch.stack([trace[streams].flatten(1).abs().sum(1) for trace in self.traces]).sum(0)
         bound = config.step_bound * self._learning_rate() * error.abs().clamp_min(1) * size
         scale = 1 / bound.clamp_min(1)
         shares = -scale * error / (len(error) * self._context.collective.size)
-        for parameter, trace in zip(self._parameters, self._traces, strict=True):
+        for parameter, trace in zip(self._parameters, self.traces, strict=True):
             parameter.grad = torch.einsum("b,b...->...", shares, trace[streams])
         return scale
 
@@ -132,7 +134,7 @@ class Stream:
         """Empty the traces of these streams where the update was skipped: they may hold what is not finite."""
         if finite.device.type == "cpu" and finite:
             return
-        for trace in self._traces:
+        for trace in self.traces:
             trace[streams] = torch.where(finite, trace[streams], torch.zeros_like(trace[streams]))
 
 

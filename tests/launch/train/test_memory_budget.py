@@ -182,6 +182,14 @@ def test_an_update_in_minibatches_holds_the_activations_of_one() -> None:
     assert part == whole, "one sensitivity for each stream, however many passes"
 
 
+def test_eligibility_traces_are_of_each_stream_and_parameter() -> None:
+    learner = LearnerConfig(algorithm="stream")
+    found = sizes(budget_of(tmaze(learner=learner, rollout_length=1, batch_size=12, rollouts_in_flight=1)))
+    parameters = 2 * 8 * 4 + 2 * 8 + 2 * 8 + 8 * (4 + 8) + 8 + 8 * 4 + 4 + 8 + 1
+    assert found["eligibility traces"] == 3 * 12 * 4 * parameters
+    assert "eligibility traces" not in sizes(budget_of(tmaze()))
+
+
 def test_what_is_saved_is_what_the_formulas_say() -> None:
     # Without an encoder the core's input alone is of the size of its D = 4; N = 8, A = 4, T B = 21.
     learner = Learner(Agent(TMAZE, SMALL), LearnerConfig(), 3, 1)

@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.learner.algorithms.test_ppo import on_policy
 from torch import Tensor
 
 from r2ac.learner import Learner
+from tests.learner.algorithms.test_ppo import on_policy
 from tests.learner.test_learner import Stream, close, make_learner, make_stream, weights, with_time_limits
 
 STEPS, LAMBDA, DISCOUNT = 10, 0.7, 0.9
@@ -91,7 +91,7 @@ def test_an_episodes_end_empties_the_traces_of_its_stream_alone() -> None:
         learner.update(rollout)
     alone = rollouts[2].columns(1, 2)
     fresh.update(replace(alone, stream=np.array([0]), sequence=np.array([0])))
-    (z,), (begun,) = ([each.algorithm._traces[0]] for each in (learner, fresh))  # type: ignore[attr-defined]
+    (z,), (begun,) = ([each.algorithm.traces[0]] for each in (learner, fresh))
     close([z[1]], [begun[0]])
     assert not torch.allclose(z[0], z[1])
 
