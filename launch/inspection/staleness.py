@@ -2,7 +2,8 @@
 
 The sensitivities sum derivatives taken at the parameters of each moment. The exact gradient of a rollout is that of its
 loss at the present parameters, as if these had made the whole stored history: states and sensitivities are computed
-again from it. Both are taken of the same rollout by the parameters of the recurrence.
+again from it. Both are taken of the same rollout by the parameters of the recurrence. What the sensitivities alone do
+is in the boundary term, computed from one state by the carried sensitivities and by those from the history.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Comparison:
     angle: float
     ratio: float
     boundary_angle: float
-    """Between the two boundary terms alone."""
+    """Between two boundary terms that differ in their sensitivities alone."""
     boundary_ratio: float
     angle_after: float
     """Of the same rollout once its update is made, by the sensitivities before it: what the last of several epochs
@@ -91,21 +92,21 @@ def measure_staleness(
     past = History(history, len(learner.carries.next_sequence))
     for _ in range(history):
         rollout = collect()
-        _add(past, _on_device(rollout, learner))
+        remember(past, on_device(rollout, learner))
     past.recompute(learner.agent, learner.carries)
     learner.carries.advance(rollout.stream, rollout.sequence)
     rows = []
     for _ in range(updates + 1):
         rollout = collect()
-        batch = _on_device(rollout, learner)
+        batch = on_device(rollout, learner)
         before = copy.deepcopy(learner.carries)
-        found = _compare(learner, before, past, batch)
+        found = compare(learner, before, past, batch)
         try:
             learner.update(rollout)
         except TrainingDiverged as error:
             raise ConfigError(str(error)) from error
-        rows.append([*found, _compare(learner, before, past, batch)[0]])
-        _add(past, batch)
+        rows.append([*found, compare(learner, before, past, batch)[0]])
+        remember(past, batch)
     return Staleness(learner.config.learning_rate, history, tuple(_by_age(np.array(rows))))
 
 
@@ -123,28 +124,30 @@ def _by_age(rows: np.ndarray) -> Iterator[Comparison]:
         first, last = last + 1, max(1, 2 * last)
 
 
-def _compare(learner: Learner, carried: CarryStore, past: History, batch: Rollout[Tensor]) -> list[float]:
-    """Angles and ratios of the gradient and of the boundary term, and the angle of the part inside the rollout."""
-    exact_carries = CarryStore(learner.agent.core, len(carried.next_sequence))
-    past.recompute(learner.agent, exact_carries)
-    found = _gradient(learner, carried, batch, batch.first_state)
-    exact = _gradient(learner, exact_carries, batch)
+def compare(learner: Learner, carried: CarryStore, past: History, batch: Rollout[Tensor]) -> list[float]:
+    """Angles and ratios of the gradient and of the boundary term, and the angle of the part inside the rollout, as
+    :class:`Comparison` has them; neither the carries nor the learner's weights change."""
+    recomputed = CarryStore(learner.agent.core, len(carried.next_sequence))
+    past.recompute(learner.agent, recomputed)
+    # On-policy algorithms begin a rollout at the state that the actor had.
+    state = batch.first_state if learner.config.on_policy else carried.before(*_begun(batch))[0]
+    found = _gradient(learner, carried, batch, state)
+    of_state = _gradient(learner, recomputed, batch, state)
+    exact = _gradient(learner, recomputed, batch, recomputed.before(*_begun(batch))[0])
     whole = exact.inside + exact.boundary
     return [
         *_angle_and_ratio(found.inside + found.boundary, whole),
-        *_angle_and_ratio(found.boundary, exact.boundary),
+        *_angle_and_ratio(found.boundary, of_state.boundary),
         _angle_and_ratio(found.inside, whole)[0],
     ]
 
 
-def _gradient(
-    learner: Learner, carries: CarryStore, batch: Rollout[Tensor], state: Tensor | None = None
-) -> GradientParts:
-    """Of the batch's loss, which begins with these carries, and at ``state`` where it is given. They stay."""
+def _gradient(learner: Learner, carries: CarryStore, batch: Rollout[Tensor], state: Tensor) -> GradientParts:
+    """Of the loss of a batch that begins at ``state`` with the sensitivities of these carries, which stay."""
     agent, core = learner.agent, learner.agent.core
     # The backward pass takes sensitivities across the rollout.
-    carry = copy.deepcopy(carries).fetch(batch.stream, _never(batch), batch.first_state)
-    begun = core.with_notes(carry if state is None else replace(carry, state=state))
+    carry = replace(copy.deepcopy(carries).fetch(*_begun(batch)), state=state)
+    begun = core.with_notes(carry)
     agent.zero_grad()
     output = agent(carry=begun, **batch.inputs())
     ALGORITHMS[learner.config.algorithm].losses(output, batch, learner.config).total.backward()
@@ -163,13 +166,17 @@ def _angle_and_ratio(found: Tensor, exact: Tensor) -> tuple[float, float]:
     return float(torch.rad2deg(2 * torch.asin((chord / 2).clamp(max=1)))), float(sizes[0] / sizes[1])
 
 
-def _add(past: History, batch: Rollout[Tensor]) -> None:
-    past.add(batch, batch.first_state, _never(batch))
+def remember(past: History, batch: Rollout[Tensor]) -> None:
+    """Add a batch that was played with the newest weights: its streams' states are the learner's."""
+    _, never, state = _begun(batch)
+    past.add(batch, state, never)
 
 
-def _never(batch: Rollout[Tensor]) -> Tensor:
-    return torch.zeros_like(batch.stream, dtype=torch.bool)
+def _begun(batch: Rollout[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """What carries are fetched by, of streams that go on."""
+    return batch.stream, torch.zeros_like(batch.stream, dtype=torch.bool), batch.first_state
 
 
-def _on_device(rollout: Rollout[np.ndarray], learner: Learner) -> Rollout[Tensor]:
+def on_device(rollout: Rollout[np.ndarray], learner: Learner) -> Rollout[Tensor]:
+    """As tensors where the learner is."""
     return Rollout(**{name: torch.from_numpy(array).to(learner.device) for name, array in rollout.arrays().items()})
