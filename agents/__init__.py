@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from r2ac.agents.config import AgentConfig, Gradient
 
 if TYPE_CHECKING:
+    from r2ac.agents.actions import ActionSpec, BoxActions, DiscreteActions, MultiDiscreteActions
     from r2ac.agents.agent import Agent, ObservationSpec, RolloutOutput, StepOutput
     from r2ac.agents.core import Carry, Core
     from r2ac.agents.cores import CORES
@@ -17,15 +18,19 @@ if TYPE_CHECKING:
 __all__ = [
     "CORES",
     "ELSTM",
+    "ActionSpec",
     "Agent",
     "AgentConfig",
+    "BoxActions",
     "Carry",
     "Core",
+    "DiscreteActions",
     "FeedForward",
     "Gradient",
     "ImpalaEncoder",
     "InstructionEncoder",
     "MLPEncoder",
+    "MultiDiscreteActions",
     "NatureEncoder",
     "ObservationSpec",
     "Recurrent",
@@ -33,7 +38,7 @@ __all__ = [
     "StepOutput",
 ]
 
-_MODULES = ("agent", "cores", "encoders", "recurrent")
+_MODULES = ("actions", "agent", "cores", "encoders", "recurrent")
 """Where all other names are found."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from r2ac.agents.actions import ActionSpec, PolicyHead
 from r2ac.agents.config import AgentConfig
 from r2ac.agents.core import Carry
 from r2ac.agents.cores import make_core
@@ -24,8 +25,7 @@ class ObservationSpec:
 
     shape: tuple[int, ...]
     """[C, H, W] of an image, or [size] of a vector."""
-    num_actions: int
-    """Discrete actions (A)."""
+    actions: ActionSpec
     instruction_length: int = 0
     """Words of an instruction (L); 0 where there are no instructions."""
     instruction_ids: int = 0
@@ -34,7 +34,7 @@ class ObservationSpec:
     @staticmethod
     def of(env: Any) -> ObservationSpec:
         """The spec of a ``gymnasium.vector.VectorEnv``; the agent's folder does without Gymnasium."""
-        shape, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
+        shape, actions = tuple(env.single_observation_space.shape), ActionSpec.of(env.single_action_space)
         ids = getattr(env.unwrapped, "single_instruction_space", None)
         if ids is None:
             return ObservationSpec(shape, actions)
@@ -45,8 +45,9 @@ class ObservationSpec:
 class StepOutput:
     """What the agent computes in one step of B streams."""
 
+    actions: ActionSpec
     logits: Tensor
-    """[B, A]."""
+    """The parameters of the policy, [B, P]."""
     value: Tensor
     """[B]."""
     state: Tensor
@@ -59,8 +60,9 @@ class StepOutput:
 class RolloutOutput:
     """What the agent computes over a rollout of T steps and the observation after them."""
 
+    actions: ActionSpec
     logits: Tensor
-    """[T, B, A]."""
+    """The parameters of the policy, [T, B, P]."""
     values: Tensor
     """[T, B]."""
     bootstrap_value: Tensor
@@ -104,7 +106,8 @@ class Agent(nn.Module):
             features += self.instruction_encoder.features
         self.core = make_core(features + 1, config)
         self.readout = Readout(self.core, config)
-        self.policy = nn.Linear(self.readout.output_size, spec.num_actions)
+        self.actions = spec.actions.configured(config)
+        self.policy = PolicyHead(self.readout.output_size, self.actions, config)
         self.value = nn.Linear(self.readout.output_size, 1)
         self.rewards = RewardTransform(config.reward_clip, config.normalise_rewards)
         self.encoder_dtype = torch.float32
@@ -147,6 +150,7 @@ class Agent(nn.Module):
         with scope("heads"):
             features = self.readout(h, x)
             return RolloutOutput(
+                actions=self.actions,
                 logits=self.policy(features),
                 values=self.value(features).squeeze(-1),
                 bootstrap_value=bootstrap.value,
@@ -175,7 +179,7 @@ class Agent(nn.Module):
             h, state = self.core.transition(x, state, is_first)
         with scope("heads"):
             features = self.readout(h, x)
-            return StepOutput(self.policy(features), self.value(features).squeeze(-1), state, x)
+            return StepOutput(self.actions, self.policy(features), self.value(features).squeeze(-1), state, x)
 
     def _final_values(self, observation: Tensor, reward: Tensor, states: Tensor, instruction: Tensor | None) -> Tensor:
         """Values [T, B] of what was shown after each step, each a step on from the state after it, [T, B, S]. Computed

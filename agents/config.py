@@ -56,6 +56,10 @@ class AgentConfig:
     """Bound that rewards are clipped to, in the losses and in the core's input; none: as the environment gives them."""
     normalise_rewards: bool = False
     """Divide rewards, before they are clipped, by the running deviation of the discounted return."""
+    action_deviation: Literal["state-independent", "state-dependent"] = "state-independent"
+    """The deviations of continuous actions: one parameter each, or computed by the network in every step."""
+    squash_actions: bool = False
+    """Squash continuous actions by tanh and scale them to their bounds, instead of clipping them."""
 
     @property
     def label(self) -> str:

@@ -39,7 +39,7 @@ from report import (
     write_files,
 )
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.kernels import GATES
 from r2ac.learner import Learner, LearnerConfig, Rollout
 
@@ -104,7 +104,7 @@ class Update:
         self, method: str, preset: Preset, steps: int, batch: int, config: LearnerConfig, device: torch.device
     ) -> None:
         torch.manual_seed(0)
-        spec = ObservationSpec(preset.image, preset.actions)
+        spec = ObservationSpec(preset.image, DiscreteActions(preset.actions))
         agent = Agent(spec, AgentConfig(hidden_size=preset.hidden, encoder_features=FEATURES))
         agent.core = make_core(method, agent.core.input_size, preset.hidden, torch.device("cpu"))
         self.learner = Learner(agent.to(device), config, num_streams=batch, total_steps=10**12)

@@ -127,7 +127,7 @@ def measure_learner(setting: Setting, threads: int) -> float:
     env.close()
     agent = Agent(spec, agent_config(setting, config)).to(device)
     learner = Learner(agent, config.learner, num_streams=setting.batch, total_steps=10**12)
-    shape = Preset(spec.shape, setting.hidden, spec.num_actions, 1, setting.length, ())
+    shape = Preset(spec.shape, setting.hidden, spec.actions.parameters, 1, setting.length, ())
     rollout = synthetic_rollout(setting.length, setting.batch, shape, agent.core.state_size)
 
     def run() -> None:

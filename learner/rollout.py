@@ -29,9 +29,9 @@ class Rollout(Generic[Array]):
     is_first: Array
     """[T+1, B] bool, true where a step begins an episode."""
     action: Array
-    """[T, B] int64."""
+    """[T, B, ...], rows as `ActionSpec` describes them: [T, B] int64 where actions are discrete."""
     behaviour_logits: Array
-    """[T, B, A] float32, the policy that chose the actions."""
+    """[T, B, P] float32, the parameters of the policy that chose the actions."""
     first_state: Array
     """[B, N] float32, the cell state that the actor held before the first step."""
     stream: Array

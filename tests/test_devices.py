@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from r2ac.agents import ELSTM, Agent, AgentConfig, Carry, ObservationSpec
+from r2ac.agents import ELSTM, Agent, AgentConfig, Carry, DiscreteActions, ObservationSpec
 from r2ac.kernels.sensitivity import row_stride
 from r2ac.learner import CarryStore, Learner, LearnerConfig, Rollout
 
@@ -129,7 +129,12 @@ def make_learner(
 ) -> Learner:
     torch.manual_seed(5)
     agent = agent or AgentConfig(hidden_size=HIDDEN, encoder_features=8)
-    return Learner(Agent(ObservationSpec(shape, 3), agent).to(device), LearnerConfig(**config), BATCH, 10**6)
+    return Learner(
+        Agent(ObservationSpec(shape, DiscreteActions(3)), agent).to(device),
+        LearnerConfig(**config),
+        BATCH,
+        10**6,
+    )
 
 
 def weights(learner: Learner) -> list[Tensor]:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from r2ac.agents import ELSTM, Agent, AgentConfig, Carry, ObservationSpec
+from r2ac.agents import ELSTM, Agent, AgentConfig, Carry, DiscreteActions, ObservationSpec
 from r2ac.agents.config import Gradient
 from r2ac.kernels import GATES, REFERENCE, kernels_for
 from r2ac.learner import Learner, LearnerConfig, Rollout
@@ -59,7 +59,10 @@ def bytes_of_the_core(gradient: Gradient, T: int, B: int, N: int, D: int, stream
 
 def bytes_of_an_update(gradient: Gradient, T: int, B: int, N: int, D: int) -> int:
     """Peak of the learner's whole update."""
-    agent = Agent(ObservationSpec((D - 1,), 3), AgentConfig(gradient, hidden_size=N, encoder="none")).to(DEVICE)
+    agent = Agent(
+        ObservationSpec((D - 1,), DiscreteActions(3)),
+        AgentConfig(gradient, hidden_size=N, encoder="none"),
+    ).to(DEVICE)
     learner = Learner(agent, LearnerConfig(cuda_graph=False), num_streams=B, total_steps=10**6)
     random = np.random.default_rng(0)
 

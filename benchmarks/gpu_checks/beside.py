@@ -13,7 +13,7 @@ from learner_update import FEATURES, PRESETS, QUICK, WARM_UP, Preset, Update
 from methods import RTRL
 
 from gpu_checks.session import Session
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.learner import LearnerConfig
 
 FOLDER = Path(__file__).parents[1]
@@ -72,7 +72,7 @@ def act_when_asked() -> None:
     """The other process: for each line with a number of seconds, act so long and print the seconds of a step."""
     device, quick = torch.device(sys.argv[1]), "quick" in sys.argv
     preset: Preset = (QUICK if quick else PRESETS)["atari"]
-    spec = ObservationSpec(preset.image, preset.actions)
+    spec = ObservationSpec(preset.image, DiscreteActions(preset.actions))
     agent = Agent(spec, AgentConfig(hidden_size=preset.hidden, encoder_features=FEATURES)).eval().to(device)
     observation = torch.zeros(STREAMS, *preset.image, dtype=torch.uint8)
     reward, is_first = torch.zeros(STREAMS), torch.zeros(STREAMS, dtype=torch.bool)

@@ -19,7 +19,7 @@ from learner_update import WORD_IDS, Preset, synthetic_rollout
 from torch import Tensor
 
 from gpu_checks.session import Session
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.kernels import kernels_for
 from r2ac.learner import Learner, LearnerConfig, Rollout, use_matmul_precision
 
@@ -49,7 +49,7 @@ class Case:
     def learner(self, device: torch.device, **config: Any) -> Learner:
         """With the same weights each time."""
         torch.manual_seed(5)
-        spec = ObservationSpec(self.shape, ACTIONS, self.words, WORD_IDS if self.words else 0)
+        spec = ObservationSpec(self.shape, DiscreteActions(ACTIONS), self.words, WORD_IDS if self.words else 0)
         settings = LearnerConfig(**{**self.config, **config})
         return Learner(Agent(spec, self.agent).to(device), settings, self.batch, 10**6)
 

@@ -11,14 +11,14 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from r2ac.agents import Agent, StepOutput
+from r2ac.agents import ActionSpec, Agent, StepOutput
 from r2ac.envs import Signals
-from r2ac.learner.algorithms.actions import choose_actions
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is done in one step of B streams: actions, int64 [B], and what the agent computed; None where none plays."""
+    """What is done in one step of B streams: actions [B, ...] as the environment takes them, and what the agent
+    computed; None where none plays."""
 
     action: np.ndarray
     output: StepOutput | None = None
@@ -50,13 +50,14 @@ class Player:
         output = self._agent.step(seen, got, first, self._state, words)
         jacobian = self._agent.core.retention(output.core_input, self._state, first) if self._jacobians else None
         self._state, logits = output.state, output.logits.cpu().numpy()
-        uniforms = None if self._greedy else self._random.random(len(logits))
-        return Decision(choose_actions(logits, uniforms), output, jacobian)
+        actions = self._agent.actions
+        uniforms = None if self._greedy else self._random.random((len(logits), *actions.shape))
+        return Decision(actions.to_env(actions.choose(logits, uniforms)), output, jacobian)
 
 
-def at_random(num_actions: int, random: np.random.Generator) -> Act:
-    """Draws each of ``num_actions`` actions with the same probability."""
-    return lambda observation, *_: Decision(random.integers(num_actions, size=len(observation)))
+def at_random(actions: ActionSpec, random: np.random.Generator) -> Act:
+    """Draws all actions with the same probability."""
+    return lambda observation, *_: Decision(actions.at_random(random, len(observation), None))
 
 
 @dataclass(frozen=True)

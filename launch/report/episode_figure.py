@@ -23,9 +23,10 @@ _GREEN = "#009E73"
 @drawn()
 def draw_episode(episode: PlayedEpisode, names: Sequence[str], stacked: int, label: str) -> Markup:
     """Over the steps: the observed features where they are a vector (of ``stacked`` ones the newest), the probabilities
-    of the actions by their ``names`` with those taken, and the value estimate with the rewards."""
-    actions = episode.probabilities.shape[1]
-    heights = [min(max(0.5, 0.13 * actions), 2.0), 0.9]
+    of the actions by their ``names`` with those taken, or continuous actions as lines, and the value estimate
+    with the rewards."""
+    choices = episode.probabilities.shape[1]
+    heights = [min(max(0.5, 0.13 * choices), 2.0) if choices else 0.9, 0.9]
     features = None
     if episode.observations.ndim == 2:
         features = episode.observations[:, -(episode.observations.shape[1] // stacked) :].T
@@ -54,9 +55,13 @@ def _heat_map(axes: Axes, values: NDArray[np.floating]) -> None:
 
 
 def _draw_actions(axes: Axes, episode: PlayedEpisode, names: Sequence[str]) -> None:
+    if not episode.probabilities.size:
+        axes.plot(range(len(episode)), episode.actions, lw=1.2, marker="o" if len(episode) == 1 else "")
+        axes.set_ylabel("action")
+        return
     _heat_map(axes, episode.probabilities.T)
     size = float(np.clip(120 / len(episode), 1.0, 3.5))
-    axes.plot(range(len(episode)), episode.actions, "o", color=ORANGE, ms=size, mew=0)
+    axes.plot(range(len(episode)), episode.chosen, "o", color=ORANGE, ms=size, mew=0)
     if len(names) <= _MOST_NAMES:
         axes.set_yticks(range(len(names)), names, fontsize=8)
     else:

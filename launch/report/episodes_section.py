@@ -21,7 +21,7 @@ from r2ac.launch.report.study import Configuration, Study
 from r2ac.launch.runs.loading import TrainedAgent, choose_device
 from r2ac.launch.runs.run_groups import RunGroup
 from r2ac.launch.runtime.progress import short_count
-from r2ac.launch.watching.action_names import action_names
+from r2ac.launch.watching.action_names import action_names, taken_text
 from r2ac.launch.watching.episodes import PlayedEpisode, Scene
 from r2ac.launch.watching.memory_analysis import NoCues, cue_groups, cue_memory
 from r2ac.launch.watching.memory_plot import draw_cue_memory
@@ -102,7 +102,10 @@ def _group_blocks(configuration: Configuration, group: RunGroup) -> list[Markup]
 
 def _how_to_read(played: PlayedAgent) -> str:
     seen = "Observed features (blue above 0, orange below); " if played.episode.observations.ndim == 2 else ""
-    rest = "probabilities of the actions (darker: more probable; dots: taken); value estimate, and rewards as bars"
+    done = "probabilities of the actions (darker: more probable; dots: taken)"
+    if not played.episode.probabilities.size:
+        done = "actions"
+    rest = f"{done}; value estimate, and rewards as bars"
     return capitalised(f"{seen}{rest}.")
 
 
@@ -113,7 +116,8 @@ def _frames(played: PlayedAgent) -> list[tuple[bytes, str, tuple[str, ...]]]:
     for step in dict.fromkeys(np.linspace(0, len(episode) - 1, _FRAMES).round().astype(int).tolist()):
         image = Image.fromarray(newest_image(episode.observations[step], played.scene.stacked))
         image.thumbnail((_LARGEST, _LARGEST), Image.Resampling.BOX)
-        reward, action = float(episode.rewards[step]), played.action_names[int(episode.actions[step])]
+        reward = float(episode.rewards[step])
+        action = taken_text(played.action_names, episode.chosen[step], episode.actions[step])
         paid = (f"reward {signed(reward)}",) if reward else ()
         lines = (f"step {step}", action, f"value {episode.values[step]:.3g}", *paid)
         pictures.append((_png(image), f"Observation of {played.scene.task} at step {step}", lines))

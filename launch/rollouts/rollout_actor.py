@@ -26,7 +26,6 @@ from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
 from r2ac.launch.runtime.process import set_up_process
 from r2ac.launch.runtime.step_timer import StepTimer
 from r2ac.learner import Rollout
-from r2ac.learner.algorithms.actions import choose_actions
 
 ORDER = struct.Struct("=q")
 """A message on an actor's socket. The actor's first is its key; after that each to the actor orders a rollout, by the
@@ -99,7 +98,7 @@ class StreamGroup:
                 rollout.final_observation[t - 1, self.columns] = self._final_observation
 
     def step(self, action: np.ndarray) -> list[Episode]:
-        """Step every stream; returns the episodes that ended."""
+        """Step every stream by actions as the environment takes them; returns the episodes that ended."""
         with self._timer:
             self._observation, reward, terminated, truncated, info = self._env.step(action)
         signals = Signals.of(info)
@@ -220,6 +219,7 @@ class RolloutActor:
             for seed, columns in zip(seeds, config.columns, strict=True)
         ]
         self.spec = self._groups[0].spec
+        self._actions = self.spec.actions.configured(config.agent)
         self._memory = None if memory is None else SharedRollouts(memory.layout, memory.open())
         self._weights = None if weights is None else SharedWeights(weights.open())
         self._policy: Policy
@@ -264,10 +264,10 @@ class RolloutActor:
                 asked = time.perf_counter()
                 policy.answer(number, t)
                 logits = rollout.behaviour_logits[t, group.columns]
-                action = choose_actions(logits, uniforms[t, group.columns])
+                action = self._actions.choose(logits, uniforms[t, group.columns])
                 rollout.action[t, group.columns] = action
                 inferring += time.perf_counter() - asked
-                episodes += group.step(action)
+                episodes += group.step(self._actions.to_env(action))
                 group.record(rollout, t + 1)
                 if t + 1 < steps:
                     policy.ask(number, t + 1)

@@ -62,7 +62,7 @@ class TrainedAgent:
             load_model_state(agent, self.model)
         except (ConfigError, CheckpointError) as error:
             shown = f"observations {list(spec.shape)}{' with instructions' if spec.instruction_length else ''}"
-            there = f"{task}, which has {shown} and {spec.num_actions} actions"
+            there = f"{task}, which has {shown} and {spec.actions}"
             raise CheckpointError(f"the agent of {self.path} cannot play {there}: {error}") from error
         return agent
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+from gymnasium.spaces import Box, MultiDiscrete
 from gymnasium.vector import VectorEnv
+
+from r2ac.launch.watching.pictures import action_text
 
 _MOVES = ("up", "down", "left", "right")
 # As the docstrings of the tasks number them; answers that are symbols have no other name than their number.
@@ -30,12 +35,23 @@ _DMLAB = {
 
 
 def action_names(task: str, env: VectorEnv) -> tuple[str, ...]:
-    """The name of every action: its meaning where the suite or the engine knows it, else its number. ``env`` is the
-    task's environment, as `make_vector` makes it."""
-    number = int(env.single_action_space.n)  # type: ignore[attr-defined]
+    """The name of every action: its meaning where the suite or the engine knows it, else its number; of an action of
+    several parts, the name of every choice of each part, or of each part that is continuous. ``env`` is the task's
+    environment, as `make_vector` makes it."""
+    space = env.single_action_space
+    if isinstance(space, MultiDiscrete):
+        return tuple(f"{part}: {choice}" for part, size in enumerate(space.nvec) for choice in range(size))
+    if isinstance(space, Box):
+        return tuple(f"action {part}" for part in range(space.shape[0]))
+    number = int(space.n)  # type: ignore[attr-defined]
     suite, _, name = task.partition("/")
     names = _known(suite, name, number, env.unwrapped)
     return names if len(names) == number else tuple(map(str, range(number)))
+
+
+def taken_text(names: Sequence[str], chosen: np.ndarray, action: np.ndarray) -> str:
+    """An action by the names of what was chosen, int64 [K], or by its numbers where it is continuous."""
+    return ", ".join(names[i] for i in chosen) if len(chosen) else action_text(action)
 
 
 def _known(suite: str, name: str, number: int, engine: Any) -> tuple[str, ...]:

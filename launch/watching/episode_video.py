@@ -81,7 +81,8 @@ def contact_sheet(film: Film) -> Image.Image:
 
 def frame(film: Film, number: int, step: int) -> Image.Image:
     """One step: the observation, and beside it the reward that its action was paid and the return so far, the value
-    estimates so far, and the probabilities of the actions, the one that was taken in orange."""
+    estimates so far, and the probabilities of the actions, the one that was taken in orange; or
+    the numbers of a continuous action."""
     episode = film.episodes[number]
     left = _observation(film, episode, step)
     if episode.instructions:
@@ -175,13 +176,25 @@ def _chart(film: Film, episode: PlayedEpisode, step: int) -> Image.Image:
 
 
 def _policy(film: Film, episode: PlayedEpisode, step: int) -> Image.Image:
-    probabilities, taken = episode.probabilities[step], int(episode.actions[step])
-    note = f"taken: {film.action_names[taken]}"
+    probabilities, taken = episode.probabilities[step], episode.chosen[step].tolist()
+    if not taken:
+        return _continuous(film, episode, step)
+    note = f"taken: {', '.join(film.action_names[i] for i in taken)}"
     if len(probabilities) > _MOST_ROWS:
         return _titled("action probabilities", _columns(probabilities, taken), note, FIRST)
     texts = [f"{100 * p:.0f} %" for p in probabilities]
     bars = _bars(film.action_names, probabilities, texts, _WIDTH, "100 %", taken)
     return _titled("action probabilities", bars, note, FIRST)
+
+
+def _continuous(film: Film, episode: PlayedEpisode, step: int) -> Image.Image:
+    """The numbers of the action as bars, on the scale of all episodes; of many the first ones."""
+    largest = max(float(np.abs(played.actions).max()) for played in film.episodes) or 1.0
+    names, numbers = film.action_names[:_MOST_ROWS], episode.actions[step][:_MOST_ROWS]
+    texts = [f"{number:.3g}" for number in numbers]
+    bars = _bars(names, numbers / largest, texts, _WIDTH, "-1.23e-05", both_signs=True)
+    rest = len(film.action_names) - len(names)
+    return _titled(f"action, the first {_MOST_ROWS} numbers" if rest else "action", bars)
 
 
 def _bars(
@@ -190,11 +203,11 @@ def _bars(
     texts: Sequence[str],
     width: int,
     longest: str,
-    special: int | None = None,
+    special: Sequence[int] = (),
     both_signs: bool = False,
 ) -> Image.Image:
     """A horizontal bar for each share, a number in [-1, 1], between its name and its text, which is given the room that
-    ``longest`` takes; the special one is orange. Zero is at the left, with both signs in the middle."""
+    ``longest`` takes; the special ones are orange. Zero is at the left, with both signs in the middle."""
     row = min(_ROW, _BARS // len(names))
     letters = font(min(TEXT, row - 3))
     left = math.ceil(max(letters.getlength(name) for name in names)) + 10
@@ -209,12 +222,12 @@ def _bars(
         pen.rectangle((left, y + 3, right, y + row - 3), fill=_PALE)
         ends = sorted((zero, zero + share * reach))
         if share:
-            pen.rectangle((ends[0], y + 3, ends[1], y + row - 3), fill=FIRST if i == special else _BLUE)
+            pen.rectangle((ends[0], y + 3, ends[1], y + row - 3), fill=FIRST if i in special else _BLUE)
         pen.text((width - 1, middle), text, fill=INK, font=letters, anchor="rm")
     return picture
 
 
-def _columns(shares: np.ndarray, special: int) -> Image.Image:
+def _columns(shares: np.ndarray, special: Sequence[int]) -> Image.Image:
     """Upright bars, for more of them than names could stand beside; only the first and the last have their number."""
     height = 160
     picture = Image.new("RGB", (_WIDTH, height + TEXT + 8), PAPER)
@@ -223,7 +236,7 @@ def _columns(shares: np.ndarray, special: int) -> Image.Image:
     for i, share in enumerate(shares.tolist()):
         x, after = (_WIDTH * j / len(shares) for j in (i, i + 1))
         top = height - share * height
-        pen.rectangle((x, top, max(x, after - 1), height), fill=FIRST if i == special else _BLUE)
+        pen.rectangle((x, top, max(x, after - 1), height), fill=FIRST if i in special else _BLUE)
     pen.text((0, height + 3), "0", fill=GREY, font=font(TEXT - 1))
     pen.text((_WIDTH - 1, height + 3), str(len(shares) - 1), fill=GREY, font=font(TEXT - 1), anchor="ra")
     return picture

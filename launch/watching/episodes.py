@@ -23,7 +23,7 @@ from r2ac.launch.runtime.step_timer import step_limit
 class PlayedEpisode:
     """The S steps of one episode of one stream (of a whole game, where the agent's episodes are lives).
 
-    The actions are int64 [S], the value estimates float32 [S], the probabilities of A actions float64 [S, A].
+    The actions are as the environment takes them, [S, ...], the value estimates float32 [S].
     """
 
     complete: bool
@@ -37,6 +37,9 @@ class PlayedEpisode:
     """Of each action, as the environment gave it, float64 [S]."""
     values: np.ndarray
     probabilities: np.ndarray
+    """Of all choices of discrete actions, float64 [S, P]; P is 0 where actions are continuous."""
+    chosen: np.ndarray
+    """Which of them were taken, int64 [S, K]: one, or one of each part of an action."""
     cells: np.ndarray
     """c_t, the core's state after each step, float32 [S, N]; N, its size, is 0 where the core remembers nothing."""
     jacobians: np.ndarray
@@ -120,9 +123,11 @@ def gather_episodes(
         output, jacobian = step.decision.output, step.decision.jacobian
         assert output is not None
         assert jacobian is not None
-        thoughts = (output.value, output.logits.double().softmax(dim=-1), output.state, jacobian)
-        own = (step.observation, step.is_first, step.decision.action, step.reward)
-        columns = (*own, *(tensor.cpu().numpy() for tensor in thoughts))
+        action = step.decision.action
+        thoughts = (output.value, output.actions.probabilities(output.logits.double()), output.state, jacobian)
+        value, probabilities, state, retention = (tensor.cpu().numpy() for tensor in thoughts)
+        own = (step.observation, step.is_first, action, step.reward, value)
+        columns = (*own, probabilities, output.actions.chosen(action), state, retention)
         for i in np.flatnonzero(share):
             # The row alone: whole batches would be kept for one stream that still plays.
             under_way[i].append((*(row[i].copy() for row in columns), step.instructions[i]))

@@ -135,7 +135,7 @@ def _with_headlines(recording: Recording, body: Image.Image, note: str = "") -> 
     if recording.stacked > 1:
         seen += f", of {recording.stacked} stacked observations the newest is shown"
     scene = recording.scene
-    how = f"{recording.player} · seed {scene.seed} · split {scene.split} · {recording.num_actions} actions"
+    how = f"{recording.player} · seed {scene.seed} · split {scene.split} · {recording.actions}"
     if recording.frames_per_step > 1:
         how += f" · {recording.frames_per_step} frames a step"
     lines = [(scene.task, TITLE), (how, TEXT), (f"{seen} · {note}" if note else seen, TEXT), (_LEGEND, TEXT)]
@@ -200,7 +200,7 @@ def _captioned(picture: Image.Image, step: int, moment: Moment) -> Image.Image:
     y, right = picture.height + 2 * border + 4, cell.width - 1
     plain, bold = font(TEXT), font(TEXT, bold=True)
     pen.text((0, y), f"step {step}", fill=INK, font=bold)
-    pen.text((right, y), f"action {moment.action}", fill=INK, font=plain, anchor="ra")
+    pen.text((right, y), f"action {action_text(moment.action)}", fill=INK, font=plain, anchor="ra")
     y += TEXT + 5
     colour = GAIN if moment.reward > 0 else LOSS if moment.reward < 0 else GREY
     pen.text((0, y), f"reward {signed(moment.reward)}", fill=colour, font=bold if moment.reward else plain)
@@ -226,9 +226,14 @@ def _vector_sheet(recording: Recording) -> Image.Image:
     figure.colorbar(picture, ax=heat, pad=0.01, fraction=0.03)
     heat.set_ylabel("feature")
     heat.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=min(len(seen), 12)))
-    action.plot(range(steps), [m.action for m in moments], ".", color=INK, markersize=5)
-    action.set(ylabel="action", ylim=(-0.6, recording.num_actions - 0.4))
-    action.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1))
+    taken = np.stack([m.action for m in moments])
+    action.set_ylabel("action")
+    if sizes := recording.actions.sizes:
+        action.plot(range(steps), taken, ".", color=INK, markersize=5)
+        action.set_ylim(-0.6, max(sizes) - 0.4)
+        action.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5, min_n_ticks=1))
+    else:
+        action.plot(range(steps), taken, linewidth=1.2)
     values = np.array([m.reward for m in moments])
     reward.bar(range(steps), values, width=0.8, color=np.where(values < 0, LOSS, GAIN))
     reward.axhline(0, color=LINE, linewidth=0.8)
@@ -305,6 +310,12 @@ def _write_mp4(frames: Iterator[Image.Image], output: Path, fps: int) -> None:
     finally:
         if writer is not None:
             writer.close()
+
+
+def action_text(action: np.ndarray) -> str:
+    """An action in a few letters: its number, or its first numbers."""
+    numbers = [f"{number:.2g}" if action.dtype.kind == "f" else str(number) for number in action.flatten()[:4]]
+    return " ".join(numbers) + (" …" if action.size > 4 else "")
 
 
 def signed(reward: float) -> str:

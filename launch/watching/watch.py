@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from r2ac.agents import ObservationSpec
+from r2ac.agents import ActionSpec, ObservationSpec
 from r2ac.envs import find_task
 from r2ac.launch.evaluation.play import Player, at_random
 from r2ac.launch.runs.loading import TrainedAgent, choose_device
@@ -23,7 +23,8 @@ class Moment:
     reward: float
     """What arrived with the observation; in the first step of an episode it belongs to the episode before."""
     is_first: bool
-    action: int
+    action: np.ndarray
+    """As the environment takes it: a number, or a row of numbers."""
     instruction: str = ""
     """In words; empty where there is none."""
 
@@ -35,7 +36,7 @@ class Recording:
     scene: Scene
     player: str
     """`random actions`, or which agent."""
-    num_actions: int
+    actions: ActionSpec
     frames_per_step: int
     moments: tuple[Moment, ...]
 
@@ -55,7 +56,7 @@ def record(scene: Scene, agent: TrainedAgent | None) -> Recording:
     CheckpointError, UnknownTask, InvalidOption, MissingPackage."""
     with closing(scene.env()) as env:
         spec, random = ObservationSpec.of(env), np.random.default_rng(scene.seed)
-        act = at_random(spec.num_actions, random)
+        act = at_random(spec.actions, random)
         if agent is not None:
             network = agent.agent(spec, choose_device("auto"), scene.task)
             act = Player(network, 1, random, scene.greedy).act
@@ -64,11 +65,11 @@ def record(scene: Scene, agent: TrainedAgent | None) -> Recording:
                 step.observation[0],
                 float(step.last_reward[0]),
                 bool(step.is_first[0]),
-                int(step.decision.action[0]),
+                step.decision.action[0],
                 step.instructions[0],
             )
             for step in scene.steps(env, act)
         )
     frames_per_step = find_task(scene.task).frames_per_step(scene.options)
     player = "random actions" if agent is None else agent.label
-    return Recording(scene, player, spec.num_actions, frames_per_step, moments)
+    return Recording(scene, player, spec.actions, frames_per_step, moments)

@@ -13,7 +13,7 @@ from torch import Tensor
 from r2ac.agents import Carry, RolloutOutput
 from r2ac.agents.scopes import scope
 from r2ac.learner.algorithms.algorithm import Descent, Losses, UpdateContext
-from r2ac.learner.algorithms.losses import baseline_loss, entropy, log_prob_of_actions, policy_gradient_loss
+from r2ac.learner.algorithms.losses import baseline_loss, policy_gradient_loss
 from r2ac.learner.algorithms.vtrace import vtrace
 from r2ac.learner.config import LearnerConfig
 from r2ac.learner.rollout import Rollout
@@ -48,8 +48,8 @@ class ActorCritic:
     @staticmethod
     def losses(output: RolloutOutput, batch: Rollout[Tensor], config: LearnerConfig) -> Losses:
         """V-trace actor-critic losses of a batch."""
-        log_prob = log_prob_of_actions(output.logits, batch.action)
-        behaviour_log_prob = log_prob_of_actions(batch.behaviour_logits, batch.action)
+        log_prob = output.actions.log_prob(output.logits, batch.action)
+        behaviour_log_prob = output.actions.log_prob(batch.behaviour_logits, batch.action)
         returns = vtrace(
             log_rhos=(log_prob - behaviour_log_prob).detach(),
             discounts=discounts(batch, config, output.values.dtype),
@@ -63,7 +63,7 @@ class ActorCritic:
         )
         policy = policy_gradient_loss(log_prob, returns.pg_advantages)
         baseline = baseline_loss(output.values, returns.targets)
-        bonus = entropy(output.logits)
+        bonus = output.actions.entropy(output.logits)
         total = policy + config.baseline_cost * baseline - config.entropy_cost * bonus
         return Losses(total, dict(zip(METRICS, (policy.detach(), baseline.detach(), bonus.detach()), strict=True)))
 

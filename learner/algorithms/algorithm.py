@@ -78,7 +78,8 @@ class UpdateContext:
 
 
 class Algorithm(Protocol):
-    """How a batch becomes an update, of an agent with a policy and a value. One is made for each learner:
+    """How a batch becomes an update, of an agent with a policy and a value; what its actions are,
+    `RolloutOutput.actions` knows. One is made for each learner:
     ``ALGORITHMS[name](context)``; what it keeps from update to update are its attributes."""
 
     metrics: tuple[str, ...]

@@ -1,25 +1,14 @@
-"""The three parts of the actor-critic loss, each summed over steps and streams (Espeholt et al. 2018, section 4.2).
+"""Parts of the actor-critic loss, each summed over steps and streams (Espeholt et al. 2018, section 4.2).
 
     loss = policy_gradient_loss + baseline_cost * baseline_loss - entropy_cost * entropy
 
-with baseline_cost 0.5 and entropy_cost 0.01 in Irie et al. 2024.
+with baseline_cost 0.5 and entropy_cost 0.01 in Irie et al. 2024; the entropy is the policy's (`r2ac.agents.actions`).
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-
-
-def log_prob_of_actions(logits: Tensor, action: Tensor) -> Tensor:
-    """log pi(a), [...], of the actions taken, [...] int64: log_softmax(logits)[a], of logits [..., A].
-
-    Raises:
-        ValueError: when the leading dimensions differ.
-    """
-    if logits.shape[:-1] != action.shape:
-        raise ValueError(f"action must be {list(logits.shape[:-1])} to match logits, got {list(action.shape)}")
-    return logits.log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
 
 def policy_gradient_loss(log_prob: Tensor, advantage: Tensor) -> Tensor:
@@ -57,12 +46,6 @@ def baseline_loss(value: Tensor, target: Tensor) -> Tensor:
     """
     _check_same_shape("target", target, "value", value)
     return 0.5 * (target.detach() - value).square().sum()
-
-
-def entropy(logits: Tensor) -> Tensor:
-    """- sum_t,b sum_a pi(a) log pi(a), a scalar, in nats, of finite logits [..., A]."""
-    log_probs = logits.log_softmax(-1)
-    return -(log_probs.exp() * log_probs).sum()
 
 
 def _check_same_shape(name: str, tensor: Tensor, like_name: str, like: Tensor) -> None:

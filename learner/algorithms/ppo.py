@@ -22,7 +22,7 @@ from r2ac.agents import Carry, Core, RolloutOutput
 from r2ac.agents.scopes import scope
 from r2ac.learner.algorithms.actor_critic import discounts, rewards_with_ends
 from r2ac.learner.algorithms.algorithm import Allow, Descent, Losses, UpdateContext
-from r2ac.learner.algorithms.losses import baseline_loss, clipped_policy_loss, entropy, log_prob_of_actions
+from r2ac.learner.algorithms.losses import baseline_loss, clipped_policy_loss
 from r2ac.learner.algorithms.vtrace import gae
 from r2ac.learner.collective import Collective, SingleLearner
 from r2ac.learner.config import LearnerConfig
@@ -75,15 +75,15 @@ def clipped_losses(
     output: RolloutOutput, batch: Rollout[Tensor], targets: Targets, config: LearnerConfig, share: Tensor
 ) -> Losses:
     """PPO's losses of a batch; ``share`` scales the clips."""
-    log_ratio = log_prob_of_actions(output.logits, batch.action) - log_prob_of_actions(
-        batch.behaviour_logits, batch.action
-    )
+    actions = output.actions
+    behaviour_log_prob = actions.log_prob(batch.behaviour_logits, batch.action)
+    log_ratio = actions.log_prob(output.logits, batch.action) - behaviour_log_prob
     policy, clipped = clipped_policy_loss(log_ratio, targets.advantage, config.clip_range * share)
     values = output.values
     if config.clip_range_vf != "none":
         bound = config.clip_range_vf * share
         values = targets.values + torch.maximum(torch.minimum(values - targets.values, bound), -bound)
-    baseline, bonus = baseline_loss(values, targets.returns), entropy(output.logits)
+    baseline, bonus = baseline_loss(values, targets.returns), actions.entropy(output.logits)
     total = policy + config.baseline_cost * baseline - config.entropy_cost * bonus
     # Schulman's estimate of KL(old || new), which is never negative (joschu.net/blog/kl-approx.html).
     kl = (log_ratio.exp() - 1 - log_ratio).sum()

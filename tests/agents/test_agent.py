@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from r2ac.agents import Agent, AgentConfig, Carry, ObservationSpec, RolloutOutput
+from r2ac.agents import Agent, AgentConfig, Carry, DiscreteActions, ObservationSpec, RolloutOutput
 from r2ac.kernels import GATES, Traces
 
 T, B, A = 6, 3, 4
@@ -16,7 +16,10 @@ VECTOR, IMAGE = (5,), (2, 7, 9)
 
 def make_agent(shape: tuple[int, ...] = VECTOR, dtype: torch.dtype = torch.float64, **config: Any) -> Agent:
     torch.manual_seed(1)
-    return Agent(ObservationSpec(shape, A), AgentConfig(hidden_size=8, encoder_features=10, **config)).to(dtype)
+    return Agent(
+        ObservationSpec(shape, DiscreteActions(A)),
+        AgentConfig(hidden_size=8, encoder_features=10, **config),
+    ).to(dtype)
 
 
 def make_inputs(shape: tuple[int, ...] = VECTOR, steps: int = T) -> tuple[Tensor, Tensor, Tensor]:
@@ -60,7 +63,10 @@ def test_the_papers_agents_have_the_papers_sizes(
     shape: tuple[int, ...], hidden: int, actions: int, parameters: int
 ) -> None:
     def count(core: Any) -> int:
-        agent = Agent(ObservationSpec(shape, actions), AgentConfig(core=core, hidden_size=hidden))
+        agent = Agent(
+            ObservationSpec(shape, DiscreteActions(actions)),
+            AgentConfig(core=core, hidden_size=hidden),
+        )
         return sum(parameter.numel() for parameter in agent.parameters())
 
     assert count("elstm") == parameters
@@ -269,7 +275,7 @@ def test_the_gradient_of_some_steps_only_is_exact_too() -> None:
 
 def test_the_spec_of_an_environment() -> None:
     env = gymnasium.make_vec("CartPole-v1", num_envs=2)
-    assert ObservationSpec.of(env) == ObservationSpec((4,), 2)
+    assert ObservationSpec.of(env) == ObservationSpec((4,), DiscreteActions(2))
     env.close()
 
 
@@ -277,7 +283,7 @@ def test_the_spec_of_an_environment() -> None:
 def test_sizes_below_one_are_named(sizes: dict[str, int]) -> None:
     words = f"at least 1, not {sizes.get('hidden_size', 256)} and {sizes.get('encoder_features', 256)}"
     with pytest.raises(ValueError, match=words):
-        Agent(ObservationSpec(VECTOR, A), AgentConfig(**sizes))  # type: ignore[arg-type]
+        Agent(ObservationSpec(VECTOR, DiscreteActions(A)), AgentConfig(**sizes))  # type: ignore[arg-type]
 
 
 def test_an_unknown_gradient_is_named() -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from r2ac.agents import Agent, AgentConfig, ImpalaEncoder, MLPEncoder, NatureEncoder, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ImpalaEncoder, MLPEncoder, NatureEncoder, ObservationSpec
 
 
 def images(batch: int, *shape: int) -> Tensor:
@@ -96,13 +96,16 @@ def test_mlp() -> None:
     ],
 )
 def test_the_observation_chooses_the_encoder(shape: tuple[int, ...], encoder: Any, kind: str, core_input: int) -> None:
-    agent = Agent(ObservationSpec(shape, 3), AgentConfig(hidden_size=4, encoder=encoder, encoder_features=12))
+    agent = Agent(
+        ObservationSpec(shape, DiscreteActions(3)),
+        AgentConfig(hidden_size=4, encoder=encoder, encoder_features=12),
+    )
     assert type(agent.encoder).__name__ == kind
     assert agent.core.input_size == core_input
 
 
 def test_no_encoder_hands_the_observation_on() -> None:
-    agent = Agent(ObservationSpec((6,), 3), AgentConfig(hidden_size=4, encoder="none"))
+    agent = Agent(ObservationSpec((6,), DiscreteActions(3)), AgentConfig(hidden_size=4, encoder="none"))
     x = torch.randn(2, 6)
     assert torch.equal(agent.encoder(x), x)
     assert not list(agent.encoder.parameters())
@@ -124,5 +127,5 @@ def test_no_encoder_hands_the_observation_on() -> None:
 )
 def test_what_does_not_fit_is_one_sentence(shape: tuple[int, ...], encoder: Any, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence) as caught:
-        Agent(ObservationSpec(shape, 3), AgentConfig(encoder=encoder))
+        Agent(ObservationSpec(shape, DiscreteActions(3)), AgentConfig(encoder=encoder))
     assert "\n" not in str(caught.value)

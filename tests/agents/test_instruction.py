@@ -9,10 +9,10 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from r2ac.agents import Agent, AgentConfig, InstructionEncoder, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, InstructionEncoder, ObservationSpec
 
 IDS, WORDS = 11, 5
-SPEC = ObservationSpec((6,), 3, instruction_length=WORDS, instruction_ids=IDS)
+SPEC = ObservationSpec((6,), DiscreteActions(3), instruction_length=WORDS, instruction_ids=IDS)
 
 
 def instructions(*shape: int) -> Tensor:
@@ -51,7 +51,7 @@ def test_the_spec_of_an_environment_with_instructions() -> None:
 
     assert ObservationSpec.of(Env()) == SPEC
     Env.single_instruction_space = None
-    assert ObservationSpec.of(Env()) == ObservationSpec((6,), 3)
+    assert ObservationSpec.of(Env()) == ObservationSpec((6,), DiscreteActions(3))
 
 
 @pytest.mark.parametrize("gradient", ["rtrl", "tbptt"])
@@ -80,4 +80,4 @@ def test_an_agent_that_reads_them_wants_them() -> None:
     agent = Agent(SPEC, AgentConfig(hidden_size=4))
     with pytest.raises(ValueError, match="reads instructions"):
         agent.step(torch.zeros(1, 6), torch.zeros(1), torch.ones(1, dtype=torch.bool), torch.zeros(1, 4))
-    assert Agent(ObservationSpec((6,), 3), AgentConfig(hidden_size=4)).instruction_encoder is None
+    assert Agent(ObservationSpec((6,), DiscreteActions(3)), AgentConfig(hidden_size=4)).instruction_encoder is None

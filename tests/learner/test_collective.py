@@ -17,7 +17,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch import multiprocessing as mp
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.learner import Collective, CollectiveBroken, Learner, LearnerConfig, ProcessGroup, Rollout, SingleLearner
 
 SIZE, ACTIONS, HIDDEN, STEPS, STREAMS, UPDATES = 3, 4, 5, 4, 6, 6
@@ -81,7 +81,7 @@ def train(case: Case, collective: Collective) -> dict[str, Any]:
         encoder_features=7,
         normalise_rewards=case.normalised,
     )
-    agent = Agent(ObservationSpec((SIZE,), ACTIONS), config).to(case.dtype)
+    agent = Agent(ObservationSpec((SIZE,), DiscreteActions(ACTIONS)), config).to(case.dtype)
     settings = LearnerConfig(
         algorithm=case.algorithm,  # type: ignore[arg-type]
         optimiser=case.optimiser,  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.learner import Learner, LearnerConfig, Rollout, concatenate
 
 SIZE, ACTIONS, HIDDEN = 3, 4, 5
@@ -80,7 +80,7 @@ def make_learner(
 ) -> Learner:
     torch.manual_seed(5)
     agent_config = AgentConfig(gradient, hidden_size=HIDDEN, encoder=encoder, encoder_features=6, **(rewards or {}))
-    agent = Agent(ObservationSpec((SIZE,), ACTIONS), agent_config).double()
+    agent = Agent(ObservationSpec((SIZE,), DiscreteActions(ACTIONS)), agent_config).double()
     for parameter in agent.parameters():
         if parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.5)
@@ -344,7 +344,7 @@ def test_no_part_of_an_update_asks_for_a_number(gradient: str, optimiser: str) -
     """Tensors without numbers stand for a device that has not yet computed them: whoever waits for one, fails."""
     with FakeTensorMode():
         config = AgentConfig(gradient, hidden_size=HIDDEN, normalise_rewards=True)  # type: ignore[arg-type]
-        agent = Agent(ObservationSpec((3, 16, 16), ACTIONS), config)
+        agent = Agent(ObservationSpec((3, 16, 16), DiscreteActions(ACTIONS)), config)
         learner = Learner(agent, LearnerConfig(optimiser=optimiser), 3, 10**6)  # type: ignore[arg-type]
         rollout = replace(
             with_time_limits(make_stream()).cut(0, 6, 0),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.learner import Learner, LearnerConfig, Rollout, TrainingDiverged
 
 SIZE, ACTIONS, HIDDEN, STEPS, STREAMS = 3, 4, 5, 4, 3
@@ -16,7 +16,10 @@ SIZE, ACTIONS, HIDDEN, STEPS, STREAMS = 3, 4, 5, 4, 3
 
 def make_learner(**config: Any) -> Learner:
     torch.manual_seed(5)
-    agent = Agent(ObservationSpec((SIZE,), ACTIONS), AgentConfig(hidden_size=HIDDEN, encoder_features=6))
+    agent = Agent(
+        ObservationSpec((SIZE,), DiscreteActions(ACTIONS)),
+        AgentConfig(hidden_size=HIDDEN, encoder_features=6),
+    )
     return Learner(agent, LearnerConfig(**config), STREAMS, total_steps=1000)
 
 

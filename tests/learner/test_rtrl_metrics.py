@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from r2ac.agents import ELSTM, Agent, AgentConfig, ObservationSpec
+from r2ac.agents import ELSTM, Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.learner import Learner, LearnerConfig, Rollout
 from r2ac.learner.carries import CarryStore
 from r2ac.learner.rtrl_metrics import (
@@ -165,7 +165,7 @@ def make_learner(
 ) -> Learner:
     torch.manual_seed(5)
     agent_config = AgentConfig(gradient, core, hidden_size=HIDDEN, encoder="none")
-    agent = Agent(ObservationSpec((SIZE,), ACTIONS), agent_config).to(dtype)
+    agent = Agent(ObservationSpec((SIZE,), DiscreteActions(ACTIONS)), agent_config).to(dtype)
     for parameter in agent.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return Learner(agent, LearnerConfig(**config), STREAMS, total_steps=10**6)

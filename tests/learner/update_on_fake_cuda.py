@@ -10,7 +10,7 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.learner import OPTIMISERS, Collective, Learner, LearnerConfig, ProcessGroup, Rollout, load_optimiser_state
 from r2ac.learner.optimiser import make_optimiser, step_where
@@ -34,7 +34,7 @@ class Case:
 
     def spec(self) -> ObservationSpec:
         """What the environment shows and takes."""
-        return ObservationSpec(self.shape, ACTIONS, instruction_length=self.words, instruction_ids=100)
+        return ObservationSpec(self.shape, DiscreteActions(ACTIONS), instruction_length=self.words, instruction_ids=100)
 
     def make(self, collective: Collective | None = None) -> Learner:
         """The learner, on the GPU."""

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from r2ac.agents import Agent, AgentConfig, Carry, ObservationSpec, RolloutOutput
+from r2ac.agents import Agent, AgentConfig, Carry, DiscreteActions, ObservationSpec, RolloutOutput
 from r2ac.launch.inspection.credit import Reach, measure_reach, truncation_points
 from r2ac.learner import LearnerConfig, Rollout
 from r2ac.learner.algorithms.actor_critic import ActorCritic
@@ -21,7 +21,7 @@ CONFIG = LearnerConfig(discount=0.9)
 def make_agent(gradient: Any = "rtrl", core: Any = "elstm", dtype: torch.dtype = torch.float64) -> Agent:
     torch.manual_seed(5)
     agent_config = AgentConfig(gradient, core, hidden_size=HIDDEN, encoder="none")
-    agent = Agent(ObservationSpec((SIZE,), ACTIONS), agent_config).to(dtype)
+    agent = Agent(ObservationSpec((SIZE,), DiscreteActions(ACTIONS)), agent_config).to(dtype)
     for parameter in agent.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return agent
@@ -83,6 +83,7 @@ class Stream:
         values = agent.value(h).squeeze(-1)
         batch = Rollout(**{name: torch.from_numpy(array) for name, array in self.cut(start).arrays().items()})
         output = RolloutOutput(
+            actions=agent.actions,
             logits=agent.policy(h[:-1]),
             values=values[:-1],
             bootstrap_value=values[-1].detach(),

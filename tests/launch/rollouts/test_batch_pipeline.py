@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.rollouts.batch_pipeline import BUFFERS, BatchPipeline
 from r2ac.launch.rollouts.batcher import Batcher, batch_ring
@@ -23,7 +23,7 @@ from r2ac.learner import Learner, LearnerConfig, Rollout
 
 AGENT = AgentConfig(hidden_size=5, encoder="none")
 STREAMS, STEPS = 4, 6
-SPEC = ObservationSpec((4,), 2)
+SPEC = ObservationSpec((4,), DiscreteActions(2))
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda.is_available() is False")
 
 
@@ -47,7 +47,12 @@ def make_source(kind: type[CountingSource] = CountingSource) -> CountingSource:
 
 def make_learner() -> Learner:
     torch.manual_seed(0)
-    return Learner(Agent(ObservationSpec((4,), 2), AGENT), LearnerConfig(learning_rate=1e-3), STREAMS, 10**6)
+    return Learner(
+        Agent(ObservationSpec((4,), DiscreteActions(2)), AGENT),
+        LearnerConfig(learning_rate=1e-3),
+        STREAMS,
+        10**6,
+    )
 
 
 def weights_of(learner: Learner) -> Weights:

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2ac.agents import ObservationSpec
+from r2ac.agents import DiscreteActions, ObservationSpec
 from r2ac.launch.rollouts.batcher import Batcher, batch_ring
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.learner import Rollout
@@ -108,7 +108,7 @@ def test_a_batch_takes_the_oldest_first() -> None:
 
 
 def test_a_ring_is_filled_in_turn_and_batches_are_the_same() -> None:
-    spec = ObservationSpec((3,), 2)
+    spec = ObservationSpec((3,), DiscreteActions(2))
     layout = RolloutLayout(length=2, num_streams=4, spec=spec, state_size=2)
     parts = []
     for number in range(6):
@@ -134,7 +134,7 @@ def test_a_ring_is_filled_in_turn_and_batches_are_the_same() -> None:
 
 
 def test_the_oldest_weights_come_first() -> None:
-    spec = ObservationSpec((3,), 2)
+    spec = ObservationSpec((3,), DiscreteActions(2))
     batcher = Batcher(2)
     for stream, version in ((0, 5), (1, 3), (2, 3), (3, 4)):
         rollout = RolloutLayout(2, 1, spec, 2).empty()

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.cli import main
 from r2ac.launch.cluster import connect as cluster
@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 # A batch needs the rollouts of two actors.
 ACTORS, STREAMS, STEPS, BATCH, IN_FLIGHT = 6, 4, 6, 8, 2
 AGENT = AgentConfig(hidden_size=5, encoder="none")
-SPEC = ObservationSpec((4,), 2)
+SPEC = ObservationSpec((4,), DiscreteActions(2))
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     # Loopback alone.

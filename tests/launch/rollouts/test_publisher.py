@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.launch.rollouts import publisher
 from r2ac.launch.rollouts.publisher import WeightsPublisher
 from r2ac.launch.rollouts.transport.shared_weights import Weights
@@ -23,7 +23,7 @@ NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch.cuda
 
 def make_learner(device: str) -> Learner:
     torch.manual_seed(0)
-    agent = Agent(ObservationSpec((4,), 2), AgentConfig(hidden_size=5, encoder="none")).to(device)
+    agent = Agent(ObservationSpec((4,), DiscreteActions(2)), AgentConfig(hidden_size=5, encoder="none")).to(device)
     return Learner(agent, LearnerConfig(), num_streams=4, total_steps=1000)
 
 

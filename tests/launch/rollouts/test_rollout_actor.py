@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs import find_task
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.rollouts.rollout_actor import ORDER, ActorConfig, Collected, Episode, RolloutActor
@@ -30,7 +30,7 @@ CONFIG = ActorConfig(
     num_streams=5,
     index=2,
 )
-SPEC = ObservationSpec((4,), 2)
+SPEC = ObservationSpec((4,), DiscreteActions(2))
 
 
 def make_weights(version: int, config: AgentConfig = CONFIG.agent, spec: ObservationSpec = SPEC) -> Weights:
@@ -83,7 +83,7 @@ def test_shapes_and_dtypes(task: str, shape: tuple[int, ...]) -> None:
         "reward": ((3, 5), np.float32),
         "is_first": ((3, 5), np.bool_),
         "action": ((2, 5), np.int64),
-        "behaviour_logits": ((2, 5, spec.num_actions), np.float32),
+        "behaviour_logits": ((2, 5, spec.actions.parameters), np.float32),
         "first_state": ((5, 6), np.float32),
         "stream": ((5,), np.int64),
         "sequence": ((5,), np.int64),

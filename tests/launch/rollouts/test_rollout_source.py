@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, ActorConfig, RolloutActor
 from r2ac.launch.rollouts.rollout_source import Batch
@@ -28,7 +28,7 @@ from tests.processes import is_loopback, listening_addresses, processes_below, r
 # A batch needs rollouts of both actors, so that neither can fall behind the other.
 ACTORS, STREAMS, BATCH, IN_FLIGHT, FIRST_SEQUENCE = 2, 4, 7, 2, 7
 AGENT = AgentConfig(hidden_size=5, encoder="none")
-SPEC = ObservationSpec((4,), 2)
+SPEC = ObservationSpec((4,), DiscreteActions(2))
 
 
 CONFIG = TrainConfig(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from r2ac.agents import AgentConfig, ObservationSpec
+from r2ac.agents import AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs import EnvironmentFailed
 from r2ac.envs.gym import GymOptions
 from r2ac.launch.cluster.connect import connect
@@ -56,7 +56,12 @@ def source_of(name: str) -> Iterator[Opened]:
         rollouts_in_flight=IN_FLIGHT,
         transport="ray",
     )
-    with opened(config, ObservationSpec((1,), 2), version=1, counters={"next_sequence": FIRST_SEQUENCE}) as source:
+    with opened(
+        config,
+        ObservationSpec((1,), DiscreteActions(2)),
+        version=1,
+        counters={"next_sequence": FIRST_SEQUENCE},
+    ) as source:
         source.rollouts.publish()
         yield source
 

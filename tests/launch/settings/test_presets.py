@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from r2ac.agents import Agent, ObservationSpec
+from r2ac.agents import Agent, DiscreteActions, ObservationSpec
 from r2ac.envs import SUITES, find_task, make_vector
 from r2ac.envs.atari import PRESETS
 from r2ac.envs.memory import MemoryOptions
@@ -44,6 +44,8 @@ def test_the_papers_settings(task: str) -> None:
         "readout_skip": False,
         "reward_clip": 1.0,
         "normalise_rewards": False,
+        "action_deviation": "state-independent",
+        "squash_actions": False,
     }
     assert not config.bootstrap_at_time_limits
     learner = config.learner
@@ -61,7 +63,7 @@ def test_the_papers_settings_for_dmlab() -> None:
     spaces = find_task("dmlab/rooms_watermaze").spaces(config.env)
     assert spaces is not None
     assert spaces.actions is not None
-    agent = Agent(ObservationSpec(spaces.shape, spaces.actions), config.agent)
+    agent = Agent(ObservationSpec(spaces.shape, DiscreteActions(spaces.actions)), config.agent)
     assert sum(parameter.numel() for parameter in agent.parameters()) == 1_647_178
 
 
@@ -135,7 +137,7 @@ def test_every_presets_agent_can_see_its_task(suite: str) -> None:
         for options in (None, *([changed[suite]] if suite in changed else [])):
             config = preset(task.name, options=options)
             if (spaces := task.spaces(config.env)) is not None and spaces.actions is not None:
-                spec = ObservationSpec(spaces.shape, spaces.actions)
+                spec = ObservationSpec(spaces.shape, DiscreteActions(spaces.actions))
             elif task.suite.missing() is None:
                 env = make_vector(task.name, 1, 0, options=config.env)
                 spec = ObservationSpec.of(env)

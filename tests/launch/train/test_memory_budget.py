@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.launch.cli import main
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.launch.runs.loading import make_agent
@@ -33,7 +33,10 @@ from r2ac.learner import Learner, LearnerConfig
 from tests.own_core import add_own_core
 
 CPU = torch.device("cpu")
-TMAZE, ATARI = ObservationSpec((3,), 4), ObservationSpec((4, 84, 84), 18)
+TMAZE, ATARI = (
+    ObservationSpec((3,), DiscreteActions(4)),
+    ObservationSpec((4, 84, 84), DiscreteActions(18)),
+)
 SMALL = AgentConfig(hidden_size=8, encoder="none")
 PLENTY = Available(machine=10**12, shared=10**12, device=10**12)
 
@@ -155,10 +158,18 @@ def test_each_stream_of_dmlab_has_an_engine() -> None:
         (TMAZE, AgentConfig(hidden_size=32, gradient="tbptt"), "float32"),
         (TMAZE, AgentConfig(hidden_size=32, core="own"), "float32"),
         (TMAZE, AgentConfig(hidden_size=32, readout="mlp", readout_skip=True, layer_norm=True), "float32"),
-        (ObservationSpec((3, 36, 40), 5), AgentConfig(hidden_size=32), "float32"),
-        (ObservationSpec((3, 36, 40), 5), AgentConfig(hidden_size=32), "bfloat16"),
-        (ObservationSpec((3, 36, 40), 5), AgentConfig(encoder="nature", core="feedforward"), "float32"),
-        (ObservationSpec((3, 36, 40), 5, instruction_length=6, instruction_ids=50), AgentConfig(), "float32"),
+        (ObservationSpec((3, 36, 40), DiscreteActions(5)), AgentConfig(hidden_size=32), "float32"),
+        (ObservationSpec((3, 36, 40), DiscreteActions(5)), AgentConfig(hidden_size=32), "bfloat16"),
+        (
+            ObservationSpec((3, 36, 40), DiscreteActions(5)),
+            AgentConfig(encoder="nature", core="feedforward"),
+            "float32",
+        ),
+        (
+            ObservationSpec((3, 36, 40), DiscreteActions(5), instruction_length=6, instruction_ids=50),
+            AgentConfig(),
+            "float32",
+        ),
     ],
 )
 def test_the_estimate_is_that_of_an_update_of_numbers(
@@ -200,7 +211,7 @@ def test_what_is_saved_is_what_the_formulas_say() -> None:
 
 
 def test_precision_of_the_encoder_and_frozen_encoders_count() -> None:
-    spec = ObservationSpec((3, 36, 40), 5)
+    spec = ObservationSpec((3, 36, 40), DiscreteActions(5))
     config = replace(preset("atari/Breakout"), rollout_length=5, batch_size=8)
     low = replace(config, learner=replace(config.learner, encoder_precision="bfloat16"))
     still = replace(config, freeze_encoder=True)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch.autograd.profiler_util import FunctionEvent
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.agents.scopes import scope
 from r2ac.launch.rollouts.inference.acting_agent import InferenceStatistics
 from r2ac.launch.train.profile_summary import ProfileSummary, percentages
@@ -31,7 +31,10 @@ WORKERS = InferenceStatistics(seconds=2.0, idle=3.0, batches=200, requests=300)
 
 def make_learner(gradient: Any = "rtrl", shape: tuple[int, ...] = IMAGE) -> Learner:
     torch.manual_seed(0)
-    agent = Agent(ObservationSpec(shape, ACTIONS), AgentConfig(gradient, hidden_size=HIDDEN, encoder_features=16))
+    agent = Agent(
+        ObservationSpec(shape, DiscreteActions(ACTIONS)),
+        AgentConfig(gradient, hidden_size=HIDDEN, encoder_features=16),
+    )
     return Learner(agent, LearnerConfig(rtrl_metrics_every=2), BATCH, total_steps=10**6)
 
 

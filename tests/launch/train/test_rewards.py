@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from r2ac.agents import ObservationSpec
+from r2ac.agents import DiscreteActions, ObservationSpec
 from r2ac.launch.cli import main
 from r2ac.launch.runs.loading import TrainedAgent
 from r2ac.launch.runs.metrics import read_metrics
@@ -38,7 +38,7 @@ def test_a_large_reward_is_preferred_to_many_small_ones(tmp_path: Path) -> None:
 
 def value_at_the_start(run: Path) -> float:
     """In the environment's rewards."""
-    agent = TrainedAgent.load(run).agent(ObservationSpec((2,), 2), torch.device("cpu"), "gym/test")
+    agent = TrainedAgent.load(run).agent(ObservationSpec((2,), DiscreteActions(2)), torch.device("cpu"), "gym/test")
     zeros = torch.zeros(1, agent.core.state_size)
     value = agent.step(torch.zeros(1, 2), torch.zeros(1), torch.ones(1, dtype=torch.bool), zeros).value
     return float(value if agent.rewards.deviation is None else value * agent.rewards.deviation)

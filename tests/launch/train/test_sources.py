@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from r2ac.agents import ObservationSpec
+from r2ac.agents import DiscreteActions, ObservationSpec
 from r2ac.launch.cli import main
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.settings.presets import preset
@@ -83,8 +83,8 @@ def test_what_does_not_go_together_is_one_sentence(
 
 
 def test_workers_act_where_they_were_asked_for() -> None:
-    config, images = preset("memory/tmaze"), ObservationSpec((3, 64, 64), 4)
-    assert acts_on_workers(replace(config, inference="worker"), ObservationSpec((4,), 2))
+    config, images = preset("memory/tmaze"), ObservationSpec((3, 64, 64), DiscreteActions(4))
+    assert acts_on_workers(replace(config, inference="worker"), ObservationSpec((4,), DiscreteActions(2)))
     assert not acts_on_workers(replace(config, inference="actor"), images)
-    assert not acts_on_workers(config, ObservationSpec((4,), 2))
+    assert not acts_on_workers(config, ObservationSpec((4,), DiscreteActions(2)))
     assert not acts_on_workers(replace(config, ray_address="10.0.0.1:6379"), images)

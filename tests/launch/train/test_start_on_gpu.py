@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch._subclasses import fake_tensor
 
-from r2ac.agents import Agent, ObservationSpec
+from r2ac.agents import Agent, DiscreteActions, ObservationSpec
 from r2ac.launch.rollouts.inference.acting_agent import InferenceConfig
 from r2ac.launch.rollouts.inference.pool import pool_beside
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
@@ -34,7 +34,7 @@ from r2ac.learner import LearnerConfig, SingleLearner
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor:UserWarning")
 
 COUNT, FREE = 2, 24 * 10**9
-IMAGES = ObservationSpec((4, 84, 84), 18)
+IMAGES = ObservationSpec((4, 84, 84), DiscreteActions(18))
 
 
 class Started(Exception):
@@ -220,19 +220,22 @@ def test_for_images_a_worker_acts_where_it_is_told(open_on_gpu: Callable[..., Op
 
 
 def test_for_vectors_rollout_actors_act_for_themselves(open_on_gpu: Callable[..., Opened]) -> None:
-    assert open_on_gpu(settings(), ObservationSpec((3,), 4)).inference is None
+    assert open_on_gpu(settings(), ObservationSpec((3,), DiscreteActions(4))).inference is None
 
 
 def test_in_one_process_images_are_seen_on_the_gpu_and_vectors_on_the_cpu(
     open_on_gpu: Callable[..., Opened],
 ) -> None:
     assert open_on_gpu(replace(preset("atari/Breakout"), num_actors=0), IMAGES).acts_on == "cuda"
-    assert open_on_gpu(settings(num_actors=0), ObservationSpec((3,), 4)).acts_on == "cpu"
+    assert open_on_gpu(settings(num_actors=0), ObservationSpec((3,), DiscreteActions(4))).acts_on == "cpu"
 
 
 def test_batches_are_made_ahead_for_a_gpu_alone(open_on_gpu: Callable[..., Opened]) -> None:
     for device, num_actors, ahead in (("cuda:0", 2, True), ("cuda:0", 0, False), ("cpu", 2, False)):
-        assert open_on_gpu(settings(num_actors=num_actors), ObservationSpec((3,), 4), device).ahead == ahead
+        assert (
+            open_on_gpu(settings(num_actors=num_actors), ObservationSpec((3,), DiscreteActions(4)), device).ahead
+            == ahead
+        )
 
 
 class FakeRay:

@@ -11,7 +11,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch.nn.utils import parameters_to_vector
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs import Signals
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.evaluation import evaluate as evaluation
@@ -61,7 +61,10 @@ def test_an_actor_begins_an_episode_with_each_life_and_counts_games() -> None:
     config = ActorConfig("memory/tmaze", MemoryOptions(), agent, seed=1, rollout_length=8, num_streams=2, index=0)
     actor = RolloutActor(config)
     torch.manual_seed(0)
-    weights = Weights(1, parameters_to_vector(Agent(ObservationSpec((4,), 2), agent).parameters()).detach().numpy())
+    weights = Weights(
+        1,
+        parameters_to_vector(Agent(ObservationSpec((4,), DiscreteActions(2)), agent).parameters()).detach().numpy(),
+    )
     firsts, episodes = [], []
     for sequence in range(3):
         collected = actor.collect(weights, sequence)

@@ -27,6 +27,7 @@ def episode(observations: np.ndarray, actions: int = 3, **changes: Any) -> Playe
         "rewards": np.where(np.arange(steps) == steps - 1, 2.0, 0.0),
         "values": np.linspace(0, 1, steps, dtype=np.float32),
         "probabilities": np.tile([*[0.25 / (actions - 1)] * (actions - 1), 0.75], (steps, 1)),
+        "chosen": np.full((steps, 1), actions - 1),
         "cells": np.zeros((steps, 1)),
         "jacobians": np.zeros((steps, 1)),
     }

@@ -8,7 +8,7 @@ import torch
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorEnv
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs import Signals, make_vector
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.watching.episodes import PlayedEpisode
@@ -20,7 +20,7 @@ TMAZE = MemoryOptions(corridor_length=6)
 def tmaze_agent(**settings: Any) -> Agent:
     torch.manual_seed(3)
     config = AgentConfig(**{"hidden_size": 8, "encoder": "none", "chrono_steps": 20, **settings})
-    return Agent(ObservationSpec((4,), 2), config).eval()
+    return Agent(ObservationSpec((4,), DiscreteActions(2)), config).eval()
 
 
 def played(agent: Agent, streams: int, episodes: int, max_steps: int = 1000, greedy: bool = False) -> Any:
@@ -160,7 +160,7 @@ def test_instructions_reach_the_agent() -> None:
             return (*rest, signals.info())  # type: ignore[return-value]
 
     torch.manual_seed(0)
-    spec = ObservationSpec((4,), 2, length, 10)
+    spec = ObservationSpec((4,), DiscreteActions(2), length, 10)
     agent = Agent(spec, AgentConfig(hidden_size=8, encoder="none")).eval()
     whole, _ = sorted(episodes_of(agent, Told(), 2, 100), key=len, reverse=True)
     shown = (torch.zeros(1, 4), torch.zeros(1), torch.ones(1, dtype=torch.bool), torch.zeros(1, 8))

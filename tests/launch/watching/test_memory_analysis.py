@@ -25,10 +25,9 @@ def episode(
 ) -> PlayedEpisode:
     steps = len(cells)
     is_first = np.isin(np.arange(steps), first)
-    nothing = np.zeros(steps)
-    return PlayedEpisode(
-        complete, observations, is_first, nothing.astype(int), nothing, nothing, np.ones((steps, 1)), cells, jacobians
-    )
+    nothing, chosen = np.zeros(steps), np.zeros((steps, 1), int)
+    own = (is_first, nothing.astype(int), nothing, nothing, np.ones((steps, 1)), chosen, cells, jacobians)
+    return PlayedEpisode(complete, observations, *own)
 
 
 def latch(cue: int, steps: int, noise: float, random: np.random.Generator) -> PlayedEpisode:

@@ -26,7 +26,8 @@ def episodes(count: int, cues: int, steps: int, units: int) -> list[PlayedEpisod
         cells[:, i % cues] += 0.5
         nothing, ones = np.zeros(steps), np.ones((steps, 1))
         firsts, jacobians = np.arange(steps) == 0, np.tile(decay, (steps, 1))
-        own = (firsts, nothing.astype(int), nothing, nothing, ones, cells.astype(np.float32), jacobians)
+        chosen = nothing[:, None].astype(int)
+        own = (firsts, nothing.astype(int), nothing, nothing, ones, chosen, cells.astype(np.float32), jacobians)
         played.append(PlayedEpisode(True, observations, *own))
     return played
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from r2ac.agents import DiscreteActions
 from r2ac.envs import MissingPackage, Signals, find_task, make_vector
 from r2ac.envs.dmlab import DmlabOptions
 from r2ac.envs.dmlab.engine import hash_instruction
@@ -41,10 +42,14 @@ def watch(agent: TrainedAgent | None = None, **changes: object) -> Recording:
 def images(*pictures: np.ndarray, stacked: int = 1, rewards: tuple[float, ...] = ()) -> Recording:
     """A recording of pictures; the first begins an episode."""
     moments = tuple(
-        Moment(picture, rewards[i] if rewards else 0.0, i == 0, action=i) for i, picture in enumerate(pictures)
+        Moment(picture, rewards[i] if rewards else 0.0, i == 0, np.array(i)) for i, picture in enumerate(pictures)
     )
     return Recording(
-        Scene("suite/Task", SimpleNamespace(frame_stack=stacked), 0, "train"), "random actions", 5, 4, moments
+        Scene("suite/Task", SimpleNamespace(frame_stack=stacked), 0, "train"),
+        "random actions",
+        DiscreteActions(5),
+        4,
+        moments,
     )
 
 
@@ -77,7 +82,7 @@ def test_a_recording_is_what_the_agent_meets() -> None:
     env.close()
     assert [m.is_first for m in recording.moments] == [step % 5 == 0 for step in range(14)]
     assert {m.action for m in recording.moments} == {0, 1}
-    assert (recording.player, recording.num_actions, recording.frames_per_step) == ("random actions", 2, 1)
+    assert (recording.player, recording.actions, recording.frames_per_step) == ("random actions", DiscreteActions(2), 1)
 
 
 def test_what_is_played_follows_from_seed_and_split() -> None:

@@ -4,13 +4,11 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Categorical
 
+from r2ac.agents import DiscreteActions
 from r2ac.learner.algorithms.losses import (
     baseline_loss,
     clipped_policy_loss,
-    entropy,
-    log_prob_of_actions,
     policy_gradient_loss,
 )
 
@@ -20,18 +18,6 @@ def draw_policy(length: int = 5, batch: int = 3, num_actions: int = 4) -> tuple[
     logits = 3 * torch.randn(length, batch, num_actions, generator=generator, dtype=torch.float64)
     action = torch.randint(num_actions, (length, batch), generator=generator)
     return logits, action
-
-
-def test_log_prob_and_entropy_equal_those_of_torch_distributions() -> None:
-    logits, action = draw_policy()
-    policy = Categorical(logits=logits)
-    torch.testing.assert_close(log_prob_of_actions(logits, action), policy.log_prob(action))
-    torch.testing.assert_close(entropy(logits), policy.entropy().sum())
-
-
-def test_entropy_of_uniform_and_of_certain_policies() -> None:
-    assert float(entropy(torch.zeros(2, 3, 4, dtype=torch.float64))) == pytest.approx(6 * math.log(4))
-    assert float(entropy(torch.tensor([[[1000.0, 0.0, -1000.0]]]))) == 0.0
 
 
 def test_policy_gradient_loss_by_hand() -> None:
@@ -45,7 +31,7 @@ def test_policy_gradient_is_advantage_times_softmax_minus_one_hot() -> None:
     logits, action = draw_policy()
     logits.requires_grad_()
     advantage = torch.linspace(-1, 2, action.numel(), dtype=torch.float64).view_as(action).requires_grad_()
-    policy_gradient_loss(log_prob_of_actions(logits, action), advantage).backward()
+    policy_gradient_loss(DiscreteActions(4).log_prob(logits, action), advantage).backward()
     one_hot = torch.nn.functional.one_hot(action, logits.shape[-1])
     torch.testing.assert_close(logits.grad, (advantage.unsqueeze(-1) * (logits.softmax(-1) - one_hot)).detach())
     assert advantage.grad is None
@@ -75,9 +61,7 @@ def test_baseline_loss_and_its_gradient_by_hand() -> None:
 
 def test_refuse_shapes_that_would_broadcast() -> None:
     logits, action = draw_policy(length=5, batch=3)
-    log_prob = log_prob_of_actions(logits, action)
-    with pytest.raises(ValueError, match=r"action must be \[5, 3\] to match logits, got \[5, 1\]"):
-        log_prob_of_actions(logits, action[:, :1])
+    log_prob = DiscreteActions(4).log_prob(logits, action)
     with pytest.raises(ValueError, match=r"advantage must be \[5, 3\] to match log_prob, got \[5, 3, 1\]"):
         policy_gradient_loss(log_prob, log_prob.unsqueeze(-1))
     with pytest.raises(ValueError, match=r"target must be \[5, 3\] to match value, got \[3\]"):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.settings.config import TrainConfig
@@ -22,7 +22,7 @@ from tests.processes import ray_processes
 
 ACTORS, STREAMS, STEPS, BATCH, IN_FLIGHT, WORKERS = 3, 4, 6, 8, 2, 2
 AGENT = AgentConfig(hidden_size=5, encoder="none")
-SPEC = ObservationSpec((4,), 2)
+SPEC = ObservationSpec((4,), DiscreteActions(2))
 MOST_LAG = least_bound(ACTORS * STREAMS, BATCH, IN_FLIGHT, prefetched=0, publish_every=1)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.rollouts.inference.policies import InferenceLost
 from r2ac.launch.rollouts.inference.socket_worker import InferenceConfig, InferenceWorker
@@ -22,7 +22,7 @@ from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
 from r2ac.learner import Rollout
 
 AGENT = AgentConfig(hidden_size=6, encoder="mlp", encoder_features=5)
-SPEC = ObservationSpec((4,), 2)
+SPEC = ObservationSpec((4,), DiscreteActions(2))
 STREAMS, STEPS, SLOTS = 5, 6, 2
 CONFIG = ActorConfig("memory/tmaze", MemoryOptions(corridor_length=3), AGENT, 7, STEPS, STREAMS, index=0, num_groups=2)
 LAYOUT = RolloutLayout(STEPS, STREAMS, SPEC, state_size=6)

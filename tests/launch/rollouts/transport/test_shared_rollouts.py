@@ -7,11 +7,13 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from r2ac.agents import ObservationSpec
+from r2ac.agents import DiscreteActions, ObservationSpec
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout, RolloutsHandle, SharedRollouts
 
-VECTORS = RolloutLayout(length=6, num_streams=5, spec=ObservationSpec((4,), 2), state_size=3)
-IMAGES = RolloutLayout(length=2, num_streams=3, spec=ObservationSpec((3, 8, 8), 7, 5, 11), state_size=0)
+VECTORS = RolloutLayout(length=6, num_streams=5, spec=ObservationSpec((4,), DiscreteActions(2)), state_size=3)
+IMAGES = RolloutLayout(
+    length=2, num_streams=3, spec=ObservationSpec((3, 8, 8), DiscreteActions(7), 5, 11), state_size=0
+)
 LIMITED = replace(IMAGES, final_observations=True)
 
 
@@ -23,7 +25,7 @@ def test_shapes_dtypes_and_bytes(layout: RolloutLayout) -> None:
         "reward": ((steps + 1, streams), "f4"),
         "is_first": ((steps + 1, streams), "?"),
         "action": ((steps, streams), "i8"),
-        "behaviour_logits": ((steps, streams, layout.spec.num_actions), "f4"),
+        "behaviour_logits": ((steps, streams, layout.spec.actions.parameters), "f4"),
         "first_state": ((streams, layout.state_size), "f4"),
         "stream": ((streams,), "i8"),
         "sequence": ((streams,), "i8"),
@@ -54,9 +56,9 @@ def test_another_process_writes_and_this_one_reads() -> None:
     memory = SharedRollouts.create(VECTORS, slots=2)
     handle = asdict(memory.handle())
     program = f"""
-from r2ac.agents import ObservationSpec
+from r2ac.agents import DiscreteActions, ObservationSpec
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutsHandle, RolloutLayout, SharedRollouts
-layout = RolloutLayout(6, 5, ObservationSpec((4,), 2), 3)
+layout = RolloutLayout(6, 5, ObservationSpec((4,), DiscreteActions(2)), 3)
 handle = RolloutsHandle({handle["process"]}, {handle["descriptor"]}, layout)
 memory = SharedRollouts(handle.layout, handle.open())
 memory.slots[0].action[...] = 7

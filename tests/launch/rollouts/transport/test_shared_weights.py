@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.nn.utils import parameters_to_vector
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
 
 
@@ -92,7 +92,7 @@ def test_weights_of_a_process_that_is_gone_cannot_be_attached() -> None:
 
 def test_weights_are_loaded_without_a_parameter_being_moved() -> None:
     """cuDNN reads the weights of an LSTM from one piece of memory, of which they are parts."""
-    spec = ObservationSpec((3,), 4, instruction_length=2, instruction_ids=9)
+    spec = ObservationSpec((3,), DiscreteActions(4), instruction_length=2, instruction_ids=9)
     agents = [Agent(spec, AgentConfig(hidden_size=5, encoder_features=6)) for _ in range(2)]
     learned, acting = (list(agent.parameters()) for agent in agents)
     places = [parameter.data_ptr() for parameter in acting]
