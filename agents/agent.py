@@ -30,15 +30,18 @@ class ObservationSpec:
     """Words of an instruction (L); 0 where there are no instructions."""
     instruction_ids: int = 0
     """The number of ids that a word can have."""
+    action_masks: bool = False
+    """Whether the environment says in each step which actions it allows."""
 
     @staticmethod
     def of(env: Any) -> ObservationSpec:
         """The spec of a ``gymnasium.vector.VectorEnv``; the agent's folder does without Gymnasium."""
         shape, actions = tuple(env.single_observation_space.shape), ActionSpec.of(env.single_action_space)
+        masks = getattr(env.unwrapped, "masks_actions", False)
         ids = getattr(env.unwrapped, "single_instruction_space", None)
         if ids is None:
-            return ObservationSpec(shape, actions)
-        return ObservationSpec(shape, actions, instruction_length=len(ids.nvec), instruction_ids=int(ids.nvec[0]))
+            return ObservationSpec(shape, actions, action_masks=masks)
+        return ObservationSpec(shape, actions, len(ids.nvec), int(ids.nvec[0]), masks)
 
 
 @dataclass(frozen=True)
@@ -125,6 +128,7 @@ class Agent(nn.Module):
         carry: Carry,
         instruction: Tensor | None = None,
         final_observation: Tensor | None = None,
+        action_mask: Tensor | None = None,
     ) -> RolloutOutput:
         """Run over a rollout of T steps; the observation after them gives the bootstrap value only, without gradient.
 
@@ -136,6 +140,7 @@ class Agent(nn.Module):
             instruction: ids of words, [T+1, B, L] int; None where the task has none.
             final_observation: what each episode showed last, [T, B, ...], at the step that ended it; None where its
                 value is not wanted.
+            action_mask: which actions are allowed in each step, [T+1, B, P] bool; None where all are.
         """
         steps = observation.shape[0] - 1
         words = (None, None) if instruction is None else (instruction[:steps], instruction[steps])
@@ -151,7 +156,7 @@ class Agent(nn.Module):
             features = self.readout(h, x)
             return RolloutOutput(
                 actions=self.actions,
-                logits=self.policy(features),
+                logits=self.policy(features, None if action_mask is None else action_mask[:steps]),
                 values=self.value(features).squeeze(-1),
                 bootstrap_value=bootstrap.value,
                 carry=carry,
@@ -162,7 +167,13 @@ class Agent(nn.Module):
 
     @torch.no_grad()
     def step(
-        self, observation: Tensor, reward: Tensor, is_first: Tensor, state: Tensor, instruction: Tensor | None = None
+        self,
+        observation: Tensor,
+        reward: Tensor,
+        is_first: Tensor,
+        state: Tensor,
+        instruction: Tensor | None = None,
+        action_mask: Tensor | None = None,
     ) -> StepOutput:
         """:meth:`transition` without gradients, for those who act."""
         return self.transition(observation, reward, is_first, state, instruction)
@@ -179,7 +190,7 @@ class Agent(nn.Module):
             h, state = self.core.transition(x, state, is_first)
         with scope("heads"):
             features = self.readout(h, x)
-            return StepOutput(self.actions, self.policy(features), self.value(features).squeeze(-1), state, x)
+            return StepOutput(self.actions, self.policy(features, action_mask), self.value(features).squeeze(-1), state, x)
 
     def _final_values(self, observation: Tensor, reward: Tensor, states: Tensor, instruction: Tensor | None) -> Tensor:
         """Values [T, B] of what was shown after each step, each a step on from the state after it, [T, B, S]. Computed

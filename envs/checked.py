@@ -30,19 +30,23 @@ def checked_vector(make: Callable[[], VectorEnv], tasks: Sequence[str], first_st
 
 
 class CheckedVector(VectorWrapper):
-    """Raises EnvironmentFailed for whatever the environment raises, SystemExit and os._exit included, and for an
-    observation or a reward that is not a finite number in float32. KeyboardInterrupt passes where Ctrl-C raises it.
-    An error of `close` is logged. ``tasks`` has the full name of the task of each stream."""
+    """Raises EnvironmentFailed for whatever the environment raises, SystemExit and os._exit included, for an
+    observation or a reward that is not a finite number in float32, and for a mask that allows no action.
+    KeyboardInterrupt passes where Ctrl-C raises it. An error of `close` is logged. ``tasks`` has the full name of the
+    task of each stream."""
 
     def __init__(self, env: VectorEnv, tasks: Sequence[str], first_stream: int) -> None:
         super().__init__(env)
         self._tasks, self._first_stream = tasks, first_stream
+        space: Any = env.single_action_space
+        self._parts = np.cumsum([0, *getattr(space, "nvec", [0])[:-1]])
         self._steps = 0
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         with _fence(self._tasks, "failed in its first reset", self._never_worked):
             observation, info = self.env.reset(seed=seed, options=options)
         self._check("shows", observation)
+        self._check_mask(Signals.of(info).action_mask)
         return observation, info
 
     def step(self, actions: np.ndarray) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
@@ -51,6 +55,7 @@ class CheckedVector(VectorWrapper):
             observation, reward, terminated, truncated, info = self.env.step(actions)
         self._check("pays", reward)
         self._check("shows", observation)
+        self._check_mask(Signals.of(info).action_mask)
         final = Signals.of(info).final_observation
         if final is not None and truncated.any():
             # A value is estimated for these alone.
@@ -82,6 +87,17 @@ class CheckedVector(VectorWrapper):
             f"{self._first_stream + stream}: observations and rewards must be finite numbers"
         )
         raise EnvironmentFailed(sentence, never_worked=self._never_worked)
+
+    def _check_mask(self, mask: np.ndarray | None) -> None:
+        """Checks that of each part of an action something is allowed, of a mask [N,P]."""
+        if mask is None or (some := np.logical_or.reduceat(mask, self._parts, axis=1).all(axis=1)).all():
+            return
+        stream = int(np.flatnonzero(~some)[0])
+        raise EnvironmentFailed(
+            f"{self._tasks[stream]} allows no action after step {self._steps} of stream {self._first_stream + stream}: "
+            "its action_mask must allow at least one action, and of several parts one of each",
+            never_worked=self._never_worked,
+        )
 
 
 @contextmanager

@@ -58,16 +58,23 @@ class EpisodeLimit(VectorWrapper):
         first, first_info = self.reset(options={"reset_mask": cut})
         observation = observation.copy()
         observation[cut] = first[cut]
-        instruction, first_instruction = signals.instruction, Signals.of(first_info).instruction
-        if instruction is not None and first_instruction is not None:
-            instruction = instruction.copy()
-            instruction[cut] = first_instruction[cut]
+        begun = Signals.of(first_info)
         signals = replace(
             signals,
             final_observation=final,
             has_final=has_final,
             game_over=None if signals.game_over is None else signals.game_over | cut,
-            instruction=instruction,
+            instruction=_where(cut, begun.instruction, signals.instruction),
+            action_mask=_where(cut, begun.action_mask, signals.action_mask),
             staggered=staggered,
         )
         return observation, reward, terminated, truncated | cut, info | signals.info()
+
+
+def _where(cut: np.ndarray, begun: np.ndarray | None, before: np.ndarray | None) -> np.ndarray | None:
+    """``before``, [N, ...], but for the rows of the episodes that have begun."""
+    if before is None or begun is None:
+        return before
+    joined = before.copy()
+    joined[cut] = begun[cut]
+    return joined

@@ -1,9 +1,10 @@
-"""The suite `gym`: any Gymnasium id with discrete actions and an image or a vector to see, as `gym/<id>`.
+"""The suite `gym`: any Gymnasium id with an image or a vector to see, as `gym/<id>`.
 
 An id is written as `gymnasium.make` takes it, with its version: `gym/CartPole-v1`, or `gym/my_module:MyEnv-v0` where
 importing a module, which may lie in the current directory, registers it. Images (uint8 [H,W], [H,W,C] or [C,H,W] with
 1, 3 or 4 channels) are shown as [C,H,W]; everything else of at most two axes, and dictionaries and tuples of it, as one
-float32 vector: numbers as they are, discrete ones one-hot. Other ids are refused.
+float32 vector: numbers as they are, discrete ones one-hot. Actions are Discrete, MultiDiscrete or a Box. Other ids are
+refused.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ import gymnasium
 from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from gymnasium.wrappers import TransformObservation
 
+from r2ac.envs.action_spaces import ActionMask, OneDiscreteAction, RowActions, masks_actions
 from r2ac.envs.checked import exits_raise
-from r2ac.envs.single import ActionRepeat, FrameStack, OneDiscreteAction, as_image, as_vector, is_image, single_streams
+from r2ac.envs.single import ActionRepeat, FrameStack, as_image, as_vector, is_image, single_streams
 from r2ac.envs.suite import InvalidOption, MissingPackage, Suite, SuiteOptions, UnknownTask, check_at_least
 
 
@@ -42,6 +44,9 @@ class GymOptions(SuiteOptions):
     wrappers: tuple[str, ...] = ()
     """What wraps the environment, the first one first: module:function (or module:Class), called with the
     environment."""
+    mask_from_info: bool = False
+    """Read from info["action_mask"] which actions are allowed, as Taxi-v4 says it; an action_mask in a Dict observation
+    and a method action_masks() are read without this."""
 
 
 def _look_up(name: str) -> None:
@@ -179,21 +184,32 @@ def _text(space: Space) -> str:
     return " ".join(str(space).split())
 
 
+def masked(env: gymnasium.Env, options: GymOptions) -> gymnasium.Env:
+    """The environment in an `ActionMask` where it says which of its discrete actions it allows."""
+    return ActionMask(env, options.mask_from_info) if options.mask_from_info or masks_actions(env) else env
+
+
 def _make_one(name: str, options: GymOptions) -> gymnasium.Env:
     env = make_single(name, options)
-    if not isinstance(actions := env.action_space, Discrete):
-        later = f": {type(actions).__name__} actions are not supported yet"
-        later = later if isinstance(actions, Box | MultiDiscrete) else ""
-        raise UnknownTask(f"gym/{name} is no task here: its actions must be Discrete, not {_text(actions)}{later}")
-    env = _shown(name, ActionRepeat(OneDiscreteAction(env), options.action_repeat))
+    space = env.action_space
+    if not isinstance(space, Box):
+        env = masked(env, options)
+    try:
+        env = OneDiscreteAction(env) if isinstance(space, Discrete) else RowActions(env)
+    except TypeError:
+        raise UnknownTask(
+            f"gym/{name} is no task here: its actions must be Discrete, MultiDiscrete or a Box of floating-point "
+            f"numbers, not {_text(space)}; --wrappers module:function can change them"
+        ) from None
+    env = _shown(name, ActionRepeat(env, options.action_repeat))
     return FrameStack(env, options.frame_stack) if options.frame_stack > 1 else env
 
 
 SUITE = Suite(
     name="gym",
-    summary="any Gymnasium id with discrete actions, your own too, such as these",
+    summary="any Gymnasium id, your own too, such as these",
     options=GymOptions,
-    list_tasks=lambda: ("CartPole-v1", "Acrobot-v1", "MountainCar-v0"),
+    list_tasks=lambda: ("CartPole-v1", "Acrobot-v1", "MountainCar-v0", "Pendulum-v1"),
     check=_check,
     make=single_streams(_make_one),
     frames_per_step=lambda name, options: options.action_repeat,

@@ -22,7 +22,8 @@ import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
 
-from r2ac.envs.single import OneDiscreteAction, single_streams
+from r2ac.envs.action_spaces import OneDiscreteAction
+from r2ac.envs.single import single_streams
 from r2ac.envs.suite import ReferenceScores, Spaces, Suite, SuiteOptions
 
 _TASKS = ("MemoryS7", "MemoryS9", "MemoryS11", "MemoryS13", "MemoryS13Random", "MemoryS17Random")

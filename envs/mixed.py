@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from r2ac.envs.action_spaces import actions_text
 from r2ac.envs.signals import Signals, StreamsVector
 from r2ac.envs.suite import InvalidOption
 
@@ -25,7 +26,7 @@ class MixedVector(StreamsVector):
     parts: the environments by the names of their tasks.
     names: the task that each stream plays, [N]; a part has as many streams as its name occurs.
 
-    Raises InvalidOption where the parts differ in the shape or dtype of observations or in the number of actions.
+    Raises InvalidOption where the parts differ in the shape or dtype of observations or in the actions.
     """
 
     def __init__(self, parts: dict[str, VectorEnv], names: Sequence[str]) -> None:
@@ -36,7 +37,8 @@ class MixedVector(StreamsVector):
                     "tasks in one training must show the same and take the same actions, but "
                     f"{first_name} has {_words(first)}, and {name} {_words(part)}"
                 )
-        super().__init__(len(names), first.single_observation_space, _shown(first)[2])
+        spaces = first.single_observation_space, first.single_action_space
+        super().__init__(len(names), *spaces, getattr(first.unwrapped, "masks_actions", False))
         self._parts = list(parts.values())
         self._streams = [np.flatnonzero(np.asarray(names) == name) for name in parts]
 
@@ -75,10 +77,10 @@ class MixedVector(StreamsVector):
 
 def _shown(env: VectorEnv) -> tuple[Any, ...]:
     observation: Any = env.single_observation_space
-    action: Any = env.single_action_space
-    return observation.shape, observation.dtype, int(action.n)
+    masks = getattr(env.unwrapped, "masks_actions", False)
+    return observation.shape, observation.dtype, env.single_action_space, masks
 
 
 def _words(env: VectorEnv) -> str:
-    shape, dtype, actions = _shown(env)
-    return f"{dtype} {list(shape)} and {actions} actions"
+    shape, dtype, actions, masks = _shown(env)
+    return f"{dtype} {list(shape)} and {actions_text(actions)} actions{' with masks' if masks else ''}"

@@ -1,7 +1,8 @@
 """The suite `popgym`: partially observable tasks of Morad et al. 2023, "POPGym: Benchmarking partially observable RL".
 
 A task is named as POPGym's id without `popgym-` and `-v0`. Observations are shown as float32 [K], discrete ones
-one-hot; two coordinates become one action, row by row. docs/environments/popgym.md says which ids are left out and why.
+one-hot; two coordinates become one action, row by row; the pendulums' actions are continuous.
+docs/environments/popgym.md says which ids are left out and why.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium.spaces import Box
+from gymnasium.spaces.utils import flatten, flatten_space
 
-from r2ac.envs.single import OneDiscreteAction, as_vector, single_streams
+from r2ac.envs.action_spaces import OneDiscreteAction, RowActions
+from r2ac.envs.single import as_vector, single_streams
 from r2ac.envs.suite import ReferenceScores, Suite, SuiteOptions
 
 # Return of uniformly random actions, and the best return or, where that is not known, a bound that no policy exceeds
@@ -70,15 +73,15 @@ class PopgymOptions(SuiteOptions):
 
 
 class PreviousAction(gymnasium.Wrapper):
-    """Appends the action before, one-hot, to a vector observation: zeros in the first step of an episode."""
+    """Appends the action before to a vector observation, one-hot where it is discrete: zeros in the first step of an
+    episode."""
 
     def __init__(self, env: gymnasium.Env) -> None:
         super().__init__(env)
         seen: Any = env.observation_space
-        actions = int(env.action_space.n)  # type: ignore[attr-defined]
-        self._one_hot = np.eye(actions, dtype=np.float32)
-        self._none = np.zeros(actions, dtype=np.float32)
-        low, high = np.concatenate([seen.low, self._none]), np.concatenate([seen.high, self._none + 1])
+        shown: Any = flatten_space(env.action_space)
+        self._none = np.zeros(shown.shape, dtype=np.float32)
+        low, high = np.concatenate([seen.low, shown.low]), np.concatenate([seen.high, shown.high])
         self.observation_space = Box(low, high, dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
@@ -87,7 +90,8 @@ class PreviousAction(gymnasium.Wrapper):
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        return np.concatenate([observation, self._one_hot[action]]), reward, terminated, truncated, info
+        before = np.asarray(flatten(self.env.action_space, action), np.float32)
+        return np.concatenate([observation, before]), reward, terminated, truncated, info
 
 
 def _load() -> None:
@@ -96,7 +100,8 @@ def _load() -> None:
 
 def _make_one(name: str, options: PopgymOptions) -> gymnasium.Env:
     _load()
-    env = as_vector(OneDiscreteAction(gymnasium.make(f"popgym-{name}-v0", disable_env_checker=True)))
+    env = gymnasium.make(f"popgym-{name}-v0", disable_env_checker=True)
+    env = as_vector(RowActions(env) if isinstance(env.action_space, Box) else OneDiscreteAction(env))
     return PreviousAction(env) if options.previous_action else env
 
 

@@ -82,7 +82,8 @@ def make_vector(
         stream is truncated at a step that follows from this seed and the stream's number, and `Signals.ends` says that
         it is not a whole one. None: streams of such a task stay in phase.
 
-    Call `reset()` once, without a seed. step(actions int64 [N]) returns observations uint8 [N,C,H,W] or float32 [N,K],
+    Call `reset()` once, without a seed. step(actions) takes int64 [N], int64 [N,K] or float32 [N,K], as the action
+    space is Discrete, MultiDiscrete or a Box of one axis. It returns observations uint8 [N,C,H,W] or float32 [N,K],
     rewards float [N], unclipped, terminated and truncated bool [N], and a dict for `Signals.of`. Autoreset SAME_STEP:
     in the step that ends an episode the observation is the first of the next one. Arrays are the caller's to keep.
 

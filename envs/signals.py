@@ -33,6 +33,9 @@ class Signals:
     """The rows of `final_observation` that are set, bool [N]; None with it."""
     staggered: np.ndarray | None = None
     """The streams whose first episode was cut short so that they are not in phase, bool [N]."""
+    action_mask: np.ndarray | None = None
+    """Which actions are allowed in the next step, bool [N,P]; of a MultiDiscrete, the choices of all parts, one part
+    after another. None where all are, always."""
 
     @staticmethod
     def of(info: Mapping[str, Any]) -> Signals:
@@ -69,11 +72,16 @@ _NONE = Signals()
 
 
 class StreamsVector(VectorEnv):
-    """`num_envs` streams with the same spaces; autoreset SAME_STEP: the step that ends an episode begins the next."""
+    """`num_envs` streams with the same spaces; autoreset SAME_STEP: the step that ends an episode begins the next.
+    ``actions``: the space of an action, or the number of discrete ones; ``masks_actions``: whether signals say which
+    are allowed."""
 
-    def __init__(self, num_envs: int, observation_space: Space, actions: int) -> None:
-        self.num_envs = num_envs
+    def __init__(
+        self, num_envs: int, observation_space: Space, actions: Space | int, masks_actions: bool = False
+    ) -> None:
+        self.num_envs, self.masks_actions = num_envs, masks_actions
         self.metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
-        self.single_observation_space, self.single_action_space = observation_space, Discrete(actions)
+        self.single_observation_space = observation_space
+        self.single_action_space = Discrete(actions) if isinstance(actions, int) else actions
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)

@@ -11,11 +11,12 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Discrete, MultiDiscrete, Space
+from gymnasium.spaces import Box, Space
 from gymnasium.spaces.utils import flatten, flatten_space
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TransformObservation
 
+from r2ac.envs.action_spaces import find_mask
 from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.signals import Signals, StreamsVector
 from r2ac.envs.suite import Split
@@ -36,7 +37,8 @@ class SingleVector(StreamsVector):
     """Single environments stepped one after another in this process; autoreset SAME_STEP.
 
     Observations are copied, so that an environment may write into one buffer; their infos are dropped. The signals in
-    `info` have the final observations of episodes. Rewards are float64 [N].
+    `info` have the final observations of episodes, and the actions that are allowed where environments are wrapped in
+    `ActionMask`. Rewards are float64 [N].
 
     make: makes one of them.
     seeds: one for each stream, for the first `reset`, and for the spaces' generators; the first one seeds Python's and
@@ -54,10 +56,10 @@ class SingleVector(StreamsVector):
             env.unwrapped.action_space.seed(seed)
             env.unwrapped.observation_space.seed(seed)
         self._seeds: Any = seeds
-        space, actions = self.envs[0].observation_space, self.envs[0].action_space
+        self._masks = [mask for env in self.envs if (mask := find_mask(env)) is not None]
+        space = self.envs[0].observation_space
         assert space.shape is not None
-        assert isinstance(actions, Discrete)
-        super().__init__(len(seeds), space, int(actions.n))
+        super().__init__(len(seeds), space, self.envs[0].action_space, masks_actions=bool(self._masks))
         self._shape, self._dtype = space.shape, space.dtype
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
@@ -73,7 +75,7 @@ class SingleVector(StreamsVector):
             own = None if seeds is None else int(seeds[stream])
             shown, _ = _values("reset", _RESET, self.envs[stream].reset(seed=own))
             self._put(shown, observation, stream)
-        return observation, {}
+        return observation, Signals(action_mask=self._action_mask()).info()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         observation, rewards = np.empty((self.num_envs, *self._shape), dtype=self._dtype), np.zeros(self.num_envs)
@@ -83,18 +85,22 @@ class SingleVector(StreamsVector):
             rewards[stream] = _number(reward)
             self._put(shown, observation, stream)
         ended = terminated | truncated
-        if not ended.any():
-            return observation, rewards, terminated, truncated, {}
-        signals = Signals(final_observation=observation.copy(), has_final=ended)
+        final = observation.copy() if ended.any() else None
         for stream in np.flatnonzero(ended).tolist():
             shown, _ = _values("reset", _RESET, self.envs[stream].reset())
             self._put(shown, observation, stream)
+        has_final = None if final is None else ended
+        signals = Signals(final_observation=final, has_final=has_final, action_mask=self._action_mask())
         return observation, rewards, terminated, truncated, signals.info()
 
     def close_extras(self, **kwargs: Any) -> None:
         with ExitStack() as stack:
             for env in self.envs:
                 stack.callback(env.close)
+
+    def _action_mask(self) -> np.ndarray | None:
+        """bool [N,P]."""
+        return np.stack([mask.allowed for mask in self._masks]) if self._masks else None
 
     def _put(self, shown: Any, observation: np.ndarray, stream: int) -> None:
         if np.shape(shown) != self._shape:
@@ -138,25 +144,6 @@ class ActionRepeat(gymnasium.Wrapper):
             if terminated or truncated:
                 break
         return observation, total, terminated, truncated, info
-
-
-class OneDiscreteAction(gymnasium.ActionWrapper):
-    """Numbers the actions of a Discrete or MultiDiscrete space 0, 1, 2, …; of the latter the last factor runs first."""
-
-    def __init__(self, env: gymnasium.Env) -> None:
-        super().__init__(env)
-        space = env.action_space
-        if not isinstance(space, Discrete | MultiDiscrete):
-            raise TypeError(f"the actions must be discrete, not {space}")
-        self._start = space.start
-        self._sizes = tuple(np.atleast_1d(space.n if isinstance(space, Discrete) else space.nvec).tolist())
-        self._single = isinstance(space, Discrete)
-        self.action_space = Discrete(int(np.prod(self._sizes)))
-
-    def action(self, action: Any) -> Any:
-        if self._single:
-            return self._start + action
-        return self._start + np.array(np.unravel_index(action, self._sizes))
 
 
 def as_vector(env: gymnasium.Env) -> gymnasium.Env:

@@ -48,6 +48,8 @@ class Rollout(Generic[Array]):
     final_observation: Array | None = None
     """[T, B, ...] like ``observation``, what the environment showed after the step, where ``truncated``, and anything
     elsewhere: ``observation[t + 1]`` is then the first of the next episode. None beside no ``truncated``."""
+    action_mask: Array | None = None
+    """[T+1, B, P] bool, which actions are allowed in the step; None where all are, always."""
 
     @property
     def length(self) -> int:
@@ -66,7 +68,7 @@ class Rollout(Generic[Array]):
 
     def inputs(self) -> dict[str, Array | None]:
         """What the agent is given of it, beside a carry, by the names of its arguments."""
-        names = ("observation", "reward", "is_first", "instruction", "final_observation")
+        names = ("observation", "reward", "is_first", "instruction", "final_observation", "action_mask")
         return {name: getattr(self, name) for name in names}
 
     def columns(self, start: int, stop: int) -> Rollout[Array]:

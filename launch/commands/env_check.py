@@ -17,9 +17,11 @@ import gymnasium
 import numpy as np
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
-from r2ac.envs import EnvironmentFailed, checked, make_vector
+from r2ac.agents import ActionSpec
+from r2ac.envs import EnvironmentFailed, Signals, checked, make_vector
+from r2ac.envs.action_spaces import ActionMask, actions_text
 from r2ac.envs.checked import exits_raise
-from r2ac.envs.gym import GymOptions, make_single
+from r2ac.envs.gym import GymOptions, make_single, masked
 from r2ac.launch.runtime.step_timer import step_limit
 
 _COLOURS = re.compile(r"\x1b\[\d*m")
@@ -60,9 +62,10 @@ def check_environment(name: str, options: GymOptions, seed: int, steps: int) -> 
     single.close()
     played = _play(name, options, seed, steps, generators=0)
     seen = f"{_text(single.observation_space)}, seen as {kind}: {shown.dtype} {list(shown.shape or ())}"
+    masks = ", masked" if getattr(env.unwrapped, "masks_actions", False) else ""
     findings = [
         Finding("observation", seen),
-        Finding("actions", f"{_text(single.action_space)}: {int(taken.n)} actions"),  # type: ignore[attr-defined]
+        Finding("actions", f"{_text(single.action_space)}: {actions_text(taken)} actions{masks}"),
         Finding("infos", f"{', '.join(sorted(played.info_keys)) or 'empty'}: not used"),
         _ends(played, single.spec, steps),
         _rewards(played.rewards),
@@ -78,9 +81,8 @@ def check_environment(name: str, options: GymOptions, seed: int, steps: int) -> 
 
 def _play(name: str, options: GymOptions, seed: int, steps: int, generators: int) -> _Played:
     """Steps of the environment before r2ac wraps it; ``generators`` seeds the global ones of Python and numpy."""
-    played, actions = _Played(), np.random.default_rng(seed)
-    env = make_single(name, options)
-    space: Any = env.action_space
+    played = _Played()
+    env = masked(make_single(name, options), options)
     step = 0
     random.seed(generators)
     np.random.seed(generators)
@@ -88,9 +90,10 @@ def _play(name: str, options: GymOptions, seed: int, steps: int, generators: int
         with step_limit(options.step_timeout or _PATIENCE):
             observation, info = env.reset(seed=seed)
         began = 0
+        env.action_space.seed(seed)
         for step in range(1, steps + 1):
             _note(played, env, observation, info, step)
-            action = space.start + int(actions.integers(space.n))
+            action = env.sample() if isinstance(env, ActionMask) else env.action_space.sample()
             with step_limit(options.step_timeout or _PATIENCE):
                 observation, reward, terminated, truncated, info = env.step(action)
             played.rewards.append(reward)
@@ -148,17 +151,19 @@ def _rewards(rewards: list[Any]) -> Finding:
 
 
 def _speed(name: str, options: GymOptions, seed: int, steps: int) -> Finding:
-    env, actions = make_vector(f"gym/{name}", 1, seed, options=options), np.zeros(1, dtype=np.int64)
+    env = make_vector(f"gym/{name}", 1, seed, options=options)
+    spec, random = ActionSpec.of(env.single_action_space), np.random.default_rng(seed)
     try:
-        env.reset()
+        _, info = env.reset()
         began = time.perf_counter()
         for _ in range(steps):
             with step_limit(options.step_timeout or _PATIENCE):
-                env.step(actions)
+                actions = spec.at_random(random, 1, Signals.of(info).action_mask)
+                _, _, _, _, info = env.step(actions)
         rate = steps / (time.perf_counter() - began)
         env.close()
     except EnvironmentFailed as error:
-        return Finding("steps", f"with action 0 again and again: {error}", wrong=True)
+        return Finding("steps", f"with other actions: {error}", wrong=True)
     return Finding("speed", f"{rate:,.0f} steps/s on one core, without the agent")
 
 

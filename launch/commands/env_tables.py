@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from r2ac.envs import SUITES, Spaces, Suite, Task, make_vector
+from r2ac.envs.action_spaces import actions_text
 from r2ac.envs.engine_check import engine_problems
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.presets import preset_options
@@ -104,7 +105,7 @@ def _seen(task: Task, problem: str | None) -> tuple[str, str]:
     if problem is None and (spaces is None or spaces.actions is None):
         with closing(make_vector(task.name, 1, 0)) as env:
             shape, dtype = env.single_observation_space.shape, env.single_observation_space.dtype
-            spaces = Spaces(shape or (), str(dtype), int(env.single_action_space.n))  # type: ignore[attr-defined]
+            return _observation(Spaces(shape or (), str(dtype), None)), actions_text(env.single_action_space)
     if spaces is None:
         return _UNKNOWN, _UNKNOWN
     return _observation(spaces), _UNKNOWN if spaces.actions is None else str(spaces.actions)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from r2ac.agents import ActionSpec, Agent, StepOutput
 from r2ac.envs import Signals
+from r2ac.launch.rollouts.inference.policies import StepInput
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Decision:
     """What `Core.retention` returns of the step, [B, S]; None where it is not computed."""
 
 
-Act = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None], Decision]
-"""act(observation, reward, is_first, instruction): the next step of B streams; arguments as `Agent.step` takes them."""
+Act = Callable[[StepInput], Decision]
+"""The next step of B streams."""
 
 
 class Player:
@@ -41,14 +42,13 @@ class Player:
         self._device = next(agent.parameters()).device
         self._state = torch.zeros(streams, agent.core.state_size, device=self._device)
 
-    def act(
-        self, observation: np.ndarray, reward: np.ndarray, is_first: np.ndarray, instruction: np.ndarray | None
-    ) -> Decision:
+    def act(self, step: StepInput) -> Decision:
         """As `Act`."""
-        seen, got, first = (torch.from_numpy(array).to(self._device) for array in (observation, reward, is_first))
-        words = None if instruction is None else torch.from_numpy(instruction).to(self._device)
-        output = self._agent.step(seen, got, first, self._state, words)
-        jacobian = self._agent.core.retention(output.core_input, self._state, first) if self._jacobians else None
+        inputs = step.tensors(self._device)
+        output = self._agent.step(state=self._state, **inputs)
+        jacobian = None
+        if self._jacobians:
+            jacobian = self._agent.core.retention(output.core_input, self._state, inputs["is_first"])
         self._state, logits = output.state, output.logits.cpu().numpy()
         actions = self._agent.actions
         uniforms = None if self._greedy else self._random.random((len(logits), *actions.shape))
@@ -56,8 +56,8 @@ class Player:
 
 
 def at_random(actions: ActionSpec, random: np.random.Generator) -> Act:
-    """Draws all actions with the same probability."""
-    return lambda observation, *_: Decision(actions.at_random(random, len(observation), None))
+    """Draws all actions that are allowed with the same probability."""
+    return lambda step: Decision(actions.at_random(random, len(step.reward), step.action_mask))
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,8 @@ def play(
     reward, is_first = np.zeros(env.num_envs, dtype=np.float32), np.ones(env.num_envs, dtype=bool)
     texts = getattr(env.unwrapped, "instruction_texts", lambda: [""] * env.num_envs)
     while True:
-        decision = act(observation, reward, is_first, Signals.of(info).instruction)
+        signals = Signals.of(info)
+        decision = act(StepInput(observation, reward, is_first, signals.instruction, signals.action_mask))
         shown, instructions = observation.copy(), texts()
         with timer():
             observation, paid, terminated, truncated, info = env.step(decision.action)

@@ -76,11 +76,10 @@ class StreamGroup:
         self._timer = timer
         with timer:
             self._observation, info = self._env.reset()
-        self._instruction = Signals.of(info).instruction
+        self._signals = Signals.of(info)
         self._reward = np.zeros(count, dtype=np.float32)
         self._is_first = np.ones(count, dtype=bool)
         self._truncated = np.zeros(count, dtype=bool)
-        self._final_observation: np.ndarray | None = None
         self._returns = np.zeros(count)
         self._lengths = np.zeros(count, dtype=np.int64)
 
@@ -90,25 +89,26 @@ class StreamGroup:
         rollout.reward[t, self.columns] = self._reward
         rollout.is_first[t, self.columns] = self._is_first
         if rollout.instruction is not None:
-            rollout.instruction[t, self.columns] = self._instruction
+            rollout.instruction[t, self.columns] = self._signals.instruction
+        if rollout.action_mask is not None:
+            rollout.action_mask[t, self.columns] = self._signals.action_mask
         if rollout.truncated is not None and rollout.final_observation is not None and t > 0:
             # These belong to the step before.
             rollout.truncated[t - 1, self.columns] = self._truncated
-            if self._final_observation is not None:
-                rollout.final_observation[t - 1, self.columns] = self._final_observation
+            if self._signals.final_observation is not None:
+                rollout.final_observation[t - 1, self.columns] = self._signals.final_observation
 
     def step(self, action: np.ndarray) -> list[Episode]:
         """Step every stream by actions as the environment takes them; returns the episodes that ended."""
         with self._timer:
             self._observation, reward, terminated, truncated, info = self._env.step(action)
-        signals = Signals.of(info)
-        self._instruction = signals.instruction
+        self._signals = signals = Signals.of(info)
         self._reward = reward.astype(np.float32)
         self._is_first = terminated | truncated
         # A step that is both ends the episode as the task's own end does; so does one without a final observation, as
         # after a lost engine.
         has_final = signals.has_final if signals.has_final is not None else np.zeros_like(truncated)
-        self._truncated, self._final_observation = truncated & ~terminated & has_final, signals.final_observation
+        self._truncated = truncated & ~terminated & has_final
         self._returns += reward
         self._lengths += 1
         over, whole = signals.ends(terminated, truncated)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from r2ac.agents import ObservationSpec
-from r2ac.envs import EnvironmentFailed, make_vector
+from r2ac.envs import EnvironmentFailed, Signals, make_vector
 from r2ac.launch.runs.loading import learner_device, load_encoder, make_agent
 from r2ac.launch.runtime.process import learner_threads, set_up_process
 from r2ac.launch.runtime.stop_signals import StopSignals
@@ -74,10 +74,11 @@ def observation_spec(config: TrainConfig[Any]) -> ObservationSpec:
     count = len(config.tasks)
     env = make_vector(config.task, count, config.seed, options=config.env)
     try:
+        spec = ObservationSpec.of(env)
         if config.tasks[0].suite.look_up is not None:
-            env.reset()
-            env.step(np.zeros(count, dtype=np.int64))
-        return ObservationSpec.of(env)
+            mask = Signals.of(env.reset()[1]).action_mask
+            env.step(spec.actions.at_random(np.random.default_rng(config.seed), count, mask))
+        return spec
     finally:
         env.close()
 

@@ -118,7 +118,7 @@ def saved_for_backward(learner: Learner, spec: ObservationSpec, steps: int, batc
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        output = learner.agent(rollout.observation, rollout.reward, rollout.is_first, carry, rollout.instruction)
+        output = learner.agent(carry=carry, **rollout.inputs())
         learner.algorithm.losses(output, rollout, learner.config)
     traces = carry.traces.tensors() if carry.traces is not None else []
     kept = [*rollout.arrays().values(), *learner.agent.state_dict().values(), carry.state, *traces]

@@ -90,14 +90,12 @@ class ActingAgent:
         self._began = self._began or began
         chosen = torch.cat([torch.arange(each.start, each.stop) for each in streams]).to(self._device)
         cells = self._cells[chosen]
-        words = [each.instruction for each in steps if each.instruction is not None]
-        output = self._agent.step(
-            self._gather([each.observation for each in steps]),
-            self._gather([each.reward for each in steps]),
-            self._gather([each.is_first for each in steps]),
-            cells,
-            self._gather(words) if words else None,
-        )
+        inputs = {
+            name: self._gather([getattr(each, name) for each in steps])
+            for name, array in vars(steps[0]).items()
+            if array is not None
+        }
+        output = self._agent.step(state=cells, **inputs)
         self._cells[chosen] = output.state
         logits = output.logits.cpu()
         self._done += InferenceStatistics(time.perf_counter() - began, batches=1, requests=len(streams))

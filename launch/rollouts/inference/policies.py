@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,20 +21,28 @@ class InferenceLost(RuntimeError):
 
 @dataclass(frozen=True)
 class StepInput:
-    """The agent's input at a step of some streams, [B, ...] each."""
+    """The agent's input at a step of some streams, [B, ...] each, by the names of `Agent.step`; None for what the
+    environment does not have."""
 
     observation: np.ndarray
     reward: np.ndarray
     is_first: np.ndarray
     instruction: np.ndarray | None
+    action_mask: np.ndarray | None
 
     @staticmethod
     def of(rollout: Rollout[np.ndarray], t: int, columns: slice) -> StepInput:
         """Step ``t`` of these columns of a rollout, as views."""
-        words = None if rollout.instruction is None else rollout.instruction[t, columns]
-        return StepInput(
-            rollout.observation[t, columns], rollout.reward[t, columns], rollout.is_first[t, columns], words
-        )
+        arrays: Iterator[Any] = (getattr(rollout, name) for name in _INPUTS)
+        return StepInput(*(None if array is None else array[t, columns] for array in arrays))
+
+    def tensors(self, device: torch.device) -> dict[str, Tensor]:
+        """Those that are there, on a device."""
+        arrays = ((name, getattr(self, name)) for name in _INPUTS)
+        return {name: torch.from_numpy(array).to(device) for name, array in arrays if array is not None}
+
+
+_INPUTS = tuple(field.name for field in fields(StepInput))
 
 
 class Policy:
@@ -73,12 +82,7 @@ class LocalPolicy(Policy):
 
     def answer(self, group: int, t: int) -> None:
         columns = self._columns[group]
-        inputs = StepInput.of(self._rollout, t, columns)
-        words = None if inputs.instruction is None else self._tensor(inputs.instruction)
-        observation, reward, is_first = map(self._tensor, (inputs.observation, inputs.reward, inputs.is_first))
-        output = self._agent.step(observation, reward, is_first, self._state[columns], words)
+        inputs = StepInput.of(self._rollout, t, columns).tensors(self._device)
+        output = self._agent.step(state=self._state[columns], **inputs)
         self._state[columns] = output.state
         self._rollout.behaviour_logits[t, columns] = output.logits.cpu().numpy()
-
-    def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.from_numpy(array).to(self._device)

@@ -47,6 +47,8 @@ class RolloutLayout:
         }
         if spec.instruction_length:
             shapes["instruction"] = ((steps + 1, streams, spec.instruction_length), np.int32)
+        if spec.action_masks:
+            shapes["action_mask"] = ((steps + 1, streams, spec.actions.parameters), np.bool_)
         if self.final_observations:
             shapes["truncated"] = ((steps, streams), np.bool_)
             shapes["final_observation"] = ((steps, streams, *spec.shape), shapes["observation"][1])
