@@ -186,14 +186,17 @@ def _text(space: Space) -> str:
 
 def masked(env: gymnasium.Env, options: GymOptions) -> gymnasium.Env:
     """The environment in an `ActionMask` where it says which of its discrete actions it allows."""
-    return ActionMask(env, options.mask_from_info) if options.mask_from_info or masks_actions(env) else env
+    has_mask = options.mask_from_info or masks_actions(env)
+    discrete = isinstance(env.action_space, Discrete | MultiDiscrete)
+    return ActionMask(env, options.mask_from_info) if has_mask and discrete else env
 
 
 def _make_one(name: str, options: GymOptions) -> gymnasium.Env:
     env = make_single(name, options)
     space = env.action_space
-    if not isinstance(space, Box):
-        env = masked(env, options)
+    if options.mask_from_info and isinstance(space, Box):
+        raise UnknownTask(f"gym/{name} is no task here: it masks actions, but these are {_text(space)}")
+    env = masked(env, options)
     try:
         env = OneDiscreteAction(env) if isinstance(space, Discrete) else RowActions(env)
     except TypeError:

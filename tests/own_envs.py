@@ -6,7 +6,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Text, Tuple
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, Space, Text, Tuple
 
 
 class Walk(gymnasium.Env):
@@ -96,9 +96,9 @@ SPACES: dict[str, tuple[Space, Space]] = {
     "OneImage": (Dict({"camera": Tuple((IMAGE,))}), Discrete(2)),
     "ImageAndMore": (Dict({"camera": IMAGE, "speed": VECTOR}), Discrete(2)),
     "Words": (Dict({"speed": VECTOR, "mission": Text(5)}), Discrete(2)),
-    "Steering": (VECTOR, Box(-1, 1, (2,), np.float32)),
-    "Gamepad": (VECTOR, MultiDiscrete([3, 2])),
     "Switches": (VECTOR, MultiBinary(3)),
+    "Several": (VECTOR, Tuple((Discrete(2), Box(-1, 1, (1,))))),
+    "Integers": (VECTOR, Box(0, 5, (2,), np.int64)),
 }
 for name, (shown, taken) in SPACES.items():
     kind = type(name, (Walk,), {"shown": shown, "taken": taken})

@@ -193,10 +193,6 @@ def test_an_id_that_does_not_exist_is_one_sentence(task: str, said: str) -> None
 @pytest.mark.parametrize(
     ("task", "said"),
     [
-        ("gym/Pendulum-v1", "its actions must be Discrete, not Box"),
-        ("gym/r2ac-test/Grid-v0", r"its actions must be Discrete, not MultiDiscrete"),
-        ("gym/Pendulum-v1", "Box actions are not supported yet"),
-        ("gym/r2ac-test/Grid-v0", "MultiDiscrete actions are not supported yet"),
         ("gym/r2ac-test/Floats-v0", r"not Box\(0.0, 100.0, \(5, 6, 3\), float32\)"),
         ("gym/r2ac-test/Channels-v0", r"not Box\(0, 100, \(5, 6, 7\), uint8\)"),
     ],

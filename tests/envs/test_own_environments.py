@@ -121,9 +121,9 @@ def test_an_image_alone_stays_an_image() -> None:
             "it shows the image camera beside speed, but an agent sees one image or one vector; --wrappers",
         ),
         ("Words", "its observations must be uint8 images .* not Text.* in mission"),
-        ("Steering", "its actions must be Discrete, not Box.*: Box actions are not supported yet"),
-        ("Gamepad", r"not MultiDiscrete\(\[3 2\]\): MultiDiscrete actions are not supported yet"),
-        ("Switches", r"its actions must be Discrete, not MultiBinary\(3\)$"),
+        ("Switches", r"its actions must be Discrete, .* numbers, not MultiBinary\(3\); --wrappers module:function can"),
+        ("Several", r"its actions must be Discrete, .* numbers, not Tuple\(Discrete\(2\), Box.*\)"),
+        ("Integers", r"its actions must be Discrete, .* numbers, not Box\(0, 5, \(2,\), int64\)"),
     ],
 )
 def test_what_cannot_be_shown_or_done_is_refused(name: str, said: str) -> None:

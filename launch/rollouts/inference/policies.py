@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -33,8 +33,9 @@ class StepInput:
     @staticmethod
     def of(rollout: Rollout[np.ndarray], t: int, columns: slice) -> StepInput:
         """Step ``t`` of these columns of a rollout, as views."""
-        arrays: Iterator[Any] = (getattr(rollout, name) for name in _INPUTS)
-        return StepInput(*(None if array is None else array[t, columns] for array in arrays))
+        whole = (getattr(rollout, name) for name in _INPUTS)
+        arrays: list[Any] = [None if array is None else array[t, columns] for array in whole]
+        return StepInput(*arrays)
 
     def tensors(self, device: torch.device) -> dict[str, Tensor]:
         """Those that are there, on a device."""
