@@ -72,7 +72,7 @@ class ActionSpec(ABC):
 
     @abstractmethod
     def entropy(self, parameters: Tensor) -> Tensor:
-        """The entropies in nats, summed over all leading dimensions and all parts of an action: a scalar."""
+        """In nats, [...], of parameters [..., P], summed over the parts of an action."""
 
     @abstractmethod
     def choose(self, parameters: np.ndarray, uniforms: np.ndarray | None) -> np.ndarray:
@@ -127,7 +127,7 @@ class DiscreteActions(ActionSpec):
 
     def entropy(self, parameters: Tensor) -> Tensor:
         log_probs = parameters.log_softmax(-1)
-        return -(log_probs.exp() * log_probs).sum()
+        return -(log_probs.exp() * log_probs).sum(-1)
 
     def choose(self, parameters: np.ndarray, uniforms: np.ndarray | None) -> np.ndarray:
         if uniforms is None:
@@ -168,7 +168,7 @@ class MultiDiscreteActions(ActionSpec):
         return torch.stack(each).sum(0)
 
     def entropy(self, parameters: Tensor) -> Tensor:
-        return torch.stack([part.entropy(parameters[..., logits]) for _, logits, part in self.parts()]).sum()
+        return torch.stack([part.entropy(parameters[..., logits]) for _, logits, part in self.parts()]).sum(0)
 
     def choose(self, parameters: np.ndarray, uniforms: np.ndarray | None) -> np.ndarray:
         each = [
@@ -228,7 +228,7 @@ class BoxActions(ActionSpec):
     def entropy(self, parameters: Tensor) -> Tensor:
         """Of the Gaussian, with ``squash`` too: what tanh does to it has no closed form."""
         _, log_deviation = parameters.chunk(2, dim=-1)
-        return (log_deviation + 0.5 * (1 + math.log(2 * math.pi))).sum()
+        return (log_deviation + 0.5 * (1 + math.log(2 * math.pi))).sum(-1)
 
     def choose(self, parameters: np.ndarray, uniforms: np.ndarray | None) -> np.ndarray:
         mean, log_deviation = np.split(parameters, 2, axis=1)

@@ -176,10 +176,16 @@ class Agent(nn.Module):
         action_mask: Tensor | None = None,
     ) -> StepOutput:
         """:meth:`transition` without gradients, for those who act."""
-        return self.transition(observation, reward, is_first, state, instruction)
+        return self.transition(observation, reward, is_first, state, instruction, action_mask)
 
     def transition(
-        self, observation: Tensor, reward: Tensor, is_first: Tensor, state: Tensor, instruction: Tensor | None = None
+        self,
+        observation: Tensor,
+        reward: Tensor,
+        is_first: Tensor,
+        state: Tensor,
+        instruction: Tensor | None = None,
+        action_mask: Tensor | None = None,
     ) -> StepOutput:
         """One step of B streams without sensitivities, from the core's state before it, [B, S]; the other arguments are
         those of :meth:`forward` without the axis of time."""

@@ -63,7 +63,7 @@ class ActorCritic:
         )
         policy = policy_gradient_loss(log_prob, returns.pg_advantages)
         baseline = baseline_loss(output.values, returns.targets)
-        bonus = output.actions.entropy(output.logits)
+        bonus = output.actions.entropy(output.logits).sum()
         total = policy + config.baseline_cost * baseline - config.entropy_cost * bonus
         return Losses(total, dict(zip(METRICS, (policy.detach(), baseline.detach(), bonus.detach()), strict=True)))
 

@@ -83,7 +83,7 @@ def clipped_losses(
     if config.clip_range_vf != "none":
         bound = config.clip_range_vf * share
         values = targets.values + torch.maximum(torch.minimum(values - targets.values, bound), -bound)
-    baseline, bonus = baseline_loss(values, targets.returns), actions.entropy(output.logits)
+    baseline, bonus = baseline_loss(values, targets.returns), actions.entropy(output.logits).sum()
     total = policy + config.baseline_cost * baseline - config.entropy_cost * bonus
     # Schulman's estimate of KL(old || new), which is never negative (joschu.net/blog/kl-approx.html).
     kl = (log_ratio.exp() - 1 - log_ratio).sum()

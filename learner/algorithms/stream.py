@@ -27,7 +27,6 @@ from r2ac.agents import Carry, RolloutOutput, StepOutput
 from r2ac.agents.scopes import scope
 from r2ac.learner.algorithms.actor_critic import ActorCritic
 from r2ac.learner.algorithms.algorithm import Descent, Losses, UpdateContext
-from r2ac.learner.algorithms.losses import log_prob_of_actions
 from r2ac.learner.config import LearnerConfig
 from r2ac.learner.rollout import Rollout
 
@@ -51,9 +50,9 @@ class Stream:
 
     def objective(self, output: StepOutput, action: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
         """What is wanted of a step, whose gradient the traces gather, and the policy's entropy: [B] each."""
-        config, log_probs = self._context.config, output.logits.log_softmax(-1)
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
-        wanted = log_prob_of_actions(output.logits, action) + config.baseline_cost * output.value
+        config, actions = self._context.config, output.actions
+        entropy = actions.entropy(output.logits)
+        wanted = actions.log_prob(output.logits, action) + config.baseline_cost * output.value
         return wanted + config.entropy_cost * sign * entropy, entropy
 
     def update(self, batch: Rollout[Tensor], carry: Carry) -> tuple[Carry, Descent]:
@@ -63,7 +62,7 @@ class Stream:
         agent = self._context.agent
         # The state that the actor had: with one step a rollout it is the learner's own, but for a stream that is new.
         state = batch.first_state.to(carry.state.dtype).requires_grad_()
-        output = agent.transition(*_step(batch, 0), state, _words(batch, 0))
+        output = agent.transition(state=state, **_inputs(batch, 0))
         error = self._td_error(batch, output)
         wanted, entropy = self.objective(output, batch.action[0], error.sign())
         with scope("backward"):
@@ -88,10 +87,11 @@ class Stream:
         """delta [B]. Where a time limit ended the episode, what follows is the value of the final observation."""
         agent, discount = self._context.agent, self._context.config.discount
         after = output.state.detach()
-        following = agent.step(*_step(batch, 1), after, _words(batch, 1)).value.masked_fill(batch.is_first[1], 0)
+        following = agent.step(state=after, **_inputs(batch, 1)).value.masked_fill(batch.is_first[1], 0)
         if batch.final_observation is not None and batch.truncated is not None:
             never = torch.zeros_like(batch.is_first[1])
-            final = agent.step(batch.final_observation[0], batch.reward[1], never, after, _words(batch, 0)).value
+            words = None if batch.instruction is None else batch.instruction[0]
+            final = agent.step(batch.final_observation[0], batch.reward[1], never, after, words).value
             following = torch.where(batch.truncated[0], final, following)
         return agent.rewards(batch.reward[1]).to(after.dtype) + discount * following - output.value.detach()
 
@@ -138,12 +138,10 @@ class Stream:
             trace[streams] = torch.where(finite, trace[streams], torch.zeros_like(trace[streams]))
 
 
-def _step(batch: Rollout[Tensor], t: int) -> tuple[Tensor, Tensor, Tensor]:
-    return batch.observation[t], batch.reward[t], batch.is_first[t]
-
-
-def _words(batch: Rollout[Tensor], t: int) -> Tensor | None:
-    return None if batch.instruction is None else batch.instruction[t]
+def _inputs(batch: Rollout[Tensor], t: int) -> dict[str, Tensor]:
+    """What the agent is given in a step, by the names of the arguments of `Agent.step`."""
+    names = ("observation", "reward", "is_first", "instruction", "action_mask")
+    return {name: array[t] for name in names if (array := getattr(batch, name)) is not None}
 
 
 def _along(numbers: Tensor, trace: Tensor) -> Tensor:

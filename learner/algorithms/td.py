@@ -22,5 +22,4 @@ class TD(Stream):
         super().__init__(context)
 
     def objective(self, output: StepOutput, action: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
-        log_probs = output.logits.log_softmax(-1)
-        return output.value, -(log_probs.exp() * log_probs).sum(-1)
+        return output.value, output.actions.entropy(output.logits)

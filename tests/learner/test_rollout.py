@@ -30,6 +30,7 @@ def make_rollout(steps: int = 3, batch: int = 4, first_stream: int = 0, seed: in
         instruction=rng.integers(0, 40, (steps + 1, batch, 3), dtype=np.int32),
         truncated=rng.random((steps, batch)) < 0.3,
         final_observation=rng.integers(0, 256, (steps, batch, 2, 5, 6), dtype=np.uint8),
+        action_mask=rng.random((steps + 1, batch, 7)) < 0.7,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from torch.nn.utils import parameters_to_vector
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.settings.config import TrainConfig
@@ -19,7 +19,7 @@ from tests.processes import ray_processes
 
 ACTORS, STREAMS, FIRST_UPDATE = 2, 3, 5
 AGENT = AgentConfig(hidden_size=5, encoder="none")
-SPEC = ObservationSpec((4,), 2)
+SPEC = ObservationSpec((4,), DiscreteActions(2))
 WEIGHTS = parameters_to_vector(Agent(SPEC, AGENT).parameters()).detach().numpy()
 CONFIG = TrainConfig(
     "memory/tmaze",
