@@ -14,6 +14,7 @@ from r2ac.agents.core import Carry
 from r2ac.agents.cores import make_core
 from r2ac.agents.encoders import make_encoder
 from r2ac.agents.instruction import InstructionEncoder
+from r2ac.agents.moments import ObservationNormaliser
 from r2ac.agents.readout import Readout
 from r2ac.agents.rewards import RewardTransform
 from r2ac.agents.scopes import scope
@@ -88,7 +89,8 @@ class Agent(nn.Module):
         logits = policy(r)      value = value(r)
 
     The last reward is zero in the first step of an episode; else it is normalised and clipped by
-    :class:`RewardTransform`. Irie et al. 2024, section 4. Where the task gives instructions, the core reads their
+    :class:`RewardTransform`. Irie et al. 2024, section 4. Vectors may be normalised before the encoder, by
+    :class:`ObservationNormaliser`. Where the task gives instructions, the core reads their
     features too, those of :class:`InstructionEncoder`.
 
     Raises:
@@ -103,6 +105,10 @@ class Agent(nn.Module):
                 "hidden_size and encoder_features must be at least 1, not "
                 f"{config.hidden_size} and {config.encoder_features}"
             )
+        self.observations: ObservationNormaliser | None = None
+        """None where observations are not normalised."""
+        if config.normalise_observations and len(spec.shape) == 1:
+            self.observations = ObservationNormaliser(spec.shape[0])
         self.encoder, features = make_encoder(spec.shape, config.encoder, config.encoder_features)
         self.instruction_encoder = InstructionEncoder(spec.instruction_ids) if spec.instruction_length else None
         if self.instruction_encoder is not None:
@@ -209,6 +215,8 @@ class Agent(nn.Module):
     def core_input(self, observation: Tensor, reward: Tensor, is_first: Tensor, instruction: Tensor | None) -> Tensor:
         """[features; transformed last reward; features of the instruction], [T, B, D]."""
         dtype = self.policy.weight.dtype
+        if self.observations is not None:
+            observation = self.observations(observation)
         # Casts are not kept from call to call: weights change, and a captured update must cast them each time.
         low = self.encoder_dtype == torch.bfloat16
         with torch.autocast(observation.device.type, torch.bfloat16, enabled=low, cache_enabled=False):

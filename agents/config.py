@@ -56,6 +56,9 @@ class AgentConfig:
     """Bound that rewards are clipped to, in the losses and in the core's input; none: as the environment gives them."""
     normalise_rewards: bool = False
     """Divide rewards, before they are clipped, by the running deviation of the discounted return."""
+    normalise_observations: bool = False
+    """Subtract the running mean from observations that are vectors, divide them by the running deviation, and clip them
+    at 10; images stay as they are."""
     action_deviation: Literal["state-independent", "state-dependent"] = "state-independent"
     """The deviations of continuous actions: one parameter each, or computed by the network in every step."""
     squash_actions: bool = False

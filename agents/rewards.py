@@ -7,6 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from r2ac.agents.moments import fresh_moments, merged
+
 
 class RewardTransform(nn.Module):
     """clip(r / deviation, -bound, bound): where the rewards are not to be normalised the deviation is 1, and where they
@@ -28,8 +30,7 @@ class RewardTransform(nn.Module):
         if normalise:
             # A parameter that nothing trains: it travels with the weights to those who act, whose cores read rewards.
             self.deviation = nn.Parameter(torch.ones(()), requires_grad=False)
-            # The first returns outweigh the variance that stands here at the start.
-            self.register_buffer("moments", torch.tensor([1e-4, 0.0, 1.0], dtype=torch.float64))
+            self.register_buffer("moments", fresh_moments())
 
     def forward(self, reward: Tensor) -> Tensor:
         """Rewards of any shape, as the environment gave them."""
@@ -42,13 +43,5 @@ class RewardTransform(nn.Module):
         """Take discounted returns, by their number, sum and sum of squares, [3] float64, into the deviation, without
         waiting for the device."""
         assert self.deviation is not None
-        count, mean, variance = self.moments.unbind()
-        number = sums[0]
-        new_mean = sums[1] / number
-        new_variance = (sums[2] / number - new_mean.square()).clamp(min=0)
-        # Chan et al. 1979, "Updating formulae and a pairwise algorithm for computing sample variances".
-        share = number / (count + number)
-        difference = new_mean - mean
-        variance = variance + share * (new_variance - variance + (1 - share) * difference.square())
-        self.moments.copy_(torch.stack((count + number, mean + share * difference, variance)))
-        self.deviation.copy_((variance + 1e-8).sqrt())
+        self.moments.copy_(merged(self.moments, sums))
+        self.deviation.copy_((self.moments[2] + 1e-8).sqrt())

@@ -117,8 +117,8 @@ class Learner:
         """One update from a batch of rollouts, T steps of B streams, and from those of the other learners, as if they
         were one. The batch is staged now unless it was before.
 
-        An update whose loss or gradient is not finite changes nothing but the counters and the deviation of the
-        rewards, and its streams begin again with zero sensitivities.
+        An update whose loss or gradient is not finite changes nothing but the counters and what rewards and
+        observations are normalised by, and its streams begin again with zero sensitivities.
 
         Returns:
             Metrics as scalar tensors on the learner's device: losses per step, gradient norm, entropy. On a GPU they
@@ -198,8 +198,12 @@ class Learner:
         if self._rtrl_metrics is not None:
             carry = self._rtrl_metrics.begin(carry, self.updates)
         if self._returns is not None:
-            self._observe_returns(self._returns.advance(batch, gap))
+            self.agent.rewards.observe(self._sums(self._returns.advance(batch, gap)))
         carry, descent = self.algorithm.update(batch, carry)
+        if self.agent.observations is not None:
+            # After the update, which learns by the mean and deviation that the actors had. What is not finite spoils
+            # one update and not all that follow.
+            self.agent.observations.observe(self._sums(batch.observation[1:].nan_to_num(0, 0, 0)))
         with scope("copies"):
             self.carries.store(batch.stream, carry, descent.finite)
         with scope("metrics"):
@@ -237,13 +241,14 @@ class Learner:
             step_where(self.optimiser, made, may_branch=self.device.type == "cpu")
         return Descent(metrics | {"loss/gradient_norm": gradient_norm}, finite, made)
 
-    def _observe_returns(self, returns: Tensor) -> None:
-        """Take the discounted returns [T, B] of all learners' batches into the rewards' deviation."""
-        returns = returns.double()
-        sums = torch.stack((torch.ones_like(returns).sum(), returns.sum(), returns.square().sum()))
+    def _sums(self, values: Tensor) -> Tensor:
+        """Number, sum and sum of squares of values [T, B, ...] over the steps of all learners' batches, [3, ...]
+        float64."""
+        values = values.double()
+        sums = torch.stack([each.sum((0, 1)) for each in (torch.ones_like(values), values, values.square())])
         if self._collective.size > 1:
             self._collective.sum_([sums])
-        self.agent.rewards.observe(sums)
+        return sums
 
     def _combine(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """Gradients, in place, and losses of the batches of all learners as if they were one batch. From here on all

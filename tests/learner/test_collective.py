@@ -80,6 +80,7 @@ def train(case: Case, collective: Collective) -> dict[str, Any]:
         encoder="mlp",
         encoder_features=7,
         normalise_rewards=case.normalised,
+        normalise_observations=case.normalised,
     )
     agent = Agent(ObservationSpec((SIZE,), DiscreteActions(ACTIONS)), config).to(case.dtype)
     settings = LearnerConfig(

@@ -44,6 +44,7 @@ def test_the_papers_settings(task: str) -> None:
         "readout_skip": False,
         "reward_clip": 1.0,
         "normalise_rewards": False,
+        "normalise_observations": False,
         "action_deviation": "state-independent",
         "squash_actions": False,
     }
