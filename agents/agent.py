@@ -202,7 +202,9 @@ class Agent(nn.Module):
             h, state = self.core.transition(x, state, is_first)
         with scope("heads"):
             features = self.readout(h, x)
-            return StepOutput(self.actions, self.policy(features, action_mask), self.value(features).squeeze(-1), state, x)
+            return StepOutput(
+                self.actions, self.policy(features, action_mask), self.value(features).squeeze(-1), state, x
+            )
 
     def _final_values(self, observation: Tensor, reward: Tensor, states: Tensor, instruction: Tensor | None) -> Tensor:
         """Values [T, B] of what was shown after each step, each a step on from the state after it, [T, B, S]. Computed

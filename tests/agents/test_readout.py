@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec, Recurrent
+from r2ac.agents.actions import DiscreteActions
 from r2ac.agents.readout import Readout
 
 DOUBLE = torch.float64
@@ -17,7 +18,9 @@ EVERY_PART = {"readout": "mlp", "readout_size": 7, "readout_skip": True, "layer_
 
 def make_agent(**config: Any) -> Agent:
     torch.manual_seed(1)
-    return Agent(ObservationSpec((SIZE,), A), AgentConfig(hidden_size=N, encoder="none", **config)).to(DOUBLE)
+    return Agent(ObservationSpec((SIZE,), DiscreteActions(A)), AgentConfig(hidden_size=N, encoder="none", **config)).to(
+        DOUBLE
+    )
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])

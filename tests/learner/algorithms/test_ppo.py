@@ -89,10 +89,10 @@ def test_the_gradient_of_a_late_rollout_is_full_bptts() -> None:
         for name in ("observation", "reward", "is_first")
     ]
     # The states of the first two rollouts, by a carry without traces and with the gradient through all of it.
-    inputs = agent._core_input(*x, None)
+    inputs = agent.core_input(*x, None)
     before = agent.core.truncated_states(inputs, torch.zeros(3, 5, dtype=torch.float64), x[2])[-1]
     last = [torch.from_numpy(getattr(whole, name)) for name in ("observation", "reward", "is_first")]
-    inputs = agent._core_input(*(each[:3] for each in last), None)
+    inputs = agent.core_input(*(each[:3] for each in last), None)
     states = agent.core.truncated_states(inputs, before, last[2][:3])
     h = agent.core._read(inputs, states)
     batch = Rollout(**{name: torch.from_numpy(array) for name, array in whole.arrays().items()})
