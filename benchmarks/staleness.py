@@ -35,7 +35,7 @@ from r2ac.learner.refresh import History
 TASK = "memory/tmaze"
 ALGORITHMS = {
     "vtrace": ["--algorithm", "vtrace"],
-    **{f"ppo, {n} epochs": ["--algorithm", "ppo", "--n-epochs", str(n)] for n in (1, 3, 10)},
+    **{f"ppo, n_epochs {n}": ["--algorithm", "ppo", "--n-epochs", str(n)] for n in (1, 3, 10)},
 }
 COMMON = ["--num-actors", "0", "--learning-rate-schedule", "constant", "--device", "cpu", "--rtrl-metrics-every", "0"]
 
@@ -72,8 +72,10 @@ class Training:
 
 def angles(steps: int) -> None:
     """By algorithm, learning rate and T, after ``steps`` of training."""
-    print("| algorithm | T | learning rate | 1 update | 5 to 8 | 33 to 64 | norms | after its update | TBPTT |")
-    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    print(
+        "| algorithm | T | learning rate | 1 update | 5 to 8 | 33 to 64 | norms | boundary | after its update | TBPTT |"
+    )
+    print("|---|" + "--:|" * 9)
     for name, flags in ALGORITHMS.items():
         for length in (1, 10, 50):
             for rate in ("1e-3", "4e-3"):
@@ -84,15 +86,15 @@ def angles(steps: int) -> None:
                 rows = {each.first_age: each for each in found.comparisons}
                 by_age = " | ".join(f"{rows[age].angle:.2f}" for age in (1, 5, 33))
                 last = rows[33]
-                rest = f"{last.ratio:.3f} | {last.angle_after:.2f} | {last.truncated_angle:.0f}"
-                print(f"| {name} | {length} | {rate} | {by_age} | {rest} |", flush=True)
+                rest = f"{last.ratio:.3f} | {last.boundary_angle:.2f} | {last.angle_after:.2f}"
+                print(f"| {name} | {length} | {rate} | {by_age} | {rest} | {last.truncated_angle:.0f} |", flush=True)
 
 
 def refreshes(updates: int) -> None:
     """Trainings that differ in --refresh-every alone, update by update in turns."""
     print("\n| algorithm | T | refresh every | time of an update | angle | boundary alone |")
     print("|---|--:|--:|--:|--:|--:|")
-    for name, length in (("vtrace", 1), ("vtrace", 10), ("ppo, 10 epochs", 10)):
+    for name, length in (("vtrace", 1), ("vtrace", 10), ("ppo, n_epochs 10", 10)):
         flags = [*ALGORITHMS[name], "--rollout-length", str(length), "--learning-rate", "4e-3"]
         kept = ["--refresh-rollouts", str(_history(length))]
         trainings = {n: Training([*flags, "--refresh-every", str(n), *kept]) for n in (0, 100, 10, 1)}
@@ -118,7 +120,7 @@ def solving(seeds: int, corridor: int, limit: int) -> None:
     """Steps, in thousands, of each seed."""
     print(f"\n| algorithm | T | refresh every | steps to 95 %, in thousands, seeds 1 to {seeds} |")
     print("|---|--:|--:|---|")
-    for name, length in (("vtrace", 10), ("ppo, 10 epochs", 10)):
+    for name, length in (("vtrace", 10), ("ppo, n_epochs 10", 10)):
         flags = [*ALGORITHMS[name], "--rollout-length", str(length), "--learning-rate", "4e-3"]
         flags += ["--corridor-length", str(corridor), "--refresh-rollouts", str(_history(length))]
         for n in (0, 10, 1):

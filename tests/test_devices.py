@@ -172,6 +172,7 @@ CAPTURES: dict[str, dict[str, Any]] = {
     "tbptt": {"agent": replace(SMALL, gradient="tbptt")},
     "feed-forward": {"agent": replace(SMALL, core="feedforward")},
     "rewards normalised": {"agent": replace(SMALL, normalise_rewards=True)},
+    "refreshed": {"refresh_every": 2, "refresh_rollouts": 3},
 }
 
 

@@ -84,6 +84,7 @@ CASES = {
     "time limits": Case(final_observations=True),
     "ppo": Case(learner={"algorithm": "ppo", "n_epochs": 2, "target_kl": 0.1, "clip_range_vf": 0.2}),
     "ppo in minibatches": Case(learner={"algorithm": "ppo", "n_epochs": 2, "num_minibatches": 2, "optimiser": "adam"}),
+    "refreshed": Case(IMAGE, words=WORDS, learner={"refresh_every": 1}),
     "stream": Case(steps=1, final_observations=True, learner={"algorithm": "stream", "optimiser": "sgd"}),
     "td": Case(steps=1, learner={"algorithm": "td"}),
     "all together": Case(
@@ -113,6 +114,8 @@ def test_an_update_does_not_wait_for_the_gpu(name: str, launches: None) -> None:
         assert kernels == {"_forward_kernel": 1, "_backward_kernel": 1}
     elif name in PASSES:
         assert kernels == dict.fromkeys(KERNELS, PASSES[name]) | {"_forward_kernel": PASSES[name] + 1}
+    elif name == "refreshed":
+        assert kernels == dict.fromkeys(KERNELS, 2)
     else:
         assert kernels == KERNELS
     print(f"{name}: {spy.calls.total()} operators")
