@@ -83,7 +83,7 @@ def angles(steps: int) -> None:
                     while training.learner.env_steps < steps:
                         training.update(training.collect())
                     found = measure_staleness(training.learner, training.collect, updates=64, history=_history(length))
-                rows = {each.first_age: each for each in found.comparisons}
+                rows = {each.first_age: each for each in found.gradients}
                 by_age = " | ".join(f"{rows[age].angle:.2f}" for age in (1, 5, 33))
                 last = rows[33]
                 rest = f"{last.ratio:.3f} | {last.boundary_angle:.2f} | {last.angle_after:.2f}"

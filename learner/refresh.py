@@ -23,7 +23,7 @@ KEPT = ("observation", "reward", "is_first", "instruction", "first_state", "stre
 
 
 @dataclass(frozen=True)
-class _Past:
+class _PastBatch:
     """A batch that lies behind."""
 
     fields: dict[str, Tensor]
@@ -42,7 +42,7 @@ class History:
 
     def __init__(self, rollouts: int, num_streams: int) -> None:
         self._kept, self._num_streams = rollouts * num_streams, num_streams
-        self._past: deque[_Past] = deque()
+        self._past: deque[_PastBatch] = deque()
 
     def add(self, batch: Rollout[Tensor], state: Tensor, fresh: Tensor) -> None:
         """Keep a copy of a batch whose streams began at ``state``, [B, S]; those that are ``fresh``, [B] bool, are cut
@@ -51,7 +51,7 @@ class History:
         while self._past and held - len(self._past[0].fresh) >= self._kept:
             held -= len(self._past.popleft().fresh)
         fields = {name: array.clone() for name, array in batch.arrays().items() if name in KEPT}
-        self._past.append(_Past({**fields, "first_state": state}, fresh))
+        self._past.append(_PastBatch({**fields, "first_state": state}, fresh))
 
     @torch.no_grad()
     def recompute(self, agent: Agent, carries: CarryStore) -> None:

@@ -111,7 +111,7 @@ def _print_staleness(console: Console, inspection: Inspection, staleness: Stalen
         style="dim",
     )
     table = _table("updates", "angle", "ratio", "boundary alone", "ratio", "angle after its update", "TBPTT's angle")
-    for each in staleness.comparisons:
+    for each in staleness.gradients:
         table.add_row(
             f"{each.first_age}" if each.first_age == each.last_age else f"{each.first_age} to {each.last_age}",
             f"{each.angle:.2f}",

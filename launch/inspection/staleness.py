@@ -28,7 +28,7 @@ from r2ac.learner.rtrl_metrics import GradientParts, gradient_parts
 
 
 @dataclass(frozen=True)
-class Comparison:
+class StaleGradient:
     """The gradient by carried sensitivities beside the exact one, means over the updates of some ages: angles in
     degrees, ratios of norms, carried over exact; nan where one of the two is zero in all of them."""
 
@@ -54,7 +54,7 @@ class Staleness:
     learning_rate: float
     history: int
     """Rollouts that the exact gradient reaches through."""
-    comparisons: tuple[Comparison, ...]
+    gradients: tuple[StaleGradient, ...]
     """By rising age."""
 
 
@@ -110,7 +110,7 @@ def measure_staleness(
     return Staleness(learner.config.learning_rate, history, tuple(_by_age(np.array(rows))))
 
 
-def _by_age(rows: np.ndarray) -> Iterator[Comparison]:
+def _by_age(rows: np.ndarray) -> Iterator[StaleGradient]:
     """Means over the ages 0, 1, 2, 3 to 4, 5 to 8, …"""
     first = last = 0
     while first < len(rows):
@@ -120,13 +120,13 @@ def _by_age(rows: np.ndarray) -> Iterator[Comparison]:
         means = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
         angle, ratio, boundary_angle, boundary_ratio, truncated, after = means.tolist()
         ages = first, first + len(part) - 1
-        yield Comparison(*ages, angle, ratio, boundary_angle, boundary_ratio, after, truncated)
+        yield StaleGradient(*ages, angle, ratio, boundary_angle, boundary_ratio, after, truncated)
         first, last = last + 1, max(1, 2 * last)
 
 
 def compare(learner: Learner, carried: CarryStore, past: History, batch: Rollout[Tensor]) -> list[float]:
     """Angles and ratios of the gradient and of the boundary term, and the angle of the part inside the rollout, as
-    :class:`Comparison` has them; neither the carries nor the learner's weights change."""
+    :class:`StaleGradient` has them; neither the carries nor the learner's weights change."""
     recomputed = CarryStore(learner.agent.core, len(carried.next_sequence))
     past.recompute(learner.agent, recomputed)
     # On-policy algorithms begin a rollout at the state that the actor had.

@@ -37,15 +37,15 @@ def played(learner: Learner, updates: int, history: int) -> Staleness:
 @pytest.mark.parametrize("settings", [{}, {"algorithm": "ppo", "n_epochs": 2}])
 def test_the_carried_gradient_strays_as_the_parameters_move(settings: dict[str, Any]) -> None:
     still, moving = (played(make_learner(learning_rate=rate, **settings), 6, 5) for rate in (0.0, 1e-3))
-    assert [(each.first_age, each.last_age) for each in moving.comparisons] == [(0, 0), (1, 1), (2, 2), (3, 4), (5, 6)]
-    for each in (*still.comparisons, moving.comparisons[0]):
+    assert [(each.first_age, each.last_age) for each in moving.gradients] == [(0, 0), (1, 1), (2, 2), (3, 4), (5, 6)]
+    for each in (*still.gradients, moving.gradients[0]):
         assert (each.angle, each.boundary_angle) == pytest.approx((0, 0), abs=1e-5)
         assert (each.ratio, each.boundary_ratio) == pytest.approx((1, 1), rel=1e-9)
         assert each.truncated_angle > 0.1
-    assert still.comparisons[0].angle_after == pytest.approx(0, abs=1e-5)
-    for each in moving.comparisons[1:]:
+    assert still.gradients[0].angle_after == pytest.approx(0, abs=1e-5)
+    for each in moving.gradients[1:]:
         assert 1e-3 < each.angle < each.truncated_angle
-    assert moving.comparisons[0].angle_after > 1e-3
+    assert moving.gradients[0].angle_after > 1e-3
 
 
 def test_it_is_printed_and_written(
@@ -59,7 +59,7 @@ def test_it_is_printed_and_written(
     for each in json.loads((run / "inspect.json").read_text())["checkpoints"]:
         found = each["staleness"]
         assert (found["learning_rate"], found["history"]) == (0.01, 3)
-        angles = [row["angle"] for row in found["comparisons"]]
+        angles = [row["angle"] for row in found["gradients"]]
         assert len(angles) == 3
         assert angles[0] < 1e-2 < angles[2]
     assert "Carried gradient against the exact one" in capsys.readouterr().out
