@@ -17,6 +17,7 @@ from r2ac.launch.runs.event_files import has_event_files
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.settings.config import TrainConfig
+from r2ac.launch.settings.presets import OF_THE_ALGORITHM
 
 # Settings that change where and how fast a run goes, or what is kept of it, but not what is learned.
 _NOT_COMPARED = frozenset(
@@ -24,6 +25,7 @@ _NOT_COMPARED = frozenset(
     | {"keep_checkpoints", "rtrl_metrics_every", "video_minutes", "profile", "max_failures"}
     | {"transport", "inference", "inference_workers", "inference_device"}
 )
+_ALGORITHM = "learner.algorithm"
 UNSET = "unset"
 """Stands for a setting that a group does not have."""
 NO_TASK = "(no task)"
@@ -103,12 +105,14 @@ def tasks_of(names: str) -> tuple[str, ...]:
 
 
 def differing_fields(panels: Iterable[Sequence[RunGroup]]) -> list[str]:
-    """The settings, by their flat names, in which groups of one panel differ, but for runs of other programs, and for
-    the options of the environment in groups with different tasks."""
+    """The settings, by their flat names, in which groups of one panel differ, but for runs of other programs, for the
+    options of the environment in groups with different tasks, and for what comes with another algorithm."""
     pairs = [pair for panel in panels for pair in combinations([g for g in panel if g.name is None], 2)]
     names = dict.fromkeys(name for pair in pairs for group in pair for name in group.settings)
 
     def differ(a: RunGroup, b: RunGroup, name: str) -> bool:
+        if a.settings.get(_ALGORITHM) != b.settings.get(_ALGORITHM) and name.split(".")[-1] in OF_THE_ALGORITHM:
+            return False
         compared = a.task == b.task or not name.startswith("env.")
         return compared and bool(a.settings.get(name, UNSET) != b.settings.get(name, UNSET))
 

@@ -154,3 +154,9 @@ ALGORITHMS_OF = {
     "trace_lambda step_bound": ("stream", "td"),
 }
 """The algorithms that read a setting, for those settings that not all read."""
+OF_THE_ALGORITHM = (
+    frozenset(name for settings in ALGORITHM_SETTINGS.values() for name in settings)
+    | frozenset(name for names in ALGORITHMS_OF for name in names.split())
+    | {"batch_size", "rollouts_in_flight"}
+)
+"""Settings that come with an algorithm: they differ wherever algorithms do."""

@@ -100,7 +100,10 @@ def _who_waits(loop: Mapping[str, float], actors: Mapping[str, float]) -> str:
         )
     found = f"The learner waits {learner:.1f} % of its time" + (f", the actors {others:.1f} %" if actors else "")
     if learner > WAITS and others > WAITS:
-        return f"{found}: they take turns. More --streams-per-actor or --rollouts-in-flight keep both busy."
+        return (
+            f"{found}: they take turns, as they must where the algorithm learns on-policy; elsewhere more "
+            "--streams-per-actor or --rollouts-in-flight keep both busy."
+        )
     if learner > WAITS:
         return f"{found}: rollouts are the bottleneck. More --num-actors (where there are cores) give more of them."
     if others > WAITS:
@@ -116,6 +119,7 @@ def _what_an_update_takes(parts: Mapping[str, float], on_gpu: bool) -> str:
         f"{parts.get('sensitivities', 0):.1f} %."
     )
     if encoder < 50:
-        return f"{found} Small operations count: a larger --batch-size or --rollout-length makes a step cheaper."
+        larger = "a larger --batch-size (on-policy: more streams) or --rollout-length"
+        return f"{found} Small operations count: {larger} makes a step cheaper."
     cheaper = "--encoder-precision bfloat16, --matmul-precision high" if on_gpu else "more --learner-threads"
     return f"{found} Its encoder is what to make cheaper: --encoder nature (for images), {cheaper}."

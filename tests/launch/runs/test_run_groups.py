@@ -1,6 +1,7 @@
 """Which runs belong together, of which task they are and what they are called."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.runs.run_groups import differing_fields, group_label, group_runs, tasks_of
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.settings.config import TrainConfig
+from r2ac.launch.settings.presets import preset
 
 
 def make_config(path: Path, task: str = "memory/tmaze", seed: int = 1, gradient: str = "rtrl", **more: Any) -> Path:
@@ -49,6 +51,19 @@ def test_a_run_named_twice_counts_once(tmp_path: Path) -> None:
 def test_the_number_of_actors_is_a_difference(tmp_path: Path) -> None:
     runs = [make_config(tmp_path / str(n), num_actors=n) for n in (1, 2)]
     assert differing_fields([group_runs(runs)]) == ["num_actors"]
+
+
+def test_what_comes_with_an_algorithm_is_no_other_difference(tmp_path: Path) -> None:
+    runs = []
+    for algorithm, learning_rate in (("vtrace", None), ("ppo", 0.1), ("ppo", 0.2)):
+        config = preset("memory/tmaze", algorithm=algorithm)
+        learner = replace(config.learner, learning_rate=learning_rate or config.learner.learning_rate)
+        runs.append(tmp_path / f"{algorithm}{learning_rate}")
+        runs[-1].mkdir()
+        (runs[-1] / "config.json").write_text(json.dumps(replace(config, learner=learner).to_json()))
+    vtrace, one, other = group_runs(runs)
+    assert differing_fields([[vtrace, one]]) == ["learner.algorithm"]
+    assert differing_fields([[vtrace, one, other]]) == ["learner.algorithm", "learner.learning_rate"]
 
 
 def test_labels_name_only_what_differs_within_a_panel(tmp_path: Path) -> None:
