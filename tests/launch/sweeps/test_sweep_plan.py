@@ -35,6 +35,12 @@ def test_switches_can_be_varied(tmp_path: Path) -> None:
         plan_of(tmp_path, "cuda-graph=1,2")
 
 
+def test_algorithms_that_are_varied_come_with_their_settings(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, "algorithm=vtrace,ppo", flags=("--streams-per-actor", "70"))
+    assert [trial.config.batch_size for trial in plan.trials] == [64, 70]
+    assert [trial.config.learner.learning_rate for trial in plan.trials] == [4e-3, 3e-4]
+
+
 @pytest.mark.parametrize(
     ("vary", "settings", "sentence"),
     [
