@@ -1,5 +1,5 @@
 """The suite `memory`: tasks that only an agent which remembers can solve. They need no engine. With the option `pixels`
-every task shows uint8 [3,24,24] pictures of 3 x 3 coloured fields in place of its float32 vector, of the same episodes.
+tasks show uint8 [3,24,24] pictures of 3 x 3 coloured fields in place of float32 vectors, of the same episodes.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 from gymnasium.vector import VectorEnv
 
+from r2ac.envs.chain import MemoryChain
 from r2ac.envs.key_to_door import KeyToDoor
-from r2ac.envs.recall import COLOURS, PictureVector, ScriptedVector
+from r2ac.envs.recall import COLOURS, MemoryVector, PictureVector
 from r2ac.envs.recall_tasks import Copy, MatchToSample, Parity, RepeatFirst, RepeatPrevious
 from r2ac.envs.seeding import engine_seeds
 from r2ac.envs.suite import InvalidOption, Spaces, Split, Suite, SuiteOptions
 from r2ac.envs.tmaze import TMazeVector
+from r2ac.envs.trace_conditioning import TraceConditioning
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,17 @@ class MemoryOptions(SuiteOptions):
     """Steps of an episode (repeat_previous). More than lag."""
     delay: int = 20
     """Steps from cue to question (repeat_first, match_to_sample), or in the corridor (key_to_door). At least 1."""
+    chain_length: int = 64
+    """Steps of an episode, the bit being asked for in the last (chain). At least 2."""
+    isi: int = 20
+    """Mean steps from the conditioned to the unconditioned stimulus (trace_conditioning). At least 6."""
+    distractors: int = 10
+    """Stimuli that predict nothing (trace_conditioning)."""
     pixels: bool = False
     """Show small pictures, uint8 [3,24,24], in place of vectors; they take the encoder impala."""
 
 
-_TASKS: dict[str, Callable[[int, MemoryOptions], ScriptedVector]] = {
+_TASKS: dict[str, Callable[[int, MemoryOptions], MemoryVector]] = {
     "tmaze": lambda num_envs, options: TMazeVector(num_envs, options.corridor_length),
     "copy": lambda num_envs, options: Copy(num_envs, options.symbols, options.sequence_length),
     "repeat_previous": lambda num_envs, options: RepeatPrevious(
@@ -47,11 +55,16 @@ _TASKS: dict[str, Callable[[int, MemoryOptions], ScriptedVector]] = {
     "parity": lambda num_envs, options: Parity(num_envs, options.sequence_length),
     "match_to_sample": lambda num_envs, options: MatchToSample(num_envs, options.symbols, options.delay),
     "key_to_door": lambda num_envs, options: KeyToDoor(num_envs, options.delay),
+    "chain": lambda num_envs, options: MemoryChain(num_envs, options.chain_length),
+    "trace_conditioning": lambda num_envs, options: TraceConditioning(num_envs, options.isi, options.distractors),
 }
 
 
 def _check(name: str, options: MemoryOptions) -> None:
-    symbols = getattr(_TASKS[name](1, options), "symbols", 0)
+    env = _TASKS[name](1, options)
+    symbols = getattr(env, "symbols", 0)
+    if options.pixels and not env.pictures():
+        raise InvalidOption(f"pixels is True, but it must be False with {name}, which has no pictures")
     if options.pixels and symbols > len(COLOURS):
         raise InvalidOption(f"symbols is {symbols}, but there are only {len(COLOURS)} colours to show them as pixels")
 
@@ -73,6 +86,7 @@ SUITE = Suite(
     summary="small tasks that need recall, as vectors or as small pictures",
     options=MemoryOptions,
     list_tasks=lambda: tuple(_TASKS),
+    unlisted=("chain", "trace_conditioning"),
     check=_check,
     make=_make,
     reference_scores=lambda name, options: _TASKS[name](1, options).scores,

@@ -20,18 +20,41 @@ NO_ANSWER = -1
 """Stands where nothing is asked: it equals no action."""
 
 
-class ScriptedVector(StreamsVector):
-    """`num_envs` streams of a task whose episodes all have the same number of steps; autoreset SAME_STEP.
+class MemoryVector(StreamsVector):
+    """`num_envs` streams of a task of the suite `memory`; autoreset SAME_STEP. Each draws from a generator of its own,
+    whatever the number of streams."""
+
+    scores: ReferenceScores | None = None
+    episode_steps: int | None = None
+    """The number of steps that all episodes have; None where they differ."""
+
+    def __init__(self, num_envs: int, observation_space: Box, actions: int) -> None:
+        super().__init__(num_envs, observation_space, actions)
+        self._generators: list[np.random.Generator] = []
+
+    def seed_streams(self, seed: int | Sequence[int] | np.ndarray | None) -> None:
+        """Gives each stream a new generator: one seed a stream, or an int s for s, s + 1, ..."""
+        self._generators = stream_generators(seed, self.num_envs)
+
+    def pictures(self) -> list[np.ndarray]:
+        """How each feature looks in pixels, uint8 [3,SIDE,SIDE] (see `PictureVector`); empty where there are none."""
+        return []
+
+
+class ScriptedVector(MemoryVector):
+    """`num_envs` streams of a task whose episodes all have the same number of steps.
 
     An episode is written out before it begins: what is seen at each step, and which action is right. A right action
     pays 1, any other 0. Every episode is terminated, never truncated; its final observation is the last one again.
 
-    Each stream is at a position of its own in its episode, and draws its episodes from a generator of its own, whatever
-    the number of streams. The scripts lie in rings over time: one row has what all streams show at one time, so that a
-    step reads one row. Once in `episode_steps` steps the next episodes of all streams are written together.
+    Each stream is at a position of its own in its episode. The scripts lie in rings over time: one row has what all
+    streams show at one time, so that a step reads one row. Once in `episode_steps` steps the next episodes of all
+    streams are written together.
 
     A subclass defines the episode. Chance is questions / actions, the best return the number of questions.
     """
+
+    episode_steps: int
 
     def __init__(
         self, num_envs: int, *, features: int, actions: int, episode_steps: int, questions: int, low: float = 0.0
@@ -44,7 +67,6 @@ class ScriptedVector(StreamsVector):
         self._observations = np.zeros((self._rows, num_envs, features), dtype=np.float32)
         self._answers = np.zeros((self._rows, num_envs), dtype=np.int64)
         self._last = np.zeros((self._rows, num_envs), dtype=bool)
-        self._generators: list[np.random.Generator] = []
         self._drawn: np.ndarray | None = None
         """What was drawn for the last episode that is written of each stream, int64 [N,D]."""
         self._time = self._row = 0
@@ -61,10 +83,6 @@ class ScriptedVector(StreamsVector):
     def write(self, drawn: np.ndarray, observations: np.ndarray, answers: np.ndarray) -> None:
         """Writes the episodes of what was drawn, int64 [M,D], into `observations` float32 [steps,M,features], which
         are all 0, and `answers` int64 [steps,M], which are all NO_ANSWER."""
-
-    @abstractmethod
-    def pictures(self) -> list[np.ndarray]:
-        """How each feature looks in pixels, uint8 [3,SIDE,SIDE] (see `PictureVector`)."""
 
     @property
     def answers(self) -> np.ndarray:
@@ -85,8 +103,7 @@ class ScriptedVector(StreamsVector):
         return (actions == self.answers).astype(np.float64)
 
     def seed_streams(self, seed: int | Sequence[int] | np.ndarray | None) -> None:
-        """Gives each stream a new generator: one seed a stream, or an int s for s, s + 1, ..."""
-        self._generators = stream_generators(seed, self.num_envs)
+        super().seed_streams(seed)
         self._written[:] = self._time
 
     def reset(

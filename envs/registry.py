@@ -58,7 +58,9 @@ def _listed(name: str) -> tuple[Task, ...]:
         return tuple(task for task in SUITES[_BENCHMARKS[name]].tasks if task.reference_scores() is not None)
     suite = SUITES.get(name)
     # Of a suite that cannot list its tasks, some examples are no list.
-    return suite.tasks if suite is not None and suite.look_up is None else ()
+    if suite is None or suite.look_up is not None:
+        return ()
+    return tuple(task for task in suite.tasks if task.short_name not in suite.unlisted)
 
 
 def make_vector(

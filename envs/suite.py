@@ -139,6 +139,8 @@ class Suite:
     """check_here(name, options) raises InvalidOption where something that the options name is not on this machine."""
     make_each: Callable[[Sequence[str], int, Split, Any], VectorEnv] | None = None
     """make_each(names, seed, split, options): stream i plays names[i]. None where a vector environment has one task."""
+    unlisted: tuple[str, ...] = ()
+    """Tasks that the name of the suite does not stand for: they are named one by one."""
     foreign: bool = True
     """Whether code of others makes its numbers, so that they are checked."""
     final_observations: bool = True

@@ -15,6 +15,7 @@ _MOVES = ("up", "down", "left", "right")
 # As the docstrings of the tasks number them; answers that are symbols have no other name than their number.
 _MEMORY = {
     "tmaze": ("up", "down"),
+    "chain": ("left", "right"),
     "parity": ("even", "odd"),
     "match_to_sample": ("left", "right"),
     "key_to_door": _MOVES,

@@ -9,12 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from r2ac.agents.encoders import make_encoder
-from r2ac.envs import SUITES, InvalidOption, Signals, find_task, make_vector
+from r2ac.envs import InvalidOption, Signals, find_task, find_tasks, make_vector
 from r2ac.envs.memory import MemoryOptions
 from r2ac.envs.recall_tasks import Parity
 
-TASKS = [task.short_name for task in SUITES["memory"].tasks]
-SMALL = MemoryOptions(corridor_length=5, symbols=3, sequence_length=4, lag=3, episode_length=9, delay=4)
+PICTURED = [task.short_name for task in find_tasks("memory")]
+TASKS = [*PICTURED, "chain"]
+SHOWN = [*((task, False) for task in TASKS), *((task, True) for task in PICTURED)]
+SMALL = MemoryOptions(corridor_length=5, symbols=3, sequence_length=4, lag=3, episode_length=9, delay=4, chain_length=6)
 STEPS = {
     "tmaze": 6,
     "copy": 8,
@@ -23,6 +25,7 @@ STEPS = {
     "parity": 5,
     "match_to_sample": 5,
     "key_to_door": 9,
+    "chain": 6,
 }
 SIZES = st.builds(
     MemoryOptions,
@@ -32,6 +35,7 @@ SIZES = st.builds(
     lag=st.integers(1, 5),
     episode_length=st.integers(6, 12),
     delay=st.integers(1, 9),
+    chain_length=st.integers(2, 9),
 )
 
 Policy = Callable[[list[np.ndarray], list[np.ndarray], MemoryOptions], np.ndarray]
@@ -88,6 +92,8 @@ def remember(task: str) -> Policy:
             return seen[0][:, :symbols].argmax(axis=1)
         if task == "parity":
             return sum(observation[:, 1] for observation in seen).astype(np.int64) % 2
+        if task == "chain":
+            return (seen[0][:, 2] > 0).astype(np.int64)
         if task == "match_to_sample":
             left = now[:, symbols : 2 * symbols]
             return (left.argmax(axis=1) != seen[0][:, :symbols].argmax(axis=1)).astype(np.int64)
@@ -179,7 +185,7 @@ def test_no_answers_chosen_by_the_sight_of_the_moment_beat_chance(task: str) -> 
     often = [values for values in table.values() if len(values) > 50]
     assert len(often) >= actions_of_task
     for values in often:
-        assert abs(np.mean(values) - chance) < 5 * np.sqrt(chance * (1 - chance) / len(values))
+        assert abs(np.mean(values) - chance) < 5 * np.std(values) / np.sqrt(len(values))
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -198,9 +204,20 @@ def test_trying_answers_and_keeping_the_one_that_pays_does_not_beat_chance(task:
 
 
 @pytest.mark.parametrize("task", [task for task in TASKS if task != "key_to_door"])
-def test_a_wrong_answer_pays_nothing(task: str) -> None:
+def test_a_wrong_answer_pays_nothing_and_in_the_chain_one_less(task: str) -> None:
     actions_of_task = actions_of(task)
-    assert not play(task, lambda *so_far: (remember(task)(*so_far) + 1) % actions_of_task, episodes=20).any()
+    rewards = play(task, lambda *so_far: (remember(task)(*so_far) + 1) % actions_of_task, episodes=20)
+    assert (rewards[:, -1] == (-1 if task == "chain" else 0)).all()
+    assert not rewards[:, :-1].any()
+
+
+def test_the_chain_shows_its_bit_first_and_the_time_always() -> None:
+    env = make_vector("memory/chain", 64, 0, options=MemoryOptions(chain_length=4))
+    shown = [env.reset()[0], *(env.step(np.zeros(64, dtype=np.int64))[0] for _ in range(3))]
+    np.testing.assert_array_equal(np.array(shown)[:, :, 0], np.array([[1, 0.75, 0.5, 0.25]]).T.repeat(64, axis=1))
+    assert [step[:, 1].tolist() for step in shown] == [[query] * 64 for query in (0, 0, 0, 1)]
+    assert set(shown[0][:, 2].tolist()) == {-1.0, 1.0}
+    assert not np.array(shown)[1:, :, 2].any()
 
 
 @pytest.mark.parametrize("missed", range(SMALL.sequence_length))
@@ -227,8 +244,7 @@ def test_without_the_key_no_door_opens() -> None:
     assert 0.05 < returns.mean() < 0.2, "one key of eight"
 
 
-@pytest.mark.parametrize("pixels", [False, True])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(("task", "pixels"), SHOWN)
 def test_shapes_dtypes_and_episodes(task: str, pixels: bool) -> None:
     options = MemoryOptions(**{**vars(SMALL), "pixels": pixels})
     env = make_vector(f"memory/{task}", 3, 0, options=options)
@@ -257,7 +273,7 @@ def test_shapes_dtypes_and_episodes(task: str, pixels: bool) -> None:
         make_encoder(env.single_observation_space.shape, "impala", 16)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", PICTURED)
 def test_pictures_show_the_same_episodes_and_all_that_the_vectors_tell(task: str) -> None:
     options = MemoryOptions(symbols=8, delay=3, corridor_length=3)
     plain = make_vector(f"memory/{task}", 40, 3, options=options)
@@ -328,6 +344,10 @@ def test_a_later_reset_goes_on_and_seeds_are_one_a_stream() -> None:
         ("match_to_sample", {"symbols": True}, "symbols is True"),
         ("key_to_door", {"delay": -1}, "delay is -1"),
         ("tmaze", {"pixels": 1}, "pixels is 1"),
+        ("chain", {"chain_length": 1}, "chain_length is 1"),
+        ("chain", {"pixels": True}, "must be False with chain"),
+        ("trace_conditioning", {"isi": 5}, "isi is 5"),
+        ("trace_conditioning", {"distractors": -1}, "distractors is -1"),
     ],
 )
 def test_a_bad_option_is_named(task: str, options: dict, named: str) -> None:

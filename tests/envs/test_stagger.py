@@ -11,7 +11,9 @@ from r2ac.envs import SUITES, Signals, find_task, make_vector
 from r2ac.envs.memory import MemoryOptions
 from r2ac.envs.seeding import stagger_positions
 
-SMALL = MemoryOptions(corridor_length=11, symbols=3, sequence_length=6, lag=3, episode_length=13, delay=11)
+SMALL = MemoryOptions(
+    corridor_length=11, symbols=3, sequence_length=6, lag=3, episode_length=13, delay=11, chain_length=12
+)
 MEMORY = [task.name for task in SUITES["memory"].tasks if task.episode_steps(SMALL)]
 OF_ONE_LENGTH = [
     f"popgym/{family}{level}"
