@@ -169,7 +169,7 @@ class ScriptedVector(MemoryVector):
 
 def one_hot(symbols: np.ndarray, size: int) -> np.ndarray:
     """int64 [...] -> float32 [...,size]."""
-    return np.eye(size, dtype=np.float32)[symbols]
+    return np.eye(size, dtype=np.float32).take(symbols, axis=0)
 
 
 SIDE = 3

@@ -76,8 +76,8 @@ class TMazeVector(ScriptedVector):
     def write(self, drawn: np.ndarray, observations: np.ndarray, answers: np.ndarray) -> None:
         cue = drawn[:, 0]
         observations[0] = _OBSERVATIONS[cue]
-        observations[1:-1] = _OBSERVATIONS[_CORRIDOR]
-        observations[-1] = _OBSERVATIONS[_JUNCTION]
+        observations[1:-1, :, _CORRIDOR] = 1
+        observations[-1, :, _JUNCTION] = 1
         answers[-1] = cue
 
     def pictures(self) -> list[np.ndarray]:
