@@ -22,7 +22,8 @@ from r2ac.envs.suite import ReferenceScores, Suite, SuiteOptions
 
 # Return of uniformly random actions, and the best return or, where that is not known, a bound that no policy exceeds
 # in the mean. Random: (2 - A) / A where each answer is one of A and worth plus or minus an equal share; 0 by symmetry
-# (bandit, higher-lower); the mean of 4000 episodes (cart-poles, concentration) or 30,000 (mines). Battleship: of b
+# (bandit, higher-lower); the mean of 4000 episodes (cart-poles, concentration), 1000 (pendulums) or
+# 30,000 (mines). Battleship: of b
 # fields with 12 of ships, b shots hit h = 12 (1 - (1 - 1/b)^b) for the first time: h / 12 - (b - h) / (b - 12).
 # Best: 1 by POPGym's scale; in higher-lower who counts all cards, by 20,000 decks; for A bandits the mean
 # (A - 1) / (A + 1) of the best one, as if it were known from the start.
@@ -32,8 +33,10 @@ _FAMILIES: dict[str, tuple[tuple[float, float], ...]] = {
     "RepeatFirst": ((-0.5, 1.0),) * 3,
     "CountRecall": ((-25 / 27, 1.0), (-25 / 27, 1.0), (-15 / 17, 1.0)),
     "PositionOnlyCartPole": ((0.111, 1.0), (0.056, 1.0), (0.037, 1.0)),
+    "PositionOnlyPendulum": ((0.244, 1.0), (0.247, 1.0), (0.246, 1.0)),
     "VelocityOnlyCartpole": ((0.111, 1.0), (0.056, 1.0), (0.037, 1.0)),
     "NoisyPositionOnlyCartPole": ((0.111, 1.0),) * 3,
+    "NoisyPositionOnlyPendulum": ((0.244, 1.0),) * 3,
     "MultiarmedBandit": ((0.0, 9 / 11), (0.0, 19 / 21), (0.0, 29 / 31)),
     "HigherLower": ((0.0, 0.528), (0.0, 0.517), (0.0, 0.511)),
     "Battleship": ((-0.449, 1.0), (-0.416, 1.0), (-0.400, 1.0)),
@@ -53,6 +56,8 @@ _STEPS = {
     "RepeatPrevious": (51, 103, 155),
     "RepeatFirst": (51, 415, 831),
     "CountRecall": (51, 103, 207),
+    "PositionOnlyPendulum": (200, 150, 100),
+    "NoisyPositionOnlyPendulum": (200, 200, 200),
     "MultiarmedBandit": (200, 400, 600),
     "HigherLower": (51, 103, 155),
 }
@@ -68,8 +73,9 @@ class PopgymOptions(SuiteOptions):
     """Options of the POPGym tasks."""
 
     previous_action: bool = True
-    """Show the action before, one-hot, after the observation (zeros in the first step of an episode), as POPGym's own
-    benchmark does: Battleship, Concentration, MineSweeper and MultiarmedBandit cannot be solved without it."""
+    """Show the action before, one-hot where it is discrete, after the observation (zeros in the first step of an
+    episode), as POPGym's own benchmark does: Battleship, Concentration, MineSweeper and MultiarmedBandit cannot be
+    solved without it."""
 
 
 class PreviousAction(gymnasium.Wrapper):
@@ -107,7 +113,7 @@ def _make_one(name: str, options: PopgymOptions) -> gymnasium.Env:
 
 SUITE = Suite(
     name="popgym",
-    summary="partially observable card games, boards, bandits and cart-poles (POPGym)",
+    summary="partially observable card games, boards, bandits, cart-poles and pendulums (POPGym)",
     options=PopgymOptions,
     list_tasks=lambda: tuple(_SCORES),
     modules=("popgym",),

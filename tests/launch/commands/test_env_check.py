@@ -76,7 +76,7 @@ def test_what_leaves_the_process_is_wrong_too(capsys: Capture) -> None:
     ("words", "said"),
     [
         (["gym/tests.own_envs:own/Needy-v0"], "cannot be made with env_kwargs {}"),
-        (["gym/tests.own_envs:own/Steering-v0"], "Box actions are not supported yet"),
+        (["gym/tests.own_envs:own/Switches-v0"], "its actions must be Discrete, MultiDiscrete or a Box"),
         (["gym/no_such_module:Env-v0"], "No module named 'no_such_module'"),
         (["memory/tmaze"], "--check is memory/tmaze, but it must be an environment of your own"),
         (["gym/CartPole-v1", "--steps", "0"], "--steps is 0"),
