@@ -86,7 +86,7 @@ def angles(steps: int) -> None:
                 rows = {each.first_age: each for each in found.gradients}
                 by_age = " | ".join(f"{rows[age].angle:.2f}" for age in (1, 5, 33))
                 last = rows[33]
-                rest = f"{last.ratio:.3f} | {last.boundary_angle:.2f} | {last.angle_after:.2f}"
+                rest = f"{last.ratio:.3f} | {last.boundary_angle:.2f} | {last.boundary_angle_after:.2f}"
                 print(f"| {name} | {length} | {rate} | {by_age} | {rest} | {last.truncated_angle:.0f} |", flush=True)
 
 
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=300, help="of each training with and without refresh")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--corridor", type=int, default=20, help="length of the maze that is to be solved")
-    parser.add_argument("--limit", type=int, default=400_000, help="steps after which a training counts as not solved")
+    parser.add_argument("--limit", type=int, default=150_000, help="steps after which a training counts as not solved")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if "angles" in options.parts:

@@ -103,14 +103,13 @@ def _print(console: Console, folder: Path, inspections: Sequence[Inspection]) ->
 
 
 def _print_staleness(console: Console, inspection: Inspection, staleness: Staleness) -> None:
-    about = f"learning rate {staleness.learning_rate:g}, exact through {staleness.history} rollouts"
-    steps = short_count(inspection.env_steps)
     console.print(
-        f"Carried gradient against the exact one at the present parameters, after {steps} steps ({about}):\n"
-        "angles in degrees, ratios of norms, by the updates that lie behind",
+        f"After {short_count(inspection.env_steps)} steps, carried gradient against the exact one at the present "
+        f"parameters (learning rate {staleness.learning_rate:g}, exact through {staleness.history} rollouts): angles "
+        "in degrees and ratios of norms by the updates that lie behind; after: of the same rollout after its update",
         style="dim",
     )
-    table = _table("updates", "angle", "ratio", "boundary alone", "ratio", "angle after its update", "TBPTT's angle")
+    table = _table("updates", "angle", "ratio", "boundary alone", "ratio", "angle after", "boundary after", "TBPTT")
     for each in staleness.gradients:
         table.add_row(
             f"{each.first_age}" if each.first_age == each.last_age else f"{each.first_age} to {each.last_age}",
@@ -119,6 +118,7 @@ def _print_staleness(console: Console, inspection: Inspection, staleness: Stalen
             f"{each.boundary_angle:.2f}",
             f"{each.boundary_ratio:.3f}",
             f"{each.angle_after:.2f}",
+            f"{each.boundary_angle_after:.2f}",
             f"{each.truncated_angle:.1f}",
         )
     console.print(table)

@@ -43,6 +43,8 @@ class StaleGradient:
     angle_after: float
     """Of the same rollout once its update is made, by the sensitivities before it: what the last of several epochs
     meets."""
+    boundary_angle_after: float
+    """The same between boundary terms."""
     truncated_angle: float
     """Between the gradient inside the rollout, TBPTT's, and the exact one."""
 
@@ -105,7 +107,7 @@ def measure_staleness(
             learner.update(rollout)
         except TrainingDiverged as error:
             raise ConfigError(str(error)) from error
-        rows.append([*found, compare(learner, before, past, batch)[0]])
+        rows.append([*found, *compare(learner, before, past, batch)[::2]])
         remember(past, batch)
     return Staleness(learner.config.learning_rate, history, tuple(_by_age(np.array(rows))))
 
@@ -118,9 +120,9 @@ def _by_age(rows: np.ndarray) -> Iterator[StaleGradient]:
         known = np.isfinite(part)
         sums, counts = np.where(known, part, 0).sum(0), known.sum(0)
         means = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
-        angle, ratio, boundary_angle, boundary_ratio, truncated, after = means.tolist()
+        angle, ratio, boundary, boundary_ratio, truncated, after, boundary_after, _ = means.tolist()
         ages = first, first + len(part) - 1
-        yield StaleGradient(*ages, angle, ratio, boundary_angle, boundary_ratio, after, truncated)
+        yield StaleGradient(*ages, angle, ratio, boundary, boundary_ratio, after, boundary_after, truncated)
         first, last = last + 1, max(1, 2 * last)
 
 

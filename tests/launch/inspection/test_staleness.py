@@ -42,10 +42,11 @@ def test_the_carried_gradient_strays_as_the_parameters_move(settings: dict[str, 
         assert (each.angle, each.boundary_angle) == pytest.approx((0, 0), abs=1e-5)
         assert (each.ratio, each.boundary_ratio) == pytest.approx((1, 1), rel=1e-9)
         assert each.truncated_angle > 0.1
-    assert still.gradients[0].angle_after == pytest.approx(0, abs=1e-5)
+    after = still.gradients[0]
+    assert (after.angle_after, after.boundary_angle_after) == pytest.approx((0, 0), abs=1e-5)
     for each in moving.gradients[1:]:
         assert 1e-3 < each.angle < each.truncated_angle
-    assert moving.gradients[0].angle_after > 1e-3
+    assert min(moving.gradients[0].angle_after, moving.gradients[0].boundary_angle_after) > 1e-3
 
 
 def test_it_is_printed_and_written(
@@ -62,7 +63,7 @@ def test_it_is_printed_and_written(
         angles = [row["angle"] for row in found["gradients"]]
         assert len(angles) == 3
         assert angles[0] < 1e-2 < angles[2]
-    assert "Carried gradient against the exact one" in capsys.readouterr().out
+    assert "carried gradient against the exact one" in " ".join(capsys.readouterr().out.split())
 
 
 def test_what_carries_no_sensitivities_is_refused_in_one_sentence(
