@@ -37,6 +37,7 @@ ALGORITHMS = {
     "vtrace": ["--algorithm", "vtrace"],
     **{f"ppo, n_epochs {n}": ["--algorithm", "ppo", "--n-epochs", str(n)] for n in (1, 3, 10)},
 }
+RATES = ("1e-3", "4e-3")
 COMMON = ["--num-actors", "0", "--learning-rate-schedule", "constant", "--device", "cpu", "--rtrl-metrics-every", "0"]
 
 
@@ -71,23 +72,33 @@ class Training:
 
 
 def angles(steps: int) -> None:
-    """By algorithm, learning rate and T, after ``steps`` of training."""
-    print(
-        "| algorithm | T | learning rate | 1 update | 5 to 8 | 33 to 64 | norms | boundary | after its update | TBPTT |"
-    )
-    print("|---|" + "--:|" * 9)
+    """By algorithm and T, after ``steps`` of training; two numbers are of learning rates 1e-3 and 4e-3."""
+    print("| algorithm | T | 1 update | 5 to 8 | 33 to 64 | norms | boundary alone | after its update | TBPTT |")
+    print("|---|" + "--:|" * 8)
     for name, flags in ALGORITHMS.items():
         for length in (1, 10, 50):
-            for rate in ("1e-3", "4e-3"):
-                with closing(Training([*flags, "--rollout-length", str(length), "--learning-rate", rate])) as training:
-                    while training.learner.env_steps < steps:
-                        training.update(training.collect())
-                    found = measure_staleness(training.learner, training.collect, updates=64, history=_history(length))
-                rows = {each.first_age: each for each in found.gradients}
-                by_age = " | ".join(f"{rows[age].angle:.2f}" for age in (1, 5, 33))
-                last = rows[33]
-                rest = f"{last.ratio:.3f} | {last.boundary_angle:.2f} | {last.boundary_angle_after:.2f}"
-                print(f"| {name} | {length} | {rate} | {by_age} | {rest} | {last.truncated_angle:.0f} |", flush=True)
+            found = [
+                angle_row([*flags, "--rollout-length", str(length), "--learning-rate", rate], steps) for rate in RATES
+            ]
+            print(f"| {name} | {length} | " + " | ".join(map(" / ".join, zip(*found, strict=True))) + " |", flush=True)
+
+
+def angle_row(flags: Sequence[str], steps: int) -> list[str]:
+    """Of one setting."""
+    with closing(Training(flags)) as training:
+        while training.learner.env_steps < steps:
+            training.update(training.collect())
+        history = episode_rollouts(training.config.rollout_length)
+        found = measure_staleness(training.learner, training.collect, updates=64, history=history)
+    by_age = {each.first_age: each for each in found.gradients}
+    last = by_age[33]
+    return [
+        *(f"{by_age[age].angle:.2f}" for age in (1, 5, 33)),
+        f"{last.ratio:.2f}",
+        f"{last.boundary_angle:.2f}",
+        f"{last.boundary_angle_after:.2f}",
+        f"{last.truncated_angle:.0f}",
+    ]
 
 
 def refreshes(updates: int) -> None:
@@ -96,9 +107,9 @@ def refreshes(updates: int) -> None:
     print("|---|--:|--:|--:|--:|--:|")
     for name, length in (("vtrace", 1), ("vtrace", 10), ("ppo, n_epochs 10", 10)):
         flags = [*ALGORITHMS[name], "--rollout-length", str(length), "--learning-rate", "4e-3"]
-        kept = ["--refresh-rollouts", str(_history(length))]
+        kept = ["--refresh-rollouts", str(episode_rollouts(length))]
         trainings = {n: Training([*flags, "--refresh-every", str(n), *kept]) for n in (0, 100, 10, 1)}
-        pasts = {n: History(_history(length), each.config.num_streams) for n, each in trainings.items()}
+        pasts = {n: History(episode_rollouts(length), each.config.num_streams) for n, each in trainings.items()}
         found: dict[int, list[list[float]]] = {n: [] for n in trainings}
         for number in range(updates):
             for n, training in trainings.items():
@@ -122,7 +133,7 @@ def solving(seeds: int, corridor: int, limit: int) -> None:
     print("|---|--:|--:|---|")
     for name, length in (("vtrace", 10), ("ppo, n_epochs 10", 10)):
         flags = [*ALGORITHMS[name], "--rollout-length", str(length), "--learning-rate", "4e-3"]
-        flags += ["--corridor-length", str(corridor), "--refresh-rollouts", str(_history(length))]
+        flags += ["--corridor-length", str(corridor), "--refresh-rollouts", str(episode_rollouts(length))]
         for n in (0, 10, 1):
             needed = []
             for seed in range(1, seeds + 1):
@@ -136,7 +147,7 @@ def solving(seeds: int, corridor: int, limit: int) -> None:
             print(f"| {name} | {length} | {n or 'never'} | {', '.join(needed)} |", flush=True)
 
 
-def _history(length: int) -> int:
+def episode_rollouts(length: int) -> int:
     """Rollouts that reach beyond the 41 steps of an episode."""
     return 1 + -(-41 // length)
 
