@@ -87,7 +87,9 @@ class PreviousAction(gymnasium.Wrapper):
         seen: Any = env.observation_space
         shown: Any = flatten_space(env.action_space)
         self._none = np.zeros(shown.shape, dtype=np.float32)
-        low, high = np.concatenate([seen.low, shown.low]), np.concatenate([seen.high, shown.high])
+        low, high = (
+            np.concatenate(bounds, dtype=np.float32) for bounds in ((seen.low, shown.low), (seen.high, shown.high))
+        )
         self.observation_space = Box(low, high, dtype=np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
