@@ -15,11 +15,9 @@ SMALL = MemoryOptions(
     corridor_length=11, symbols=3, sequence_length=6, lag=3, episode_length=13, delay=11, chain_length=12
 )
 MEMORY = [task.name for task in SUITES["memory"].tasks if task.episode_steps(SMALL)]
-OF_ONE_LENGTH = [
-    f"popgym/{family}{level}"
-    for family in ("Autoencode", "RepeatPrevious", "RepeatFirst", "CountRecall", "MultiarmedBandit", "HigherLower")
-    for level in ("Easy", "Medium", "Hard")
-]
+FAMILIES = "Autoencode RepeatPrevious RepeatFirst CountRecall MultiarmedBandit HigherLower".split()
+FAMILIES += "PositionOnlyPendulum NoisyPositionOnlyPendulum".split()
+OF_ONE_LENGTH = [f"popgym/{family}{level}" for family in FAMILIES for level in ("Easy", "Medium", "Hard")]
 
 
 def steps_of(task: str, options: Any = None) -> int:
