@@ -15,8 +15,8 @@ SMALL = MemoryOptions(
     corridor_length=11, symbols=3, sequence_length=6, lag=3, episode_length=13, delay=11, chain_length=12
 )
 MEMORY = [task.name for task in SUITES["memory"].tasks if task.episode_steps(SMALL)]
-FAMILIES = "Autoencode RepeatPrevious RepeatFirst CountRecall MultiarmedBandit HigherLower".split()
-FAMILIES += "PositionOnlyPendulum NoisyPositionOnlyPendulum".split()
+FAMILIES = ["Autoencode", "RepeatPrevious", "RepeatFirst", "CountRecall", "MultiarmedBandit", "HigherLower"]
+FAMILIES += ["PositionOnlyPendulum", "NoisyPositionOnlyPendulum"]
 OF_ONE_LENGTH = [f"popgym/{family}{level}" for family in FAMILIES for level in ("Easy", "Medium", "Hard")]
 
 
