@@ -82,7 +82,7 @@ class CarryStore:
 
     def store(self, streams: Tensor, carry: Carry, kept: Tensor) -> None:
         """Keep the states after the rollouts of a batch; their sensitivities have been advanced already. Where ``kept``
-        (bool scalar) is false, the update was skipped: the streams begin again at their next rollout."""
+        (bool, a scalar or [B]) is false, the update was skipped: the streams begin again at their next rollout."""
         self._carry.state[streams] = carry.state
         self._spoilt[streams] = ~kept
 

@@ -18,7 +18,8 @@ class LearnerConfig:
     algorithm: Literal["vtrace", "ppo", "stream", "td"] = "vtrace"
     """What an update makes of a batch: one step of the actor-critic with V-trace's targets (vtrace), several epochs of
     clipped steps (ppo), one step of the actor-critic with eligibility traces after each step of the environment
-    (stream), or the same of the value alone, while actions are drawn uniformly (td)."""
+    (stream), or the same of the value alone, of a policy that stays as it is: uniform, where actions are discrete
+    (td)."""
     discount: float = 0.99
     """Discount per step (gamma)."""
     optimiser: Literal["rmsprop", "adam", "sgd"] = "rmsprop"
@@ -46,11 +47,11 @@ class LearnerConfig:
     num_minibatches: int = 1
     """PPO: parts, by streams, into which each pass divides the batch, with a step each."""
     gae_lambda: float = 0.95
-    """PPO: mixing of returns of all lengths in the advantages."""
+    """PPO: lambda of generalised advantage estimation (GAE)."""
     clip_range: float = 0.2
     """PPO: how far the ratio of the new to the old probability of an action counts."""
     clip_range_vf: float | Literal["none"] = "none"
-    """PPO: how far the value counts to have moved from the old one; none: any way."""
+    """PPO: bound on how far the value can move from its old one in the loss; none: no bound."""
     clip_schedule: Literal["constant", "linear"] = "constant"
     """PPO: whether both clips fall linearly to zero over the training's steps."""
     normalise_advantage: bool = True
@@ -58,7 +59,7 @@ class LearnerConfig:
     target_kl: float | Literal["none"] = "none"
     """PPO: no more steps by a batch once the policy is 1.5 times this far (in nats) from the one that acted."""
     trace_lambda: float = 0.8
-    """Stream and TD: how slowly eligibility traces fade, beside the discount."""
+    """Stream and TD: lambda of the eligibility traces, which fade by discount * lambda in a step."""
     step_bound: float = 2.0
     """Stream and TD: a step is made smaller where it might overshoot, by this factor of safety (kappa); 0: never."""
     refresh_every: int = 0

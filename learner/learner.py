@@ -12,7 +12,7 @@ from r2ac.agents import Agent, Carry
 from r2ac.agents.scopes import scope
 from r2ac.kernels import REFERENCE, kernels_for
 from r2ac.learner.algorithms import ALGORITHMS
-from r2ac.learner.algorithms.algorithm import Allow, Descent, Losses, UpdateContext
+from r2ac.learner.algorithms.algorithm import Descent, Losses, StepCondition, UpdateContext
 from r2ac.learner.carries import CarryStore
 from r2ac.learner.collective import Collective, SingleLearner
 from r2ac.learner.config import LearnerConfig
@@ -197,24 +197,29 @@ class Learner:
             carry = self.carries.fetch(batch.stream, gap, batch.first_state)
         if self._rtrl_metrics is not None:
             carry = self._rtrl_metrics.begin(carry, self.updates)
+        carry, descent = self.algorithm.update(batch, carry)
+        # After the update, which learns by the deviations that the actors had: the policy's ratio is one at first.
         if self._returns is not None:
             self.agent.rewards.observe(self._sums(self._returns.advance(batch, gap)))
-        carry, descent = self.algorithm.update(batch, carry)
         if self.agent.observations is not None:
-            # After the update, which learns by the mean and deviation that the actors had. What is not finite spoils
-            # one update and not all that follow.
+            # What is not finite spoils one update and not all that follow.
             self.agent.observations.observe(self._sums(batch.observation[1:].nan_to_num(0, 0, 0)))
         with scope("copies"):
-            self.carries.store(batch.stream, carry, descent.finite)
+            self.carries.store(batch.stream, carry, descent.finite if descent.kept is None else descent.kept)
         with scope("metrics"):
             self._update_metrics.add_update(descent.metrics, descent.finite)
         return descent.metrics
 
     def descend(
-        self, losses: Losses, batch: Rollout[Tensor], carry: Carry, mean: bool = False, allow: Allow | None = None
+        self,
+        losses: Losses,
+        batch: Rollout[Tensor],
+        carry: Carry,
+        mean: bool = False,
+        condition: StepCondition | None = None,
     ) -> Descent:
         """One step of the optimiser by the gradient of the losses of all learners' batches, unless it is not finite;
-        see :class:`~r2ac.learner.algorithms.algorithm.Optimise`."""
+        see :class:`~r2ac.learner.algorithms.algorithm.OptimiserSteps`."""
         self.optimiser.zero_grad(set_to_none=True)
         steps = batch.length * batch.batch_size
         with scope("backward"):
@@ -223,21 +228,21 @@ class Learner:
         if self._rtrl_metrics is not None and carry.notes is not None:
             with scope("metrics"):
                 measured = self._rtrl_metrics.measure(carry, batch.length)
-        descent = self.apply({"loss/total": losses.total.detach(), **losses.parts}, steps, allow)
+        descent = self.apply({"loss/total": losses.total.detach(), **losses.parts}, steps, condition)
         if self._rtrl_metrics is not None and measured is not None:
             with scope("metrics"):
                 self._rtrl_metrics.add(measured, descent.finite)
         return descent
 
-    def apply(self, sums: dict[str, Tensor], steps: int, allow: Allow | None = None) -> Descent:
+    def apply(self, sums: dict[str, Tensor], steps: int, condition: StepCondition | None = None) -> Descent:
         """One step of the optimiser by the gradients that the parameters of all learners have, unless one is not
-        finite; see :class:`~r2ac.learner.algorithms.algorithm.Optimise`."""
+        finite; see :class:`~r2ac.learner.algorithms.algorithm.OptimiserSteps`."""
         sums = self._combine(sums)
         metrics = {name: value / (steps * self._collective.size) for name, value in sums.items()}
         with scope("optimiser"):
             gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
             finite = torch.isfinite(sums["loss/total"]) & torch.isfinite(gradient_norm)
-            made = finite if allow is None else finite & allow(metrics)
+            made = finite if condition is None else finite & condition(metrics)
             step_where(self.optimiser, made, may_branch=self.device.type == "cpu")
         return Descent(metrics | {"loss/gradient_norm": gradient_norm}, finite, made)
 

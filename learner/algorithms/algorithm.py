@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from r2ac.agents import Agent, Carry, RolloutOutput
@@ -36,30 +35,29 @@ class Descent:
     made: Tensor
     """Bool scalar: whether the step was made."""
 
-    @staticmethod
-    def of_all(descents: list[Descent]) -> Descent:
-        """An update of several steps: the means of their metrics, finite where all are, made where one is."""
-        if len(descents) == 1:
-            return descents[0]
-        metrics = {name: torch.stack([each.metrics[name] for each in descents]).mean() for name in descents[0].metrics}
-        finite, made = (torch.stack([getattr(each, name) for each in descents]) for name in ("finite", "made"))
-        return Descent(metrics, finite.all(), made.any())
+    kept: Tensor | None = None
+    """[B] bool, the streams whose traces are sound, where that is not ``finite`` for all of them."""
 
 
-Allow = Callable[[dict[str, Tensor]], Tensor]
+StepCondition = Callable[[dict[str, Tensor]], Tensor]
 """Whether a step is to be made (bool scalar), from the losses per step of all learners."""
 
 
-class Optimise(Protocol):
+class OptimiserSteps(Protocol):
     """One step of the optimiser, as :class:`~r2ac.learner.learner.Learner` makes it. With several learners gradients
     and losses of all are summed first."""
 
     def descend(
-        self, losses: Losses, batch: Rollout[Tensor], carry: Carry, mean: bool = False, allow: Allow | None = None
+        self,
+        losses: Losses,
+        batch: Rollout[Tensor],
+        carry: Carry,
+        mean: bool = False,
+        condition: StepCondition | None = None,
     ) -> Descent:
         """By the gradient of the losses of a batch that began with a carry, summed over its steps, or their mean."""
 
-    def apply(self, sums: dict[str, Tensor], steps: int, allow: Allow | None = None) -> Descent:
+    def apply(self, sums: dict[str, Tensor], steps: int, condition: StepCondition | None = None) -> Descent:
         """By the gradients that the parameters have. ``sums``: the loss/total and the metrics, over ``steps`` steps."""
 
 
@@ -72,7 +70,7 @@ class UpdateContext:
     num_streams: int
     """Of all rollout actors of this learner together."""
     collective: Collective
-    optimise: Optimise
+    optimise: OptimiserSteps
     remaining: Tensor
     """The share of the training that is to come, from 1 to 0, a scalar on the learner's device."""
 

@@ -21,7 +21,7 @@ from torch import Tensor
 from r2ac.agents import Carry, Core, RolloutOutput
 from r2ac.agents.scopes import scope
 from r2ac.learner.algorithms.actor_critic import discounts, rewards_with_ends
-from r2ac.learner.algorithms.algorithm import Allow, Descent, Losses, UpdateContext
+from r2ac.learner.algorithms.algorithm import Descent, Losses, StepCondition, UpdateContext
 from r2ac.learner.algorithms.losses import baseline_loss, clipped_policy_loss
 from r2ac.learner.algorithms.vtrace import gae
 from r2ac.learner.collective import Collective, SingleLearner
@@ -60,7 +60,7 @@ def targets_of(output: RolloutOutput, batch: Rollout[Tensor], config: LearnerCon
 
 
 def normalised(advantage: Tensor, collective: Collective) -> Tensor:
-    """(A - mean) / (deviation + 1e-8) over all steps of the batches of all learners."""
+    """(A - mean) / (deviation + 1e-8) over all steps of the batches of all learners; a single one stays as it is."""
     wide = advantage.double()
     sums = torch.stack((torch.ones_like(wide).sum(), wide.sum(), wide.square().sum()))
     if collective.size > 1:
@@ -68,20 +68,20 @@ def normalised(advantage: Tensor, collective: Collective) -> Tensor:
     count, total, squares = sums
     mean = total / count
     variance = (squares - total * mean).clamp_min(0) / (count - 1).clamp_min(1)
-    return ((wide - mean) / (variance.sqrt() + 1e-8)).to(advantage.dtype)
+    return torch.where(count > 1, (wide - mean) / (variance.sqrt() + 1e-8), wide).to(advantage.dtype)
 
 
 def clipped_losses(
-    output: RolloutOutput, batch: Rollout[Tensor], targets: Targets, config: LearnerConfig, share: Tensor
+    output: RolloutOutput, batch: Rollout[Tensor], targets: Targets, config: LearnerConfig, clip_scale: Tensor
 ) -> Losses:
-    """PPO's losses of a batch; ``share`` scales the clips."""
+    """PPO's losses of a batch; ``clip_scale`` multiplies the clips."""
     actions = output.actions
     behaviour_log_prob = actions.log_prob(batch.behaviour_logits, batch.action)
     log_ratio = actions.log_prob(output.logits, batch.action) - behaviour_log_prob
-    policy, clipped = clipped_policy_loss(log_ratio, targets.advantage, config.clip_range * share)
+    policy, clipped = clipped_policy_loss(log_ratio, targets.advantage, config.clip_range * clip_scale)
     values = output.values
     if config.clip_range_vf != "none":
-        bound = config.clip_range_vf * share
+        bound = config.clip_range_vf * clip_scale
         values = targets.values + torch.maximum(torch.minimum(values - targets.values, bound), -bound)
     baseline, bonus = baseline_loss(values, targets.returns), actions.entropy(output.logits).sum()
     total = policy + config.baseline_cost * baseline - config.entropy_cost * bonus
@@ -102,10 +102,24 @@ def carry_of(core: Core, carry: Carry, index: Tensor | None, advance: bool) -> C
     if index is not None:
         fresh = None if traces.fresh is None else traces.fresh[index]
         traces = replace(traces, streams=traces.streams[index], fresh=fresh)
-    begun = Carry(state, replace(traces, advance=advance))
+    start = Carry(state, replace(traces, advance=advance))
     if not advance or carry.notes is None:
-        return begun
-    return core.with_notes(begun, parts=carry.notes.by_state is not None)
+        return start
+    return core.with_notes(start, parts=carry.notes.by_state is not None)
+
+
+def summary_of(descents: Sequence[Descent], counted: Sequence[Tensor]) -> Descent:
+    """An update of several steps: the means of the metrics of those ``counted`` (bool scalars), or the last one's where
+    none is; finite where one is."""
+    weights = torch.stack(tuple(counted)).double()
+    total, metrics = weights.sum(), dict[str, Tensor]()
+    for name, last in descents[-1].metrics.items():
+        values = torch.stack([descent.metrics[name] for descent in descents]).double()
+        mean = (values.where(weights > 0, torch.zeros_like(values))).sum() / total.clamp_min(1)
+        metrics[name] = torch.where(total > 0, mean, last.double())
+    made = torch.stack([descent.made for descent in descents])
+    finite = torch.stack([descent.finite for descent in descents])
+    return Descent(metrics | {"learner/steps": made.double().sum()}, finite.any(), made.any())
 
 
 class PPO:
@@ -138,39 +152,38 @@ class PPO:
         context, config = self._context, self._context.config
         # The state that the actor had, with which it computed its probabilities: not the learner's own.
         carry = replace(carry, state=batch.first_state.to(carry.state.dtype))
-        targets = self._targets(batch, carry)
+        targets, seen = self._targets(batch, carry), replace(batch, final_observation=None)
         may_branch = carry.state.device.type == "cpu"
         goes_on = torch.ones((), dtype=torch.bool, device=carry.state.device)
-        share = context.remaining if config.clip_schedule == "linear" else torch.ones_like(context.remaining)
-        after, descents, steps = torch.empty_like(carry.state), list[Descent](), torch.zeros_like(context.remaining)
+        clip_scale = context.remaining if config.clip_schedule == "linear" else torch.ones_like(context.remaining)
+        after, kept = torch.empty_like(carry.state), torch.ones_like(batch.is_first[0])
+        descents, counted = list[Descent](), list[Tensor]()
         for epoch in range(config.n_epochs):
             last = epoch == config.n_epochs - 1
             for index in self._minibatches(batch.batch_size, after.device):
                 if may_branch and not last and not goes_on:
                     continue
-                part, aims = (batch, targets) if index is None else (batch.select(index), targets.select(index))
-                begun = carry_of(context.agent.core, carry, index, advance=last)
-                output = context.agent(carry=begun, **part.inputs())
+                part, target = (seen, targets) if index is None else (seen.select(index), targets.select(index))
+                start = carry_of(context.agent.core, carry, index, advance=last)
+                output = context.agent(carry=start, **part.inputs())
                 with scope("losses"):
-                    losses = clipped_losses(output, part, aims, config, share)
-                descent = context.optimise.descend(losses, part, begun, mean=True, allow=self._allow(goes_on))
+                    losses = clipped_losses(output, part, target, config, clip_scale)
+                descent = context.optimise.descend(losses, part, start, mean=True, condition=self._condition(goes_on))
+                descents.append(descent)
+                counted.append(goes_on & descent.finite)
                 # A step that was not finite does not end the epochs; one beyond target_kl does.
                 goes_on = goes_on & (descent.made | ~descent.finite)
-                steps = steps + descent.made
-                descents.append(descent)
-                if index is None:
-                    after = output.carry.state
-                else:
-                    after.index_copy_(0, index, output.carry.state)
-        descent = Descent.of_all(descents)
-        return replace(carry, state=after), replace(descent, metrics=descent.metrics | {"learner/steps": steps})
+                columns = torch.arange(batch.batch_size, device=after.device) if index is None else index
+                after.index_copy_(0, columns, output.carry.state)
+                kept.index_copy_(0, columns, descent.finite.expand(len(columns)))
+        return replace(carry, state=after), replace(summary_of(descents, counted), kept=kept)
 
     def _targets(self, batch: Rollout[Tensor], carry: Carry) -> Targets:
         config = self._context.config
         with torch.no_grad():
             agent = self._context.agent
-            begun = carry_of(agent.core, carry, None, advance=False)
-            targets = targets_of(agent(carry=begun, **batch.inputs()), batch, config)
+            start = carry_of(agent.core, carry, None, advance=False)
+            targets = targets_of(agent(carry=start, **batch.inputs()), batch, config)
         if not config.normalise_advantage:
             return targets
         return replace(targets, advantage=normalised(targets.advantage, self._context.collective))
@@ -183,6 +196,6 @@ class PPO:
         else:
             yield from torch.rand(batch_size, device=device).argsort().tensor_split(count)
 
-    def _allow(self, goes_on: Tensor) -> Allow:
+    def _condition(self, goes_on: Tensor) -> StepCondition:
         limit = self._context.config.target_kl
         return lambda losses: goes_on if limit == "none" else goes_on & (losses[_KL] <= 1.5 * limit)

@@ -13,7 +13,10 @@ here). The gradient reaches to the first step: inside the step by autograd, and 
 
 With ``step_bound`` kappa the step of a stream is divided by max(1, learning_rate kappa max(|delta|, 1) |z|_1), so that
 it does not overshoot; with plain gradient descent that is their ObGD (algorithm 3, line 9). An optimiser with moments
-gets - delta z as its gradient.
+gets - delta z as its gradient. As in every algorithm, a gradient longer than max_gradient_norm is shortened. Their
+sparse start is not built.
+
+A gap in a stream empties its traces as the end of an episode does: what follows a gap begins an episode.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from r2ac.agents import Carry
 from r2ac.learner import Learner, LearnerConfig, Rollout
 from r2ac.learner.algorithms.ppo import PPO, Targets, clipped_losses, normalised, targets_of
 from r2ac.learner.collective import SingleLearner
-from tests.learner.test_learner import Stream, close, gradients, make_learner, make_stream, weights
+from tests.learner.test_learner import Stream, close, gradients, make_learner, make_stream, weights, with_time_limits
 
 PLAIN: dict[str, Any] = {"algorithm": "ppo", "normalise_advantage": False, "max_gradient_norm": 1e9}
 
@@ -202,3 +202,48 @@ def test_the_names_of_its_metrics() -> None:
     (rollout,) = on_policy(learner, make_stream(), 6)
     learner.update(rollout)
     assert {"loss/total", *PPO.metrics, "loss/gradient_norm"} <= learner.read_metrics().keys()
+
+
+@pytest.mark.parametrize("normalise", [{"normalise_rewards": True}, {"normalise_observations": True}])
+def test_the_ratio_is_one_in_the_first_pass(normalise: dict[str, bool]) -> None:
+    learner = make_learner(**PLAIN, rewards=normalise, n_epochs=1, learning_rate=0.1, rtrl_metrics_every=0)
+    stream = make_stream()
+    for number in range(3):
+        # Each is played with the weights, and the scales, that the update before has left.
+        rollout = on_policy(learner, stream, 4, 4, 4)[number]
+        learner.update(rollout)
+        assert learner.read_metrics()["loss/approx_kl"] < 1e-12
+
+
+def test_a_minibatch_that_is_not_finite_costs_its_own_step_and_streams() -> None:
+    learner = make_learner(**PLAIN, n_epochs=2, num_minibatches=3, learning_rate=0.01)
+    first, second, third = on_policy(learner, make_stream(resets=0.0), 4, 4, 4)
+    learner.update(first)
+    before = weights(learner)
+    second.reward[2, 1] = np.nan
+    learner.update(second)
+    assert not any(map(torch.equal, weights(learner), before))
+    assert all(weight.isfinite().all() for weight in weights(learner))
+    assert learner.skipped_updates == 0
+    metrics = learner.read_metrics()
+    assert np.isfinite(list(metrics.values())).all()
+    third.reward[:] = 0
+    learner.update(third)
+    assert learner.carries.resets == 1
+    assert all(tensor.isfinite().all() for tensor in traces_of(learner))
+
+
+def test_a_single_advantage_is_not_normalised() -> None:
+    advantage = torch.tensor([[3.0]])
+    assert torch.equal(normalised(advantage, SingleLearner()), advantage)
+
+
+def test_the_values_of_final_observations_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = with_time_limits(make_stream())
+    learner = make_learner(**PLAIN, n_epochs=4, learning_rate=0.0)
+    calls = []
+    final_values = learner.agent._final_values
+    monkeypatch.setattr(learner.agent, "_final_values", lambda *given: (calls.append(1), final_values(*given))[1])
+    for rollout in on_policy(learner, stream, 6, 6):
+        learner.update(rollout)
+    assert len(calls) == 2
