@@ -1,13 +1,13 @@
 """How stale carried sensitivities are while an agent learns the T-maze, and what refreshing them costs and brings.
 
-    python benchmarks/staleness.py          the tables of docs/rtrl.md (one core, ten minutes)
+    python benchmarks/staleness.py          the tables of docs/rtrl.md (one core, ten minutes of it)
 
 Everything runs in this process, on the CPU. Angles are in degrees, between the gradient by carried sensitivities and
 the exact one at the present parameters, as `r2ac inspect --staleness` defines them.
 
 1. angles: of algorithms, learning rates and rollout lengths, by the updates since the parameters stood still.
 2. refresh: the time of an update with --refresh-every N over that without, in turns, and the angle that stays.
-3. solve: steps of training until 95 % of the last 200 episodes succeed.
+3. solve: steps of training, with another start of the weights, until 95 % of the last 200 episodes succeed.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ ALGORITHMS = {
     "vtrace": ["--algorithm", "vtrace"],
     **{f"ppo, n_epochs {n}": ["--algorithm", "ppo", "--n-epochs", str(n)] for n in (1, 3, 10)},
 }
+FAST_START = ["--readout", "mlp", "--input-scale", "1"]
+"""With these the maze is learned sooner."""
 RATES = ("1e-3", "4e-3")
 COMMON = ["--num-actors", "0", "--learning-rate-schedule", "constant", "--device", "cpu", "--rtrl-metrics-every", "0"]
 
@@ -131,8 +133,8 @@ def solving(seeds: int, corridor: int, limit: int) -> None:
     """Steps, in thousands, of each seed."""
     print(f"\n| algorithm | T | refresh every | steps to 95 %, in thousands, seeds 1 to {seeds} |")
     print("|---|--:|--:|---|")
-    for name, length in (("vtrace", 10), ("ppo, n_epochs 10", 10)):
-        flags = [*ALGORITHMS[name], "--rollout-length", str(length), "--learning-rate", "4e-3"]
+    for name, length in (("vtrace", 10), ("ppo, n_epochs 3", 10), ("ppo, n_epochs 10", 10)):
+        flags = [*ALGORITHMS[name], "--rollout-length", str(length), "--learning-rate", "4e-3", *FAST_START]
         flags += ["--corridor-length", str(corridor), "--refresh-rollouts", str(episode_rollouts(length))]
         for n in (0, 10, 1):
             needed = []
@@ -157,9 +159,9 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", default=["angles", "refresh", "solve"])
     parser.add_argument("--steps", type=int, default=64_000, help="of training before the angles are measured")
     parser.add_argument("--updates", type=int, default=300, help="of each training with and without refresh")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--corridor", type=int, default=20, help="length of the maze that is to be solved")
-    parser.add_argument("--limit", type=int, default=150_000, help="steps after which a training counts as not solved")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--corridor", type=int, default=40, help="length of the maze that is to be solved")
+    parser.add_argument("--limit", type=int, default=300_000, help="steps after which a training counts as not solved")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if "angles" in options.parts:
