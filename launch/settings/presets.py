@@ -99,15 +99,12 @@ def _small(task: Task, options: Any, images: bool) -> TrainConfig[Any]:
 
 
 def _gym(task: Task, options: Any) -> TrainConfig[Any]:
-    """Most ids do not ask for long memory, rewards and vectors may be of any size, and time limits are not part of
-    most tasks."""
+    """Most ids do not ask for long memory, rewards may be of any size, and time limits are not part of most tasks."""
     env = make_vector(task.name, 1, 0, options=options)
     shape = env.single_observation_space.shape or ()
     env.close()
     config = _small(task, options, images=len(shape) == 3)
-    agent = replace(
-        config.agent, chrono_steps=0, normalise_rewards=True, reward_clip=10.0, normalise_observations=len(shape) == 1
-    )
+    agent = replace(config.agent, chrono_steps=0, normalise_rewards=True, reward_clip=10.0)
     return replace(config, agent=agent, bootstrap_at_time_limits=True)
 
 

@@ -17,7 +17,7 @@ from r2ac.learner.checkpoint import latest_checkpoint, load_checkpoint
 
 Capture = pytest.CaptureFixture[str]
 TrainTiny = Callable[..., Path]
-QUICKLY = ["--learning-rate", "0.1", "--no-normalise-observations"]
+QUICKLY = ["--learning-rate", "0.1"]
 AS_IN_THE_PAPER = ["--reward-clip", "1", "--no-normalise-rewards", "--no-bootstrap-at-time-limits"]
 
 
