@@ -29,11 +29,10 @@ def steps_of(task: str, options: Any = None) -> int:
 def ends(env: VectorEnv, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """(over, whole), bool [steps,N], of random actions."""
     env.reset()
-    choose = np.random.default_rng(0)
-    actions = choose.integers(env.single_action_space.n, size=(steps, env.num_envs))  # type: ignore[attr-defined]
+    env.action_space.seed(0)
     found = []
-    for action in actions:
-        _, _, terminated, truncated, info = env.step(action)
+    for _ in range(steps):
+        _, _, terminated, truncated, info = env.step(env.action_space.sample())
         found.append(Signals.of(info).ends(terminated, truncated))
     over, whole = zip(*found, strict=True)
     return np.array(over), np.array(whole)
