@@ -33,9 +33,11 @@ from r2ac.learner import Rollout
 from r2ac.learner.refresh import History
 
 TASK = "memory/tmaze"
+PPO = ["--algorithm", "ppo", "--normalise-advantage", "--entropy-cost", "0"]
+"""As in Stable-Baselines3, but for the learning rate."""
 ALGORITHMS = {
     "vtrace": ["--algorithm", "vtrace"],
-    **{f"ppo, n_epochs {n}": ["--algorithm", "ppo", "--n-epochs", str(n)] for n in (1, 3, 10)},
+    **{f"ppo, n_epochs {n}": [*PPO, "--n-epochs", str(n)] for n in (1, 3, 10)},
 }
 FAST_START = ["--readout", "mlp", "--input-scale", "1"]
 """With these the maze is learned sooner."""

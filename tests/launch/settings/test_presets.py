@@ -185,6 +185,21 @@ def test_ppo_has_the_settings_of_stable_baselines3_where_they_mean_the_same() ->
     assert (learner.baseline_cost, learner.normalise_advantage) == (1.0, True)
 
 
+@pytest.mark.parametrize("task", ["memory/tmaze", "popgym/RepeatFirstEasy", "minigrid/MemoryS7"])
+def test_ppo_takes_large_steps_where_there_is_to_remember(task: str) -> None:
+    learner = preset(task, algorithm="ppo").learner
+    assert (learner.optimiser, learner.learning_rate, learner.learning_rate_schedule) == ("adam", 4e-3, "linear")
+    assert (learner.n_epochs, learner.normalise_advantage, learner.entropy_cost) == (3, False, 0.01)
+    assert (learner.max_gradient_norm, learner.baseline_cost) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("suite", ["memory", "minigrid"])
+def test_ppo_has_the_learning_rate_of_images(suite: str) -> None:
+    options = MemoryOptions(pixels=True) if suite == "memory" else MinigridOptions(pixels=True)
+    task = SUITES[suite].tasks[0].name
+    assert preset(task, options=options, algorithm="ppo").learner.learning_rate == 1e-3
+
+
 def test_what_an_algorithm_does_not_name_is_the_suites() -> None:
     plain, ppo = preset("memory/tmaze"), preset("memory/tmaze", algorithm="ppo")
     assert (ppo.agent, ppo.rollout_length, ppo.num_streams) == (plain.agent, plain.rollout_length, plain.num_streams)
@@ -211,7 +226,7 @@ def test_a_flag_wins_over_the_algorithms_settings() -> None:
     flags = ["--algorithm=vtrace", "--learning-rate", "0.01", "--algorithm", "ppo", "--streams-per-actor", "4"]
     config = training_config("memory/tmaze", flags)
     assert (config.learner.algorithm, config.learner.learning_rate, config.batch_size) == ("ppo", 0.01, 4)
-    assert config.learner.learning_rate_schedule == "constant"
+    assert (config.learner.learning_rate_schedule, config.learner.n_epochs) == ("linear", 3)
 
 
 @pytest.mark.parametrize("flags", [[], ["--learning-rate", "0.002"]])

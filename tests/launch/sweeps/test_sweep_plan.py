@@ -38,7 +38,7 @@ def test_switches_can_be_varied(tmp_path: Path) -> None:
 def test_algorithms_that_are_varied_come_with_their_settings(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, "algorithm=vtrace,ppo", flags=("--streams-per-actor", "70"))
     assert [trial.config.batch_size for trial in plan.trials] == [64, 70]
-    assert [trial.config.learner.learning_rate for trial in plan.trials] == [4e-3, 3e-4]
+    assert [trial.config.learner.baseline_cost for trial in plan.trials] == [0.5, 1.0]
 
 
 @pytest.mark.parametrize(
