@@ -79,7 +79,10 @@ class ActionMask(gymnasium.Wrapper):
 
     def __init__(self, env: gymnasium.Env, from_info: bool) -> None:
         super().__init__(env)
-        self._size = int(np.sum(env.action_space.nvec if isinstance(env.action_space, MultiDiscrete) else _n(env)))
+        sizes = np.ravel(env.action_space.nvec if isinstance(env.action_space, MultiDiscrete) else _n(env))
+        self._size = int(sizes.sum())
+        self._begins = sizes.cumsum() - sizes
+        """Where the choices of each part begin."""
         self.allowed = np.ones(self._size, dtype=bool)
         self._is_shown, self._from_info = _is_shown(env), from_info
         if self._is_shown:
@@ -109,6 +112,10 @@ class ActionMask(gymnasium.Wrapper):
         if self.allowed.size != self._size:
             raise ValueError(f"{_KEY} has {self.allowed.size} numbers, but {self._size} actions can be taken")
         return observation
+
+    def allows(self, action: Any) -> bool:
+        """Whether an action as the agent gives it, whose parts count from 0, may be taken in the next step."""
+        return bool(self.allowed[self._begins + action].all())
 
     def sample(self) -> Any:
         """One of the allowed actions, as the environment takes it; drawn by its space."""

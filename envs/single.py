@@ -130,18 +130,19 @@ def _number(reward: Any) -> float:
 
 
 class ActionRepeat(gymnasium.Wrapper):
-    """Takes each action `repeat` times: rewards are summed, the last observation is shown, an end is an end at once."""
+    """Takes each action `repeat` times: rewards are summed, the last observation is shown. An end is an end at once, an
+    action that is masked meanwhile is not repeated."""
 
     def __init__(self, env: gymnasium.Env, repeat: int) -> None:
         super().__init__(env)
-        self._repeat = repeat
+        self._repeat, self._mask = repeat, find_mask(env)
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         total = 0.0
         for _ in range(self._repeat):
             observation, reward, terminated, truncated, info = _values("step", _STEP, self.env.step(action))
             total += _number(reward)
-            if terminated or truncated:
+            if terminated or truncated or not (self._mask is None or self._mask.allows(action)):
                 break
         return observation, total, terminated, truncated, info
 

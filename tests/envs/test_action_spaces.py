@@ -56,6 +56,20 @@ def test_what_a_mask_allows_is_never_refused(name: str, options: GymOptions, lim
     assert 0.2 < np.mean(seen) < 0.8
 
 
+@pytest.mark.parametrize(("name", "options"), MASKED)
+def test_an_action_is_repeated_while_it_is_allowed(name: str, options: GymOptions) -> None:
+    options = GymOptions(mask_from_info=options.mask_from_info, action_repeat=3)
+    env = make_vector(f"{ACTING}{name}-v0", 3, 5, options=options)
+    spec, random = ObservationSpec.of(env), np.random.default_rng(0)
+    _, info = env.reset()
+    ends = 0
+    for _ in range(30):
+        actions = spec.actions.at_random(random, 3, Signals.of(info).action_mask)
+        _, _, terminated, truncated, info = env.step(actions)
+        ends += int((terminated | truncated).sum())
+    assert 3 * 30 // 6 < ends < 3 * 30 // 2, "some actions are repeated, and some less than three times"
+
+
 def test_a_masked_action_is_refused_by_these_environments() -> None:
     """So that the test above can fail."""
     env = make_vector(f"{ACTING}Masked-v0", 1, 5)
