@@ -99,16 +99,27 @@ def make_agent(spec: ObservationSpec, config: AgentConfig, seed: int, device: to
 
 
 def load_encoder(agent: Agent, path: Path) -> None:
-    """Copy the encoder of a run or checkpoint. Raises RunDirectoryError, CheckpointError where it does not fit."""
+    """Copy the encoder of a run or checkpoint, and how the vectors that it sees are normalised. Raises
+    RunDirectoryError, CheckpointError where it does not fit, ConfigError where one of both agents normalises them and
+    the other does not."""
     model = load_checkpoint(find_checkpoint(path)).model
-    prefix = "encoder."
-    encoder = {name.removeprefix(prefix): tensor for name, tensor in model.items() if name.startswith(prefix)}
+    encoder, observations = (
+        {name.removeprefix(prefix): tensor for name, tensor in model.items() if name.startswith(prefix)}
+        for prefix in ("encoder.", "observations.")
+    )
     if not encoder:
         raise CheckpointError(f"{path} has no encoder to take: its agent was trained with --encoder none")
     try:
         load_model_state(agent.encoder, encoder)
     except CheckpointError as error:
         raise CheckpointError(f"the encoder of {path} does not fit this agent: {error}") from error
+    if bool(observations) != (agent.observations is not None):
+        raise ConfigError(
+            f"--normalise-observations is {not observations}, but it must be {bool(observations)} as in the training "
+            f"of the encoder of {path}"
+        )
+    if agent.observations is not None:
+        load_model_state(agent.observations, observations)
 
 
 def choose_device(name: str, flag: str = "--device") -> torch.device:

@@ -98,7 +98,8 @@ class TrainConfig(Generic[EnvOptions]):
     run_dir: Path | None = None
     """Where the run is written; runs/<suite>-<task>/<core and gradient>-seed<seed>-<time> if not given."""
     encoder_from: Path | None = None
-    """Run or checkpoint whose encoder the agent begins with."""
+    """Run or checkpoint whose encoder the agent begins with, and whose mean and deviation of vectors where those are
+    normalised."""
     freeze_encoder: bool = False
     """Keep the encoder as it is; it then costs no backward pass."""
     checkpoint_minutes: float = 10.0
