@@ -29,7 +29,7 @@ import numpy as np
 SOLVED, WINDOW = -250.0, 20
 FLAGS = (
     "--num-actors 0 --algorithm ppo --streams-per-actor 16 --rollout-length 64 --discount 0.9 --learning-rate 1e-3 "
-    "--n-epochs 10 --num-minibatches 4 --log-steps 4000"
+    "--n-epochs 10 --num-minibatches 4 --normalise-observations --log-steps 4000"
 )
 Curve = list[tuple[int, float, float]]
 """Steps, seconds and return of each episode."""
