@@ -87,6 +87,7 @@ SUITE = Suite(
     options=MemoryOptions,
     list_tasks=lambda: tuple(_TASKS),
     unlisted=("chain", "trace_conditioning"),
+    endless=("trace_conditioning",),
     check=_check,
     make=_make,
     reference_scores=lambda name, options: _TASKS[name](1, options).scores,

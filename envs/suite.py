@@ -141,6 +141,8 @@ class Suite:
     """make_each(names, seed, split, options): stream i plays names[i]. None where a vector environment has one task."""
     unlisted: tuple[str, ...] = ()
     """Tasks that the name of the suite does not stand for: they are named one by one."""
+    endless: tuple[str, ...] = ()
+    """Tasks of which no episode ends, but for `max_episode_steps`."""
     foreign: bool = True
     """Whether code of others makes its numbers, so that they are checked."""
     final_observations: bool = True
@@ -215,6 +217,10 @@ class Task:
         options = self.checked_options(options)
         steps = self.suite.episode_steps(self.short_name, options)
         return steps if steps is None else min(steps, options.max_episode_steps or steps)
+
+    def is_endless(self, options: Any = None) -> bool:
+        """Whether no episode ever ends, `max_episode_steps` included."""
+        return self.short_name in self.suite.endless and not self.checked_options(options).max_episode_steps
 
     def reference_scores(self, options: Any = None) -> ReferenceScores | None:
         """The returns to normalise with, or None where none are published."""

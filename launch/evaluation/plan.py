@@ -146,6 +146,10 @@ def _evaluations(
             if (sentence := task.suite.missing()) is not None:
                 raise MissingPackage(sentence)
             environment = settings.environment(task, agent.training.env)
+            if task.is_endless(environment):
+                raise ConfigError(
+                    f"--max-episode-steps is 0, but it must be at least 1 with {task.name}, whose episodes never end"
+                )
             about = agent.path, agent.sha256, agent.env_steps, task.name, environment
             for config, changed in settings.configs(task):
                 yield Evaluation(*about, config, agent.training, settings.protocol, changed)

@@ -12,6 +12,7 @@ import safetensors.torch
 import torch
 
 from r2ac.launch.cli import main
+from r2ac.launch.evaluation.results_file import read_evaluation
 from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runs.run_directory import RunDirectory
@@ -201,6 +202,16 @@ def test_a_checkpoint_that_cannot_be_used(
     assert str(path) in refused(capsys, arguments)
     assert not new.exists()
     assert not (run / "evaluation.json").exists()
+
+
+def test_a_task_without_an_end_is_evaluated_with_a_limit_alone(capsys: Capture, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    arguments = ["memory/trace_conditioning", *HERE, "--run-dir", str(run), "--hidden-size", "4", "--batch-size", "64"]
+    assert main(["train", *arguments]) == 0
+    command = ["evaluate", str(run), "--workers", "0", "--episodes", "2"]
+    assert "--max-episode-steps is 0, but it must be at least 1 with memory/trace_cond" in refused(capsys, command)
+    assert main([*command, "--max-episode-steps", "7"]) == 0
+    assert {episode.length for result in read_evaluation(run) for episode in result.episodes} == {7}
 
 
 @pytest.mark.parametrize("flags", [["--encoder-features", "7"], ["--encoder", "none"]])
