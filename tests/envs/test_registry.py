@@ -147,7 +147,7 @@ def test_the_tasks_are_listed_without_the_engines() -> None:
     )
     assert printed.splitlines() == [
         "memory 9 True",
-        "popgym 36 False",
+        "popgym 42 False",
         "minigrid 6 False",
         "atari 57 False",
         "procgen 16 False",
