@@ -161,9 +161,8 @@ class LSTMCore(Core):
         h, carry = self(x, carry, is_first)
         return h, x.new_empty(0), carry
 
-    @torch.no_grad()
-    def step(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        """One step: x [B, D], state [B, 2N] -> h [B, N] and the state after it."""
+    def transition(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
+        """One step: x [B, D], state [B, 2N] -> h [B, N] and the state after it, detached."""
         h, carry = self(x.unsqueeze(0), Carry(state), is_first.unsqueeze(0))
         return h.squeeze(0), carry.state
 
