@@ -234,6 +234,8 @@ class TrainConfig(Generic[EnvOptions]):
         """Whether the rollouts are as new as the algorithm needs them."""
         for name, value in self.in_step.items():
             allowed = f"{value} with --algorithm {self.learner.algorithm}"
+            if name == "batch_size":
+                allowed += ", the number of streams, which --num-actors and --streams-per-actor change"
             require(getattr(self, name) == value, name, getattr(self, name), allowed)
         share = self.batch_size // max(self.num_learners, 1)
         divides = f"a divisor of the {share} streams of a learner"

@@ -142,7 +142,7 @@ ALGORITHM_SETTINGS: dict[str, dict[str, Any]] = {
         "entropy_cost": 0.0,
     },
     "stream": {**_ONE_STEP, "normalise_rewards": True, "normalise_observations": True},
-    "td": _ONE_STEP,
+    "td": {**_ONE_STEP, "normalise_rewards": False},
 }
 """What ``--algorithm`` changes of the settings of a suite, by the names of the flags; what is not named here is the
 suite's, or the field's default."""
