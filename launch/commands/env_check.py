@@ -63,10 +63,11 @@ def check_environment(name: str, options: GymOptions, seed: int, steps: int) -> 
     played = _play(name, options, seed, steps, generators=0)
     seen = f"{_text(single.observation_space)}, seen as {kind}: {shown.dtype} {list(shown.shape or ())}"
     masks = ", masked" if getattr(env.unwrapped, "masks_actions", False) else ""
+    unused = sorted(played.info_keys - ({"action_mask"} if options.mask_from_info else set()))
     findings = [
         Finding("observation", seen),
         Finding("actions", f"{_text(single.action_space)}: {actions_text(taken)} actions{masks}"),
-        Finding("infos", f"{', '.join(sorted(played.info_keys)) or 'empty'}: not used"),
+        Finding("infos", f"{', '.join(unused) or 'empty'}: not used"),
         _ends(played, single.spec, steps),
         _rewards(played.rewards),
     ]

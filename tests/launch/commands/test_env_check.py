@@ -37,6 +37,14 @@ def test_what_is_in_order_is_told(capsys: Capture) -> None:
     assert "seen as an image: uint8 [3, 8, 8]" in lines(capsys)["observation"]
 
 
+def test_a_mask_in_the_infos_counts_as_used_where_it_is_read(capsys: Capture) -> None:
+    for flags, unused in (["--mask-from-info"], "prob: not used"), ([], "action_mask, prob: not used"):
+        assert main(["envs", "--check", "gym/Taxi-v4", "--steps", "20", *flags]) in (0, 1)
+        said = lines(capsys)
+        assert said["infos"] == unused
+        assert said["actions"].endswith("masked") == bool(flags)
+
+
 def test_a_step_that_does_not_return_is_wrong(capsys: Capture) -> None:
     assert check("Hangs", "--step-timeout", "0.5") == 1
     said = lines(capsys)
