@@ -118,7 +118,7 @@ def test_a_learner_is_killed_and_another_number_goes_on(start_tiny: StartTiny, t
 
 @pytest.mark.slow
 def test_a_supervised_training_outlives_its_learners(start_tiny: StartTiny, tmp_path: Path) -> None:
-    """One is killed; one gets SIGTERM, as from whoever takes its node away, and lets all save. They learn on-policy."""
+    """One is killed; one gets SIGTERM, as when its node is taken away, and lets all save. They learn on-policy."""
     run = tmp_path / "run"
     often: dict[str, object] = {"--max-failures": 2, "--checkpoint-minutes": 0.01}
     process = start_tiny(run, {**TWO, **ENDLESS, **often, "--algorithm": "ppo", "--n-epochs": 2})
