@@ -13,6 +13,8 @@ Array = TypeVar("Array", np.ndarray, torch.Tensor)
 
 # The fields whose first dimension is the stream; every other field has time first and the stream second.
 _STREAM_FIRST = frozenset({"first_state", "stream", "sequence", "weights_version"})
+# The fields that the agent sees in a step.
+_SEEN = ("observation", "reward", "is_first", "instruction", "action_mask")
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,11 @@ class Rollout(Generic[Array]):
 
     def inputs(self) -> dict[str, Array | None]:
         """What the agent is given of it, beside a carry, by the names of its arguments."""
-        names = ("observation", "reward", "is_first", "instruction", "final_observation", "action_mask")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in (*_SEEN, "final_observation")}
+
+    def inputs_at(self, t: int) -> dict[str, Array]:
+        """What the agent is given in step ``t``, beside a state, by the names of the arguments of its step."""
+        return {name: array[t] for name in _SEEN if (array := getattr(self, name)) is not None}
 
     def columns(self, start: int, stop: int) -> Rollout[Array]:
         """The streams ``start`` to ``stop`` (exclusive) of this rollout, as views."""

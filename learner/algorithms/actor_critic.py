@@ -68,7 +68,6 @@ class ActorCritic:
         return Losses(total, dict(zip(METRICS, (policy.detach(), baseline.detach(), bonus.detach()), strict=True)))
 
     def update(self, batch: Rollout[Tensor], carry: Carry) -> tuple[Carry, Descent]:
-        """See :meth:`Algorithm.update`."""
         output = self._context.agent(carry=carry, **batch.inputs())
         with scope("losses"):
             losses = self.losses(output, batch, self._context.config)

@@ -147,7 +147,7 @@ class PPO:
         return clipped_losses(output, batch, targets, config, torch.ones_like(output.bootstrap_value[0]))
 
     def update(self, batch: Rollout[Tensor], carry: Carry) -> tuple[Carry, Descent]:
-        """See :meth:`Algorithm.update`. Once the policy has moved beyond ``target_kl`` no step follows, but the last
+        """Epochs over the batch. Once the policy has moved beyond ``target_kl`` no step follows, but the last
         epoch's passes, which take the traces across the rollout."""
         context, config = self._context, self._context.config
         # The state that the actor had, with which it computed its probabilities: not the learner's own.

@@ -59,13 +59,13 @@ class Stream:
         return wanted + config.entropy_cost * sign * entropy, entropy
 
     def update(self, batch: Rollout[Tensor], carry: Carry) -> tuple[Carry, Descent]:
-        """See :meth:`Algorithm.update`. Raises ValueError for rollouts of more than one step."""
+        """An update by one step of each stream. Raises ValueError for rollouts of more than one step."""
         if batch.length != 1:
             raise ValueError(f"this algorithm learns after each step: rollout_length must be 1, not {batch.length}")
         agent = self._context.agent
         # The state that the actor had: with one step a rollout it is the learner's own, but for a stream that is new.
         state = batch.first_state.to(carry.state.dtype).requires_grad_()
-        output = agent.transition(state=state, **_inputs(batch, 0))
+        output = agent.transition(state=state, **batch.inputs_at(0))
         error = self._td_error(batch, output)
         wanted, entropy = self.objective(output, batch.action[0], error.sign())
         with scope("backward"):
@@ -90,7 +90,7 @@ class Stream:
         """delta [B]. Where a time limit ended the episode, what follows is the value of the final observation."""
         agent, discount = self._context.agent, self._context.config.discount
         after = output.state.detach()
-        following = agent.step(state=after, **_inputs(batch, 1)).value.masked_fill(batch.is_first[1], 0)
+        following = agent.step(state=after, **batch.inputs_at(1)).value.masked_fill(batch.is_first[1], 0)
         if batch.final_observation is not None and batch.truncated is not None:
             never = torch.zeros_like(batch.is_first[1])
             words = None if batch.instruction is None else batch.instruction[0]
@@ -139,12 +139,6 @@ class Stream:
             return
         for trace in self.traces:
             trace[streams] = torch.where(finite, trace[streams], torch.zeros_like(trace[streams]))
-
-
-def _inputs(batch: Rollout[Tensor], t: int) -> dict[str, Tensor]:
-    """What the agent is given in a step, by the names of the arguments of `Agent.step`."""
-    names = ("observation", "reward", "is_first", "instruction", "action_mask")
-    return {name: array[t] for name in names if (array := getattr(batch, name)) is not None}
 
 
 def _along(numbers: Tensor, trace: Tensor) -> Tensor:
