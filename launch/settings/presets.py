@@ -155,6 +155,7 @@ ALGORITHMS_OF = {
     "n_epochs num_minibatches gae_lambda clip_range clip_range_vf clip_schedule": ("ppo",),
     "normalise_advantage target_kl": ("ppo",),
     "trace_lambda step_bound": ("stream", "td"),
+    "baseline_cost entropy_cost": ("vtrace", "ppo", "stream"),
 }
 """The algorithms that read a setting, for those settings that not all read."""
 OF_THE_ALGORITHM = (

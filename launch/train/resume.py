@@ -14,7 +14,7 @@ from r2ac.launch.runs.mirror import staging_path
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store
 from r2ac.launch.settings.config import ConfigError, TrainConfig, config_from_json
-from r2ac.launch.settings.flags import changed_config
+from r2ac.launch.settings.flags import changed_config, last_value
 from r2ac.launch.settings.places import is_url
 from r2ac.learner import Collective, Learner, load_optimiser_state
 from r2ac.learner.checkpoint import Checkpoint, CheckpointError, load_model_state
@@ -37,6 +37,10 @@ def continued_config(place: Path | str, arguments: Sequence[str]) -> TrainConfig
     StorageError and StorageUnavailable where they cannot be read, ConfigError for another --run-dir."""
     before = config_from_json(_read_config(place), Path(place) / "config.json")
     before = replace(before, run_dir=None if is_url(str(place)) else Path(place))
+    algorithm = last_value(arguments, "--algorithm") or before.learner.algorithm
+    if algorithm != before.learner.algorithm:
+        # Before its settings are checked, most of which would be another algorithm's.
+        raise ConfigError(f"--algorithm is {algorithm}, but a run goes on as it began, with {before.learner.algorithm}")
     config = changed_config(before, "r2ac train --resume RUN", arguments)
     if config.run_dir != before.run_dir:
         raise ConfigError(f"--run-dir is {config.run_dir}, but a run goes on where it is, in {place}")

@@ -59,6 +59,7 @@ def test_on_policy_a_batch_is_all_streams_and_nothing_is_ahead(algorithm: str, f
         ("--refresh-every 9 --core feedforward", "without sensitivities (feedforward)"),
         ("--algorithm stream --rollout-length 5", "--rollout-length is 5, but it must be 1 with --algorithm stream"),
         ("--trace-lambda=0.5", "--trace-lambda is a setting of --algorithm stream or td, but the algorithm is ppo"),
+        ("--algorithm td --entropy-cost 1", "--entropy-cost is a setting of --algorithm vtrace or ppo or stream, but"),
         ("--clip-rho 2", "--clip-rho is a setting of --algorithm vtrace, but the algorithm is ppo"),
         (
             "--algorithm vtrace --no_normalise_advantage",

@@ -163,6 +163,15 @@ def test_a_run_goes_on_with_the_settings_of_its_checkpoint(
     assert newest(run).counters["env_steps"] == 2000
 
 
+@pytest.mark.parametrize("algorithm", ["ppo", "td"])
+def test_a_run_goes_on_with_its_algorithm_whatever_else_another_would_want(
+    algorithm: str, finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["train", "--resume", str(finished_run), "--total-steps", "4000", "--algorithm", algorithm]) == 2
+    expected = f"r2ac: --algorithm is {algorithm}, but a run goes on as it began, with vtrace\n"
+    assert capsys.readouterr().err == expected
+
+
 def test_a_checkpoint_of_other_observations_does_not_go_on(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
