@@ -25,9 +25,10 @@ TINY = {
 
 
 def tiny_arguments(run: Path, flags: dict[str, object]) -> list[str]:
-    """The command line of a training that takes a fraction of a second, with ``flags`` instead of its own."""
+    """The command line of a training that takes a fraction of a second, with ``flags`` instead of its own; those with
+    None stand without a value."""
     chosen: dict[str, object] = {**TINY, "--run-dir": run, **flags}
-    return ["train", "memory/tmaze", *(str(word) for pair in chosen.items() for word in pair)]
+    return ["train", "memory/tmaze", *(str(word) for pair in chosen.items() for word in pair if word is not None)]
 
 
 # Ray reads these once in a process, whoever imports it or starts a cluster there first; so they hold for all tests.

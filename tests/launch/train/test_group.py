@@ -61,7 +61,8 @@ def check_counts(run: Path) -> None:
 @pytest.mark.slow
 def test_two_learners_stopped_and_gone_on_with_by_one(start_tiny: StartTiny, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    process = start_tiny(run, {**TWO, **ENDLESS})
+    # In phase: every episode is a whole one, so that episodes count the steps.
+    process = start_tiny(run, {**TWO, **ENDLESS, "--no-stagger-streams": None})
     wait_for_lines(run, 4, process)
     processes = processes_below(process.pid)
     assert len(ray_processes("LearnerProcess", process.pid)) == 2
