@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from r2ac.agents.actions import ActionSpec, BoxActions, DiscreteActions, MultiDiscreteActions
     from r2ac.agents.agent import Agent, ObservationSpec, RolloutOutput, StepOutput
     from r2ac.agents.core import Carry, Core
-    from r2ac.agents.cores import CORES
+    from r2ac.agents.cores import CORE_NAMES, CORES, is_core
     from r2ac.agents.encoders import ImpalaEncoder, MLPEncoder, NatureEncoder
     from r2ac.agents.feedforward import FeedForward
     from r2ac.agents.instruction import InstructionEncoder
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CORES",
+    "CORE_NAMES",
     "ELSTM",
     "ActionSpec",
     "Agent",
@@ -36,6 +37,7 @@ __all__ = [
     "Recurrent",
     "RolloutOutput",
     "StepOutput",
+    "is_core",
 ]
 
 _MODULES = ("actions", "agent", "cores", "encoders", "recurrent")

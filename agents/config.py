@@ -9,6 +9,7 @@ Gradient = Literal["rtrl", "tbptt"]
 EncoderName = Literal["auto", "impala", "nature", "mlp", "none"]
 ReadoutName = Literal["linear", "mlp"]
 TimeScales = Literal["uniform", "log-uniform"]
+LayerGradient = Literal["rollout", "local"]
 FIXED_GRADIENTS: dict[str, str | None] = {"feedforward": None}
 """The gradient through time of every core that RTRL cannot train; None: it has no memory, and so no such gradient."""
 
@@ -20,10 +21,16 @@ class AgentConfig:
     gradient: Gradient = "rtrl"
     """How the recurrent core is trained: exactly (rtrl), or truncated at the rollout's start (tbptt)."""
     core: str = "elstm"
-    """The core: a recurrent cell by its name, such as elstm, mingru or lru (a name that is unknown lists all), or the
-    feed-forward one of the eLSTM's capacity that cannot remember (feedforward)."""
+    """The core: a recurrent cell by its name, such as elstm, mingru or lru (a name that is unknown lists all), units of
+    several cells side by side (mixed:elstm+lru), or the feed-forward one of the eLSTM's capacity that cannot remember
+    (feedforward)."""
     hidden_size: int = 256
-    """Units of the core (N)."""
+    """Units of the core (N), of all its cells together; with several layers, of each."""
+    layers: int = 1
+    """Cores one above the other; each reads the output of the one below."""
+    layer_gradient: LayerGradient = "rollout"
+    """With several layers, what reaches a lower one from those above: the gradient through their time inside the
+    rollout (rollout), or inside each step only (local). Within each layer it is that of --gradient."""
     encoder: EncoderName = "auto"
     """What stands below the core: for images IMPALA's network, or the small one of DQN (nature); for vectors an MLP, or
     none; auto takes the first."""

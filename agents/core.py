@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +20,29 @@ class Carry:
 
     state: Tensor
     """The core's state, [B, S]."""
-    traces: Traces | None = None
-    """Derivatives of the state by the recurrent parameters; None unless the gradient is RTRL's."""
-    notes: Notes | None = None
-    """Beside traces with ``streams``: where the backward pass notes what it found."""
+    traces: tuple[Traces, ...] = ()
+    """Derivatives of the state by the recurrent parameters, one for each layer or kind of cell of the core; none unless
+    the gradient is RTRL's."""
+    notes: tuple[Notes, ...] = ()
+    """Beside traces with ``streams``, one for each: where the backward pass notes what it found."""
+
+    def of_streams(self, streams: Tensor, fresh: Tensor | None = None) -> Carry:
+        """The same, whose traces are those of all streams: the batch has ``streams``, [B] int64, all different, and of
+        these S counts as zero where ``fresh``, [B] bool. The backward pass advances them where they are kept."""
+        return replace(self, traces=tuple(replace(each, streams=streams, fresh=fresh) for each in self.traces))
+
+    def select(self, index: Tensor) -> Carry:
+        """That of some streams of the batch, [b] int64, without notes; its traces have ``streams``."""
+
+        def of(traces: Traces) -> Traces:
+            assert traces.streams is not None
+            return replace(
+                traces,
+                streams=traces.streams[index],
+                fresh=None if traces.fresh is None else traces.fresh[index],
+            )
+
+        return Carry(self.state[index], tuple(map(of, self.traces)))
 
 
 class Core(nn.Module, ABC):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
+from r2ac.agents.composite import Mixed, Stack
 from r2ac.agents.config import AgentConfig
 from r2ac.agents.core import Core
 from r2ac.agents.feedforward import FeedForward
@@ -45,13 +47,56 @@ CORES: dict[str, Callable[[int, AgentConfig], Core]] = {
 }
 """Makes a core from the size of its input and the agent's settings: every cell by its name, and what is no cell."""
 
+MIXED = "mixed:"
+"""Before the names of cells, with + between them: units of each side by side."""
+
+
+def is_core(name: str) -> bool:
+    """Whether `make_core` knows the name."""
+    return name in CORES or len(_cells_of(name)) > 1
+
+
+CORE_NAMES = f"{', '.join(CORES)}, or {MIXED}a+b of several cells"
+"""What `is_core` allows, in words."""
+
 
 def make_core(input_size: int, config: AgentConfig) -> Core:
-    """The core that ``config`` names.
+    """The core that ``config`` names, of its ``layers``.
 
     Raises:
-        ValueError: for an unknown name, or settings that the core refuses.
+        ValueError: for an unknown name, layers below 1, or settings that the core refuses.
     """
-    if config.core not in CORES:
-        raise ValueError(f"core must be one of {', '.join(CORES)}, not {config.core!r}")
-    return CORES[config.core](input_size, config)
+    if not is_core(config.core):
+        raise ValueError(f"core must be one of {CORE_NAMES}, not {config.core!r}")
+    if config.layers < 1:
+        raise ValueError(f"layers must be at least 1, not {config.layers}")
+    make = CORES.get(config.core, _mixed)
+    if config.layers == 1:
+        refuse_settings(config, "layer_gradient")
+        return make(input_size, config)
+    layers = [make(input_size, config)]
+    while len(layers) < config.layers:
+        layers.append(make(layers[-1].output_size, config))
+    return Stack(layers, config.layer_gradient)
+
+
+def _cells_of(core: str) -> list[str]:
+    """The cells of a mixed core, none where it is no such name."""
+    cells = core.removeprefix(MIXED).split("+") if core.startswith(MIXED) else []
+    return cells if all(cell in CELLS for cell in cells) else []
+
+
+def _mixed(input_size: int, config: AgentConfig) -> Core:
+    """The units are dealt out evenly; a scale of recurrent weights goes to the cells that have such weights."""
+    cells, core = _cells_of(config.core), config.core
+    sizes = [(config.hidden_size + k) // len(cells) for k in reversed(range(len(cells)))]
+    if min(sizes) < 1:
+        raise ValueError(f"hidden_size must be at least {len(cells)} for the core {core}, not {config.hidden_size}")
+    recurrent = [cell for cell in cells if "recurrent_weight" in CELLS[cell].own]
+    if not recurrent:
+        refuse_settings(config, "recurrent_scale")
+    parts = []
+    for cell, size in zip(cells, sizes, strict=True):
+        scale = config.recurrent_scale if cell in recurrent else None
+        parts.append(_recurrent(cell, input_size, replace(config, hidden_size=size, recurrent_scale=scale)))
+    return Mixed(parts)

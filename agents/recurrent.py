@@ -113,11 +113,11 @@ class Recurrent(Core):
         state = torch.zeros(batch_size, self.state_size, device=device, dtype=dtype)
         if not self.uses_rtrl:
             return Carry(state)
-        return Carry(state, Traces.zeros(self.cell, batch_size, self.hidden_size, self.input_size, device, dtype))
+        return Carry(state, (Traces.zeros(self.cell, batch_size, self.hidden_size, self.input_size, device, dtype),))
 
     def with_notes(self, carry: Carry, parts: bool = True) -> Carry:
         shapes = self._note_shapes(len(carry.state))
-        return replace(carry, notes=Notes(*map(carry.state.new_empty, shapes if parts else shapes[:1])))
+        return replace(carry, notes=(Notes(*map(carry.state.new_empty, shapes if parts else shapes[:1])),))
 
     def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
         states, carry = self.states(x, carry, is_first)
@@ -127,32 +127,30 @@ class Recurrent(Core):
         """The recurrence alone, without the output gate: c, [T, B, S], which carries gradients, and the carry after
         step T; all else as in :meth:`forward`."""
         self._check(x, carry, is_first)
-        traces = carry.traces
-        if traces is None or not self.uses_rtrl:
+        if not self.uses_rtrl:
             states = self.truncated_states(x, carry.state, is_first)
             return states, Carry(states[-1].detach())
+        (traces,), notes = carry.traces, carry.notes[0] if carry.notes else None
         given, state = self._given(x), self._by_part(carry.state)
-        states = recurrence(*given, state, is_first, self.input_weight, x.detach(), traces, carry.notes)
+        states = recurrence(*given, state, is_first, self.input_weight, x.detach(), traces, notes)
         if traces.streams is None:
             traces = traces_after(traces, x, *given, states, state, is_first)
         else:
             traces = Traces(traces.weight, traces.vectors, traces.streams, advance=traces.advance)
         states = self._flat(states)
-        return states, Carry(states[-1].detach(), traces)
+        return states, Carry(states[-1].detach(), (traces,))
 
     @torch.no_grad()
     def advance(self, x: Tensor, carry: Carry, is_first: Tensor) -> Carry:
         given, state = self._given(x), self._by_part(carry.state)
         states = recurrence(*given, state, is_first)
-        traces = carry.traces
-        if traces is not None:
-            traces = traces_after(traces, x, *given, states, state, is_first)
-        return Carry(self._flat(states[-1]), traces)
+        after = (traces_after(traces, x, *given, states, state, is_first) for traces in carry.traces)
+        return Carry(self._flat(states[-1]), tuple(after))
 
     def boundary_by_stream(self, by_state: Tensor, carry: Carry) -> tuple[Tensor, ...]:
-        if carry.traces is None:
+        if not carry.traces:
             return ()
-        weight, vectors = boundary_by_stream(self._by_part(by_state), carry.traces)
+        weight, vectors = boundary_by_stream(self._by_part(by_state), carry.traces[0])
         sizes = [len(parameter) for parameter in self.recurrent_parameters[1:]]
         return weight, *vectors.split(sizes, dim=1)
 
@@ -218,7 +216,8 @@ class Recurrent(Core):
         steps, batch = x.shape[:2]
         if is_first.shape != (steps, batch) or is_first.dtype != torch.bool:
             raise ValueError(f"is_first must be bool [{steps}, {batch}], not {is_first.dtype} {list(is_first.shape)}")
-        state, weight, traces = carry.state, self.input_weight, carry.traces
+        state, weight = carry.state, self.input_weight
+        traces = carry.traces[0] if carry.traces else None
         if state.shape != (batch, self.state_size):
             raise ValueError(f"carry.state must be [{batch}, {self.state_size}], not {list(state.shape)}")
         if (state.dtype, state.device) != (weight.dtype, weight.device):
@@ -226,10 +225,10 @@ class Recurrent(Core):
                 f"carry.state must be {weight.dtype} on {weight.device}, not {state.dtype} on {state.device}"
             )
         streams = traces.streams if traces is not None else None
-        if streams is None and (carry.notes is not None or (traces is not None and traces.fresh is not None)):
+        if streams is None and (carry.notes or (traces is not None and traces.fresh is not None)):
             raise ValueError("carry.notes and traces.fresh go with traces.streams: without these, use initial_carry()")
-        if carry.notes is not None:
-            shapes, allowed = [tuple(note.shape) for note in carry.notes.tensors()], self._note_shapes(batch)
+        if carry.notes:
+            shapes, allowed = [tuple(note.shape) for note in carry.notes[0].tensors()], self._note_shapes(batch)
             if shapes not in (allowed, allowed[:1]):
                 raise ValueError(f"carry.notes must have the shapes {allowed}, or the first alone, not {shapes}")
         if not self.uses_rtrl:

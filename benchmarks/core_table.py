@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from measure import Run, Times, as_graph, peak_bytes, release_memory, rotating, sets_beyond_cache, take_turns
@@ -78,9 +77,9 @@ def _carries(method: str, core: nn.Module, batch: int, inputs: int, hidden: int,
     rows = torch.arange(sets * batch, device=device).view(sets, batch)
     if method == RTRL:
         fresh = torch.zeros(batch, dtype=torch.bool, device=device)
-        return [Carry(state, replace(kept, streams=streams, fresh=fresh)) for streams in rows]
+        return [Carry(state, (kept,)).of_streams(streams, fresh) for streams in rows]
     parts = zip(*(tensor.split(batch) for tensor in kept.tensors()), strict=True)
-    return [Carry(state, Traces(*part)) for part in parts]
+    return [Carry(state, (Traces(*part),)) for part in parts]
 
 
 def make_cases(

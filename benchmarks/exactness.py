@@ -214,8 +214,8 @@ def stored_gradients(network: Network, stream: Stream, length: int, storage: tor
     network.zero_grad()
     streams = torch.arange(stream.observation.shape[1])
     start = network.core.initial_carry(len(streams))
-    assert start.traces is not None
-    carry = replace(start, traces=replace(start.traces.stored_as(storage), streams=streams))
+    stored = tuple(traces.stored_as(storage) for traces in start.traces)
+    carry = replace(start, traces=stored).of_streams(streams)
     for rollout in Stream(stream.observation.float(), stream.target.float()).rollouts(length):
         loss, carry = loss_of_rollout(network, rollout, carry)
         loss.backward()

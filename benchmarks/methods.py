@@ -104,7 +104,7 @@ class _StepByStepTrajectory(torch.autograd.Function):
         linear: Linearisation = ctx.linear
         total = backward_scan(direct, linear.jacobian)
         by_x = ((linear.by_gates * total.unsqueeze(-2)).flatten(-2) @ input_weight.flatten(0, 1)).view_as(x)
-        matrix, vectors = ctx.traces.weight, ctx.traces.vectors
+        matrix, vectors = ctx.traces[0].weight, ctx.traces[0].vectors
         by_weight, by_vectors = torch.zeros_like(input_weight), torch.zeros_like(vectors[0])
         gained = torch.cat((linear.by_own, linear.by_gates), -2)
         for t in range(len(x)):

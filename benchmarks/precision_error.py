@@ -22,9 +22,8 @@ class _Learner:
     def __init__(self, core: ELSTM, storage: torch.dtype) -> None:
         self._core = core
         start = core.initial_carry(BATCH)
-        kept, streams = start.traces, torch.arange(BATCH, device=start.state.device)
-        traces = replace(kept.stored_as(storage), streams=streams) if kept is not None else None
-        self._carry = Carry(start.state, traces)
+        stored = tuple(traces.stored_as(storage) for traces in start.traces)
+        self._carry = Carry(start.state, stored).of_streams(torch.arange(BATCH, device=start.state.device))
 
     def gradient(self, x: Tensor, by_h: Tensor) -> Tensor:
         """Of sum(by_h * h) over the next rollout, by all recurrent parameters as one vector in float64."""

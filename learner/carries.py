@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from r2ac.agents import Carry, Core
-from r2ac.kernels import Traces
 
 
 class CarryStore:
@@ -29,8 +30,9 @@ class CarryStore:
 
     def __init__(self, core: Core, num_streams: int, sensitivity_dtype: torch.dtype | None = None) -> None:
         self._carry = core.initial_carry(num_streams)
-        if self._carry.traces is not None and sensitivity_dtype is not None:
-            self._carry = Carry(self._carry.state, self._carry.traces.stored_as(sensitivity_dtype))
+        if sensitivity_dtype is not None:
+            stored = tuple(traces.stored_as(sensitivity_dtype) for traces in self._carry.traces)
+            self._carry = Carry(self._carry.state, stored)
         self.next_sequence = np.zeros(num_streams, dtype=np.int64)
         """The sequence number that each stream's next rollout must have, [num_streams]."""
         # Streams fetched and not yet stored: an update that failed may have left their sensitivities half advanced.
@@ -97,12 +99,10 @@ class CarryStore:
 
     def nbytes(self, device: torch.device | None = None) -> int:
         """Bytes that the carries hold, or would hold on another device."""
-        traces = self._carry.traces
-        return self._carry.state.nbytes + (traces.nbytes(device) if traces is not None else 0)
+        return self._carry.state.nbytes + sum(traces.nbytes(device) for traces in self._carry.traces)
 
     def _of_batch(self, streams: Tensor, state: Tensor, fresh: Tensor) -> Carry:
-        traces = self._carry.traces
-        return Carry(state, None if traces is None else Traces(traces.weight, traces.vectors, streams, fresh))
+        return replace(self._carry, state=state).of_streams(streams, fresh)
 
     def _check(self, stream: np.ndarray) -> None:
         known, numbers = len(self.next_sequence), stream.tolist()

@@ -225,7 +225,7 @@ class Learner:
         with scope("backward"):
             (losses.total / (steps * self._collective.size) if mean else losses.total).backward()
         measured = None
-        if self._rtrl_metrics is not None and carry.notes is not None:
+        if self._rtrl_metrics is not None and carry.notes:
             with scope("metrics"):
                 measured = self._rtrl_metrics.measure(carry, batch.length)
         descent = self.apply({"loss/total": losses.total.detach(), **losses.parts}, steps, condition)

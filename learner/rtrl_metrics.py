@@ -9,13 +9,14 @@ TBPTT's gradient and what comes from before the rollout (docs/rtrl.md, section 4
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from r2ac.agents import Carry, Core
-from r2ac.kernels import Notes, magnitude
+from r2ac.kernels import magnitude
 from r2ac.learner.collective import Collective, SingleLearner
 from r2ac.learner.metrics import Means
 
@@ -32,18 +33,23 @@ class GradientParts:
     """[P], what comes from before the rollout."""
     inside: Tensor
     """[P], TBPTT's gradient."""
-    by_state: Tensor
-    """a_1 d_1, the loss's gradient by the state before the rollout, [B, (2,) N]."""
+    by_state: tuple[Tensor, ...]
+    """a_1 d_1, the loss's gradient by the state before the rollout, [B, (2,) N] of each of the carry's traces."""
 
 
 def gradient_parts(core: Core, carry: Carry) -> GradientParts:
     """The parts of the gradient that the core's parameters have after the backward pass of one rollout, not yet
     clipped; ``carry`` is what the rollout began with, from ``core.with_notes``."""
-    _, _, notes = _noted(carry)
-    assert notes.by_state is not None
-    assert notes.boundary is not None
+    boundary = torch.cat([note.boundary for note in carry.notes if note.boundary is not None])
+    by_state = tuple(note.by_state for note in carry.notes if note.by_state is not None)
     total = torch.cat([weight.grad.flatten() for weight in core.recurrent_parameters if weight.grad is not None])
-    return GradientParts(notes.boundary, total.sub_(notes.boundary), notes.by_state)
+    return GradientParts(boundary, total.sub_(boundary), by_state)
+
+
+def decay_of(carry: Carry) -> Tensor:
+    """By what factor the rollout that a carry began, and whose backward pass is done, scaled a change of each unit
+    before it: [B, N]."""
+    return torch.cat([magnitude(note.decay) for note in carry.notes], dim=1)
 
 
 def norms_and_cosine(parts: GradientParts) -> tuple[Tensor, Tensor, Tensor]:
@@ -53,17 +59,17 @@ def norms_and_cosine(parts: GradientParts) -> tuple[Tensor, Tensor, Tensor]:
     return boundary, inside, torch.dot(parts.boundary, parts.inside) / size
 
 
-def credit_distance(by_state: Tensor, through: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+def credit_distance(by_state: Sequence[Tensor], through: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Credit that leaves a rollout at its start, times the steps that it travels on, and that credit.
 
         sum |l| T / ln(1 + T / V)      sum |l|      V = T sum_{j>=1} prod_{i<=j} |D_i|
 
-    with l = dL/dc_0, [B, (2,) N], of pairs its length, V [B, N], and |D_i| the :func:`r2ac.kernels.magnitude` of
-    prod_t a_t over the i-th rollout before. V is the integral, rollout by rollout, of the share of the credit that is
-    still there; T / ln(1 + T / V) is the same integral step by step where the share falls evenly. If every a_t is a,
-    that is -1/ln|a|, whatever T is.
+    with l = dL/dc_0, [B, (2,) N] of each kind of unit, of pairs its length, V [B, N] of all units, and |D_i| the
+    :func:`r2ac.kernels.magnitude` of prod_t a_t over the i-th rollout before. V is the integral, rollout by rollout, of
+    the share of the credit that is still there; T / ln(1 + T / V) is the same integral step by step where the share
+    falls evenly. If every a_t is a, that is -1/ln|a|, whatever T is.
     """
-    credit = by_state.abs() if by_state.dim() == 2 else by_state.norm(dim=1)
+    credit = torch.cat([each.abs() if each.dim() == 2 else each.norm(dim=1) for each in by_state], dim=1)
     length = steps / torch.log1p(steps / through)
     return torch.dot(credit.flatten(), length.flatten()), credit.sum()
 
@@ -105,16 +111,16 @@ class RTRLMetrics(Means):
     def measure(self, carry: Carry, steps: int) -> Tensor | None:
         """What :meth:`add` is to count, None where nothing is measured; called after the backward pass of T ``steps``,
         before all that changes gradients, with the carry of :meth:`begin`."""
-        streams, fresh, notes = _noted(carry)
-        if notes.by_state is None:
+        (streams, fresh), decay = _streams(carry), decay_of(carry)
+        if carry.notes[0].by_state is None:
             # The batch's memory may be written again before it is read here.
-            self._behind.append((streams.clone(), fresh, notes.decay, steps))
+            self._behind.append((streams.clone(), fresh, decay, steps))
             if len(self._behind) == _MOST_BEHIND:
                 self._catch_up()
             return None
         self._catch_up()
-        parts, through = gradient_parts(self._core, carry), self._go_through(streams, fresh, notes.decay, steps)
-        by_state = parts.by_state.masked_fill(fresh.view(-1, *(1,) * (parts.by_state.dim() - 1)), 0)
+        parts, through = gradient_parts(self._core, carry), self._go_through(streams, fresh, decay, steps)
+        by_state = [each.masked_fill(fresh.view(-1, *(1,) * (each.dim() - 1)), 0) for each in parts.by_state]
         way = torch.stack(credit_distance(by_state, through, steps))
         self._collective.sum_((parts.boundary, parts.inside, way))
         return torch.cat((torch.stack(norms_and_cosine(parts)), way)).double()
@@ -135,14 +141,13 @@ class RTRLMetrics(Means):
     def _go_through(self, streams: Tensor, fresh: Tensor, decay: Tensor, steps: int) -> Tensor:
         """Take V of the batch's streams from before their rollout to after it; returns it as it was before, [B, N]."""
         through = self._through.index_select(0, streams).masked_fill_(fresh.unsqueeze(-1), 0)
-        self._through.index_copy_(0, streams, torch.add(through, steps).mul_(magnitude(decay)))
+        self._through.index_copy_(0, streams, torch.add(through, steps).mul_(decay))
         return through
 
 
-def _noted(carry: Carry) -> tuple[Tensor, Tensor, Notes]:
-    """The streams of a batch, which of them are fresh, and its notes."""
-    assert carry.traces is not None
-    assert carry.traces.streams is not None
-    assert carry.traces.fresh is not None
-    assert carry.notes is not None
-    return carry.traces.streams, carry.traces.fresh, carry.notes
+def _streams(carry: Carry) -> tuple[Tensor, Tensor]:
+    """The streams of a batch, and which of them are fresh."""
+    traces = carry.traces[0]
+    assert traces.streams is not None
+    assert traces.fresh is not None
+    return traces.streams, traces.fresh

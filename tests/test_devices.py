@@ -45,9 +45,8 @@ def own_carry(core: ELSTM) -> Carry:
 def carry_by_streams(core: ELSTM) -> Carry:
     """Sensitivities of seven streams, of which five are in the batch, in another order."""
     kept = core.initial_carry(BATCH + 2)
-    assert kept.traces is not None
     streams = torch.tensor([6, 0, 3, 5, 1]).to(kept.state.device)
-    return Carry(core.initial_carry(BATCH).state, replace(kept.traces, streams=streams))
+    return replace(kept, state=core.initial_carry(BATCH).state).of_streams(streams)
 
 
 def after_rollouts(device: torch.device, make_carry: Callable[[ELSTM], Carry]) -> list[Tensor]:
@@ -59,10 +58,9 @@ def after_rollouts(device: torch.device, make_carry: Callable[[ELSTM], Carry]) -
         is_first = torch.rand(length, BATCH, generator=generator) < 0.1
         h, carry = core(x.to(device), carry, is_first.to(device))
         (h * by_h.to(device)).sum().backward()
-    assert carry.traces is not None
-    rows = slice(None) if carry.traces.streams is None else carry.traces.streams
+    rows = slice(None) if carry.traces[0].streams is None else carry.traces[0].streams
     gradients = [parameter.grad for parameter in core.parameters()]
-    found = [*gradients, carry.state, carry.traces.weight[rows], carry.traces.vectors[rows]]
+    found = [*gradients, carry.state, carry.traces[0].weight[rows], carry.traces[0].vectors[rows]]
     assert {tensor.device.type for tensor in found} == {device.type}
     return found
 
@@ -91,14 +89,13 @@ def carries_after(device: torch.device) -> list[Tensor]:
     gap = torch.from_numpy(store.gaps(ints(3, 0, 2, 1), ints(2, 3, 4, 4))).to(device)
     carry = store.fetch(torch.tensor([3, 0, 2, 1], device=device), gap, torch.ones(4, HIDDEN, device=device))
     assert store.resets == 2
-    assert carry.traces is not None
-    streams = carry.traces.streams
-    found = [carry.state, carry.traces.weight[streams], carry.traces.vectors[streams]]
+    streams = carry.traces[0].streams
+    found = [carry.state, carry.traces[0].weight[streams], carry.traces[0].vectors[streams]]
     assert {tensor.device.type for tensor in found} == {device.type}
     # Stream 2, the third of the batch, begins again.
     assert bool((carry.state[2] == 1).all())
-    assert carry.traces.fresh is not None
-    assert carry.traces.fresh.tolist() == [False, False, True, False]
+    assert carry.traces[0].fresh is not None
+    assert carry.traces[0].fresh.tolist() == [False, False, True, False]
     return found
 
 

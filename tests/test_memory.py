@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from r2ac.agents import ELSTM, Agent, AgentConfig, Carry, DiscreteActions, ObservationSpec
+from r2ac.agents import ELSTM, Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.agents.config import Gradient
 from r2ac.kernels import GATES, REFERENCE, kernels_for
 from r2ac.learner import Learner, LearnerConfig, Rollout
@@ -45,7 +45,7 @@ def bytes_of_the_core(gradient: Gradient, T: int, B: int, N: int, D: int, stream
     core = ELSTM(D, N, gradient).to(DEVICE)
     store, rows = core.initial_carry(streams), torch.randperm(streams)[:B].to(DEVICE)
     cell, fresh = core.initial_carry(B).state, torch.zeros(B, dtype=torch.bool, device=DEVICE)
-    carry = Carry(cell, replace(store.traces, streams=rows, fresh=fresh) if store.traces is not None else None)
+    carry = replace(store, state=cell).of_streams(rows, fresh)
     x = torch.randn(T, B, D, device=DEVICE, requires_grad=True)
     is_first, by_cell = torch.zeros(T, B, dtype=torch.bool, device=DEVICE), torch.randn(T, B, N, device=DEVICE)
 

@@ -20,11 +20,10 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import Agent, Carry, Core
-from r2ac.kernels import magnitude
 from r2ac.learner.algorithms import ALGORITHMS
 from r2ac.learner.config import LearnerConfig
 from r2ac.learner.rollout import Rollout
-from r2ac.learner.rtrl_metrics import GradientParts, credit_distance, gradient_parts, norms_and_cosine
+from r2ac.learner.rtrl_metrics import GradientParts, credit_distance, decay_of, gradient_parts, norms_and_cosine
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,7 @@ def measure_reach(agent: Agent, config: LearnerConfig, rollouts: Iterable[Rollou
         present = _Past(core, output.core_input, carry.state, is_first)
         if number >= warm_up:
             found.add(gradient_parts(core, carry), past, through, present.retention())
-        assert carry.notes is not None
-        through = (through + steps) * magnitude(carry.notes.decay)
+        through = (through + steps) * decay_of(carry)
         past.appendleft(present)
     return found.means(steps)
 
@@ -142,7 +140,7 @@ class _Findings:
         """``past``: the newest first; ``through``: V of :func:`r2ac.learner.rtrl_metrics.credit_distance`."""
         exact = parts.inside + parts.boundary
         size = exact.norm()
-        missing, by_state = parts.boundary.clone(), parts.by_state.flatten(1)
+        missing, by_state = parts.boundary.clone(), torch.cat([each.flatten(1) for each in parts.by_state], dim=1)
         row = [*norms_and_cosine(parts)]
         tiny = torch.finfo(size.dtype).tiny
         for k in range(self._points[-1] + 1):
@@ -177,10 +175,8 @@ class _Findings:
 
 def _begin(core: Core, carry: Carry, state: Tensor) -> Carry:
     """The carry of the next rollout, whose sensitivities the backward pass advances in place."""
-    assert carry.traces is not None
     streams = torch.arange(len(state), device=state.device)
-    fresh = torch.zeros_like(streams, dtype=torch.bool)
-    return core.with_notes(Carry(state, replace(carry.traces, streams=streams, fresh=fresh)))
+    return core.with_notes(replace(carry, state=state).of_streams(streams, torch.zeros_like(streams, dtype=torch.bool)))
 
 
 def _on_device(rollout: Rollout[np.ndarray], like: Tensor) -> Rollout[Tensor]:

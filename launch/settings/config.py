@@ -176,10 +176,10 @@ class TrainConfig(Generic[EnvOptions]):
         _require(self, "checkpoint_minutes video_minutes", "at least 0 and finite", lambda x: 0 <= x < inf)
         if agent.core not in (AgentConfig.core,):
             # The table of the others needs torch, which takes seconds to import.
-            from r2ac.agents import CORES
+            from r2ac.agents import CORE_NAMES, is_core
 
-            _require(agent, "core", f"one of {', '.join(CORES)}", lambda x: x in CORES)
-        _require(agent, "hidden_size encoder_features readout_size", "at least 1", lambda x: x >= 1)
+            _require(agent, "core", f"one of {CORE_NAMES}", is_core)
+        _require(agent, "hidden_size layers encoder_features readout_size", "at least 1", lambda x: x >= 1)
         _require(agent, "reward_clip", "above 0 and finite, or none", lambda x: x == "none" or 0 < float(x) < inf)
         scales = "input_scale recurrent_scale"
         _require(agent, scales, "above 0 and finite", lambda x: x is None or 0 < x < inf)

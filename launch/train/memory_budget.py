@@ -120,7 +120,7 @@ def saved_for_backward(learner: Learner, spec: ObservationSpec, steps: int, batc
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         output = learner.agent(carry=carry, **rollout.inputs())
         learner.algorithm.losses(output, rollout, learner.config)
-    traces = carry.traces.tensors() if carry.traces is not None else []
+    traces = [tensor for each in carry.traces for tensor in each.tensors()]
     kept = [*rollout.arrays().values(), *learner.agent.state_dict().values(), carry.state, *traces]
     counted = {tensor.untyped_storage()._cdata for tensor in kept}  # by other parts of the budget
     return [storage.nbytes() for key, storage in saved.items() if key not in counted]

@@ -94,18 +94,12 @@ def clipped_losses(
 def carry_of(core: Core, carry: Carry, index: Tensor | None, advance: bool) -> Carry:
     """The carry of a pass over these columns, [b] int64, or over all; the traces cross the rollout if they are to
     ``advance``, and are noted then."""
-    state, traces = carry.state, carry.traces
+    start = Carry(carry.state, tuple(replace(traces, advance=advance) for traces in carry.traces))
     if index is not None:
-        state = state[index]
-    if traces is None or traces.streams is None:
-        return Carry(state)
-    if index is not None:
-        fresh = None if traces.fresh is None else traces.fresh[index]
-        traces = replace(traces, streams=traces.streams[index], fresh=fresh)
-    start = Carry(state, replace(traces, advance=advance))
-    if not advance or carry.notes is None:
+        start = start.select(index)
+    if not advance or not carry.notes:
         return start
-    return core.with_notes(start, parts=carry.notes.by_state is not None)
+    return core.with_notes(start, parts=carry.notes[0].by_state is not None)
 
 
 def summary_of(descents: Sequence[Descent], counted: Sequence[Tensor]) -> Descent:

@@ -35,9 +35,8 @@ def make_inputs(shape: tuple[int, ...] = VECTOR, steps: int = T) -> tuple[Tensor
 def random_carry(agent: Agent) -> Carry:
     """The carry of streams that have seen much."""
     zeros = agent.core.initial_carry(B)
-    if zeros.traces is None:
-        return Carry(torch.randn_like(zeros.state))
-    return Carry(torch.randn_like(zeros.state), Traces(*map(torch.randn_like, zeros.traces.tensors())))
+    traces = tuple(Traces(*map(torch.randn_like, each.tensors())) for each in zeros.traces)
+    return Carry(torch.randn_like(zeros.state), traces)
 
 
 def some_loss(output: RolloutOutput) -> Tensor:
@@ -113,8 +112,7 @@ def test_shapes_and_what_carries_a_gradient() -> None:
     assert output.logits.requires_grad
     assert output.values.requires_grad
     assert not output.bootstrap_value.requires_grad
-    assert output.carry.traces is not None
-    assert not any(kept.requires_grad for kept in (output.carry.state, *output.carry.traces.tensors()))
+    assert not any(kept.requires_grad for kept in (output.carry.state, *output.carry.traces[0].tensors()))
     step = agent.step(observation[0], reward[0], is_first[0], output.carry.state)
     assert not any(tensor.requires_grad for tensor in (step.logits, step.value, step.state))
 
@@ -146,8 +144,7 @@ def test_the_last_reward_is_clipped_and_absent_where_an_episode_begins(core: Any
 def test_inputs_stay_as_they_are() -> None:
     agent, inputs = make_agent(IMAGE), make_inputs(IMAGE)
     carry = random_carry(agent)
-    assert carry.traces is not None
-    given = (*inputs, carry.state, *carry.traces.tensors())
+    given = (*inputs, carry.state, *carry.traces[0].tensors())
     kept = [tensor.clone() for tensor in given]
     gradients(agent, agent(*inputs, carry))
     assert all(torch.equal(tensor, copy) for tensor, copy in zip(given, kept, strict=True))
@@ -293,6 +290,5 @@ def test_an_unknown_gradient_is_named() -> None:
 
 def test_rtrl_starts_without_sensitivities_to_add() -> None:
     carry = make_agent().core.initial_carry(B)
-    assert carry.traces is not None
-    assert carry.traces.weight.shape == (B, GATES, 8, 10 + 1)
-    assert not any(tensor.count_nonzero() for tensor in (carry.state, *carry.traces.tensors()))
+    assert carry.traces[0].weight.shape == (B, GATES, 8, 10 + 1)
+    assert not any(tensor.count_nonzero() for tensor in (carry.state, *carry.traces[0].tensors()))

@@ -1,7 +1,7 @@
 """RTRL a rollout at a time is exact: against full BPTT, step-by-step RTRL and finite differences, in float64."""
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -73,8 +73,7 @@ def rtrl_gradients(core: ELSTM, stream: Stream) -> tuple[dict[str, Tensor], Trac
         h, carry = core(stream.x[part], carry, stream.is_first[part])
         (h * stream.by_h[part]).sum().backward()
         start += length
-    assert carry.traces is not None
-    return {name: parameter.grad.clone() for name, parameter in core.named_parameters()}, carry.traces
+    return {name: parameter.grad.clone() for name, parameter in core.named_parameters()}, carry.traces[0]
 
 
 def close(actual: Tensor, expected: Tensor) -> None:
@@ -167,7 +166,7 @@ def test_tbptt_stops_at_the_rollouts_start_and_rtrl_does_not() -> None:
     core.gradient = "tbptt"
     core.zero_grad()
     carry = core.initial_carry(2)
-    assert carry.traces is None
+    assert carry.traces == ()
     truncated: dict[str, Tensor] = {}
     cell = carry.state
     for part in (slice(0, 5), slice(5, 10)):
@@ -217,14 +216,13 @@ def test_sensitivities_kept_by_stream_advance_in_place_to_the_same(
     batch = stream.x.shape[1]
     expected, expected_s = rtrl_gradients(core, stream)
     rows = torch.tensor(random.sample(range(batch + 2), batch))
-    kept = core.initial_carry(batch + 2).traces
-    assert kept is not None
+    (kept,) = core.initial_carry(batch + 2).traces
     untouched = [row for row in range(batch + 2) if row not in rows.tolist()]
     for tensor in kept.tensors():
         tensor[untouched] = 7
     core.zero_grad()
     start_state = torch.zeros(batch, core.hidden_size, dtype=torch.float64)
-    carry, start = Carry(start_state, replace(kept, streams=rows)), 0
+    carry, start = Carry(start_state, (kept,)).of_streams(rows), 0
     for length in stream.rollouts:
         part = slice(start, start + length)
         h, carry = core(stream.x[part], carry, stream.is_first[part])
@@ -241,8 +239,7 @@ def test_sensitivities_kept_by_stream_refuse_two_rollouts_before_a_backward_and_
     core = make_core(3, 4)
     x, is_first = torch.randn(2, 2, 3, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.bool)
     start = core.initial_carry(2)
-    assert start.traces is not None
-    first, carry = core(x, replace(start, traces=replace(start.traces, streams=torch.arange(2))), is_first)
+    first, carry = core(x, start.of_streams(torch.arange(2)), is_first)
     second, _ = core(x, carry, is_first)
     first.sum().backward()
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):

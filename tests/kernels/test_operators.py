@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from r2ac.agents import ELSTM, Carry, Recurrent
+from r2ac.agents import ELSTM, Recurrent
 from r2ac.kernels import (
     CELLS,
     GATES,
@@ -68,7 +68,7 @@ def test_the_recurrence_is_what_pytorch_asks_of_an_operator(cell: str) -> None:
     torch.library.opcheck(recurrence_operator, (*own, None, None, False, [], []), test_utils=CHECKS)
     # The sensitivities change in the backward pass, which the last check would run twice from one state.
     core = Recurrent(cell, WIDTH, HIDDEN).double()
-    notes = core.with_notes(core.initial_carry(BATCH)).notes
+    (notes,) = core.with_notes(core.initial_carry(BATCH)).notes
     assert notes is not None
     for more in ([], notes.tensors()):
         torch.library.opcheck(recurrence_operator, (*own, weight, inputs, True, traces, more), test_utils=CHECKS[:3])
@@ -112,16 +112,13 @@ def after_three_rollouts(make: Callable[[], Recurrent], compiled: bool) -> list[
     torch.manual_seed(1)
     core = make().double()
     run: Any = torch.compile(core, backend="aot_eager", fullgraph=True) if compiled else core
-    traces = core.initial_carry(ROWS).traces
-    assert traces is not None
-    carry = Carry(core.initial_carry(BATCH).state, Traces(traces.weight, traces.vectors, *streams()))
+    carry = replace(core.initial_carry(ROWS), state=core.initial_carry(BATCH).state).of_streams(*streams())
     for _ in range(3):
         h, carry = run(normal(STEPS, BATCH, WIDTH), carry, torch.rand(STEPS, BATCH) < 0.2)
         h.square().sum().backward()
-    assert carry.traces is not None
     gradients = [parameter.grad for parameter in core.parameters() if parameter.grad is not None]
     assert len(gradients) == len(list(core.parameters()))
-    return [*gradients, carry.traces.weight, carry.traces.vectors]
+    return [*gradients, carry.traces[0].weight, carry.traces[0].vectors]
 
 
 @pytest.mark.parametrize(
@@ -140,7 +137,7 @@ def test_the_backward_pass_notes_what_it_adds_and_gives_the_same_gradients(cell:
     parameters = [tensor.requires_grad_() for tensor in (own[2], own[3], weight)]
     kept, direct, found = some_traces(cell), normal(STEPS, BATCH, *known.pair, HIDDEN), []
     core = Recurrent(cell, WIDTH, HIDDEN).double()
-    both, decay = (core.with_notes(core.initial_carry(BATCH), parts).notes for parts in (True, False))
+    both, decay = (core.with_notes(core.initial_carry(BATCH), parts).notes[0] for parts in (True, False))
     assert both is not None
     assert both.by_state is not None
     assert both.boundary is not None
@@ -201,9 +198,7 @@ def test_the_whole_of_rtrl_on_tritons_kernels_is_step_by_step_rtrl(monkeypatch: 
         Traces.zeros(CELLS["elstm"], BATCH, HIDDEN, WIDTH, torch.device(device), torch.float64),
     )
     rows = torch.tensor([4, 0, 2], device=device)
-    traces = core.initial_carry(ROWS).traces
-    assert traces is not None
-    carry = Carry(core.initial_carry(BATCH).state, replace(traces, streams=rows))
+    carry = replace(core.initial_carry(ROWS), state=core.initial_carry(BATCH).state).of_streams(rows)
     for steps in (3, 17, 1):
         x, by_cell = (torch.randn(steps, BATCH, size, device=device) for size in (WIDTH, HIDDEN))
         is_first = (torch.rand(steps, BATCH) < 0.1).to(device)
@@ -215,7 +210,7 @@ def test_the_whole_of_rtrl_on_tritons_kernels_is_step_by_step_rtrl(monkeypatch: 
             )
             oracle.accumulate(by_cell[t].double())
     by_weight, *by_vectors = (weight.grad for weight in weights if weight.grad is not None)
-    found = by_weight, torch.cat(by_vectors), traces.weight[rows], traces.vectors[rows]
+    found = by_weight, torch.cat(by_vectors), carry.traces[0].weight[rows], carry.traces[0].vectors[rows]
     for mine, exact in zip(found, (*oracle.gradient, *oracle.traces.tensors()), strict=True):
         assert (mine - exact).norm() <= 1e-5 * exact.norm()
 

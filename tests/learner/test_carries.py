@@ -43,8 +43,9 @@ def shipped(stream: Sequence[int]) -> Tensor:
 
 def rows(carry: Carry) -> tuple[Tensor, ...]:
     """Cells and sensitivities of the batch, [B, ...] each, wherever the carry keeps them and however it forgets."""
-    if (traces := carry.traces) is None:
+    if not carry.traces:
         return (carry.state.clone(),)
+    (traces,) = carry.traces
     chosen = traces.streams if traces.streams is not None else slice(None)
     found = [tensor[chosen].clone() for tensor in (traces.weight, traces.vectors)]
     if traces.fresh is not None:
@@ -215,7 +216,7 @@ def test_cores_without_sensitivities(core: ELSTM | FeedForward) -> None:
     keep(store, ints(2, 0, 1), Carry(cells))
     ship = shipped([0, 2])[:, : core.state_size]
     carry = fetch(store, ints(0, 2), ints(1, 4), ship)
-    assert carry.traces is None
+    assert carry.traces == ()
     assert torch.equal(carry.state, torch.stack((cells[1], ship[1])))
     assert store.resets == 1
     assert store.nbytes() == 4 * 3 * core.state_size
@@ -227,7 +228,7 @@ def test_the_store_has_the_cores_dtype_and_size() -> None:
     assert store.nbytes() == 8 * 5 * HIDDEN * (1 + 2 * (WIDTH + 2))
     carry = fetch(store, ints(0), ints(3), shipped([0]))
     assert all(tensor.dtype == DOUBLE for tensor in rows(carry))
-    assert isinstance(carry.traces, Traces)
+    assert isinstance(carry.traces[0], Traces)
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def train(case: Case, collective: Collective) -> dict[str, Any]:
         rollout = replace(rollout, stream=np.arange(own), observation=rollout.observation.astype(str(case.dtype)[6:]))
         metrics.append(learner.update(rollout))
     carry = learner.carries.fetch(torch.arange(own), torch.zeros(own, dtype=torch.bool), torch.zeros(own, HIDDEN))
-    sensitivities = (carry.traces.weight, carry.traces.vectors) if carry.traces else ()
+    sensitivities = (carry.traces[0].weight, carry.traces[0].vectors) if carry.traces else ()
     return {
         "weights": [parameter.detach().clone() for parameter in agent.parameters()],
         "optimiser": [value for of_one in learner.optimiser.state.values() for value in of_one.values()],

@@ -276,8 +276,9 @@ def carries(learner: Learner, sequence: int) -> list[Tensor]:
     gap = learner.carries.gaps(np.arange(batch), np.full(batch, sequence))
     carry = learner.carries.fetch(torch.arange(batch), torch.from_numpy(gap), torch.full((batch, HIDDEN), 50.0))
     assert learner.carries.resets == 0
-    if (traces := carry.traces) is None:
+    if not carry.traces:
         return [carry.state]
+    (traces,) = carry.traces
     return [carry.state, traces.weight[traces.streams], traces.vectors[traces.streams]]
 
 

@@ -26,8 +26,7 @@ def carried(learner: Learner) -> list[torch.Tensor]:
     streams = torch.arange(3)
     never = torch.zeros(3, dtype=torch.bool)
     state, _ = learner.carries.before(streams, never, torch.zeros(3, HIDDEN))
-    traces = learner.carries.fetch(streams, never, state).traces
-    assert traces is not None
+    (traces,) = learner.carries.fetch(streams, never, state).traces
     return [state, traces.weight.clone(), traces.vectors.clone()]
 
 
@@ -39,8 +38,7 @@ def fresh_pass(
     core, begun = learner.agent.core, learner.agent.core.initial_carry(3)
     begun = begun if state is None else replace(begun, state=state.double())
     after = core.advance(learner.agent.core_input(*fields, None).detach(), begun, fields[2])
-    assert after.traces is not None
-    return [after.state, after.traces.weight, after.traces.vectors]
+    return [after.state, after.traces[0].weight, after.traces[0].vectors]
 
 
 def acted(learner: Learner, rollouts: list[Rollout[np.ndarray]]) -> list[Rollout[np.ndarray]]:

@@ -93,7 +93,7 @@ def test_the_parts_of_every_gradient_are_those_of_autograd_through_the_whole_str
         inside, _ = BruteForce(core, x_r, first_r, brute.starts[i]).gradients(0, direct_r)
         torch.testing.assert_close(parts.inside, inside)
         torch.testing.assert_close(parts.boundary, total - inside)
-        torch.testing.assert_close(parts.by_state, by_start)
+        torch.testing.assert_close(parts.by_state, (by_start,))
         boundary = total - inside if i > 0 else torch.zeros_like(total)
         angle = torch.nn.functional.cosine_similarity(boundary, inside, dim=0)
         norms.append([boundary.norm(), inside.norm(), angle])
@@ -154,7 +154,7 @@ def test_an_episodes_beginning_ends_the_horizon_however_slowly_units_forget() ->
 def test_the_cosine_of_nothing_is_zero() -> None:
     vector, across, nothing = torch.tensor([3.0, 4.0]), torch.tensor([-4.0, 3.0]), torch.zeros(2)
     found = [
-        [float(number) for number in norms_and_cosine(GradientParts(boundary, vector, by_state=nothing))]
+        [float(number) for number in norms_and_cosine(GradientParts(boundary, vector, by_state=(nothing,)))]
         for boundary in (2 * vector, across, nothing)
     ]
     assert found == [[10, 5, pytest.approx(1)], [5, 5, 0], [0, 5, 0]]
@@ -295,9 +295,9 @@ def test_notes_want_room_of_the_right_size_and_streams() -> None:
     store, streams = streams_of(core)
     carry = core.with_notes(store.fetch(streams, torch.ones(STREAMS, dtype=torch.bool), torch.zeros(STREAMS, HIDDEN)))
     x, is_first = torch.zeros(STEPS, STREAMS, SIZE, dtype=torch.float64), torch.zeros(STEPS, STREAMS, dtype=torch.bool)
-    assert carry.notes is not None
-    assert carry.notes.boundary is not None
-    short = replace(carry.notes, boundary=carry.notes.boundary[1:])
+    (notes,) = carry.notes
+    assert notes.boundary is not None
+    short = (replace(notes, boundary=notes.boundary[1:]),)
     with pytest.raises(ValueError, match=r"notes must have the shapes \[\(3, 5\), \(3, 5\), \(50,\)\], or"):
         core(x, replace(carry, notes=short), is_first)
     with pytest.raises(ValueError, match=r"carry\.notes and traces\.fresh go with traces\.streams"):

@@ -34,9 +34,8 @@ def on_policy(learner: Learner, stream: Stream, *lengths: int) -> list[Rollout[n
 def traces_of(learner: Learner) -> list[Tensor]:
     streams = torch.arange(len(learner.carries.next_sequence))
     carry = learner.carries.fetch(streams, torch.zeros(len(streams), dtype=torch.bool), torch.zeros(len(streams), 5))
-    assert carry.traces is not None
     learner.carries.store(streams, carry, torch.tensor(True))
-    return [carry.traces.weight.clone(), carry.traces.vectors.clone()]
+    return [carry.traces[0].weight.clone(), carry.traces[0].vectors.clone()]
 
 
 @pytest.mark.parametrize("limits", [False, True])
@@ -102,14 +101,10 @@ def test_the_gradient_of_a_late_rollout_is_full_bptts() -> None:
     states = agent.core.truncated_states(inputs, before, last[2][:3])
     h = agent.core._read(inputs, states)
     batch = Rollout(**{name: torch.from_numpy(array) for name, array in whole.arrays().items()})
+    (traces,) = agent.core.initial_carry(3, dtype=torch.float64).traces
     with torch.no_grad():
         output = agent(
-            carry=Carry(
-                before.detach(),
-                replace(
-                    agent.core.initial_carry(3, dtype=torch.float64).traces, streams=torch.arange(3), advance=False
-                ),
-            ),
+            carry=Carry(before.detach(), (replace(traces, streams=torch.arange(3), advance=False),)),
             **batch.inputs(),
         )
     targets = targets_of(output, batch, config)
