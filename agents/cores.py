@@ -72,7 +72,8 @@ def make_core(input_size: int, config: AgentConfig) -> Core:
         raise ValueError(f"layers must be at least 1, not {config.layers}")
     make = CORES.get(config.core, _mixed)
     if config.layers == 1:
-        refuse_settings(config, "layer_gradient")
+        if config.layer_gradient != AgentConfig.layer_gradient:
+            raise ValueError(f"layer_gradient is {config.layer_gradient}, but layers is 1: there is no layer below")
         return make(input_size, config)
     layers = [make(input_size, config)]
     while len(layers) < config.layers:
