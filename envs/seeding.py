@@ -36,12 +36,17 @@ def stagger_positions(seed: int, first_stream: int, lengths: Sequence[int]) -> n
     return np.array([int(word) % length + 1 if length else 0 for word, length in zip(words, lengths, strict=True)])
 
 
-def stream_generators(seed: int | Sequence[int] | np.ndarray | None, num_envs: int) -> list[np.random.Generator]:
-    """A random generator for each stream, of one seed a stream or an int s for s, s + 1, ...; None draws seeds from the
-    system. Raises ValueError where the seeds are not as many as the streams."""
+def stream_seeds(seed: int | Sequence[int] | np.ndarray, num_envs: int) -> list[int]:
+    """One seed a stream, given as such or as an int s for s, s + 1, ...; raises ValueError where the seeds are not as
+    many as the streams."""
     if isinstance(seed, int | np.integer):
         seed = range(int(seed), int(seed) + num_envs)
-    if seed is not None and len(seed) != num_envs:
+    if len(seed) != num_envs:
         raise ValueError(f"got {len(seed)} seeds for {num_envs} streams: give one int or one a stream")
-    seeds = [None] * num_envs if seed is None else [int(each) for each in seed]
+    return [int(each) for each in seed]
+
+
+def stream_generators(seed: int | Sequence[int] | np.ndarray | None, num_envs: int) -> list[np.random.Generator]:
+    """A random generator for each stream, of seeds as `stream_seeds` takes them; None draws seeds from the system."""
+    seeds = [None] * num_envs if seed is None else stream_seeds(seed, num_envs)
     return [np_random(each)[0] for each in seeds]

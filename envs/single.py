@@ -17,7 +17,7 @@ from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TransformObservation
 
 from r2ac.envs.action_spaces import find_mask
-from r2ac.envs.seeding import engine_seeds
+from r2ac.envs.seeding import engine_seeds, stream_seeds
 from r2ac.envs.signals import Signals, StreamsVector
 from r2ac.envs.suite import Split
 
@@ -67,12 +67,10 @@ class SingleVector(StreamsVector):
         something then. ``seed``: one a stream, or an int s for s, s + 1, ...; None leaves the generators as they are,
         or takes the constructor's seeds the first time."""
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
-        if isinstance(seed, int | np.integer):
-            seed = range(int(seed), int(seed) + self.num_envs)
-        seeds, self._seeds = self._seeds if seed is None else seed, None
+        seeds, self._seeds = self._seeds if seed is None else stream_seeds(seed, self.num_envs), None
         observation = np.zeros((self.num_envs, *self._shape), dtype=self._dtype)
         for stream in np.flatnonzero(mask).tolist():
-            own = None if seeds is None else int(seeds[stream])
+            own = None if seeds is None else seeds[stream]
             shown, _ = _values("reset", _RESET, self.envs[stream].reset(seed=own))
             self._put(shown, observation, stream)
         return observation, Signals(action_mask=self._action_mask()).info()
