@@ -29,7 +29,7 @@ class EnvPoolVector(StreamsVector):
     def __init__(self, task: str, seeds: Sequence[int], space: Space, show: Callable[[Any], np.ndarray]) -> None:
         self._task, self._show = task, show
         self._start(seeds)
-        super().__init__(len(seeds), space, int(self._engine.action_space.n))
+        super().__init__(len(seeds), space, int(self.engine.action_space.n))
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begins an episode in every stream, or in those of `options["reset_mask"]` (bool [N]), whose rows alone mean
@@ -42,7 +42,7 @@ class EnvPoolVector(StreamsVector):
         return observation, {}
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        seen, rewards, terminated, truncated, _ = self._engine.step(actions)
+        seen, rewards, terminated, truncated, _ = self.engine.step(actions)
         observation, ended = self._show(seen), terminated | truncated
         if not ended.any():
             return observation, rewards, terminated, truncated, {}
@@ -51,14 +51,14 @@ class EnvPoolVector(StreamsVector):
         return observation, rewards, terminated, truncated, signals.info()
 
     def close_extras(self, **kwargs: Any) -> None:
-        self._engine.close()
+        self.engine.close()
 
     def _start(self, seeds: Sequence[int]) -> None:
         # With a second thread 32 streams of a small engine are no faster.
         make = importlib.import_module("envpool").make_gymnasium
-        self._engine = make(self._task, num_envs=len(seeds), env_seed=list(seeds), num_threads=1)
+        self.engine = make(self._task, num_envs=len(seeds), env_seed=list(seeds), num_threads=1)
 
     def _begin(self, mask: np.ndarray, observation: np.ndarray) -> None:
         """Begins episodes in the streams of ``mask``, and puts what they show into their rows."""
-        seen, info = self._engine.reset(options={"reset_mask": mask})
+        seen, info = self.engine.reset(options={"reset_mask": mask})
         observation[info["env_id"]] = self._show(seen)

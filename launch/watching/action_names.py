@@ -20,6 +20,7 @@ _MEMORY = {
     "match_to_sample": ("left", "right"),
     "key_to_door": _MOVES,
 }
+_MINIGRID = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 _PROCGEN = (
     *("left down", "left", "left up", "down", "nothing", "up", "right down", "right", "right up"),
     *("key D", "key A", "key W", "key S", "key Q", "key E"),
@@ -59,7 +60,7 @@ def _known(suite: str, name: str, number: int, engine: Any) -> tuple[str, ...]:
     if suite == "atari":
         return tuple(action.name.lower() for action in engine.ale.get_action_set())
     if suite == "minigrid":
-        return tuple(action.name for action in engine.envs[0].unwrapped.actions)
+        return _MINIGRID
     if suite == "gym":
         meanings = getattr(engine.envs[0].unwrapped, "get_action_meanings", None)
         return tuple(str(meaning).lower() for meaning in meanings()) if meanings else ()

@@ -1,6 +1,7 @@
 """MiniGrid's memory mazes by the real engine."""
 
 import sys
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -61,32 +62,41 @@ def test_pixels_are_the_agents_view() -> None:
         np.testing.assert_array_equal(image[0], engine.unwrapped.get_pov_render(8).transpose(2, 0, 1))
 
 
-@pytest.mark.parametrize("task", ["MemoryS7", "MemoryS13Random"])
+@pytest.mark.parametrize("task", TASKS)
 def test_the_vector_is_the_engines_one_by_one(task: str) -> None:
     """Observations, rewards and ends, across resets, of engines made, seeded and reset by hand."""
-    env = make_vector(f"minigrid/{task}", 3, 5, split="test")
+    env = make_vector(f"minigrid/{task}", 3, 5, split="test", options=MinigridOptions(max_episode_steps=60))
     engines = [engine_of(task) for _ in range(3)]
     seeds = engine_seeds(5, "test", 3)
     expected = [engine.reset(seed=seed)[0] for engine, seed in zip(engines, seeds, strict=True)]
     observation, _ = env.reset()
     choose = np.random.default_rng(0)
-    ends = 0
-    for _ in range(300):
+    terminations = truncations = 0
+    for _ in range(250):
         for shown, codes in zip(observation, expected, strict=True):
-            fields = shown[:-4].reshape(7, 7, 20)
-            parts = (fields[..., :11], fields[..., 11:17], fields[..., 17:])
-            np.testing.assert_array_equal(np.stack([part.argmax(-1) for part in parts], -1), codes["image"])
-            assert shown[-4:].argmax() == codes["direction"]
-        actions = choose.choice([LEFT, RIGHT, FORWARD, FORWARD, FORWARD], size=3)
+            assert_shows(shown, codes)
+        actions = choose.choice(7, size=3, p=[0.1, 0.1, 0.6, 0.05, 0.05, 0.05, 0.05])
         observation, reward, terminated, truncated, info = env.step(actions)
         for i, engine in enumerate(engines):
             expected[i], paid, terminal, truncation, _ = engine.step(int(actions[i]))
+            truncation |= engine.unwrapped.step_count == 60
             assert (reward[i], terminated[i], truncated[i]) == (paid, terminal, truncation)
+            terminations, truncations = terminations + terminal, truncations + truncation
             if terminal or truncation:
-                ends += 1
                 assert Signals.of(info).has_final[i]
+                assert_shows(Signals.of(info).final_observation[i], expected[i])
                 expected[i], _ = engine.reset()
-    assert ends >= 3
+    assert terminations
+    assert truncations
+
+
+def assert_shows(shown: np.ndarray, codes: dict[str, Any]) -> None:
+    """What MiniGrid's dictionary says, and nothing else."""
+    fields = shown[:-4].reshape(7, 7, 20)
+    parts = (fields[..., :11], fields[..., 11:17], fields[..., 17:])
+    np.testing.assert_array_equal(np.stack([part.argmax(-1) for part in parts], -1), codes["image"])
+    assert shown[-4:].argmax() == codes["direction"]
+    assert shown.sum() == np.count_nonzero(shown) == 7 * 7 * 3 + 1
 
 
 def test_an_episode_is_truncated_after_five_times_the_area() -> None:
