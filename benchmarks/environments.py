@@ -1,19 +1,21 @@
-"""Steps a second of every suite: the vector environment, Gymnasium's way to get one, and the bare engine.
+"""Steps a second of every suite: the vector environment, Gymnasium's way to get one, the bare engine, and EnvPool.
 
     python benchmarks/environments.py             the table of docs/environments.md, in about 5 minutes on 2 CPU cores
     python benchmarks/environments.py --tasks atari/Pong --streams 8 64
 
-Three methods play one task with the same number of streams, the same preprocessing and the same random actions:
+Four methods play one task with the same number of streams, the same preprocessing and the same random actions:
 
     vector   r2ac.envs.make_vector, as rollout actors step it
     singles  Gymnasium's SyncVectorEnv of single environments with Gymnasium's own wrappers
     engine   what the vector environment is made of, without Gymnasium and without r2ac
+    envpool  EnvPool's vector environment as it comes; of minigrid r2ac's own with `--engine envpool`
 
 The engine of Atari is ale-py's vector environment, that of ProcGen gym3's; both have threads, as the vector environment
 has. Those of popgym, minigrid and gym are the single environments without any wrapper, stepped in a loop. The memory
 suite has no engine below it, and single environments of the T-maze only. DeepMind Lab has one engine a process, so that
-there is nothing to compare its processes with. Suites that cannot run here are left out, with a line that says why.
-Atari's singles want opencv-python-headless.
+there is nothing to compare its processes with. EnvPool has Atari, ProcGen and MiniGrid. Suites that cannot run here are
+left out, with a line that says why. Atari's singles want opencv-python-headless, EnvPool's ProcGen the libraries of
+Qt 5 (`pip install --no-deps PyQt5-Qt5`, and its folder `PyQt5/Qt5/lib` in LD_LIBRARY_PATH).
 """
 
 from __future__ import annotations
@@ -52,6 +54,7 @@ from report import (
 )
 
 from r2ac.envs import MissingPackage, UnknownTask, find_task, make_vector
+from r2ac.envs.minigrid import MinigridOptions
 from r2ac.envs.suite import missing_modules
 
 TASKS = (
@@ -63,7 +66,7 @@ TASKS = (
     "dmlab/rooms_watermaze",
     "gym/CartPole-v1",
 )
-METHODS = ("vector", "singles", "engine")
+METHODS = ("vector", "singles", "engine", "envpool")
 Step = Callable[[np.ndarray], Any]
 """One step of all streams, from actions [N]."""
 
@@ -166,6 +169,31 @@ def make_engine(task: str, streams: int, threads: int) -> Step:
     raise LookupError(f"nothing stands below {task} that it could be compared with")
 
 
+def make_envpool(task: str, streams: int, threads: int) -> Step:
+    """EnvPool's vector environment, with the settings of r2ac's.
+
+    Raises:
+        ImportError: where a package is missing.
+        LookupError: where EnvPool has no such task.
+    """
+    suite, name = task.split("/", 1)
+    if suite == "minigrid":
+        vector = make_vector(task, streams, 0, options=MinigridOptions(engine="envpool"))
+        vector.reset()
+        return vector.step
+    settings: dict[str, tuple[str, dict[str, Any]]] = {
+        "atari": (f"{name}-v5", {"full_action_space": True}),
+        "procgen": (f"{name.capitalize()}Hard-v0", {"num_levels": 500}),
+    }
+    if suite not in settings:
+        raise LookupError(f"EnvPool has no {task}")
+    make = import_module("envpool").make_gymnasium
+    task_id, options = settings[suite]
+    engine = make(task_id, num_envs=streams, num_threads=min(streams, threads), seed=0, **options)
+    engine.reset()
+    return engine.step
+
+
 def _bare(suite: str, name: str) -> gymnasium.Env:
     """The environment that Gymnasium registers."""
     if suite == "popgym":
@@ -199,6 +227,11 @@ def make_methods(task: str, streams: int, threads: int) -> tuple[dict[str, Step]
             warnings.warn(f"{task} is measured without singles: {error}", stacklevel=2)
     with contextlib.suppress(LookupError):
         methods["engine"] = make_engine(task, streams, threads)
+    with contextlib.suppress(LookupError):
+        try:
+            methods["envpool"] = make_envpool(task, streams, threads)
+        except ImportError as error:
+            warnings.warn(f"{task} is measured without envpool: {error}", stacklevel=2)
     return methods, int(vector.single_action_space.n)  # type: ignore[attr-defined]
 
 
@@ -224,6 +257,7 @@ def measure(task: str, streams: int, steps: int, rounds: int, threads: int) -> R
         "steps_per_second": {name: 1 / times.median(name) if name in runs else None for name in METHODS},
         "over singles": times.ratio("singles", "vector"),
         "of the engine": times.ratio("engine", "vector"),
+        "over envpool": times.ratio("envpool", "vector"),
         "steps_per_second_of_rounds": {name: [1 / each for each in times.rounds[name]] for name in runs},
     }
 
@@ -245,7 +279,7 @@ def columns() -> list[Column]:
     ]
     ratios = [
         Column(f"vector / {name}", lambda row, key=key: row[key], ".2f")
-        for name, key in (("singles", "over singles"), ("engine", "of the engine"))
+        for name, key in (("singles", "over singles"), ("engine", "of the engine"), ("envpool", "over envpool"))
     ]
     return [*own_columns("task", "streams"), *speeds, *ratios]
 
@@ -255,7 +289,7 @@ def draw(figure: Any, figures: Row) -> None:
     axes, rows = figure.subplots(), figures["environments"]
     for i, name in enumerate(METHODS):
         heights = [row["steps_per_second"][name] or np.nan for row in rows]
-        axes.bar(np.arange(len(rows)) + 0.27 * (i - 1), heights, 0.27, color=COLOURS[i], label=name)
+        axes.bar(np.arange(len(rows)) + 0.2 * (i - 1.5), heights, 0.2, color=COLOURS[i], label=name)
     labels = [f"{row['task']}\n{row['streams']} streams" for row in rows]
     axes.set_xticks(np.arange(len(rows)), labels, fontsize="small")
     axes.set(yscale="log", ylabel="steps a second")

@@ -35,7 +35,8 @@ def test_a_small_run_measures_every_task(run_benchmark: Callable[..., str], tmp_
     assert rows.keys() >= {(task, streams) for task in TASKS if runs_here(task) for streams in (2, 3)}
     for (task, _), row in rows.items():
         speeds = row["steps_per_second"]
-        assert {name for name, speed in speeds.items() if speed is not None} == TASKS.get(task, {"vector"})
+        measured = {name for name, speed in speeds.items() if speed is not None}
+        assert measured - {"envpool"} == TASKS.get(task, {"vector"})
         assert all(len(each) == 2 and min(each) > 0 for each in row["steps_per_second_of_rounds"].values())
         assert (row["over singles"] is None) == (speeds["singles"] is None)
         assert (row["of the engine"] is None) == (speeds["engine"] is None)
