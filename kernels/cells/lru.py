@@ -8,31 +8,32 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from r2ac.kernels.cells.base import Cell
+from r2ac.kernels.cells.linear import LinearCell, polar
 
 
-class LRUCell(Cell):
-    """c = exp(-exp(nu) + i theta) c' + p_0 + i p_1"""
+class LRUCell(LinearCell):
+    """c = lambda c' + exp(gain) (p_0 + i p_1)      lambda = exp(-exp(decay) + i angle)"""
 
     gates = 2
-    own: Mapping[str, int] = {"decay": 1, "angle": 1}
+    own: Mapping[str, int] = {"decay": 1, "angle": 1, "gain": 1}
     parts = 2
 
-    def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
-        radius, angle = torch.exp(-torch.exp(own[..., 0, :])), own[..., 1, :]
-        return rotated(previous, radius, angle) + gates
+    def coefficients(self, gates: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        decay, angle, gain = own.unbind(-2)
+        return polar(torch.exp(-torch.exp(decay)), angle), torch.exp(gain).unsqueeze(-2) * gates
 
     def initialise(self, own: Mapping[str, Tensor]) -> None:
-        """Radii uniform in [0.9, 0.999], as for long sequences in the paper; small angles."""
+        """Radii uniform in [0.9, 0.999], as for long sequences in the paper; angles uniform in [0, pi), as units of
+        the other half of the circle differ from these by the sign of p_1 alone."""
         own["decay"].uniform_(0.9, 0.999).log_().neg_().log_()
-        own["angle"].uniform_(0, math.pi / 10)
+        own["angle"].uniform_(0, math.pi)
+        _normalise(own)
 
     def set_time_scales(self, own: Mapping[str, Tensor], bias: Tensor, steps: Tensor) -> None:
         own["decay"][0] = -steps.log()
+        _normalise(own)
 
 
-def rotated(state: Tensor, radius: Tensor, angle: Tensor) -> Tensor:
-    """The pairs [..., 2, N], as complex numbers, times radius exp(i angle)."""
-    cos, sin = radius * torch.cos(angle), radius * torch.sin(angle)
-    first, second = state.unbind(-2)
-    return torch.stack((cos * first - sin * second, sin * first + cos * second), -2)
+def _normalise(own: Mapping[str, Tensor]) -> None:
+    """exp(gain) = sqrt(1 - |lambda|^2): white input gives states of one size, whatever their decay (section 3.4)."""
+    own["gain"].copy_(-torch.expm1(-2 * own["decay"].exp())).log_().div_(2)

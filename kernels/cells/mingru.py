@@ -7,18 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from r2ac.kernels.cells.base import Cell
+from r2ac.kernels.cells.linear import LinearCell
 
 
-class MinGRUCell(Cell):
+class MinGRUCell(LinearCell):
     """z = sigmoid(p_0)      c = (1 - z) c' + z p_1"""
 
     gates = 2
     own: Mapping[str, int] = {}
 
-    def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
-        update, candidate = gates.unbind(-2)
-        return torch.lerp(previous, candidate, torch.sigmoid(update))
+    def coefficients(self, gates: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        update = torch.sigmoid(gates[..., 0, :])
+        return 1 - update, update * gates[..., 1, :]
 
     def set_time_scales(self, own: Mapping[str, Tensor], bias: Tensor, steps: Tensor) -> None:
         bias[0] = -steps.log()

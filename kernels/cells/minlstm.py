@@ -7,18 +7,18 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from r2ac.kernels.cells.base import Cell
+from r2ac.kernels.cells.linear import LinearCell
 
 
-class MinLSTMCell(Cell):
+class MinLSTMCell(LinearCell):
     """f = sigmoid(p_0)      i = sigmoid(p_1)      c = (f c' + i p_2) / (f + i)"""
 
     gates = 3
     own: Mapping[str, int] = {}
 
-    def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
+    def coefficients(self, gates: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         forget, gain = torch.sigmoid(gates[..., 0, :]), torch.sigmoid(gates[..., 1, :])
-        return (forget * previous + gain * gates[..., 2, :]) / (forget + gain)
+        return forget / (forget + gain), gain / (forget + gain) * gates[..., 2, :]
 
     def set_time_scales(self, own: Mapping[str, Tensor], bias: Tensor, steps: Tensor) -> None:
         bias[0], bias[1] = steps.log(), -steps.log()

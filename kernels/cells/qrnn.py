@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from r2ac.kernels.cells.base import Cell
+from r2ac.kernels.cells.linear import LinearCell
 
 
-class QRNNCell(Cell):
+class QRNNCell(LinearCell):
     """f = sigmoid(p_0)      z = tanh(p_1)      c = f c' + (1 - f) z
 
     The eLSTM whose gates see the input only."""
@@ -18,9 +18,9 @@ class QRNNCell(Cell):
     gates = 2
     own: Mapping[str, int] = {}
 
-    def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
-        forget, candidate = gates.unbind(-2)
-        return torch.lerp(torch.tanh(candidate), previous, torch.sigmoid(forget))
+    def coefficients(self, gates: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        forget = torch.sigmoid(gates[..., 0, :])
+        return forget, (1 - forget) * torch.tanh(gates[..., 1, :])
 
     def set_time_scales(self, own: Mapping[str, Tensor], bias: Tensor, steps: Tensor) -> None:
         bias[0] = steps.log()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from r2ac.kernels.cells.base import Cell
-from r2ac.kernels.cells.lru import rotated
+from r2ac.kernels.cells.linear import polar, times
 
 
 class RTUCell(Cell):
@@ -22,8 +22,8 @@ class RTUCell(Cell):
 
     def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
         first, second, gate = gates.unbind(-2)
-        turned = rotated(previous, torch.sigmoid(own[..., 0, :] + gate), own[..., 1, :])
-        return torch.tanh(turned + torch.stack((first, second * gate), -2))
+        factor = polar(torch.sigmoid(own[..., 0, :] + gate), own[..., 1, :])
+        return torch.tanh(times(factor, previous) + torch.stack((first, second * gate), -2))
 
     def initialise(self, own: Mapping[str, Tensor]) -> None:
         """Slow decay, angles uniform in [0, pi / 10]."""

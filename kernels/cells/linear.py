@@ -1,0 +1,46 @@
+"""Cells that are linear in their state: a rollout's states are one scan over what its inputs give."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from r2ac.kernels.cells.base import Cell
+
+
+class LinearCell(Cell):
+    """c = a c' + b      where neither a nor b depends on c'
+
+    A cell gives `coefficients` in the place of `step`. Where a unit's state is a pair, a, b and c are complex numbers.
+    """
+
+    @abstractmethod
+    def coefficients(self, gates: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """a and b of any number of steps at once; arguments as of `step`.
+
+        Returns:
+            a, which may lack leading axes that b has, and b, [..., (2,) N].
+        """
+
+    def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
+        factor, added = self.coefficients(gates, own)
+        return (times(factor, previous) if self.parts == 2 else factor * previous) + added
+
+
+def times(factor: Tensor, state: Tensor) -> Tensor:
+    """The product of complex numbers, [..., 2, N]."""
+    (real, imaginary), (first, second) = factor.unbind(-2), state.unbind(-2)
+    return torch.stack((real * first - imaginary * second, imaginary * first + real * second), -2)
+
+
+def polar(radius: Tensor, angle: Tensor) -> Tensor:
+    """radius exp(i angle), [..., 2, N]."""
+    return torch.stack((radius * torch.cos(angle), radius * torch.sin(angle)), -2)
+
+
+def as_block(factor: Tensor) -> Tensor:
+    """The matrix that multiplies by a complex number: [..., 2, N] as [..., 2, 2, N]."""
+    real, imaginary = factor.unbind(-2)
+    return torch.stack((torch.stack((real, -imaginary), -2), torch.stack((imaginary, real), -2)), -3)
