@@ -13,12 +13,15 @@ if TYPE_CHECKING:
     from r2ac.agents.encoders import ImpalaEncoder, MLPEncoder, NatureEncoder
     from r2ac.agents.feedforward import FeedForward
     from r2ac.agents.instruction import InstructionEncoder
+    from r2ac.agents.lstm import GRU, LSTM
     from r2ac.agents.recurrent import ELSTM, Recurrent
 
 __all__ = [
     "CORES",
     "CORE_NAMES",
     "ELSTM",
+    "GRU",
+    "LSTM",
     "ActionSpec",
     "Agent",
     "AgentConfig",

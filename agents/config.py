@@ -10,7 +10,7 @@ EncoderName = Literal["auto", "impala", "nature", "mlp", "none"]
 ReadoutName = Literal["linear", "mlp"]
 TimeScales = Literal["uniform", "log-uniform"]
 LayerGradient = Literal["rollout", "local"]
-FIXED_GRADIENTS: dict[str, str | None] = {"feedforward": None}
+FIXED_GRADIENTS: dict[str, Gradient | None] = {"feedforward": None, "lstm": "tbptt", "gru": "tbptt"}
 """The gradient through time of every core that RTRL cannot train; None: it has no memory, and so no such gradient."""
 
 
@@ -21,9 +21,9 @@ class AgentConfig:
     gradient: Gradient = "rtrl"
     """How the recurrent core is trained: exactly (rtrl), or truncated at the rollout's start (tbptt)."""
     core: str = "elstm"
-    """The core: a recurrent cell by its name, such as elstm, mingru or lru (a name that is unknown lists all), units of
-    several cells side by side (mixed:elstm+lru), or the feed-forward one of the eLSTM's capacity that cannot remember
-    (feedforward)."""
+    """The core: a recurrent cell by its name, such as elstm, mingru or lru (a name that is unknown lists all), or units
+    of several cells side by side (mixed:elstm+lru); PyTorch's lstm or gru, fully recurrent, which only TBPTT can train;
+    or the feed-forward one of the eLSTM's capacity that cannot remember (feedforward)."""
     hidden_size: int = 256
     """Units of the core (N), of all its cells together; with several layers, of each."""
     layers: int = 1
@@ -43,10 +43,10 @@ class AgentConfig:
     gives as many units to 1 to 10 steps as to 10 to 100."""
     input_scale: float | None = None
     """Standard deviation of the core's input weights at the start; None: the paper's 0.1, which is small for inputs of
-    zeros and ones."""
+    zeros and ones (of lstm and gru: PyTorch's start)."""
     recurrent_scale: float | None = None
-    """Standard deviation of the cell's recurrent weights at the start; None: the paper's 0.1. Refused for cells that
-    have none."""
+    """Standard deviation of the core's recurrent weights at the start; None: the paper's 0.1 (of lstm and gru:
+    PyTorch's start). Refused for cells that have none."""
     output_gate: bool | None = None
     """Scale the core's output by a gate that reads the core's input and its state, outside the recurrence; None: as the
     core has it, which is yes for elstm and feedforward, no for the others."""
@@ -75,6 +75,11 @@ class AgentConfig:
     def label(self) -> str:
         """The agent in a word or two: the core where it is not the eLSTM, and the gradient."""
         return agent_label(self.core, self.gradient)
+
+
+def only_gradient(agent: AgentConfig) -> Gradient | None:
+    """The one value that ``gradient`` can have with the agent's other settings; None: any."""
+    return FIXED_GRADIENTS.get(agent.core)
 
 
 def gradient_of(core: str | None, gradient: str | None) -> str | None:

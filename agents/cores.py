@@ -10,6 +10,7 @@ from r2ac.agents.composite import Mixed, Stack
 from r2ac.agents.config import AgentConfig
 from r2ac.agents.core import Core
 from r2ac.agents.feedforward import FeedForward
+from r2ac.agents.lstm import GRU, LSTM
 from r2ac.agents.recurrent import Recurrent
 from r2ac.kernels import CELLS
 
@@ -28,6 +29,18 @@ def _recurrent(cell: str, input_size: int, config: AgentConfig) -> Core:
     )
 
 
+def _fully_recurrent(kind: type[LSTM] | type[GRU], input_size: int, config: AgentConfig) -> Core:
+    refuse_settings(config, "output_gate")
+    return kind(
+        input_size,
+        config.hidden_size,
+        config.chrono_steps,
+        input_scale=config.input_scale,
+        recurrent_scale=config.recurrent_scale,
+        time_scales=config.time_scales,
+    )
+
+
 def _feedforward(input_size: int, config: AgentConfig) -> Core:
     refuse_settings(config, "recurrent_scale", "time_scales")
     return FeedForward(input_size, config.hidden_size, config.output_gate is not False, config.input_scale)
@@ -38,11 +51,14 @@ def refuse_settings(config: AgentConfig, *names: str) -> None:
     for name in names:
         value, default = getattr(config, name), getattr(AgentConfig, name)
         if value != default:
-            raise ValueError(f"{name} is {value}, but it must be {default} for the core {config.core}, which has none")
+            allowed = f"{default} for the core {config.core}, which does not use it"
+            raise ValueError(f"{name} is {value}, but it must be {allowed}")
 
 
 CORES: dict[str, Callable[[int, AgentConfig], Core]] = {
     **{cell: partial(_recurrent, cell) for cell in CELLS},
+    "lstm": partial(_fully_recurrent, LSTM),
+    "gru": partial(_fully_recurrent, GRU),
     "feedforward": _feedforward,
 }
 """Makes a core from the size of its input and the agent's settings: every cell by its name, and what is no cell."""

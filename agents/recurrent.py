@@ -58,8 +58,6 @@ class Recurrent(Core):
             raise ValueError(f"input_size and hidden_size must be at least 1, not {input_size} and {hidden_size}")
         if gradient not in get_args(Gradient):
             raise ValueError(f"gradient must be one of {', '.join(get_args(Gradient))}, not {gradient!r}")
-        if chrono_steps != 0 and chrono_steps < 2:
-            raise ValueError(f"chrono_steps must be 0 or at least 2, not {chrono_steps}")
         self.cell, self.cell_name = CELLS[cell], cell
         self.input_size, self.hidden_size, self.gradient = input_size, hidden_size, gradient
         self.output_size = self.state_size = self.cell.parts * hidden_size
@@ -92,10 +90,9 @@ class Recurrent(Core):
         if self.output_gate is not None:
             nn.init.normal_(self.output_gate.weight, std=START_SCALE)
             nn.init.zeros_(self.output_gate.bias)
-        if chrono_steps:
-            self.cell.set_time_scales(own, self.bias, _draw_steps(self.bias[0], chrono_steps, time_scales))
-        elif time_scales != "uniform":
-            raise ValueError(f"time_scales is {time_scales}, but chrono_steps is 0: there are none to spread")
+        steps = draw_time_scales(self.bias[0], chrono_steps, time_scales)
+        if steps is not None:
+            self.cell.set_time_scales(own, self.bias, steps)
 
     @property
     def uses_rtrl(self) -> bool:  # type: ignore[override]
@@ -249,10 +246,21 @@ class Recurrent(Core):
             raise ValueError(f"traces.weight must be {list(of_weight)}, not {list(traces.weight.shape)}")
 
 
-def _draw_steps(like: Tensor, longest: float, time_scales: TimeScales) -> Tensor:
-    """Time scales in [1, longest], as many as ``like`` has numbers."""
+@torch.no_grad()
+def draw_time_scales(like: Tensor, longest: float, time_scales: TimeScales) -> Tensor | None:
+    """Time scales in [1, longest], in steps, as many as ``like`` has numbers; None where ``longest`` is 0.
+
+    Raises:
+        ValueError: for ``longest`` other than 0 and below 2, an unknown spread, or log-uniform where ``longest`` is 0.
+    """
+    if longest != 0 and longest < 2:
+        raise ValueError(f"chrono_steps must be 0 or at least 2, not {longest}")
     if time_scales not in get_args(TimeScales):
         raise ValueError(f"time_scales must be one of {', '.join(get_args(TimeScales))}, not {time_scales!r}")
+    if longest == 0:
+        if time_scales != "uniform":
+            raise ValueError(f"time_scales is {time_scales}, but chrono_steps is 0: there are none to spread")
+        return None
     steps = torch.empty_like(like)
     return steps.uniform_(1, longest) if time_scales == "uniform" else steps.uniform_(0, log(longest)).exp_()
 

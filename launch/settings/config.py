@@ -15,7 +15,7 @@ from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, 
 import tyro
 
 from r2ac.agents import AgentConfig
-from r2ac.agents.config import agent_label, gradient_of
+from r2ac.agents.config import agent_label, gradient_of, only_gradient
 from r2ac.envs import SuiteOptions, Task, find_tasks, one_suite
 from r2ac.launch.settings.policy_lag import PREFETCHED, UNDER_WAY, least_bound
 from r2ac.learner import LearnerConfig
@@ -179,6 +179,8 @@ class TrainConfig(Generic[EnvOptions]):
             from r2ac.agents import CORE_NAMES, is_core
 
             _require(agent, "core", f"one of {CORE_NAMES}", is_core)
+        only = only_gradient(agent)
+        _require(agent, "gradient", f"{only} with --core {agent.core}", lambda x: only in (None, x))
         _require(agent, "hidden_size layers encoder_features readout_size", "at least 1", lambda x: x >= 1)
         _require(agent, "reward_clip", "above 0 and finite, or none", lambda x: x == "none" or 0 < float(x) < inf)
         scales = "input_scale recurrent_scale"

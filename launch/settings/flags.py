@@ -14,6 +14,7 @@ import docstring_parser
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from r2ac.agents.config import only_gradient
 from r2ac.envs import find_tasks, one_suite
 from r2ac.launch.settings.config import ConfigError, TrainConfig, require
 from r2ac.launch.settings.places import local_path
@@ -165,6 +166,9 @@ def changed_config(
             if algorithm not in algorithms and (flag := _given(name, arguments)):
                 only = " or ".join(algorithms)
                 raise ConfigError(f"{flag} is a setting of --algorithm {only}, but the algorithm is {algorithm}")
+    gradient = only_gradient(config.agent)
+    if gradient and not _given("gradient", arguments):
+        config = replace(config, agent=replace(config.agent, gradient=gradient))
     return replace(config, **{name: value for name, value in config.in_step.items() if not _given(name, arguments)})
 
 

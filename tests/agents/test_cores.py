@@ -14,6 +14,13 @@ def test_the_cores_whose_gradient_is_fixed_are_those_that_rtrl_cannot_train() ->
 
 def test_the_label_has_the_gradient_that_trains_the_core(monkeypatch: pytest.MonkeyPatch) -> None:
     add_own_core(monkeypatch)
-    asked = [("elstm", "rtrl"), ("elstm", "tbptt"), ("lru", "tbptt"), ("feedforward", "rtrl"), ("own", "rtrl")]
+    asked = [
+        ("elstm", "rtrl"),
+        ("elstm", "tbptt"),
+        ("lru", "tbptt"),
+        ("feedforward", "rtrl"),
+        ("own", "rtrl"),
+        ("lstm", "tbptt"),
+    ]
     labels = [AgentConfig(core=core, gradient=gradient).label for core, gradient in asked]  # type: ignore[arg-type]
-    assert labels == ["rtrl", "tbptt", "lru tbptt", "feedforward", "own tbptt"]
+    assert labels == ["rtrl", "tbptt", "lru tbptt", "feedforward", "own tbptt", "lstm tbptt"]

@@ -46,9 +46,17 @@ def test_on_policy_a_batch_is_all_streams_and_nothing_is_ahead(algorithm: str, f
     assert (config.batch_size, config.rollouts_in_flight) == (config.num_streams, 1)
 
 
+def test_a_core_that_one_gradient_can_train_has_it() -> None:
+    config = training_config(TASK, ["--core", "lstm"])
+    config.check()
+    assert (config.agent.gradient, config.label) == ("tbptt", "lstm tbptt")
+    assert training_config(TASK, ["--core", "feedforward"]).label == "feedforward"
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        ("--core gru --gradient rtrl", "--gradient is rtrl, but it must be tbptt with --core gru"),
         ("--batch-size 32", "--batch-size is 32, but it must be 64 with --algorithm ppo"),
         ("--rollouts-in-flight 2", "--rollouts-in-flight is 2, but it must be 1 with --algorithm ppo"),
         ("--publish-every 2", "--publish-every is 2, but it must be 1 with --algorithm ppo"),
