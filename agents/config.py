@@ -24,6 +24,9 @@ class AgentConfig:
     """The core: a recurrent cell by its name, such as elstm, mingru or lru (a name that is unknown lists all), or units
     of several cells side by side (mixed:elstm+lru); PyTorch's lstm or gru, fully recurrent, which only TBPTT can train;
     or the feed-forward one of the eLSTM's capacity that cannot remember (feedforward)."""
+    freeze_core: bool = False
+    """Keep the whole core, with its output gate, as it was drawn: a reservoir that read-out and heads learn to read.
+    There are no sensitivities; an encoder below it learns by TBPTT."""
     hidden_size: int = 256
     """Units of the core (N), of all its cells together; with several layers, of each."""
     layers: int = 1
@@ -73,21 +76,21 @@ class AgentConfig:
 
     @property
     def label(self) -> str:
-        """The agent in a word or two: the core where it is not the eLSTM, and the gradient."""
-        return agent_label(self.core, self.gradient)
+        """The agent in a word or two: the core where it is not the eLSTM, and what trains it."""
+        return agent_label(self.core, self.gradient, self.freeze_core)
 
 
 def only_gradient(agent: AgentConfig) -> Gradient | None:
     """The one value that ``gradient`` can have with the agent's other settings; None: any."""
-    return FIXED_GRADIENTS.get(agent.core)
+    return FIXED_GRADIENTS.get(agent.core, "tbptt" if agent.freeze_core else None)
 
 
-def gradient_of(core: str | None, gradient: str | None) -> str | None:
-    """The gradient through time of a core where ``gradient`` is asked for."""
-    return FIXED_GRADIENTS.get(core or "", gradient)
+def gradient_of(core: str | None, gradient: str | None, frozen: bool | None = None) -> str | None:
+    """What trains a core where ``gradient`` is asked for; "frozen": nothing."""
+    return "frozen" if frozen else FIXED_GRADIENTS.get(core or "", gradient)
 
 
-def agent_label(core: str | None, gradient: str | None) -> str:
+def agent_label(core: str | None, gradient: str | None, frozen: bool | None = None) -> str:
     """:attr:`AgentConfig.label` from settings of which old runs may lack some."""
-    names = (core if core != "elstm" else None, gradient_of(core, gradient))
+    names = (core if core != "elstm" else None, gradient_of(core, gradient, frozen))
     return " ".join(name for name in names if name)

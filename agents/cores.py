@@ -82,6 +82,9 @@ def make_core(input_size: int, config: AgentConfig) -> Core:
     Raises:
         ValueError: for an unknown name, layers below 1, or settings that the core refuses.
     """
+    if config.freeze_core:
+        learning = replace(config, freeze_core=False, gradient="tbptt")
+        return make_core(input_size, learning).requires_grad_(False)
     if not is_core(config.core):
         raise ValueError(f"core must be one of {CORE_NAMES}, not {config.core!r}")
     if config.layers < 1:

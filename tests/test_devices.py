@@ -167,6 +167,7 @@ CAPTURES: dict[str, dict[str, Any]] = {
     "images in bfloat16": {"shape": IMAGE, "encoder_precision": "bfloat16"},
     "sensitivities in bfloat16": {"sensitivity_storage": "bfloat16"},
     "tbptt": {"agent": replace(SMALL, gradient="tbptt")},
+    "gru": {"agent": replace(SMALL, core="gru")},
     "feed-forward": {"agent": replace(SMALL, core="feedforward")},
     "rewards normalised": {"agent": replace(SMALL, normalise_rewards=True)},
     "refreshed": {"refresh_every": 2, "refresh_rollouts": 3},

@@ -104,14 +104,15 @@ def inspect_checkpoint(path: Path, config: InspectConfig, report: Callable[[int]
     """Play rollouts with the weights of the checkpoint at ``path`` and take their gradients apart.
 
     The episodes are some of the training's, and follow from the settings alone; RTRL's part is measured for agents that
-    were trained by TBPTT as well. ``report`` is called with the number of rollouts played. Raises ConfigError for a
-    core that RTRL cannot train or settings that do not fit, and CheckpointError, UnknownTask, MissingPackage.
+    were trained by TBPTT, or with a frozen core, as well. ``report`` is called with the number of rollouts played.
+    Raises ConfigError for a core that RTRL cannot train or settings that do not fit, and CheckpointError, UnknownTask,
+    MissingPackage.
     """
     trained = TrainedAgent.load(path)
     training = trained.training
     if config.staleness and training.agent.gradient == "tbptt":
         raise ConfigError(f"{path} holds an agent of TBPTT, which carries no sensitivities: none can be stale")
-    exact = replace(training.agent, gradient="rtrl")
+    exact = replace(training.agent, gradient="rtrl", freeze_core=False)
     streams = config.streams or training.batch_size
     if streams < len(training.tasks):
         raise ConfigError(f"--streams is {streams}, but {len(training.tasks)} tasks need at least one each")

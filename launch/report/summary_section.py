@@ -111,6 +111,7 @@ def _agent(config: Mapping[str, object]) -> str:
     agent = config.get("agent")
     if not isinstance(agent, dict):
         return "unknown"
-    parts = [gradient_of(agent.get("core"), agent.get("gradient")), agent.get("core")]
+    trained_by = gradient_of(agent.get("core"), agent.get("gradient"), agent.get("freeze_core"))
+    parts = [trained_by, agent.get("core")]
     size = agent.get("hidden_size")
     return ", ".join(str(part) for part in parts if part is not None) + (f" of {size} units" if size else "")

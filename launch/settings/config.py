@@ -126,7 +126,8 @@ class TrainConfig(Generic[EnvOptions]):
     @property
     def label(self) -> str:
         """The agent in a few words, after the algorithm where it is not the default one."""
-        return training_label(self.learner.algorithm, self.agent.core, self.agent.gradient)
+        agent = self.agent
+        return training_label(self.learner.algorithm, agent.core, agent.gradient, agent.freeze_core)
 
     @property
     def num_streams(self) -> int:
@@ -180,7 +181,8 @@ class TrainConfig(Generic[EnvOptions]):
 
             _require(agent, "core", f"one of {CORE_NAMES}", is_core)
         only = only_gradient(agent)
-        _require(agent, "gradient", f"{only} with --core {agent.core}", lambda x: only in (None, x))
+        cause = "--freeze-core" if agent.freeze_core else f"--core {agent.core}"
+        _require(agent, "gradient", f"{only} with {cause}", lambda x: only in (None, x))
         _require(agent, "hidden_size layers encoder_features readout_size", "at least 1", lambda x: x >= 1)
         _require(agent, "reward_clip", "above 0 and finite, or none", lambda x: x == "none" or 0 < float(x) < inf)
         scales = "input_scale recurrent_scale"
@@ -196,7 +198,7 @@ class TrainConfig(Generic[EnvOptions]):
         _require(learner, "n_epochs num_minibatches", "at least 1", lambda x: x >= 1)
         _require(learner, "rtrl_metrics_every refresh_every", "at least 0", lambda x: x >= 0)
         _require(learner, "refresh_rollouts max_skipped_updates", "at least 1", lambda x: x >= 1)
-        if gradient_of(agent.core, agent.gradient) != "rtrl":
+        if gradient_of(agent.core, agent.gradient, agent.freeze_core) != "rtrl":
             needs = f"0 with an agent that is trained without sensitivities ({agent.label})"
             _require(learner, "refresh_every", needs, lambda x: x == 0)
         if self.batch_size > self.num_streams:
@@ -309,9 +311,9 @@ class TrainConfig(Generic[EnvOptions]):
         return values
 
 
-def training_label(algorithm: str | None, core: str | None, gradient: str | None) -> str:
+def training_label(algorithm: str | None, core: str | None, gradient: str | None, frozen: bool | None = None) -> str:
     """:attr:`TrainConfig.label` from settings of which old runs may lack some."""
-    names = ("" if algorithm in (None, LearnerConfig.algorithm) else algorithm, agent_label(core, gradient))
+    names = ("" if algorithm in (None, LearnerConfig.algorithm) else algorithm, agent_label(core, gradient, frozen))
     return " ".join(name for name in names if name)
 
 

@@ -43,7 +43,8 @@ class Stream:
         self._context = context
         self._parameters = [each for each in context.agent.parameters() if each.requires_grad]
         self.traces: Sequence[Tensor] = [each.new_zeros(context.num_streams, *each.shape) for each in self._parameters]
-        recurrent = context.agent.core.recurrent_parameters
+        core = context.agent.core
+        recurrent = core.recurrent_parameters if core.uses_rtrl else ()
         self._recurrent = [next(i for i, own in enumerate(self._parameters) if own is each) for each in recurrent]
 
     @staticmethod

@@ -79,6 +79,7 @@ CASES = {
     "few steps": Case(steps=3),
     "no metrics of RTRL": Case(learner={"rtrl_metrics_every": 0}),
     "tbptt": Case(agent=replace(SMALL, gradient="tbptt")),
+    "gru": Case(agent=replace(SMALL, core="gru")),
     "feed-forward": Case(agent=replace(SMALL, core="feedforward"), learner={"optimiser": "adam"}),
     "rewards normalised": Case(agent=replace(SMALL, normalise_rewards=True)),
     "time limits": Case(final_observations=True),
@@ -108,7 +109,7 @@ def test_an_update_does_not_wait_for_the_gpu(name: str, launches: None) -> None:
     assert {tensor.device.type for tensor in metrics.values()} == {"cuda"}
     assert learner.updates == 1
     kernels = {kernel: spy.calls[kernel] for kernel in KERNELS if kernel in spy.calls}
-    if case.agent.core == "feedforward":
+    if case.agent.core in ("gru", "feedforward"):
         assert kernels == {}
     elif case.agent.gradient == "tbptt":
         assert kernels == {"_forward_kernel": 1, "_backward_kernel": 1}

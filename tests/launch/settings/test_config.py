@@ -50,6 +50,9 @@ def test_a_core_that_one_gradient_can_train_has_it() -> None:
     config = training_config(TASK, ["--core", "lstm"])
     config.check()
     assert (config.agent.gradient, config.label) == ("tbptt", "lstm tbptt")
+    frozen = training_config(TASK, ["--freeze-core"])
+    frozen.check()
+    assert (frozen.agent.gradient, frozen.label) == ("tbptt", "frozen")
     assert training_config(TASK, ["--core", "feedforward"]).label == "feedforward"
 
 
@@ -57,6 +60,8 @@ def test_a_core_that_one_gradient_can_train_has_it() -> None:
     ("flags", "words"),
     [
         ("--core gru --gradient rtrl", "--gradient is rtrl, but it must be tbptt with --core gru"),
+        ("--freeze-core --gradient rtrl", "--gradient is rtrl, but it must be tbptt with --freeze-core"),
+        ("--freeze-core --refresh-every 9", "without sensitivities (frozen)"),
         ("--batch-size 32", "--batch-size is 32, but it must be 64 with --algorithm ppo"),
         ("--rollouts-in-flight 2", "--rollouts-in-flight is 2, but it must be 1 with --algorithm ppo"),
         ("--publish-every 2", "--publish-every is 2, but it must be 1 with --algorithm ppo"),

@@ -156,6 +156,7 @@ def test_each_stream_of_dmlab_has_an_engine() -> None:
     [
         (TMAZE, AgentConfig(hidden_size=32), "float32"),
         (TMAZE, AgentConfig(hidden_size=32, gradient="tbptt"), "float32"),
+        (TMAZE, AgentConfig(hidden_size=32, core="gru"), "float32"),
         (TMAZE, AgentConfig(hidden_size=32, core="own"), "float32"),
         (TMAZE, AgentConfig(hidden_size=32, readout="mlp", readout_skip=True, layer_norm=True), "float32"),
         (ObservationSpec((3, 36, 40), DiscreteActions(5)), AgentConfig(hidden_size=32), "float32"),
