@@ -126,6 +126,13 @@ class Agent(nn.Module):
         """Keep the encoder as it is: it gets no gradient and costs no backward pass."""
         self.encoder.requires_grad_(False)
 
+    def parameter_count(self, learned: bool = False) -> int:
+        """Weights and biases, those that are frozen too unless only the ``learned`` are asked for; without what rewards
+        and observations are normalised by."""
+        parts = [part for part in self.children() if part not in (self.rewards, self.observations)]
+        parameters = (parameter for part in parts for parameter in part.parameters())
+        return sum(parameter.numel() for parameter in parameters if parameter.requires_grad or not learned)
+
     def forward(
         self,
         observation: Tensor,

@@ -34,6 +34,9 @@ class AgentConfig:
     layer_gradient: LayerGradient = "rollout"
     """With several layers, what reaches a lower one from those above: the gradient through their time inside the
     rollout (rollout), or inside each step only (local). Within each layer it is that of --gradient."""
+    match_parameters: str | None = None
+    """Choose --hidden-size so that the agent has as many parameters, as nearly as can be, as it would have with this
+    core and the --hidden-size given; the run's settings hold the size that was chosen."""
     encoder: EncoderName = "auto"
     """What stands below the core: for images IMPALA's network, or the small one of DQN (nature); for vectors an MLP, or
     none; auto takes the first."""

@@ -41,6 +41,8 @@ class Inspection:
     streams: int
     config: InspectConfig
     reach: Reach
+    parameters: int
+    """Of the agent."""
     staleness: Staleness | None = None
 
     @property
@@ -70,6 +72,7 @@ class Inspection:
         return {
             "checkpoint": self.checkpoint.name,
             "env_steps": self.env_steps,
+            "parameters": self.parameters,
             "boundary_norm": reach.boundary_norm,
             "inside_norm": reach.inside_norm,
             "ratio": self.ratio,
@@ -139,7 +142,7 @@ def inspect_checkpoint(path: Path, config: InspectConfig, report: Callable[[int]
         staleness = _staleness(path, config, training, actor, device) if config.staleness else None
     finally:
         actor.close()
-    return Inspection(path, trained.env_steps, training, streams, config, reach, staleness)
+    return Inspection(path, trained.env_steps, training, streams, config, reach, agent.parameter_count(), staleness)
 
 
 def write_inspection(inspections: Sequence[Inspection], path: Path) -> None:

@@ -89,7 +89,8 @@ def _inspect(path: Path, config: InspectConfig, console: Console) -> Inspection:
 def _print(console: Console, folder: Path, inspections: Sequence[Inspection]) -> None:
     first = inspections[0]
     streams = f"{first.reach.measured} rollouts of {first.streams} streams, after {first.config.warm_up}"
-    rows = [("task", first.training.task), ("trained by", first.about), ("measured", streams)]
+    rows = [("task", first.training.task), ("trained by", first.about), ("parameters", f"{first.parameters:,}")]
+    rows.append(("measured", streams))
     print_table(console, str(folder), rows)
     console.print(_parts(inspections))
     console.print("Error of a gradient that stops so many steps before the rollout (0: TBPTT):", style="dim")

@@ -14,7 +14,7 @@ from r2ac.launch.report.blocks import html
 from r2ac.launch.report.format import count_range, counted, listed, number, percent_estimate, spread
 from r2ac.launch.report.learning import LearningCurves
 from r2ac.launch.report.scores import Comparison, EvalSetting, RunScore, compare
-from r2ac.launch.report.study import Study
+from r2ac.launch.report.study import StudiedRun, Study
 from r2ac.launch.runs.run_groups import NO_TASK
 
 
@@ -37,7 +37,7 @@ def configuration_table(study: Study) -> Markup:
             "seeds": listed(dict.fromkeys("unknown" if run.seed is None else str(run.seed) for run in runs), most=10),
             "steps": count_range(run.steps for run in runs if run.steps is not None) or "unknown",
             "evaluated": f"{sum(bool(run.evaluations) for run in runs)} of {len(runs)}",
-            "agent": listed(dict.fromkeys(_agent(run.config) for run in runs)),
+            "agent": listed(dict.fromkeys(_agent(run) for run in runs)),
             "tasks": listed(configuration.tasks or [NO_TASK], most=4),
         }
         rows.append(row)
@@ -106,12 +106,14 @@ def _best_of(configurations: int) -> str:
     return f"Best of {configurations} configurations" if configurations > 1 else "Result"
 
 
-def _agent(config: Mapping[str, object]) -> str:
-    """``rtrl, eLSTM of 64``."""
-    agent = config.get("agent")
+def _agent(run: StudiedRun) -> str:
+    """``rtrl, elstm of 64 units, 17,221 parameters``."""
+    agent = run.config.get("agent")
     if not isinstance(agent, dict):
         return "unknown"
     trained_by = gradient_of(agent.get("core"), agent.get("gradient"), agent.get("freeze_core"))
     parts = [trained_by, agent.get("core")]
     size = agent.get("hidden_size")
-    return ", ".join(str(part) for part in parts if part is not None) + (f" of {size} units" if size else "")
+    named = ", ".join(str(part) for part in parts if part is not None) + (f" of {size} units" if size else "")
+    counts = [row["learner/parameters"] for row in run.rows[-1:] if "learner/parameters" in row]
+    return ", ".join([named, *(f"{count:,.0f} parameters" for count in counts)])

@@ -23,7 +23,8 @@ from r2ac.launch.settings.presets import OF_THE_ALGORITHM
 _NOT_COMPARED = frozenset(
     {"seed", "run_dir", "device", "learner_threads", "threads", "ray_address", "log_steps", "checkpoint_minutes"}
     | {"keep_checkpoints", "rtrl_metrics_every", "video_minutes", "profile", "max_failures"}
-    | {"transport", "inference", "inference_workers", "inference_device"}
+    # It has chosen hidden_size, which is compared.
+    | {"match_parameters", "transport", "inference", "inference_workers", "inference_device"}
 )
 _ALGORITHM = "learner.algorithm"
 UNSET = "unset"

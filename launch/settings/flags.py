@@ -17,6 +17,7 @@ from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, Pri
 from r2ac.agents.config import only_gradient
 from r2ac.envs import find_tasks, one_suite
 from r2ac.launch.settings.config import ConfigError, TrainConfig, require
+from r2ac.launch.settings.matching import with_matched_size
 from r2ac.launch.settings.places import local_path
 from r2ac.launch.settings.presets import ALGORITHMS_OF, preset, preset_options
 
@@ -179,7 +180,8 @@ def _given(field: str, arguments: Sequence[str]) -> str | None:
 
 
 def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
-    """The task's preset with what the flags say; those of the environment are read first, as the preset needs them."""
+    """The task's preset with what the flags say; those of the environment are read first, as the preset needs them, and
+    `--match-parameters` last."""
     rest = list(arguments)
     algorithm = last_value(rest, "--algorithm")
     options = preset_options(task, take_flag(rest, "--preset"))
@@ -188,4 +190,4 @@ def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
     named = " or ".join(one_suite(find_tasks(task)).presets)
     doc = " ".join((TrainConfig.__doc__ or "").split())
     about = f"{doc} Presets of this suite, which flags override: --preset {named}" if named else None
-    return changed_config(preset(task, options=options, algorithm=algorithm), prog, rest, about)
+    return with_matched_size(changed_config(preset(task, options=options, algorithm=algorithm), prog, rest, about))

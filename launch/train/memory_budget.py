@@ -58,10 +58,14 @@ class BudgetPart:
 
 @dataclass(frozen=True)
 class MemoryBudget:
-    """What a run will hold, part by part; ``device`` is the learner's."""
+    """What a run will hold, part by part, and how many parameters the agent has; ``device`` is the learner's."""
 
     device: str
     parts: tuple[BudgetPart, ...]
+    parameters: int
+    """Of the agent."""
+    learned: int
+    """Those of them that are not frozen."""
 
     def of(self, *places: Place) -> tuple[BudgetPart, ...]:
         """The parts at these places; where the learner is on the CPU, its device's parts are this machine's too."""
@@ -101,7 +105,7 @@ def memory_budget(config: TrainConfig[Any], spec: ObservationSpec, device: torch
     parts += _queue_parts(config, queued.nbytes(), _nbytes(agent.parameters()))
     workers = config.inference_workers if acts_on_workers(config, spec) else 0
     parts += _process_parts(config, workers, on_gpu=on_gpu)
-    return MemoryBudget(str(device), tuple(parts))
+    return MemoryBudget(str(device), tuple(parts), agent.parameter_count(), agent.parameter_count(learned=True))
 
 
 def saved_for_backward(learner: Learner, spec: ObservationSpec, steps: int, batch: int) -> list[int]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
+from r2ac.agents.config import gradient_of
 from r2ac.envs import EngineFailed, EnvironmentFailed
 from r2ac.launch.rollouts.failures import ActorsLost
 from r2ac.launch.rollouts.inference.pool import InferenceFailed
@@ -62,8 +63,14 @@ class Summary:
 
 
 def print_start(console: Console, config: TrainConfig[Any], budget: MemoryBudget) -> None:
-    """What is done to rewards and ends, and what memory the run, or each of its learners, will hold."""
+    """The agent and its size, what is done to rewards and ends, and what memory the run, or each of its learners, will
+    hold."""
     who = f"each of {config.num_learners} learners, with its actors," if config.num_learners > 1 else "the run"
+    agent = config.agent
+    frozen = f"of which {budget.learned:,} learn" if budget.learned < budget.parameters else None
+    trained_by = gradient_of(agent.core, agent.gradient, agent.freeze_core)
+    parts = (f"{agent.core} of {agent.hidden_size} units", trained_by, f"{budget.parameters:,} parameters", frozen)
+    console.print(f"agent: {', '.join(filter(None, parts))}", soft_wrap=True, markup=False)
     console.print(config.rewards_and_ends(), soft_wrap=True, markup=False)
     print_budget(console, budget, who)
 

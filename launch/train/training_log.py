@@ -102,6 +102,7 @@ class TrainingLog:
             "throughput/queue": sum(part.queue for part in parts),
             "throughput/actors": sum(part.actors for part in parts),
             **{f"throughput/{name}": count for name, count in counts.items()},
+            "learner/parameters": learner.agent.parameter_count(),
             "learner/learning_rate": learner.learning_rate(),
             "learner/skipped_updates": self._notes["skipped updates"],
             "learner/stream_resets": self._notes["stream resets"],

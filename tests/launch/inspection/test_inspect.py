@@ -25,6 +25,7 @@ def test_a_run_is_taken_apart(train_tiny: TrainTiny, tmp_path: Path, capsys: Cap
     assert before == {file: file.read_bytes() for file in (run / "checkpoints").iterdir()}, "nothing is learned"
     assert (run / "inspect.png").read_bytes().startswith(b"\x89PNG")
     found = json.loads((run / "inspect.json").read_text())
+    parameters = read_metrics(run)[-1]["learner/parameters"]
     assert (found["agent"], found["rollout_length"], found["measured"]) == (gradient, 5, 2)
     assert [each["checkpoint"] for each in found["checkpoints"]] == sorted(file.name for file in before)
     for each in found["checkpoints"]:
@@ -34,6 +35,7 @@ def test_a_run_is_taken_apart(train_tiny: TrainTiny, tmp_path: Path, capsys: Cap
         assert each["ratio"] == pytest.approx(each["boundary_norm"] / each["inside_norm"])
         assert [truncation["steps"] for truncation in each["truncations"]] == [0, 5, 10, 20]
         assert len(each["half_lives"]["units"]) == 8
+        assert each["parameters"] == parameters
         # Episodes of 7 steps reach into one rollout before the present one, and no further.
         assert each["truncations"][0]["error"] > 1e-3
         assert [truncation["error"] for truncation in each["truncations"][1:]] == pytest.approx([0] * 3, abs=1e-5)

@@ -30,7 +30,11 @@ def test_the_papers_settings(task: str) -> None:
     assert asdict(config.agent) == {
         "gradient": "rtrl",
         "core": "elstm",
+        "freeze_core": False,
         "hidden_size": 256,
+        "layers": 1,
+        "layer_gradient": "rollout",
+        "match_parameters": None,
         "encoder": "auto",
         "encoder_features": 256,
         "chrono_steps": 0,
