@@ -41,6 +41,8 @@ class Kernels:
 
     name: str
     backward_scan: Callable[[Tensor, Tensor], Tensor]
+    linear_forward_scan: Callable[..., Tensor]
+    linear_reverse_scan: Callable[..., ReverseScan]
     sensitivity_pass_: Callable[..., Tensor]
     vector_pass_: Callable[..., Tensor]
     block_sensitivity_pass_: Callable[..., Tensor]
@@ -48,16 +50,21 @@ class Kernels:
     """The scans of cells that have kernels of their own, by the cell's name."""
 
     def scans(self, cell: str) -> Scans:
-        """The scans of a cell: its own kernels, or else the readable ones."""
+        """The scans of a cell: its own kernels, or else those of any cell."""
         if cell in self.fused:
             return self.fused[cell]
         known = CELLS[cell]
-        return Scans(partial(scan.forward_scan, known), partial(scan.reverse_scan, known, self.backward_scan))
+        return Scans(
+            partial(scan.forward_scan, known, linear_scan=self.linear_forward_scan),
+            partial(scan.reverse_scan, known, linear_scan=self.linear_reverse_scan),
+        )
 
 
 REFERENCE = Kernels(
     "reference",
     scan.backward_scan,
+    scan.linear_forward_scan,
+    scan.linear_reverse_scan,
     sensitivity.sensitivity_pass_,
     sensitivity.vector_pass_,
     block.block_sensitivity_pass_,
@@ -97,7 +104,7 @@ def _triton() -> Kernels | None:
         return None
     from r2ac.kernels import triton_scan, triton_sensitivity
 
-    return _from_modules("triton", triton_scan, triton_sensitivity, triton_sensitivity.block_sensitivity_pass_)
+    return _from_modules("triton", triton_scan, scan, triton_sensitivity)
 
 
 def _missing_for_triton() -> str | None:
@@ -123,15 +130,23 @@ def _missing_for_triton() -> str | None:
 
 @cache
 def _native() -> Kernels | None:
-    from r2ac.kernels import native
+    from r2ac.kernels import native, native_library
 
-    reason = native.missing_reason()
+    reason = native_library.missing_reason()
     if reason is not None:
         warnings.warn(f"the recurrence runs in plain PyTorch, two to three times slower: {reason}", stacklevel=2)
         return None
-    return _from_modules("native", native, native, block.block_sensitivity_pass_)
+    return _from_modules("native", native, native, native)
 
 
-def _from_modules(name: str, scans: Any, passes: Any, block_pass: Callable[..., Tensor]) -> Kernels:
-    fused = {"elstm": Scans(scans.elstm_forward, scans.elstm_backward)}
-    return Kernels(name, scans.backward_scan, passes.sensitivity_pass_, passes.vector_pass_, block_pass, fused)
+def _from_modules(name: str, scans: Any, linear_scans: Any, passes: Any) -> Kernels:
+    return Kernels(
+        name,
+        scans.backward_scan,
+        linear_scans.linear_forward_scan,
+        linear_scans.linear_reverse_scan,
+        passes.sensitivity_pass_,
+        passes.vector_pass_,
+        passes.block_sensitivity_pass_,
+        {"elstm": Scans(scans.elstm_forward, scans.elstm_backward)},
+    )

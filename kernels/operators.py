@@ -40,7 +40,7 @@ sensitivity_pass_ = _operator(
     sensitivity.sensitivity_pass_, ("matrix",), lambda matrix, *others: others[-1].new_empty(matrix.shape[1:])
 )
 vector_pass_ = _operator(
-    sensitivity.vector_pass_, ("vectors",), lambda vectors, *others: others[-1].new_empty(vectors.shape[1:])
+    sensitivity.vector_pass_, ("vectors",), lambda vectors, *others: others[-1].new_empty(vectors.shape[-2:])
 )
 block_sensitivity_pass_ = _operator(
     block.block_sensitivity_pass_, ("matrix",), lambda matrix, *others: others[-1].new_empty(matrix.shape[2:])

@@ -155,14 +155,9 @@ def _advance(traces: Any, scan: ReverseScan, x: Tensor, passes: Any) -> tuple[Te
     the input weights and by the vectors."""
     weight, vectors, *streams = traces
     common = *streams, scan.boundary, scan.decay
-    if scan.boundary.dim() == 2:
-        of_weight = passes.sensitivity_pass_(weight, *common, scan.weighted, x)
-        return of_weight, passes.vector_pass_(vectors, *common, scan.gained)
-    of_weight = passes.block_sensitivity_pass_(weight, *common, scan.weighted, x)
-    # The vectors are weights of an input that is always one, in a single step.
-    ones = x.new_ones(1, len(scan.boundary), 1)
-    of_vectors = passes.block_sensitivity_pass_(vectors.unsqueeze(-1), *common, scan.gained.unsqueeze(0), ones)
-    return of_weight, of_vectors.squeeze(-1)
+    over_weight = passes.sensitivity_pass_ if scan.boundary.dim() == 2 else passes.block_sensitivity_pass_
+    of_weight = over_weight(weight, *common, scan.weighted, x)
+    return of_weight, passes.vector_pass_(vectors, *common, scan.gained)
 
 
 def _operator_gradients(ctx: Any, direct: Tensor | None) -> tuple[Any, ...]:

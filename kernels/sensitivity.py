@@ -150,8 +150,14 @@ def sensitivity_pass_(
 def vector_pass_(
     vectors: Tensor, streams: Tensor, fresh: Tensor, boundary: Tensor, decay: Tensor, gained: Tensor
 ) -> Tensor:
-    """:func:`sensitivity_pass_` for S of the vectors of all R streams, [R, L + K, N], to which the rollout adds
-    ``gained``, [B, L + K, N]; returns the boundary term of the gradient, [L + K, N]."""
-    before = vectors[streams].masked_fill(fresh[:, None, None], 0)
-    vectors[streams] = torch.addcmul(gained, decay.unsqueeze(1), before)
-    return (boundary.unsqueeze(1) * before).sum(0)
+    """:func:`sensitivity_pass_` for S of the vectors of all R streams, [R, (2,) L + K, N], to which the rollout adds
+    ``gained``, [B, (2,) L + K, N]; returns the boundary term of the gradient, [L + K, N].
+
+    ``boundary`` and ``decay`` are [B, N], or for pairs [B, 2, N] and [B, 2, 2, N].
+    """
+    before = vectors[streams].masked_fill(fresh.view(-1, *(1,) * (vectors.dim() - 1)), 0)
+    if boundary.dim() == 2:
+        vectors[streams] = torch.addcmul(gained, decay.unsqueeze(1), before)
+        return (boundary.unsqueeze(1) * before).sum(0)
+    vectors[streams] = torch.einsum("bijn,bjln->biln", decay, before) + gained
+    return torch.einsum("bin,biln->ln", boundary, before)

@@ -109,6 +109,13 @@ def vector_pass_(
     vectors: Tensor, streams: Tensor, fresh: Tensor, boundary: Tensor, decay: Tensor, gained: Tensor
 ) -> Tensor:
     """:func:`r2ac.kernels.sensitivity.vector_pass_` in one launch."""
+    if gained.dim() == 4:
+        # For pairs the vectors are weights of an input that is always one, in a single step.
+        ones = gained.new_ones(1, len(gained), 1)
+        weighted = gained.unsqueeze(0)
+        return block_sensitivity_pass_(vectors.unsqueeze(-1), streams, fresh, boundary, decay, weighted, ones).squeeze(
+            -1
+        )
     if not vectors.is_contiguous():
         raise ValueError("the sensitivities are changed in place and have to be contiguous")
     batch, rows, hidden = gained.shape

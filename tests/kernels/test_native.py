@@ -10,10 +10,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from r2ac.kernels import REFERENCE, Scans, native, scan, sensitivity
+from r2ac.kernels import REFERENCE, Linearisation, Scans, block, native, scan, sensitivity
+from r2ac.kernels.native_library import missing_reason
 from r2ac.kernels.scan import ReverseScan
 
-REASON = native.missing_reason() or ""
+REASON = missing_reason() or ""
 # Not where there is a compiler that refuses our source.
 pytestmark = pytest.mark.skipif(bool(REASON) and "cannot compile" not in REASON, reason=f"no native kernels: {REASON}")
 
@@ -202,25 +203,28 @@ def test_the_backward_scan_is_the_reference(steps: int, shape: tuple[int, ...], 
 Pass = dict[str, Tensor]
 
 
-def make_pass(steps: int, rows: int, batch: int, gates: int, units: int, width: int, seed: int = 0) -> Pass:
+def make_pass(
+    steps: int, rows: int, batch: int, gates: int, units: int, width: int, seed: int = 0, parts: int = 1
+) -> Pass:
+    pair = (2,) if parts == 2 else ()
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(DOUBLE)
 
     return {
-        "matrix": normal(rows, gates, units, width),
+        "matrix": normal(rows, *pair, gates, units, width),
         "streams": torch.randperm(rows, generator=generator)[:batch],
         "fresh": torch.rand(batch, generator=generator) < 0.3,
-        "boundary": normal(batch, units),
-        "decay": normal(batch, units),
-        "weighted": normal(steps, batch, gates, units),
+        "boundary": normal(batch, *pair, units),
+        "decay": normal(batch, *pair, *pair, units),
+        "weighted": normal(steps, batch, *pair, gates, units),
         "inputs": normal(steps, batch, width),
     }
 
 
-def make_vectors(rows: int, batch: int, gates: int, units: int, seed: int = 0) -> Pass:
-    drawn = make_pass(1, rows, batch, gates, units, 1, seed)
+def make_vectors(rows: int, batch: int, gates: int, units: int, seed: int = 0, parts: int = 1) -> Pass:
+    drawn = make_pass(1, rows, batch, gates, units, 1, seed, parts)
     common = {name: drawn[name] for name in ("streams", "fresh", "boundary", "decay")}
     return {"vectors": drawn["matrix"].squeeze(-1), **common, "gained": drawn["weighted"].squeeze(0)}
 
@@ -235,17 +239,20 @@ def cast(given: Pass, dtype: torch.dtype) -> Pass:
     st.tuples(st.integers(1, 4), st.integers(0, 3)),
     st.tuples(st.integers(1, 3), st.sampled_from((1, 5, 8, 33, 150)), st.sampled_from((1, 4, 17, 48, 65, 70))),
     st.integers(0, 2**31),
+    st.sampled_from((1, 2)),
 )
-@example(150, (3, 1), (2, 150, 65), 0)
+@example(150, (3, 1), (2, 150, 65), 0, 1)
+@example(150, (3, 1), (2, 150, 65), 0, 2)
 def test_the_pass_is_the_reference(
-    steps: int, streams: tuple[int, int], sizes: tuple[int, int, int], seed: int
+    steps: int, streams: tuple[int, int], sizes: tuple[int, int, int], seed: int, parts: int
 ) -> None:
     """For rows of a larger store in any order; other rows stay to the bit."""
     batch, more = streams
-    given = make_pass(steps, batch + more, batch, *sizes, seed)
+    given = make_pass(steps, batch + more, batch, *sizes, seed, parts)
     given["matrix"][given["streams"][given["fresh"]]] = NAN
     expected = cast(given, DOUBLE)
-    term = sensitivity.sensitivity_pass_(**expected)
+    readable = sensitivity.sensitivity_pass_ if parts == 1 else block.block_sensitivity_pass_
+    term = readable(**expected)
     for dtype, bound in ((DOUBLE, 1e-12), (SINGLE, 2e-5)):
         actual = cast(given, dtype)
         close(native.sensitivity_pass_(**actual), term, bound)
@@ -257,13 +264,16 @@ def test_the_pass_is_the_reference(
 
 
 @given(
-    st.tuples(st.integers(1, 4), st.integers(0, 3)), st.integers(1, 3), st.sampled_from((1, 5, 33)), st.integers(0, 99)
+    st.tuples(st.integers(1, 4), st.integers(0, 3)),
+    st.tuples(st.integers(1, 3), st.sampled_from((1, 5, 33))),
+    st.integers(0, 99),
+    st.sampled_from((1, 2)),
 )
 def test_the_pass_over_the_vectors_is_the_reference(
-    streams: tuple[int, int], gates: int, units: int, seed: int
+    streams: tuple[int, int], sizes: tuple[int, int], seed: int, parts: int
 ) -> None:
     batch, more = streams
-    given = make_vectors(batch + more, batch, gates, units, seed)
+    given = make_vectors(batch + more, batch, *sizes, seed, parts)
     given["vectors"][given["streams"][given["fresh"]]] = NAN
     expected = cast(given, DOUBLE)
     terms = sensitivity.vector_pass_(**expected)
@@ -289,18 +299,26 @@ def test_a_stream_that_is_not_fresh_shows_its_nan(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("batch", "units"), [(7, 130), (1, 1000)], ids=["streams", "blocks of units"])
 def test_threads_change_no_bit(dtype: torch.dtype, batch: int, units: int) -> None:
     rollout = make_rollout(40, batch, units, resets=0.05).to(dtype)
-    given = make_pass(3, batch, batch, 2, units, 80)
+    passes = [make_pass(3, batch, batch, 2, units, 80, parts=parts) for parts in (1, 2)]
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         states = rollout.forward()
-        after = cast(given, dtype)
-        sensitivities = native.sensitivity_pass_(**after), after["matrix"]
+        sensitivities = []
+        for after in (cast(drawn, dtype) for drawn in passes):
+            sensitivities += [native.sensitivity_pass_(**after), after["matrix"]]
         total = native.backward_scan(rollout.direct, states)
-        results.append((states, total, *rollout.backward(states), *sensitivities))
+        also = native.linear_forward_scan(states, rollout.direct, rollout.state, rollout.is_first)
+        linear = Linearisation(states, rollout.projection, rollout.projection)
+        scans = native.linear_reverse_scan(rollout.direct, linear, rollout.is_first, True)
+        results.append((states, total, *rollout.backward(states), *sensitivities, also, *scans))
     assert results[0][0].numel() > native.GRAIN
     for more in results[1:]:
         assert all(torch.equal(one, other) for one, other in zip(results[0], more, strict=True))
+
+
+def reverse_scan(direct: Tensor, is_first: Tensor, **derivatives: Tensor) -> ReverseScan:
+    return native.linear_reverse_scan(direct, Linearisation(**derivatives), is_first, True)
 
 
 REFUSALS = {
@@ -313,21 +331,35 @@ REFUSALS = {
 
 @pytest.mark.parametrize("kind", REFUSALS)
 @pytest.mark.parametrize(
-    "name", ["elstm_forward", "elstm_backward", "backward_scan", "sensitivity_pass_", "vector_pass_"]
+    "name",
+    [
+        "elstm_forward",
+        "elstm_backward",
+        "backward_scan",
+        "linear_forward_scan",
+        "linear_reverse_scan",
+        "sensitivity_pass_",
+        "vector_pass_",
+    ],
 )
 def test_what_does_not_fit_is_refused(name: str, kind: str) -> None:
     """Each tensor in turn."""
     tensors = dict(vars(make_rollout(3, 4, 5)))
     direct = {"direct": tensors.pop("direct")}
     states = native.elstm_forward(**tensors)
+    derivatives = {"jacobian": states, "by_gates": tensors["projection"], "by_own": tensors["projection"]}
     arguments = {
         "elstm_forward": tensors,
         "elstm_backward": tensors | direct | {"states": states},
         "backward_scan": direct | {"jacobian": states},
+        "linear_forward_scan": {"factor": states, "added": states, **{k: tensors[k] for k in ("state", "is_first")}},
+        "linear_reverse_scan": direct | derivatives | {"is_first": tensors["is_first"]},
         "sensitivity_pass_": make_pass(3, 6, 4, 2, 5, 7),
         "vector_pass_": make_vectors(6, 4, 2, 5),
     }[name]
-    call = partial(getattr(native, name), **{"jump": True} if name == "elstm_backward" else {})
+    call = {"elstm_backward": partial(native.elstm_backward, jump=True), "linear_reverse_scan": reverse_scan}.get(
+        name, getattr(native, name)
+    )
     call(**arguments)
     for argument, tensor in arguments.items():
         with pytest.raises(ValueError, match=r"must be|is needed"):

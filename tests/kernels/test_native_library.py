@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from r2ac.kernels import native
+from r2ac.kernels import native_library
 
-REASON = native.missing_reason() or ""
+REASON = native_library.missing_reason() or ""
 # Not where there is a compiler that refuses our source.
 pytestmark = pytest.mark.skipif(bool(REASON) and "cannot compile" not in REASON, reason=f"no native kernels: {REASON}")
 
 PROBE = """
 import torch
 from r2ac.kernels import native
-print(native.missing_reason() is None, native.missing_reason())
+from r2ac.kernels.native_library import missing_reason
+print(missing_reason() is None, missing_reason())
 try:
     print(native.backward_scan(torch.ones(3), torch.ones(3)).tolist())
 except RuntimeError as error:

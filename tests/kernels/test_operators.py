@@ -22,9 +22,10 @@ from r2ac.kernels import (
     StepByStepRTRL,
     Traces,
     kernels_for,
-    native,
     recurrence,
+    scan,
 )
+from r2ac.kernels.native_library import missing_reason
 from r2ac.kernels.operators import backward_scan, block_sensitivity_pass_, sensitivity_pass_, vector_pass_
 from r2ac.kernels.recurrence import recurrence_operator
 
@@ -168,9 +169,7 @@ def test_a_dtype_without_kernels_takes_the_reference(dtype: torch.dtype) -> None
 
 def test_a_cpu_takes_the_compiled_kernels_where_there_are_any() -> None:
     for dtype in (torch.float32, torch.float64):
-        assert kernels_for(torch.zeros(1, dtype=dtype)).name == (
-            "native" if native.missing_reason() is None else "reference"
-        )
+        assert kernels_for(torch.zeros(1, dtype=dtype)).name == ("native" if missing_reason() is None else "reference")
 
 
 def test_the_whole_of_rtrl_on_tritons_kernels_is_step_by_step_rtrl(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,6 +181,8 @@ def test_the_whole_of_rtrl_on_tritons_kernels_is_step_by_step_rtrl(monkeypatch: 
     kernels = Kernels(
         "triton",
         triton_scan.backward_scan,
+        scan.linear_forward_scan,
+        scan.linear_reverse_scan,
         triton_sensitivity.sensitivity_pass_,
         triton_sensitivity.vector_pass_,
         triton_sensitivity.block_sensitivity_pass_,

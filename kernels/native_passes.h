@@ -1,0 +1,179 @@
+// The passes over the sensitivities.
+
+#pragma once
+
+#include "native_blocks.h"
+
+namespace {
+
+constexpr Size kSteps = 64;  // of a matrix product at a time, so that its packed factors stay in the L2 cache
+
+// A tile of kRows x kColumns vectors, which fills the registers but for those of its factors.
+constexpr int kColumns = 3;
+#if defined(__AVX512F__)
+constexpr int kRows = 8, kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kRows = 4, kVectorBytes = 32;
+#else
+constexpr int kRows = 4, kVectorBytes = 16;
+#endif
+
+template <class Real>
+struct Lanes {
+    typedef Real Vector __attribute__((vector_size(kVectorBytes)));
+    static constexpr Size count = kVectorBytes / sizeof(Real);
+};
+
+// S += weights^T x for R rows and C vectors of columns of S, which wait in registers while the steps pass.
+template <class Real, int R, int C>
+inline void multiply_tile(Real* s, Size width, const Real* weights, const Real* x, Size padded, Size steps) {
+    using Vector = typename Lanes<Real>::Vector;
+    constexpr Size lanes = Lanes<Real>::count;
+    Vector sum[R][C];
+    for (int r = 0; r < R; ++r)
+        for (int c = 0; c < C; ++c) std::memcpy(&sum[r][c], s + r * width + c * lanes, sizeof(Vector));
+    for (Size t = 0; t < steps; ++t) {
+        Vector row[C];
+        std::memcpy(row, x + t * padded, sizeof row);
+        for (int r = 0; r < R; ++r)
+            for (int c = 0; c < C; ++c) sum[r][c] += weights[t * kBlock + r] * row[c];
+    }
+    for (int r = 0; r < R; ++r)
+        for (int c = 0; c < C; ++c) std::memcpy(s + r * width + c * lanes, &sum[r][c], sizeof(Vector));
+}
+
+// The same for R whole rows; the last columns, fewer than a vector, pass through a buffer.
+template <class Real, int R>
+inline void multiply_rows(Real* s, Size width, const Real* weights, const Real* x, Size padded, Size steps) {
+    constexpr Size lanes = Lanes<Real>::count;
+    Size d = 0;
+    for (; d + kColumns * lanes <= width; d += kColumns * lanes)
+        multiply_tile<Real, R, kColumns>(s + d, width, weights, x + d, padded, steps);
+    for (; d + lanes <= width; d += lanes) multiply_tile<Real, R, 1>(s + d, width, weights, x + d, padded, steps);
+    if (d == width) return;
+    Real edge[R * lanes] = {};
+    for (int r = 0; r < R; ++r) std::copy_n(s + r * width + d, width - d, edge + r * lanes);
+    multiply_tile<Real, R, 1>(edge, lanes, weights, x + d, padded, steps);
+    for (int r = 0; r < R; ++r) std::copy_n(edge + r * lanes, width - d, s + r * width + d);
+}
+
+// term += boundary S and S <- decay S for some rows of one stream; S is zero where it is not kept.
+template <class Real>
+void contract_and_decay(
+    Real* s, Real* term, bool keep, const Real* boundary, const Real* decay, Size rows, Size width) {
+    if (!keep) {
+        std::fill_n(s, rows * width, Real(0));
+        return;
+    }
+    for (Size row = 0; row < rows; ++row, s += width, term += width) {
+        const Real by_cell = boundary[row], factor = decay[row];
+#pragma omp simd
+        for (Size d = 0; d < width; ++d) {
+            term[d] += by_cell * s[d];
+            s[d] *= factor;
+        }
+    }
+}
+
+// The same for pairs: term += boundary . S and S <- decay S, where `part` numbers of S lie between the two of a pair and
+// `units` between those of boundary and decay.
+template <class Real>
+void contract_and_mix(
+    Real* s, Size part, Real* term, bool keep, const Real* boundary, const Real* decay, Size units, Size rows,
+    Size width) {
+    if (!keep) {
+        std::fill_n(s, rows * width, Real(0));
+        std::fill_n(s + part, rows * width, Real(0));
+        return;
+    }
+    for (Size row = 0; row < rows; ++row, s += width, term += width) {
+        const Real by_first = boundary[row], by_second = boundary[units + row];
+        const Real a00 = decay[row], a01 = decay[units + row];
+        const Real a10 = decay[2 * units + row], a11 = decay[3 * units + row];
+#pragma omp simd
+        for (Size d = 0; d < width; ++d) {
+            const Real first = s[d], second = s[part + d];
+            term[d] += by_first * first + by_second * second;
+            s[d] = a00 * first + a01 * second;
+            s[part + d] = a10 * first + a11 * second;
+        }
+    }
+}
+
+// A thread takes some rows of one gate through all streams: they and their sum stay in its L2 cache between the light
+// pass and the product, and the sum over streams has one order. A unit's state has `parts` numbers, 1 or 2.
+template <class Real>
+void sensitivity_pass(
+    Real* matrix, Real* term, const Size* streams, const bool* keeps, const Real* boundary, const Real* decay,
+    const Real* weighted, const Real* inputs, Size parts, Size steps, Size batch, Size gates, Size units, Size width,
+    int threads) {
+    constexpr Size lanes = Lanes<Real>::count;
+    const Size padded = (width + lanes - 1) / lanes * lanes, part = gates * units * width;
+    const Size share = gates * units / (2 * threads) / kRows * kRows;
+    const Size panel = std::min(kBlock, std::max<Size>(share, kRows)), panels = (units + panel - 1) / panel;
+#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
+    for (Size item = 0; item < gates * panels; ++item) {
+        const Size k = item / panels, begin = item % panels * panel, rows = std::min(panel, units - begin);
+        std::vector<Real> x(kSteps * padded), weights(kSteps * kBlock);
+        for (Size b = 0; b < batch; ++b) {
+            Real* s = matrix + ((streams[b] * parts * gates + k) * units + begin) * width;
+            Real* sum = term + (k * units + begin) * width;
+            const Real* by_state = boundary + b * parts * units + begin;
+            const Real* factor = decay + b * parts * parts * units + begin;
+            if (parts == 1) {
+                contract_and_decay(s, sum, keeps[b], by_state, factor, rows, width);
+            } else {
+                contract_and_mix(s, part, sum, keeps[b], by_state, factor, units, rows, width);
+            }
+            for (Size first = 0; first < steps; first += kSteps) {
+                const Size count = std::min(kSteps, steps - first);
+                for (Size t = 0; t < count; ++t)
+                    std::copy_n(inputs + ((first + t) * batch + b) * width, width, x.data() + t * padded);
+                for (Size p = 0; p < parts; ++p) {
+                    for (Size t = 0; t < count; ++t) {
+                        const Size row = (((first + t) * batch + b) * parts + p) * gates + k;
+                        std::copy_n(weighted + row * units + begin, rows, weights.data() + t * kBlock);
+                    }
+                    Real* of_part = s + p * part;
+                    Size n = 0;
+                    for (; n + kRows <= rows; n += kRows)
+                        multiply_rows<Real, kRows>(of_part + n * width, width, &weights[n], x.data(), padded, count);
+                    for (; n < rows; ++n)
+                        multiply_rows<Real, 1>(of_part + n * width, width, &weights[n], x.data(), padded, count);
+                }
+            }
+        }
+    }
+}
+
+// The same for the vectors, which have one number where the matrix has a row: too little for a second thread.
+template <class Real>
+void vector_pass(
+    Real* vectors, Real* term, const Size* streams, const bool* keeps, const Real* boundary, const Real* decay,
+    const Real* gained, Size parts, Size batch, Size rows, Size units, int) {
+    std::fill_n(term, rows * units, Real(0));
+    const Size part = rows * units;
+    for (Size row = 0; row < batch * rows; ++row) {
+        const Size b = row / rows, l = row % rows;
+        Real *s = vectors + (streams[b] * parts * rows + l) * units, *sum = term + l * units;
+        const Real *by_state = boundary + b * parts * units, *factor = decay + b * parts * parts * units;
+        const Real* gain = gained + (b * parts * rows + l) * units;
+        const bool keep = keeps[b];
+        if (parts == 2) {
+            contract_and_mix(s, part, sum, keep, by_state, factor, units, units, 1);
+            for (Size i = 0; i < units; ++i) {
+                s[i] += gain[i];
+                s[part + i] += gain[part + i];
+            }
+            continue;
+        }
+#pragma omp simd
+        for (Size i = 0; i < units; ++i) {
+            const Real before = keep ? s[i] : Real(0);
+            sum[i] += by_state[i] * before;
+            s[i] = factor[i] * before + gain[i];
+        }
+    }
+}
+
+}  // namespace

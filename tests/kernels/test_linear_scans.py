@@ -1,0 +1,63 @@
+"""The scans of any cell, from its coefficients and its derivatives, in C++ against the references in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from r2ac.kernels import Linearisation, native, scan
+from r2ac.kernels.native_library import missing_reason
+
+DOUBLE, SINGLE = torch.float64, torch.float32
+
+
+@st.composite
+def linear_rollouts(draw: st.DrawFn) -> dict[str, Tensor]:
+    """In float64, but every number is one of float32; what is constant is given once for all steps and streams."""
+    steps, batch, units = draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.sampled_from((1, 3, 17, 128, 129)))
+    gates, own, pair = draw(st.integers(1, 3)), draw(st.integers(0, 2)), draw(st.sampled_from(((), (2,))))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(DOUBLE)
+
+    def rows(*shape: int) -> Tensor:
+        if draw(st.booleans()):
+            return normal(*shape).expand(steps, batch, *shape)
+        return normal(steps, batch, *shape)
+
+    is_first = torch.rand(steps, batch, generator=generator) < draw(st.sampled_from((0.0, 0.3, 1.0)))
+    state = normal(batch, *pair, units)
+    state[is_first[0]] = torch.nan
+    return {
+        "factor": rows(*pair, units),
+        "added": normal(steps, batch, *pair, units),
+        "state": state,
+        "direct": normal(steps, batch, *pair, units),
+        "jacobian": rows(*pair, *pair, units),
+        "by_gates": rows(*pair, gates, units),
+        "by_own": rows(*pair, own, units),
+        "is_first": is_first,
+    }
+
+
+def run(scans: Any, given: dict[str, Tensor], jump: bool) -> tuple[Tensor, ...]:
+    """All results of the two scans of a module."""
+    states = scans.linear_forward_scan(*(given[name] for name in ("factor", "added", "state", "is_first")))
+    linear = Linearisation(*(given[name] for name in ("jacobian", "by_gates", "by_own")))
+    return states, *scans.linear_reverse_scan(given["direct"], linear, given["is_first"], jump)
+
+
+def in_single(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.to(SINGLE) if tensor.is_floating_point() else tensor for name, tensor in given.items()}
+
+
+@pytest.mark.skipif(missing_reason() is not None, reason="no native kernels")
+@given(linear_rollouts(), st.booleans())
+def test_the_native_scans_are_the_references(tensors: dict[str, Tensor], jump: bool) -> None:
+    expected = run(scan, tensors, jump)
+    for same, bound in ((tensors, 1e-12), (in_single(tensors), 1e-4)):
+        torch.testing.assert_close(run(native, same, jump), expected, rtol=bound, atol=bound, check_dtype=False)
