@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from r2ac.kernels.cells.base import Cell
+from r2ac.kernels.cells.base import Cell, Linearisation
 
 
 class IndRNNCell(Cell):
@@ -19,6 +19,10 @@ class IndRNNCell(Cell):
 
     def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
         return torch.tanh(gates[..., 0, :] + own[..., 0, :] * previous)
+
+    def linearise(self, gates: Tensor, own: Tensor, previous: Tensor) -> Linearisation:
+        slope = 1 - self.step(gates, own, previous).square()
+        return Linearisation(own[..., 0, :] * slope, slope.unsqueeze(-2), (slope * previous).unsqueeze(-2))
 
     def set_time_scales(self, own: Mapping[str, Tensor], bias: Tensor, steps: Tensor) -> None:
         own["recurrent_weight"][0] = torch.exp(-1 / steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -43,4 +44,9 @@ def polar(radius: Tensor, angle: Tensor) -> Tensor:
 def as_block(factor: Tensor) -> Tensor:
     """The matrix that multiplies by a complex number: [..., 2, N] as [..., 2, 2, N]."""
     real, imaginary = factor.unbind(-2)
-    return torch.stack((torch.stack((real, -imaginary), -2), torch.stack((imaginary, real), -2)), -3)
+    return rows((real, -imaginary), (imaginary, real))
+
+
+def rows(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """What a pair's numbers are by several others, as one tensor: each [..., N], to [..., 2, len(first), N]."""
+    return torch.stack((*first, *second), -2).unflatten(-2, (2, len(first)))

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from r2ac.kernels.cells.linear import LinearCell, polar
+from r2ac.kernels.cells.base import Linearisation
+from r2ac.kernels.cells.linear import LinearCell, as_block, polar, rows, times
 
 
 class LRUCell(LinearCell):
@@ -21,6 +22,19 @@ class LRUCell(LinearCell):
     def coefficients(self, gates: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         decay, angle, gain = own.unbind(-2)
         return polar(torch.exp(-torch.exp(decay)), angle), torch.exp(gain).unsqueeze(-2) * gates
+
+    def linearise(self, gates: Tensor, own: Tensor, previous: Tensor) -> Linearisation:
+        decay, angle, gain = own.unbind(-2)
+        rate, scale = torch.exp(decay), torch.exp(gain)
+        factor, nothing = polar(torch.exp(-rate), angle), torch.zeros_like(scale)
+        real, imaginary = times(factor, previous).unbind(-2)
+        first, second = (scale.unsqueeze(-2) * gates).unbind(-2)
+        outer = previous.shape[:-2]
+        return Linearisation(
+            as_block(factor).expand(*outer, 2, 2, -1),
+            rows((scale, nothing), (nothing, scale)).expand(*outer, 2, 2, -1),
+            rows((-rate * real, -imaginary, first), (-rate * imaginary, real, second)),
+        )
 
     def initialise(self, own: Mapping[str, Tensor]) -> None:
         """Radii uniform in [0.9, 0.999], as for long sequences in the paper; angles uniform in [0, pi), as units of

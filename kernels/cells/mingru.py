@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from r2ac.kernels.cells.base import Linearisation
 from r2ac.kernels.cells.linear import LinearCell
 
 
@@ -19,6 +20,12 @@ class MinGRUCell(LinearCell):
     def coefficients(self, gates: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         update = torch.sigmoid(gates[..., 0, :])
         return 1 - update, update * gates[..., 1, :]
+
+    def linearise(self, gates: Tensor, own: Tensor, previous: Tensor) -> Linearisation:
+        update, candidate = torch.sigmoid(gates[..., 0, :]), gates[..., 1, :]
+        keep = 1 - update
+        by_gates = torch.stack(((candidate - previous) * update * keep, update), -2)
+        return Linearisation(keep, by_gates, gates[..., :0, :])
 
     def set_time_scales(self, own: Mapping[str, Tensor], bias: Tensor, steps: Tensor) -> None:
         bias[0] = -steps.log()

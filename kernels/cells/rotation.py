@@ -8,7 +8,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from r2ac.kernels.cells.linear import LinearCell, polar
+from r2ac.kernels.cells.base import Linearisation
+from r2ac.kernels.cells.linear import LinearCell, as_block, polar, rows, times
 
 
 class RotationCell(LinearCell):
@@ -24,6 +25,17 @@ class RotationCell(LinearCell):
     def coefficients(self, gates: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         update = torch.sigmoid(gates[..., 0, :])
         return polar(1 - update, self.angle(gates, own)), update.unsqueeze(-2) * gates[..., 1:3, :]
+
+    def linearise(self, gates: Tensor, own: Tensor, previous: Tensor) -> Linearisation:
+        update = torch.sigmoid(gates[..., 0, :])
+        keep, nothing = 1 - update, torch.zeros_like(update)
+        unit = polar(torch.ones_like(keep), self.angle(gates, own))
+        turned = times(unit, previous)
+        by_update = (gates[..., 1:3, :] - turned) * (update * keep).unsqueeze(-2)
+        real, imaginary = (keep.unsqueeze(-2) * turned).unbind(-2)
+        (first, second), moved = by_update.unbind(-2), self.gates == 4
+        by_gates = rows((first, update, nothing, *[-imaginary] * moved), (second, nothing, update, *[real] * moved))
+        return Linearisation(as_block(keep.unsqueeze(-2) * unit), by_gates, rows((-imaginary,), (real,)))
 
     def angle(self, gates: Tensor, own: Tensor) -> Tensor:
         """By how much the step turns a unit, [..., N]."""

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from r2ac.kernels.cells.base import Cell
-from r2ac.kernels.cells.linear import polar, times
+from r2ac.kernels.cells.base import Cell, Linearisation
+from r2ac.kernels.cells.linear import as_block, polar, rows, times
 
 
 class RTUCell(Cell):
@@ -24,6 +24,20 @@ class RTUCell(Cell):
         first, second, gate = gates.unbind(-2)
         factor = polar(torch.sigmoid(own[..., 0, :] + gate), own[..., 1, :])
         return torch.tanh(times(factor, previous) + torch.stack((first, second * gate), -2))
+
+    def linearise(self, gates: Tensor, own: Tensor, previous: Tensor) -> Linearisation:
+        first, second, gate = gates.unbind(-2)
+        keep = torch.sigmoid(own[..., 0, :] + gate)
+        factor = polar(keep, own[..., 1, :])
+        turned = times(factor, previous)
+        slope = 1 - torch.tanh(turned + torch.stack((first, second * gate), -2)).square()
+        (real, imaginary), (left, right) = (slope * turned).unbind(-2), slope.unbind(-2)
+        by_decay, by_other, nothing = (1 - keep) * real, (1 - keep) * imaginary, torch.zeros_like(left)
+        return Linearisation(
+            slope.unsqueeze(-2) * as_block(factor),
+            rows((left, nothing, by_decay), (nothing, right * gate, by_other + right * second)),
+            rows((by_decay, -left * turned[..., 1, :]), (by_other, right * turned[..., 0, :])),
+        )
 
     def initialise(self, own: Mapping[str, Tensor]) -> None:
         """Slow decay, angles uniform in [0, pi / 10]."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from r2ac.kernels.cells.base import Cell
+from r2ac.kernels.cells.base import Cell, Linearisation
 
 
 class SRUCell(Cell):
@@ -22,6 +22,14 @@ class SRUCell(Cell):
     def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
         forget = torch.sigmoid(gates[..., 0, :] + own[..., 0, :] * previous)
         return torch.lerp(gates[..., 1, :], previous, forget)
+
+    def linearise(self, gates: Tensor, own: Tensor, previous: Tensor) -> Linearisation:
+        weight, candidate = own[..., 0, :], gates[..., 1, :]
+        forget = torch.sigmoid(torch.addcmul(gates[..., 0, :], weight, previous))
+        keep = 1 - forget
+        by_forget = (previous - candidate) * forget * keep
+        by_gates = torch.stack((by_forget, keep), -2)
+        return Linearisation(torch.addcmul(forget, weight, by_forget), by_gates, (by_forget * previous).unsqueeze(-2))
 
     def set_time_scales(self, own: Mapping[str, Tensor], bias: Tensor, steps: Tensor) -> None:
         bias[0] = steps.log()
