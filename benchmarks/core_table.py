@@ -11,7 +11,7 @@ from report import Column, Goal, Row, own_columns
 from torch import Tensor, nn
 
 from r2ac.agents import Carry
-from r2ac.kernels import CELLS, GATES, Traces
+from r2ac.kernels import GATES, Traces
 
 EXACT = (LEAN, TUNED, RTRL)
 COPY = "copy of S"
@@ -40,7 +40,7 @@ class CoreCase:
             return [torch.randn(*shape, generator=generator).to(device) for _ in range(sets)]
 
         self._x = [x.requires_grad_() for x in normal(steps, batch, inputs)]
-        self._by_h = normal(steps, batch, hidden)
+        self._by_h = normal(steps, batch, core.output_size)
         self._is_first = (torch.rand(steps, batch, generator=generator) < 0.01).to(device)
         self._carries = _carries(method, core, batch, inputs, hidden, sets)
         self._run = rotating(self.rollout, sets)
@@ -73,7 +73,7 @@ def _carries(method: str, core: nn.Module, batch: int, inputs: int, hidden: int,
     state = 0.5 * torch.randn(batch, core.state_size, generator=torch.Generator().manual_seed(4)).to(device)
     if method not in EXACT:
         return [Carry(state) for _ in range(sets)]
-    kept = Traces.zeros(CELLS["elstm"], sets * batch, hidden, inputs, device)
+    kept = Traces.zeros(core.cell, sets * batch, hidden, inputs, device)
     rows = torch.arange(sets * batch, device=device).view(sets, batch)
     if method == RTRL:
         fresh = torch.zeros(batch, dtype=torch.bool, device=device)
