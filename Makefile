@@ -37,8 +37,8 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 train: install
-	$(BIN)/r2ac train memory/tmaze --gradient rtrl --run-dir $(RUNS)/rtrl $(FLAGS)
-	$(BIN)/r2ac train memory/tmaze --gradient tbptt --run-dir $(RUNS)/tbptt $(FLAGS)
+	$(BIN)/r2ac train memory/tmaze --algorithm vtrace --gradient rtrl --run-dir $(RUNS)/rtrl $(FLAGS)
+	$(BIN)/r2ac train memory/tmaze --algorithm vtrace --gradient tbptt --run-dir $(RUNS)/tbptt $(FLAGS)
 	$(BIN)/r2ac evaluate $(RUNS)/rtrl $(RUNS)/tbptt --episodes 500
 	$(BIN)/r2ac plot $(RUNS)/rtrl $(RUNS)/tbptt --output $(RUNS)/curves.png
 

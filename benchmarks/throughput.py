@@ -101,7 +101,7 @@ def make_setting(task: str, options: argparse.Namespace, device: str) -> Setting
     Raises:
         ValueError: for a batch of more rollouts than there are streams.
     """
-    config, quick = preset(task), options.quick
+    config, quick = preset(task, algorithm="vtrace"), options.quick
     spaces = find_task(task).spaces(config.env)
     images = spaces is not None and len(spaces.shape) == 3
     actors = options.actors or max(1, options.threads - 1)

@@ -38,7 +38,8 @@ from r2ac.learner import Learner, Rollout
 
 ROOT = Path(__file__).parents[1]
 FLAGS = (
-    "train memory/tmaze --gradient rtrl --num-actors 2 --streams-per-actor 8 --batch-size 8 --rollout-length 5 "
+    "train memory/tmaze --algorithm vtrace --gradient rtrl "
+    "--num-actors 2 --streams-per-actor 8 --batch-size 8 --rollout-length 5 "
     "--hidden-size 8 --total-steps 480 --log-steps 1000000 --device cpu --run-dir"
 )
 WATCHED = range(3, 9)

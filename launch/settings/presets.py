@@ -1,9 +1,10 @@
-"""The settings that each suite and algorithm begins with; every one can be overridden on the command line."""
+"""The settings that each suite, task and algorithm begins with; every one can be overridden on the command line."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from fnmatch import fnmatch
 from functools import partial
 from typing import Any
 
@@ -16,10 +17,15 @@ _Settings = Callable[[Task, Any], TrainConfig[Any]]
 
 
 def preset(
-    task: str, protocol: str | None = None, options: Any = None, algorithm: str | None = None
+    task: str,
+    protocol: str | None = None,
+    options: Any = None,
+    algorithm: str | None = None,
+    core: str | None = None,
 ) -> TrainConfig[Any]:
     """The settings for a task: the paper's for its suites (Irie et al. 2024, section 4 and appendix A), with those of
-    the ``algorithm`` where one is named.
+    the ``algorithm``; None: V-trace, but PPO for the suites of `TASK_SETTINGS`, which have settings for each task.
+    Of these, those that are made for a core go where another ``core`` is named.
 
     Several tasks, as `find_tasks` reads them, have the settings of the first, and at least one stream each. ``options``
     are the environment's where they are known, else those of the suite's preset ``protocol``, or its defaults. Raises
@@ -29,14 +35,28 @@ def preset(
     options = preset_options(task, protocol) if options is None else options
     suite = one_suite(tasks).name
     config = replace(_SETTINGS.get(suite, _default)(tasks[0], options), task=task)
+    changes = _settings_of(tasks[0], options)
+    if core not in (None, changes.get("core", AgentConfig.core)):
+        changes = {name: value for name, value in changes.items() if name not in _OF_THE_CORE}
+    algorithm = algorithm or ("ppo" if changes else "vtrace")
     if algorithm in ALGORITHM_SETTINGS:
-        changes = _PPO_OF_SUITES.get(suite) if algorithm == "ppo" else None
-        config = _with_settings(config, {"algorithm": algorithm, **(changes or ALGORITHM_SETTINGS[algorithm])})
+        changes = changes if changes and algorithm == "ppo" else ALGORITHM_SETTINGS[algorithm]
+        config = _with_settings(config, {"algorithm": algorithm, **changes})
     streams_needed = -(-len(tasks) // max(config.num_actors, 1))
     streams = max(config.streams_per_actor, streams_needed)
     in_phase = any(each.episode_steps(options) for each in tasks)
     config = replace(config, streams_per_actor=streams, stagger_streams=in_phase)
     return replace(config, **config.in_step)
+
+
+def _settings_of(task: Task, options: Any) -> dict[str, Any]:
+    """What `TASK_SETTINGS` says of a task, the first pattern that fits; empty where none does."""
+    name = f"{task.name} {'pixels' if getattr(options, 'pixels', False) else 'vectors'}"
+    settings = next((settings for pattern, settings in TASK_SETTINGS.items() if fnmatch(name, pattern)), None)
+    if settings is None:
+        return {}
+    steps = task.episode_steps(options) or 50
+    return {**_PPO_OF_SMALL, "chrono_steps": max(10, 2 * steps), **settings}
 
 
 def _with_settings(config: TrainConfig[Any], values: Mapping[str, Any]) -> TrainConfig[Any]:
@@ -146,10 +166,59 @@ ALGORITHM_SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What ``--algorithm`` changes of the settings of a suite, by the names of the flags; what is not named here is the
 suite's, or the field's default."""
-_PPO_OF_MEMORY = {"max_gradient_norm": 0.5, "baseline_cost": 1.0, "n_epochs": 3, "normalise_advantage": False}
-_PPO_OF_SUITES = dict.fromkeys(("memory", "popgym", "minigrid"), _PPO_OF_MEMORY)
-"""In place of the above. The learning rate, its fall and the entropy bonus are the suite's (4e-3 for vectors, linear,
-0.01): with the defaults of Stable-Baselines3 an agent learns nothing of the T-maze in 100,000 steps."""
+_PPO_OF_SMALL = {
+    "num_actors": 0,
+    "streams_per_actor": 64,
+    "max_gradient_norm": 0.5,
+    "baseline_cost": 1.0,
+    "n_epochs": 3,
+    "normalise_advantage": False,
+    "readout": "mlp",
+    "readout_skip": True,
+    "input_scale": 2.0,
+}
+"""PPO for small observations, in place of the above. The learning rate, its fall and the entropy bonus are the suite's
+(4e-3 for vectors, linear, 0.01): with the defaults of Stable-Baselines3 an agent learns nothing of the T-maze in
+100,000 steps. Time scales are spread over twice the length of an episode."""
+_OF_THE_CORE = ("core", "recurrent_scale", "time_scales")
+_HOLD = {"core": "elstm", "recurrent_scale": 1.0}
+"""Gates keep what was seen once."""
+_DELAY = {"core": "mixed:elstm+lru", "recurrent_scale": 1.0, "time_scales": "log-uniform", "discount": 0.5}
+"""Half of the units rotate, as delay lines do. Where recall is paid at once, a short horizon has less noise."""
+_COUNT = {"core": "elstm", "recurrent_scale": 3.0, "input_scale": 3.0, "hidden_size": 128}
+"""Units whose sign turns with what is counted."""
+_BALANCE = {
+    **_DELAY,
+    "discount": 0.99,
+    "input_scale": 0.5,
+    "normalise_observations": True,
+    "normalise_rewards": True,
+    "reward_clip": 10.0,
+}
+"""Observations of any size, and rewards at every step."""
+_CARDS = {**_DELAY, "normalise_rewards": True}
+TASK_SETTINGS: dict[str, dict[str, Any]] = {
+    "memory/tmaze vectors": {**_HOLD, "total_steps": 300_000},
+    "memory/repeat_first vectors": {**_HOLD, "total_steps": 300_000},
+    "memory/match_to_sample vectors": {**_HOLD, "total_steps": 300_000},
+    "memory/repeat_previous vectors": {**_DELAY, "total_steps": 100_000},
+    "memory/copy vectors": {**_DELAY, "total_steps": 300_000},
+    "memory/parity vectors": {**_COUNT, "total_steps": 100_000},
+    "memory/key_to_door vectors": {"readout_size": 128, "input_scale": 0.3, "n_epochs": 6, "total_steps": 1_500_000},
+    "memory/* vectors": {**_HOLD, "total_steps": 1_500_000},
+    "memory/* pixels": {**_HOLD, "total_steps": 1_500_000},
+    "popgym/RepeatFirst* vectors": {**_HOLD, "discount": 0.5, "normalise_rewards": True, "total_steps": 300_000},
+    "popgym/RepeatPrevious* vectors": {**_CARDS, "total_steps": 300_000},
+    "popgym/CountRecall* vectors": {**_CARDS, "hidden_size": 128, "total_steps": 2_000_000},
+    "popgym/Autoencode* vectors": {**_CARDS, "hidden_size": 128, "total_steps": 2_000_000},
+    "popgym/*Cart*ole* vectors": {**_BALANCE, "total_steps": 400_000},
+    "popgym/*Pendulum* vectors": {**_BALANCE, "discount": 0.95, "total_steps": 1_000_000},
+    "popgym/* vectors": {**_CARDS, "discount": 0.99, "total_steps": 2_000_000},
+    "minigrid/* vectors": {**_HOLD, "input_scale": 0.1, "total_steps": 10_000_000},
+    "minigrid/* pixels": {**_HOLD, "total_steps": 10_000_000},
+}
+"""What PPO, the default of these suites, has for each task, by the task's name and what it shows; the first that fits
+counts."""
 ALGORITHMS_OF = {
     "clip_rho clip_pg_rho clip_c vtrace_lambda": ("vtrace",),
     "n_epochs num_minibatches gae_lambda clip_range clip_range_vf clip_schedule": ("ppo",),
@@ -159,8 +228,9 @@ ALGORITHMS_OF = {
 }
 """The algorithms that read a setting, for those settings that not all read."""
 OF_THE_ALGORITHM = (
-    frozenset(name for settings in ALGORITHM_SETTINGS.values() for name in settings)
+    frozenset(name for settings in (*ALGORITHM_SETTINGS.values(), *TASK_SETTINGS.values()) for name in settings)
+    | frozenset(_PPO_OF_SMALL)
     | frozenset(name for names in ALGORITHMS_OF for name in names.split())
-    | {"batch_size", "rollouts_in_flight"}
+    | {"batch_size", "rollouts_in_flight", "chrono_steps"}
 )
 """Settings that come with an algorithm: they differ wherever algorithms do."""

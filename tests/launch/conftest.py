@@ -13,6 +13,7 @@ from r2ac.launch.cli import main
 from r2ac.launch.cluster.connect import connect
 
 TINY = {
+    "--algorithm": "vtrace",
     "--num-actors": "0",
     "--streams-per-actor": "8",
     "--batch-size": "8",

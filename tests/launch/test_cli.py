@@ -20,7 +20,7 @@ from tests.processes import wait_until
 
 Capture = pytest.CaptureFixture[str]
 TrainTiny = Callable[..., Path]
-HERE = ["--num-actors", "0", "--total-steps", "100"]
+HERE = ["--algorithm", "vtrace", "--num-actors", "0", "--total-steps", "100"]
 
 
 def refused(capsys: Capture, arguments: list[str]) -> str:

@@ -98,6 +98,8 @@ def folder(train_tiny: TrainTiny, tmp_path_factory: pytest.TempPathFactory) -> P
         train_tiny(folder / f"tmaze-{gradient}{seed}", flags)
         words = [str(word) for pair in flags.items() for word in pair]
         sizes = [
+            "--algorithm",
+            "vtrace",
             "--num-actors",
             "0",
             "--streams-per-actor",

@@ -123,14 +123,14 @@ def test_agents_are_told_apart_even_where_they_share_no_task(tmp_path: Path) -> 
 
 
 def test_what_a_task_brings_with_it_makes_no_other_configuration(tmp_path: Path) -> None:
-    make_run(tmp_path, "memory/tmaze", {100: 0.9})
-    make_run(tmp_path, "popgym/AutoencodeEasy", {100: 0.0})
+    make_run(tmp_path, "memory/key_to_door", {100: 0.9})
+    make_run(tmp_path, "popgym/RepeatFirstEasy", {100: 0.0})
     (configuration,) = read_study([tmp_path]).configurations
-    assert (configuration.name, configuration.tasks) == ("rtrl", ("memory/tmaze", "popgym/AutoencodeEasy"))
-    # Budgets differ; the corridor is an option that popgym does not have.
+    assert (configuration.name, configuration.tasks) == ("ppo rtrl", ("memory/key_to_door", "popgym/RepeatFirstEasy"))
+    # Budgets differ; the delay is an option that popgym does not have.
     differing = differing_settings(configuration.groups)
     assert "total_steps" in differing
-    assert "env.corridor_length" not in differing
+    assert "env.delay" not in differing
 
 
 @pytest.mark.parametrize(("counts", "result"), [([], 0), ([0, 0], 0), ([1, 3, 3], 3), ([2, 5, 0, 1], 6), ([4, 1], 5)])

@@ -19,7 +19,7 @@ def with_learner(config: TrainConfig[Any], **values: Any) -> TrainConfig[Any]:
 
 
 def test_the_label_names_the_agent_and_an_algorithm_that_is_not_the_default_one() -> None:
-    config = preset(TASK)
+    config = preset(TASK, algorithm="vtrace")
     assert (config.label, with_learner(config, algorithm="ppo").label) == ("rtrl", "ppo rtrl")
 
 
@@ -49,11 +49,11 @@ def test_on_policy_a_batch_is_all_streams_and_nothing_is_ahead(algorithm: str, f
 def test_a_core_that_one_gradient_can_train_has_it() -> None:
     config = training_config(TASK, ["--core", "lstm"])
     config.check()
-    assert (config.agent.gradient, config.label) == ("tbptt", "lstm tbptt")
+    assert (config.agent.gradient, config.label) == ("tbptt", "ppo lstm tbptt")
     frozen = training_config(TASK, ["--freeze-core"])
     frozen.check()
-    assert (frozen.agent.gradient, frozen.label) == ("tbptt", "frozen")
-    assert training_config(TASK, ["--core", "feedforward"]).label == "feedforward"
+    assert (frozen.agent.gradient, frozen.label) == ("tbptt", "ppo frozen")
+    assert training_config(TASK, ["--core", "feedforward"]).label == "ppo feedforward"
 
 
 @pytest.mark.parametrize(

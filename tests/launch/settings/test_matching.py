@@ -18,7 +18,7 @@ Capture = pytest.CaptureFixture[str]
 def test_a_run_keeps_the_size_that_was_chosen_and_goes_on(
     train_tiny: Callable[..., Path], tmp_path: Path, capsys: Capture
 ) -> None:
-    flags = ["--core", "lstm", "--match-parameters", "elstm", "--hidden-size", "16"]
+    flags = ["--algorithm", "vtrace", "--core", "lstm", "--match-parameters", "elstm", "--hidden-size", "16"]
     size = training_config("memory/tmaze", flags).agent.hidden_size
     run = train_tiny(tmp_path / "run", dict(zip(flags[::2], flags[1::2], strict=True)))
     assert TrainedAgent.load(run).training.agent.hidden_size == size < 16

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from r2ac.envs.minigrid import MinigridOptions
 from r2ac.launch.runtime.process import available_cores, learner_threads
 from r2ac.launch.settings.config import ConfigError, config_from_json
 from r2ac.launch.settings.flags import training_config
-from r2ac.launch.settings.presets import ALGORITHM_SETTINGS, ALGORITHMS_OF, preset
+from r2ac.launch.settings.presets import ALGORITHM_SETTINGS, ALGORITHMS_OF, TASK_SETTINGS, preset
 from r2ac.learner.algorithms import ALGORITHMS
 
 PAPER_TASKS = ["atari/Breakout", "procgen/chaser"]
@@ -157,7 +158,7 @@ def test_every_presets_agent_can_see_its_task(suite: str) -> None:
 def test_vectors_of_memory_tasks_take_no_encoder_and_remember_for_long(suite: str) -> None:
     for task in SUITES[suite].tasks:
         agent = preset(task.name).agent
-        assert (agent.encoder, agent.gradient, agent.chrono_steps) == ("none", "rtrl", 100)
+        assert (agent.encoder, agent.gradient, agent.chrono_steps) == ("none", "rtrl", max(10, 2 * (task.episode_steps() or 50)))
 
 
 def test_the_encoder_for_an_id_fits_what_it_shows() -> None:
@@ -191,7 +192,9 @@ def test_ppo_has_the_settings_of_stable_baselines3_where_they_mean_the_same() ->
 
 @pytest.mark.parametrize("task", ["memory/tmaze", "popgym/RepeatFirstEasy", "minigrid/MemoryS7"])
 def test_ppo_takes_large_steps_where_there_is_to_remember(task: str) -> None:
-    learner = preset(task, algorithm="ppo").learner
+    config = preset(task)
+    assert config == preset(task, algorithm="ppo")
+    learner = config.learner
     assert (learner.optimiser, learner.learning_rate, learner.learning_rate_schedule) == ("adam", 4e-3, "linear")
     assert (learner.n_epochs, learner.normalise_advantage, learner.entropy_cost) == (3, False, 0.01)
     assert (learner.max_gradient_norm, learner.baseline_cost) == (0.5, 1.0)
@@ -201,13 +204,34 @@ def test_ppo_takes_large_steps_where_there_is_to_remember(task: str) -> None:
 def test_ppo_has_the_learning_rate_of_images(suite: str) -> None:
     options = MemoryOptions(pixels=True) if suite == "memory" else MinigridOptions(pixels=True)
     task = SUITES[suite].tasks[0].name
-    assert preset(task, options=options, algorithm="ppo").learner.learning_rate == 1e-3
+    assert preset(task, options=options).learner.learning_rate == 1e-3
 
 
 def test_what_an_algorithm_does_not_name_is_the_suites() -> None:
-    plain, ppo = preset("memory/tmaze"), preset("memory/tmaze", algorithm="ppo")
+    plain, ppo = preset("gym/CartPole-v1"), preset("gym/CartPole-v1", algorithm="ppo")
     assert (ppo.agent, ppo.rollout_length, ppo.num_streams) == (plain.agent, plain.rollout_length, plain.num_streams)
-    assert preset("memory/tmaze", algorithm="vtrace") == plain
+    assert preset("gym/CartPole-v1", algorithm="vtrace") == plain
+
+
+def test_every_task_of_small_observations_has_the_settings_of_a_pattern_that_fits_some_task() -> None:
+    names = [
+        f"{task.name} {kind}" for suite in SUITES.values() for task in suite.tasks for kind in ("vectors", "pixels")
+    ]
+    for pattern in TASK_SETTINGS:
+        assert any(fnmatch(name, pattern) for name in names), pattern
+    for suite in ("memory", "popgym", "minigrid"):
+        assert all(preset(task.name).learner.algorithm == "ppo" for task in SUITES[suite].tasks)
+
+
+def test_time_scales_are_spread_over_twice_an_episode() -> None:
+    assert training_config("memory/tmaze", ["--corridor-length", "500"]).agent.chrono_steps == 2 * 501
+    assert preset("memory/parity").agent.chrono_steps == 2 * 11
+
+
+def test_settings_that_are_made_for_a_core_go_where_another_is_named() -> None:
+    agent = training_config("memory/copy", ["--core", "mingru"]).agent
+    assert (agent.core, agent.recurrent_scale, agent.time_scales) == ("mingru", None, "uniform")
+    assert training_config("memory/copy", ["--core", "mixed:elstm+lru"]) == preset("memory/copy")
 
 
 @pytest.mark.parametrize("algorithm", ["stream", "td"])
@@ -221,7 +245,7 @@ def test_online_there_is_one_stream_and_an_update_at_every_step(algorithm: str) 
 def test_the_settings_of_an_algorithm_are_fields() -> None:
     config = preset("memory/tmaze")
     known = set(vars(config)) | set(vars(config.agent)) | set(vars(config.learner))
-    assert {name for settings in ALGORITHM_SETTINGS.values() for name in settings} <= known
+    assert {name for settings in (*ALGORITHM_SETTINGS.values(), *TASK_SETTINGS.values()) for name in settings} <= known
     assert {name for names in ALGORITHMS_OF for name in names.split()} <= set(vars(config.learner))
     assert set(ALGORITHM_SETTINGS) == set(ALGORITHMS)
 

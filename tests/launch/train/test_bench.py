@@ -14,7 +14,7 @@ from r2ac.launch.settings.presets import preset
 from r2ac.launch.train.bench import BenchTrial, fastest, measure, search
 
 Capture = pytest.CaptureFixture[str]
-CONFIG = preset("memory/tmaze")
+CONFIG = preset("memory/tmaze", algorithm="vtrace")
 
 
 def trial(config: TrainConfig[Any], speed: float) -> BenchTrial:

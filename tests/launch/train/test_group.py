@@ -168,7 +168,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 @pytest.mark.slow
 def test_in_a_cluster_that_was_joined(cluster: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rollouts through Ray, learners that meet on a port."""
-    tiny = preset("memory/tmaze")
+    tiny = preset("memory/tmaze", algorithm="vtrace")
     config = replace(
         tiny,
         agent=replace(tiny.agent, hidden_size=8),
@@ -190,7 +190,9 @@ def test_in_a_cluster_that_was_joined(cluster: str, tmp_path: Path, capsys: pyte
 
 
 def test_a_share_is_an_equal_part() -> None:
-    config = replace(preset("memory/tmaze"), num_learners=2, num_actors=6, batch_size=64, learner_threads=3)
+    config = replace(
+        preset("memory/tmaze", algorithm="vtrace"), num_learners=2, num_actors=6, batch_size=64, learner_threads=3
+    )
     share = share_of(config)
     assert (share.num_actors, share.batch_size, share.learner_threads, share.num_streams) == (3, 32, 3, 192)
     assert share_of(replace(config, learner_threads=0)).learner_threads >= 1
@@ -216,7 +218,7 @@ def test_shares_that_are_not_equal_are_refused(
 
 
 def test_the_shares_of_actors_differ_in_their_episodes_and_not_in_the_numbers_of_their_streams() -> None:
-    config = preset("memory/tmaze")
+    config = preset("memory/tmaze", algorithm="vtrace")
     one = ActorConfig("memory/tmaze", config.env, config.agent, 1, 5, 16, index=0)
     actors = [RolloutActor(each) for each in (one, replace(one, index=3, first_index=3))]
     weights = Weights(0, parameters_to_vector(Agent(actors[0].spec, config.agent).parameters()).detach().numpy())

@@ -44,7 +44,7 @@ PLENTY = Available(machine=10**12, shared=10**12, device=10**12)
 def tmaze(**settings: Any) -> TrainConfig[Any]:
     """3 actors with 2 rollouts in flight, each of 5 steps of 4 streams; batches of 6."""
     small = {"num_actors": 3, "streams_per_actor": 4, "batch_size": 6, "rollout_length": 5, "agent": SMALL}
-    return replace(preset("memory/tmaze"), **{**small, **settings})
+    return replace(preset("memory/tmaze", algorithm="vtrace"), **{**small, **settings})
 
 
 def budget_of(config: TrainConfig[Any], spec: ObservationSpec = TMAZE) -> MemoryBudget:

@@ -18,7 +18,7 @@ from r2ac.launch.cli import main
 from r2ac.learner.checkpoint import latest_checkpoint, load_checkpoint
 
 HERE = Path(__file__).parent / "bits"
-MAZE = "memory/tmaze --corridor-length 6 --hidden-size 32 --total-steps 6400"
+MAZE = "memory/tmaze --algorithm vtrace --corridor-length 6 --hidden-size 32 --total-steps 6400"
 GAME = "atari/Breakout --batch-size 2 --streams-per-actor 2 --rollout-length 10 --hidden-size 16 --total-steps 120"
 RUNS = {
     "tmaze-rtrl": f"{MAZE} --gradient rtrl",

@@ -83,7 +83,7 @@ def test_what_does_not_go_together_is_one_sentence(
 
 
 def test_workers_act_where_they_were_asked_for() -> None:
-    config, images = preset("memory/tmaze"), ObservationSpec((3, 64, 64), DiscreteActions(4))
+    config, images = preset("memory/tmaze", algorithm="vtrace"), ObservationSpec((3, 64, 64), DiscreteActions(4))
     assert acts_on_workers(replace(config, inference="worker"), ObservationSpec((4,), DiscreteActions(2)))
     assert not acts_on_workers(replace(config, inference="actor"), images)
     assert not acts_on_workers(config, ObservationSpec((4,), DiscreteActions(2)))

@@ -87,7 +87,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine
 
 
 def settings(device: str = "auto", **changes: Any) -> TrainConfig[Any]:
-    return replace(preset("memory/tmaze"), device=device, **changes)
+    return replace(preset("memory/tmaze", algorithm="vtrace"), device=device, **changes)
 
 
 def train_alone(config: TrainConfig[Any]) -> None:

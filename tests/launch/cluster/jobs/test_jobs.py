@@ -37,7 +37,17 @@ class Cluster(Protocol):
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-TINY = ["memory/tmaze", "--streams-per-actor", "8", "--batch-size", "8", "--rollout-length", "5"]
+TINY = [
+    "memory/tmaze",
+    "--algorithm",
+    "vtrace",
+    "--streams-per-actor",
+    "8",
+    "--batch-size",
+    "8",
+    "--rollout-length",
+    "5",
+]
 TINY += ["--hidden-size", "8", "--corridor-length", "4"]
 # A machine that is busy starts processes late.
 PATIENT = ["--wait-seconds", "600"]

@@ -103,7 +103,7 @@ def test_needs_follow_the_settings() -> None:
 
 
 def test_inference_workers_take_a_cpu_each() -> None:
-    config = replace(preset("memory/tmaze"), num_actors=6, inference="worker", inference_workers=2)
+    config = replace(preset("memory/tmaze", algorithm="vtrace"), num_actors=6, inference="worker", inference_workers=2)
     assert Needs.of(config).actors == 8
     with pytest.raises(ConfigError, match="--inference-device is cuda, but a manifest asks for the GPUs of learners"):
         Needs.of(replace(config, inference_device="cuda"))
