@@ -102,9 +102,9 @@ def _triton() -> Kernels | None:
     if reason is not None:
         warnings.warn(f"the recurrence runs in plain PyTorch, many launches a step: {reason}", stacklevel=2)
         return None
-    from r2ac.kernels import triton_scan, triton_sensitivity
+    from r2ac.kernels import triton_linear, triton_scan, triton_sensitivity
 
-    return _from_modules("triton", triton_scan, scan, triton_sensitivity)
+    return _from_modules("triton", triton_scan, triton_linear, triton_sensitivity)
 
 
 def _missing_for_triton() -> str | None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from r2ac.kernels import choice, scan, triton_scan, triton_sensitivity
+from r2ac.kernels import choice, triton_linear, triton_scan, triton_sensitivity
 from tests.fake_cuda.spy import Launch
 
 
@@ -25,10 +25,10 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def launches(monkeypatch: pytest.MonkeyPatch, fake_cuda: None) -> None:
     """The core runs as on a GPU, up to the launches of its Triton kernels."""
-    for module in (triton_scan, triton_sensitivity):
+    for module in (triton_linear, triton_scan, triton_sensitivity):
         for name in [name for name in vars(module) if name.endswith("_kernel")]:
             monkeypatch.setattr(module, name, Launch(name))
-    kernels = choice._from_modules("triton", triton_scan, scan, triton_sensitivity)
+    kernels = choice._from_modules("triton", triton_scan, triton_linear, triton_sensitivity)
     monkeypatch.setattr(choice, "_triton", lambda: kernels)
     # Fakes go by the operators, as all do that a compiler or a profiler looks at.
     monkeypatch.setattr(import_module("r2ac.kernels.recurrence"), "_needs_operators", lambda tensor: False)

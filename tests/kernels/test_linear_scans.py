@@ -1,9 +1,11 @@
-"""The scans of any cell, from its coefficients and its derivatives, in C++ against the references in float64."""
+"""The scans of any cell, from its coefficients and its derivatives, in C++ and in Triton against the references in
+float64. Triton runs on the GPU where there is one, else in its interpreter."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from hypothesis import given
@@ -13,6 +15,7 @@ from torch import Tensor
 from r2ac.kernels import Linearisation, native, scan
 from r2ac.kernels.native_library import missing_reason
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DOUBLE, SINGLE = torch.float64, torch.float32
 
 
@@ -63,3 +66,16 @@ def test_the_native_scans_are_the_references(tensors: dict[str, Tensor], jump: b
     expected = run(scan, tensors, jump)
     for same, bound in ((tensors, 1e-12), (in_single(tensors), 1e-4)):
         torch.testing.assert_close(run(native, same, jump), expected, rtol=bound, atol=bound, check_dtype=False)
+
+
+# The interpreter takes milliseconds a step, and computes in NumPy, which remarks on infinities.
+@pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning")
+@hypothesis.settings(max_examples=40)
+@given(linear_rollouts(), st.booleans())
+def test_the_triton_scans_are_the_references(tensors: dict[str, Tensor], jump: bool) -> None:
+    pytest.importorskip("triton", reason="Triton has no build for this machine")
+    from r2ac.kernels import triton_linear
+
+    same = {name: tensor.to(DEVICE) for name, tensor in in_single(tensors).items()}
+    found = tuple(tensor.cpu() for tensor in run(triton_linear, same, jump))
+    torch.testing.assert_close(found, run(scan, tensors, jump), rtol=1e-4, atol=1e-4, check_dtype=False)

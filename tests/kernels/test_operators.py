@@ -23,7 +23,6 @@ from r2ac.kernels import (
     Traces,
     kernels_for,
     recurrence,
-    scan,
 )
 from r2ac.kernels.native_library import missing_reason
 from r2ac.kernels.operators import backward_scan, block_sensitivity_pass_, sensitivity_pass_, vector_pass_
@@ -172,17 +171,18 @@ def test_a_cpu_takes_the_compiled_kernels_where_there_are_any() -> None:
         assert kernels_for(torch.zeros(1, dtype=dtype)).name == ("native" if missing_reason() is None else "reference")
 
 
-def test_the_whole_of_rtrl_on_tritons_kernels_is_step_by_step_rtrl(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cell", ["elstm", "minlstm", "rtu", "s5"])
+def test_the_whole_of_rtrl_on_tritons_kernels_is_step_by_step_rtrl(monkeypatch: pytest.MonkeyPatch, cell: str) -> None:
     """Cells, gradients and sensitivities over rollouts with resets, float32 beside float64, to 1e-5."""
     pytest.importorskip("triton", reason="Triton has no build for this machine")
-    from r2ac.kernels import triton_scan, triton_sensitivity
+    from r2ac.kernels import triton_linear, triton_scan, triton_sensitivity
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     kernels = Kernels(
         "triton",
         triton_scan.backward_scan,
-        scan.linear_forward_scan,
-        scan.linear_reverse_scan,
+        triton_linear.linear_forward_scan,
+        triton_linear.linear_reverse_scan,
         triton_sensitivity.sensitivity_pass_,
         triton_sensitivity.vector_pass_,
         triton_sensitivity.block_sensitivity_pass_,
@@ -190,26 +190,28 @@ def test_the_whole_of_rtrl_on_tritons_kernels_is_step_by_step_rtrl(monkeypatch: 
     )
     for module in ("operators", "recurrence"):
         monkeypatch.setattr(importlib.import_module(f"r2ac.kernels.{module}"), "kernels_for", lambda tensor: kernels)
-    core = ELSTM(WIDTH, HIDDEN).to(device)
+    core = Recurrent(cell, WIDTH, HIDDEN).to(device)
     weights = core.recurrent_parameters
     oracle = StepByStepRTRL(
-        CELLS["elstm"],
-        *(weight.detach().double() for weight in weights),
-        torch.zeros(BATCH, HIDDEN, dtype=torch.float64, device=device),
-        Traces.zeros(CELLS["elstm"], BATCH, HIDDEN, WIDTH, torch.device(device), torch.float64),
+        CELLS[cell],
+        weights[0].detach().double(),
+        core._own().detach().double(),
+        core.bias.detach().double(),
+        torch.zeros(BATCH, *CELLS[cell].pair, HIDDEN, dtype=torch.float64, device=device),
+        Traces.zeros(CELLS[cell], BATCH, HIDDEN, WIDTH, torch.device(device), torch.float64),
     )
     rows = torch.tensor([4, 0, 2], device=device)
     carry = replace(core.initial_carry(ROWS), state=core.initial_carry(BATCH).state).of_streams(rows)
     for steps in (3, 17, 1):
-        x, by_cell = (torch.randn(steps, BATCH, size, device=device) for size in (WIDTH, HIDDEN))
+        x, by_cell = (torch.randn(steps, BATCH, size, device=device) for size in (WIDTH, core.output_size))
         is_first = (torch.rand(steps, BATCH) < 0.1).to(device)
         cells, carry = core.states(x, carry, is_first)
         cells.backward(by_cell)
         for t in range(steps):
             torch.testing.assert_close(
-                oracle.step(x[t].double(), is_first[t]), cells[t].detach().double(), atol=1e-5, rtol=0
+                oracle.step(x[t].double(), is_first[t]).flatten(1), cells[t].detach().double(), atol=1e-5, rtol=0
             )
-            oracle.accumulate(by_cell[t].double())
+            oracle.accumulate(by_cell[t].double().view(BATCH, *CELLS[cell].pair, HIDDEN))
     by_weight, *by_vectors = (weight.grad for weight in weights if weight.grad is not None)
     found = by_weight, torch.cat(by_vectors), carry.traces[0].weight[rows], carry.traces[0].vectors[rows]
     for mine, exact in zip(found, (*oracle.gradient, *oracle.traces.tensors()), strict=True):

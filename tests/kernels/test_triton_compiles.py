@@ -64,7 +64,25 @@ def a_pass(
     )
 
 
+def a_reverse_scan(parts: int, gates: int, own: int, jump: bool) -> Case:
+    from r2ac.kernels.triton_linear import reverse_constants
+
+    arguments = *[FLOATS] * 4, BOOLS, *[FLOATS] * 6, *[SIZE] * 6
+    return Case("_reverse_kernel", arguments, reverse_constants(parts, gates, own, jump))
+
+
 CASES = {
+    "r2ac.kernels.triton_linear": [
+        *[
+            Case("_forward_kernel", (*[FLOATS] * 3, BOOLS, FLOATS, *[SIZE] * 4), {"PARTS": parts, "BLOCK": 32})
+            for parts in (1, 2)
+        ],
+        a_reverse_scan(1, 2, 0, True),
+        a_reverse_scan(1, 3, 1, False),
+        a_reverse_scan(2, 4, 1, True),
+    ]
+    if find_spec("triton")
+    else [],
     "r2ac.kernels.triton_scan": [
         Case("_forward_kernel", (*[FLOATS] * 4, BOOLS, FLOATS, *[SIZE] * 3), {"BLOCK": 32}),
         Case("_backward_kernel", (*[FLOATS] * 6, BOOLS, *[FLOATS] * 6, *[SIZE] * 3), {"JUMP": True, "BLOCK": 32}),
