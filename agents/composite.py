@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,6 +52,11 @@ class Composite(Core):
         parts = zip(self.cores(), self.inputs(x, carry.state, is_first), self.split(carry), strict=True)
         return _joined([part.advance(each, own, is_first) for part, each, own in parts])
 
+    def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+        """Each part's by itself: what it reads is a constant."""
+        parts = zip(self.cores(), self.inputs(x, state, is_first), self.split_state(state), strict=True)
+        return torch.cat([part.truncated_states(each, own, is_first) for part, each, own in parts], dim=-1)
+
     def boundary_by_stream(self, by_state: Tensor, carry: Carry) -> tuple[Tensor, ...]:
         parts = zip(self.cores(), self.split_state(by_state), self.split(carry), strict=True)
         return tuple(term for part, by_own, own in parts for term in part.boundary_by_stream(by_own, own))
@@ -88,9 +93,6 @@ class Mixed(Composite):
         done = [part.transition(x, own, is_first) for part, own in self._with(state)]
         h, states = zip(*done, strict=True)
         return torch.cat(h, dim=-1), torch.cat(states, dim=-1)
-
-    def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
-        return torch.cat([part.truncated_states(x, own, is_first) for part, own in self._with(state)], dim=-1)
 
     def retention(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
         return torch.cat([part.retention(x, own, is_first) for part, own in self._with(state)], dim=-1)
@@ -131,13 +133,6 @@ class Stack(Composite):
         _, h, state = self._through(x, state, is_first)
         return h, state
 
-    def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
-        states = []
-        for x_t, first in zip(x, is_first, strict=True):
-            _, state = self.transition(x_t, state, first)
-            states.append(state)
-        return torch.stack(states)
-
     @torch.no_grad()
     def inputs(self, x: Tensor, state: Tensor, is_first: Tensor) -> Sequence[Tensor]:
         steps = []
@@ -163,15 +158,15 @@ class Stack(Composite):
         return read, x, torch.cat(states, dim=-1)
 
 
-class _Transition(nn.Module):
-    """A core's transition as a module's forward, which takes other parameters."""
+class Method(nn.Module):
+    """A method of a core as a module's forward: `torch.func.functional_call` gives it other parameters."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: Core, method: Callable[..., Any]) -> None:
         super().__init__()
-        self.core = core
+        self.core, self.method = core, method
 
-    def forward(self, *arguments: Tensor) -> Tensor:
-        return self.core.transition(*arguments)[0]
+    def forward(self, *arguments: Tensor) -> Any:
+        return self.method(*arguments)
 
 
 def _in_each_step(layer: Core, x: Tensor, state: Tensor, states: Tensor, is_first: Tensor) -> Tensor:
@@ -180,8 +175,8 @@ def _in_each_step(layer: Core, x: Tensor, state: Tensor, states: Tensor, is_firs
     before = torch.cat((state.unsqueeze(0), states[:-1]))
     constants = {f"core.{name}": weight.detach() for name, weight in layer.named_parameters()}
     steps = x.flatten(0, 1), before.detach().flatten(0, 1), is_first.flatten()
-    h = torch.func.functional_call(_Transition(layer), constants, steps).view(*x.shape[:2], -1)
-    return h - h.detach()
+    h, _ = torch.func.functional_call(Method(layer, layer.transition), constants, steps)
+    return (h - h.detach()).view(*x.shape[:2], -1)
 
 
 def _joined(carries: Sequence[Carry]) -> Carry:

@@ -9,7 +9,7 @@ Gradient = Literal["rtrl", "tbptt"]
 EncoderName = Literal["auto", "impala", "nature", "mlp", "none"]
 ReadoutName = Literal["linear", "mlp"]
 TimeScales = Literal["uniform", "log-uniform"]
-LayerGradient = Literal["rollout", "local"]
+LayerGradient = Literal["rollout", "local", "full"]
 FIXED_GRADIENTS: dict[str, Gradient | None] = {"feedforward": None, "lstm": "tbptt", "gru": "tbptt"}
 """The gradient through time of every core that RTRL cannot train; None: it has no memory, and so no such gradient."""
 
@@ -33,7 +33,8 @@ class AgentConfig:
     """Cores one above the other; each reads the output of the one below."""
     layer_gradient: LayerGradient = "rollout"
     """With several layers, what reaches a lower one from those above: the gradient through their time inside the
-    rollout (rollout), or inside each step only (local). Within each layer it is that of --gradient."""
+    rollout (rollout), inside each step only (local), or the exact one from the first step on, for small sizes (full).
+    Within each layer it is that of --gradient."""
     match_parameters: str | None = None
     """Choose --hidden-size so that the agent has as many parameters, as nearly as can be, as it would have with this
     core and the --hidden-size given; the run's settings hold the size that was chosen."""

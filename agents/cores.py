@@ -7,9 +7,10 @@ from dataclasses import replace
 from functools import partial
 
 from r2ac.agents.composite import Mixed, Stack
-from r2ac.agents.config import AgentConfig
+from r2ac.agents.config import AgentConfig, gradient_of
 from r2ac.agents.core import Core
 from r2ac.agents.feedforward import FeedForward
+from r2ac.agents.full import FullStack
 from r2ac.agents.lstm import GRU, LSTM
 from r2ac.agents.recurrent import Recurrent
 from r2ac.kernels import CELLS
@@ -82,6 +83,12 @@ def make_core(input_size: int, config: AgentConfig) -> Core:
     Raises:
         ValueError: for an unknown name, layers below 1, or settings that the core refuses.
     """
+    full = config.layer_gradient == "full"
+    if full and gradient_of(config.core, config.gradient, config.freeze_core) != "rtrl":
+        raise ValueError(
+            "layer_gradient is full, but it must be rollout or local with an agent that is trained without "
+            f"sensitivities ({config.label})"
+        )
     if config.freeze_core:
         learning = replace(config, freeze_core=False, gradient="tbptt")
         return make_core(input_size, learning).requires_grad_(False)
@@ -94,10 +101,12 @@ def make_core(input_size: int, config: AgentConfig) -> Core:
         if config.layer_gradient != AgentConfig.layer_gradient:
             raise ValueError(f"layer_gradient is {config.layer_gradient}, but layers is 1: there is no layer below")
         return make(input_size, config)
-    layers = [make(input_size, config)]
+    # Sensitivities of the whole stand in for those of its layers.
+    layer = replace(config, gradient="tbptt") if full else config
+    layers = [make(input_size, layer)]
     while len(layers) < config.layers:
-        layers.append(make(layers[-1].output_size, config))
-    return Stack(layers, config.layer_gradient)
+        layers.append(make(layers[-1].output_size, layer))
+    return FullStack(layers) if full else Stack(layers, config.layer_gradient)
 
 
 def _cells_of(core: str) -> list[str]:

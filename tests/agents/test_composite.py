@@ -18,6 +18,7 @@ from r2ac.agents.composite import Stack
 from r2ac.agents.cores import make_core
 
 DOUBLE, WIDTH, STREAMS = torch.float64, 3, 2
+FULL: dict[str, object] = {"layers": 2, "layer_gradient": "full"}
 cuts = given(lengths=st.lists(st.integers(1, 4), min_size=2, max_size=4), chance=st.randoms(use_true_random=False))
 
 
@@ -82,12 +83,20 @@ def rollouts_of(
 
 
 @cuts
-@pytest.mark.parametrize("name", ["mixed:elstm+lru", "mixed:mingru+rtu+indrnn"])
-def test_cells_side_by_side_have_the_gradient_of_the_whole_history(
-    name: str, lengths: list[int], chance: Random
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("mixed:elstm+lru", {}),
+        ("mixed:mingru+rtu+indrnn", {}),
+        ("elstm", FULL),
+        ("mixed:qrnn+lru", FULL | {"hidden_size": 2}),
+    ],
+)
+def test_gradients_are_those_of_the_whole_history(
+    name: str, settings: dict[str, object], lengths: list[int], chance: Random
 ) -> None:
     torch.manual_seed(chance.randrange(2**31))
-    core = composite(name)
+    core = composite(name, **settings)
     x, is_first, by_h = draw(core, sum(lengths))
     expected_h = through_all(core, x, is_first)
     for part, found_h, gradients in rollouts_of(core, x, is_first, by_h, lengths, chance):
@@ -134,7 +143,9 @@ def test_one_rollout_of_a_stack_has_the_gradient_of_bptt() -> None:
     torch.testing.assert_close(gradients, list(whole), rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("settings", [{"core": "mixed:elstm+lru"}, {"layers": 2}, {"core": "feedforward", "layers": 2}])
+@pytest.mark.parametrize(
+    "settings", [{"core": "mixed:elstm+lru"}, {"layers": 2}, {"core": "feedforward", "layers": 2}, FULL]
+)
 def test_a_rollout_from_which_nothing_is_learned_leaves_the_same_carry(settings: dict[str, object]) -> None:
     core = composite(**settings)  # type: ignore[arg-type]
     x, is_first, by_h = draw(core, 4)
@@ -152,18 +163,46 @@ def test_a_rollout_from_which_nothing_is_learned_leaves_the_same_carry(settings:
         torch.testing.assert_close(core.truncated_states(x, state, is_first), states)
 
 
-def test_the_terms_of_the_streams_add_up_to_the_boundary_term() -> None:
-    core = composite("mixed:elstm+lru", layers=2)
+@pytest.mark.parametrize("settings", [{"core": "mixed:elstm+lru", "layers": 2}, FULL])
+def test_the_terms_of_the_streams_add_up_to_the_boundary_term(settings: dict[str, object]) -> None:
+    core = composite(**settings)  # type: ignore[arg-type]
     x, is_first, by_h = draw(core, 4)
     kept, streams = core.initial_carry(STREAMS), torch.arange(STREAMS)
     for tensor in (tensor for traces in kept.traces for tensor in traces.tensors()):
         tensor.normal_()
-    carry = core.with_notes(kept.of_streams(streams, torch.tensor([False, True])))
-    before = copy.deepcopy(carry)
-    h, _ = core(x, carry, torch.zeros_like(is_first))
-    (h * by_h).sum().backward()
-    by_state = torch.cat([note.by_state.flatten(1) for note in carry.notes if note.by_state is not None], 1)
-    boundary = torch.cat([note.boundary for note in carry.notes if note.boundary is not None])
-    terms = core.boundary_by_stream(by_state, before)
-    torch.testing.assert_close(torch.cat([term.sum(0).flatten() for term in terms]), boundary)
-    assert [term.shape[1:] for term in terms] == [weight.shape for weight in core.recurrent_parameters]
+    carry = kept.of_streams(streams, torch.tensor([False, True]))
+    state = carry.state.requires_grad_()
+    h, _ = core.transition(x[0], state, is_first[0])
+    by_state = torch.autograd.grad((h * by_h[0]).sum(), state)[0]
+    terms = core.boundary_by_stream(by_state, carry)
+    assert [term.shape for term in terms] == [(STREAMS, *weight.shape) for weight in core.recurrent_parameters]
+    found = []
+    for fresh in (carry.traces[0].fresh, torch.tensor([True, True])):
+        core.zero_grad()
+        h, _ = core(x[:1], copy.deepcopy(kept).of_streams(streams, fresh), is_first[:1])
+        (h * by_h[:1]).sum().backward()
+        found.append([weight.grad for weight in core.recurrent_parameters if weight.grad is not None])
+    boundary = [whole - inside for whole, inside in zip(*found, strict=True)]
+    torch.testing.assert_close([term.sum(0) for term in terms], boundary)
+
+
+def test_sensitivities_of_exact_layers_are_read_by_each_pass_over_a_rollout_and_advanced_by_the_last() -> None:
+    core = composite(**FULL)
+    x, is_first, by_h = draw(core, 3)
+    kept = core.initial_carry(STREAMS)
+    kept.traces[0].weight.normal_()
+    carry = kept.of_streams(torch.arange(STREAMS), torch.tensor([False, True]))
+    at_first, advanced = copy.deepcopy(kept.traces[0].weight), copy.deepcopy(carry)
+    core.advance(x, advanced, is_first)
+
+    def gradients(start: Carry, columns: list[int]) -> list[Tensor]:
+        core.zero_grad()
+        h, _ = core(x[:, columns], start, is_first[:, columns])
+        (h * by_h[:, columns]).sum().backward()
+        return [weight.grad.clone() for weight in core.recurrent_parameters if weight.grad is not None]
+
+    of_all = gradients(Carry(carry.state, (replace(carry.traces[0], advance=False),)), [0, 1])
+    torch.testing.assert_close(kept.traces[0].weight, at_first)
+    by_column = [gradients(carry.select(torch.tensor([column])), [column]) for column in (1, 0)]
+    torch.testing.assert_close([sum(pair) for pair in zip(*by_column, strict=True)], of_all)
+    torch.testing.assert_close(kept.traces[0].weight, advanced.traces[0].weight)

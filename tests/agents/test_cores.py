@@ -45,3 +45,19 @@ def test_a_frozen_core_is_the_start_of_one_that_learns_and_has_no_traces(core: s
     (expected,) = torch.autograd.grad(learning(x, learning.initial_carry(2), is_first)[0].sum(), x)
     torch.testing.assert_close(by_x, expected)
     assert not any(parameter.requires_grad for parameter in frozen.parameters())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (AgentConfig(layers=0), "layers must be at least 1, not 0"),
+        (AgentConfig(layer_gradient="full"), "layer_gradient is full, but layers is 1"),
+        (AgentConfig(layers=2, layer_gradient="full", gradient="tbptt"), r"must be rollout or local .* \(tbptt\)"),
+        (AgentConfig(layers=2, layer_gradient="full", core="feedforward"), r"rollout or local .* \(feedforward\)"),
+        (AgentConfig(layers=2, layer_gradient="full", freeze_core=True), r"rollout or local .* \(frozen\)"),
+        (AgentConfig(layers=2, layer_gradient="full"), "2 layers of 256 units take 412 MB .* at most 64 MB"),
+    ],
+)
+def test_layers_that_cannot_be_are_refused(config: AgentConfig, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_core(3, config)
