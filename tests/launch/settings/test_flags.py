@@ -137,7 +137,7 @@ def test_two_trainings_that_begin_in_one_second_have_two_directories(
         assert main(["train", "memory/tmaze", *tiny]) == 0
     runs = tmp_path / "runs" / "memory-tmaze"
     assert sorted(path.name for path in runs.iterdir()) == [
-        f"rtrl-seed1-20260101-120000{suffix}" for suffix in ("", "-2", "-3")
+        f"ppo-rtrl-seed1-20260101-120000{suffix}" for suffix in ("", "-2", "-3")
     ]
     assert all((run / "config.json").is_file() for run in runs.iterdir())
 

@@ -158,7 +158,8 @@ def test_every_presets_agent_can_see_its_task(suite: str) -> None:
 def test_vectors_of_memory_tasks_take_no_encoder_and_remember_for_long(suite: str) -> None:
     for task in SUITES[suite].tasks:
         agent = preset(task.name).agent
-        assert (agent.encoder, agent.gradient, agent.chrono_steps) == ("none", "rtrl", max(10, 2 * (task.episode_steps() or 50)))
+        assert (agent.encoder, agent.gradient) == ("none", "rtrl")
+        assert agent.chrono_steps == max(10, 2 * (task.episode_steps() or 50))
 
 
 def test_the_encoder_for_an_id_fits_what_it_shows() -> None:
