@@ -34,7 +34,7 @@ def test_help_names_the_flags(capsys: Capture, command: list[str], words: list[s
 
 
 def test_help_breaks_lines_where_the_terminal_ends_only(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "1200")
     with pytest.raises(SystemExit):
         main(["train", "memory/tmaze", "--help"])
     printed = capsys.readouterr().out
