@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -14,6 +15,10 @@ from torch.nn.functional import linear
 from r2ac.agents.config import TimeScales
 from r2ac.agents.core import Carry, Core
 from r2ac.agents.recurrent import draw_time_scales
+
+_STEPS_OF_A_PIECE = 5
+"""Steps between two resets, in the mean over a rollout, from which on PyTorch's kernels are called for such a piece: a
+call for fewer takes longer than to go step by step."""
 
 
 class FullyRecurrent(Core):
@@ -80,21 +85,19 @@ class FullyRecurrent(Core):
         return Carry(torch.zeros(shape, device=device or bias.device, dtype=dtype or bias.dtype))
 
     def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
-        # Where resets lie is not known to a CUDA graph, which is the same for all data, nor of fake tensors.
-        if isinstance(x, FakeTensor) or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
+        pieces = _pieces_between_resets(is_first)
+        if len(pieces) * _STEPS_OF_A_PIECE > len(x) or not pieces:
             states = self.truncated_states(x, carry.state, is_first)
             return states[..., : self.hidden_size], states.detach(), Carry(states[-1].detach())
-        h = self._between_resets(x, carry.state, is_first)
+        h = self._by_pieces(x, carry.state, is_first, pieces)
         with torch.no_grad():
             states = self._states(x, h, carry.state, is_first)
         return h, states, Carry(states[-1])
 
-    def _between_resets(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
-        """h, [T, B, N], by PyTorch's own kernels (cuDNN's on a GPU), called for the steps from one reset of any stream
-        to the next; the host waits for a GPU to know these."""
+    def _by_pieces(self, x: Tensor, state: Tensor, is_first: Tensor, pieces: Sequence[tuple[int, int]]) -> Tensor:
+        """h, [T, B, N], by PyTorch's own kernels (cuDNN's on a GPU), called once for each piece."""
         outputs = []
-        resets = 1 + is_first[1:].any(dim=1).nonzero().flatten()
-        for begin, end in pairwise((0, *resets.tolist(), len(x))):
+        for begin, end in pieces:
             before = state.masked_fill(is_first[begin].unsqueeze(-1), 0).unsqueeze(0).chunk(self.parts, dim=-1)
             parts = tuple(part.contiguous() for part in before)
             h, after = self.rnn(x[begin:end], parts if self.parts > 1 else parts[0])
@@ -142,6 +145,15 @@ class FullyRecurrent(Core):
     def _after(self, given: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
         state = state.masked_fill(is_first.unsqueeze(-1), 0)
         return self._cell(given, self._recurrent(state[..., : self.hidden_size]), state)
+
+
+def _pieces_between_resets(is_first: Tensor) -> list[tuple[int, int]]:
+    """Where the pieces of a rollout begin and end within which no stream is reset; none where the host cannot know: in
+    a CUDA graph, which is the same for all data, and of fake tensors. The host waits for a GPU."""
+    if isinstance(is_first, FakeTensor) or (is_first.is_cuda and torch.cuda.is_current_stream_capturing()):
+        return []
+    resets = 1 + is_first[1:].any(dim=1).nonzero().flatten()
+    return list(pairwise((0, *resets.tolist(), len(is_first))))
 
 
 class LSTM(FullyRecurrent):

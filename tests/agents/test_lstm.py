@@ -22,11 +22,11 @@ def made(kind: Kind, seed: int = 0, **settings: Any) -> LSTM | GRU:
 
 
 def rollout(seed: int = 1, steps: int = T) -> tuple[Tensor, Tensor]:
-    """Inputs and is_first: resets of one stream, of two at once, in steps that follow one another, and none."""
+    """Inputs and is_first: resets of one stream, of two at once, and in steps that follow one another."""
     torch.manual_seed(seed)
     is_first = torch.zeros(steps, B, dtype=torch.bool)
     for step, stream in ((0, 1), (2, 0), (3, 0), (3, 1), (steps - 1, 1)):
-        is_first[step, stream] = True
+        is_first[min(step, steps - 1), stream] = True
     return torch.randn(steps, B, D, dtype=torch.float64), is_first
 
 
@@ -49,15 +49,19 @@ def by_torch(core: LSTM | GRU, x: Tensor, state: Tensor, is_first: Tensor) -> tu
 
 
 @KINDS
-@pytest.mark.parametrize("resets", [False, True])
-def test_outputs_states_and_gradients_are_those_of_torch(kind: Kind, resets: bool) -> None:
-    core, (x, is_first) = made(kind), rollout()
+@pytest.mark.parametrize(("steps", "resets"), [(T, False), (T, True), (1, False), (24, True)])
+def test_outputs_states_and_gradients_are_those_of_torch(kind: Kind, steps: int, resets: bool) -> None:
+    """By pieces between resets where these are long enough in the mean, else step by step."""
+    core, (x, is_first) = made(kind), rollout(steps=steps)
     is_first = is_first if resets else torch.zeros_like(is_first)
     state = torch.randn(B, core.state_size, dtype=torch.float64)
     x.requires_grad_()
     expected, last = by_torch(core, x, state, is_first)
-    weights = torch.randn(T, B, N, dtype=torch.float64)
+    calls = []
+    core.rnn.register_forward_hook(lambda *_: calls.append(1))
+    weights = torch.randn(steps, B, N, dtype=torch.float64)
     h, states, carry = core.unroll(x, Carry(state), is_first)
+    assert len(calls) == {(T, False): 1, (T, True): 0, (1, False): 0, (24, True): 4}[steps, resets]
     torch.testing.assert_close((h, states[-1], carry.state), (expected, last, last))
     assert carry.traces == ()
     assert not any(tensor.requires_grad for tensor in (states, carry.state))
