@@ -80,8 +80,10 @@ def backward_scan(direct: Tensor, jacobian: Tensor) -> Tensor:
     return total
 
 
-def linear_forward_scan(factor: Tensor, added: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
-    """c_t = a_t c_{t-1} + b_t: see :func:`r2ac.kernels.scan.linear_forward_scan`."""
+def linear_forward_scan(
+    factor: Tensor, added: Tensor, state: Tensor, is_first: Tensor, squashed: bool = False
+) -> Tensor:
+    """c_t = a_t c_{t-1} + b_t, or tanh of it: see :func:`r2ac.kernels.scan.linear_forward_scan`."""
     _check_type(added)
     if added.dim() not in (3, 4) or added.shape[0] < 1:
         raise ValueError(f"added must be [T >= 1, B, (2,) N], not {list(added.shape)}")
@@ -91,7 +93,7 @@ def linear_forward_scan(factor: Tensor, added: Tensor, state: Tensor, is_first: 
     state = _ready("state", state, (batch, *pair, units), dtype)
     is_first = _ready("is_first", is_first, (steps, batch), torch.bool)
     states = torch.empty_like(added)
-    sizes = stride, len(pair) + 1, steps, batch, units
+    sizes = stride, squashed, len(pair) + 1, steps, batch, units
     _call("linear_forward", (factor, added, state, is_first, states), sizes, work=states.numel())
     return states
 

@@ -31,7 +31,7 @@ SIGNATURES = {
     "elstm_forward": (6, 3),
     "elstm_backward": (14, 3),
     "backward_scan": (3, 2),
-    "linear_forward": (5, 5),
+    "linear_forward": (5, 6),
     "linear_reverse": (12, 9),
     "sensitivity_pass": (8, 6),
     "vector_pass": (7, 4),

@@ -6,14 +6,16 @@
 #pragma once
 
 #include "native_blocks.h"
+#include "native_math.h"
 
 namespace {
 
-// c_t = a_t c_{t-1} + b_t, for pairs as complex numbers.
-template <class Real>
-void linear_forward(
+// c_t = a_t c_{t-1} + b_t, or tanh of it; for pairs a, b and c are complex numbers, and tanh is of each part.
+template <class Real, bool squashed>
+void forward_of(
     const Real* factor, const Real* added, const Real* state, const bool* is_first, Real* states, Size factor_row,
     Size parts, Size steps, Size batch, Size units, int threads) {
+    const auto output = [](Real x) { return squashed ? hyperbolic_tangent(x) : x; };
     const Size blocks = blocks_of(units), items = batch * blocks, size = parts * units;
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (Size item = 0; item < items; ++item) {
@@ -25,18 +27,26 @@ void linear_forward(
             Real* out = states + at;
             if (parts == 1) {
 #pragma omp simd
-                for (Size i = 0; i < block.width; ++i) out[i] = a[i] * c[i] + b[i];
+                for (Size i = 0; i < block.width; ++i) out[i] = output(a[i] * c[i] + b[i]);
                 continue;
             }
             const Real* other =
                 previous_states(state, states, is_first, t, batch, size, block.stream, units + block.begin);
 #pragma omp simd
             for (Size i = 0; i < block.width; ++i) {
-                out[i] = a[i] * c[i] - a[units + i] * other[i] + b[i];
-                out[units + i] = a[units + i] * c[i] + a[i] * other[i] + b[units + i];
+                out[i] = output(a[i] * c[i] - a[units + i] * other[i] + b[i]);
+                out[units + i] = output(a[units + i] * c[i] + a[i] * other[i] + b[units + i]);
             }
         }
     }
+}
+
+template <class Real>
+void linear_forward(
+    const Real* factor, const Real* added, const Real* state, const bool* is_first, Real* states, Size factor_row,
+    Size squashed, Size parts, Size steps, Size batch, Size units, int threads) {
+    const auto run = squashed ? forward_of<Real, true> : forward_of<Real, false>;
+    run(factor, added, state, is_first, states, factor_row, parts, steps, batch, units, threads);
 }
 
 // What the reverse loop carries from step to step, of one block.

@@ -37,7 +37,9 @@ class ReverseScan(NamedTuple):
     """The gain of the vectors' sensitivities over the rollout, [B, (2,) L + K, N]."""
 
 
-def linear_forward_scan(factor: Tensor, added: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+def linear_forward_scan(
+    factor: Tensor, added: Tensor, state: Tensor, is_first: Tensor, squashed: bool = False
+) -> Tensor:
     """c_t = a_t c_{t-1} + b_t; for pairs, as complex numbers.
 
     Args:
@@ -45,6 +47,7 @@ def linear_forward_scan(factor: Tensor, added: Tensor, state: Tensor, is_first: 
         added: b_t, as ``factor``.
         state: the state before the rollout, [B, (2,) N].
         is_first: [T, B] bool; the state is zeroed *before* such a step, even one that is not finite.
+        squashed: whether c_t is tanh of that, of both parts of a pair.
 
     Returns:
         c_t, as ``added``.
@@ -54,6 +57,7 @@ def linear_forward_scan(factor: Tensor, added: Tensor, state: Tensor, is_first: 
         # Not by a product: a reset forgets a state that is not finite, too.
         state = state.masked_fill(_like(first, state), 0)
         state = (a * state if state.dim() == 2 else times(a, state)) + b
+        state = torch.tanh(state) if squashed else state
         states.append(state)
     return torch.stack(states)
 
@@ -82,7 +86,7 @@ def forward_scan(
     gates, states = projection + bias, []
     if isinstance(cell, LinearCell):
         factor, added = cell.coefficients(gates, own)
-        return linear_scan(factor.expand_as(added), added, state, is_first)
+        return linear_scan(factor.expand_as(added), added, state, is_first, cell.squashed)
     for t, first in enumerate(is_first):
         state = cell.step(gates[t], own, state.masked_fill(_like(first, state), 0))
         states.append(state)

@@ -17,11 +17,14 @@ from torch import Tensor
 
 from r2ac.kernels.cells import Linearisation
 from r2ac.kernels.scan import ReverseScan
+from r2ac.kernels.triton_scan import _tanh
 
 BLOCK = 32
 
 
-def linear_forward_scan(factor: Tensor, added: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+def linear_forward_scan(
+    factor: Tensor, added: Tensor, state: Tensor, is_first: Tensor, squashed: bool = False
+) -> Tensor:
     """:func:`r2ac.kernels.scan.linear_forward_scan` in one launch."""
     steps, batch, *pair, units = added.shape
     states = torch.empty_like(added, memory_format=torch.contiguous_format)
@@ -29,7 +32,7 @@ def linear_forward_scan(factor: Tensor, added: Tensor, state: Tensor, is_first: 
     operands = factor, added.contiguous(), state.contiguous(), is_first.contiguous()
     with torch.cuda.device_of(added):
         _forward_kernel[batch, triton.cdiv(units, BLOCK)](
-            *operands, states, stride, steps, batch, units, len(pair) + 1, BLOCK, num_warps=1
+            *operands, states, stride, steps, batch, units, len(pair) + 1, squashed, BLOCK, num_warps=1
         )
     return states
 
@@ -84,7 +87,8 @@ def _load_forward(operands, t, T, i_row, factor_stride, N, o_unit, b_mask, PARTS
 
 @triton.jit(do_not_specialize=["factor_stride", "T", "B", "N"])
 def _forward_kernel(
-    p_factor, p_added, p_state, p_first, p_states, factor_stride, T, B, N, PARTS: tl.constexpr, BLOCK: tl.constexpr
+    p_factor, p_added, p_state, p_first, p_states, factor_stride, T, B, N,
+    PARTS: tl.constexpr, SQUASHED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     i_b = tl.program_id(0).to(tl.int64)
     o_unit = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -108,10 +112,14 @@ def _forward_kernel(
         p_after = p_states + i_row * (PARTS * N) + o_unit
         if PARTS == 1:
             b_state = b_a * b_before + b_b
+            if SQUASHED:
+                b_state = _tanh(b_state)
         else:
             b_before_1 = tl.where(first, 0.0, b_state_1)
             b_state = b_a * b_before - b_a_1 * b_before_1 + b_b
             b_state_1 = b_a_1 * b_before + b_a * b_before_1 + b_b_1
+            if SQUASHED:
+                b_state, b_state_1 = _tanh(b_state), _tanh(b_state_1)
             tl.store(p_after + N, b_state_1, b_mask)
         tl.store(p_after, b_state, b_mask)
         now, next_1, next_2, next_3 = next_1, next_2, next_3, next_4

@@ -8,8 +8,9 @@ from the unit's own gates, numbers and state before,
 To add one, write a file beside this one with a subclass of :class:`Cell` that defines `gates`, `own` and `step` (and
 `parts = 2` where a unit's state is a pair), and give it a line in the table of ``r2ac.kernels.cells``. That is all:
 its derivatives come from autograd of `step`, and with them exact RTRL, TBPTT, the core `r2ac.agents.Recurrent`, a name
-for ``--core``, and the tests, which run for every entry of the table. Where they pay, write the derivatives out in
-`linearise`, and name kernels of its own in ``fused`` in `r2ac.kernels.choice`.
+for ``--core``, and the tests, which run for every entry of the table. Where c_t = a c_{t-1} + b, give a and b in the
+place of `step`: see `r2ac.kernels.cells.linear`. Where they pay, write the derivatives out in `linearise`, and name
+kernels of its own in ``fused`` in `r2ac.kernels.choice`.
 
 A cell whose parameters are shared by units, such as Mamba's B and C, does not fit.
 """

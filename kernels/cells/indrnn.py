@@ -7,18 +7,20 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from r2ac.kernels.cells.base import Cell, Linearisation
+from r2ac.kernels.cells.base import Linearisation
+from r2ac.kernels.cells.linear import LinearCell
 
 
-class IndRNNCell(Cell):
+class IndRNNCell(LinearCell):
     """c = tanh(p_0 + w c')"""
 
     gates = 1
     own: Mapping[str, int] = {"recurrent_weight": 1}
     recurrent_weight_is_decay = True
+    squashed = True
 
-    def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
-        return torch.tanh(gates[..., 0, :] + own[..., 0, :] * previous)
+    def coefficients(self, gates: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        return own[..., 0, :], gates[..., 0, :]
 
     def linearise(self, gates: Tensor, own: Tensor, previous: Tensor) -> Linearisation:
         slope = 1 - self.step(gates, own, previous).square()

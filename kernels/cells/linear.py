@@ -1,4 +1,4 @@
-"""Cells that are linear in their state: a rollout's states are one scan over what its inputs give."""
+"""Cells that are linear in their state, but for a tanh: a rollout's states are one scan over what its inputs give."""
 
 from __future__ import annotations
 
@@ -12,10 +12,14 @@ from r2ac.kernels.cells.base import Cell
 
 
 class LinearCell(Cell):
-    """c = a c' + b      where neither a nor b depends on c'
+    """c = a c' + b      or      c = tanh(a c' + b)      where neither a nor b depends on c'
 
-    A cell gives `coefficients` in the place of `step`. Where a unit's state is a pair, a, b and c are complex numbers.
+    A cell gives `coefficients` in the place of `step`. Where a unit's state is a pair, a, b and c are complex numbers,
+    and tanh is of each part.
     """
+
+    squashed: bool = False
+    """Whether c is tanh of a c' + b."""
 
     @abstractmethod
     def coefficients(self, gates: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,13 +31,15 @@ class LinearCell(Cell):
 
     def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
         factor, added = self.coefficients(gates, own)
-        return (times(factor, previous) if self.parts == 2 else factor * previous) + added
+        state = (times(factor, previous) if self.parts == 2 else factor * previous) + added
+        return torch.tanh(state) if self.squashed else state
 
 
 def times(factor: Tensor, state: Tensor) -> Tensor:
     """The product of complex numbers, [..., 2, N]."""
     (real, imaginary), (first, second) = factor.unbind(-2), state.unbind(-2)
-    return torch.stack((real * first - imaginary * second, imaginary * first + real * second), -2)
+    left = torch.addcmul(real * first, imaginary, second, value=-1)
+    return torch.stack((left, torch.addcmul(imaginary * first, real, second)), -2)
 
 
 def polar(radius: Tensor, angle: Tensor) -> Tensor:

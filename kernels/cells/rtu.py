@@ -9,32 +9,33 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from r2ac.kernels.cells.base import Cell, Linearisation
-from r2ac.kernels.cells.linear import as_block, polar, rows, times
+from r2ac.kernels.cells.base import Linearisation
+from r2ac.kernels.cells.linear import LinearCell, polar, rows, times
 
 
-class RTUCell(Cell):
+class RTUCell(LinearCell):
     """r = sigmoid(d + p_2)      c = tanh(r rotation(theta) c' + (p_0, p_1 p_2))"""
 
     gates = 3
     own: Mapping[str, int] = {"decay": 1, "angle": 1}
     parts = 2
+    squashed = True
 
-    def step(self, gates: Tensor, own: Tensor, previous: Tensor) -> Tensor:
+    def coefficients(self, gates: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         first, second, gate = gates.unbind(-2)
-        factor = polar(torch.sigmoid(own[..., 0, :] + gate), own[..., 1, :])
-        return torch.tanh(times(factor, previous) + torch.stack((first, second * gate), -2))
+        return polar(torch.sigmoid(own[..., 0, :] + gate), own[..., 1, :]), torch.stack((first, second * gate), -2)
 
     def linearise(self, gates: Tensor, own: Tensor, previous: Tensor) -> Linearisation:
-        first, second, gate = gates.unbind(-2)
-        keep = torch.sigmoid(own[..., 0, :] + gate)
-        factor = polar(keep, own[..., 1, :])
+        factor, added = self.coefficients(gates, own)
         turned = times(factor, previous)
-        slope = 1 - torch.tanh(turned + torch.stack((first, second * gate), -2)).square()
-        (real, imaginary), (left, right) = (slope * turned).unbind(-2), slope.unbind(-2)
-        by_decay, by_other, nothing = (1 - keep) * real, (1 - keep) * imaginary, torch.zeros_like(left)
+        slope = 1 - torch.tanh(turned + added).square()
+        _, second, gate = gates.unbind(-2)
+        (cos, sin), (left, right) = factor.unbind(-2), slope.unbind(-2)
+        real, imaginary = (slope * turned).unbind(-2)
+        loss, nothing = torch.sigmoid(-own[..., 0, :] - gate), torch.zeros_like(left)
+        by_decay, by_other = loss * real, loss * imaginary
         return Linearisation(
-            slope.unsqueeze(-2) * as_block(factor),
+            rows((left * cos, -left * sin), (right * sin, right * cos)),
             rows((left, nothing, by_decay), (nothing, right * gate, by_other + right * second)),
             rows((by_decay, -left * turned[..., 1, :]), (by_other, right * turned[..., 0, :])),
         )

@@ -49,11 +49,11 @@ def linear_rollouts(draw: st.DrawFn) -> dict[str, Tensor]:
     }
 
 
-def run(scans: Any, given: dict[str, Tensor], jump: bool) -> tuple[Tensor, ...]:
-    """All results of the two scans of a module."""
-    states = scans.linear_forward_scan(*(given[name] for name in ("factor", "added", "state", "is_first")))
+def run(scans: Any, given: dict[str, Tensor], flag: bool) -> tuple[Tensor, ...]:
+    """All results of the two scans of a module; the flag is for "squashed" and for "jump"."""
+    states = scans.linear_forward_scan(*(given[name] for name in ("factor", "added", "state", "is_first")), flag)
     linear = Linearisation(*(given[name] for name in ("jacobian", "by_gates", "by_own")))
-    return states, *scans.linear_reverse_scan(given["direct"], linear, given["is_first"], jump)
+    return states, *scans.linear_reverse_scan(given["direct"], linear, given["is_first"], flag)
 
 
 def in_single(given: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -62,20 +62,20 @@ def in_single(given: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @pytest.mark.skipif(missing_reason() is not None, reason="no native kernels")
 @given(linear_rollouts(), st.booleans())
-def test_the_native_scans_are_the_references(tensors: dict[str, Tensor], jump: bool) -> None:
-    expected = run(scan, tensors, jump)
+def test_the_native_scans_are_the_references(tensors: dict[str, Tensor], flag: bool) -> None:
+    expected = run(scan, tensors, flag)
     for same, bound in ((tensors, 1e-12), (in_single(tensors), 1e-4)):
-        torch.testing.assert_close(run(native, same, jump), expected, rtol=bound, atol=bound, check_dtype=False)
+        torch.testing.assert_close(run(native, same, flag), expected, rtol=bound, atol=bound, check_dtype=False)
 
 
 # The interpreter takes milliseconds a step, and computes in NumPy, which remarks on infinities.
 @pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning")
 @hypothesis.settings(max_examples=40)
 @given(linear_rollouts(), st.booleans())
-def test_the_triton_scans_are_the_references(tensors: dict[str, Tensor], jump: bool) -> None:
+def test_the_triton_scans_are_the_references(tensors: dict[str, Tensor], flag: bool) -> None:
     pytest.importorskip("triton", reason="Triton has no build for this machine")
     from r2ac.kernels import triton_linear
 
     same = {name: tensor.to(DEVICE) for name, tensor in in_single(tensors).items()}
-    found = tuple(tensor.cpu() for tensor in run(triton_linear, same, jump))
-    torch.testing.assert_close(found, run(scan, tensors, jump), rtol=1e-4, atol=1e-4, check_dtype=False)
+    found = tuple(tensor.cpu() for tensor in run(triton_linear, same, flag))
+    torch.testing.assert_close(found, run(scan, tensors, flag), rtol=1e-4, atol=1e-4, check_dtype=False)

@@ -74,7 +74,11 @@ def a_reverse_scan(parts: int, gates: int, own: int, jump: bool) -> Case:
 CASES = {
     "r2ac.kernels.triton_linear": [
         *[
-            Case("_forward_kernel", (*[FLOATS] * 3, BOOLS, FLOATS, *[SIZE] * 4), {"PARTS": parts, "BLOCK": 32})
+            Case(
+                "_forward_kernel",
+                (*[FLOATS] * 3, BOOLS, FLOATS, *[SIZE] * 4),
+                {"PARTS": parts, "SQUASHED": parts == 2, "BLOCK": 32},
+            )
             for parts in (1, 2)
         ],
         a_reverse_scan(1, 2, 0, True),
