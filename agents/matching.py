@@ -23,6 +23,8 @@ def matched_size(spec: ObservationSpec, config: AgentConfig) -> int:
     """
     assert config.match_parameters is not None
     plain = replace(config, chrono_steps=0, time_scales="uniform", input_scale=None, recurrent_scale=None)
+    # Sensitivities across layers have a bound that sizes on the way would break.
+    plain = replace(plain, layer_gradient=AgentConfig.layer_gradient)
     count, other = partial(_count, spec, plain), replace(plain, core=config.match_parameters, output_gate=None)
     wanted = _count(spec, other, config.hidden_size)
     place = bisect_left(_SIZES, wanted, key=count)

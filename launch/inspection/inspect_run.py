@@ -115,6 +115,11 @@ def inspect_checkpoint(path: Path, config: InspectConfig, report: Callable[[int]
     training = trained.training
     if config.staleness and training.agent.gradient == "tbptt":
         raise ConfigError(f"{path} holds an agent of TBPTT, which carries no sensitivities: none can be stale")
+    if training.agent.layer_gradient == "full":
+        raise ConfigError(
+            f"{path} holds layers with --layer-gradient full, whose sensitivities are not taken apart: inspect reads "
+            "those with rollout or local"
+        )
     exact = replace(training.agent, gradient="rtrl", freeze_core=False)
     streams = config.streams or training.batch_size
     if streams < len(training.tasks):

@@ -18,9 +18,11 @@ SIZE, ACTIONS, HIDDEN, STREAMS, STEPS = 3, 4, 5, 3, 4
 CONFIG = LearnerConfig(discount=0.9)
 
 
-def make_agent(gradient: Any = "rtrl", core: Any = "elstm", dtype: torch.dtype = torch.float64) -> Agent:
+def make_agent(
+    gradient: Any = "rtrl", core: Any = "elstm", dtype: torch.dtype = torch.float64, layers: int = 1
+) -> Agent:
     torch.manual_seed(5)
-    agent_config = AgentConfig(gradient, core, hidden_size=HIDDEN, encoder="none")
+    agent_config = AgentConfig(gradient, core, hidden_size=HIDDEN, layers=layers, encoder="none")
     agent = Agent(ObservationSpec((SIZE,), DiscreteActions(ACTIONS)), agent_config).to(dtype)
     for parameter in agent.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
@@ -145,9 +147,9 @@ def test_where_every_rollout_begins_an_episode_nothing_comes_from_before() -> No
     assert reach.inside_norm > 0
 
 
-@pytest.mark.parametrize("core", ["mingru", "lru", "rtu"])
-def test_a_gradient_that_reaches_through_all_rollouts_is_exact_for_every_kind_of_cell(core: str) -> None:
-    agent, random = make_agent(core=core), np.random.default_rng(0)
+@pytest.mark.parametrize(("core", "layers"), [("mingru", 1), ("lru", 1), ("rtu", 1), ("mixed:qrnn+lru", 2)])
+def test_a_gradient_that_reaches_through_all_rollouts_is_exact_for_every_kind_of_core(core: str, layers: int) -> None:
+    agent, random = make_agent(core=core, layers=layers), np.random.default_rng(0)
     rollouts = [
         Rollout(**{**rollout.arrays(), "first_state": random.normal(size=(STREAMS, agent.core.state_size))})
         for rollout in Stream(make_agent(), 5, resets=0.0).rollouts()

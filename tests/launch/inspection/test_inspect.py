@@ -93,9 +93,11 @@ def test_what_rtrl_adds_is_in_the_metrics_of_a_training(train_tiny: TrainTiny, t
 
 def test_bad_input_is_one_sentence(train_tiny: TrainTiny, tmp_path: Path, capsys: Capture) -> None:
     run = train_tiny(tmp_path / "run", {"--core": "feedforward"})
+    layers = train_tiny(tmp_path / "layers", {"--layers": "2", "--layer-gradient": "full"})
     capsys.readouterr()
     for arguments, words in (
         ([str(run)], "feed-forward agent: it has no memory"),
+        ([str(layers)], "layers with --layer-gradient full"),
         ([str(tmp_path / "nowhere")], "nowhere does not exist"),
         ([str(run), "--rollouts", "1"], "--rollouts is 1"),
         ([str(run), "--output", "x.txt"], "x.txt"),
