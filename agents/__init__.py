@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from r2ac.agents.agent import Agent, ObservationSpec, RolloutOutput, StepOutput
     from r2ac.agents.core import Carry, Core
     from r2ac.agents.cores import CORE_NAMES, CORES, is_core
-    from r2ac.agents.encoders import ImpalaEncoder, MLPEncoder, NatureEncoder
+    from r2ac.agents.encoders import ImpalaEncoder, MLPEncoder, NatureEncoder, PatchEncoder
     from r2ac.agents.feedforward import FeedForward
     from r2ac.agents.instruction import InstructionEncoder
     from r2ac.agents.lstm import GRU, LSTM
@@ -37,6 +37,7 @@ __all__ = [
     "MultiDiscreteActions",
     "NatureEncoder",
     "ObservationSpec",
+    "PatchEncoder",
     "Recurrent",
     "RolloutOutput",
     "StepOutput",

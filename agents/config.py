@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Gradient = Literal["rtrl", "tbptt"]
-EncoderName = Literal["auto", "impala", "nature", "mlp", "none"]
+EncoderName = Literal["auto", "impala", "nature", "patch", "mlp", "none"]
 ReadoutName = Literal["linear", "mlp"]
 TimeScales = Literal["uniform", "log-uniform"]
 LayerGradient = Literal["rollout", "local", "full"]
@@ -39,8 +39,8 @@ class AgentConfig:
     """Choose --hidden-size so that the agent has as many parameters, as nearly as can be, as it would have with this
     core and the --hidden-size given; the run's settings hold the size that was chosen."""
     encoder: EncoderName = "auto"
-    """What stands below the core: for images IMPALA's network, or the small one of DQN (nature); for vectors an MLP, or
-    none; auto takes the first."""
+    """What stands below the core: for images IMPALA's network, or the small one of DQN (nature), or for pictures under
+    36x36 one layer of patches (patch); for vectors an MLP, or none; auto takes the first."""
     encoder_features: int = 256
     """Features that the encoder hands to the core, beside the last reward."""
     chrono_steps: int = 0

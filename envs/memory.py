@@ -42,7 +42,7 @@ class MemoryOptions(SuiteOptions):
     distractors: int = 10
     """Stimuli that predict nothing (trace_conditioning)."""
     pixels: bool = False
-    """Show small pictures, uint8 [3,24,24], in place of vectors; they take the encoder impala."""
+    """Show small pictures, uint8 [3,24,24], in place of vectors; they take an encoder for images, such as patch."""
 
 
 _TASKS: dict[str, Callable[[int, MemoryOptions], MemoryVector]] = {

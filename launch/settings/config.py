@@ -101,7 +101,8 @@ class TrainConfig(Generic[EnvOptions]):
     """Run or checkpoint whose encoder the agent begins with, and whose mean and deviation of vectors where those are
     normalised."""
     freeze_encoder: bool = False
-    """Keep the encoder as it is; it then costs no backward pass."""
+    """Keep the encoder as it is, that of --encoder-from or the random one of the start: it costs no backward pass, and
+    the core's gradient is the whole one."""
     checkpoint_minutes: float = 10.0
     """Minutes between checkpoints; there is always one at the end."""
     keep_checkpoints: int = 3
@@ -209,8 +210,8 @@ class TrainConfig(Generic[EnvOptions]):
         self._check_in_step()
         self._check_actors()
         self._check_learners()
-        if self.freeze_encoder and self.encoder_from is None:
-            raise ConfigError("--freeze-encoder needs --encoder-from: a random encoder would stay as it is")
+        if agent.encoder == "none":
+            _require(self, "freeze_encoder", "False with --encoder none", lambda x: not x)
         suite = one_suite(self.tasks)
         if self.bootstrap_at_time_limits and not suite.final_observations:
             raise ConfigError(

@@ -15,7 +15,7 @@ from rich.console import Console
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from r2ac.agents import ObservationSpec
+from r2ac.agents import NatureEncoder, ObservationSpec
 from r2ac.launch.rollouts.batch_pipeline import BUFFERS
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.launch.rollouts.transport.shared_weights import SharedWeights
@@ -214,8 +214,14 @@ def _learner_parts(
     columns = config.batch_size // config.learner.num_minibatches
     saved = saved_for_backward(learner, spec, config.rollout_length, columns)
     nbytes = sum(saved) + _WORKING_ARRAYS * max(saved)
-    smaller = ", or take --encoder nature" if len(spec.shape) == 3 and config.agent.encoder != "nature" else ""
+    smaller = _smaller_encoder(spec.shape, config.agent.encoder)
     yield BudgetPart("activations of an update", "device", nbytes, _smaller_batch(config) + smaller)
+
+
+def _smaller_encoder(shape: tuple[int, ...], encoder: str) -> str:
+    """What to write after other remedies where an encoder for images is not the smallest."""
+    smallest = "patch" if min(shape[-2:]) < NatureEncoder.smallest else "nature"
+    return f", or take --encoder {smallest}" if len(shape) == 3 and encoder not in ("nature", "patch") else ""
 
 
 def _batch_parts(config: TrainConfig[Any], one: int, *, on_gpu: bool) -> Iterator[BudgetPart]:

@@ -122,4 +122,4 @@ def _what_an_update_takes(parts: Mapping[str, float], on_gpu: bool) -> str:
         larger = "a larger --batch-size (on-policy: more streams) or --rollout-length"
         return f"{found} Small operations count: {larger} makes a step cheaper."
     cheaper = "--encoder-precision bfloat16, --matmul-precision high" if on_gpu else "more --learner-threads"
-    return f"{found} Its encoder is what to make cheaper: --encoder nature (for images), {cheaper}."
+    return f"{found} Its encoder is what to make cheaper: --encoder nature (for images; under 36x36 patch), {cheaper}."

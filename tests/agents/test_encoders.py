@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from r2ac.agents import Agent, AgentConfig, DiscreteActions, ImpalaEncoder, MLPEncoder, NatureEncoder, ObservationSpec
+from r2ac.agents import (
+    Agent,
+    AgentConfig,
+    DiscreteActions,
+    ImpalaEncoder,
+    MLPEncoder,
+    NatureEncoder,
+    ObservationSpec,
+    PatchEncoder,
+)
 
 
 def images(batch: int, *shape: int) -> Tensor:
@@ -63,6 +72,22 @@ def test_nature_at_any_image_size(sides: tuple[int, int], channels: int) -> None
     torch.testing.assert_close(encoder(image), expected)
 
 
+@given(sides=st.tuples(st.integers(1, 40), st.integers(1, 40)), channels=st.integers(1, 4))
+def test_patch_at_any_image_size(sides: tuple[int, int], channels: int) -> None:
+    encoder = PatchEncoder((channels, *sides), 5).double()
+    image = images(2, channels, *sides)
+    weight, bias, of_patches, last_bias = encoder.parameters()
+    # Zeros around, half of them before, make each side the next multiple of 4.
+    rows, columns = (((side + 3) // 4, -side % 4) for side in sides)
+    padded = torch.zeros(2, channels, 4 * rows[0], 4 * columns[0], dtype=torch.float64)
+    top, left = (rows[1] + 1) // 2, (columns[1] + 1) // 2
+    padded[:, :, top : top + sides[0], left : left + sides[1]] = image.double() / 255
+    patches = padded.unflatten(2, (-1, 4)).unflatten(4, (-1, 4))
+    x = (torch.einsum("bcyhxw,ochw->boyx", patches, weight) + bias[:, None, None]).relu()
+    expected = F.linear(x.flatten(1), of_patches, last_bias).relu()
+    torch.testing.assert_close(encoder(image), expected)
+
+
 def test_bytes_are_scaled_to_the_unit_interval() -> None:
     encoder = ImpalaEncoder((1, 1, 1), 1, channels=(1,)).double()
     for parameter in encoder.parameters():
@@ -90,6 +115,7 @@ def test_mlp() -> None:
         ((3, 9, 9), "auto", "ImpalaEncoder", 12 + 1),
         ((3, 9, 9), "impala", "ImpalaEncoder", 12 + 1),
         ((3, 36, 40), "nature", "NatureEncoder", 12 + 1),
+        ((3, 24, 24), "patch", "PatchEncoder", 12 + 1),
         ((6,), "auto", "MLPEncoder", 12 + 1),
         ((6,), "mlp", "MLPEncoder", 12 + 1),
         ((6,), "none", "_NoEncoder", 6 + 1),
@@ -114,7 +140,7 @@ def test_no_encoder_hands_the_observation_on() -> None:
 @pytest.mark.parametrize(
     ("shape", "encoder", "sentence"),
     [
-        ((3, 9, 9), "mlp", r"encoder is 'mlp', but observations of shape \[3, 9, 9\] take impala or nature"),
+        ((3, 9, 9), "mlp", r"encoder is 'mlp', but observations of shape \[3, 9, 9\] take impala or nature or patch"),
         ((3, 35, 40), "nature", r"encoder is 'nature', but it reads images of at least 36x36, not \[3, 35, 40\]"),
         ((3, 9, 9), "none", r"encoder is 'none', but observations of shape \[3, 9, 9\] take impala"),
         ((6,), "impala", r"encoder is 'impala', but observations of shape \[6\] take mlp or none"),

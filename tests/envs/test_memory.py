@@ -270,7 +270,7 @@ def test_shapes_dtypes_and_episodes(task: str, pixels: bool) -> None:
             observation[:] = 7
     if pixels:
         assert observation.shape == (3, 3, 24, 24)
-        make_encoder(env.single_observation_space.shape, "impala", 16)
+        make_encoder(env.single_observation_space.shape, "patch", 16)
 
 
 @pytest.mark.parametrize("task", PICTURED)

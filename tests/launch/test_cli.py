@@ -141,7 +141,7 @@ def test_settings_that_cannot_be_are_named_with_their_value(
     [
         (["--batch-size", "9", "--streams-per-actor", "8"], ["--batch-size is 9", "8"]),
         (["--corridor-length", "0"], ["corridor_length is 0", "at least 1"]),
-        (["--freeze-encoder"], ["--freeze-encoder needs --encoder-from"]),
+        (["--freeze-encoder"], ["--freeze-encoder is True, but it must be False with --encoder none"]),
         (["--encoder", "impala"], ["impala", "mlp or none"]),
         (["--core", "mingru", "--recurrent-scale", "2"], ["recurrent_scale is 2.0", "mingru has no recurrent weights"]),
         (["--encoder-from", "nowhere"], ["nowhere does not exist"]),

@@ -71,6 +71,7 @@ CASES = {
     "no encoder": Case(agent=replace(SMALL, encoder="none")),
     "images, impala": Case(IMAGE),
     "images, nature": Case(IMAGE, replace(SMALL, encoder="nature")),
+    "pictures, patch": Case((3, 22, 24), replace(SMALL, encoder="patch")),
     "frozen encoder": Case(IMAGE, replace(SMALL, encoder="nature"), frozen=True),
     "encoder in bfloat16": Case(IMAGE, replace(SMALL, encoder="nature"), learner={"encoder_precision": "bfloat16"}),
     "instructions": Case(words=WORDS),

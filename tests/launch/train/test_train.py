@@ -16,7 +16,7 @@ from r2ac.envs import find_task
 from r2ac.envs.seeding import stagger_positions
 from r2ac.launch.cli import main
 from r2ac.launch.evaluation.protocols import EvaluationConfig
-from r2ac.launch.runs.loading import find_checkpoint
+from r2ac.launch.runs.loading import TrainedAgent, find_checkpoint, make_agent
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.settings.config import config_from_json
 from r2ac.launch.train.learn import observation_spec
@@ -291,6 +291,15 @@ def test_a_frozen_encoder_stays_bit_for_bit(train_tiny: TrainTiny, tmp_path: Pat
     assert main(["train", "--resume", str(frozen), "--total-steps", "3000"]) == 0
     assert all(torch.equal(source[name], newest(frozen).model[name]) for name in names)
     assert not torch.equal(kept["core.input_weight"], newest(frozen).model["core.input_weight"])
+
+
+def test_a_random_encoder_that_is_frozen_stays_as_the_seed_made_it(train_tiny: TrainTiny, tmp_path: Path) -> None:
+    flags = {"--seed": 2, "--encoder": "patch", "--encoder-features": 6}
+    agent = TrainedAgent.load(train_tiny(tmp_path / "run", flags, "--pixels", "--freeze-encoder"))
+    spec = observation_spec(agent.training)
+    at_start = make_agent(spec, agent.training.agent, seed=2, device=torch.device("cpu")).state_dict()
+    same = {name for name, tensor in agent.model.items() if torch.equal(tensor, at_start[name])}
+    assert same == {name for name in at_start if name.startswith("encoder.")}
 
 
 @pytest.mark.parametrize(("gradient", "least", "most"), [("rtrl", 0.95, 1.0), ("tbptt", 0.35, 0.65)])
