@@ -73,10 +73,6 @@ def read_training(
             raise ConfigError(f"{refused} cannot be given to r2ac cluster: {instead}")
     run_dir = take_flag(flags, "--run-dir")
     config = training_config(task, [*flags, "--ray-address", "auto"])
-    if config.num_actors == 0 and not any(is_flag(word, "--num-actors") for word in flags):
-        # The task's settings are those for one process.
-        flags += ["--num-actors", "1"]
-        config = training_config(task, [*flags, "--ray-address", "auto"])
     config.check()
     if config.num_actors == 0:
         raise ConfigError("--num-actors is 0, but on a cluster it must be at least 1: rollout actors use its nodes")

@@ -170,7 +170,14 @@ def changed_config(
     gradient = only_gradient(config.agent)
     if gradient and not _given("gradient", arguments):
         config = replace(config, agent=replace(config.agent, gradient=gradient))
+    asked = [name for name in _OF_ACTORS if _given(name, arguments)]
+    if asked and config.num_actors == 0 and not _given("num_actors", arguments):
+        config = replace(config, num_actors=max(config.num_learners, 1))
     return replace(config, **{name: value for name, value in config.in_step.items() if not _given(name, arguments)})
+
+
+_OF_ACTORS = ("ray_address", "num_learners", "inference", "inference_workers", "transport")
+"""Settings of a training with rollout actors: who asks for one wants actors, too."""
 
 
 def _given(field: str, arguments: Sequence[str]) -> str | None:

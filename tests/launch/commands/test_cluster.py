@@ -116,11 +116,11 @@ def test_the_training_is_written_down_as_it_was_asked_for() -> None:
 def test_every_manifest_has_a_run_of_its_own() -> None:
     first = read_training("memory/tmaze", [], str, now=NOW)
     second = read_training("memory/tmaze", [], str, now=NOW.replace(second=6))
-    assert first.run_dir == "runs/memory-tmaze-rtrl-seed1-20260102-030405"
+    assert first.run_dir == "runs/memory-tmaze-ppo-rtrl-seed1-20260102-030405"
     assert second.run_dir != first.run_dir
     # Kubernetes takes no space in a name.
     lru = read_training("memory/tmaze", ["--core", "lru"], str, now=NOW)
-    assert lru.name == "memory-tmaze-lru-rtrl-seed1-20260102-030405"
+    assert lru.name == "memory-tmaze-ppo-lru-rtrl-seed1-20260102-030405"
     long = read_training("memory/tmaze", ["--seed", str(2**64 - 1), "--core", "feedforward"], str, now=NOW)
     assert len(long.name) == 47
 

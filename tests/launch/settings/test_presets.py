@@ -292,3 +292,19 @@ def test_a_configuration_from_before_the_streams_were_staggered_keeps_them_in_ph
     values = preset("memory/tmaze").to_json()
     del values["stagger_streams"]
     assert not config_from_json(values, Path("config.json")).stagger_streams
+
+
+@pytest.mark.parametrize(
+    ("flags", "actors"),
+    [
+        ("", 0),
+        ("--ray-address auto", 1),
+        ("--num-learners 2", 2),
+        ("--inference worker", 1),
+        ("--num-actors 0 --ray-address auto", 0),
+        ("--num-actors 3 --ray-address auto", 3),
+    ],
+)
+def test_who_asks_for_what_actors_do_has_actors(flags: str, actors: int) -> None:
+    config = training_config("memory/tmaze", flags.split())
+    assert (config.num_actors, config.batch_size) == (actors, 64 * max(actors, 1))
