@@ -20,9 +20,9 @@ DOUBLE, SINGLE = torch.float64, torch.float32
 
 
 @st.composite
-def linear_rollouts(draw: st.DrawFn) -> dict[str, Tensor]:
+def linear_rollouts(draw: st.DrawFn, sizes: tuple[int, ...] = (1, 3, 17, 128, 129)) -> dict[str, Tensor]:
     """In float64, but every number is one of float32; what is constant is given once for all steps and streams."""
-    steps, batch, units = draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.sampled_from((1, 3, 17, 128, 129)))
+    steps, batch, units = draw(st.integers(1, 5)), draw(st.integers(1, 3)), draw(st.sampled_from(sizes))
     gates, own, pair = draw(st.integers(1, 3)), draw(st.integers(0, 2)), draw(st.sampled_from(((), (2,))))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
 
@@ -70,8 +70,8 @@ def test_the_native_scans_are_the_references(tensors: dict[str, Tensor], flag: b
 
 # The interpreter takes milliseconds a step, and computes in NumPy, which remarks on infinities.
 @pytest.mark.filterwarnings("ignore:.* encountered in :RuntimeWarning")
-@hypothesis.settings(max_examples=40)
-@given(linear_rollouts(), st.booleans())
+@hypothesis.settings(max_examples=15)
+@given(linear_rollouts((1, 33)), st.booleans())
 def test_the_triton_scans_are_the_references(tensors: dict[str, Tensor], flag: bool) -> None:
     pytest.importorskip("triton", reason="Triton has no build for this machine")
     from r2ac.kernels import triton_linear
