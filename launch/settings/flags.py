@@ -190,13 +190,11 @@ def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
     """The task's preset with what the flags say; those of the environment are read first, as the preset needs them, and
     `--match-parameters` last."""
     rest = list(arguments)
-    algorithm, core = last_value(rest, "--algorithm"), last_value(rest, "--core")
+    chosen: dict[str, Any] = {name: last_value(rest, f"--{name}") for name in ("algorithm", "core", "encoder")}
     options = preset_options(task, take_flag(rest, "--preset"))
     prog = f"r2ac train {task}"
     options, _ = parse_known(type(options), prog, [word for word in rest if word not in ("-h", "--help")], options)
     named = " or ".join(one_suite(find_tasks(task)).presets)
     doc = " ".join((TrainConfig.__doc__ or "").split())
     about = f"{doc} Presets of this suite, which flags override: --preset {named}" if named else None
-    return with_matched_size(
-        changed_config(preset(task, options=options, algorithm=algorithm, core=core), prog, rest, about)
-    )
+    return with_matched_size(changed_config(preset(task, options=options, **chosen), prog, rest, about))

@@ -201,11 +201,11 @@ def test_ppo_takes_large_steps_where_there_is_to_remember(task: str) -> None:
     assert (learner.max_gradient_norm, learner.baseline_cost) == (0.5, 1.0)
 
 
-@pytest.mark.parametrize("suite", ["memory", "minigrid"])
-def test_ppo_has_the_learning_rate_of_images(suite: str) -> None:
-    options = MemoryOptions(pixels=True) if suite == "memory" else MinigridOptions(pixels=True)
-    task = SUITES[suite].tasks[0].name
-    assert preset(task, options=options).learner.learning_rate == 1e-3
+def test_pictures_have_an_encoder_of_their_size() -> None:
+    small = preset("memory/tmaze", options=MemoryOptions(pixels=True))
+    assert (small.agent.encoder, small.freeze_encoder, small.learner.learning_rate) == ("patch", True, 4e-3)
+    large = preset("minigrid/MemoryS7", options=MinigridOptions(pixels=True))
+    assert (large.agent.encoder, large.freeze_encoder, large.learner.learning_rate) == ("auto", False, 1e-3)
 
 
 def test_what_an_algorithm_does_not_name_is_the_suites() -> None:
@@ -233,6 +233,8 @@ def test_settings_that_are_made_for_a_core_go_where_another_is_named() -> None:
     agent = training_config("memory/copy", ["--core", "mingru"]).agent
     assert (agent.core, agent.recurrent_scale, agent.time_scales) == ("mingru", None, "uniform")
     assert training_config("memory/copy", ["--core", "mixed:elstm+lru"]) == preset("memory/copy")
+    pictures = training_config("memory/copy", ["--pixels", "--encoder", "impala"])
+    assert (pictures.agent.encoder, pictures.agent.encoder_features, pictures.freeze_encoder) == ("impala", 256, False)
 
 
 @pytest.mark.parametrize("algorithm", ["stream", "td"])
