@@ -208,7 +208,7 @@ _PICTURES = {
     "encoder_features": 64,
     "freeze_encoder": True,
     "input_scale": 1.0,
-    "learning_rate": 4e-3,
+    "learning_rate": 2e-3,
     "total_steps": 300_000,
 }
 """A random encoder tells small pictures apart, and with it the gradient is exact from end to end."""

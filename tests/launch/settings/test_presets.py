@@ -203,7 +203,7 @@ def test_ppo_takes_large_steps_where_there_is_to_remember(task: str) -> None:
 
 def test_pictures_have_an_encoder_of_their_size() -> None:
     small = preset("memory/tmaze", options=MemoryOptions(pixels=True))
-    assert (small.agent.encoder, small.freeze_encoder, small.learner.learning_rate) == ("patch", True, 4e-3)
+    assert (small.agent.encoder, small.freeze_encoder, small.learner.learning_rate) == ("patch", True, 2e-3)
     large = preset("minigrid/MemoryS7", options=MinigridOptions(pixels=True))
     assert (large.agent.encoder, large.freeze_encoder, large.learner.learning_rate) == ("auto", False, 1e-3)
 
