@@ -196,7 +196,8 @@ def test_ppo_takes_large_steps_where_there_is_to_remember(task: str) -> None:
     config = preset(task)
     assert config == preset(task, algorithm="ppo")
     learner = config.learner
-    assert (learner.optimiser, learner.learning_rate, learner.learning_rate_schedule) == ("adam", 4e-3, "linear")
+    assert (learner.optimiser, learner.learning_rate_schedule) == ("adam", "linear")
+    assert learner.learning_rate == (2e-3 if task.startswith("minigrid/") else 4e-3)
     assert (learner.n_epochs, learner.normalise_advantage, learner.entropy_cost) == (3, False, 0.01)
     assert (learner.max_gradient_norm, learner.baseline_cost) == (0.5, 1.0)
 

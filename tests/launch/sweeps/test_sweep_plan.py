@@ -92,7 +92,7 @@ def test_a_population_has_lines_enough_to_compare_and_bounds(tmp_path: Path) -> 
     )  # fmt: skip
     assert plan.bounds == {"learning-rate": (1e-4, 1e-2), "entropy-cost": (0, 1)}
     assert list(plan.perturbed) == ["learning-rate", "entropy-cost"]
-    assert {trial.config.log_interval for trial in plan.trials} == {2000}
+    assert {trial.config.log_interval for trial in plan.trials} == {1500}
 
 
 def test_a_sweep_is_read_back_as_it_was_written(tmp_path: Path) -> None:

@@ -204,7 +204,10 @@ def test_a_share_is_an_equal_part() -> None:
         (["--num-learners", "-1"], ["--num-learners is -1", "at least 0"]),
         (["--num-learners", "2", "--num-actors", "3"], ["--num-actors is 3", "multiple of --num-learners (2)"]),
         (["--num-learners", "2", "--num-actors", "0"], ["--num-actors is 0", "multiple"]),
-        (["--num-learners", "2", "--num-actors", "2", "--batch-size", "33"], ["--batch-size is 33", "multiple"]),
+        (
+            ["--num-learners", "2", "--num-actors", "2", "--algorithm", "vtrace", "--batch-size", "33"],
+            ["--batch-size is 33", "multiple"],
+        ),
         (["--num-learners", "1", "--num-actors", "1", "--device", "cuda:1"], ["--device is cuda:1", "auto, cpu or"]),
     ],
 )

@@ -89,7 +89,7 @@ def test_evaluations_report_the_returns_of_the_environment(tmp_path: Path) -> No
 
 def test_the_papers_suites_begin_as_in_the_paper(train_tiny: TrainTiny, tmp_path: Path, capsys: Capture) -> None:
     for task in ("dmlab/rooms_watermaze", "memory/tmaze", "minigrid/MemoryS7", "popgym/RepeatPreviousEasy"):
-        config = preset(task)
+        config = preset(task, algorithm="vtrace")
         assert (config.agent.reward_clip, config.agent.normalise_rewards) == (1.0, False)
         assert not config.bootstrap_at_time_limits
     run = train_tiny(tmp_path / "run", {"--total-steps": 40})

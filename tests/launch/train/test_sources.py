@@ -75,7 +75,7 @@ def test_a_training_with_each_choice(
 def test_what_does_not_go_together_is_one_sentence(
     flags: list[str], words: str, tmp_path: Path, capsys: Capture
 ) -> None:
-    assert main(["train", "memory/tmaze", *flags, "--run-dir", str(tmp_path / "run")]) == 2
+    assert main(["train", "memory/tmaze", "--algorithm", "vtrace", *flags, "--run-dir", str(tmp_path / "run")]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1

@@ -96,7 +96,7 @@ def test_what_a_run_leaves(finished_run: Path) -> None:
         *("policy_lag/p5", "policy_lag/p50", "policy_lag/p95", "throughput/held_back", "throughput/inference_restarts"),
         *("throughput/queue", "throughput/actors", "throughput/restarts"),
         *("throughput/actor_environment", "throughput/actor_inference", "throughput/actor_wait"),
-        "system/resident_mb",
+        *("system/resident_mb", "learner/parameters"),
     } == {name for name in rows[-1] if not name.startswith("rtrl/")}
     # Corridor 4: episodes of 5 steps, 8 streams, 200 steps a line; first episodes that are cut short are not counted.
     whole = int((stagger_positions(1, 0, [5] * 8) == 5).sum())
@@ -308,7 +308,18 @@ def test_only_rtrl_learns_what_lies_further_back_than_a_rollout(
 ) -> None:
     """Eight steps between cue and choice, rollouts of two steps: credit must be exact, for it cannot be short."""
     command = ["train", "memory/tmaze", "--num-actors", "0", "--corridor-length", "8", "--rollout-length", "2"]
-    command += ["--chrono-steps", "20", "--hidden-size", "32", "--learning-rate", "0.01", "--total-steps", "40000"]
+    command += [
+        "--algorithm",
+        "vtrace",
+        "--chrono-steps",
+        "20",
+        "--hidden-size",
+        "32",
+        "--learning-rate",
+        "0.01",
+        "--total-steps",
+        "40000",
+    ]
     assert main([*command, "--gradient", gradient, "--run-dir", str(tmp_path / "run")]) == 0
     evaluation = evaluated(tmp_path / "run", EvaluationConfig(episodes=300, seeds=1, num_envs=100))
     assert least <= evaluation.mean_return <= most
