@@ -201,6 +201,8 @@ _BALANCE = {
 }
 """Observations of any size, and rewards at every step."""
 _CARDS = {**_DELAY, "normalise_rewards": True}
+_REVERSE = {"core": "mixed:input_rotation+lru", "discount": 0.0, "input_scale": 0.5, "normalise_rewards": True}
+"""Units that the input can turn back: what was shown last comes first."""
 _MAZE = {**_HOLD, "input_scale": 0.1, "normalise_observations": True, "learning_rate": 2e-3}
 """Of 984 zeros and ones most never change; those that do are brought to one size."""
 _PICTURES = {
@@ -227,7 +229,7 @@ TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "popgym/RepeatFirst* vectors": {**_HOLD, "discount": 0.5, "normalise_rewards": True, "total_steps": 300_000},
     "popgym/RepeatPrevious* vectors": {**_CARDS, "total_steps": 300_000},
     "popgym/CountRecall* vectors": {**_CARDS, "hidden_size": 128, "total_steps": 2_000_000},
-    "popgym/Autoencode* vectors": {**_CARDS, "hidden_size": 128, "total_steps": 2_000_000},
+    "popgym/Autoencode* vectors": {**_REVERSE, "hidden_size": 128, "readout_size": 128, "total_steps": 2_000_000},
     "popgym/*Cart*ole* vectors": {**_BALANCE, "total_steps": 400_000},
     "popgym/*Pendulum* vectors": {**_BALANCE, "discount": 0.95, "total_steps": 1_000_000},
     "popgym/* vectors": {**_CARDS, "discount": 0.99, "total_steps": 2_000_000},
