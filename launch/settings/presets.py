@@ -198,8 +198,10 @@ _BALANCE = {
     "normalise_observations": True,
     "normalise_rewards": True,
     "reward_clip": 10.0,
+    "learning_rate": 2e-3,
 }
-"""Observations of any size, and rewards at every step."""
+"""Observations of any size, and rewards at every step. An agent that balances soon learns nothing more, and can forget:
+the budgets are short."""
 _CARDS = {**_DELAY, "normalise_rewards": True}
 _REVERSE = {"core": "mixed:input_rotation+lru", "discount": 0.0, "input_scale": 0.5, "normalise_rewards": True}
 """Units that the input can turn back: what was shown last comes first."""
@@ -230,6 +232,7 @@ TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "popgym/RepeatPrevious* vectors": {**_CARDS, "total_steps": 300_000},
     "popgym/CountRecall* vectors": {**_CARDS, "hidden_size": 128, "total_steps": 2_000_000},
     "popgym/Autoencode* vectors": {**_REVERSE, "hidden_size": 128, "readout_size": 128, "total_steps": 2_000_000},
+    "popgym/PositionOnlyCartPole* vectors": {**_BALANCE, "total_steps": 100_000},
     "popgym/*Cart*ole* vectors": {**_BALANCE, "total_steps": 400_000},
     "popgym/*Pendulum* vectors": {**_BALANCE, "discount": 0.95, "total_steps": 1_000_000},
     "popgym/* vectors": {**_CARDS, "discount": 0.99, "total_steps": 2_000_000},
