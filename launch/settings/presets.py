@@ -236,7 +236,8 @@ TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "popgym/*Cart*ole* vectors": {**_BALANCE, "total_steps": 400_000},
     "popgym/*Pendulum* vectors": {**_BALANCE, "discount": 0.95, "total_steps": 1_000_000},
     "popgym/* vectors": {**_CARDS, "discount": 0.99, "total_steps": 2_000_000},
-    "minigrid/MemoryS[79] vectors": {**_MAZE, "total_steps": 1_000_000},
+    "minigrid/MemoryS7 vectors": {**_MAZE, "total_steps": 500_000},
+    "minigrid/MemoryS9 vectors": {**_MAZE, "total_steps": 1_000_000},
     "minigrid/* vectors": {**_MAZE, "total_steps": 10_000_000},
     "minigrid/* pixels": {**_HOLD, "total_steps": 10_000_000},
 }
