@@ -189,7 +189,19 @@ class Outcome:
 def chaos(options: argparse.Namespace, nodes: Nodes, run: Path) -> Outcome:
     """Train and kill."""
     command = [
-        *(*R2AC, "train", options.task, "--ray-address", nodes.address, "--run-dir", str(run), "--seed", "1"),
+        *(
+            *R2AC,
+            "train",
+            options.task,
+            "--algorithm",
+            "vtrace",
+            "--ray-address",
+            nodes.address,
+            "--run-dir",
+            str(run),
+            "--seed",
+            "1",
+        ),
         *("--num-actors", str(options.actors), "--num-learners", "1", "--max-failures", "100000"),
         *("--checkpoint-minutes", str(options.checkpoint_seconds / 60), "--total-steps", str(options.total_steps)),
         *("--log-steps", "10000", *options.flags),

@@ -41,7 +41,7 @@ TASK = "memory/tmaze"
 
 def make_setting(options: argparse.Namespace, device: str) -> Setting:
     """The preset of the T-maze with so many actors that all numbers of learners have equal shares."""
-    config, quick = preset(TASK), options.quick
+    config, quick = preset(TASK, algorithm="vtrace"), options.quick
     actors, streams = max(options.learners), 8 if quick else config.num_streams
     return Setting(
         task=TASK,
@@ -94,7 +94,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print, write."""
     parser = make_parser(__doc__)
     parser.add_argument("--learners", nargs="+", type=int, default=[0, 1, 2], help="numbers of learners; 0 1 2")
-    parser.add_argument("--hidden", type=count, default=preset(TASK).agent.hidden_size, help="N, 64 by default")
+    parser.add_argument(
+        "--hidden", type=count, default=preset(TASK, algorithm="vtrace").agent.hidden_size, help="N, 64 by default"
+    )
     parser.add_argument("--seconds", type=float, help="of a measurement, by default 15")
     options = parser.parse_args(arguments)
     device = open_device(parser, options)

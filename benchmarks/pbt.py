@@ -66,6 +66,7 @@ def command(options: Any, seed: int, way: str, folder: Path) -> list[str]:
         *R2AC,
         "sweep",
         "memory/tmaze",
+        *("--algorithm", "vtrace"),
         *(word for name, value in flags.items() for word in (f"--{name}", str(value))),
     ]
 

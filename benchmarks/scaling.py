@@ -178,7 +178,7 @@ def measure_hand_over(layout: RolloutLayout, seconds: float) -> float:
 def measured(row: Row, options: argparse.Namespace) -> tuple[Rates, Work, Row]:
     """Rates and work of a task: from its row in the results of throughput.py, and measured here."""
     setting, speeds = Setting(**row["setting"]), row["steps_per_second"]
-    config = preset(setting.task)
+    config = preset(setting.task, algorithm="vtrace")
     env = make_vector(setting.task, 1, 0, options=config.env)
     spec = ObservationSpec.of(env)
     env.close()

@@ -179,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Train, watch, print, write."""
     parser = make_parser(__doc__)
     parser.add_argument("--minutes", type=float, default=None, help="how long, by default 30")
-    parser.add_argument("--flags", default="memory/tmaze", help="the task and flags of r2ac train")
+    parser.add_argument("--flags", default="memory/tmaze --algorithm vtrace", help="the task and flags of r2ac train")
     options = parser.parse_args(arguments)
     device = open_device(parser, options)
     minutes = options.minutes or (0.2 if options.quick else 30)

@@ -41,6 +41,7 @@ ALGORITHMS = {
 }
 FAST_START = ["--readout", "mlp", "--input-scale", "1"]
 """With these the maze is learned sooner."""
+SLOW_START = ["--readout", "linear", "--no-readout-skip", "--input-scale", "0.1", "--recurrent-scale", "0.1"]
 RATES = ("1e-3", "4e-3")
 COMMON = ["--num-actors", "0", "--learning-rate-schedule", "constant", "--device", "cpu", "--rtrl-metrics-every", "0"]
 
@@ -49,7 +50,7 @@ class Training:
     """A training of the T-maze with the preset's 64 streams, all of them in each batch."""
 
     def __init__(self, flags: Sequence[str]) -> None:
-        self.config = config = training_config(TASK, [*COMMON, *flags])
+        self.config = config = training_config(TASK, [*COMMON, *SLOW_START, "--chrono-steps", "100", *flags])
         self._actor = RolloutActor(
             ActorConfig(TASK, config.env, config.agent, config.seed, config.rollout_length, config.num_streams, index=0)
         )

@@ -69,7 +69,7 @@ def agent_config(setting: Setting, config: TrainConfig[Any]) -> AgentConfig:
 def step_environment(setting: Setting, seed: int, barrier: Any, results: Any) -> None:
     """One process: hands over the steps a second of its environment, measured while the others run too."""
     set_up_process(1)
-    env = make_vector(setting.task, setting.streams, seed, options=preset(setting.task).env)
+    env = make_vector(setting.task, setting.streams, seed, options=preset(setting.task, algorithm="vtrace").env)
     env.reset()
     actions = np.random.default_rng(seed).integers(
         env.single_action_space.n,  # type: ignore[attr-defined]
@@ -103,7 +103,7 @@ def measure_environment(setting: Setting, processes: int) -> float:
 def measure_inference(setting: Setting) -> float:
     """Of one actor on one thread."""
     set_up_process(1)
-    config = preset(setting.task)
+    config = preset(setting.task, algorithm="vtrace")
     env = make_vector(setting.task, setting.streams, 0, options=config.env)
     agent = Agent(ObservationSpec.of(env), agent_config(setting, config)).eval()
     # The engine's own array: its layout in memory is not always that of a fresh one.
@@ -121,7 +121,7 @@ def measure_inference(setting: Setting) -> float:
 def measure_learner(setting: Setting, threads: int) -> float:
     """Of updates by RTRL on ``threads`` threads."""
     set_up_process(threads)
-    config, device = preset(setting.task), torch.device(setting.device)
+    config, device = preset(setting.task, algorithm="vtrace"), torch.device(setting.device)
     env = make_vector(setting.task, 1, 0, options=config.env)
     spec = ObservationSpec.of(env)
     env.close()

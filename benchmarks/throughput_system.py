@@ -36,12 +36,13 @@ def train_command(setting: Setting, changes: Mapping[str, object], run_dir: Path
         "streams-per-actor": setting.streams * setting.actors // max(actors, 1),
         "batch-size": setting.batch,
         "rollout-length": setting.length,
-        "learner-threads": preset(setting.task).learner_threads or max(1, setting.threads - actors),
+        "learner-threads": preset(setting.task, algorithm="vtrace").learner_threads or max(1, setting.threads - actors),
         "device": setting.device,
         "total-steps": 10**12,
         "log-steps": log_steps(setting),
         "checkpoint-minutes": 1000,
         "run-dir": run_dir,
+        "algorithm": "vtrace",
         **changes,
     }
     return [
