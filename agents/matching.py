@@ -11,7 +11,7 @@ import torch
 from r2ac.agents.agent import Agent, ObservationSpec
 from r2ac.agents.config import AgentConfig
 
-_SIZES = range(1, 2**16)
+_MOST_UNITS = 2**16
 
 
 def matched_size(spec: ObservationSpec, config: AgentConfig) -> int:
@@ -27,8 +27,10 @@ def matched_size(spec: ObservationSpec, config: AgentConfig) -> int:
     plain = replace(plain, layer_gradient=AgentConfig.layer_gradient)
     count, other = partial(_count, spec, plain), replace(plain, core=config.match_parameters, output_gate=None)
     wanted = _count(spec, other, config.hidden_size)
-    place = bisect_left(_SIZES, wanted, key=count)
-    return min(_SIZES[max(place - 1, 0) : place + 1], key=lambda size: abs(count(size) - wanted))
+    # A mixed core has a unit of each of its cells.
+    sizes = range(1 + config.core.count("+"), _MOST_UNITS)
+    place = bisect_left(sizes, wanted, key=count)
+    return min(sizes[max(place - 1, 0) : place + 1], key=lambda size: abs(count(size) - wanted))
 
 
 def _count(spec: ObservationSpec, config: AgentConfig, hidden_size: int) -> int:

@@ -36,6 +36,7 @@ class EnvPoolVector(StreamsVector):
         something then. ``seed``: one a stream, or an int s for s, s + 1, ...; with it in a new engine."""
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
         if seed is not None:
+            self.engine.close()
             self._start(stream_seeds(seed, self.num_envs))
         observation = np.zeros(self.observation_space.shape or (), self.observation_space.dtype)
         self._begin(mask, observation)

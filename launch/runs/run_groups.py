@@ -17,7 +17,7 @@ from r2ac.launch.runs.event_files import has_event_files
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.settings.config import TrainConfig
-from r2ac.launch.settings.presets import OF_THE_ALGORITHM
+from r2ac.launch.settings.presets import of_the_algorithm
 
 # Settings that change where and how fast a run goes, or what is kept of it, but not what is learned.
 _NOT_COMPARED = frozenset(
@@ -112,7 +112,8 @@ def differing_fields(panels: Iterable[Sequence[RunGroup]]) -> list[str]:
     names = dict.fromkeys(name for pair in pairs for group in pair for name in group.settings)
 
     def differ(a: RunGroup, b: RunGroup, name: str) -> bool:
-        if a.settings.get(_ALGORITHM) != b.settings.get(_ALGORITHM) and name.split(".")[-1] in OF_THE_ALGORITHM:
+        other_algorithm = a.settings.get(_ALGORITHM) != b.settings.get(_ALGORITHM)
+        if other_algorithm and name.split(".")[-1] in of_the_algorithm(a.task.partition("/")[0]):
             return False
         compared = a.task == b.task or not name.startswith("env.")
         return compared and bool(a.settings.get(name, UNSET) != b.settings.get(name, UNSET))

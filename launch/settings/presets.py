@@ -178,9 +178,9 @@ _PPO_OF_SMALL = {
     "readout_skip": True,
     "input_scale": 2.0,
 }
-"""PPO for small observations, in place of the above. The learning rate, its fall and the entropy bonus are the suite's
-(4e-3 for vectors, linear, 0.01): with the defaults of Stable-Baselines3 an agent learns nothing of the T-maze in
-100,000 steps. Time scales are spread over twice the length of an episode."""
+"""PPO for small observations, in place of ``ALGORITHM_SETTINGS["ppo"]``. The learning rate, its fall and the entropy
+bonus are the suite's (4e-3 for vectors, linear, 0.01): with the defaults of Stable-Baselines3 an agent learns nothing
+of the T-maze in 100,000 steps. Time scales are spread over twice the length of an episode."""
 _MADE_FOR = {
     "core": ("core", "recurrent_scale", "time_scales"),
     "encoder": ("encoder", "encoder_features", "freeze_encoder"),
@@ -251,10 +251,17 @@ ALGORITHMS_OF = {
     "baseline_cost entropy_cost": ("vtrace", "ppo", "stream"),
 }
 """The algorithms that read a setting, for those settings that not all read."""
-OF_THE_ALGORITHM = (
-    frozenset(name for settings in (*ALGORITHM_SETTINGS.values(), *TASK_SETTINGS.values()) for name in settings)
-    | frozenset(_PPO_OF_SMALL)
+_OF_THE_ALGORITHM = (
+    frozenset(name for settings in ALGORITHM_SETTINGS.values() for name in settings)
     | frozenset(name for names in ALGORITHMS_OF for name in names.split())
-    | {"batch_size", "rollouts_in_flight", "chrono_steps"}
+    | {"batch_size", "rollouts_in_flight"}
 )
-"""Settings that come with an algorithm: they differ wherever algorithms do."""
+_OF_THE_TASK = (
+    frozenset(name for settings in TASK_SETTINGS.values() for name in settings) | {*_PPO_OF_SMALL, "chrono_steps"}
+) - {"core", "total_steps"}
+
+
+def of_the_algorithm(suite: str) -> frozenset[str]:
+    """Settings that come with an algorithm: on tasks of the suite they differ wherever algorithms do."""
+    has_settings = any(pattern.startswith(f"{suite}/") for pattern in TASK_SETTINGS)
+    return _OF_THE_ALGORITHM | _OF_THE_TASK if has_settings else _OF_THE_ALGORITHM

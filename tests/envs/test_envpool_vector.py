@@ -36,6 +36,9 @@ class StandIn:
         self.seen = np.zeros((num_envs, 3), dtype=np.float32)
         self.ended = np.zeros(num_envs, dtype=bool)
 
+    def close(self) -> None:
+        self.lengths = self.lengths[:0]
+
     def reset(self, options: dict[str, np.ndarray]) -> tuple[np.ndarray, dict[str, Any]]:
         streams = np.flatnonzero(options["reset_mask"])
         self.seen[streams, 0] += 1

@@ -62,8 +62,27 @@ def test_what_comes_with_an_algorithm_is_no_other_difference(tmp_path: Path) -> 
         runs[-1].mkdir()
         (runs[-1] / "config.json").write_text(json.dumps(replace(config, learner=learner).to_json()))
     vtrace, one, other = group_runs(runs)
-    assert differing_fields([[vtrace, one]]) == ["learner.algorithm"]
-    assert differing_fields([[vtrace, one, other]]) == ["learner.algorithm", "learner.learning_rate"]
+    assert differing_fields([[vtrace, one]]) == ["learner.algorithm", "total_steps"]
+    assert differing_fields([[vtrace, one, other]]) == ["learner.algorithm", "learner.learning_rate", "total_steps"]
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "differing"),
+    [
+        ("atari/Breakout", {"hidden_size": 512, "readout": "mlp"}, ["agent.hidden_size", "agent.readout"]),
+        ("memory/parity", {"input_scale": 1.0}, []),
+    ],
+)
+def test_what_comes_with_an_algorithm_is_that_of_the_suite(
+    task: str, settings: dict[str, Any], differing: list[str], tmp_path: Path
+) -> None:
+    for name, algorithm in (("a", "vtrace"), ("b", "ppo")):
+        config = preset(task, algorithm=algorithm)
+        config = replace(config, agent=replace(config.agent, **settings) if name == "b" else config.agent)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config.to_json()))
+    expected = ["learner.algorithm", *differing, *(["total_steps"] if task == "memory/parity" else [])]
+    assert sorted(differing_fields([group_runs([tmp_path / "a", tmp_path / "b"])])) == sorted(expected)
 
 
 def test_labels_name_only_what_differs_within_a_panel(tmp_path: Path) -> None:
