@@ -80,8 +80,9 @@ class AgentConfig:
 
     @property
     def label(self) -> str:
-        """The agent in a word or two: the core where it is not the eLSTM, and what trains it."""
-        return agent_label(self.core, self.gradient, self.freeze_core)
+        """The agent in a few words: its layers where there are several, the core where it is not the eLSTM, and what
+        trains it."""
+        return agent_label(self.core, self.gradient, self.freeze_core, self.layers)
 
 
 def only_gradient(agent: AgentConfig) -> Gradient | None:
@@ -94,7 +95,8 @@ def gradient_of(core: str | None, gradient: str | None, frozen: bool | None = No
     return "frozen" if frozen else FIXED_GRADIENTS.get(core or "", gradient)
 
 
-def agent_label(core: str | None, gradient: str | None, frozen: bool | None = None) -> str:
+def agent_label(core: str | None, gradient: str | None, frozen: bool | None = None, layers: int | None = None) -> str:
     """:attr:`AgentConfig.label` from settings of which old runs may lack some."""
-    names = (core if core != "elstm" else None, gradient_of(core, gradient, frozen))
+    depth = f"{layers}-layer" if layers is not None and layers > 1 else None
+    names = (depth, core if core != "elstm" else None, gradient_of(core, gradient, frozen))
     return " ".join(name for name in names if name)

@@ -17,7 +17,7 @@ from r2ac.launch.runtime.errors import RunError
 from r2ac.launch.settings.config import training_label
 
 # What sets agents apart is always part of their names, even where no two of them share a task.
-_ALWAYS_NAMED = ("learner.algorithm", "agent.core", "agent.gradient", "agent.freeze_core")
+_ALWAYS_NAMED = ("learner.algorithm", "agent.core", "agent.gradient", "agent.freeze_core", "agent.layers")
 
 
 @dataclass(frozen=True, eq=False)

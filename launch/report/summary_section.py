@@ -114,6 +114,8 @@ def _agent(run: StudiedRun) -> str:
     trained_by = gradient_of(agent.get("core"), agent.get("gradient"), agent.get("freeze_core"))
     parts = [trained_by, agent.get("core")]
     size = agent.get("hidden_size")
+    layers = agent.get("layers") or 1
     named = ", ".join(str(part) for part in parts if part is not None) + (f" of {size} units" if size else "")
+    named += f" in each of {layers} layers" if layers > 1 else ""
     counts = [row["learner/parameters"] for row in run.rows[-1:] if "learner/parameters" in row]
     return ", ".join([named, *(f"{count:,.0f} parameters" for count in counts)])

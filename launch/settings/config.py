@@ -128,7 +128,7 @@ class TrainConfig(Generic[EnvOptions]):
     def label(self) -> str:
         """The agent in a few words, after the algorithm where it is not the default one."""
         agent = self.agent
-        return training_label(self.learner.algorithm, agent.core, agent.gradient, agent.freeze_core)
+        return training_label(self.learner.algorithm, agent.core, agent.gradient, agent.freeze_core, agent.layers)
 
     @property
     def num_streams(self) -> int:
@@ -312,9 +312,9 @@ class TrainConfig(Generic[EnvOptions]):
         return values
 
 
-def training_label(algorithm: str | None, core: str | None, gradient: str | None, frozen: bool | None = None) -> str:
-    """:attr:`TrainConfig.label` from settings of which old runs may lack some."""
-    names = ("" if algorithm in (None, LearnerConfig.algorithm) else algorithm, agent_label(core, gradient, frozen))
+def training_label(algorithm: str | None, *agent: Any) -> str:
+    """:attr:`TrainConfig.label` from settings of which old runs may lack some; ``agent`` are those of `agent_label`."""
+    names = ("" if algorithm in (None, LearnerConfig.algorithm) else algorithm, agent_label(*agent))
     return " ".join(name for name in names if name)
 
 

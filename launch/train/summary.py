@@ -69,7 +69,10 @@ def print_start(console: Console, config: TrainConfig[Any], budget: MemoryBudget
     agent = config.agent
     frozen = f"of which {budget.learned:,} learn" if budget.learned < budget.parameters else None
     trained_by = gradient_of(agent.core, agent.gradient, agent.freeze_core)
-    parts = (f"{agent.core} of {agent.hidden_size} units", trained_by, f"{budget.parameters:,} parameters", frozen)
+    layers = f" in each of {agent.layers} layers" if agent.layers > 1 else ""
+    across = f"across layers {agent.layer_gradient}" if layers and trained_by == "rtrl" else None
+    core = f"{agent.core} of {agent.hidden_size} units{layers}"
+    parts = (core, trained_by, across, f"{budget.parameters:,} parameters", frozen)
     console.print(f"agent: {', '.join(filter(None, parts))}", soft_wrap=True, markup=False)
     console.print(config.rewards_and_ends(), soft_wrap=True, markup=False)
     print_budget(console, budget, who)

@@ -54,6 +54,8 @@ def test_a_core_that_one_gradient_can_train_has_it() -> None:
     frozen.check()
     assert (frozen.agent.gradient, frozen.label) == ("tbptt", "ppo frozen")
     assert training_config(TASK, ["--core", "feedforward"]).label == "ppo feedforward"
+    assert training_config(TASK, ["--layers", "2"]).label == "ppo 2-layer rtrl"
+    assert training_config(TASK, ["--layers", "2", "--core", "lru"]).label == "ppo 2-layer lru rtrl"
 
 
 @pytest.mark.parametrize(
