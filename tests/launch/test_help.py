@@ -12,7 +12,7 @@ Capture = pytest.CaptureFixture[str]
     [
         ([], ["train", "evaluate", "plot", "envs", "--resume"]),
         (["train"], ["--total-steps", "--gradient", "--learning-rate", "--run-dir", "--encoder-from"]),
-        (["train", "memory/tmaze"], ["--corridor-length", "1500000"]),
+        (["train", "memory/key_to_door"], ["--corridor-length", "1500000"]),
         (["train", "procgen/chaser"], ["--distribution-mode", "200000000"]),
         (["train", "atari/Pong"], ["--preset", "machado2018", "--sticky-actions", "(default: 0.0)"]),
         (["train", "atari/Pong", "--preset", "machado2018"], ["(default: 0.25)"]),
