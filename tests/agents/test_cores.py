@@ -52,8 +52,14 @@ def test_a_frozen_core_is_the_start_of_one_that_learns_and_has_no_traces(core: s
     [
         (AgentConfig(layers=0), "layers must be at least 1, not 0"),
         (AgentConfig(layer_gradient="full"), "layer_gradient is full, but layers is 1"),
-        (AgentConfig(layers=2, layer_gradient="full", gradient="tbptt"), r"must be rollout or local .* \(2-layer tbptt\)"),
-        (AgentConfig(layers=2, layer_gradient="full", core="feedforward"), r"rollout or local .* \(2-layer feedforward\)"),
+        (
+            AgentConfig(layers=2, layer_gradient="full", gradient="tbptt"),
+            r"must be rollout or local .* \(2-layer tbptt\)",
+        ),
+        (
+            AgentConfig(layers=2, layer_gradient="full", core="feedforward"),
+            r"rollout or local .* \(2-layer feedforward\)",
+        ),
         (AgentConfig(layers=2, layer_gradient="full", freeze_core=True), r"rollout or local .* \(2-layer frozen\)"),
         (AgentConfig(layers=2, layer_gradient="full"), "2 layers of 256 units take 412 MB .* at most 64 MB"),
     ],
