@@ -170,7 +170,7 @@ def start_training(head: Machine, run: Path, flags: dict[str, object]) -> "subpr
     address, corridor = f"{head.address}:6379", {"corridor-length": 5, "chrono-steps": 15}
     given = {"ray-address": address, "streams-per-actor": 16, "batch-size": 32, **corridor, "run-dir": run, **flags}
     words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
-    return head.start([*R2AC, "train", "memory/tmaze", *words])
+    return head.start([*R2AC, "train", "memory/tmaze", "--algorithm", "vtrace", *words])
 
 
 def check_end(run: Path, training: "subprocess.Popen[str]") -> None:

@@ -268,7 +268,8 @@ def _what_a_cluster_cannot_give_is_one_sentence(nodes: Nodes, tmp_path: Path) ->
     program = "import sys; from r2ac.launch.cli import main; sys.exit(main())"
     started = {}
     for name, (before, environment, flags, _) in REFUSED.items():
-        task = ["train", "memory/tmaze", "--ray-address", nodes.address, "--run-dir", str(tmp_path / name), *flags]
+        task = ["train", "memory/tmaze", "--algorithm", "vtrace", "--ray-address", nodes.address]
+        task += ["--run-dir", str(tmp_path / name), *flags]
         command = [sys.executable, "-c", before + program, *task]
         streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         started[name] = subprocess.Popen(command, env={**os.environ, **environment}, **streams)
