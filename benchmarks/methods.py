@@ -133,7 +133,8 @@ class StepByStepELSTM(ELSTM):
 class LSTMCore(Core):
     """torch's LSTM (cuDNN's on a GPU) with TBPTT, in the place of the eLSTM: another, fully recurrent cell.
 
-    The carry's state is [h; c], [B, 2N]. It has no resets inside a rollout; one at the first step is honoured.
+    `r2ac.agents.LSTM` also keeps the states of single steps, which would make this baseline slower than it need be. The
+    carry's state is [h; c], [B, 2N]. It has no resets inside a rollout; one at the first step is honoured.
     """
 
     def __init__(self, input_size: int, hidden_size: int) -> None:
