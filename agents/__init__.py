@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from r2ac.agents.instruction import InstructionEncoder
     from r2ac.agents.lstm import GRU, LSTM
     from r2ac.agents.recurrent import ELSTM, Recurrent
+    from r2ac.agents.recurrent_check import check_recurrent
 
 __all__ = [
     "CORES",
@@ -41,10 +42,11 @@ __all__ = [
     "Recurrent",
     "RolloutOutput",
     "StepOutput",
+    "check_recurrent",
     "is_core",
 ]
 
-_MODULES = ("actions", "agent", "cores", "encoders", "recurrent")
+_MODULES = ("actions", "agent", "cores", "encoders", "recurrent", "recurrent_check")
 """Where all other names are found."""
 
 
