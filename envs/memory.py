@@ -5,12 +5,15 @@ tasks show uint8 [3,24,24] pictures of 3 x 3 coloured fields in place of float32
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gymnasium.vector import VectorEnv
 
+from r2ac.envs.bandit import Bandit
 from r2ac.envs.chain import MemoryChain
+from r2ac.envs.curriculum import Curriculum
 from r2ac.envs.key_to_door import KeyToDoor
+from r2ac.envs.mazes import EndlessTMaze, WalkedTMaze
 from r2ac.envs.recall import COLOURS, MemoryVector, PictureVector
 from r2ac.envs.recall_tasks import Copy, MatchToSample, Parity, RepeatFirst, RepeatPrevious
 from r2ac.envs.seeding import engine_seeds
@@ -24,7 +27,7 @@ class MemoryOptions(SuiteOptions):
     """Options of the memory tasks; in brackets the tasks that an option belongs to."""
 
     corridor_length: int = 40
-    """Steps between seeing the cue and choosing (tmaze); an episode has one step more. At least 1."""
+    """Steps of the corridor (tmaze, passive_tmaze, active_tmaze), or the most of one (endless_tmaze). At least 1."""
     symbols: int = 4
     """Number of different symbols (copy, repeat_previous, repeat_first, match_to_sample). 2 or more; 8 with pixels."""
     sequence_length: int = 10
@@ -41,6 +44,17 @@ class MemoryOptions(SuiteOptions):
     """Mean steps from the conditioned to the unconditioned stimulus (trace_conditioning). At least 6."""
     distractors: int = 10
     """Stimuli that predict nothing (trace_conditioning)."""
+    corridors: int = 5
+    """Corridors of an episode, one after another, each with a cue of its own (endless_tmaze). At least 1."""
+    random_lengths: bool = False
+    """Draw the length of each corridor uniformly from 1 to corridor_length (endless_tmaze)."""
+    arms: int = 5
+    """Arms of the bandit, each with a probability of its own (bandit). At least 2."""
+    pulls: int = 10
+    """Steps of an episode, a pull each (bandit). At least 1."""
+    curriculum: bool = False
+    """Begin with episodes of size 1 (corridor_length, sequence_length or delay) that grow once a stream answers right
+    ten episodes in a row (tmaze, copy, repeat_first, parity, match_to_sample). Of the split train alone."""
     pixels: bool = False
     """Show small pictures, uint8 [3,24,24], in place of vectors; they take an encoder for images, such as patch."""
 
@@ -57,11 +71,56 @@ _TASKS: dict[str, Callable[[int, MemoryOptions], MemoryVector]] = {
     "key_to_door": lambda num_envs, options: KeyToDoor(num_envs, options.delay),
     "chain": lambda num_envs, options: MemoryChain(num_envs, options.chain_length),
     "trace_conditioning": lambda num_envs, options: TraceConditioning(num_envs, options.isi, options.distractors),
+    "passive_tmaze": lambda num_envs, options: WalkedTMaze(num_envs, options.corridor_length, steps_to_cue=0),
+    "active_tmaze": lambda num_envs, options: WalkedTMaze(num_envs, options.corridor_length, steps_to_cue=1),
+    "endless_tmaze": lambda num_envs, options: EndlessTMaze(
+        num_envs, options.corridor_length, options.corridors, options.random_lengths
+    ),
+    "bandit": lambda num_envs, options: Bandit(num_envs, options.arms, options.pulls),
 }
+_DESCRIPTIONS = {
+    "tmaze": "a cue, then a corridor through which the agent is carried, then a choice: the cue's direction pays 1",
+    "copy": "a sequence of symbols, then as many questions: each symbol said again in its order pays 1",
+    "repeat_previous": "a symbol at every step: saying the one of k steps ago pays 1",
+    "repeat_first": "symbols, then a question: saying the first symbol pays 1",
+    "parity": "bits, then a question: saying whether their ones are even or odd pays 1",
+    "match_to_sample": "a symbol, then after a delay two symbols: choosing the side of the first one pays 1",
+    "key_to_door": "a room with a key, a dark corridor, a room with four doors: the door of the key's colour pays 1",
+    "chain": "bsuite's memory_len: a bit in the first step, asked for in the last: 1 if right, -1 if wrong",
+    "trace_conditioning": "a reward to predict, some time after its stimulus is gone; there is one action",
+    "passive_tmaze": "Ni et al.'s maze: a cue where the agent begins, a corridor to walk at -1/L a step behind time, "
+    "two goals: the cue's pays 1",
+    "active_tmaze": "the same, but the cue is shown a step to the left of the beginning",
+    "endless_tmaze": "corridors one after another, each with a new cue: the right turn pays 1 and leads on, a wrong "
+    "one -1 and ends",
+    "bandit": "arms that pay 1 with unknown probabilities, new ones in each episode: find the best while pulling",
+}
+_SIZES = {
+    "tmaze": "corridor_length",
+    "copy": "sequence_length",
+    "repeat_first": "delay",
+    "parity": "sequence_length",
+    "match_to_sample": "delay",
+}
+"""The option that `curriculum` grows, by task."""
+
+
+def _new(name: str, num_envs: int, options: MemoryOptions) -> MemoryVector:
+    """The task with its options; raises InvalidOption."""
+    if not options.curriculum:
+        return _TASKS[name](num_envs, options)
+    size = _SIZES[name]
+    return Curriculum(
+        num_envs,
+        lambda steps: _TASKS[name](1, replace(options, **{size: steps})),  # type: ignore[arg-type, return-value]
+        getattr(options, size),
+    )
 
 
 def _check(name: str, options: MemoryOptions) -> None:
     env = _TASKS[name](1, options)
+    if options.curriculum and name not in _SIZES:
+        raise InvalidOption(f"curriculum is True, but it must be False with {name}; it is for {', '.join(_SIZES)}")
     symbols = getattr(env, "symbols", 0)
     if options.pixels and not env.pictures():
         raise InvalidOption(f"pixels is True, but it must be False with {name}, which has no pictures")
@@ -70,7 +129,7 @@ def _check(name: str, options: MemoryOptions) -> None:
 
 
 def _make(name: str, num_envs: int, seed: int, split: Split, options: MemoryOptions) -> VectorEnv:
-    env = _TASKS[name](num_envs, options)
+    env = _new(name, num_envs, replace(options, curriculum=options.curriculum and split == "train"))
     env.seed_streams(engine_seeds(seed, split, num_envs))
     return PictureVector(env, env.pictures()) if options.pixels else env
 
@@ -86,12 +145,13 @@ SUITE = Suite(
     summary="small tasks that need recall, as vectors or as small pictures",
     options=MemoryOptions,
     list_tasks=lambda: tuple(_TASKS),
-    unlisted=("chain", "trace_conditioning"),
+    describe=_DESCRIPTIONS.__getitem__,
+    unlisted=("chain", "trace_conditioning", "passive_tmaze", "active_tmaze", "endless_tmaze", "bandit"),
     endless=("trace_conditioning",),
     check=_check,
     make=_make,
     reference_scores=lambda name, options: _TASKS[name](1, options).scores,
-    episode_steps=lambda name, options: _TASKS[name](1, options).episode_steps,
+    episode_steps=lambda name, options: _new(name, 1, options).episode_steps,
     spaces=_spaces,
     foreign=False,
 )

@@ -1,4 +1,5 @@
-"""What the recall tasks share: episodes of one length, written out beforehand, and small pictures."""
+"""What the tasks of the suite `memory` share: episodes that actions change, episodes of one length that are written out
+beforehand, and small pictures."""
 
 from __future__ import annotations
 
@@ -39,6 +40,45 @@ class MemoryVector(StreamsVector):
     def pictures(self) -> list[np.ndarray]:
         """How each feature looks in pixels, uint8 [3,SIDE,SIDE] (see `PictureVector`); empty where there are none."""
         return []
+
+
+class EpisodicVector(MemoryVector):
+    """`num_envs` streams of a task in which actions decide what comes next, or when an episode ends.
+
+    A subclass keeps the streams' states, draws episodes in `begin` and steps all streams at once in `act`.
+    """
+
+    @abstractmethod
+    def begin(self, streams: np.ndarray) -> None:
+        """Draws the next episode of the streams, int64 [M], each from its own generator."""
+
+    @abstractmethod
+    def observe(self) -> np.ndarray:
+        """What the streams show now, float32 [N,features], the caller's to keep."""
+
+    @abstractmethod
+    def act(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Lets the actions, int64 [N], take effect: rewards, float64 [N]; terminated and truncated, bool [N]."""
+
+    def reset(
+        self, *, seed: int | Sequence[int] | np.ndarray | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begins an episode in every stream, or in those of `options["reset_mask"]`; a `seed` goes to `seed_streams`,
+        None keeps the generators as they are."""
+        if seed is not None or not self._generators:
+            self.seed_streams(seed)
+        mask = (options or {}).get("reset_mask")
+        self.begin(np.arange(self.num_envs) if mask is None else np.flatnonzero(mask))
+        return self.observe(), {}
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        reward, terminated, truncated = self.act(np.asarray(actions))
+        info: dict[str, Any] = {}
+        over = terminated | truncated
+        if np.count_nonzero(over):
+            info = Signals(final_observation=self.observe(), has_final=over).info()
+            self.begin(np.flatnonzero(over))
+        return self.observe(), reward, terminated, truncated, info
 
 
 class ScriptedVector(MemoryVector):

@@ -131,6 +131,8 @@ class Suite:
     reference_scores: Callable[[str, Any], ReferenceScores | None] = lambda name, options: None
     episode_steps: Callable[[str, Any], int | None] = lambda name, options: None
     """The number of steps that all episodes of a task have; None where they differ."""
+    describe: Callable[[str], str] = lambda name: ""
+    """What a task asks for, in a sentence."""
     look_up: Callable[[str], None] | None = None
     """For names beyond those that `list_tasks` can list: look_up(name) raises UnknownTask unless there is the task."""
     spaces: Callable[[str, Any], Spaces | None] = lambda name, options: None

@@ -69,6 +69,9 @@ def print_suites(console: Console, suites: Sequence[Suite]) -> None:
             frames = str(task.frames_per_step())
             table.add_row(f"  {task.name}", *_seen(task, problem), frames, *(both if low else ()))
         console.print(table)
+        for task in suite.tasks:
+            if text := suite.describe(task.short_name):
+                console.print(f"  {task.short_name}: {text}", markup=False, soft_wrap=True)
         console.print()
 
 
@@ -85,6 +88,7 @@ def print_task(console: Console, task: Task) -> None:
     options = preset_options(task.name)
     rows: list[tuple[str, object]] = [
         ("suite", task.suite.summary),
+        *([("task", text)] if (text := task.suite.describe(task.short_name)) else []),
         ("here", "runs" if problem is None else f"cannot run: {problem}"),
         ("observation", observation),
         ("actions", actions),

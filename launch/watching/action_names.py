@@ -19,6 +19,9 @@ _MEMORY = {
     "parity": ("even", "odd"),
     "match_to_sample": ("left", "right"),
     "key_to_door": _MOVES,
+    "passive_tmaze": ("right", "up", "left", "down"),
+    "active_tmaze": ("right", "up", "left", "down"),
+    "endless_tmaze": ("forward", "left", "right"),
 }
 _MINIGRID = ("left", "right", "forward", "pickup", "drop", "toggle", "done")
 _PROCGEN = (

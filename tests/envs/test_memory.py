@@ -15,6 +15,7 @@ from r2ac.envs.recall_tasks import Parity
 
 PICTURED = [task.short_name for task in find_tasks("memory")]
 TASKS = [*PICTURED, "chain"]
+WALKED = ["passive_tmaze", "endless_tmaze", "bandit"]
 SHOWN = [*((task, False) for task in TASKS), *((task, True) for task in PICTURED)]
 SMALL = MemoryOptions(corridor_length=5, symbols=3, sequence_length=4, lag=3, episode_length=9, delay=4, chain_length=6)
 STEPS = {
@@ -297,7 +298,7 @@ def first_observations(task: str, seed: int, split: str = "train", num_envs: int
     return np.stack([env.reset()[0], *(env.step(action)[0] for action in actions)])
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [*TASKS, *WALKED])
 def test_episodes_follow_the_seed(task: str) -> None:
     once = first_observations(task, 5)
     np.testing.assert_array_equal(once, first_observations(task, 5))
@@ -361,7 +362,7 @@ def test_options_of_other_tasks_do_not_matter() -> None:
     make_vector("memory/copy", 1, 0, options=MemoryOptions(symbols=9))
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", [*TASKS, *WALKED, "active_tmaze"])
 def test_streams_that_begin_at_any_time_are_as_each_alone(task: str) -> None:
     streams = 3
     together = make_vector(f"memory/{task}", streams, 0, options=SMALL)
