@@ -32,7 +32,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "this set-up needs Python 3.11 or 3.12, for which every engine has a wheel, but $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt $(TORCH)
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[atari,procgen,popgym,minigrid,video,cluster,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[atari,procgen,popgym,minigrid,video,cluster,export,dev]'
 	$(PIP) install --quiet --no-deps procgen-mirror==0.10.7 gym3==0.3.3
 	touch $@
 

@@ -79,6 +79,11 @@ class ActionSpec(ABC):
         """Actions [B, *shape] of parameters [B, P]: those at which the cumulative probability reaches the uniform
         numbers, [B, *shape] in [0, 1); without uniform numbers the most probable ones."""
 
+    @abstractmethod
+    def most_probable(self, parameters: Tensor) -> Tensor:
+        """Of parameters [B, P] the actions [B, *shape] that `choose` takes without uniform numbers, as the environment
+        takes them (`to_env`). `torch.export` can trace it."""
+
     def at_random(self, random: np.random.Generator, count: int, mask: np.ndarray | None) -> np.ndarray:
         """``count`` actions as the environment takes them, each with the same probability; of those that ``mask``
         allows, bool [count, P]."""
@@ -136,6 +141,9 @@ class DiscreteActions(ActionSpec):
         cumulative = weights.cumsum(axis=1)
         return (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(axis=1).clip(max=self.count - 1)
 
+    def most_probable(self, parameters: Tensor) -> Tensor:
+        return parameters.argmax(-1)
+
 
 @dataclass(frozen=True)
 class MultiDiscreteActions(ActionSpec):
@@ -176,6 +184,9 @@ class MultiDiscreteActions(ActionSpec):
             for k, logits, part in self.parts()
         ]
         return np.stack(each, axis=1)
+
+    def most_probable(self, parameters: Tensor) -> Tensor:
+        return torch.stack([part.argmax(-1) for part in parameters.split(self.sizes, -1)], -1)
 
 
 @dataclass(frozen=True)
@@ -235,6 +246,13 @@ class BoxActions(ActionSpec):
         if uniforms is None:
             return mean.astype(np.float32)
         return (mean + np.exp(log_deviation, dtype=np.float64) * _gaussian(uniforms)).astype(np.float32)
+
+    def most_probable(self, parameters: Tensor) -> Tensor:
+        action = parameters[..., : len(self.low)]
+        low, high = action.new_tensor(self.low), action.new_tensor(self.high)
+        if self.squash:
+            action = low + (action.tanh() + 1) / 2 * (high - low)
+        return action.clamp(low, high)
 
     def at_random(self, random: np.random.Generator, count: int, mask: np.ndarray | None) -> np.ndarray:
         """Uniform between two finite bounds; elsewhere Gaussian, and clipped."""

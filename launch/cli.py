@@ -33,6 +33,7 @@ usage: r2ac COMMAND …
   r2ac watch RUN [--flags]             a video of whole episodes, and what the agent remembers
   r2ac inspect RUN …                   what RTRL adds to the gradient, and how far back it reaches
   r2ac report RUN … [--baseline RUN …] curves, evaluations and statistics of runs on one page (HTML)
+  r2ac export RUN --onnx FILE          the agent with its memory as a file that acts without r2ac; --torch for PyTorch
   r2ac bench TASK [--flags]            how many actors, streams and threads are fast on this machine
   r2ac envs [SUITE | SUITE/TASK]       every suite and task, what is seen there, and whether it can run here
   r2ac envs --watch TASK [--flags]     a picture or video of what an agent sees, of a random or a trained one
@@ -43,7 +44,7 @@ r2ac COMMAND --help lists the flags of a command, r2ac train TASK --help those o
 
 COMMANDS = (
     *("train", "submit", "jobs", "cluster", "sweep", "evaluate"),
-    *("plot", "watch", "inspect", "report", "bench", "envs"),
+    *("plot", "watch", "inspect", "report", "export", "bench", "envs"),
 )
 """Each is the function ``<name>_command`` of the module ``commands.<name>``, which is imported when it is needed."""
 

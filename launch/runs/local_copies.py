@@ -16,9 +16,9 @@ from r2ac.launch.runtime.errors import os_errors_as
 from r2ac.launch.settings.config import ConfigError
 from r2ac.launch.settings.places import is_url
 
-READING = ("evaluate", "plot", "watch", "inspect", "report", "train", "envs")
+READING = ("evaluate", "plot", "watch", "inspect", "report", "export", "train", "envs")
 """The commands that read runs."""
-_OUTPUTS = ("--output", "--memory-output")
+_OUTPUTS = ("--output", "--memory-output", "--onnx", "--torch")
 # Addresses of clusters are no runs, and a training has its own way with its run.
 _LEFT = ("--ray-address", "--run-dir", "--resume")
 _CHECKPOINT = ".safetensors"

@@ -229,6 +229,15 @@ def test_every_draw_is_an_action_of_positive_probability(logits: list[float], un
     assert np.exp(row[0, action[0]].astype(np.float64) - row.max()) > 0
 
 
+@pytest.mark.parametrize("actions", KINDS, ids=str)
+def test_tensors_and_arrays_have_the_same_most_probable_actions(actions: ActionSpec) -> None:
+    parameters = 3 * torch.randn(50, actions.parameters)
+    expected = actions.to_env(actions.choose(parameters.numpy(), None))
+    found = actions.most_probable(parameters).numpy()
+    assert found.dtype == expected.dtype
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_without_random_numbers_the_most_probable_actions_are_taken() -> None:
     logits = np.array([[0.0, 3.0, -1.0], [2.0, 1.0, 2.0]], dtype=np.float32)
     assert DiscreteActions(3).choose(logits, None).tolist() == [1, 0]

@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from r2ac.launch.cli import main
+from r2ac.launch.cli import COMMANDS, main
 from r2ac.launch.evaluation.results_file import read_evaluation
 from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runs.metrics import read_metrics
