@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 from rich.console import Console
@@ -14,6 +16,9 @@ from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.settings.config import ConfigError, require
 from r2ac.launch.settings.flags import parse, require_runs
+
+if TYPE_CHECKING:
+    from r2ac.launch.evaluation.plan import EvaluationPlan
 
 
 @dataclass(frozen=True)
@@ -44,10 +49,24 @@ class EvaluateArguments:
 def evaluate_command(arguments: Sequence[str], console: Console) -> int:
     """``r2ac evaluate RUN_OR_CHECKPOINT … [--flags]``: 1 where a part failed, 2 where nothing could be evaluated for
     bad input, 128 + the signal's number where one came."""
-    parsed = parse(EvaluateArguments, "r2ac evaluate", arguments)
-    # What a protocol prescribes is the default of the flags.
+    plan, received = evaluate_runs(evaluate_arguments(arguments), console)
+    print_failures(failure.sentence for failure in plan.failures)
+    if received is not None:
+        return 128 + received
+    if not plan.failures:
+        return 0
+    return 1 if plan.results or not all(failure.bad_input for failure in plan.failures) else 2
+
+
+def evaluate_arguments(words: Sequence[str]) -> EvaluateArguments:
+    """The words of a command line; what a protocol prescribes is the default of the flags."""
+    parsed = parse(EvaluateArguments, "r2ac evaluate", words)
     default = EvaluateArguments(settings=Settings.of(parsed.settings.protocol))
-    parsed = parse(EvaluateArguments, "r2ac evaluate", arguments, default)
+    return parse(EvaluateArguments, "r2ac evaluate", words, default)
+
+
+def evaluate_runs(parsed: EvaluateArguments, console: Console) -> tuple[EvaluationPlan, signal.Signals | None]:
+    """Play, write and print; returns what was found, with what failed, and the signal that ended it early, if any."""
     require_runs(parsed.runs, "evaluate")
     require(parsed.stall_seconds > 0, "stall_seconds", parsed.stall_seconds, "above 0")
     require(parsed.workers is None or parsed.workers >= 0, "workers", parsed.workers, "at least 0")
@@ -61,12 +80,7 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
     with StopSignals() as signals:
         play_plan(plan, console, workers, signals, parsed.stall_seconds, parsed.fresh)
     print_results(plan, console)
-    print_failures(failure.sentence for failure in plan.failures)
-    if signals.received is not None:
-        return 128 + signals.received
-    if not plan.failures:
-        return 0
-    return 1 if plan.results or not all(failure.bad_input for failure in plan.failures) else 2
+    return plan, signals.received
 
 
 def _device(arguments: EvaluateArguments) -> str:

@@ -39,18 +39,20 @@ class PlotArguments:
 
 def plot_command(arguments: Sequence[str], console: Console) -> int:
     """``r2ac plot RUN … [--flags]``: 1 where some of the runs could not be drawn."""
-    parsed = parse(PlotArguments, "r2ac plot", arguments)
-    require_runs(parsed.runs, "plot")
-    from r2ac.launch.plots.plot import plot_runs
-
-    output = parsed.output or RunDirectory(first_place(parsed.runs)).curves_path
-    settings = {"band": parsed.band, "paper": parsed.paper}
     left_out: list[str] = []
     try:
-        written = plot_runs(
-            parsed.runs, output, parsed.x, parsed.metric, parsed.smoothing, **settings, left_out=left_out
-        )
+        written = plot_curves(parse(PlotArguments, "r2ac plot", arguments), left_out)
     finally:
         print_failures(left_out)
     print_table(console, "learning curves", [], {"table" if written.suffix.lower() == ".csv" else "figure": written})
     return 1 if left_out else 0
+
+
+def plot_curves(arguments: PlotArguments, left_out: list[str]) -> Path:
+    """Draw; returns the path of what was written. ``left_out`` takes a sentence about each run that cannot be drawn."""
+    require_runs(arguments.runs, "plot")
+    from r2ac.launch.plots.plot import plot_runs
+
+    output = arguments.output or RunDirectory(first_place(arguments.runs)).curves_path
+    asked = {name: getattr(arguments, name) for name in ("x", "metric", "smoothing", "band", "paper")}
+    return plot_runs(arguments.runs, output, **asked, left_out=left_out)

@@ -8,13 +8,13 @@ from dataclasses import fields, is_dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType, NoneType
-from typing import Any, get_args, get_origin
+from typing import Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from r2ac.agents.config import only_gradient
+from r2ac.agents.config import AgentConfig, only_gradient
 from r2ac.envs import find_tasks, one_suite
 from r2ac.launch.settings.config import ConfigError, TrainConfig, require
 from r2ac.launch.settings.matching import with_matched_size
@@ -104,6 +104,26 @@ def parse_known(kind: Any, prog: str, arguments: Sequence[str], default: Any = N
     """The same, and all words that are not for ``kind``, in their order."""
     parsed, rest = _read(kind, prog, arguments, default, return_unknown_args=True)
     return parsed, list(rest)
+
+
+def flag_words(settings: Mapping[str, Any]) -> list[str]:
+    """Settings by the names of their fields as the words of a command line."""
+    words = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool) and name not in _OPTIONAL_TRUTHS:
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list | tuple):
+            words += [f"--{flag}", *map(str, value)]
+        else:
+            words.append(f"--{flag}={value}")
+    return words
+
+
+_OPTIONAL_TRUTHS = {
+    name for name, hint in get_type_hints(AgentConfig).items() if set(get_args(hint)) == {bool, NoneType}
+}
+"""Flags that take the word true or false; others are switches."""
 
 
 def with_options(kind: Any, options: Any) -> Any:

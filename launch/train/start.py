@@ -30,7 +30,7 @@ _OF_ONE_TASK = (*RUN_FAILURES, RunError, CheckpointError, ConfigError, InvalidOp
 
 def begin(config: TrainConfig[Any], url: str | None, flags: Sequence[str], console: Console) -> int:
     """A training with checked settings, which were read from ``flags``; at a URL if there is one."""
-    with nullcontext(url) if url else _new_path(config) as place:
+    with nullcontext(url) if url else new_path(config) as place:
         if _is_watched_over(config):
             others = list(flags)
             take_flag(others, "--run-dir")
@@ -60,7 +60,7 @@ def resume(place: str, arguments: Sequence[str], console: Console) -> int:
 
 def begin_suite(first: TrainConfig[Any], names: str, given: str | None, flags: Sequence[str], console: Console) -> int:
     """A training on each task of a list; ``first`` has the settings of the first. One begun in ``given`` goes on."""
-    with nullcontext(given) if given else _new_path(replace(first, task=names, run_dir=None)) as place:
+    with nullcontext(given) if given else new_path(replace(first, task=names, run_dir=None)) as place:
         suite = SuiteRun(str(place), names, tuple(flags))
         begun = SuiteRun.read(suite.place)
         if begun is not None and begun != suite:
@@ -127,7 +127,7 @@ def _train_one(suite: SuiteRun, task: Task, console: Console) -> int:
     return train(config, place, None, console)
 
 
-def _new_path(config: TrainConfig[Any]) -> AbstractContextManager[Path]:
+def new_path(config: TrainConfig[Any]) -> AbstractContextManager[Path]:
     """Where a new run is written; by default a new directory, removed if no run comes to be. Raises ConfigError."""
     if config.run_dir is None:
         return new_directory(default_run_directory(config.task, config.label, config.seed))

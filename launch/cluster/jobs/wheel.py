@@ -50,6 +50,9 @@ def _sources(root: Path) -> Iterator[Path]:
 
 def _files(installed: Distribution) -> Iterator[tuple[str, bytes]]:
     """(name in the wheel, content) of the modules, of the data beside them, and of the wheel's own description."""
+    top = importlib.import_module("r2ac").__file__
+    assert top is not None
+    yield "r2ac/__init__.py", Path(top).read_bytes()
     for folder in _FOLDERS:
         root = Path(importlib.import_module(f"r2ac.{folder}").__path__[0])
         for file in _sources(root):
