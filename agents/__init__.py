@@ -8,6 +8,7 @@ from r2ac.agents.config import AgentConfig, Gradient
 if TYPE_CHECKING:
     from r2ac.agents.actions import ActionSpec, BoxActions, DiscreteActions, MultiDiscreteActions
     from r2ac.agents.agent import Agent, ObservationSpec, RolloutOutput, StepOutput
+    from r2ac.agents.closed_form import ClosedForm
     from r2ac.agents.core import Carry, Core
     from r2ac.agents.cores import CORE_NAMES, CORES, is_core
     from r2ac.agents.encoders import ImpalaEncoder, MLPEncoder, NatureEncoder, PatchEncoder
@@ -28,6 +29,7 @@ __all__ = [
     "AgentConfig",
     "BoxActions",
     "Carry",
+    "ClosedForm",
     "Core",
     "DiscreteActions",
     "FeedForward",
@@ -46,7 +48,7 @@ __all__ = [
     "is_core",
 ]
 
-_MODULES = ("actions", "agent", "cores", "encoders", "recurrent", "recurrent_check")
+_MODULES = ("actions", "agent", "closed_form", "cores", "encoders", "recurrent", "recurrent_check")
 """Where all other names are found."""
 
 

@@ -202,9 +202,8 @@ class Agent(nn.Module):
     ) -> StepOutput:
         """One step of B streams without sensitivities, from the core's state before it, [B, S]; the other arguments are
         those of :meth:`forward` without the axis of time."""
-        words = None if instruction is None else instruction.unsqueeze(0)
         with scope("encoder"):
-            x = self.core_input(observation.unsqueeze(0), reward.unsqueeze(0), is_first.unsqueeze(0), words).squeeze(0)
+            x = self.core_input(observation, reward, is_first, instruction)
         with scope("core"):
             h, state = self.core.transition(x, state, is_first)
         with scope("heads"):
@@ -222,19 +221,19 @@ class Agent(nn.Module):
         return output.value.view_as(reward)
 
     def core_input(self, observation: Tensor, reward: Tensor, is_first: Tensor, instruction: Tensor | None) -> Tensor:
-        """[features; transformed last reward; features of the instruction], [T, B, D]."""
-        dtype = self.policy.weight.dtype
+        """[features; transformed last reward; features of the instruction], [..., D], for any axes of steps."""
+        dtype, steps = self.policy.weight.dtype, reward.shape
         if self.observations is not None:
             observation = self.observations(observation)
         # Casts are not kept from call to call: weights change, and a captured update must cast them each time.
         low = self.encoder_dtype == torch.bfloat16
         with torch.autocast(observation.device.type, torch.bfloat16, enabled=low, cache_enabled=False):
-            features = self.encoder(observation.flatten(0, 1)).unflatten(0, reward.shape)
+            features = self.encoder(observation.flatten(0, len(steps) - 1)).unflatten(0, steps)
         features = features.to(dtype)
         last_reward = self.rewards(reward).masked_fill(is_first, 0).to(dtype)
         parts = [features, last_reward.unsqueeze(-1)]
         if self.instruction_encoder is not None:
             if instruction is None:
                 raise ValueError("this agent reads instructions, but the step has none")
-            parts.append(self.instruction_encoder(instruction.flatten(0, 1)).unflatten(0, reward.shape))
+            parts.append(self.instruction_encoder(instruction.flatten(0, len(steps) - 1)).unflatten(0, steps))
         return torch.cat(parts, dim=-1)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from r2ac.agents.config import Gradient, TimeScales
 from r2ac.agents.core import START_SCALE, Carry, Core
-from r2ac.kernels import CELLS, Notes, Traces, boundary_by_stream, magnitude, recurrence, traces_after
+from r2ac.kernels import CELLS, Linearisation, Notes, Traces, boundary_by_stream, magnitude, recurrence, traces_after, traces_after_step
 
 
 class Recurrent(Core):
@@ -158,6 +158,32 @@ class Recurrent(Core):
     def transition(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         state = self._flat(self.cell.step(*self._step_arguments(x, state, is_first)))
         return self._read(x, state), state
+
+    @torch.no_grad()
+    def linearised(self, x: Tensor, state: Tensor, is_first: Tensor) -> Linearisation:
+        """The derivatives of one step, x [B, D], state [B, S] and is_first [B]; those by the state are 0 where an
+        episode begins."""
+        linear = self.cell.linearise(*self._step_arguments(x, state, is_first))
+        outside = is_first.view(-1, *(1,) * (linear.jacobian.dim() - 1))
+        return linear._replace(jacobian=linear.jacobian.masked_fill(outside, 0))
+
+    def pull(self, by_after: Tensor, linear: Linearisation) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """The gradients by the state before a step, [B, S], by the own parameters, [B, ..., N] each, and by the gates,
+        [B, K, N], from that by the state after it, [B, S], stream by stream."""
+        by_after = self._by_part(by_after)
+        if self.cell.parts == 1:
+            by_state = by_after * linear.jacobian
+            by_gates, by_own = (by_after.unsqueeze(1) * each for each in linear[1:])
+        else:
+            by_state, by_gates, by_own = ((by_after.unsqueeze(2) * each).sum(1) for each in linear)
+        return self._flat(by_state), by_own.split(list(self.cell.own.values()), dim=1), by_gates
+
+    @torch.no_grad()
+    def advance_by(self, linear: Linearisation, x: Tensor, carry: Carry, after: Tensor) -> Carry:
+        """:meth:`advance` by one step, whose derivatives and state ``after`` it, [B, S], are known."""
+        for traces in carry.traces:
+            traces_after_step(traces, x, linear)
+        return Carry(after, carry.traces)
 
     @torch.no_grad()
     def retention(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:

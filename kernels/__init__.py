@@ -11,7 +11,7 @@ from r2ac.kernels.cells.elstm import GATES
 from r2ac.kernels.choice import REFERENCE, Kernels, Scans, UnknownKernels, kernels_for
 from r2ac.kernels.operators import backward_scan, block_sensitivity_pass_, sensitivity_pass_, vector_pass_
 from r2ac.kernels.oracle import StepByStepRTRL
-from r2ac.kernels.recurrence import Notes, recurrence, traces_after
+from r2ac.kernels.recurrence import Notes, recurrence, traces_after, traces_after_step
 from r2ac.kernels.sensitivity import Traces, boundary_by_stream
 
 __all__ = [
@@ -34,5 +34,6 @@ __all__ = [
     "recurrence",
     "sensitivity_pass_",
     "traces_after",
+    "traces_after_step",
     "vector_pass_",
 ]

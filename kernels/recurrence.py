@@ -22,7 +22,7 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import increment_version
 
 from r2ac.kernels import operators
-from r2ac.kernels.cells import CELLS
+from r2ac.kernels.cells import CELLS, Linearisation
 from r2ac.kernels.choice import kernels_for
 from r2ac.kernels.scan import ReverseScan
 from r2ac.kernels.sensitivity import Traces, boundary_terms
@@ -250,3 +250,19 @@ def traces_after(traces: Traces, inputs: Tensor, cell: str, *given: Tensor) -> T
     streams = torch.arange(len(state), device=state.device)
     _advance((*after.tensors(), streams, torch.zeros_like(streams, dtype=torch.bool)), scan, inputs, passes)
     return after
+
+
+@torch.no_grad()
+def traces_after_step(traces: Traces, inputs: Tensor, linear: Linearisation) -> None:
+    """The sensitivities after one step of the rows ``streams``, in place, by its inputs, [B, D], and derivatives."""
+    jacobian, by_gates, by_own = linear
+    scan = ReverseScan(
+        by_projection=by_gates,
+        by_vectors=by_own,
+        boundary=torch.zeros_like(by_gates[..., 0, :]),
+        decay=jacobian,
+        weighted=by_gates.unsqueeze(0),
+        gained=torch.cat((by_own, by_gates), dim=-2),
+    )
+    passes: Any = operators if _needs_operators(inputs) else kernels_for(inputs)
+    _advance(traces.tensors(), scan, inputs.unsqueeze(0), passes)

@@ -130,6 +130,7 @@ def linear_decay(step: float, total_steps: float) -> float:
     return min(1.0, max(0.0, 1.0 - step / total_steps))
 
 
+@torch.no_grad()
 def clip_gradient_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """Scale all gradients by min(1, max_norm / norm) in place, with norm the L2 norm of all of them as one vector.
 
@@ -140,6 +141,7 @@ def clip_gradient_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be greater than 0, got {max_norm}")
-    parameters = list(parameters)
-    foreach = True if parameters[0].is_cuda else None
-    return torch.nn.utils.clip_grad_norm_(parameters, max_norm, foreach=foreach)
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return norm

@@ -30,7 +30,9 @@ class DiscountedReturns:
         rewards = batch.reward[1:].nan_to_num(0, 0, 0)
         before = self._last[batch.stream].masked_fill(gap, 0)
         rewards = torch.cat((rewards[:1] + decays[:1] * before, rewards[1:]))
-        # The scan runs backwards in time, and takes the factor of a step from the step after it.
-        returns = backward_scan(rewards.flip(0), torch.cat((decays[:1], decays[1:].flip(0)))).flip(0)
+        returns = rewards
+        if len(rewards) > 1:
+            # The scan runs backwards in time, and takes the factor of a step from the step after it.
+            returns = backward_scan(rewards.flip(0), torch.cat((decays[:1], decays[1:].flip(0)))).flip(0)
         self._last[batch.stream] = returns[-1]
         return returns

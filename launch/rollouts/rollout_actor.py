@@ -195,6 +195,7 @@ class RolloutActor:
         inference: the inference worker that acts: the address of its socket on this machine, which needs ``memory``, or
             Ray's handle; None for an agent here.
         device: where an agent here computes.
+        agent: the one that acts here; None makes it, for weights that come with the orders.
         step_timeout: seconds that a step of the environments may take before this process is ended; 0: any number.
     """
 
@@ -207,6 +208,7 @@ class RolloutActor:
         inference: Any = None,
         device: str = "cpu",
         step_timeout: float = 0.0,
+        agent: Agent | None = None,
     ) -> None:
         if threads is not None:
             set_up_process(threads)
@@ -227,12 +229,13 @@ class RolloutActor:
             assert self._memory is not None
             self._policy = SocketPolicy(inference, self._memory.descriptor, config.first_stream)
         else:
-            agent = Agent(self.spec, config.agent)
+            if agent is None:
+                agent = Agent(self.spec, config.agent).to(device).eval()
             self._layout = RolloutLayout(
                 config.rollout_length, config.num_streams, self.spec, agent.core.state_size, config.final_observations
             )
             if inference is None:
-                self._policy = LocalPolicy(agent.to(device), config.columns)
+                self._policy = LocalPolicy(agent, config.columns)
             else:
                 self._policy = RayPolicy(inference, config.columns, config.first_stream)
         self._idle_since: float | None = None

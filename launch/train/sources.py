@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from r2ac.launch.rollouts.rollout_source import InProcessSource, RaySource
 from r2ac.launch.rollouts.transport.links import ActorStarter, RayLink, SocketLink
 from r2ac.launch.rollouts.transport.shared_memory import NoMemory
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
-from r2ac.launch.rollouts.transport.shared_weights import SharedWeights
+from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
 from r2ac.launch.runs.loading import choose_device
 from r2ac.launch.runtime.process import available_cores
 from r2ac.launch.settings.config import ConfigError, TrainConfig
@@ -40,7 +40,7 @@ class Rollouts:
 
     source: RaySource | InProcessSource
     batches: RaySource | InProcessSource | BatchPipeline
-    publish: WeightsPublisher
+    publish: Callable[[], None]
 
 
 def open_rollouts(
@@ -62,9 +62,14 @@ def open_rollouts(
     actors = _actor_configs(config, spec, int(counters.get("incarnation", -1)) + 1, first_index)
     if config.num_actors == 0:
         on_gpu = config.inference_device != "auto" or len(spec.shape) == 3
-        actor = RolloutActor(actors[0], device=_acting_device(config) if on_gpu else "cpu")
+        device = _acting_device(config) if on_gpu else "cpu"
+        # Where it is at hand the learner's own agent acts: its weights are the newest at any time.
+        shares = config.publish_every == 1 and device == learner.device.type == "cpu"
+        actor = RolloutActor(actors[0], agent=learner.agent) if shares else RolloutActor(actors[0], device=device)
         stack.callback(actor.close)
         alone = InProcessSource(actor, config.batch_size, sequence)
+        if shares:
+            return Rollouts(alone, alone, lambda: alone.publish(Weights(learner.updates, None)))
         return Rollouts(alone, alone, WeightsPublisher(learner, alone.publish, wait=True))
     try:
         source = _ray_source(config, spec, learner, actors, sequence, stack)

@@ -22,16 +22,31 @@ A gap in a stream empties its traces as the end of an episode does: what follows
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from r2ac.agents import Carry, RolloutOutput, StepOutput
+from r2ac.agents import Carry, ClosedForm, RolloutOutput, StepOutput
 from r2ac.agents.scopes import scope
 from r2ac.learner.algorithms.actor_critic import ActorCritic
 from r2ac.learner.algorithms.algorithm import Descent, Losses, UpdateContext
 from r2ac.learner.config import LearnerConfig
 from r2ac.learner.rollout import Rollout
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What an update learns of the step of each stream."""
+
+    gradients: Tensor
+    """g_t by all parameters as one vector, [B, P]."""
+    error: Tensor
+    """delta_t, [B]."""
+    entropy: Tensor
+    """[B]."""
+    carry: Carry
+    """After the step."""
 
 
 class Stream:
@@ -42,7 +57,12 @@ class Stream:
     def __init__(self, context: UpdateContext) -> None:
         self._context = context
         self._parameters = [each for each in context.agent.parameters() if each.requires_grad]
-        self.traces: Sequence[Tensor] = [each.new_zeros(context.num_streams, *each.shape) for each in self._parameters]
+        sizes = [each.numel() for each in self._parameters]
+        # One vector a stream: a step is then a few operations, not some for each parameter.
+        self._traces = self._parameters[0].new_zeros(context.num_streams, sum(sizes))
+        parts = zip(self._traces.split(sizes, dim=1), self._parameters, strict=True)
+        self.traces: Sequence[Tensor] = [part.unflatten(1, each.shape) for part, each in parts]
+        self._closed_form = ClosedForm(context.agent) if ClosedForm.fits(context.agent) else None
         core = context.agent.core
         recurrent = core.recurrent_parameters if core.uses_rtrl else ()
         self._recurrent = [next(i for i, own in enumerate(self._parameters) if own is each) for each in recurrent]
@@ -63,28 +83,22 @@ class Stream:
         """An update by one step of each stream. Raises ValueError for rollouts of more than one step."""
         if batch.length != 1:
             raise ValueError(f"this algorithm learns after each step: rollout_length must be 1, not {batch.length}")
-        agent = self._context.agent
         # The state that the actor had: with one step a rollout it is the learner's own, but for a stream that is new.
-        state = batch.first_state.to(carry.state.dtype).requires_grad_()
-        output = agent.transition(state=state, **batch.inputs_at(0))
-        error = self._td_error(batch, output)
-        wanted, entropy = self.objective(output, batch.action[0], error.sign())
-        with scope("backward"):
-            gradients = self._gradients(wanted, state, carry)
+        carry = replace(carry, state=batch.first_state.to(carry.state.dtype))
+        take = self._by_autograd if self._closed_form is None else self._in_closed_form
+        step = take(batch, carry)
         with scope("losses"):
-            scale = self._gather(batch, gradients, error)
-        carry = agent.core.advance(
-            output.core_input.detach()[None], Carry(state.detach(), carry.traces), batch.is_first[:1]
-        )
+            scale = self._gather(batch, step.gradients, step.error)
+        error, entropy = step.error, step.entropy
         sums = {
             "loss/total": 0.5 * error.square().sum(),
             "loss/td_error": error.abs().sum(),
-            "loss/entropy": entropy.detach().sum(),
+            "loss/entropy": entropy.sum(),
             "learner/step_scale": scale.sum(),
         }
         descent = self._context.optimise.apply(sums, batch.batch_size)
         self._forget_unless(descent.finite, batch.stream)
-        return carry, descent
+        return step.carry, descent
 
     @torch.no_grad()
     def _td_error(self, batch: Rollout[Tensor], output: StepOutput) -> Tensor:
@@ -99,35 +113,64 @@ class Stream:
             following = torch.where(batch.truncated[0], final, following)
         return agent.rewards(batch.reward[1]).to(after.dtype) + discount * following - output.value.detach()
 
-    def _gradients(self, wanted: Tensor, state: Tensor, carry: Carry) -> list[Tensor]:
-        """Of each stream's part of ``wanted``, [B], by all parameters: [B, ...] each."""
-        inputs, batch = [*self._parameters, state], len(wanted)
-        if batch == 1:
-            found = torch.autograd.grad(wanted.sum(), inputs, materialize_grads=True)
-            gradients, by_state = [gradient.unsqueeze(0) for gradient in found[:-1]], found[-1]
-        else:
-            # The streams meet nowhere in a step: a backward pass for each, all at once.
-            each = torch.eye(batch, dtype=wanted.dtype, device=wanted.device)
-            found = torch.autograd.grad(wanted, inputs, each, is_grads_batched=True, materialize_grads=True)
-            gradients, by_state = list(found[:-1]), found[-1].diagonal().mT
+    def _by_autograd(self, batch: Rollout[Tensor], carry: Carry) -> _Step:
+        """The reference, for any agent."""
+        core, state = self._context.agent.core, carry.state.requires_grad_()
+        output = self._context.agent.transition(state=state, **batch.inputs_at(0))
+        error = self._td_error(batch, output)
+        wanted, entropy = self.objective(output, batch.action[0], error.sign())
+        inputs, streams = [*self._parameters, state], len(wanted)
+        with scope("backward"):
+            if streams == 1:
+                found = torch.autograd.grad(wanted.sum(), inputs, materialize_grads=True)
+                gradients, by_state = [gradient.unsqueeze(0) for gradient in found[:-1]], found[-1]
+            else:
+                # The streams meet nowhere in a step: a backward pass for each, all at once.
+                each = torch.eye(streams, dtype=wanted.dtype, device=wanted.device)
+                found = torch.autograd.grad(wanted, inputs, each, is_grads_batched=True, materialize_grads=True)
+                gradients, by_state = list(found[:-1]), found[-1].diagonal().mT
+            vector = self._with_boundary(gradients, by_state, carry)
+        carry = core.advance(output.core_input.detach()[None], replace(carry, state=state.detach()), batch.is_first[:1])
+        return _Step(vector, error, entropy.detach(), carry)
+
+    def _in_closed_form(self, batch: Rollout[Tensor], carry: Carry) -> _Step:
+        """The same by formulas of the agent's layers; autograd has the distribution of the actions alone."""
+        assert self._closed_form is not None
+        output = self._context.agent.step(state=carry.state, **batch.inputs_at(0))
+        error = self._td_error(batch, output)
+        heads = output.logits.requires_grad_(), output.value.requires_grad_()
+        wanted, entropy = self.objective(output, batch.action[0], error.sign())
+        with scope("backward"):
+            by_heads = torch.autograd.grad(wanted.sum(), heads, materialize_grads=True)
+            found = self._closed_form.gradients(output, carry.state, batch.is_first[0], *by_heads)
+            gradients = [found.by_parameters[each] for each in self._parameters]
+            vector = self._with_boundary(gradients, found.by_state, carry)
+        core = self._closed_form.core
+        return _Step(
+            vector, error, entropy.detach(), core.advance_by(found.linear, output.core_input, carry, output.state)
+        )
+
+    def _with_boundary(self, gradients: list[Tensor], by_state: Tensor, carry: Carry) -> Tensor:
+        """The gradients of the streams, [B, ...] of each parameter, with what came before the step: as one, [B, P]."""
         boundary = self._context.agent.core.boundary_by_stream(by_state, carry)
         for place, before in zip(self._recurrent, boundary, strict=False):
             gradients[place] = gradients[place] + before
-        return gradients
+        return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
 
     @torch.no_grad()
-    def _gather(self, batch: Rollout[Tensor], gradients: list[Tensor], error: Tensor) -> Tensor:
+    def _gather(self, batch: Rollout[Tensor], gradients: Tensor, error: Tensor) -> Tensor:
         """Take the gradients into the traces and give the parameters theirs; returns the scales of the steps, [B]."""
         config, streams = self._context.config, batch.stream
         fade = config.discount * config.trace_lambda * (~batch.is_first[0]).to(error.dtype)
-        for trace, gradient in zip(self.traces, gradients, strict=True):
-            trace[streams] = trace[streams] * _along(fade, trace) + gradient
-        size = torch.stack([trace[streams].flatten(1).abs().sum(1) for trace in self.traces]).sum(0)
+        traces = torch.addcmul(gradients, self._traces[streams], fade.unsqueeze(1))
+        self._traces[streams] = traces
+        size = torch.linalg.vector_norm(traces, 1, dim=1)
         bound = config.step_bound * self._learning_rate() * error.abs().clamp_min(1) * size
         scale = 1 / bound.clamp_min(1)
         shares = -scale * error / (len(error) * self._context.collective.size)
-        for parameter, trace in zip(self._parameters, self.traces, strict=True):
-            parameter.grad = torch.einsum("b,b...->...", shares, trace[streams])
+        parts = (shares @ traces).split([each.numel() for each in self._parameters])
+        for parameter, part in zip(self._parameters, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
         return scale
 
     def _learning_rate(self) -> Tensor | float:
@@ -138,10 +181,5 @@ class Stream:
         """Empty the traces of these streams where the update was skipped: they may hold what is not finite."""
         if finite.device.type == "cpu" and finite:
             return
-        for trace in self.traces:
-            trace[streams] = torch.where(finite, trace[streams], torch.zeros_like(trace[streams]))
-
-
-def _along(numbers: Tensor, trace: Tensor) -> Tensor:
-    """[B] as [B, 1, ...] beside a trace."""
-    return numbers.view(-1, *(1,) * (trace.dim() - 1))
+        traces = self._traces[streams]
+        self._traces[streams] = torch.where(finite, traces, torch.zeros_like(traces))

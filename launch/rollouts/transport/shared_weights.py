@@ -18,11 +18,13 @@ class Weights:
 
     version: int
     """The number of updates that made them."""
-    values: np.ndarray
-    """All parameters, one after another, float32."""
+    values: np.ndarray | None
+    """All parameters, one after another, float32; None where those who act have the learner's agent itself."""
 
     def load_into(self, agent: Agent) -> None:
         """Copy them into the agent's parameters, which stay where they lie in memory, as cuDNN's LSTM wants them."""
+        if self.values is None:
+            return
         parameters = list(agent.parameters())
         copy_vector_(parameters, torch.tensor(self.values, device=parameters[0].device))
 
