@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -225,9 +226,11 @@ class Agent(nn.Module):
         dtype, steps = self.policy.weight.dtype, reward.shape
         if self.observations is not None:
             observation = self.observations(observation)
-        # Casts are not kept from call to call: weights change, and a captured update must cast them each time.
-        low = self.encoder_dtype == torch.bfloat16
-        with torch.autocast(observation.device.type, torch.bfloat16, enabled=low, cache_enabled=False):
+        precision: AbstractContextManager[object] = nullcontext()
+        if self.encoder_dtype == torch.bfloat16:
+            # Casts are not kept from call to call: weights change, and a captured update must cast them each time.
+            precision = torch.autocast(observation.device.type, torch.bfloat16, cache_enabled=False)
+        with precision:
             features = self.encoder(observation.flatten(0, len(steps) - 1)).unflatten(0, steps)
         features = features.to(dtype)
         last_reward = self.rewards(reward).masked_fill(is_first, 0).to(dtype)

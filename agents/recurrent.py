@@ -11,7 +11,17 @@ from torch import Tensor, nn
 
 from r2ac.agents.config import Gradient, TimeScales
 from r2ac.agents.core import START_SCALE, Carry, Core
-from r2ac.kernels import CELLS, Linearisation, Notes, Traces, boundary_by_stream, magnitude, recurrence, traces_after, traces_after_step
+from r2ac.kernels import (
+    CELLS,
+    Linearisation,
+    Notes,
+    Traces,
+    boundary_by_stream,
+    magnitude,
+    recurrence,
+    traces_after,
+    traces_after_step,
+)
 
 
 class Recurrent(Core):

@@ -90,7 +90,7 @@ class Learner:
         has_kernels = kernels_for(self.parameters[0]) is not REFERENCE
         self._capture = CapturedStep(self.device) if on_gpu and config.cuda_graph and has_kernels else None
         self._rtrl_metrics: RTRLMetrics | None = None
-        if agent.core.uses_rtrl and config.rtrl_metrics_every:
+        if agent.core.uses_rtrl and config.rtrl_metrics_every and self.algorithm.descends:
             # A CUDA graph has no branches: what is captured is done in every update.
             every = 1 if on_gpu else config.rtrl_metrics_every
             self._rtrl_metrics = RTRLMetrics(agent.core, num_streams, every, self._collective)
@@ -238,7 +238,8 @@ class Learner:
         """One step of the optimiser by the gradients that the parameters of all learners have, unless one is not
         finite; see :class:`~r2ac.learner.algorithms.algorithm.OptimiserSteps`."""
         sums = self._combine(sums)
-        metrics = {name: value / (steps * self._collective.size) for name, value in sums.items()}
+        means = torch._foreach_div(list(sums.values()), float(steps * self._collective.size))
+        metrics = dict(zip(sums, means, strict=True))
         with scope("optimiser"):
             gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
             finite = torch.isfinite(sums["loss/total"]) & torch.isfinite(gradient_norm)

@@ -31,7 +31,7 @@ class Means:
 
     def add(self, values: Tensor, good: Tensor) -> None:
         """Count the metrics (float64, in the order of the names) of an update, where it was ``good`` (bool scalar)."""
-        self._sums += values.where(good, torch.zeros_like(values))
+        self._sums += torch.where(good, values, 0.0)
         self._count += good
 
     def take(self) -> dict[str, float]:
@@ -54,7 +54,7 @@ class UpdateMetrics(Means):
 
     def add_update(self, metrics: dict[str, Tensor], finite: Tensor) -> None:
         """Note the metrics (scalars) of an update, which was good where ``finite`` (bool scalar)."""
-        values = torch.stack([metrics[name].double() for name in self._names])
+        values = torch.stack([metrics[name] for name in self._names]).double()
         self.add(values, finite)
         self._total += ~finite
         self._in_a_row += 1

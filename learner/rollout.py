@@ -65,8 +65,7 @@ class Rollout(Generic[Array]):
 
     def arrays(self) -> dict[str, Array]:
         """The fields by their names, without those that are None."""
-        named = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: array for name, array in named.items() if array is not None}
+        return {name: array for name in _FIELDS if (array := getattr(self, name)) is not None}
 
     def inputs(self) -> dict[str, Array | None]:
         """What the agent is given of it, beside a carry, by the names of its arguments."""
@@ -89,6 +88,9 @@ class Rollout(Generic[Array]):
         return Rollout(
             **{name: array[columns] if name in _STREAM_FIRST else array[:, columns] for name, array in named}
         )
+
+
+_FIELDS = tuple(field.name for field in fields(Rollout))
 
 
 def concatenate(

@@ -195,7 +195,8 @@ class RolloutActor:
         inference: the inference worker that acts: the address of its socket on this machine, which needs ``memory``, or
             Ray's handle; None for an agent here.
         device: where an agent here computes.
-        agent: the one that acts here; None makes it, for weights that come with the orders.
+        weights_of: an agent on the same device whose parameters, in the same memory, the agent here has; None: it has
+            its own, for weights that come with the orders.
         step_timeout: seconds that a step of the environments may take before this process is ended; 0: any number.
     """
 
@@ -208,7 +209,7 @@ class RolloutActor:
         inference: Any = None,
         device: str = "cpu",
         step_timeout: float = 0.0,
-        agent: Agent | None = None,
+        weights_of: Agent | None = None,
     ) -> None:
         if threads is not None:
             set_up_process(threads)
@@ -229,13 +230,15 @@ class RolloutActor:
             assert self._memory is not None
             self._policy = SocketPolicy(inference, self._memory.descriptor, config.first_stream)
         else:
-            if agent is None:
-                agent = Agent(self.spec, config.agent).to(device).eval()
+            agent = Agent(self.spec, config.agent)
             self._layout = RolloutLayout(
                 config.rollout_length, config.num_streams, self.spec, agent.core.state_size, config.final_observations
             )
             if inference is None:
-                self._policy = LocalPolicy(agent, config.columns)
+                self._policy = LocalPolicy(agent.to(device), config.columns)
+                if weights_of is not None:
+                    for own, known in zip(agent.parameters(), weights_of.parameters(), strict=True):
+                        own.data = known.data
             else:
                 self._policy = RayPolicy(inference, config.columns, config.first_stream)
         self._idle_since: float | None = None

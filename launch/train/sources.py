@@ -63,9 +63,9 @@ def open_rollouts(
     if config.num_actors == 0:
         on_gpu = config.inference_device != "auto" or len(spec.shape) == 3
         device = _acting_device(config) if on_gpu else "cpu"
-        # Where it is at hand the learner's own agent acts: its weights are the newest at any time.
+        # Weights need not be copied where both compute here: an actor that shares the learner's has the newest.
         shares = config.publish_every == 1 and device == learner.device.type == "cpu"
-        actor = RolloutActor(actors[0], agent=learner.agent) if shares else RolloutActor(actors[0], device=device)
+        actor = RolloutActor(actors[0], weights_of=learner.agent) if shares else RolloutActor(actors[0], device=device)
         stack.callback(actor.close)
         alone = InProcessSource(actor, config.batch_size, sequence)
         if shares:

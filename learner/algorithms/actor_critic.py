@@ -40,6 +40,7 @@ class ActorCritic:
     """One pass over a batch and one step by the sums of its losses."""
 
     metrics: tuple[str, ...] = METRICS
+    descends = True
     traces: Sequence[Tensor] = ()
 
     def __init__(self, context: UpdateContext) -> None:

@@ -82,6 +82,8 @@ class Algorithm(Protocol):
 
     metrics: tuple[str, ...]
     """The names of what it reports beside loss/total and loss/gradient_norm."""
+    descends: bool
+    """Whether it makes its updates by :meth:`OptimiserSteps.descend`, whose backward pass RTRL's metrics measure."""
     traces: Sequence[Tensor]
     """Eligibility traces of all streams, [num_streams, ...] for each parameter; none where it has no use for them."""
 

@@ -127,6 +127,7 @@ class PPO:
         "loss/clip_fraction",
         "learner/steps",
     )
+    descends = True
     traces: Sequence[Tensor] = ()
 
     def __init__(self, context: UpdateContext) -> None:

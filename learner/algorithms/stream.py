@@ -53,6 +53,7 @@ class Stream:
     """Steps of an actor-critic by eligibility traces."""
 
     metrics: tuple[str, ...] = ("loss/td_error", "loss/entropy", "learner/step_scale")
+    descends = False
 
     def __init__(self, context: UpdateContext) -> None:
         self._context = context

@@ -64,11 +64,10 @@ class Policy:
 
 
 class LocalPolicy(Policy):
-    """An agent in this process, a copy of the learner's or the learner's own; computes in :meth:`answer`, on the agent's
-    device."""
+    """A copy of the agent in this process; computes in :meth:`answer`, on the agent's device."""
 
     def __init__(self, agent: Agent, columns: Sequence[slice]) -> None:
-        self._agent, self._columns = agent, columns
+        self._agent, self._columns = agent.eval(), columns
         self._device = next(agent.parameters()).device
         self._state = torch.zeros(columns[-1].stop, agent.core.state_size, device=self._device)
         self._version = -1

@@ -19,7 +19,7 @@ class Weights:
     version: int
     """The number of updates that made them."""
     values: np.ndarray | None
-    """All parameters, one after another, float32; None where those who act have the learner's agent itself."""
+    """All parameters, one after another, float32; None where those who act share the learner's memory of them."""
 
     def load_into(self, agent: Agent) -> None:
         """Copy them into the agent's parameters, which stay where they lie in memory, as cuDNN's LSTM wants them."""
