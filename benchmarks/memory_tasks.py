@@ -79,12 +79,17 @@ def outcome(run: Path, threshold: float) -> Outcome:
 
 def train(task: str, method: str, seed: int, folder: Path, more: list[str]) -> Path:
     """The run, trained unless it is there."""
-    run = folder / f"{task.replace('/', '-')}-{method}-{seed}"
-    if list(run.glob("checkpoints/*.safetensors")):
-        return run
     episode = find_task(task).episode_steps(preset_options(task)) or 50
     flags = METHODS[method].format(episode=episode).split()
-    command = [sys.executable, "-m", "r2ac.launch", "train", task, *flags, *more, "--seed", str(seed)]
+    run = folder / f"{task.replace('/', '-')}-{method}-{seed}"
+    return train_run(run, [task, *flags, *more, "--seed", str(seed)])
+
+
+def train_run(run: Path, arguments: list[str]) -> Path:
+    """The run, trained by `r2ac train` with these arguments unless it is there."""
+    if list(run.glob("checkpoints/*.safetensors")):
+        return run
+    command = [sys.executable, "-m", "r2ac.launch", "train", *arguments]
     command += ["--run-dir", str(run), "--checkpoint-minutes", ENDLESS_CHECKPOINTS]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode != 0:
