@@ -16,7 +16,7 @@ from r2ac.agents.agent import Agent, StepOutput
 from r2ac.agents.recurrent import Recurrent
 from r2ac.kernels import Linearisation
 
-Gradients = dict[nn.Parameter, Tensor]
+Gradients = dict[Tensor, Tensor]
 """By parameter, [B, ...] each."""
 
 

@@ -104,6 +104,16 @@ def test_rollouts_join_without_a_seam() -> None:
             np.testing.assert_array_equal(getattr(before, name)[-1], getattr(after, name)[0])
 
 
+def test_an_actor_may_share_an_agents_weights() -> None:
+    agent = Agent(SPEC, CONFIG.agent)
+    with closing(RolloutActor(CONFIG, weights_of=agent)) as sharing, closing(RolloutActor(CONFIG)) as copying:
+        for number in range(2):
+            weights = make_weights(number + 1)
+            weights.load_into(agent)
+            shared = sharing.collect(Weights(weights.version, None), number)
+            assert same(rollout_of(shared), rollout_of(copying.collect(weights, number)))
+
+
 def test_cells_and_logits_are_those_of_the_agent_that_acted() -> None:
     rollouts, _ = collect(CONFIG, 4)
     for number, rollout in enumerate(rollouts):
