@@ -22,7 +22,7 @@ MAY_IMPORT = {
 }
 ROOMS = (
     *("runtime", "settings", "runs", "cluster", "rollouts", "evaluation", "plots", "watching", "train", "inspection"),
-    *("report", "sweeps", "commands", "cli", "__main__"),
+    *("report", "sweeps", "experiments", "commands", "cli", "__main__"),
 )
 """What stands in launch/: each room imports from those before it alone."""
 FOLDERS = [*MAY_IMPORT, "api", "tests", "benchmarks"]

@@ -146,6 +146,14 @@ def group_label(group: RunGroup, names: Sequence[str]) -> str:
     return ", ".join(f"{label}={value}" for label, value in zip(short, values, strict=True))
 
 
+def changed_settings(config: TrainConfig[Any]) -> dict[str, Any]:
+    """The task, and the settings that learning depends on and that are not the defaults, by their flat names."""
+    defaults = _defaults(config.task)
+    own = dict(_flat(json.loads(json.dumps(config.to_json(), default=os.fspath))))
+    compared = {name: value for name, value in own.items() if name.split(".")[-1] not in _NOT_COMPARED}
+    return {name: value for name, value in compared.items() if value != defaults.get(name)}
+
+
 def _is_sweep(path: Path) -> bool:
     return path.name == "sweep.json" and path.is_file()
 

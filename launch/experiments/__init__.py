@@ -1,0 +1,1 @@
+"""The study: what `experiments/` describes, trained, recorded and written as a page."""
