@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
@@ -33,6 +33,8 @@ class ReproduceArguments:
     """Of the experiment."""
     scale: Scale = "small"
     """small: for 2 cores; gpu: for a machine with a GPU; paper: for a cluster."""
+    tasks: tuple[str, ...] = ()
+    """Rows of its table to make; all if not given."""
     seeds: int | None = None
     """Trainings of each kind, with seeds 1, 2, …; as many as the experiment says if not given."""
     jobs: int | None = None
@@ -86,12 +88,15 @@ def _reproduce(experiment: Experiment, arguments: ReproduceArguments, console: C
     from r2ac.launch.experiments.study_page import write_part
     from r2ac.launch.experiments.trainings import jobs_of, make_trainings
 
+    for task in arguments.tasks:
+        require(task in experiment.tasks, "tasks", task, f"among {', '.join(experiment.tasks)}")
     path = arguments.results_dir / experiment.file_name
     records = read_records(path)
     failures = list(dict.fromkeys(experiment.problems().values()))
     with StopSignals() as signals:
         if arguments.train:
-            jobs = jobs_of(experiment, arguments.output_dir)
+            chosen = [one for one in experiment.trainings if not arguments.tasks or one.task in arguments.tasks]
+            jobs = jobs_of(replace(experiment, trainings=tuple(chosen)), arguments.output_dir)
             if not jobs:
                 raise ConfigError(f"nothing of {experiment.name} can run here: {failures[0]}")
             missing = [job for job in jobs if not job.is_recorded(records)]

@@ -114,18 +114,17 @@ class Experiment:
         return found
 
 
-def read_experiments(folder: Path = FOLDER) -> list[Experiment]:
+def read_experiments() -> list[Experiment]:
     """All of them, in the order of their files' names, each at all of its scales."""
-    return [experiment for path in sorted(folder.glob("*.toml")) for experiment in _read(path)]
+    return [experiment for path in sorted(FOLDER.glob("*.toml")) for experiment in _read(path)]
 
 
-def find_experiment(name: str, scale: str, folder: Path = FOLDER) -> Experiment:
+def find_experiment(name: str, scale: str) -> Experiment:
     """The experiment of a name and a scale. Raises ConfigError where there is none."""
-    path = folder / f"{name}.toml"
-    names = sorted(each.stem for each in folder.glob("*.toml"))
+    names = sorted(path.stem for path in FOLDER.glob("*.toml"))
     if name not in names:
         raise ConfigError(f"there is no experiment {name!r}; the experiments are {', '.join(names)}")
-    found: dict[str, Experiment] = {experiment.scale: experiment for experiment in _read(path)}
+    found: dict[str, Experiment] = {each.scale: each for each in _read(FOLDER / f"{name}.toml")}
     if scale not in found:
         raise ConfigError(f"--scale is {scale}, but {name} has {' and '.join(found)}")
     return found[scale]

@@ -92,7 +92,6 @@ def make_record(
     experiment: Experiment,
     training: Training,
     config: TrainConfig[Any],
-    digest: str,
     run: Path,
     usage: Usage,
     evaluation: float | None,
@@ -106,7 +105,7 @@ def make_record(
     return TrainingRecord(
         *training.key,
         command=" ".join(("r2ac train", *training.words)),
-        digest=digest,
+        digest=digest_of(training.words, config),
         steps=int(rows[-1]["env_steps"]),
         curve=curve,
         solved=solved,

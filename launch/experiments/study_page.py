@@ -33,7 +33,7 @@ def write_part(page: Path, experiment: Experiment, records: Iterable[TrainingRec
     cells = cells_of(experiment, records)
     figure = page.parent / page.stem / f"{experiment.name}-{experiment.scale}.svg"
     begin, end = (f"<!-- {word} {experiment.name} {experiment.scale} -->" for word in ("begin", "end"))
-    part = f"{begin}\n{part_of(experiment, cells)}\n{end}"
+    part = f"{begin}\n{part_of(experiment, cells, page.stem)}\n{end}"
     with os_errors_as(RunError, f"{page} cannot be written"):
         text = page.read_text(encoding="utf-8") if page.exists() else "# The study\n"
         before, _, rest = text.partition(begin)
@@ -58,14 +58,18 @@ def cells_of(experiment: Experiment, records: Iterable[TrainingRecord]) -> Cells
     return {place: own for place, own in cells.items() if own}
 
 
-def part_of(experiment: Experiment, cells: Cells) -> str:
-    """As Markdown, without the figure itself."""
+def part_of(experiment: Experiment, cells: Cells, figures: str = "study") -> str:
+    """As Markdown, with a link to the figure in the folder ``figures``."""
     command = f"    r2ac reproduce {experiment.name} --scale {experiment.scale}"
     lines = [f"## {experiment.title}", "", experiment.shows.strip(), "", command, ""]
     if not cells:
         return "\n".join([*lines, "Not measured yet."])
-    figure = f"study/{experiment.name}-{experiment.scale}.svg"
-    lines += [f"![{experiment.title}]({figure})", "", *_table(experiment, cells), ""]
+    lines += [
+        f"![{experiment.title}]({figures}/{experiment.name}-{experiment.scale}.svg)",
+        "",
+        *_table(experiment, cells),
+        "",
+    ]
     lines += [_checked(experiment, claim, cells) for claim in experiment.claims]
     return "\n".join([*lines, "", _cost(experiment, cells)])
 
@@ -140,23 +144,21 @@ def _checked(experiment: Experiment, claim: Claim, cells: Cells) -> str:
     own = {task: cells[task, claim.agent] for task in tasks if (task, claim.agent) in cells}
     if len(own) < len(tasks):
         return f"- {claim.text}: not measured on {len(tasks) - len(own)} of {len(tasks)} tasks yet."
-    if claim.measure == "solved":
-        values = {task: mean(record.solved is not None for record in records) for task, records in own.items()}
-    else:
-        values = {task: mean(score_of(experiment, record) for record in records) for task, records in own.items()}
+    scores = {task: mean(score_of(experiment, record) for record in records) for task, records in own.items()}
     if claim.measure == "above":
-        above = [task for task, value in values.items() if value > _highest_published(experiment, task)]
-        verdict = "met" if len(above) >= claim.at_least else "missed"
-        return f"- {claim.text}: {verdict} ({len(above)} of {len(tasks)})."
-    worst = min(values, key=lambda task: values[task])
-    verdict = "met" if values[worst] >= claim.at_least else "missed"
-    return f"- {claim.text}: {verdict} (least: {values[worst]:.2f}, {worst})."
+        columns = experiment.published.values()
+        above = sum(
+            all(score > float(column.get(task, "-inf")) for column in columns) for task, score in scores.items()
+        )
+        return f"- {claim.text}: {_verdict(above >= claim.at_least)} ({above} of {len(tasks)})."
+    if claim.measure == "solved":
+        scores = {task: mean(record.solved is not None for record in records) for task, records in own.items()}
+    worst = min(scores, key=lambda task: scores[task])
+    return f"- {claim.text}: {_verdict(scores[worst] >= claim.at_least)} (least: {scores[worst]:.2f}, {worst})."
 
 
-def _highest_published(experiment: Experiment, task: str) -> float:
-    """Infinity where nothing is published: nobody is beaten there."""
-    found = [float(column[task]) for column in experiment.published.values() if task in column]
-    return max(found, default=float("inf"))
+def _verdict(met: bool) -> str:
+    return "met" if met else "missed"
 
 
 def _cost(experiment: Experiment, cells: Cells) -> str:
@@ -198,7 +200,9 @@ def _draw(experiment: Experiment, cells: Cells) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         if experiment.figure:
             axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
+            axes.set_xticks(sorted({float(number) for x, *_ in panel.values() for number in x}))
+            axes.minorticks_off()
+        axes.xaxis.set_major_formatter(lambda value, _: short_count(value) if value >= 1 else f"{value:g}")
     for unused in every[len(points) :]:
         unused.remove()
     handles = {str(handle.get_label()): handle for axes in every[: len(points)] for handle in axes.get_lines()}
@@ -212,11 +216,11 @@ _Points = dict[str, dict[str, Any]]
 
 def _over_labels(experiment: Experiment, cells: Cells) -> _Points:
     """A cell without the number, such as that of an agent that has no rollouts, has no place on the x axis."""
-    pattern = re.compile(rf"(.*?),? ?\b{experiment.figure} = (\d+)(.*)")
+    pattern = re.compile(rf"(.*?),? ?\b{experiment.figure} = ([\d.]+)(.*)")
     found: dict[str, dict[str, list[tuple[Any, ...]]]] = {}
     for place, records in cells.items():
         matches = [pattern.fullmatch(label) for label in place]
-        numbers = [int(match[2]) for match in matches if match]
+        numbers = [float(match[2]) for match in matches if match]
         panel, line = (match[1] + match[3] if match else label for match, label in zip(matches, place, strict=True))
         if experiment.figure_y == "solved":
             values = [float(record.solved is not None) for record in records]

@@ -25,10 +25,10 @@ from r2ac.launch.evaluation.workers import Workers
 from r2ac.launch.experiments.experiment import Experiment, Training
 from r2ac.launch.experiments.records import TrainingRecord, Usage, digest_of, make_record
 from r2ac.launch.runs.loading import TrainedAgent
-from r2ac.launch.runs.run_directory import write_atomically
+from r2ac.launch.runs.run_directory import RunDirectory, write_atomically
 from r2ac.launch.runtime.errors import RunError
 from r2ac.launch.runtime.stop_signals import StopSignals
-from r2ac.launch.settings.config import TrainConfig
+from r2ac.launch.settings.config import TrainConfig, config_from_json
 from r2ac.launch.settings.flags import training_config
 from r2ac.launch.train.start import begin_suite
 
@@ -100,12 +100,12 @@ def make_trainings(
     ended = _side_by_side(jobs, at_once, signals) if at_once else _here(jobs, signals)
     for job, sentence in ended:
         try:
-            yield job, sentence or _record(experiment, job, signals)
+            yield job, sentence or _record(experiment, job)
         except RunError as error:
             yield job, str(error)
 
 
-def _record(experiment: Experiment, job: Job, signals: StopSignals) -> TrainingRecord:
+def _record(experiment: Experiment, job: Job) -> TrainingRecord:
     """Raises RunError where the agent cannot be evaluated."""
     evaluation = None
     if experiment.score == "prediction":
@@ -118,7 +118,10 @@ def _record(experiment: Experiment, job: Job, signals: StopSignals) -> TrainingR
         if plan.failures:
             raise RunError(plan.failures[0].sentence)
         evaluation = plan.rows[0].evaluation.mean_return
-    return make_record(experiment, job.training, job.config, job.digest, job.run, job.usage, evaluation)
+    run = RunDirectory(job.run)
+    # What it was trained with, which counts where a preset has changed meanwhile.
+    config = config_from_json(run.read_config(), run.config_path)
+    return make_record(experiment, job.training, config, job.run, job.usage, evaluation)
 
 
 def _here(jobs: Sequence[Job], signals: StopSignals) -> Iterator[tuple[Job, str]]:
@@ -130,6 +133,8 @@ def _here(jobs: Sequence[Job], signals: StopSignals) -> Iterator[tuple[Job, str]
         after = _usage(resource.getrusage(resource.RUSAGE_SELF))
         job.add_usage(Usage(after.cpu_seconds - before.cpu_seconds, after.peak_mb))
         if code > 128:
+            # The training took it; now it is for those who wait for the next one.
+            signal.raise_signal(code - 128)
             return
         yield job, f"the training {job.training} failed" if code else ""
 
@@ -178,10 +183,8 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
 def _failure(job: Job) -> str:
     lines = (job.folder / "output.txt").read_text(encoding="utf-8", errors="replace").splitlines()
     said = next((line for line in lines if line.startswith("r2ac: ")), lines[-1] if lines else "it said nothing")
-    name = f"{job.training.agent} on {job.training.task}, seed {job.training.seed}"
-    return (
-        f"the training of {name} failed: {said.removeprefix('r2ac: ')} (all that it said is in {job.folder}/output.txt)"
-    )
+    said = said.removeprefix("r2ac: ")
+    return f"the training {job.training} failed: {said} (all that it said is in {job.folder}/output.txt)"
 
 
 def _usage(used: resource.struct_rusage) -> Usage:
