@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from r2ac.agents.core import Carry, Core
+from r2ac.agents.core import Carry
 
 Pass = Callable[[Tensor, Any, Tensor], tuple[Tensor, Any]]
 
@@ -37,7 +37,7 @@ def check_recurrent(
     A rollout is ``module(x, state, is_first)``, x [T,B,D], is_first [T,B] bool, and a step is that of T = 1 or
     ``module.step(x, state, is_first)``, x [B,D], where there is such a method. A module whose forward takes no is_first
     (``nn.LSTM``, ``nn.GRU``) is called ``module(x, state)``; ``module.batch_first`` is heeded. States are tensors, in
-    tuples, lists or dictionaries too, or a `Carry`.
+    tuples, lists or dictionaries too, or a `Carry`, whose ``state`` a step takes and returns.
 
     Args:
         module: called as it stands: with dropout call ``module.eval()`` before.
@@ -163,6 +163,7 @@ class _Check:
 def _conventions(module: nn.Module) -> tuple[Pass, Pass, Callable[[int], Any], bool]:
     """How a module is called: its training pass, its acting pass, its fresh state, and whether it takes is_first."""
     takes_is_first = len(inspect.signature(module.forward).parameters) > 2
+    step = getattr(module, "step", None)
     order = (1, 0) if getattr(module, "batch_first", False) else (0, 1)
 
     def train(x: Tensor, state: Any, is_first: Tensor) -> tuple[Tensor, Any]:
@@ -171,15 +172,14 @@ def _conventions(module: nn.Module) -> tuple[Pass, Pass, Callable[[int], Any], b
         return output.movedim((0, 1), order), state
 
     def act(x: Tensor, state: Any, is_first: Tensor) -> tuple[Tensor, Any]:
-        if isinstance(module, Core):
-            output, after = module.step(x, state.state, is_first)
-            return output, Carry(after)
-        output, state = train(x.unsqueeze(0), state, is_first.unsqueeze(0))
-        return output.squeeze(0), state
+        if step is None:
+            output, state = train(x.unsqueeze(0), state, is_first.unsqueeze(0))
+            return output.squeeze(0), state
+        output, after = step(x, state.state if isinstance(state, Carry) else state, is_first)
+        return output, Carry(after) if isinstance(state, Carry) else after
 
-    step = act if isinstance(module, Core) else getattr(module, "step", act)
     start = getattr(module, "initial_carry", getattr(module, "initial_state", lambda batch: None))
-    return train, step, start, takes_is_first
+    return train, act, start, takes_is_first
 
 
 def _leaves(state: Any) -> list[Tensor]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from gymnasium.vector import VectorEnv
 
-from r2ac.envs.procgen_engine import ProcgenVector, load_engine
+from r2ac.envs.procgen_engine import PACKAGE, ProcgenVector
 from r2ac.envs.scores import PROCGEN_MIN_MAX
 from r2ac.envs.seeding import HALF, engine_seeds
 from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, SuiteOptions, check_at_least
@@ -93,9 +93,9 @@ SUITE = Suite(
     summary="procedurally generated games, trained and tested on different levels (ProcGen)",
     options=ProcgenOptions,
     list_tasks=lambda: GAMES,
-    modules=("procgen", "gym3", "cffi", "glfw", "imageio"),
-    remedy="pip install cffi glfw imageio && pip install --no-deps procgen-mirror==0.10.7 gym3==0.3.3",
-    load=load_engine,
+    modules=PACKAGE.modules,
+    remedy=PACKAGE.remedy,
+    load=PACKAGE.load,
     check=_check,
     make=_make,
     reference_scores=_reference_scores,

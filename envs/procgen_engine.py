@@ -1,12 +1,13 @@
-"""ProcGen's engine as a Gymnasium vector environment."""
+"""ProcGen's engine as a Gymnasium vector environment, out of the package that has it for the Python that runs."""
 
 from __future__ import annotations
 
 import importlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -89,14 +90,78 @@ class ProcgenVector(StreamsVector):
         self._engine.close()
 
     def _start(self, seed: int) -> None:
-        self._engine = load_engine()(rand_seed=seed, **self._settings)
+        self._engine = PACKAGE.load()(rand_seed=seed, **self._settings)
         self._fresh = True
 
 
-def load_engine() -> Any:
-    """The engine's class; imports the engine."""
+class _GymEngine:
+    """procgen-gym's engine, called as that of procgen-mirror."""
+
+    def __init__(self, num: int, **settings: Any) -> None:
+        self._env = importlib.import_module("procgen_gym").ProcgenVecEnv(num_envs=num, **settings)
+        observation, self._info = self._env.reset()
+        self._seen = np.zeros(num, dtype=np.float32), {"rgb": observation}, np.ones(num, dtype=bool)
+
+    def act(self, actions: np.ndarray) -> None:
+        observation, reward, first, _, self._info = self._env.step(actions)
+        self._seen = reward, {"rgb": observation}, first
+
+    def observe(self) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+        return self._seen
+
+    def get_info(self) -> list[dict[str, Any]]:
+        return [{name: column[i] for name, column in self._info.items()} for i in range(self._env.num_envs)]
+
+    def get_state(self) -> list[bytes]:
+        return self._env.get_state()
+
+    def set_state(self, states: Sequence[bytes]) -> None:
+        self._env.set_state(states)
+        reward, _, first = self._seen
+        observation, self._info = self._env.reset()  # it begins nothing: it reads what is there
+        self._seen = reward, {"rgb": observation}, first
+
+    def close(self) -> None:
+        self._env.close()
+
+
+def _load_mirror() -> Any:
     with nullcontext() if "procgen" in sys.modules else _gym_stand_in():
         return importlib.import_module("procgen").ProcgenGym3Env
+
+
+def _load_gym() -> Any:
+    importlib.import_module("procgen_gym")
+    return _GymEngine
+
+
+@dataclass(frozen=True)
+class Package:
+    """Where the engine is."""
+
+    modules: tuple[str, ...]
+    """Top-level modules that it needs."""
+    remedy: str
+    """What to install."""
+    load: Callable[[], Any]
+    """Imports the engine; its class."""
+
+
+_MIRROR = Package(
+    ("procgen", "gym3", "cffi", "glfw", "imageio"),
+    "pip install cffi glfw imageio && pip install --no-deps procgen-mirror==0.10.7 gym3==0.3.3",
+    _load_mirror,
+)
+_GYM = Package(("procgen_gym",), "pip install procgen-gym==0.1.1", _load_gym)
+
+PACKAGES = {(3, 11): _MIRROR, (3, 12): _MIRROR, (3, 13): _GYM}
+"""By the version of Python, as there are wheels. Both have the games of Cobbe et al. 2020, and for a seed the same."""
+
+PACKAGE = PACKAGES.get(
+    sys.version_info[:2],
+    Package(_GYM.modules, "it has no wheel for this Python: take Python 3.11, 3.12 or 3.13", _load_gym),
+)
+"""That of this Python."""
 
 
 @contextmanager

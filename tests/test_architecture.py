@@ -25,7 +25,7 @@ ROOMS = (
     *("report", "sweeps", "experiments", "commands", "cli", "__main__"),
 )
 """What stands in launch/: each room imports from those before it alone."""
-FOLDERS = [*MAY_IMPORT, "api", "tests", "benchmarks"]
+FOLDERS = [*MAY_IMPORT, "api", "tests", "benchmarks", "examples"]
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")) + sorted(ROOT.glob("*.py"))
 
 
