@@ -13,7 +13,7 @@ endif
 # More flags for the two trainings of the main job, such as FLAGS="--seed 2".
 FLAGS ?=
 
-.PHONY: help install train test test-fast test-slow test-machines lint types format clean
+.PHONY: help install train test test-fast test-slow test-machines lint types dist format clean
 
 help:
 	@echo 'make train          train memory/tmaze by RTRL and by TBPTT, evaluate both, plot (a few minutes on 2 cores)'
@@ -21,19 +21,20 @@ help:
 	@echo 'make test-slow      the slow ones: clusters, trainings through Ray, whole benchmarks'
 	@echo 'make test-machines  a training on machines that are killed and unplugged: as root, five minutes'
 	@echo 'make install        only the set-up: .venv with everything that the others need'
+	@echo 'make dist           build the wheel and the source distribution, and check them'
 	@echo 'make format         let ruff format the code'
 	@echo 'make clean          remove .venv and caches (runs/ stays)'
 
 install: $(VENV)/installed
 
-# torch first and pinned: whatever asks for torch later is satisfied by it. ProcGen's engine goes in without its
-# dependencies, because it pins packages of 2021 that it runs without.
+# torch first and pinned: whatever asks for torch later is satisfied by it. ProcGen's engine for Python 3.11 and 3.12
+# goes in without its dependencies, because it pins packages of 2021 that it runs without.
 $(VENV)/installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)) and "this set-up needs Python 3.11 or 3.12, for which every engine has a wheel, but $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "r2ac needs Python 3.11 or later, but $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt $(TORCH)
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[atari,procgen,popgym,minigrid,video,cluster,export,dev]'
-	$(PIP) install --quiet --no-deps procgen-mirror==0.10.7 gym3==0.3.3
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[atari,procgen,popgym,minigrid,video,cluster,examples,export,dev]'
+	$(PIP) install --quiet --no-deps "procgen-mirror==0.10.7; python_version < '3.13'" "gym3==0.3.3; python_version < '3.13'"
 	touch $@
 
 train: install
@@ -56,6 +57,13 @@ test-slow: install
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# What is uploaded to a package index, built in a clean environment and checked.
+dist: install
+	$(PIP) install --quiet build twine
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
 
 types: install
 	$(BIN)/mypy

@@ -1,0 +1,62 @@
+"""The package as others get it: built, installed away from the checkout, and used."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("agents", "envs", "kernels", "launch", "learner")
+
+
+def call(*words: str | Path, cwd: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(list(map(str, words)), cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, (words, done.stdout, done.stderr)
+    return done.stdout
+
+
+def build(kind: str, source: Path, to: Path) -> Path:
+    """An sdist or a wheel, by the backend that pyproject.toml names."""
+    to.mkdir()
+    call(sys.executable, "-c", f"from setuptools import build_meta; build_meta.build_{kind}({str(to)!r})", cwd=source)
+    (built,) = to.iterdir()
+    return built
+
+
+@pytest.mark.slow
+def test_the_wheel_trains_evaluates_and_plots_in_an_empty_environment(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    for folder in FOLDERS:
+        shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    with tarfile.open(build("sdist", source, tmp_path / "sdist")) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (unpacked,) = (tmp_path / "unpacked").iterdir()
+    wheel = build("wheel", unpacked, tmp_path / "wheel")
+    files = {path.relative_to(source).as_posix() for folder in FOLDERS for path in (source / folder).rglob("*.*")}
+    assert files <= {name.removeprefix("r2ac/") for name in ZipFile(wheel).namelist()}
+
+    venv, place = tmp_path / "venv", tmp_path / "elsewhere"
+    place.mkdir()
+    call(sys.executable, "-m", "venv", "--without-pip", venv, cwd=place)
+    call(sys.executable, "-m", "pip", "--python", venv / "bin/python", "install", "--no-deps", wheel, cwd=place)
+    # What r2ac needs is that of this environment, so that nothing is downloaded; its own r2ac is not among it.
+    (packages,) = venv.glob("lib/python*/site-packages")
+    (packages / "others.pth").write_text("\n".join(entry for entry in sys.path if entry.endswith("-packages")))
+    at = call(venv / "bin/python", "-c", "import r2ac.kernels; print(r2ac.kernels.__file__)", cwd=place)
+    assert Path(at.strip()).is_relative_to(packages)
+
+    r2ac = venv / "bin/r2ac"
+    call(r2ac, "train", "memory/tmaze", "--total-steps", "6400", "--run-dir", "run", cwd=place)
+    call(r2ac, "evaluate", "run", "--episodes", "4", "--workers", "0", cwd=place)
+    call(r2ac, "plot", "run", "--output", "curves.png", cwd=place)
+    assert (place / "curves.png").stat().st_size > 0
+    native = "from r2ac.kernels.native_library import missing_reason; print(missing_reason())"
+    assert call(venv / "bin/python", "-c", native, cwd=place) == call(sys.executable, "-c", native, cwd=place)
