@@ -17,8 +17,8 @@ from pathlib import Path
 import _path  # noqa: F401
 import numpy as np
 from memory_tasks import outcome, train_run
-from trace_conditioning import errors
 
+from r2ac.launch.evaluation.prediction import prediction_errors
 from r2ac.launch.runs.loading import TrainedAgent
 from r2ac.launch.runs.metrics import read_metrics
 
@@ -46,7 +46,7 @@ def chain_row(runs: list[Path]) -> str:
 
 def trace_row(runs: list[Path], steps: int) -> str:
     """Errors of the values and of the mean return."""
-    found = np.mean([errors(TrainedAgent.load(run), steps, streams=16) for run in runs], axis=0)
+    found = np.mean([prediction_errors(TrainedAgent.load(run), steps, streams=16) for run in runs], axis=0)
     return f"{found[0]:.4f} | {found[1]:.4f} | "
 
 
