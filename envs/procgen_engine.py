@@ -37,7 +37,8 @@ class ProcgenVector(StreamsVector):
         self, game: str, num_envs: int, seed: int, *, mode: str, levels: tuple[int, int] | None, threads: int = 0
     ) -> None:
         super().__init__(num_envs, Box(0, 255, (3, 64, 64), np.uint8), actions=15)
-        threads = min(num_envs, threads or len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = min(num_envs, threads or cores)
         self._settings: dict[str, Any] = {
             "num": num_envs,
             "env_name": game,

@@ -5,13 +5,15 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("agents", "envs", "kernels", "launch", "learner")
+PLACES = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-dir"]
+"""The folders of the checkout by the package that each is."""
 
 
 def call(*words: str | Path, cwd: Path) -> str:
@@ -32,7 +34,7 @@ def build(kind: str, source: Path, to: Path) -> Path:
 @pytest.mark.slow
 def test_the_wheel_trains_evaluates_and_plots_in_an_empty_environment(tmp_path: Path) -> None:
     source = tmp_path / "source"
-    for folder in FOLDERS:
+    for folder in PLACES.values():
         shutil.copytree(ROOT / folder, source / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -40,8 +42,10 @@ def test_the_wheel_trains_evaluates_and_plots_in_an_empty_environment(tmp_path: 
         archive.extractall(tmp_path / "unpacked", filter="data")
     (unpacked,) = (tmp_path / "unpacked").iterdir()
     wheel = build("wheel", unpacked, tmp_path / "wheel")
-    files = {path.relative_to(source).as_posix() for folder in FOLDERS for path in (source / folder).rglob("*.*")}
-    assert files <= {name.removeprefix("r2ac/") for name in ZipFile(wheel).namelist()}
+    for package, folder in PLACES.items():
+        files = [path.relative_to(source / folder) for path in (source / folder).rglob("*.*")]
+        missing = {package.replace(".", "/") + "/" + path.as_posix() for path in files} - {*ZipFile(wheel).namelist()}
+        assert missing == set()
 
     venv, place = tmp_path / "venv", tmp_path / "elsewhere"
     place.mkdir()
