@@ -32,6 +32,7 @@ def build(kind: str, source: Path, to: Path) -> Path:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_wheel_trains_evaluates_and_plots_in_an_empty_environment(tmp_path: Path) -> None:
     source = tmp_path / "source"
     for folder in PLACES.values():
