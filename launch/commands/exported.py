@@ -122,6 +122,9 @@ def _save(program: torch.export.ExportedProgram, file: Path, metadata: str) -> N
 def _save_onnx(program: torch.export.ExportedProgram, file: Path, metadata: str) -> None:
     exported = torch.onnx.export(program, dynamo=True, output_names=OUTPUTS, verbose=False)
     assert exported is not None
+    # A core without memory returns its state as it came, and the exporter then has another name for the input.
+    for value, name in zip(exported.model.graph.inputs, program.graph_signature.user_inputs, strict=True):
+        value.name = str(name)
     exported.model.metadata_props[METADATA] = metadata
     exported.save(file, external_data=False)
 

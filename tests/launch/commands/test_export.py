@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from r2ac.agents import CORES, ObservationSpec
+from r2ac.agents import ObservationSpec
 from r2ac.envs import make_vector
+from r2ac.kernels import CELLS
 from r2ac.launch.cli import main
 from r2ac.launch.evaluation.play import Decision, play
 from r2ac.launch.rollouts.inference.policies import StepInput
@@ -90,14 +91,12 @@ def test_masks_normalised_observations_and_layers_of_several_cells(kind: str, tm
 @pytest.mark.parametrize(
     "flags",
     [
-        *(("memory/tmaze", f"--core={core}") for core in CORES),
-        ("memory/tmaze", "--layers=2", "--layer-gradient=full", "--layer-norm"),
-        ("memory/tmaze", "--pixels", "--encoder=patch"),
+        ("memory/tmaze", f"--core=mixed:{'+'.join(CELLS)}", "--hidden-size=24"),
         ("memory/tmaze", "--pixels", "--encoder=impala"),
-        (f"{ACTING}Wheel-v0", "--squash-actions"),
-        (f"{ACTING}Steering-v0", "--action-deviation=state-dependent"),
-        (f"{ACTING}Masked-v0", "--encoder=none"),
-        ("popgym/RepeatPreviousEasy",),
+        ("memory/tmaze", "--pixels", "--encoder=patch", "--layers=2", "--layer-gradient=full", "--layer-norm"),
+        (f"{ACTING}Wheel-v0", "--squash-actions", "--core=lstm"),
+        (f"{ACTING}Steering-v0", "--action-deviation=state-dependent", "--core=gru", "--layers=2"),
+        (f"{ACTING}Masked-v0", "--encoder=none", "--core=feedforward"),
     ],
     ids=lambda flags: " ".join(flags),
 )
