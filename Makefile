@@ -33,7 +33,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "r2ac needs Python 3.11 or later, but $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt $(TORCH)
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[atari,procgen,popgym,minigrid,video,cluster,examples,export,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[atari,procgen,popgym,minigrid,video,cluster,examples,export,hub,dev]'
 	$(PIP) install --quiet --no-deps "procgen-mirror==0.10.7; python_version < '3.13'" "gym3==0.3.3; python_version < '3.13'"
 	touch $@
 

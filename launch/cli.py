@@ -35,6 +35,7 @@ usage: r2ac COMMAND …
   r2ac report RUN … [--baseline RUN …] curves, evaluations and statistics of runs on one page (HTML)
   r2ac export RUN --onnx FILE          the agent with its memory as a file that acts without r2ac; --torch for PyTorch
   r2ac reproduce [NAME] [--flags]      list the experiments of the study, or make one: trainings, results, its page
+  r2ac push RUN hf://USER/NAME         the run with a model card on the Hugging Face Hub; commands read hf://… too
   r2ac bench TASK [--flags]            how many actors, streams and threads are fast on this machine
   r2ac envs [SUITE | SUITE/TASK]       every suite and task, what is seen there, and whether it can run here
   r2ac envs --watch TASK [--flags]     a picture or video of what an agent sees, of a random or a trained one
@@ -45,7 +46,7 @@ r2ac COMMAND --help lists the flags of a command, r2ac train TASK --help those o
 
 COMMANDS = (
     *("train", "submit", "jobs", "cluster", "sweep", "evaluate"),
-    *("plot", "watch", "inspect", "report", "reproduce", "export", "bench", "envs"),
+    *("plot", "watch", "inspect", "report", "reproduce", "export", "push", "bench", "envs"),
 )
 """Each is the function ``<name>_command`` of the module ``commands.<name>``, which is imported when it is needed."""
 

@@ -10,11 +10,11 @@ from pathlib import Path, PurePosixPath
 from rich.console import Console
 
 from r2ac.launch.runs.run_directory import json_text, open_locked, write_atomically
-from r2ac.launch.runs.run_files import changed_files, file_state, wanted
+from r2ac.launch.runs.run_files import changed_files, file_state, shared, wanted
 from r2ac.launch.runs.storage import StorageError, Store, cache_folder
 from r2ac.launch.runtime.errors import os_errors_as
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.places import is_url
+from r2ac.launch.settings.places import HUB, is_url
 
 READING = ("evaluate", "plot", "watch", "inspect", "report", "export", "train", "envs")
 """The commands that read runs."""
@@ -48,7 +48,7 @@ def local_copies(words: Sequence[str], console: Console) -> Iterator[list[str]]:
 @contextmanager
 def _local_copy(url: str, command: str, console: Console) -> Iterator[Path]:
     """The path of a copy of a run, of a folder that holds runs, or of a checkpoint with its run. What has changed at
-    the URL is fetched again; what has changed here within this context goes back."""
+    the URL is fetched again; what has changed here within this context goes back, but not to the hub."""
     run, checkpoint = url.rstrip("/"), ""
     if run.endswith(_CHECKPOINT):
         up = 2 if PurePosixPath(run).parent.name == "checkpoints" else 1
@@ -58,6 +58,8 @@ def _local_copy(url: str, command: str, console: Console) -> Iterator[Path]:
     path = folder / store.name
     with _manifest(folder, run) as manifest:
         there = store.files()
+        if run.startswith(HUB):
+            there = {name: there[name] for name in shared(there)}
         if not there:
             raise StorageError(f"{run} does not exist, or holds no file")
         for name in _needed(there, command, checkpoint):
@@ -74,12 +76,15 @@ def _local_copy(url: str, command: str, console: Console) -> Iterator[Path]:
     finally:
         with _manifest(folder, run) as manifest:
             changed = changed_files(path, {name: here for name, (_, here) in manifest.items()})
-            for name in changed:
-                store.write(name, path / name)
-            there = store.files() if changed else {}
-            manifest.update({name: (there.get(name, ""), here) for name, here in changed.items()})
+            if not run.startswith(HUB):
+                for name in changed:
+                    store.write(name, path / name)
+                there = store.files() if changed else {}
+                manifest.update({name: (there.get(name, ""), here) for name, here in changed.items()})
         if changed:
-            console.print(f"written to {run}: {', '.join(changed)}", markup=False, soft_wrap=True)
+            # A repository may be somebody else's, and its card says what is in it.
+            where = f"{path} (r2ac push brings it to a repository)" if run.startswith(HUB) else run
+            console.print(f"written to {where}: {', '.join(changed)}", markup=False, soft_wrap=True)
 
 
 def _needed(there: Collection[str], command: str, checkpoint: str) -> list[str]:

@@ -21,6 +21,7 @@ from r2ac.launch.runs.run_directory import RunDirectory, json_text, open_locked,
 from r2ac.launch.runs.run_files import LEASE_FILE, changed_files, is_checkpoint, wanted
 from r2ac.launch.runs.storage import PARTIAL, StorageError, StorageUnavailable, Store, cache_folder
 from r2ac.launch.runtime.errors import os_errors_as
+from r2ac.launch.settings.places import HUB
 
 
 def staging_path(url: str) -> Path:
@@ -132,6 +133,8 @@ class Mirror:
     """Between two renewals of the lease."""
 
     def __init__(self, url: str, console: Console, new: bool | None, patient: bool = False) -> None:
+        if url.startswith(HUB):
+            raise StorageError(f"{url} is a place to share a run: train in a folder, and bring it there with r2ac push")
         self._store, self._console, self._new, self._patient = Store(url), console, new, patient
         self.url = self._store.url
         self.path = staging_path(url)

@@ -15,6 +15,7 @@ OF_A_RUN = ("config.json", "suite.json")
 Choice = Literal["all", "newest", "none"]
 """Of the checkpoints of each folder."""
 _CHECKPOINT = re.compile(r"(.*/)?checkpoints/step_\d+\.safetensors")
+_SHARED = re.compile(r"(?!(.*/)?profile/).*\.(json|jsonl|md|safetensors|png|svg|gif|mp4)", re.DOTALL)
 # Locks, and hidden (unfinished) files.
 _STAYS = re.compile(rf"(.*/)?(run\.lock|{re.escape(LEASE_FILE)}|\..*)", re.DOTALL)
 
@@ -33,6 +34,12 @@ def wanted(names: Iterable[str], checkpoints: Choice = "newest") -> list[str]:
     if checkpoints == "newest":
         kept = list({name.rpartition("/")[0]: name for name in kept}.values())
     return [name for name in travelling if not is_checkpoint(name)] + kept[::-1]
+
+
+def shared(names: Iterable[str]) -> list[str]:
+    """Of the files of a run those that strangers share: numbers, pages, pictures, films and weights. None of them is a
+    program, and TensorBoard's events, whose names have the machine's, are not among them."""
+    return [name for name in names if _SHARED.fullmatch(name)]
 
 
 def files_below(folder: Path) -> list[str]:

@@ -19,9 +19,9 @@ PARTIAL = ".r2ac-partial"
 """How the names of files end that are still being written."""
 
 # Of these a file is there as a whole or not at all, and a rename would be a second copy.
-_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory"}
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oci", "oss", "memory", "hf"}
 # What differs between two states of a file, by the names of several stores.
-_MARKS = ("size", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
+_MARKS = ("size", "blob_id", "ETag", "etag", "md5Hash", "mtime", "LastModified", "last_modified", "updated", "created")
 
 
 class StorageError(RunError):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from r2ac.launch.settings.config import ConfigError
 
+HUB = "hf://"
+"""How the URLs of repositories of the Hugging Face Hub begin."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 

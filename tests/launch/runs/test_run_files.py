@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from r2ac.launch.runs.run_files import changed_files, files_below, wanted
+from r2ac.launch.runs.run_files import changed_files, files_below, shared, wanted
 
 STEPS = [f"checkpoints/step_{step:012d}.safetensors" for step in (0, 900, 1000)]
 
@@ -30,3 +30,9 @@ def test_links_are_not_followed_and_changes_are_found(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("another")
     (tmp_path / STEPS[0]).unlink()
     assert list(changed_files(tmp_path, known)) == ["config.json"]
+
+
+def test_strangers_share_numbers_pictures_and_weights_alone() -> None:
+    names = ["config.json", "metrics.jsonl", STEPS[0], "curves.png", "evaluation.md"]
+    others = ["events.out.tfevents.1.host.2", "program.py", "weights.pt", "profile/trace.json", "environment-error.txt"]
+    assert shared([*names, *others]) == names
