@@ -144,17 +144,20 @@ def _checked(experiment: Experiment, claim: Claim, cells: Cells) -> str:
     own = {task: cells[task, claim.agent] for task in tasks if (task, claim.agent) in cells}
     if len(own) < len(tasks):
         return f"- {claim.text}: not measured on {len(tasks) - len(own)} of {len(tasks)} tasks yet."
+    made = sum(map(len, own.values()))
+    planned = sum(one.agent == claim.agent and one.task in own for one in experiment.trainings)
+    so_far = "" if made >= planned else f"; {made} of {planned} trainings so far"
     scores = {task: mean(score_of(experiment, record) for record in records) for task, records in own.items()}
     if claim.measure == "above":
         columns = experiment.published.values()
         above = sum(
             all(score > float(column.get(task, "-inf")) for column in columns) for task, score in scores.items()
         )
-        return f"- {claim.text}: {_verdict(above >= claim.at_least)} ({above} of {len(tasks)})."
+        return f"- {claim.text}: {_verdict(above >= claim.at_least)} ({above} of {len(tasks)}{so_far})."
     if claim.measure == "solved":
         scores = {task: mean(record.solved is not None for record in records) for task, records in own.items()}
     worst = min(scores, key=lambda task: scores[task])
-    return f"- {claim.text}: {_verdict(scores[worst] >= claim.at_least)} (least: {scores[worst]:.2f}, {worst})."
+    return f"- {claim.text}: {_verdict(scores[worst] >= claim.at_least)} (least: {scores[worst]:.2f}, {worst}{so_far})."
 
 
 def _verdict(met: bool) -> str:
@@ -183,8 +186,8 @@ def _draw(experiment: Experiment, cells: Cells) -> Figure:
     """Panels by task, a line for each agent: over the number in their labels, or learning curves."""
     points = _over_labels(experiment, cells) if experiment.figure else _curves(experiment, cells)
     lines = list(dict.fromkeys(line for panel in points.values() for line in panel))
-    columns = min(_COLUMNS, len(points))
-    rows = -(-len(points) // columns)
+    columns = max(1, min(_COLUMNS, len(points)))
+    rows = max(1, -(-len(points) // columns))
     figure = Figure(figsize=(3.4 * columns + 0.4, 2.6 * rows + 0.16 * len(lines) + 0.3), layout="constrained")
     every: list[Axes] = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes, (title, panel) in zip(every, points.items(), strict=False):

@@ -75,9 +75,9 @@ def test_claims() -> None:
     )
     text = part(replace(EXPERIMENT, claims=claims, published={"paper": {TASKS[0]: "0.9", TASKS[1]: "0.9"}}))
     assert "- solved: met (least: 1.00, maze, L = 4)." in text
-    assert "- all solved: missed (least: 0.00, maze, L = 8)." in text
-    assert "- good: met (least: 0.80, maze, L = 8)." in text
-    assert "- beats: met (1 of 2)." in text
+    assert "- all solved: missed (least: 0.00, maze, L = 8; 3 of 4 trainings so far)." in text
+    assert "- good: met (least: 0.80, maze, L = 8; 3 of 4 trainings so far)." in text
+    assert "- beats: met (1 of 2; 3 of 4 trainings so far)." in text
     assert "- no data: not measured on 1 of 2 tasks yet." in text
 
 
