@@ -20,7 +20,7 @@ FOLDER = Path(__file__).resolve().parents[2] / "experiments"
 
 
 @dataclass(frozen=True)
-class Training:
+class SeededTraining:
     """One training of an experiment: a row and a column of its table, and a seed."""
 
     task: str
@@ -58,7 +58,7 @@ class Experiment:
 
     name: str
     scale: Scale
-    trainings: tuple[Training, ...]
+    trainings: tuple[SeededTraining, ...]
     title: str
     shows: str
     """What a reader learns from it, with the sources of the published numbers."""
@@ -131,7 +131,7 @@ def find_experiment(name: str, scale: str) -> Experiment:
 
 
 def estimated_hours(
-    experiment: Experiment, trainings: Iterable[Training], records: Mapping[tuple[str, str, int], Any]
+    experiment: Experiment, trainings: Iterable[SeededTraining], records: Mapping[tuple[str, str, int], Any]
 ) -> float:
     """Of the processor: what the same took with other seeds, as ``records`` say, else by the experiment's speed;
     nothing for tasks that cannot run here."""
@@ -162,7 +162,7 @@ def _read(path: Path) -> list[Experiment]:
     ]
 
 
-def _trainings(blocks: Sequence[Mapping[str, Any]]) -> Iterable[Training]:
+def _trainings(blocks: Sequence[Mapping[str, Any]]) -> Iterable[SeededTraining]:
     """Every task of a block with every agent of it and every seed; where ``{N}`` stands in what they are called and in
     their flags, with every value of N."""
     for block in blocks:
@@ -175,4 +175,4 @@ def _trainings(blocks: Sequence[Mapping[str, Any]]) -> Iterable[Training]:
                     spelt = [text.replace(f"{{{name}}}", str(value)) for text in spelt]
                 task, words, agent, flags = spelt
                 for seed in range(1, block["seeds"] + 1):
-                    yield Training(task, agent, seed, (*words.split(), *flags.split()))
+                    yield SeededTraining(task, agent, seed, (*words.split(), *flags.split()))

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from r2ac.launch.experiments.experiment import Experiment, Training
+from r2ac.launch.experiments.experiment import Experiment, SeededTraining
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runs.run_directory import write_atomically
 from r2ac.launch.runs.run_groups import changed_settings
@@ -90,7 +90,7 @@ def digest_of(words: Sequence[str], config: TrainConfig[Any]) -> str:
 
 def make_record(
     experiment: Experiment,
-    training: Training,
+    training: SeededTraining,
     config: TrainConfig[Any],
     run: Path,
     usage: Usage,

@@ -22,7 +22,7 @@ from r2ac.launch.evaluation.prediction import prediction_errors
 from r2ac.launch.evaluation.protocols import Settings
 from r2ac.launch.evaluation.session import play_plan
 from r2ac.launch.evaluation.workers import Workers
-from r2ac.launch.experiments.experiment import Experiment, Training
+from r2ac.launch.experiments.experiment import Experiment, SeededTraining
 from r2ac.launch.experiments.records import TrainingRecord, Usage, digest_of, make_record
 from r2ac.launch.runs.loading import TrainedAgent
 from r2ac.launch.runs.run_directory import RunDirectory, write_atomically
@@ -36,10 +36,10 @@ _POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class Job:
+class PlannedTraining:
     """A training that is to be made, its settings, and the folder that belongs to it alone."""
 
-    training: Training
+    training: SeededTraining
     config: TrainConfig[Any]
     digest: str
     folder: Path
@@ -73,7 +73,7 @@ class Job:
         return found is not None and found.digest == self.digest
 
 
-def jobs_of(experiment: Experiment, output_dir: Path) -> list[Job]:
+def jobs_of(experiment: Experiment, output_dir: Path) -> list[PlannedTraining]:
     """One for each training that can run here. Raises ConfigError and InvalidOption for settings that cannot be."""
     problems = experiment.problems()
     configs: dict[tuple[str, ...], TrainConfig[Any]] = {}
@@ -87,13 +87,13 @@ def jobs_of(experiment: Experiment, output_dir: Path) -> list[Job]:
             configs[training.words].check()
         config = replace(configs[training.words], seed=training.seed)
         digest = digest_of(training.words, config)
-        jobs.append(Job(training, config, digest, output_dir / f"{digest}-seed{training.seed}"))
+        jobs.append(PlannedTraining(training, config, digest, output_dir / f"{digest}-seed{training.seed}"))
     return jobs
 
 
 def make_trainings(
-    experiment: Experiment, jobs: Sequence[Job], at_once: int, signals: StopSignals
-) -> Iterator[tuple[Job, TrainingRecord | str]]:
+    experiment: Experiment, jobs: Sequence[PlannedTraining], at_once: int, signals: StopSignals
+) -> Iterator[tuple[PlannedTraining, TrainingRecord | str]]:
     """Train and evaluate, ``at_once`` at a time (0: in this process), until all are done or a signal comes. Yields
     each job that ended, with its record, or with a sentence that says why there is none. What a signal interrupted is
     not among them: the same command goes on with it."""
@@ -105,7 +105,7 @@ def make_trainings(
             yield job, str(error)
 
 
-def _record(experiment: Experiment, job: Job) -> TrainingRecord:
+def _record(experiment: Experiment, job: PlannedTraining) -> TrainingRecord:
     """Raises RunError where the agent cannot be evaluated."""
     evaluation = None
     if experiment.score == "prediction":
@@ -124,7 +124,7 @@ def _record(experiment: Experiment, job: Job) -> TrainingRecord:
     return make_record(experiment, job.training, config, job.run, job.usage, evaluation)
 
 
-def _here(jobs: Sequence[Job], signals: StopSignals) -> Iterator[tuple[Job, str]]:
+def _here(jobs: Sequence[PlannedTraining], signals: StopSignals) -> Iterator[tuple[PlannedTraining, str]]:
     for job in jobs:
         if signals.received is not None:
             return
@@ -139,8 +139,10 @@ def _here(jobs: Sequence[Job], signals: StopSignals) -> Iterator[tuple[Job, str]
         yield job, f"the training {job.training} failed" if code else ""
 
 
-def _side_by_side(jobs: Sequence[Job], at_once: int, signals: StopSignals) -> Iterator[tuple[Job, str]]:
-    waiting, running = deque(jobs), list[tuple[Job, subprocess.Popen[bytes]]]()
+def _side_by_side(
+    jobs: Sequence[PlannedTraining], at_once: int, signals: StopSignals
+) -> Iterator[tuple[PlannedTraining, str]]:
+    waiting, running = deque(jobs), list[tuple[PlannedTraining, subprocess.Popen[bytes]]]()
     asked = False
     try:
         while running or (waiting and signals.received is None):
@@ -168,7 +170,7 @@ def _side_by_side(jobs: Sequence[Job], at_once: int, signals: StopSignals) -> It
             process.wait()
 
 
-def _start(job: Job) -> subprocess.Popen[bytes]:
+def _start(job: PlannedTraining) -> subprocess.Popen[bytes]:
     job.folder.mkdir(parents=True, exist_ok=True)
     with open(job.folder / "output.txt", "wb") as output:
         return subprocess.Popen(
@@ -180,7 +182,7 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
         )
 
 
-def _failure(job: Job) -> str:
+def _failure(job: PlannedTraining) -> str:
     lines = (job.folder / "output.txt").read_text(encoding="utf-8", errors="replace").splitlines()
     said = next((line for line in lines if line.startswith("r2ac: ")), lines[-1] if lines else "it said nothing")
     said = said.removeprefix("r2ac: ")

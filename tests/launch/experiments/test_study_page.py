@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from r2ac.launch.experiments.experiment import Claim, Experiment, Training, find_experiment
+from r2ac.launch.experiments.experiment import Claim, Experiment, SeededTraining, find_experiment
 from r2ac.launch.experiments.records import TrainingRecord, read_records, write_records
 from r2ac.launch.experiments.study_page import cells_of, part_of, write_part
 from r2ac.launch.runtime.errors import RunError
@@ -15,7 +15,9 @@ TASKS, AGENTS = ("maze, L = 4", "maze, L = 8"), ("RTRL", "TBPTT")
 EXPERIMENT = Experiment(
     "grid",
     "small",
-    tuple(Training(task, agent, seed, ("memory/tmaze",)) for task in TASKS for agent in AGENTS for seed in (1, 2)),
+    tuple(
+        SeededTraining(task, agent, seed, ("memory/tmaze",)) for task in TASKS for agent in AGENTS for seed in (1, 2)
+    ),
     title="Grid",
     shows="Nothing.",
     figure="L",
