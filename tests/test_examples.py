@@ -23,6 +23,7 @@ def test_every_example_is_run() -> None:
     assert {words.split()[0] for words in RUNS} == {path.name for path in EXAMPLES.glob("*.py")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", RUNS)
 def test_an_example_runs(words: str) -> None:
     flags, printed, needs = RUNS[words]

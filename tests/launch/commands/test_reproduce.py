@@ -48,6 +48,7 @@ def trainings(place: Path) -> list[dict[str, Any]]:
     return values
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_made_once(place: Path, capsys: Capture) -> None:
     assert reproduce() == 0
     listed = capsys.readouterr().out
@@ -90,6 +91,7 @@ def test_what_is_missing_is_made_once(place: Path, capsys: Capture) -> None:
     assert "--hidden-size 4" in trainings(place)[1]["command"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on(place: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
     write, lines = MetricsWriter.write, list[int]()
 
