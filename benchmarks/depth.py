@@ -1,7 +1,7 @@
 r"""Gradients of a core of several layers against the exact one.
 
     r2ac train memory/repeat_first --num-actors 0 --core elstm --hidden-size 16 --layers 2 \
-        --total-steps 60000 --run-dir RUN
+        --total-steps 300000 --seed 1 --run-dir RUN
     python benchmarks/depth.py RUN              the tables of docs/cells.md (one core, a minute)
 
 The agents are those of a run's first checkpoint, which has learned nothing, and of its last. They play with weights
