@@ -11,6 +11,7 @@ from typing import Any
 from r2ac.agents import AgentConfig
 from r2ac.envs import Task, find_tasks, make_vector, one_suite
 from r2ac.launch.settings.config import ConfigError, TrainConfig
+from r2ac.launch.settings.task_settings import MADE_FOR, PPO_OF_SMALL, TASK_SETTINGS
 from r2ac.learner import LearnerConfig
 
 _Settings = Callable[[Task, Any], TrainConfig[Any]]
@@ -26,7 +27,7 @@ def preset(
 ) -> TrainConfig[Any]:
     """The settings for a task: the paper's for its suites (Irie et al. 2024, section 4 and appendix A), with those of
     the ``algorithm``; None: V-trace, but PPO for the suites of `TASK_SETTINGS`, which have settings for each task.
-    Of these, those that are made for a core or an encoder go where another ``core`` or ``encoder`` is named.
+    Of these, those of `MADE_FOR` go where another ``core`` or ``encoder`` is named.
 
     Several tasks, as `find_tasks` reads them, have the settings of the first, and at least one stream each. ``options``
     are the environment's where they are known, else those of the suite's preset ``protocol``, or its defaults. Raises
@@ -39,7 +40,7 @@ def preset(
     changes = _settings_of(tasks[0], options)
     for part, named in (("core", core), ("encoder", encoder)):
         if named not in (None, changes.get(part, getattr(AgentConfig, part))):
-            changes = {name: value for name, value in changes.items() if name not in _MADE_FOR[part]}
+            changes = {name: value for name, value in changes.items() if name not in MADE_FOR[part]}
     algorithm = algorithm or ("ppo" if changes else "vtrace")
     if algorithm in ALGORITHM_SETTINGS:
         changes = changes if changes and algorithm == "ppo" else ALGORITHM_SETTINGS[algorithm]
@@ -58,7 +59,7 @@ def _settings_of(task: Task, options: Any) -> dict[str, Any]:
     if settings is None:
         return {}
     steps = task.episode_steps(options) or 50
-    return {**_PPO_OF_SMALL, "chrono_steps": max(10, 2 * steps), **settings}
+    return {**PPO_OF_SMALL, "chrono_steps": max(10, 2 * steps), **settings}
 
 
 def _with_settings(config: TrainConfig[Any], values: Mapping[str, Any]) -> TrainConfig[Any]:
@@ -100,7 +101,7 @@ def _dmlab(task: Task, options: Any) -> TrainConfig[Any]:
 
 
 def _memory(task: Task, options: Any, **changes: Any) -> TrainConfig[Any]:
-    """Settings that solve the T-maze; the others start from them."""
+    """Settings of V-trace, stream and td, which solve the T-maze. PPO's are those of `TASK_SETTINGS`."""
     spaces = task.spaces(options)
     return replace(_small(task, options, images=spaces is not None and len(spaces.shape) == 3), **changes)
 
@@ -135,7 +136,7 @@ def _gym(task: Task, options: Any) -> TrainConfig[Any]:
 _SETTINGS: dict[str, _Settings] = {
     "dmlab": _dmlab,
     "memory": _memory,
-    # The budget of POPGym's own benchmark (Morad et al. 2023).
+    # For V-trace the budget of POPGym's own benchmark (Morad et al. 2023).
     "popgym": partial(_memory, total_steps=15_000_000),
     "minigrid": partial(_memory, total_steps=10_000_000),
     "gym": _gym,
@@ -167,119 +168,6 @@ ALGORITHM_SETTINGS: dict[str, dict[str, Any]] = {
 }
 """What ``--algorithm`` changes of the settings of a suite, by the names of the flags; what is not named here is the
 suite's, or the field's default."""
-_PPO_OF_SMALL = {
-    "num_actors": 0,
-    "streams_per_actor": 64,
-    "max_gradient_norm": 0.5,
-    "baseline_cost": 1.0,
-    "n_epochs": 3,
-    "normalise_advantage": False,
-    "readout": "mlp",
-    "readout_skip": True,
-    "input_scale": 2.0,
-}
-"""PPO for small observations, in place of ``ALGORITHM_SETTINGS["ppo"]``. The learning rate, its fall and the entropy
-bonus are the suite's (4e-3 for vectors, linear, 0.01): with the defaults of Stable-Baselines3 an agent learns nothing
-of the T-maze in 100,000 steps. Time scales are spread over twice the length of an episode."""
-_MADE_FOR = {
-    "core": ("core", "recurrent_scale", "time_scales"),
-    "encoder": ("encoder", "encoder_features", "freeze_encoder"),
-}
-_HOLD = {"core": "elstm", "recurrent_scale": 1.0}
-"""Gates keep what was seen once."""
-_DELAY = {"core": "mixed:elstm+lru", "recurrent_scale": 1.0, "time_scales": "log-uniform", "discount": 0.5}
-"""Half of the units rotate, as delay lines do. Where recall is paid at once, a short horizon has less noise."""
-_COUNT = {"core": "elstm", "recurrent_scale": 3.0, "input_scale": 3.0, "hidden_size": 128}
-"""Units whose sign turns with what is counted."""
-_BALANCE = {
-    **_DELAY,
-    "discount": 0.99,
-    "input_scale": 0.5,
-    "normalise_observations": True,
-    "normalise_rewards": True,
-    "reward_clip": 10.0,
-    "learning_rate": 2e-3,
-}
-"""Observations of any size, and rewards at every step. An agent that balances soon learns nothing more, and can forget:
-the budgets are short."""
-_MANY_REWARDS = {"rollout_length": 32, "num_minibatches": 2, "normalise_advantage": True}
-"""Batches of 2,048 steps have rewards enough to tell the size of an advantage."""
-_SWING = {
-    **_MANY_REWARDS,
-    "discount": 0.95,
-    "streams_per_actor": 32,
-    "num_minibatches": 4,
-    "n_epochs": 10,
-}
-_CARDS = {**_DELAY, **_MANY_REWARDS, "normalise_rewards": True}
-_BOARD = {
-    **_CARDS,
-    "discount": 0.99,
-    "hidden_size": 128,
-    "readout_size": 256,
-    "input_scale": 0.5,
-    "learning_rate": 2e-3,
-}
-"""Hundreds of zeros and ones, and a choice among dozens of fields."""
-_REVERSE = {
-    **_MANY_REWARDS,
-    "core": "mixed:input_rotation+lru",
-    "discount": 0.0,
-    "input_scale": 0.5,
-    "normalise_rewards": True,
-    "n_epochs": 4,
-}
-"""Units that the input can turn back: what was shown last comes first."""
-_MAZE = {
-    **_DELAY,
-    **_MANY_REWARDS,
-    "discount": 0.99,
-    "entropy_cost": 0.015,
-    "input_scale": 0.1,
-    "normalise_observations": True,
-    "learning_rate": 2e-3,
-}
-"""Of 984 zeros and ones most never change; those that do are brought to one size. With less entropy agents that begin
-far from the object no longer go back to see it, with more they learn late."""
-_PICTURES = {
-    "encoder": "patch",
-    "encoder_features": 64,
-    "freeze_encoder": True,
-    "input_scale": 1.0,
-    "learning_rate": 2e-3,
-    "total_steps": 300_000,
-}
-"""A random encoder tells small pictures apart, and with it the gradient is exact from end to end."""
-TASK_SETTINGS: dict[str, dict[str, Any]] = {
-    "memory/tmaze vectors": {**_HOLD, "total_steps": 300_000},
-    "memory/repeat_first vectors": {**_HOLD, "total_steps": 300_000},
-    "memory/match_to_sample vectors": {**_HOLD, "total_steps": 300_000},
-    "memory/repeat_previous vectors": {**_DELAY, "total_steps": 100_000},
-    "memory/copy vectors": {**_DELAY, "total_steps": 300_000},
-    "memory/parity vectors": {**_COUNT, "total_steps": 100_000},
-    "memory/key_to_door vectors": {"readout_size": 128, "input_scale": 0.3, "n_epochs": 6, "total_steps": 1_500_000},
-    "memory/* vectors": {**_HOLD, "total_steps": 1_500_000},
-    "memory/repeat_previous pixels": {**_DELAY, **_PICTURES},
-    "memory/copy pixels": {**_DELAY, **_PICTURES},
-    "memory/* pixels": _PICTURES,
-    "popgym/RepeatFirst* vectors": {**_HOLD, "discount": 0.5, "normalise_rewards": True, "total_steps": 300_000},
-    "popgym/RepeatPrevious* vectors": {**_CARDS, "total_steps": 300_000},
-    "popgym/CountRecall* vectors": {**_CARDS, "hidden_size": 128, "total_steps": 2_000_000},
-    "popgym/Autoencode* vectors": {**_REVERSE, "hidden_size": 128, "readout_size": 128, "total_steps": 2_000_000},
-    "popgym/PositionOnlyCartPole* vectors": {**_BALANCE, "total_steps": 100_000},
-    "popgym/*Cart*ole* vectors": {**_BALANCE, "total_steps": 400_000},
-    "popgym/*Pendulum* vectors": {**_BALANCE, **_SWING, "total_steps": 500_000},
-    "popgym/Battleship* vectors": {**_BOARD, "total_steps": 2_000_000},
-    "popgym/Concentration* vectors": {**_BOARD, "total_steps": 2_000_000},
-    "popgym/MineSweeper* vectors": {**_BOARD, "total_steps": 2_000_000},
-    "popgym/* vectors": {**_CARDS, "discount": 0.99, "total_steps": 2_000_000},
-    "minigrid/MemoryS7 vectors": {**_MAZE, "total_steps": 500_000},
-    "minigrid/MemoryS9 vectors": {**_MAZE, "total_steps": 1_000_000},
-    "minigrid/* vectors": {**_MAZE, "total_steps": 10_000_000},
-    "minigrid/* pixels": {**_HOLD, "total_steps": 10_000_000},
-}
-"""What PPO, the default of these suites, has for each task, by the task's name and what it shows; the first that fits
-counts."""
 ALGORITHMS_OF = {
     "clip_rho clip_pg_rho clip_c vtrace_lambda": ("vtrace",),
     "n_epochs num_minibatches gae_lambda clip_range clip_range_vf clip_schedule": ("ppo",),
@@ -294,11 +182,12 @@ _OF_THE_ALGORITHM = (
     | {"batch_size", "rollouts_in_flight"}
 )
 _OF_THE_TASK = (
-    frozenset(name for settings in TASK_SETTINGS.values() for name in settings) | {*_PPO_OF_SMALL, "chrono_steps"}
+    frozenset(name for settings in TASK_SETTINGS.values() for name in settings) | {*PPO_OF_SMALL, "chrono_steps"}
 ) - {"core", "total_steps"}
 
 
 def of_the_algorithm(suite: str) -> frozenset[str]:
-    """Settings that come with an algorithm: on tasks of the suite they differ wherever algorithms do."""
+    """Settings that follow from the algorithm on tasks of a suite: two runs that differ by the algorithm differ by
+    these, too, without anybody's having named them."""
     has_settings = any(pattern.startswith(f"{suite}/") for pattern in TASK_SETTINGS)
     return _OF_THE_ALGORITHM | _OF_THE_TASK if has_settings else _OF_THE_ALGORITHM
