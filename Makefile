@@ -13,7 +13,7 @@ endif
 # More flags for the two trainings of the main job, such as FLAGS="--seed 2".
 FLAGS ?=
 
-.PHONY: help install train test test-fast test-slow test-machines lint types dist format clean
+.PHONY: help install train test test-fast test-slow test-machines lint types docs dist format clean
 
 help:
 	@echo 'make train          train memory/tmaze by RTRL and by TBPTT, evaluate both, plot (a few minutes on 2 cores)'
@@ -21,6 +21,7 @@ help:
 	@echo 'make test-slow      the slow ones: clusters, trainings through Ray, whole benchmarks'
 	@echo 'make test-machines  a training on machines that are killed and unplugged: as root, five minutes'
 	@echo 'make install        only the set-up: .venv with everything that the others need'
+	@echo 'make docs           build the documentation as a site, in site/'
 	@echo 'make dist           build the wheel and the source distribution, and check them'
 	@echo 'make format         let ruff format the code'
 	@echo 'make clean          remove .venv and caches (runs/ stays)'
@@ -33,7 +34,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "r2ac needs Python 3.11 or later, but $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python3.11 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt $(TORCH)
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[atari,procgen,popgym,minigrid,video,cluster,examples,export,hub,dev]'
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[atari,procgen,popgym,minigrid,video,cluster,examples,export,hub,docs,dev]'
 	$(PIP) install --quiet --no-deps "procgen-mirror==0.10.7; python_version < '3.13'" "gym3==0.3.3; python_version < '3.13'"
 	touch $@
 
@@ -58,6 +59,10 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
+# Any warning, such as a link to nowhere, is an error.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+
 # What is uploaded to a package index, built in a clean environment and checked.
 dist: install
 	$(PIP) install --quiet build twine
@@ -77,4 +82,4 @@ format: install
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info build dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache *.egg-info build dist site
