@@ -15,7 +15,7 @@ OF_A_RUN = ("config.json", "suite.json")
 Choice = Literal["all", "newest", "none"]
 """Of the checkpoints of each folder."""
 _CHECKPOINT = re.compile(r"(.*/)?checkpoints/step_\d+\.safetensors")
-_SHARED = re.compile(r"(?!(.*/)?profile/).*\.(json|jsonl|md|safetensors|png|svg|gif|mp4)", re.DOTALL)
+_SHARED = re.compile(r"(?!(.*/)?(profile|wandb)/).*\.(json|jsonl|md|safetensors|png|svg|gif|mp4)", re.DOTALL)
 # Locks, and hidden (unfinished) files.
 _STAYS = re.compile(rf"(.*/)?(run\.lock|{re.escape(LEASE_FILE)}|\..*)", re.DOTALL)
 

@@ -109,6 +109,9 @@ class TrainConfig(Generic[EnvOptions]):
     """How many of the newest checkpoints are kept."""
     log_steps: int = 0
     """Environment steps between two lines of metrics.jsonl; 0: a 200th of the run, at most 100,000."""
+    log: tuple[Literal["wandb", "mlflow"], ...] = ()
+    """Where else than in the run's directory its measurements and settings go: to Weights & Biases, to MLflow, or to
+    both."""
     max_failures: int = 0
     """Times that the training is started again from its newest checkpoint after it was killed or has failed, by a
     parent process that watches over it; 0: none."""
@@ -350,10 +353,10 @@ def _typed(kind: type, values: dict[str, Any]) -> Any:
     for name, hint in get_type_hints(kind).items():
         if name not in values:
             continue
-        if get_origin(hint) is tuple and isinstance(values[name], list):
-            values = {**values, name: tuple(values[name])}
-        elif not _fits(values[name], hint):
+        if not _fits(values[name], hint):
             raise TypeError(f"{name} is {values[name]!r}")
+        if get_origin(hint) is tuple:
+            values = {**values, name: tuple(values[name])}
     return kind(**values)
 
 
@@ -363,6 +366,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, each) for each in get_args(hint))
     if get_origin(hint) is Literal:
         return value in get_args(hint)
+    if get_origin(hint) is tuple:
+        return isinstance(value, list) and all(_fits(each, get_args(hint)[0]) for each in value)
     if hint is NoneType:
         return value is None
     if hint is float:

@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from r2ac.envs import MissingPackage
 from r2ac.launch.runs.run_directory import default_run_directory
+from r2ac.launch.runs.trackers import check_trackers
 from r2ac.launch.runtime.errors import RunDirectoryError, os_reason
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.settings.flags import flag_value, training_config
@@ -19,7 +20,7 @@ from r2ac.launch.sweeps.sweep_settings import SweepSettings, settings_from_json
 from r2ac.learner import LearnerConfig
 
 SAME_FOR_ALL = frozenset(
-    {"run-dir", "ray-address", "device", "num-actors", "learner-threads", "profile", "transport"}
+    {"run-dir", "ray-address", "device", "num-actors", "learner-threads", "log", "profile", "transport"}
     | {"inference", "inference-workers", "inference-device"}
 )
 """Flags that say where and how a run goes."""
@@ -159,6 +160,7 @@ def _check_base(base: TrainConfig[Any]) -> None:
         if (sentence := task.suite.missing()) is not None:
             raise MissingPackage(sentence)
         task.suite.check_here(task.short_name, base.env)
+    check_trackers(base.log)
 
 
 def _check_names(space: Mapping[str, Domain], base: TrainConfig[Any], flags: Sequence[str]) -> frozenset[str]:

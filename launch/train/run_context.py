@@ -15,6 +15,7 @@ from r2ac.envs import EnvironmentFailed
 from r2ac.launch.runs.metrics import MetricsWriter
 from r2ac.launch.runs.mirror import Mirror
 from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.runs.trackers import Trackers
 from r2ac.launch.runtime.errors import RunDirectoryError, RunUnwritable, with_details_kept
 from r2ac.launch.runtime.progress import TrainingStatus
 from r2ac.launch.settings.config import TrainConfig
@@ -54,7 +55,8 @@ class RunContext:
     """The run of a training, at a path or a URL (``place``), which its first learner alone has.
 
     ``directory`` is locked; for a URL it is the folder on this machine that ``mirror`` copies there. The run goes on
-    from ``checkpoint``, None for a new one, after a failure ``restarted``; ``metrics`` are open in :meth:`recording`.
+    from ``checkpoint``, None for a new one, after a failure ``restarted``; ``metrics`` and ``trackers`` are open in
+    :meth:`recording`.
     """
 
     place: Path | str
@@ -63,7 +65,9 @@ class RunContext:
     callback: TrainCallback
     mirror: Mirror | None
     restarted: bool
+    console: Console
     metrics: MetricsWriter = field(init=False)
+    trackers: Trackers = field(init=False)
 
     @property
     def env_steps(self) -> int:
@@ -79,7 +83,8 @@ class RunContext:
                 self.directory.write_config(config.to_json())
             self.metrics.events.write_config(config.to_json(), self.env_steps)
             try:
-                yield
+                with Trackers(config, self.place, self.directory.path, self.console) as self.trackers:
+                    yield
             except EnvironmentFailed as error:
                 sentence = with_details_kept(error, self.directory.path)
                 raise EnvironmentFailed(sentence, "", error.never_worked) from error
@@ -99,6 +104,7 @@ class RunContext:
         """Write a line of metrics, and report it."""
         values = {**values, **self.callback.constants}
         self.metrics.write(env_steps, env_frames, wall_time, values)
+        self.trackers.log(env_steps, env_frames, wall_time, values)
         self.callback.take_line({"env_steps": env_steps, **values})
 
     def save(self, checkpoint: Checkpoint, keep: int) -> None:
@@ -160,7 +166,7 @@ def open_run(
                 raise CheckpointError(f"{path} cannot go on: {error} ({remedy})") from error
             check_goes_on(config, checkpoint, newest)
         try:
-            yield RunContext(place, directory, checkpoint, callback, mirror, restarted and not new)
+            yield RunContext(place, directory, checkpoint, callback, mirror, restarted and not new, console)
         finally:
             if new and newest_step(path) is None:
                 directory.discard()

@@ -15,6 +15,7 @@ from rich.table import Table
 from r2ac.envs import InvalidOption, MissingPackage, Task, find_tasks
 from r2ac.launch.runs.run_directory import RunDirectory, default_run_directory, new_directory
 from r2ac.launch.runs.suite_run import SuiteRun
+from r2ac.launch.runs.trackers import check_trackers
 from r2ac.launch.runtime.errors import RunError, with_details_kept
 from r2ac.launch.runtime.supervisor import restarts, supervise
 from r2ac.launch.settings.config import ConfigError, TrainConfig
@@ -80,6 +81,7 @@ def _train_suite(suite: SuiteRun, console: Console, words: Sequence[str]) -> int
         if (sentence := task.suite.missing()) is not None:
             raise MissingPackage(sentence)
         config.check()
+        check_trackers(config.log)
         task.suite.check_here(task.short_name, config.env)
     if _is_watched_over(configs[0]):
         return _supervise(configs[0], suite.place, words)

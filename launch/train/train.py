@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from r2ac.launch.runs.trackers import check_trackers
 from r2ac.launch.runtime.progress import TrainingProgress
 from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.runtime.supervisor import restarts
@@ -38,6 +39,7 @@ def train(
     what `open_run` raises, InvalidOption, MissingPackage, and one of ``RUN_FAILURES`` where the run cannot continue.
     """
     config.check()
+    check_trackers(config.log)
     callback = callback or TrainCallback()
     progress = TrainingProgress(config.total_steps, console, stall_seconds=config.stall_seconds)
     callback = replace(callback, show_status=progress.update, show_budget=partial(print_start, console, config))

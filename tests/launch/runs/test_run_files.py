@@ -35,4 +35,5 @@ def test_links_are_not_followed_and_changes_are_found(tmp_path: Path) -> None:
 def test_strangers_share_numbers_pictures_and_weights_alone() -> None:
     names = ["config.json", "metrics.jsonl", STEPS[0], "curves.png", "evaluation.md"]
     others = ["events.out.tfevents.1.host.2", "program.py", "weights.pt", "profile/trace.json", "environment-error.txt"]
+    others += ["wandb.id", "wandb/run-1/files/wandb-metadata.json"]
     assert shared([*names, *others]) == names
