@@ -90,10 +90,11 @@ def _failed(error: Exception) -> int:
     from r2ac.launch.cluster.connect import ConnectionFailed
     from r2ac.launch.runtime.errors import RunError, with_details_kept
     from r2ac.launch.settings.config import ConfigError
+    from r2ac.launch.settings.flags import with_flag
 
     # What the user can mend: one sentence and exit code 2.
     if isinstance(error, UnknownTask | InvalidOption | MissingPackage | ConfigError | RunError):
-        print_failures([str(error)])
+        print_failures([with_flag(str(error))])
         return 2
     if isinstance(error, ConnectionFailed):
         print_failures([str(error)])

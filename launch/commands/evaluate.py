@@ -15,7 +15,7 @@ from r2ac.launch.evaluation.protocols import Settings
 from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.settings.config import ConfigError, require
-from r2ac.launch.settings.flags import parse, require_runs
+from r2ac.launch.settings.flags import parse, require_runs, with_flag
 
 if TYPE_CHECKING:
     from r2ac.launch.evaluation.plan import EvaluationPlan
@@ -50,7 +50,7 @@ def evaluate_command(arguments: Sequence[str], console: Console) -> int:
     """``r2ac evaluate RUN_OR_CHECKPOINT … [--flags]``: 1 where a part failed, 2 where nothing could be evaluated for
     bad input, 128 + the signal's number where one came."""
     plan, received = evaluate_runs(evaluate_arguments(arguments), console)
-    print_failures(failure.sentence for failure in plan.failures)
+    print_failures(with_flag(failure.sentence) for failure in plan.failures)
     if received is not None:
         return 128 + received
     if not plan.failures:

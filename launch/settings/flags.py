@@ -15,11 +15,12 @@ import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from r2ac.agents.config import AgentConfig, only_gradient
-from r2ac.envs import find_tasks, one_suite
+from r2ac.envs import SUITES, find_tasks, one_suite
 from r2ac.launch.settings.config import ConfigError, TrainConfig, require
 from r2ac.launch.settings.matching import with_matched_size
 from r2ac.launch.settings.places import local_path
 from r2ac.launch.settings.presets import ALGORITHMS_OF, preset, preset_options
+from r2ac.learner import LearnerConfig
 
 _UNITS = {"": 0, "k": 3, "M": 6, "B": 9}
 _COUNT = re.compile(r"([+-]?(?:\d[\d_]*)(?:\.\d+)?(?:[eE][+-]?\d{1,2})?)([kMB]?)", re.ASCII)
@@ -161,6 +162,15 @@ def last_value(arguments: Sequence[str], flag: str) -> str | None:
     while (found := take_flag(rest, flag)) is not None:
         value = found
     return value
+
+
+def with_flag(sentence: str) -> str:
+    """The sentence of an error; where its first word is a field of the agent, the learner or the environment, as in
+    what their packages raise, with the flag of that field instead."""
+    parts = AgentConfig, LearnerConfig, *(suite.options for suite in SUITES.values())
+    first, _, rest = sentence.partition(" ")
+    named = any(field.name == first for part in parts for field in fields(part))
+    return f"--{first.replace('_', '-')} {rest}" if named else sentence
 
 
 def require_runs(runs: Sequence[Path], command: str) -> None:

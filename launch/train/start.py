@@ -19,7 +19,7 @@ from r2ac.launch.runs.trackers import check_trackers
 from r2ac.launch.runtime.errors import RunError, with_details_kept
 from r2ac.launch.runtime.supervisor import restarts, supervise
 from r2ac.launch.settings.config import ConfigError, TrainConfig
-from r2ac.launch.settings.flags import take_flag, training_config
+from r2ac.launch.settings.flags import take_flag, training_config, with_flag
 from r2ac.launch.train.resume import continued_config, newest_step
 from r2ac.launch.train.summary import RUN_FAILURES, failure_code, resume_command
 from r2ac.launch.train.train import train
@@ -102,7 +102,7 @@ def _train_each(suite: SuiteRun, tasks: Sequence[Task], console: Console) -> int
             code = _train_one(suite, task, console)
             states[task.name] = "trained"
         except _OF_ONE_TASK as error:
-            sentence = with_details_kept(error)
+            sentence = with_flag(with_details_kept(error))
             console.print(f"r2ac: {sentence}", markup=False, soft_wrap=True)
             states[task.name] = f"failed: {sentence}"
             failures.add(failure_code(error))

@@ -89,6 +89,7 @@ def test_a_run_is_trained_goes_on_is_evaluated_and_drawn(here: bool, tmp_path: P
         (lambda run: r2ac.train("memory/tmaze", sed=3), ["--sed"]),
         (lambda run: r2ac.train("memory/tmaze", hidden_size="wide"), ["hidden-size", "'wide'", "whole number"]),
         (lambda run: r2ac.train("memory/tmaze", batch_size=1000), ["--batch-size is 1000"]),
+        (lambda run: r2ac.train("memory/tmaze", layer_gradient="full", **TINY), ["layer_gradient is full"]),
         (lambda run: r2ac.train("memory/tmaze", run_dir=run, **TINY), ["already holds a run"]),
         (lambda run: r2ac.train("memory/tmaze", max_failures=2, **TINY), ["--max-failures is 2"]),
         (lambda run: r2ac.train(), ["a task", "resume=RUN"]),

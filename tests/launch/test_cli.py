@@ -140,10 +140,16 @@ def test_settings_that_cannot_be_are_named_with_their_value(
     ("flags", "words"),
     [
         (["--batch-size", "9", "--streams-per-actor", "8"], ["--batch-size is 9", "8"]),
-        (["--corridor-length", "0"], ["corridor_length is 0", "at least 1"]),
+        (["--corridor-length", "0"], ["r2ac: --corridor-length is 0", "at least 1"]),
         (["--freeze-encoder"], ["--freeze-encoder is True, but it must be False with --encoder none"]),
-        (["--encoder", "impala"], ["impala", "mlp or none"]),
-        (["--core", "mingru", "--recurrent-scale", "2"], ["recurrent_scale is 2.0", "mingru has no recurrent weights"]),
+        (["--encoder", "impala"], ["r2ac: --encoder is 'impala', but", "mlp or none"]),
+        (["--core", "mingru", "--recurrent-scale", "2"], ["r2ac: --recurrent-scale is 2.0, but mingru has no"]),
+        (["--layer-gradient", "full"], ["r2ac: --layer-gradient is full, but layers is 1"]),
+        (
+            ["--layer-gradient", "full", "--layers", "2", "--hidden-size", "256"],
+            ["r2ac: --layer-gradient is full, but the sensitivities of 2 layers"],
+        ),
+        (["--core", "mixed:elstm+lru", "--hidden-size", "1"], ["r2ac: --hidden-size must be at least 2"]),
         (["--encoder-from", "nowhere"], ["nowhere does not exist"]),
     ],
 )
@@ -210,6 +216,7 @@ def test_a_task_without_an_end_is_evaluated_with_a_limit_alone(capsys: Capture, 
     assert main(["train", *arguments]) == 0
     command = ["evaluate", str(run), "--workers", "0", "--episodes", "2"]
     assert "--max-episode-steps is 0, but it must be at least 1 with memory/trace_cond" in refused(capsys, command)
+    assert "r2ac: --max-episode-steps is -1, but" in refused(capsys, [*command, "--max-episode-steps", "-1"])
     assert main([*command, "--max-episode-steps", "7"]) == 0
     assert {episode.length for result in read_evaluation(run) for episode in result.episodes} == {7}
 
@@ -354,7 +361,7 @@ def test_a_cluster_that_is_not_there(capsys: Capture, tmp_path: Path) -> None:
     [
         (["--preset", "machado"], ["'machado'", "paper, machado2018"]),
         (["--preset"], ["--preset"]),
-        (["--preset", "machado2018", "--batch-size", "8", "--sticky-actions", "1.5"], ["sticky_actions is 1.5"]),
+        (["--preset", "machado2018", "--batch-size", "8", "--sticky-actions", "1.5"], ["--sticky-actions is 1.5"]),
     ],
 )
 def test_presets_of_the_environment(capsys: Capture, flags: list[str], words: list[str]) -> None:

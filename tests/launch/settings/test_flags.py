@@ -13,7 +13,7 @@ from r2ac.launch.commands.cluster import read_training
 from r2ac.launch.commands.submit import parse_own
 from r2ac.launch.runs import run_directory
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import parse, parse_known, training_config, whole_number
+from r2ac.launch.settings.flags import parse, parse_known, training_config, whole_number, with_flag
 from r2ac.launch.sweeps.sweep_plan import make_plan
 from r2ac.launch.sweeps.sweep_settings import SweepSettings
 
@@ -161,3 +161,17 @@ def test_the_run_directory_of_a_sweep_is_its_directory(tmp_path: Path) -> None:
     ]
     with pytest.raises(ConfigError, match="must be a folder, not a URL"):
         SweepSettings(vary=("seed=1,2",), sweep_dir=Path("s3://bucket/sweep")).check()
+
+
+@pytest.mark.parametrize(
+    ("sentence", "shown"),
+    [
+        ("pixels is True, but with engine 'envpool' it must be False", "--pixels is True, but with engine"),
+        ("encoder is 'patch', but observations of", "--encoder is 'patch', but observations of"),
+        ("refresh_every must be 0 where", "--refresh-every must be 0 where"),
+        ("--core is nothing, but it must be one of", "--core is nothing, but it must be one of"),
+        ("there is no task 'pixels'", "there is no task 'pixels'"),
+    ],
+)
+def test_an_error_names_the_flag_in_place_of_the_field(sentence: str, shown: str) -> None:
+    assert with_flag(sentence).startswith(shown)

@@ -125,6 +125,11 @@ def test_a_task_that_fails_does_not_stop_the_others(tmp_path: Path, capsys: Capt
     assert other == ["step_000000000500"] * 2
 
 
+def test_a_setting_that_no_task_of_a_list_can_have_is_named_by_its_flag(tmp_path: Path, capsys: Capture) -> None:
+    assert main(suite_command(tmp_path / "suite", "--layer-gradient", "full")) == 1
+    assert capsys.readouterr().out.count("r2ac: --layer-gradient is full, but layers is 1") == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
