@@ -100,6 +100,33 @@ def test_derivatives_are_those_of_the_step_in_full(name: str) -> None:
 
 
 @every_cell
+def test_derivatives_are_those_of_central_differences(name: str) -> None:
+    """Each number of an argument is moved in all streams and units at once: they do not meet."""
+    cell, batch, hidden, epsilon = CELLS[name], 4, 3, 1e-6
+    torch.manual_seed(1)
+    gates, own = normal(batch, cell.gates, hidden), normal(batch, cell.numbers, hidden)
+    arguments = gates, own, normal(batch, cell.parts, hidden)
+
+    def moved(argument: int, number: int, by: float) -> Tensor:
+        changed = [each.clone() for each in arguments]
+        changed[argument][:, number] += by
+        gates, own, previous = changed
+        return cell.step(gates, own, previous.view(batch, *cell.pair, hidden))
+
+    def differences(argument: int) -> Tensor:
+        """[B, (2,) numbers, N]."""
+        of_each = [
+            (moved(argument, number, epsilon) - moved(argument, number, -epsilon)) / (2 * epsilon)
+            for number in range(arguments[argument].shape[1])
+        ]
+        return torch.stack(of_each, -2) if of_each else gates.new_zeros(batch, *cell.pair, 0, hidden)
+
+    found = cell.linearise(gates, own, arguments[2].view(batch, *cell.pair, hidden))
+    for argument, mine in enumerate((found.by_gates, found.by_own, found.jacobian)):
+        torch.testing.assert_close(differences(argument).view_as(mine), mine, rtol=1e-6, atol=1e-7)
+
+
+@every_cell
 def test_the_scan_is_the_step_again_and_again_and_a_reset_forgets_what_is_not_finite(name: str) -> None:
     cell = CELLS[name]
     x, is_first = normal(5, 2, 3), torch.zeros(5, 2, dtype=torch.bool)
