@@ -137,9 +137,10 @@ def test_a_protocol_by_name_sets_the_environment_and_nothing_else() -> None:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_every_presets_agent_can_see_its_task(suite: str) -> None:
-    """Also with the options that change what is seen."""
+    """Also with the options that change what is seen. Of POPGym one task of each family, the easy one."""
+    tasks = SUITES[suite].tasks
     changed = {"memory": MemoryOptions(pixels=True), "minigrid": MinigridOptions(pixels=True)}
-    for task in SUITES[suite].tasks[:8]:
+    for task in [task for task in tasks if task.name.endswith("Easy")] or tasks[:8]:
         pictured = suite in changed and task.short_name not in SUITES[suite].unlisted
         for options in (None, *([changed[suite]] if pictured else [])):
             config = preset(task.name, options=options)
