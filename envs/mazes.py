@@ -36,7 +36,8 @@ class WalkedTMaze(EpisodicVector):
 
     Observation: float32 [2]: 1 at the junction and at both goals, else 0; 1 for up or -1 for down where the cue is
     shown, and at the upper and the lower goal, else 0. Actions: 0 right, 1 up, 2 left, 3 down.
-    Chance: that of random actions, nearly -1. Who walks right, and does not know the cue, earns 1/2. Best: 1.
+    Chance: that of random actions, nearly -1. An agent that walks right, and does not know the cue, earns 1/2.
+    Best: 1.
 
     The numbers are those of Ni et al. 2023, "When do transformers shine in RL? Decoupling memory from credit
     assignment".
@@ -112,8 +113,8 @@ class EndlessTMaze(EpisodicVector):
     Observation: float32 [4]: cells passed in this corridor, as a share of L; cue is left; cue is right; at the
     junction. Actions: 0 forward, 1 left, 2 right.
     Chance: random actions pay 2 * 0.01 a cell, and one of three is right at a junction: with m cells on average
-    -(0.02 m + 1/3) (1 + 1/3 + … + 1/3^(n-1)), without the limit, which they seldom meet. Who forgets the cue earns 0.
-    Best: n.
+    -(0.02 m + 1/3) (1 + 1/3 + … + 1/3^(n-1)), without the limit, which they seldom meet. An agent that forgets
+    the cue earns 0. Best: n.
 
     After Shchendrigin et al. 2026, "Memory retention is not enough to master memory tasks in reinforcement learning".
     """

@@ -24,8 +24,8 @@ from r2ac.envs.suite import ReferenceScores, Suite, SuiteOptions
 # in the mean. Random: (2 - A) / A where each answer is one of A and worth plus or minus an equal share; 0 by symmetry
 # (bandit, higher-lower); the mean of 4000 episodes (cart-poles, concentration), 1000 (pendulums) or 30,000 (mines).
 # Battleship: of b fields with 12 of ships, b shots hit h = 12 (1 - (1 - 1/b)^b) for the first time:
-# h / 12 - (b - h) / (b - 12). Best: 1 by POPGym's scale; in higher-lower who counts all cards, by 20,000 decks; for A
-# bandits the mean (A - 1) / (A + 1) of the best one, as if it were known from the start.
+# h / 12 - (b - h) / (b - 12). Best: 1 by POPGym's scale; in higher-lower that of an agent that counts all cards, by
+# 20,000 decks; for A bandits the mean (A - 1) / (A + 1) of the best one, as if it were known from the start.
 _FAMILIES: dict[str, tuple[tuple[float, float], ...]] = {
     "Autoencode": ((-0.5, 1.0),) * 3,
     "RepeatPrevious": ((-0.5, 1.0),) * 3,

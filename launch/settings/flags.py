@@ -207,7 +207,7 @@ def changed_config(
 
 
 _OF_ACTORS = ("ray_address", "num_learners", "inference", "inference_workers", "transport")
-"""Settings of a training with rollout actors: who asks for one wants actors, too."""
+"""Settings of a training with rollout actors: where one is given, the training has at least one actor."""
 
 
 def _given(field: str, arguments: Sequence[str]) -> str | None:

@@ -316,6 +316,6 @@ def test_a_configuration_from_before_the_streams_were_staggered_keeps_them_in_ph
         ("--num-actors 3 --ray-address auto", 3),
     ],
 )
-def test_who_asks_for_what_actors_do_has_actors(flags: str, actors: int) -> None:
+def test_a_setting_of_actors_brings_actors(flags: str, actors: int) -> None:
     config = training_config("memory/tmaze", flags.split())
     assert (config.num_actors, config.batch_size) == (actors, 64 * max(actors, 1))
