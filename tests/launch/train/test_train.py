@@ -375,3 +375,11 @@ def test_an_engine_from_training_to_curves(
     picture = tmp_path / "curves.png"
     assert main(["plot", str(run), "--metric", "loss/total", "--output", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.slow
+def test_a_preset_solves_its_task(tmp_path: Path) -> None:
+    """Nothing is set but the number of steps; random actions have 0, the best 1."""
+    run = tmp_path / "run"
+    assert main(["train", "memory/parity", "--total-steps", "40k", "--run-dir", str(run)]) == 0
+    assert sum(row["normalised_return"] for row in read_metrics(run)[-10:]) / 10 >= 0.9
