@@ -197,7 +197,8 @@ def test_ppo_has_the_settings_of_stable_baselines3_where_they_mean_the_same() ->
     [
         ("memory/tmaze", (4e-3, 10, 1, False, 0.01)),
         ("popgym/RepeatFirstEasy", (4e-3, 10, 1, False, 0.01)),
-        ("minigrid/MemoryS7", (2e-3, 32, 2, True, 0.015)),
+        ("minigrid/MemoryS7", (2e-3, 10, 1, False, 0.01)),
+        ("minigrid/MemoryS13", (2e-3, 32, 2, True, 0.015)),
     ],
 )
 def test_ppo_takes_large_steps_where_there_is_to_remember(task: str, own: tuple[float, int, int, bool, float]) -> None:
