@@ -179,7 +179,7 @@ class TrainConfig(Generic[EnvOptions]):
         _require(self, whole, "at least 0", lambda x: x >= 0)
         _require(self, f"{counts} keep_checkpoints", "at least 1", lambda x: x >= 1)
         _require(self, "checkpoint_minutes video_minutes", "at least 0 and finite", lambda x: 0 <= x < inf)
-        if agent.core != AgentConfig.core:
+        if agent.core not in (AgentConfig.core,):
             # The table of the others needs torch, which takes seconds to import.
             from r2ac.agents import CORE_NAMES, is_core
 

@@ -146,7 +146,7 @@ def test_the_tasks_are_listed_without_the_engines() -> None:
         "    print(name, len(SUITES[name].tasks), SUITES[name].missing() is None)"
     )
     assert printed.splitlines() == [
-        "memory 9 True",
+        "memory 13 True",
         "popgym 42 False",
         "minigrid 6 False",
         "atari 57 False",

@@ -117,7 +117,7 @@ def test_the_rollout_keeps_what_was_drawn_and_the_environment_gets_what_it_can_d
 @pytest.mark.parametrize(
     ("name", "flags", "said"),
     [
-        ("Steering", ["--squash-actions"], r"squash_actions scales actions to their bounds, but these are .*inf"),
+        ("Steering", ["--squash-actions"], r"--squash-actions scales actions to their bounds, but these are .*inf"),
         ("Barred", [], r"Barred-v0 allows no action after step \d+ of stream \d: its action_mask must allow at least"),
     ],
 )

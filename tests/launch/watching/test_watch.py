@@ -261,7 +261,7 @@ def test_the_command_writes_a_picture(
         (["memory/tmaze", "--steps", "0"], ["--steps is 0"]),
         (["memory/tmaze", "--fps", "0"], ["--fps is 0"]),
         (["memory/tmaze", "--seed", "-1"], ["--seed is -1"]),
-        (["memory/tmaze", "--corridor-length", "0"], ["corridor_length is 0"]),
+        (["memory/tmaze", "--corridor-length", "0"], ["--corridor-length is 0"]),
         (["memory/tmaze", "--agent", "nowhere"], ["nowhere does not exist"]),
         (["memory/tmaze", "--output", "x.bmp"], [".png, .gif, .mp4"]),
         (["memory/tmaze", "--preset", "paper"], ["defaults only"]),
