@@ -63,7 +63,9 @@ def beginnings() -> dict[str, list[list[str]]]:
     for command, *rest in command_lines("r2ac"):
         words = [STANDS_FOR.get(word, word) for word in rest if word != "--suite" or command != "train"]
         name = f"{command} --resume" if words[:1] == ["--resume"] and command in ("train", "sweep") else command
-        elsewhere = any("|" in word or "gym/corridor" in word or word in ("--help", "--ray-address") for word in words)
+        elsewhere = any(
+            "|" in word or "gym/corridor" in word or word in ("--help", "--ray-address", "--log") for word in words
+        )
         at_a_url = command != "push" and any(word.startswith(("hf://", "s3://")) for word in words)
         if name in found and not elsewhere and not at_a_url and [command, *words] not in found[name]:
             found[name].append([command, *words])
