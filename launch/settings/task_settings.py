@@ -85,7 +85,7 @@ _REVERSE = {
 _MAZE = {**_GATES, "input_scale": 0.1, "normalise_observations": True, "learning_rate": 2e-3}
 """Of 984 zeros and ones most never change; those that do are brought to one size."""
 
-_LARGE_MAZE = {**_MAZE, **_MIXED, **_LONG_BATCHES, "entropy_cost": 0.015}
+_LARGE_MAZE = {**_MAZE, **_MIXED, **_LONG_BATCHES, "recurrent_scale": None, "entropy_cost": 0.015}
 """Most agents begin with their backs to the object, and far from it. With less entropy they do not go back to see it,
 with more they learn late (docs/learning.md)."""
 
