@@ -153,6 +153,10 @@ class Consumer:
         """The actors of which something has come."""
         return [actor for actor, each in enumerate(self.of_actors(self.following)) if max(each) > 0]
 
+    def losers(self) -> dict[int, set[int]]:
+        """What the streams of each actor have lost, of those that lost any."""
+        return {actor: each for actor, each in enumerate(self.of_actors(self.lost)) if each != {0}}
+
     def of_actors(self, counts: np.ndarray) -> list[set[int]]:
         """The counts of the streams of each actor."""
         return [set(row) for row in counts.reshape(ACTORS, STREAMS).tolist()]
@@ -180,23 +184,25 @@ def _actors_that_have_a_place_begin_and_the_others_wait(consumer: Consumer) -> N
     assert not consumer.lost.any()
 
 
-def _the_place_of_a_killed_actor_goes_to_one_that_waits(consumer: Consumer) -> None:
+def _the_place_of_a_killed_actor_is_filled(consumer: Consumer) -> None:
+    """By one that has waited, or by the killed one's successor: Ray chooses, not always the first in line."""
     counts = consumer.source.counts
     os.kill(ray_processes("RolloutActor")[0], signal.SIGKILL)
-    consumer.take_until(lambda: len(consumer.delivered()) == 5, "another one begins")
+    consumer.take_until(lambda: len(consumer.delivered()) == 5 or bool(consumer.lost.any()), "another one begins")
     assert (counts.actors, counts.pending, counts.actor_restarts) == (4, 2, 1)
-    assert not consumer.lost.any()
+    assert (len(consumer.delivered()), len(consumer.losers())) in ((5, 0), (4, 1))
 
 
 def _training_goes_on_without_a_node(consumer: Consumer, nodes: Nodes, workers: dict[str, Any]) -> None:
     counts = consumer.source.counts
+    losers = consumer.losers()
     nodes.remove(workers.pop("second"))
     consumer.take_until(lambda: counts.actor_restarts == 3 and counts.actors == 2, "both its actors replaced")
     for _ in range(20):
         consumer.take()
     # Those that take the place of the lost ones wait, and that is no failure.
     assert (counts.actors, counts.pending, counts.actor_restarts) == (2, 4, 3)
-    assert not consumer.lost.any()
+    assert consumer.losers() == losers
 
 
 def _a_node_that_joins_is_used(consumer: Consumer, nodes: Nodes, workers: dict[str, Any]) -> None:
@@ -206,10 +212,11 @@ def _a_node_that_joins_is_used(consumer: Consumer, nodes: Nodes, workers: dict[s
     before = consumer.following.copy()
     consumer.take_until(lambda: bool((consumer.following > before).all()), "all deliver")
     assert (counts.actors, counts.actor_restarts) == (ACTORS, 3)
-    # What the three had been ordered to collect when they were lost, and nothing of those that had waited.
-    lost = [each for each in consumer.of_actors(consumer.lost) if each != {0}]
-    assert len(lost) == 3
-    assert all(len(each) == 1 and 1 <= max(each) <= IN_FLIGHT for each in lost)
+    # What was ordered of an actor when it was lost, and nothing of those that had waited. One may be lost twice.
+    lost = consumer.losers()
+    assert len(lost) in (2, 3)
+    at_most = IN_FLIGHT if len(lost) == 3 else 2 * IN_FLIGHT
+    assert all(len(each) == 1 and 1 <= max(each) <= at_most for each in lost.values())
 
 
 def _what_runs_inside_ray_stays_there(consumer: Consumer) -> None:
@@ -237,7 +244,7 @@ def _inference_workers_anywhere_and_a_killed_one(nodes: Nodes) -> None:
         before = consumer.following.copy()
         consumer.take_until(lambda: bool((consumer.following > before)[: 4 * STREAMS].all()), "all deliver again")
         # The actors of one worker, and only they, lost what they were at.
-        assert 1 <= sum(each != {0} for each in consumer.of_actors(consumer.lost)) <= 2
+        assert 1 <= len(consumer.losers()) <= 2
         assert counts.inference_restarts == 1
 
 
@@ -321,7 +328,7 @@ def test_nodes_that_come_and_go(
     with opened(config_at(nodes.address), SPEC) as source:
         consumer = Consumer(source)
         _actors_that_have_a_place_begin_and_the_others_wait(consumer)
-        _the_place_of_a_killed_actor_goes_to_one_that_waits(consumer)
+        _the_place_of_a_killed_actor_is_filled(consumer)
         _training_goes_on_without_a_node(consumer, nodes, workers)
         _a_node_that_joins_is_used(consumer, nodes, workers)
         _what_runs_inside_ray_stays_there(consumer)
