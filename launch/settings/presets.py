@@ -11,7 +11,7 @@ from typing import Any
 from r2ac.agents import AgentConfig
 from r2ac.envs import Task, find_tasks, make_vector, one_suite
 from r2ac.launch.settings.config import ConfigError, TrainConfig
-from r2ac.launch.settings.task_settings import MADE_FOR, PPO_OF_SMALL, TASK_SETTINGS
+from r2ac.launch.settings.task_settings import LEAST_EPISODES, MADE_FOR, PPO_OF_SMALL, TASK_SETTINGS
 from r2ac.learner import LearnerConfig
 
 _Settings = Callable[[Task, Any], TrainConfig[Any]]
@@ -55,11 +55,12 @@ def preset(
 def _settings_of(task: Task, options: Any) -> dict[str, Any]:
     """What `TASK_SETTINGS` says of a task, the first pattern that fits; empty where none does."""
     name = f"{task.name} {'pixels' if getattr(options, 'pixels', False) else 'vectors'}"
-    settings = next((settings for pattern, settings in TASK_SETTINGS.items() if fnmatch(name, pattern)), None)
-    if settings is None:
+    pattern = next((pattern for pattern in TASK_SETTINGS if fnmatch(name, pattern)), None)
+    if pattern is None:
         return {}
-    steps = task.episode_steps(options) or 50
-    return {**PPO_OF_SMALL, "chrono_steps": max(10, 2 * steps), **settings}
+    steps, settings = task.episode_steps(options) or 50, TASK_SETTINGS[pattern]
+    total_steps = max(settings["total_steps"], LEAST_EPISODES.get(pattern, 0) * steps)
+    return {**PPO_OF_SMALL, "chrono_steps": max(10, 2 * steps), **settings, "total_steps": total_steps}
 
 
 def _with_settings(config: TrainConfig[Any], values: Mapping[str, Any]) -> TrainConfig[Any]:

@@ -89,6 +89,10 @@ _LARGE_MAZE = {**_MAZE, **_MIXED, **_LONG_BATCHES, "recurrent_scale": None, "ent
 """Most agents begin with their backs to the object, and far from it. With less entropy they do not go back to see it,
 with more they learn late (docs/learning.md)."""
 
+_LONG_DELAY = {**_GATES, "streams_per_actor": 256, "input_scale": 4.0, "total_steps": 1_000_000}
+"""Rewards are rare: with more streams each batch holds some. What a cue leaves in a unit of a time scale of 8,000 steps
+is nothing, unless its gate opens for the cue."""
+
 _PICTURES = {
     "encoder": "patch",
     "encoder_features": 64,
@@ -107,6 +111,7 @@ TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "memory/copy vectors": {**_RECALL, "total_steps": 300_000},
     "memory/parity vectors": {**_PARITY, "total_steps": 100_000},
     "memory/key_to_door vectors": {"readout_size": 128, "input_scale": 0.3, "n_epochs": 6, "total_steps": 1_500_000},
+    "memory/chain vectors": _LONG_DELAY,
     "memory/* vectors": {**_GATES, "total_steps": 1_500_000},
     "memory/repeat_previous pixels": {**_RECALL, **_PICTURES},
     "memory/copy pixels": {**_RECALL, **_PICTURES},
@@ -128,3 +133,6 @@ TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "minigrid/* pixels": {**_GATES, "total_steps": 10_000_000},
 }
 """By a task's name and what it shows; the first pattern that fits counts."""
+
+LEAST_EPISODES = {"memory/chain vectors": 2_500}
+"""Where the length of an episode is an option: a training has at least so many, whatever TASK_SETTINGS says."""
