@@ -54,6 +54,8 @@ class LearnerConfig:
     """PPO: bound on how far the value can move from its old one in the loss; none: no bound."""
     clip_schedule: Literal["constant", "linear"] = "constant"
     """PPO: whether both clips fall linearly to zero over the training's steps."""
+    entropy_schedule: Literal["constant", "linear"] = "constant"
+    """PPO: whether the entropy bonus falls linearly to zero over the training's steps."""
     normalise_advantage: bool = True
     """PPO: give the advantages of a batch mean 0 and deviation 1."""
     target_kl: float | Literal["none"] = "none"

@@ -172,7 +172,7 @@ suite's, or the field's default."""
 ALGORITHMS_OF = {
     "clip_rho clip_pg_rho clip_c vtrace_lambda": ("vtrace",),
     "n_epochs num_minibatches gae_lambda clip_range clip_range_vf clip_schedule": ("ppo",),
-    "normalise_advantage target_kl": ("ppo",),
+    "entropy_schedule normalise_advantage target_kl": ("ppo",),
     "trace_lambda step_bound": ("stream", "td"),
     "baseline_cost entropy_cost": ("vtrace", "ppo", "stream"),
 }

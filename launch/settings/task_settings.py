@@ -134,5 +134,5 @@ TASK_SETTINGS: dict[str, dict[str, Any]] = {
 }
 """By a task's name and what it shows; the first pattern that fits counts."""
 
-LEAST_EPISODES = {"memory/chain vectors": 2_500}
+LEAST_EPISODES = {"memory/chain vectors": 1_500}
 """Where the length of an episode is an option: a training has at least so many, whatever TASK_SETTINGS says."""

@@ -72,9 +72,11 @@ def normalised(advantage: Tensor, collective: Collective) -> Tensor:
 
 
 def clipped_losses(
-    output: RolloutOutput, batch: Rollout[Tensor], targets: Targets, config: LearnerConfig, clip_scale: Tensor
+    output: RolloutOutput, batch: Rollout[Tensor], targets: Targets, config: LearnerConfig, remaining: Tensor
 ) -> Losses:
-    """PPO's losses of a batch; ``clip_scale`` multiplies the clips."""
+    """PPO's losses of a batch; ``remaining``, a scalar, is the share of the training that is left, for schedules."""
+    clip_scale = remaining if config.clip_schedule == "linear" else torch.ones_like(remaining)
+    entropy_cost = config.entropy_cost * (remaining if config.entropy_schedule == "linear" else 1.0)
     actions = output.actions
     behaviour_log_prob = actions.log_prob(batch.behaviour_logits, batch.action)
     log_ratio = actions.log_prob(output.logits, batch.action) - behaviour_log_prob
@@ -84,7 +86,7 @@ def clipped_losses(
         bound = config.clip_range_vf * clip_scale
         values = targets.values + torch.maximum(torch.minimum(values - targets.values, bound), -bound)
     baseline, bonus = baseline_loss(values, targets.returns), actions.entropy(output.logits).sum()
-    total = policy + config.baseline_cost * baseline - config.entropy_cost * bonus
+    total = policy + config.baseline_cost * baseline - entropy_cost * bonus
     # Schulman's estimate of KL(old || new), which is never negative (joschu.net/blog/kl-approx.html).
     kl = (log_ratio.exp() - 1 - log_ratio).sum()
     parts = (policy, baseline, bonus, kl, clipped)
@@ -150,7 +152,6 @@ class PPO:
         targets, seen = self._targets(batch, carry), replace(batch, final_observation=None)
         may_branch = carry.state.device.type == "cpu"
         goes_on = torch.ones((), dtype=torch.bool, device=carry.state.device)
-        clip_scale = context.remaining if config.clip_schedule == "linear" else torch.ones_like(context.remaining)
         after, kept = torch.empty_like(carry.state), torch.ones_like(batch.is_first[0])
         descents, counted = list[Descent](), list[Tensor]()
         for epoch in range(config.n_epochs):
@@ -162,7 +163,7 @@ class PPO:
                 start = carry_of(context.agent.core, carry, index, advance=last)
                 output = context.agent(carry=start, **part.inputs())
                 with scope("losses"):
-                    losses = clipped_losses(output, part, target, config, clip_scale)
+                    losses = clipped_losses(output, part, target, config, context.remaining)
                 descent = context.optimise.descend(losses, part, start, mean=True, condition=self._condition(goes_on))
                 descents.append(descent)
                 counted.append(goes_on & descent.finite)

@@ -241,7 +241,7 @@ def test_time_scales_are_spread_over_twice_an_episode() -> None:
 
 def test_a_longer_chain_has_a_longer_training() -> None:
     assert preset("memory/chain").total_steps == 1_000_000
-    assert training_config("memory/chain", ["--chain-length", "4096"]).total_steps == 2_500 * 4096
+    assert training_config("memory/chain", ["--chain-length", "4096"]).total_steps == 1_500 * 4096
 
 
 def test_settings_that_are_made_for_a_core_go_where_another_is_named() -> None:

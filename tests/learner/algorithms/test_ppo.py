@@ -116,7 +116,9 @@ def test_the_gradient_of_a_late_rollout_is_full_bptts() -> None:
 
 
 def test_the_losses_are_those_of_the_paper() -> None:
-    config = LearnerConfig(algorithm="ppo", clip_range=0.2, clip_range_vf=0.1, entropy_cost=0.3, baseline_cost=0.7)
+    linear: Any = dict.fromkeys(("clip_schedule", "entropy_schedule"), "linear")
+    costs: Any = {"entropy_cost": 0.3, "baseline_cost": 0.7}
+    config = LearnerConfig(algorithm="ppo", clip_range=0.2, clip_range_vf=0.1, **costs, **linear)
     learner = make_learner(**PLAIN)
     (rollout,) = on_policy(learner, make_stream(), 12)
     rng = np.random.default_rng(0)
@@ -138,7 +140,7 @@ def test_the_losses_are_those_of_the_paper() -> None:
             value += 0.5 * (returns[t, b].item() - moved) ** 2
             entropy -= (log_pi.exp() * log_pi).sum().item()
             kl += ratio - 1 - np.log(ratio)
-    assert losses.total.item() == pytest.approx(policy + 0.7 * value - 0.3 * entropy)
+    assert losses.total.item() == pytest.approx(policy + 0.7 * value - 0.5 * 0.3 * entropy)
     assert losses.parts["loss/approx_kl"].item() == pytest.approx(kl)
     assert 0 < losses.parts["loss/clip_fraction"].item() < 36
 
