@@ -1,7 +1,8 @@
 """The kernels as PyTorch operators: opaque to ``torch.compile``, with shapes for it; they have no gradients.
 
 Each is called as its readable reference, whose signature is the operator's, and runs on the kernel of its tensors'
-device.
+device. An operator costs more than a small kernel does, and its first call imports ``torch.compile``: where
+:func:`needs_operators` says no, kernels are called without it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import profiler
 
 from r2ac.kernels import block, scan, sensitivity
 from r2ac.kernels.choice import kernels_for
@@ -35,7 +37,12 @@ def _operator(reference: Callable[..., Tensor], writes: Sequence[str], shape: Ca
     return operator
 
 
-backward_scan = _operator(scan.backward_scan, (), lambda direct, jacobian: torch.empty_like(direct))
+def needs_operators(tensor: Tensor) -> bool:
+    """Whether a compiler, a profiler or a tensor subclass is to see an operator."""
+    return torch.compiler.is_compiling() or profiler._is_profiler_enabled or type(tensor) is not Tensor
+
+
+backward_scan_operator = _operator(scan.backward_scan, (), lambda direct, jacobian: torch.empty_like(direct))
 sensitivity_pass_ = _operator(
     sensitivity.sensitivity_pass_, ("matrix",), lambda matrix, *others: others[-1].new_empty(matrix.shape[1:])
 )
@@ -45,3 +52,11 @@ vector_pass_ = _operator(
 block_sensitivity_pass_ = _operator(
     block.block_sensitivity_pass_, ("matrix",), lambda matrix, *others: others[-1].new_empty(matrix.shape[2:])
 )
+
+
+@torch.no_grad()
+def backward_scan(direct: Tensor, jacobian: Tensor) -> Tensor:
+    """d_t = e_t + a_{t+1} d_{t+1} for tensors [T, ...], without a gradient: see
+    :func:`r2ac.kernels.scan.backward_scan`."""
+    compute = backward_scan_operator if needs_operators(direct) else kernels_for(direct).backward_scan
+    return compute(direct, jacobian)

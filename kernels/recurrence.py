@@ -4,8 +4,8 @@ The backward pass of :func:`recurrence` gives TBPTT's gradient and, where the se
 in, adds the boundary term and takes the sensitivities across the rollout: RTRL is TBPTT plus that (Irie et al. 2024,
 section 3; the rearrangement is Schmidhuber's of 1992).
 
-A custom operator costs more than a small kernel does. It is there for compilers, profilers and tensor subclasses;
-without any of these, :func:`recurrence` calls the kernels through a ``torch.autograd.Function``.
+Operators are there for compilers, profilers and tensor subclasses; without any of these, :func:`recurrence` calls the
+kernels through a ``torch.autograd.Function``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import profiler
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import increment_version
 
 from r2ac.kernels import operators
 from r2ac.kernels.cells import CELLS, Linearisation
 from r2ac.kernels.choice import kernels_for
+from r2ac.kernels.operators import needs_operators
 from r2ac.kernels.scan import ReverseScan
 from r2ac.kernels.sensitivity import Traces, boundary_terms
 
@@ -190,10 +190,6 @@ class _Recurrence(torch.autograd.Function):
         return *gradients, None, None
 
 
-def _needs_operators(tensor: Tensor) -> bool:
-    return torch.compiler.is_compiling() or profiler._is_profiler_enabled or type(tensor) is not Tensor
-
-
 def recurrence(
     cell: str,
     projection: Tensor,
@@ -223,7 +219,7 @@ def recurrence(
     Returns:
         c_t, [T, B, (2,) N].
     """
-    compute: Callable[..., Tensor] = recurrence_operator if _needs_operators(projection) else _Recurrence.apply
+    compute: Callable[..., Tensor] = recurrence_operator if needs_operators(projection) else _Recurrence.apply
     lists = traces.tensors() if traces is not None else [], notes.tensors() if notes is not None else []
     advance = traces is not None and traces.advance
     return compute(cell, projection, own, bias, state, is_first, weight, inputs, advance, *lists)
@@ -239,7 +235,7 @@ def traces_after(traces: Traces, inputs: Tensor, cell: str, *given: Tensor) -> T
     *_, states, state, _ = given
     reverse: Callable[..., ReverseScan] = partial(_reverse_scan, cell)
     passes: Any = operators
-    if not _needs_operators(inputs):
+    if not needs_operators(inputs):
         kernels = kernels_for(inputs)
         reverse, passes = kernels.scans(cell).reverse, kernels
     scan = reverse(torch.zeros_like(states), *given, True)
@@ -264,5 +260,5 @@ def traces_after_step(traces: Traces, inputs: Tensor, linear: Linearisation) -> 
         weighted=by_gates.unsqueeze(0),
         gained=torch.cat((by_own, by_gates), dim=-2),
     )
-    passes: Any = operators if _needs_operators(inputs) else kernels_for(inputs)
+    passes: Any = operators if needs_operators(inputs) else kernels_for(inputs)
     _advance(traces.tensors(), scan, inputs.unsqueeze(0), passes)

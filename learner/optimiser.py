@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import cache
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -36,15 +38,17 @@ def make_optimiser(
     # The form of the step that takes parameters one by one would read a learning rate on the device from the host.
     foreach = True if capturable else None
     if name == "rmsprop":
-        optimiser: torch.optim.Optimizer = torch.optim.RMSprop(
+        optimiser: torch.optim.Optimizer = _eager(torch.optim.RMSprop)(
             parameters, learning_rate, alpha=0.99, eps=0.01, capturable=capturable, foreach=foreach
         )
     elif name == "adam":
         # On a CPU one call for all parameters: its small operations would else take longer than their arithmetic.
         fused = True if parameters[0].device.type == "cpu" else None
-        optimiser = torch.optim.Adam(parameters, learning_rate, capturable=capturable, foreach=foreach, fused=fused)
+        optimiser = _eager(torch.optim.Adam)(
+            parameters, learning_rate, capturable=capturable, foreach=foreach, fused=fused
+        )
     elif name == "sgd":
-        optimiser = _GradientDescent(parameters, {"lr": learning_rate})
+        optimiser = _eager(_GradientDescent)(parameters, {"lr": learning_rate})
     else:
         raise ValueError(f"unknown optimiser {name!r}: must be one of {', '.join(OPTIMISERS)}")
     if capturable:
@@ -53,6 +57,15 @@ def make_optimiser(
             group["lr"] = torch.tensor(learning_rate, device=parameters[0].device)
     _make_state(optimiser)
     return optimiser
+
+
+@cache
+def _eager(kind: type[torch.optim.Optimizer]) -> type[Any]:
+    """The optimiser ``kind`` without the decorators of its methods, which do nothing but import torch.compile: that
+    takes longer than all of torch."""
+    methods = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    plain = {name: unwrap(getattr(kind, name)) for name in methods}
+    return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(unwrap(kind.step))})
 
 
 class _GradientDescent(torch.optim.Optimizer):

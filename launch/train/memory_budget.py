@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -90,8 +91,10 @@ def memory_budget(config: TrainConfig[Any], spec: ObservationSpec, device: torch
     """What a run will hold that learns on ``device``: activations are an estimate, good to about a quarter on a CPU,
     processes are rough figures, all else is exact but for small change. Raises ConfigError if there can be no such
     agent."""
-    # In this mode tensors have shapes and no numbers: nothing is allocated or computed.
-    with torch.random.fork_rng(devices=()), FakeTensorMode():
+    # In this mode tensors have shapes and no numbers: nothing is allocated or computed. What a small run holds is made
+    # instead: the mode imports torch.compile, which takes longer than all of torch.
+    small = device.type == "cpu" and _is_small(config, spec)
+    with torch.random.fork_rng(devices=()), nullcontext() if small else FakeTensorMode():
         agent = make_agent(spec, config.agent, config.seed, torch.device("cpu"))
         if config.freeze_encoder:
             agent.freeze_encoder()
@@ -106,6 +109,14 @@ def memory_budget(config: TrainConfig[Any], spec: ObservationSpec, device: torch
     workers = config.inference_workers if acts_on_workers(config, spec) else 0
     parts += _process_parts(config, workers, on_gpu=on_gpu)
     return MemoryBudget(str(device), tuple(parts), agent.parameter_count(), agent.parameter_count(learned=True))
+
+
+def _is_small(config: TrainConfig[Any], spec: ObservationSpec) -> bool:
+    """Whether the learner of a training without images holds some megabytes, at most some hundred."""
+    agent, steps = config.agent, config.batch_size * config.rollout_length
+    width = max(agent.hidden_size, agent.encoder_features, agent.readout_size, *spec.shape)
+    held = width * agent.layers * max(config.num_streams * agent.hidden_size, steps)
+    return len(spec.shape) == 1 and held < 2**24
 
 
 def saved_for_backward(learner: Learner, spec: ObservationSpec, steps: int, batch: int) -> list[int]:

@@ -25,7 +25,7 @@ from r2ac.kernels import (
     recurrence,
 )
 from r2ac.kernels.native_library import missing_reason
-from r2ac.kernels.operators import backward_scan, block_sensitivity_pass_, sensitivity_pass_, vector_pass_
+from r2ac.kernels.operators import backward_scan_operator, block_sensitivity_pass_, sensitivity_pass_, vector_pass_
 from r2ac.kernels.recurrence import recurrence_operator
 
 STEPS, BATCH, ROWS, WIDTH, HIDDEN = 4, 3, 5, 6, 7
@@ -77,7 +77,7 @@ def test_the_recurrence_is_what_pytorch_asks_of_an_operator(cell: str) -> None:
 def test_the_passes_are_what_pytorch_asks_of_operators() -> None:
     inputs, common, decay = normal(STEPS, BATCH, WIDTH), streams(), normal(BATCH, HIDDEN)
     weighted = normal(STEPS, BATCH, GATES, HIDDEN)
-    torch.library.opcheck(backward_scan, (normal(STEPS, BATCH), normal(STEPS, BATCH)), test_utils=CHECKS)
+    torch.library.opcheck(backward_scan_operator, (normal(STEPS, BATCH), normal(STEPS, BATCH)), test_utils=CHECKS)
     traces = some_traces()
     torch.library.opcheck(
         sensitivity_pass_, (traces.weight, *common, decay, decay, weighted, inputs), test_utils=CHECKS
