@@ -93,6 +93,20 @@ _LONG_DELAY = {**_GATES, "streams_per_actor": 256, "input_scale": 4.0, "total_st
 """Rewards are rare: with more streams each batch holds some. What a cue leaves in a unit of a time scale of 8,000 steps
 is nothing, unless its gate opens for the cue."""
 
+_WALK = {
+    **_LONG_DELAY,
+    "input_scale": 1.0,
+    "normalise_observations": True,
+    "normalise_rewards": True,
+    "discount": 0.9,
+    "gae_lambda": 0.3,
+    "learning_rate": 2e-3,
+    "entropy_schedule": "linear",
+}
+"""First the many small penalties count, later the one large reward. A short horizon keeps the chance of the last choice
+out of the advantages of the steps before it. What is seen seldom, normalised, is large: the agent has not yet made up
+its mind at a junction that it sees for the first time."""
+
 _PICTURES = {
     "encoder": "patch",
     "encoder_features": 64,
@@ -112,6 +126,7 @@ TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "memory/parity vectors": {**_PARITY, "total_steps": 100_000},
     "memory/key_to_door vectors": {"readout_size": 128, "input_scale": 0.3, "n_epochs": 6, "total_steps": 1_500_000},
     "memory/chain vectors": _LONG_DELAY,
+    "memory/passive_tmaze vectors": _WALK,
     "memory/* vectors": {**_GATES, "total_steps": 1_500_000},
     "memory/repeat_previous pixels": {**_RECALL, **_PICTURES},
     "memory/copy pixels": {**_RECALL, **_PICTURES},
@@ -134,5 +149,5 @@ TASK_SETTINGS: dict[str, dict[str, Any]] = {
 }
 """By a task's name and what it shows; the first pattern that fits counts."""
 
-LEAST_EPISODES = {"memory/chain vectors": 1_500}
+LEAST_EPISODES = {"memory/chain vectors": 1_500, "memory/passive_tmaze vectors": 6_600}
 """Where the length of an episode is an option: a training has at least so many, whatever TASK_SETTINGS says."""
