@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.util import find_spec
 from numbers import Integral
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -54,9 +55,12 @@ def check_at_least(label: str, value: object, least: int, unit: str) -> None:
         raise InvalidOption(f"{label} is {value!r}, but it must be an int of at least {least} ({unit})")
 
 
+_type_hints = cache(get_type_hints)
+
+
 def check_choices(options: object) -> None:
     """Raises InvalidOption unless each bool and each Literal of the dataclass has a value that its type allows."""
-    for label, kind in get_type_hints(type(options)).items():
+    for label, kind in _type_hints(type(options)).items():
         value, allowed = getattr(options, label), get_args(kind)
         if kind is bool and not isinstance(value, bool):
             raise InvalidOption(f"{label} is {value!r}, but it must be True or False")

@@ -6,12 +6,9 @@ import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike
 
 from r2ac.launch.plots.curves import AXES, Axis, Band, GroupCurve, Panel, make_panels, write_csv
@@ -19,6 +16,11 @@ from r2ac.launch.plots.reference_lines import PAPER_RESULTS, Line, paper_lines, 
 from r2ac.launch.runs.run_groups import NO_TASK, group_runs
 from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_errors_as
 from r2ac.launch.runtime.progress import short_count
+
+if TYPE_CHECKING:
+    # A table, and what is refused, need no matplotlib, whose import takes as long as all else.
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 EXTENSIONS = (".png", ".svg", ".pdf", ".csv")
 _X_LABELS = {"steps": "environment steps", "frames": "environment frames"}
@@ -121,6 +123,8 @@ def _lines(panel: Panel, metric: str, given: Mapping[str, Mapping[str, float]] |
 
 
 def _figure(panels: int) -> tuple[Figure, list[Axes]]:
+    from matplotlib.figure import Figure
+
     columns = 2 if panels == 4 else min(panels, 3 if panels <= _MANY else 5)
     rows = math.ceil(panels / columns)
     width, height = (7.2, 4.8) if panels == 1 else (4.8, 4.0) if panels <= _MANY else (3.8, 3.0)
@@ -163,6 +167,8 @@ def _count_text(curve: GroupCurve, band: Band) -> str:
 
 
 def _finish(axes: Axes, title: str, statement: str, x_label: str, metric: str, small: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_title(title, loc="left", fontsize=8 if small else 12, fontweight="bold", pad=20)
     axes.annotate(
         statement, (0, 1), xycoords="axes fraction", xytext=(0, 7), textcoords="offset points", fontsize=8.5,
@@ -174,7 +180,7 @@ def _finish(axes: Axes, title: str, statement: str, x_label: str, metric: str, s
     axes.margins(x=0.01)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+    axes.xaxis.set_major_formatter(lambda value, _: short_count(value))
     axes.grid(color="#e6e6e6", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -191,7 +197,7 @@ def _draw_lines(axes: Axes, lines: Sequence[Line]) -> None:
         )
     low, high = axes.get_ylim()
     if max(abs(low), abs(high)) >= 10_000:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
+        axes.yaxis.set_major_formatter(lambda value, _: short_count(value))
     ordered = sorted(lines, key=lambda line: line.value)
     heights = [(line.value - low) / (high - low) for line in ordered]
     inches = axes.get_position().height * axes.figure.get_figheight()  # type: ignore[union-attr]

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,7 @@ def run_all(commands: dict[str, int]) -> set[str]:
                 "jobs list --help": 0,
                 "cluster slurm --help": 0,
                 "envs": 0,
+                "reproduce": 0,
                 "cluster slurm memory/tmaze": 0,
             },
             LARGE,
@@ -72,3 +74,14 @@ def run_all(commands: dict[str, int]) -> set[str]:
 )
 def test_what_needs_no_torch_imports_none(commands: dict[str, int], without: set[str]) -> None:
     assert run_all(commands) & without == set()
+
+
+def test_a_table_of_curves_needs_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"task": "memory/tmaze", "seed": 1}')
+    (tmp_path / "metrics.jsonl").write_text('{"env_steps": 1, "env_frames": 1, "wall_time": 1, "episode_return": 2}\n')
+    assert run_all({f"plot {tmp_path} --output {tmp_path}/curves.csv": 0}) & LARGE == set()
+
+
+def test_a_training_of_a_small_agent_does_not_import_torch_compile(tmp_path: Path) -> None:
+    """Which imports these two: together they take longer than torch."""
+    assert run_all({f"train memory/tmaze --total-steps 1 --run-dir {tmp_path}/run": 0}) & {"sympy", "triton"} == set()
