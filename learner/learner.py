@@ -220,7 +220,8 @@ class Learner:
     ) -> Descent:
         """One step of the optimiser by the gradient of the losses of all learners' batches, unless it is not finite;
         see :class:`~r2ac.learner.algorithms.algorithm.OptimiserSteps`."""
-        self.optimiser.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         steps = batch.length * batch.batch_size
         with scope("backward"):
             (losses.total / (steps * self._collective.size) if mean else losses.total).backward()

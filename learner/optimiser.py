@@ -41,12 +41,10 @@ def make_optimiser(
         optimiser: torch.optim.Optimizer = _eager(torch.optim.RMSprop)(
             parameters, learning_rate, alpha=0.99, eps=0.01, capturable=capturable, foreach=foreach
         )
+    elif name == "adam" and parameters[0].device.type == "cpu":
+        optimiser = _eager(_AdamOnCPU)(parameters, learning_rate, fused=True)
     elif name == "adam":
-        # On a CPU one call for all parameters: its small operations would else take longer than their arithmetic.
-        fused = True if parameters[0].device.type == "cpu" else None
-        optimiser = _eager(torch.optim.Adam)(
-            parameters, learning_rate, capturable=capturable, foreach=foreach, fused=fused
-        )
+        optimiser = _eager(torch.optim.Adam)(parameters, learning_rate, capturable=capturable, foreach=foreach)
     elif name == "sgd":
         optimiser = _eager(_GradientDescent)(parameters, {"lr": learning_rate})
     else:
@@ -66,6 +64,38 @@ def _eager(kind: type[torch.optim.Optimizer]) -> type[Any]:
     methods = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     plain = {name: unwrap(getattr(kind, name)) for name in methods}
     return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(unwrap(kind.step))})
+
+
+class _AdamOnCPU(torch.optim.Adam):
+    """PyTorch's Adam in one call for all parameters. Why: for a small agent the checks and lists of PyTorch's own step
+    take longer than its arithmetic."""
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        if not self.state:
+            unwrap(torch.optim.Adam.step)(self)  # makes the state
+            return
+        for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            states = [self.state[weight] for weight in weights]
+            steps = [state["step"] for state in states]
+            torch._foreach_add_(steps, 1)
+            beta1, beta2 = group["betas"]
+            torch._fused_adam_(
+                weights,
+                [weight.grad for weight in weights],
+                [state["exp_avg"] for state in states],
+                [state["exp_avg_sq"] for state in states],
+                [],
+                steps,
+                lr=group["lr"],
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=0.0,
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+            )
 
 
 class _GradientDescent(torch.optim.Optimizer):
@@ -156,5 +186,8 @@ def clip_gradient_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
         raise ValueError(f"max_norm must be greater than 0, got {max_norm}")
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-    torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    # Where the host may read it, a scale of 1 saves the product.
+    if scale.device.type != "cpu" or scale < 1:
+        torch._foreach_mul_(gradients, scale)
     return norm
