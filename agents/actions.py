@@ -139,7 +139,7 @@ class DiscreteActions(ActionSpec):
             return parameters.argmax(axis=1)
         weights = np.exp(parameters - parameters.max(axis=1, keepdims=True), dtype=np.float64)
         cumulative = weights.cumsum(axis=1)
-        return (cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(axis=1).clip(max=self.count - 1)
+        return np.minimum((cumulative <= uniforms[:, None] * cumulative[:, -1:]).sum(axis=1), self.count - 1)
 
     def most_probable(self, parameters: Tensor) -> Tensor:
         return parameters.argmax(-1)

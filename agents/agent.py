@@ -162,7 +162,7 @@ class Agent(nn.Module):
             x = self.core_input(observation[:steps], reward[:steps], is_first[:steps], words[0])
         with scope("core"):
             h, states, carry = self.core.unroll(x, carry, is_first[:steps])
-        bootstrap = self.step(observation[steps], reward[steps], is_first[steps], carry.state, words[1])
+        bootstrap = self.value_of(observation[steps], reward[steps], is_first[steps], carry.state, words[1])
         final_values = None
         if final_observation is not None:
             final_values = self._final_values(final_observation, reward[1:], states, words[0])
@@ -172,7 +172,7 @@ class Agent(nn.Module):
                 actions=self.actions,
                 logits=self.policy(features, None if action_mask is None else action_mask[:steps]),
                 values=self.value(features).squeeze(-1),
-                bootstrap_value=bootstrap.value,
+                bootstrap_value=bootstrap,
                 carry=carry,
                 core_input=x.detach(),
                 rewards=self.rewards(reward[1:]),
@@ -203,23 +203,50 @@ class Agent(nn.Module):
     ) -> StepOutput:
         """One step of B streams without sensitivities, from the core's state before it, [B, S]; the other arguments are
         those of :meth:`forward` without the axis of time."""
+        features, state, x = self._features(observation, reward, is_first, state, instruction)
+        with scope("heads"):
+            return StepOutput(
+                self.actions, self.policy(features, action_mask), self.value(features).squeeze(-1), state, x
+            )
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Tensor,
+        reward: Tensor,
+        is_first: Tensor,
+        state: Tensor,
+        instruction: Tensor | None = None,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The parameters of the policy, [B, P], and the state of :meth:`step`, without the rest."""
+        features, state, _ = self._features(observation, reward, is_first, state, instruction)
+        return self.policy(features, action_mask), state
+
+    @torch.no_grad()
+    def value_of(
+        self, observation: Tensor, reward: Tensor, is_first: Tensor, state: Tensor, instruction: Tensor | None = None
+    ) -> Tensor:
+        """The value of :meth:`step`, [B], without the rest."""
+        return self.value(self._features(observation, reward, is_first, state, instruction)[0]).squeeze(-1)
+
+    def _features(
+        self, observation: Tensor, reward: Tensor, is_first: Tensor, state: Tensor, instruction: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of a step: what the heads are linear in, the core's state after it, and the core's input."""
         with scope("encoder"):
             x = self.core_input(observation, reward, is_first, instruction)
         with scope("core"):
             h, state = self.core.transition(x, state, is_first)
-        with scope("heads"):
-            features = self.readout(h, x)
-            return StepOutput(
-                self.actions, self.policy(features, action_mask), self.value(features).squeeze(-1), state, x
-            )
+        return self.readout(h, x), state, x
 
     def _final_values(self, observation: Tensor, reward: Tensor, states: Tensor, instruction: Tensor | None) -> Tensor:
         """Values [T, B] of what was shown after each step, each a step on from the state after it, [T, B, S]. Computed
         for all steps, whether episodes ended there or not: a GPU's shapes are not to depend on what happened."""
         is_first = torch.zeros_like(reward, dtype=torch.bool).flatten()
         words = None if instruction is None else instruction.flatten(0, 1)
-        output = self.step(observation.flatten(0, 1), reward.flatten(), is_first, states.flatten(0, 1), words)
-        return output.value.view_as(reward)
+        values = self.value_of(observation.flatten(0, 1), reward.flatten(), is_first, states.flatten(0, 1), words)
+        return values.view_as(reward)
 
     def core_input(self, observation: Tensor, reward: Tensor, is_first: Tensor, instruction: Tensor | None) -> Tensor:
         """[features; transformed last reward; features of the instruction], [..., D], for any axes of steps."""
@@ -231,7 +258,10 @@ class Agent(nn.Module):
             # Casts are not kept from call to call: weights change, and a captured update must cast them each time.
             precision = torch.autocast(observation.device.type, torch.bfloat16, cache_enabled=False)
         with precision:
-            features = self.encoder(observation.flatten(0, len(steps) - 1)).unflatten(0, steps)
+            if len(steps) == 1:
+                features = self.encoder(observation)
+            else:
+                features = self.encoder(observation.flatten(0, len(steps) - 1)).unflatten(0, steps)
         features = features.to(dtype)
         last_reward = self.rewards(reward).masked_fill(is_first, 0).to(dtype)
         parts = [features, last_reward.unsqueeze(-1)]

@@ -71,9 +71,14 @@ class Rollout(Generic[Array]):
         """What the agent is given of it, beside a carry, by the names of its arguments."""
         return {name: getattr(self, name) for name in (*_SEEN, "final_observation")}
 
+    def step_inputs(self) -> dict[str, Array]:
+        """What the agent is given in the steps, beside a state, by the names of the arguments of its step: those that
+        are there, [T+1, B, ...] each."""
+        return {name: array for name in _SEEN if (array := getattr(self, name)) is not None}
+
     def inputs_at(self, t: int) -> dict[str, Array]:
-        """What the agent is given in step ``t``, beside a state, by the names of the arguments of its step."""
-        return {name: array[t] for name in _SEEN if (array := getattr(self, name)) is not None}
+        """The same of step ``t``, [B, ...] each."""
+        return {name: array[t] for name, array in self.step_inputs().items()}
 
     def columns(self, start: int, stop: int) -> Rollout[Array]:
         """The streams ``start`` to ``stop`` (exclusive) of this rollout, as views."""

@@ -79,7 +79,7 @@ class StreamGroup:
         self._signals = Signals.of(info)
         self._reward = np.zeros(count, dtype=np.float32)
         self._is_first = np.ones(count, dtype=bool)
-        self._truncated = np.zeros(count, dtype=bool)
+        self._truncated = self._none = np.zeros(count, dtype=bool)
         self._returns = np.zeros(count)
         self._lengths = np.zeros(count, dtype=np.int64)
 
@@ -107,16 +107,14 @@ class StreamGroup:
         self._is_first = terminated | truncated
         # A step that is both ends the episode as the task's own end does; so does one without a final observation, as
         # after a lost engine.
-        has_final = signals.has_final if signals.has_final is not None else np.zeros_like(truncated)
-        self._truncated = truncated & ~terminated & has_final
+        self._truncated = self._none if signals.has_final is None else truncated & ~terminated & signals.has_final
         self._returns += reward
         self._lengths += 1
         over, whole = signals.ends(terminated, truncated)
-        episodes = [
-            Episode(float(self._returns[i]), int(self._lengths[i]), self._tasks[i]) for i in np.flatnonzero(whole)
-        ]
-        ended = np.flatnonzero(over)
-        self._returns[ended] = self._lengths[ended] = 0
+        ended = over.nonzero()[0].tolist()
+        episodes = [Episode(float(self._returns[i]), int(self._lengths[i]), self._tasks[i]) for i in ended if whole[i]]
+        if ended:
+            self._returns[ended] = self._lengths[ended] = 0
         return episodes
 
     def engine_restarts(self) -> int:

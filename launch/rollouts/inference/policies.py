@@ -69,21 +69,26 @@ class LocalPolicy(Policy):
     def __init__(self, agent: Agent, columns: Sequence[slice]) -> None:
         self._agent, self._columns = agent.eval(), columns
         self._device = next(agent.parameters()).device
-        self._state = torch.zeros(columns[-1].stop, agent.core.state_size, device=self._device)
+        # Of each group of streams: the core's states, and the steps of the rollout as tensors over its memory.
+        sizes = [each.stop - each.start for each in columns]
+        self._states = [torch.zeros(size, agent.core.state_size, device=self._device) for size in sizes]
+        self._steps: list[dict[str, Sequence[Tensor]]] = []
+        self._logits: list[Sequence[Tensor]] = []
         self._version = -1
-        self._rollout: Rollout[np.ndarray]
 
     def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights | None) -> None:
         if weights is not None and weights.version != self._version:
             weights.load_into(self._agent)
             self._version = weights.version
-        rollout.first_state[...] = self._state.cpu().numpy()
         rollout.weights_version[...] = self._version
-        self._rollout = rollout
+        for columns, state in zip(self._columns, self._states, strict=True):
+            rollout.first_state[columns] = state.cpu().numpy()
+        given = {name: torch.from_numpy(array) for name, array in rollout.step_inputs().items()}
+        logits = torch.from_numpy(rollout.behaviour_logits)
+        self._steps = [{name: each[:, columns].unbind() for name, each in given.items()} for columns in self._columns]
+        self._logits = [logits[:, columns].unbind() for columns in self._columns]
 
     def answer(self, group: int, t: int) -> None:
-        columns = self._columns[group]
-        inputs = StepInput.of(self._rollout, t, columns).tensors(self._device)
-        output = self._agent.step(state=self._state[columns], **inputs)
-        self._state[columns] = output.state
-        self._rollout.behaviour_logits[t, columns] = output.logits.cpu().numpy()
+        inputs = {name: steps[t].to(self._device) for name, steps in self._steps[group].items()}
+        logits, self._states[group] = self._agent.act(state=self._states[group], **inputs)
+        self._logits[group][t].copy_(logits)
