@@ -190,7 +190,7 @@ def _rows(streams: Tensor, count: int, batch: int) -> Tensor:
     """The same, if these are different rows of ``count``."""
     streams = _ready("streams", streams, (batch,), torch.int64)
     rows = streams.tolist()
-    if len({*rows}) < batch or not all(0 <= row < count for row in rows):
+    if len({*rows}) < batch or (rows and not (min(rows) >= 0 and max(rows) < count)):
         raise ValueError(f"streams must be different rows of the {count} that are kept, not {rows}")
     return streams
 

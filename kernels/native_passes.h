@@ -100,6 +100,39 @@ void contract_and_mix(
     }
 }
 
+// A panel of rows of one stream that are narrower than a vector: turned round, with the units side by side, so that every
+// lane works. `sum` is the panel's part of the term, turned round too.
+template <class Real, int parts>
+void narrow_pass(
+    Real* s, Size part, Real (*sum)[kBlock], bool keep, const Real* boundary, const Real* decay, const Real* weighted,
+    Size next_step, Size next_part, const Real* x, Size next_x, Size steps, Size units, Size rows, Size width) {
+    for (Size d = 0; d < width; ++d) {
+        Real tile[parts][kBlock];
+        for (int p = 0; p < parts; ++p)
+            for (Size n = 0; n < rows; ++n) tile[p][n] = keep ? s[p * part + n * width + d] : Real(0);
+#pragma omp simd
+        for (Size n = 0; n < rows * keep; ++n) {
+            const Real first = tile[0][n], second = tile[parts - 1][n];
+            if (parts == 1) {
+                sum[d][n] += boundary[n] * first;
+                tile[0][n] = decay[n] * first;
+            } else {
+                sum[d][n] += boundary[n] * first + boundary[units + n] * second;
+                tile[0][n] = decay[n] * first + decay[units + n] * second;
+                tile[parts - 1][n] = decay[2 * units + n] * first + decay[3 * units + n] * second;
+            }
+        }
+        for (Size t = 0; t < steps; ++t)
+            for (int p = 0; p < parts; ++p) {
+                const Real *weights = weighted + t * next_step + p * next_part, factor = x[t * next_x + d];
+#pragma omp simd
+                for (Size n = 0; n < rows; ++n) tile[p][n] += weights[n] * factor;
+            }
+        for (int p = 0; p < parts; ++p)
+            for (Size n = 0; n < rows; ++n) s[p * part + n * width + d] = tile[p][n];
+    }
+}
+
 // A thread takes some rows of one gate through all streams: they and their sum stay in its L2 cache between the light
 // pass and the product, and the sum over streams has one order. A unit's state has `parts` numbers, 1 or 2.
 template <class Real>
@@ -114,6 +147,22 @@ void sensitivity_pass(
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (Size item = 0; item < gates * panels; ++item) {
         const Size k = item / panels, begin = item % panels * panel, rows = std::min(panel, units - begin);
+        if (width < lanes) {
+            Real sum[lanes][kBlock];
+            Real* of_panel = term + (k * units + begin) * width;
+            for (Size n = 0; n < rows; ++n)
+                for (Size d = 0; d < width; ++d) sum[d][n] = of_panel[n * width + d];
+            const auto pass = parts == 1 ? narrow_pass<Real, 1> : narrow_pass<Real, 2>;
+            for (Size b = 0; b < batch; ++b)
+                pass(
+                    matrix + ((streams[b] * parts * gates + k) * units + begin) * width, part, sum, keeps[b],
+                    boundary + b * parts * units + begin, decay + b * parts * parts * units + begin,
+                    weighted + (b * parts * gates + k) * units + begin, batch * parts * gates * units, gates * units,
+                    inputs + b * width, batch * width, steps, units, rows, width);
+            for (Size n = 0; n < rows; ++n)
+                for (Size d = 0; d < width; ++d) of_panel[n * width + d] = sum[d][n];
+            continue;
+        }
         std::vector<Real> x(kSteps * padded), weights(kSteps * kBlock);
         for (Size b = 0; b < batch; ++b) {
             Real* s = matrix + ((streams[b] * parts * gates + k) * units + begin) * width;

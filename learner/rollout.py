@@ -105,9 +105,13 @@ def concatenate(
     there; without it into new memory, while a single rollout is returned itself."""
     if len(rollouts) == 1 and into is None:
         return rollouts[0]
-    written = {} if into is None else into.arrays()
+    if len(rollouts) == 1 and into is not None:
+        for written, array in zip(into.arrays().values(), rollouts[0].arrays().values(), strict=True):
+            np.copyto(written, array)
+        return into
+    out = {} if into is None else into.arrays()
     joined = {}
     for name in rollouts[0].arrays():
         parts = [getattr(rollout, name) for rollout in rollouts]
-        joined[name] = np.concatenate(parts, axis=0 if name in _STREAM_FIRST else 1, out=written.get(name))
+        joined[name] = np.concatenate(parts, axis=0 if name in _STREAM_FIRST else 1, out=out.get(name))
     return Rollout(**joined)

@@ -54,13 +54,15 @@ class Batcher:
         seen, size = set[int](), 0
         for rollout in self._waiting:
             streams = rollout.stream.tolist()
-            new = list(takewhile(lambda stream: stream not in seen, streams[: self.batch_size - size]))
+            new = min(len(streams), self.batch_size - size)
+            if not seen.isdisjoint(streams):
+                new = sum(1 for _ in takewhile(lambda stream: stream not in seen, streams[:new]))
             seen.update(streams)
-            size += len(new)
+            size += new
             if new:
-                chosen.append(_columns(rollout, 0, len(new)))
-            if len(new) < len(streams):
-                left.append(_columns(rollout, len(new), len(streams)))
+                chosen.append(_columns(rollout, 0, new))
+            if new < len(streams):
+                left.append(_columns(rollout, new, len(streams)))
         if size < self.batch_size:
             return None
         self._waiting = left

@@ -158,7 +158,7 @@ class RaySource:
         return self._orders.is_late(self._update, self._batcher.batch_size, self._batcher.held())
 
     def _receive(self, timeout: float) -> list[Episode]:
-        """Take the rollouts that are ready, waiting up to ``timeout`` seconds for the first, and order new ones."""
+        """Order new rollouts, and take those that are ready, waiting up to ``timeout`` seconds for the first."""
         self._order()
         if self.pool is not None:
             self.counts.inference_restarts += self.pool.revive_lost()
@@ -174,7 +174,6 @@ class RaySource:
                 replaced.add(actor)
             else:
                 episodes += self._take(actor, arrived)
-        self._order()
         return episodes
 
     def _order(self) -> None:
