@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from r2ac.agents.config import Gradient, TimeScales
 from r2ac.agents.core import START_SCALE, Carry, Core
@@ -241,7 +242,12 @@ class Recurrent(Core):
     def _read(self, x: Tensor, states: Tensor) -> Tensor:
         """h from the states, [..., B, S]."""
         gate = self.output_gate
-        return states if gate is None else torch.sigmoid(gate(torch.cat((x, states), dim=-1))) * states
+        if gate is None:
+            return states
+        if states.dim() == 3 and type(states) is Tensor and not torch.compiler.is_compiling():
+            h: Tensor = _OutputGate.apply(x, states, gate.weight, gate.bias)
+            return h
+        return torch.sigmoid(gate(torch.cat((x, states), dim=-1))) * states
 
     def _check(self, x: Tensor, carry: Carry, is_first: Tensor) -> None:
         if x.dim() != 3 or x.shape[0] < 1 or x.shape[2] != self.input_size:
@@ -280,6 +286,32 @@ class Recurrent(Core):
         of_weight = (rows, *self.cell.pair, *weight.shape)
         if traces.weight.shape != of_weight:
             raise ValueError(f"traces.weight must be {list(of_weight)}, not {list(traces.weight.shape)}")
+
+
+class _OutputGate(torch.autograd.Function):
+    """h = sigmoid(O [x; c] + b) c of a rollout. By hand: where x needs no gradient, its columns of the product with O
+    are left out."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        given = torch.cat((x, states), dim=-1)
+        opening = torch.sigmoid(nn.functional.linear(given, weight, bias))
+        ctx.save_for_backward(given, states, weight, opening)
+        return opening * states
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *by_output: Tensor) -> tuple[Tensor | None, ...]:
+        given, states, weight, opening = ctx.saved_tensors
+        by_h, size = by_output[0], states.shape[-1]
+        by_gate = torch.ops.aten.sigmoid_backward(by_h * states, opening).flatten(0, 1)
+        by_x = None
+        if ctx.needs_input_grad[0]:
+            by_x, by_given = (by_gate @ weight).view_as(given).split([given.shape[-1] - size, size], dim=-1)
+        else:
+            by_given = (by_gate @ weight[:, -size:]).view_as(states)
+        by_weight = (given.flatten(0, 1).t() @ by_gate).t()
+        return by_x, by_given + by_h * opening, by_weight, by_gate.sum(0)
 
 
 @torch.no_grad()

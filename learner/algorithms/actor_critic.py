@@ -49,7 +49,7 @@ class ActorCritic:
     @staticmethod
     def losses(output: RolloutOutput, batch: Rollout[Tensor], config: LearnerConfig) -> Losses:
         """V-trace actor-critic losses of a batch."""
-        log_prob = output.actions.log_prob(output.logits, batch.action)
+        log_prob, entropy = output.actions.log_prob_and_entropy(output.logits, batch.action)
         behaviour_log_prob = output.actions.log_prob(batch.behaviour_logits, batch.action)
         returns = vtrace(
             log_rhos=(log_prob - behaviour_log_prob).detach(),
@@ -64,7 +64,7 @@ class ActorCritic:
         )
         policy = policy_gradient_loss(log_prob, returns.pg_advantages)
         baseline = baseline_loss(output.values, returns.targets)
-        bonus = output.actions.entropy(output.logits).sum()
+        bonus = entropy.sum()
         total = policy + config.baseline_cost * baseline - config.entropy_cost * bonus
         return Losses(total, dict(zip(METRICS, (policy.detach(), baseline.detach(), bonus.detach()), strict=True)))
 

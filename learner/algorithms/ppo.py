@@ -79,13 +79,14 @@ def clipped_losses(
     entropy_cost = config.entropy_cost * (remaining if config.entropy_schedule == "linear" else 1.0)
     actions = output.actions
     behaviour_log_prob = actions.log_prob(batch.behaviour_logits, batch.action)
-    log_ratio = actions.log_prob(output.logits, batch.action) - behaviour_log_prob
+    log_prob, entropy = actions.log_prob_and_entropy(output.logits, batch.action)
+    log_ratio = log_prob - behaviour_log_prob
     policy, clipped = clipped_policy_loss(log_ratio, targets.advantage, config.clip_range * clip_scale)
     values = output.values
     if config.clip_range_vf != "none":
         bound = config.clip_range_vf * clip_scale
         values = targets.values + torch.maximum(torch.minimum(values - targets.values, bound), -bound)
-    baseline, bonus = baseline_loss(values, targets.returns), actions.entropy(output.logits).sum()
+    baseline, bonus = baseline_loss(values, targets.returns), entropy.sum()
     total = policy + config.baseline_cost * baseline - entropy_cost * bonus
     # Schulman's estimate of KL(old || new), which is never negative (joschu.net/blog/kl-approx.html).
     kl = (log_ratio.exp() - 1 - log_ratio).sum()
