@@ -143,6 +143,7 @@ class Agent(nn.Module):
         instruction: Tensor | None = None,
         final_observation: Tensor | None = None,
         action_mask: Tensor | None = None,
+        bootstrap_value: Tensor | None = None,
     ) -> RolloutOutput:
         """Run over a rollout of T steps; the observation after them gives the bootstrap value only, without gradient.
 
@@ -155,6 +156,7 @@ class Agent(nn.Module):
             final_observation: what each episode showed last, [T, B, ...], at the step that ended it; None where its
                 value is not wanted.
             action_mask: which actions are allowed in each step, [T+1, B, P] bool; None where all are.
+            bootstrap_value: that of an earlier pass, [B], where it will do; None: it is computed.
         """
         steps = observation.shape[0] - 1
         words = (None, None) if instruction is None else (instruction[:steps], instruction[steps])
@@ -162,7 +164,9 @@ class Agent(nn.Module):
             x = self.core_input(observation[:steps], reward[:steps], is_first[:steps], words[0])
         with scope("core"):
             h, states, carry = self.core.unroll(x, carry, is_first[:steps])
-        bootstrap = self.value_of(observation[steps], reward[steps], is_first[steps], carry.state, words[1])
+        if bootstrap_value is None:
+            last = observation[steps], reward[steps], is_first[steps]
+            bootstrap_value = self.value_of(*last, carry.state, words[1])
         final_values = None
         if final_observation is not None:
             final_values = self._final_values(final_observation, reward[1:], states, words[0])
@@ -172,7 +176,7 @@ class Agent(nn.Module):
                 actions=self.actions,
                 logits=self.policy(features, None if action_mask is None else action_mask[:steps]),
                 values=self.value(features).squeeze(-1),
-                bootstrap_value=bootstrap,
+                bootstrap_value=bootstrap_value,
                 carry=carry,
                 core_input=x.detach(),
                 rewards=self.rewards(reward[1:]),

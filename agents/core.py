@@ -29,7 +29,8 @@ class Carry:
     def of_streams(self, streams: Tensor, fresh: Tensor | None = None) -> Carry:
         """The same, whose traces are those of all streams: the batch has ``streams``, [B] int64, all different, and of
         these S counts as zero where ``fresh``, [B] bool. The backward pass advances them where they are kept."""
-        return replace(self, traces=tuple(replace(each, streams=streams, fresh=fresh) for each in self.traces))
+        of_batch = tuple(Traces(each.weight, each.vectors, streams, fresh, each.advance) for each in self.traces)
+        return Carry(self.state, of_batch, self.notes)
 
     def select(self, index: Tensor) -> Carry:
         """That of some streams of the batch, [b] int64, without notes; its traces have ``streams``."""

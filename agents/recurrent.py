@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import log
 from typing import Any, get_args
 
@@ -125,7 +124,8 @@ class Recurrent(Core):
 
     def with_notes(self, carry: Carry, parts: bool = True) -> Carry:
         shapes = self._note_shapes(len(carry.state))
-        return replace(carry, notes=(Notes(*map(carry.state.new_empty, shapes if parts else shapes[:1])),))
+        notes = Notes(*map(carry.state.new_empty, shapes if parts else shapes[:1]))
+        return Carry(carry.state, carry.traces, (notes,))
 
     def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
         states, carry = self.states(x, carry, is_first)
@@ -222,7 +222,7 @@ class Recurrent(Core):
 
     def _note_shapes(self, batch: int) -> list[tuple[int, ...]]:
         pair, hidden = self.cell.pair, self.hidden_size
-        terms = sum(parameter.numel() for parameter in self.recurrent_parameters)
+        terms = self.input_weight.numel() + (self.cell.numbers + self.cell.gates) * hidden
         return [(batch, *pair, *pair, hidden), (batch, *pair, hidden), (terms,)]
 
     def _by_part(self, state: Tensor) -> Tensor:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -102,7 +100,7 @@ class CarryStore:
         return self._carry.state.nbytes + sum(traces.nbytes(device) for traces in self._carry.traces)
 
     def _of_batch(self, streams: Tensor, state: Tensor, fresh: Tensor) -> Carry:
-        return replace(self._carry, state=state).of_streams(streams, fresh)
+        return Carry(state, self._carry.traces).of_streams(streams, fresh)
 
     def _check(self, stream: np.ndarray) -> None:
         known, numbers = len(self.next_sequence), stream.tolist()

@@ -55,6 +55,12 @@ class UpdateMetrics(Means):
     def add_update(self, metrics: dict[str, Tensor], finite: Tensor) -> None:
         """Note the metrics (scalars) of an update, which was good where ``finite`` (bool scalar)."""
         values = torch.stack([metrics[name] for name in self._names]).double()
+        if finite.device.type == "cpu" and finite:
+            # What follows, where the host may read the condition.
+            self._sums += values
+            self._count += 1
+            self._in_a_row.zero_()
+            return
         self.add(values, finite)
         self._total += ~finite
         self._in_a_row += 1

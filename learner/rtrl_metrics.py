@@ -49,7 +49,8 @@ def gradient_parts(core: Core, carry: Carry) -> GradientParts:
 def decay_of(carry: Carry) -> Tensor:
     """By what factor the rollout that a carry began, and whose backward pass is done, scaled a change of each unit
     before it: [B, N]."""
-    return torch.cat([magnitude(note.decay) for note in carry.notes], dim=1)
+    decays = [magnitude(note.decay) for note in carry.notes]
+    return decays[0] if len(decays) == 1 else torch.cat(decays, dim=1)
 
 
 def norms_and_cosine(parts: GradientParts) -> tuple[Tensor, Tensor, Tensor]:

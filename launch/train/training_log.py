@@ -111,7 +111,9 @@ class TrainingLog:
         if lags := [lag for part in parts for lag in part.lags]:
             together = np.concatenate(lags)
             values |= {"policy_lag/mean": float(together.mean()), "policy_lag/max": float(together.max())}
-            values |= {f"policy_lag/p{percent}": float(np.percentile(together, percent)) for percent in (5, 50, 95)}
+            percents = (5, 50, 95)
+            percentiles = np.percentile(together, percents).tolist()
+            values |= {f"policy_lag/p{percent}": lag for percent, lag in zip(percents, percentiles, strict=True)}
         if spent:
             values |= {f"throughput/{name}": spent[key] / spent.total() for key, name in _SHARES.items()}
         return values

@@ -109,11 +109,10 @@ def summary_of(descents: Sequence[Descent], counted: Sequence[Tensor]) -> Descen
     """An update of several steps: the means of the metrics of those ``counted`` (bool scalars), or the last one's where
     none is; finite where one is."""
     weights = torch.stack(tuple(counted)).double()
-    total, metrics = weights.sum(), dict[str, Tensor]()
-    for name, last in descents[-1].metrics.items():
-        values = torch.stack([descent.metrics[name] for descent in descents]).double()
-        mean = (values.where(weights > 0, torch.zeros_like(values))).sum() / total.clamp_min(1)
-        metrics[name] = torch.where(total > 0, mean, last.double())
+    total = weights.sum()
+    values = torch.stack([torch.stack(tuple(descent.metrics.values())) for descent in descents]).double()
+    means = values.where(weights.unsqueeze(1) > 0, 0.0).sum(0) / total.clamp_min(1)
+    metrics = dict(zip(descents[-1].metrics, torch.where(total > 0, means, values[-1]).unbind(), strict=True))
     made = torch.stack([descent.made for descent in descents])
     finite = torch.stack([descent.finite for descent in descents])
     return Descent(metrics | {"learner/steps": made.double().sum()}, finite.any(), made.any())
@@ -150,7 +149,12 @@ class PPO:
         context, config = self._context, self._context.config
         # The state that the actor had, with which it computed its probabilities: not the learner's own.
         carry = replace(carry, state=batch.first_state.to(carry.state.dtype))
-        targets, seen = self._targets(batch, carry), replace(batch, final_observation=None)
+        core, alone = context.agent.core, config.num_minibatches == 1
+        first_start = carry_of(core, carry, None, advance=alone and config.n_epochs == 1)
+        # The targets come from a pass before the first step: that of the first epoch, where it is over the whole batch.
+        with torch.set_grad_enabled(alone):
+            first = context.agent(carry=first_start, **batch.inputs())
+        targets, seen = self._targets(first, batch), replace(batch, final_observation=None)
         may_branch = carry.state.device.type == "cpu"
         goes_on = torch.ones((), dtype=torch.bool, device=carry.state.device)
         after, kept = torch.empty_like(carry.state), torch.ones_like(batch.is_first[0])
@@ -161,8 +165,11 @@ class PPO:
                 if may_branch and not last and not goes_on:
                     continue
                 part, target = (seen, targets) if index is None else (seen.select(index), targets.select(index))
-                start = carry_of(context.agent.core, carry, index, advance=last)
-                output = context.agent(carry=start, **part.inputs())
+                start, output = first_start, first
+                if epoch or not alone:
+                    start = carry_of(core, carry, index, advance=last)
+                    bootstrap = first.bootstrap_value if index is None else first.bootstrap_value[index]
+                    output = context.agent(carry=start, bootstrap_value=bootstrap, **part.inputs())
                 with scope("losses"):
                     losses = clipped_losses(output, part, target, config, context.remaining)
                 descent = context.optimise.descend(losses, part, start, mean=True, condition=self._condition(goes_on))
@@ -175,12 +182,9 @@ class PPO:
                 kept.index_copy_(0, columns, descent.finite.expand(len(columns)))
         return replace(carry, state=after), replace(summary_of(descents, counted), kept=kept)
 
-    def _targets(self, batch: Rollout[Tensor], carry: Carry) -> Targets:
+    def _targets(self, output: RolloutOutput, batch: Rollout[Tensor]) -> Targets:
         config = self._context.config
-        with torch.no_grad():
-            agent = self._context.agent
-            start = carry_of(agent.core, carry, None, advance=False)
-            targets = targets_of(agent(carry=start, **batch.inputs()), batch, config)
+        targets = targets_of(output, batch, config)
         if not config.normalise_advantage:
             return targets
         return replace(targets, advantage=normalised(targets.advantage, self._context.collective))
