@@ -29,7 +29,8 @@ class RotationCell(LinearCell):
     def linearise(self, gates: Tensor, own: Tensor, previous: Tensor) -> Linearisation:
         update = torch.sigmoid(gates[..., 0, :])
         keep, nothing = 1 - update, torch.zeros_like(update)
-        unit = polar(torch.ones_like(keep), self.angle(gates, own))
+        angle = self.angle(gates, own)
+        unit = polar(torch.ones_like(angle), angle)
         turned = times(unit, previous)
         by_update = (gates[..., 1:3, :] - turned) * (update * keep).unsqueeze(-2)
         real, imaginary = (keep.unsqueeze(-2) * turned).unbind(-2)

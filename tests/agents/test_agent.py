@@ -96,6 +96,9 @@ def test_acting_step_by_step_says_what_learning_from_the_rollout_says(
         step = agent.step(observation[t], reward[t], is_first[t], state)
         torch.testing.assert_close(step.logits, output.logits[t])
         torch.testing.assert_close(step.value, output.values[t])
+        logits, after = agent.act(observation[t], reward[t], is_first[t], state)
+        assert torch.equal(logits, step.logits)
+        assert torch.equal(after, step.state)
         state = step.state
     torch.testing.assert_close(state, output.carry.state)
     bootstrap = agent.step(observation[T], reward[T], is_first[T], state)

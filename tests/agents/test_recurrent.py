@@ -30,6 +30,20 @@ def test_a_core_can_have_an_output_gate_or_not(name: str) -> None:
     torch.testing.assert_close(h, torch.sigmoid(gate(torch.cat((x, state), -1))) * state)
 
 
+@pytest.mark.parametrize("through_inputs", [True, False])
+def test_the_output_gates_gradient_is_autograds(through_inputs: bool) -> None:
+    core: Any = made("elstm").double()
+    x = torch.randn(6, 2, D, dtype=torch.float64, requires_grad=through_inputs)
+    is_first, weights = torch.rand(6, 2) < 0.3, torch.randn(6, 2, N, dtype=torch.float64)
+    given = [*core.parameters(), *[x] * through_inputs]
+    h, _ = core(x, core.initial_carry(2), is_first)
+    found = torch.autograd.grad((weights * h).sum(), given)
+    states, _ = core.states(x, core.initial_carry(2), is_first)
+    h = torch.sigmoid(core.output_gate(torch.cat((x, states), -1))) * states
+    for ours, autograds in zip(found, torch.autograd.grad((weights * h).sum(), given), strict=True):
+        torch.testing.assert_close(ours, autograds)
+
+
 @pytest.mark.parametrize("name", OWN_CORES)
 def test_the_input_scale_changes_the_input_weights_alone(name: str) -> None:
     plain, wide = (dict(made(name, input_scale=scale).named_parameters()) for scale in (None, 2.0))

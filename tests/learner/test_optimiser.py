@@ -31,6 +31,24 @@ def test_adam_has_its_own_eps() -> None:
     assert parameter.item() == pytest.approx(-0.1, rel=1e-4)
 
 
+def test_adam_on_a_cpu_is_pytorchs_to_the_bit() -> None:
+    torch.manual_seed(1)
+    ours, theirs = ([torch.nn.Parameter(torch.ones(size)) for size in (3, 20)] for _ in range(2))
+    optimisers = make_optimiser(ours, "adam", learning_rate=0.1), torch.optim.Adam(theirs, 0.1, fused=True)
+    for step in range(4):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn_like(mine)
+            other.grad = mine.grad.clone()
+        if step == 2:
+            ours[0].grad = theirs[0].grad = None
+        for optimiser in optimisers:
+            optimiser.step()
+    assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
+    states = (optimiser.state_dict()["state"] for optimiser in optimisers)
+    for mine, other in zip(*(state.values() for state in states), strict=True):
+        assert all(torch.equal(mine[name], other[name]) for name in ("step", "exp_avg", "exp_avg_sq"))
+
+
 def test_refuses_an_unknown_optimiser() -> None:
     with pytest.raises(ValueError, match="unknown optimiser 'lion': must be one of rmsprop, adam, sgd"):
         make_optimiser([torch.nn.Parameter(torch.zeros(1))], "lion", learning_rate=0.1)

@@ -1,0 +1,154 @@
+"""Where the processor time of a training goes, by process, with several rollout actors and learners.
+
+    python benchmarks/processes.py                               memory/tmaze by V-trace, in about 4 minutes
+    python benchmarks/processes.py --before-python OLD/bin/python    in turn with another version's environment
+
+Every training has 64 streams in all and batches of 64 rollouts of 10 steps: an update of 640 steps, of all learners.
+Processor time is what the kernel counts for each process (user and system), so that what else runs on the machine
+matters little. Wall-clock figures are shown to tell who waited.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import _path  # noqa: F401
+from report import (
+    COLOURS,
+    Column,
+    Row,
+    header,
+    make_parser,
+    open_device,
+    own_columns,
+    print_header,
+    print_table,
+    write_files,
+)
+from soak import processes_below
+from throughput_setting import MethodFailed, last_line, start_group, stop_group
+from throughput_system import R2AC, read_lines
+
+from r2ac.launch.settings.presets import preset
+
+TASK, STREAMS = "memory/tmaze", 64
+SPLITS = ((1, 1), (2, 1), (4, 1), (2, 2), (4, 2))
+"""Rollout actors and learners; each learner has actors of its own."""
+START_SECONDS = 300
+ROLES = ("learners", "actors", "others")
+WAITS = {"learner_wait": "throughput/learner_wait", "actor_wait": "throughput/actor_wait"}
+
+
+def role(name: str) -> str:
+    """What a process is, by its name."""
+    if "RolloutActor" in name:
+        return "actors"
+    return "learners" if "GroupMember" in name or "r2ac train" in name else "others"
+
+
+def seconds_by_role(root: int) -> Counter[str]:
+    """Processor seconds of this process and all below it so far."""
+    spent, ticks = Counter[str](), os.sysconf("SC_CLK_TCK")
+    for pid, name in processes_below(root).items():
+        try:
+            numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        spent[role(name)] += (int(numbers[11]) + int(numbers[12])) / ticks
+    return spent
+
+
+def measure(python: str, actors: int, learners: int, seconds: float) -> Row:
+    """Processor milliseconds of an update, by role. Raises MethodFailed where the training ends by itself."""
+    flags = {
+        "algorithm": "vtrace",
+        "num-actors": actors,
+        "num-learners": learners if learners > 1 else 0,
+        "streams-per-actor": STREAMS // actors,
+        "batch-size": STREAMS,
+        "total-steps": 10**12,
+        "log-steps": 20_000,
+        "checkpoint-minutes": 1000,
+    }
+    words = [word for name, value in flags.items() for word in (f"--{name}", str(value))]
+    with tempfile.TemporaryDirectory(prefix="r2ac-processes-") as folder, tempfile.TemporaryFile() as log:
+        run = Path(folder) / "run"
+        process = start_group([python, *R2AC[1:], "train", TASK, *words, "--run-dir", str(run)], log)
+
+        def sample(least: int) -> tuple[Counter[str], list[Row]]:
+            """The seconds, and the lines, of which there are ``least`` or more, as soon as another one is written."""
+            until, known = time.monotonic() + START_SECONDS, max(len(read_lines(run)), least - 1)
+            while len(read_lines(run)) <= known:
+                if process.poll() is not None or time.monotonic() > until:
+                    raise MethodFailed(f"no lines: {last_line(log)}")
+                time.sleep(0.02)
+            return seconds_by_role(process.pid), read_lines(run)
+
+        try:
+            before, (*_, first) = sample(3)
+            time.sleep(seconds)
+            after, lines = sample(0)
+        finally:
+            stop_group(process)
+    new = [line for line in lines if line["env_steps"] > first["env_steps"]]
+    updates = (lines[-1]["env_steps"] - first["env_steps"]) / (
+        STREAMS * preset(TASK, algorithm="vtrace").rollout_length
+    )
+    means = {name: statistics.mean(line.get(key, 0.0) for line in new) for name, key in WAITS.items()}
+    return {**{name: 1000 * (after[name] - before[name]) / updates for name in ROLES}, **means}
+
+
+COLUMNS = [
+    *own_columns("version", "actors x learners"),
+    *(Column(f"{name}, processor ms an update", lambda row, name=name: row[name], ".2f") for name in ROLES),
+    *(Column(name.replace("_", "'s "), lambda row, name=name: row[name], ".2f") for name in WAITS),
+]
+
+
+def draw(figure: Any, figures: Row) -> None:
+    """A bar for each training, its roles one upon another."""
+    axes, rows = figure.subplots(), figures["processes"]
+    labels, bottom = [f"{row['version']}\n{row['actors x learners']}" for row in rows], [0.0] * len(rows)
+    for name, colour in zip(ROLES, COLOURS, strict=False):
+        heights = [row[name] for row in rows]
+        axes.bar(labels, heights, bottom=bottom, label=name, color=colour)
+        bottom = [low + height for low, height in zip(bottom, heights, strict=True)]
+    axes.set_ylabel("processor ms an update")
+    axes.legend()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, write."""
+    parser = make_parser(__doc__)
+    parser.add_argument("--seconds", type=float, help="of a measurement, by default 20")
+    parser.add_argument("--before-python", help="the Python of an environment with another version of r2ac")
+    options = parser.parse_args(arguments)
+    head = header(open_device(parser, options), options)
+    rounds, seconds = options.rounds or (1 if options.quick else 2), options.seconds or (3 if options.quick else 20)
+    print_header(head, f"{rounds} rounds")
+    pythons = {"now": sys.executable, **({"before": options.before_python} if options.before_python else {})}
+    found: dict[tuple[str, int, int], list[Row]] = {}
+    for number in range(rounds):
+        for actors, learners in SPLITS[: 1 if options.quick else None]:
+            for version in list(pythons)[:: 1 if number % 2 else -1]:
+                row = measure(pythons[version], actors, learners, seconds)
+                found.setdefault((version, actors, learners), []).append(row)
+                print(version, actors, learners, row, file=sys.stderr, flush=True)
+    rows: list[Row] = []
+    for (version, actors, learners), each in found.items():
+        medians: dict[str, Any] = {name: statistics.median(row[name] for row in each) for name in each[0]}
+        rows.append({"version": version, "actors x learners": f"{actors} x {learners}", **medians})
+    print_table("Processor time", COLUMNS, rows)
+    write_files("processes", options, {**head, "rounds": rounds, "processes": rows}, [], draw)
+
+
+if __name__ == "__main__":
+    main()
