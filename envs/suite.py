@@ -58,7 +58,7 @@ def check_at_least(label: str, value: object, least: int, unit: str) -> None:
 _type_hints = cache(get_type_hints)
 
 
-def check_choices(options: object) -> None:
+def check_choices(options: Any) -> None:
     """Raises InvalidOption unless each bool and each Literal of the dataclass has a value that its type allows."""
     for label, kind in _type_hints(type(options)).items():
         value, allowed = getattr(options, label), get_args(kind)
