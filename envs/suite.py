@@ -55,7 +55,9 @@ def check_at_least(label: str, value: object, least: int, unit: str) -> None:
         raise InvalidOption(f"{label} is {value!r}, but it must be an int of at least {least} ({unit})")
 
 
-_type_hints = cache(get_type_hints)
+@cache
+def _type_hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def check_choices(options: Any) -> None:
