@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Sequence
+from importlib import import_module
 from types import ModuleType
 
 from rich.console import Console
@@ -51,13 +53,15 @@ def _begin_suite(names: str, arguments: list[str], console: Console) -> int:
 
 
 def _start() -> ModuleType:
-    """The module that trains, and torch with it. To look for garbage among what is imported takes a tenth of a
-    start."""
-    collects = gc.isenabled()
-    gc.disable()
-    try:
-        from r2ac.launch.train import start
-    finally:
-        if collects:
+    """The module that trains, and torch with it. To look for garbage among what is imported takes a tenth of a start:
+    what is there after the first import is never looked through."""
+    if gc.isenabled() and "torch" not in sys.modules:
+        gc.disable()
+        try:
+            import_module("torch")
+        finally:
+            gc.freeze()
             gc.enable()
+    from r2ac.launch.train import start
+
     return start
