@@ -55,9 +55,7 @@ def check_at_least(label: str, value: object, least: int, unit: str) -> None:
         raise InvalidOption(f"{label} is {value!r}, but it must be an int of at least {least} ({unit})")
 
 
-@cache
-def _type_hints(kind: Any) -> dict[str, Any]:
-    return get_type_hints(kind)
+_type_hints: Callable[[Any], dict[str, Any]] = cache(get_type_hints)
 
 
 def check_choices(options: Any) -> None:
