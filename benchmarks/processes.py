@@ -10,6 +10,7 @@ matters little. Wall-clock figures are shown to tell who waited.
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import sys
@@ -17,10 +18,12 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import _path  # noqa: F401
+from learner_update import Preset, synthetic_rollout
 from report import (
     COLOURS,
     Column,
@@ -34,14 +37,19 @@ from report import (
     write_files,
 )
 from soak import processes_below
-from throughput_setting import MethodFailed, last_line, start_group, stop_group
+from throughput_setting import MethodFailed, last_line, run_json, start_group, stop_group
 from throughput_system import R2AC, read_lines
 
+from r2ac.agents import Agent, ObservationSpec
+from r2ac.envs import make_vector
+from r2ac.launch.runtime.process import set_up_process
 from r2ac.launch.settings.presets import preset
+from r2ac.learner import Learner
 
 TASK, STREAMS = "memory/tmaze", 64
-SPLITS = ((1, 1), (2, 1), (4, 1), (2, 2), (4, 2))
-"""Rollout actors and learners; each learner has actors of its own."""
+SPLITS = ((1, 1, "rtrl"), (1, 1, "tbptt"), (2, 1, "rtrl"), (4, 1, "rtrl"), (2, 2, "rtrl"), (4, 2, "rtrl"))
+"""Rollout actors, learners and the gradient; each learner has actors of its own."""
+BARE_UPDATES = 300
 START_SECONDS = 300
 ROLES = ("learners", "actors", "others")
 WAITS = {"learner_wait": "throughput/learner_wait", "actor_wait": "throughput/actor_wait"}
@@ -66,10 +74,30 @@ def seconds_by_role(root: int) -> Counter[str]:
     return spent
 
 
-def measure(python: str, actors: int, learners: int, seconds: float) -> Row:
+def bare(gradient: Any) -> float:
+    """Median processor milliseconds of a single update of a learner alone, on noise, on one thread."""
+    set_up_process(1)
+    config = preset(TASK, algorithm="vtrace")
+    env = make_vector(TASK, 1, 0, options=config.env)
+    spec = ObservationSpec.of(env)
+    env.close()
+    agent = Agent(spec, replace(config.agent, gradient=gradient))
+    learner = Learner(agent, config.learner, num_streams=STREAMS, total_steps=10**12)
+    shape = Preset(spec.shape, config.agent.hidden_size, spec.actions.parameters, 1, config.rollout_length, ())
+    rollout, spent = synthetic_rollout(config.rollout_length, STREAMS, shape, agent.core.state_size), []
+    for _ in range(BARE_UPDATES):
+        rollout.sequence[:] = learner.carries.next_sequence
+        began = time.process_time()
+        learner.update(rollout)
+        spent.append(1000 * (time.process_time() - began))
+    return statistics.median(spent)
+
+
+def measure(python: str, actors: int, learners: int, gradient: str, seconds: float) -> Row:
     """Processor milliseconds of an update, by role. Raises MethodFailed where the training ends by itself."""
     flags = {
         "algorithm": "vtrace",
+        "gradient": gradient,
         "num-actors": actors,
         "num-learners": learners if learners > 1 else 0,
         "streams-per-actor": STREAMS // actors,
@@ -107,8 +135,9 @@ def measure(python: str, actors: int, learners: int, seconds: float) -> Row:
 
 
 COLUMNS = [
-    *own_columns("version", "actors x learners"),
+    *own_columns("version", "actors x learners", "gradient"),
     *(Column(f"{name}, processor ms an update", lambda row, name=name: row[name], ".2f") for name in ROLES),
+    Column("a bare update", lambda row: row["bare"], ".2f"),
     *(Column(name.replace("_", "'s "), lambda row, name=name: row[name], ".2f") for name in WAITS),
 ]
 
@@ -130,22 +159,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--seconds", type=float, help="of a measurement, by default 20")
     parser.add_argument("--before-python", help="the Python of an environment with another version of r2ac")
+    parser.add_argument("--bare", choices=["rtrl", "tbptt"], help="time single updates alone, and print that as JSON")
     options = parser.parse_args(arguments)
+    if options.bare:
+        print(json.dumps({"bare": bare(options.bare)}))
+        return
     head = header(open_device(parser, options), options)
     rounds, seconds = options.rounds or (1 if options.quick else 2), options.seconds or (3 if options.quick else 20)
     print_header(head, f"{rounds} rounds")
     pythons = {"now": sys.executable, **({"before": options.before_python} if options.before_python else {})}
-    found: dict[tuple[str, int, int], list[Row]] = {}
+    found: dict[tuple[str, int, int, str], list[Row]] = {}
     for number in range(rounds):
-        for actors, learners in SPLITS[: 1 if options.quick else None]:
+        for split in SPLITS[: 1 if options.quick else None]:
             for version in list(pythons)[:: 1 if number % 2 else -1]:
-                row = measure(pythons[version], actors, learners, seconds)
-                found.setdefault((version, actors, learners), []).append(row)
-                print(version, actors, learners, row, file=sys.stderr, flush=True)
+                row = measure(pythons[version], *split, seconds)
+                with tempfile.TemporaryFile() as log:
+                    row |= run_json((pythons[version], __file__, "--bare", split[2]), log, START_SECONDS)
+                found.setdefault((version, *split), []).append(row)
+                print(version, split, row, file=sys.stderr, flush=True)
     rows: list[Row] = []
-    for (version, actors, learners), each in found.items():
+    for (version, actors, learners, gradient), each in found.items():
         medians: dict[str, Any] = {name: statistics.median(row[name] for row in each) for name in each[0]}
-        rows.append({"version": version, "actors x learners": f"{actors} x {learners}", **medians})
+        rows.append(
+            {"version": version, "actors x learners": f"{actors} x {learners}", "gradient": gradient, **medians}
+        )
     print_table("Processor time", COLUMNS, rows)
     write_files("processes", options, {**head, "rounds": rounds, "processes": rows}, [], draw)
 

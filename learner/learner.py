@@ -243,7 +243,7 @@ class Learner:
         metrics = dict(zip(sums, means, strict=True))
         with scope("optimiser"):
             gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
-            finite = torch.isfinite(sums["loss/total"]) & torch.isfinite(gradient_norm)
+            finite = torch.isfinite(torch.stack((sums["loss/total"], gradient_norm))).all()
             made = finite if condition is None else finite & condition(metrics)
             step_where(self.optimiser, made, may_branch=self.device.type == "cpu")
         return Descent(metrics | {"loss/gradient_norm": gradient_norm}, finite, made)

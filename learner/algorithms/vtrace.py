@@ -75,16 +75,18 @@ def vtrace(
     )
     rhos = log_rhos.exp()
     next_values = torch.cat((values[1:], bootstrap_value.unsqueeze(0)))
-    deltas = rhos.clamp(max=clip_rho) * (rewards + discounts * next_values - values)
-    decays = discounts * (lambda_ * rhos.clamp(max=clip_c))
+    # Bounds are mostly the same, and a small operation costs as much as a large one.
+    clipped = {bound: rhos.clamp(max=bound) for bound in {clip_rho, clip_pg_rho, clip_c}}
+    deltas = clipped[clip_rho] * (rewards + discounts * next_values - values)
+    decays = discounts * (lambda_ * clipped[clip_c])
 
     # The decay of step t stands at t + 1: the scan multiplies what follows by the factor of the step that follows.
     corrections = backward_scan(deltas, torch.cat((decays[:1], decays[:-1])))
     targets = values + corrections
 
-    mixed = lambda_ * targets[1:] + (1 - lambda_) * values[1:]
+    mixed = targets[1:] if lambda_ == 1 else lambda_ * targets[1:] + (1 - lambda_) * values[1:]
     next_targets = torch.cat((mixed, bootstrap_value.unsqueeze(0)))
-    advantages = rhos.clamp(max=clip_pg_rho) * (rewards + discounts * next_targets - values)
+    advantages = clipped[clip_pg_rho] * (rewards + discounts * next_targets - values)
     return VTrace(targets, advantages)
 
 

@@ -95,9 +95,8 @@ class ActingAgent:
             for name, array in vars(steps[0]).items()
             if array is not None
         }
-        output = self._agent.step(state=cells, **inputs)
-        self._cells[chosen] = output.state
-        logits = output.logits.cpu()
+        logits, self._cells[chosen] = self._agent.act(state=cells, **inputs)
+        logits = logits.cpu()
         self._done += InferenceStatistics(time.perf_counter() - began, batches=1, requests=len(streams))
         sizes = [each.stop - each.start for each in streams]
         return [(part.numpy(), before) for part, before in zip(logits.split(sizes), cells.split(sizes), strict=True)]
