@@ -207,7 +207,7 @@ class Learner:
         with scope("copies"):
             self.carries.store(batch.stream, carry, descent.finite if descent.kept is None else descent.kept)
         with scope("metrics"):
-            self._update_metrics.add_update(descent.metrics, descent.finite)
+            self._update_metrics.add_update(descent.metrics, descent.finite, may_branch=self.device.type == "cpu")
         return descent.metrics
 
     def descend(
@@ -242,10 +242,11 @@ class Learner:
         means = torch._foreach_div(list(sums.values()), float(steps * self._collective.size))
         metrics = dict(zip(sums, means, strict=True))
         with scope("optimiser"):
-            gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm)
+            may_branch = self.device.type == "cpu"
+            gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm, may_branch)
             finite = torch.isfinite(torch.stack((sums["loss/total"], gradient_norm))).all()
             made = finite if condition is None else finite & condition(metrics)
-            step_where(self.optimiser, made, may_branch=self.device.type == "cpu")
+            step_where(self.optimiser, made, may_branch)
         return Descent(metrics | {"loss/gradient_norm": gradient_norm}, finite, made)
 
     def _sums(self, values: Tensor) -> Tensor:

@@ -52,11 +52,12 @@ class UpdateMetrics(Means):
         self._most_in_a_row = torch.zeros((), dtype=torch.int64, device=device)
         self._last_skipped = torch.zeros(2, dtype=torch.float64, device=device)  # loss, gradient norm
 
-    def add_update(self, metrics: dict[str, Tensor], finite: Tensor) -> None:
-        """Note the metrics (scalars) of an update, which was good where ``finite`` (bool scalar)."""
+    def add_update(self, metrics: dict[str, Tensor], finite: Tensor, may_branch: bool = False) -> None:
+        """Note the metrics (scalars) of an update, which was good where ``finite`` (bool scalar); the host may read that
+        only with ``may_branch``."""
         values = torch.stack([metrics[name] for name in self._names]).double()
-        if finite.device.type == "cpu" and finite:
-            # What follows, where the host may read the condition.
+        if may_branch and finite:
+            # What follows, in fewer operations.
             self._sums += values
             self._count += 1
             self._in_a_row.zero_()

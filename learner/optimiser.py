@@ -174,7 +174,7 @@ def linear_decay(step: float, total_steps: float) -> float:
 
 
 @torch.no_grad()
-def clip_gradient_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
+def clip_gradient_norm(parameters: Iterable[Tensor], max_norm: float, may_branch: bool = False) -> Tensor:
     """Scale all gradients by min(1, max_norm / norm) in place, with norm the L2 norm of all of them as one vector.
 
     Returns the norm before clipping, a scalar tensor on the device of the gradients, which is not waited for.
@@ -187,7 +187,7 @@ def clip_gradient_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    # Where the host may read it, a scale of 1 saves the product.
-    if scale.device.type != "cpu" or scale < 1:
+    # Where the host may read it (``may_branch``), a scale of 1 saves the product.
+    if not may_branch or scale < 1:
         torch._foreach_mul_(gradients, scale)
     return norm

@@ -140,7 +140,7 @@ class Watch:
             self._add([code])
         if code is TMazeVector.step.__code__:
             self._add(stack_from(RolloutActor.collect.__code__, frame)[:-1])
-        elif code.co_name == "step" and "/torch/optim/" in code.co_filename:
+        elif code.co_name == "step" and ("/torch/optim/" in code.co_filename or name == "learner/optimiser.py"):
             self._add(stack_from(TrainingLoop.loop.__code__, frame))
         elif name is not None and name.startswith("kernels/"):
             stack = stack_from(learn.__code__, frame)
