@@ -53,7 +53,7 @@ class UpdateMetrics(Means):
         self._last_skipped = torch.zeros(2, dtype=torch.float64, device=device)  # loss, gradient norm
 
     def add_update(self, metrics: dict[str, Tensor], finite: Tensor, may_branch: bool = False) -> None:
-        """Note the metrics (scalars) of an update, which was good where ``finite`` (bool scalar); the host may read that
+        """Note the metrics (scalars) of an update, which was good where ``finite`` (bool scalar), which the host reads
         only with ``may_branch``."""
         values = torch.stack([metrics[name] for name in self._names]).double()
         if may_branch and finite:

@@ -22,7 +22,7 @@ class WeightsPublisher:
 
     def __init__(self, learner: Learner, publish: Callable[[Weights], None], wait: bool) -> None:
         self._learner, self._publish = learner, publish
-        self._parameters = [parameter.detach().view(-1) for parameter in learner.agent.parameters()]
+        self._parameters = list(learner.agent.parameters())
         self._thread: threading.Thread | None = None
         self._is_first = True
         if learner.device.type == "cuda" and not wait:
@@ -58,7 +58,7 @@ class WeightsPublisher:
 
     def _vector(self) -> Tensor:
         """All parameters, as :meth:`Weights.load_into` wants them."""
-        return torch.cat(self._parameters)
+        return torch.cat([parameter.detach().flatten() for parameter in self._parameters])
 
     def _run(self) -> None:
         try:
