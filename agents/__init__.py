@@ -11,11 +11,12 @@ if TYPE_CHECKING:
     from r2ac.agents.closed_form import ClosedForm
     from r2ac.agents.core import Carry, Core
     from r2ac.agents.cores import CORE_NAMES, CORES, is_core
+    from r2ac.agents.elstm import ELSTM
     from r2ac.agents.encoders import ImpalaEncoder, MLPEncoder, NatureEncoder, PatchEncoder
     from r2ac.agents.feedforward import FeedForward
     from r2ac.agents.instruction import InstructionEncoder
     from r2ac.agents.lstm import GRU, LSTM
-    from r2ac.agents.recurrent import ELSTM, Recurrent
+    from r2ac.agents.recurrent import Recurrent
     from r2ac.agents.recurrent_check import check_recurrent
 
 __all__ = [
@@ -48,7 +49,7 @@ __all__ = [
     "is_core",
 ]
 
-_MODULES = ("actions", "agent", "closed_form", "cores", "encoders", "recurrent", "recurrent_check")
+_MODULES = ("actions", "agent", "closed_form", "cores", "elstm", "encoders", "recurrent", "recurrent_check")
 """Where all other names are found."""
 
 

@@ -214,28 +214,18 @@ class Agent(nn.Module):
             )
 
     @torch.no_grad()
-    def act(
-        self,
-        observation: Tensor,
-        reward: Tensor,
-        is_first: Tensor,
-        state: Tensor,
-        instruction: Tensor | None = None,
-        action_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """The parameters of the policy, [B, P], and the state of :meth:`step`, without the rest."""
-        features, state, _ = self._features(observation, reward, is_first, state, instruction)
+    def act(self, action_mask: Tensor | None = None, **inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The parameters of the policy, [B, P], and the state of :meth:`step`, whose arguments it has; no value."""
+        features, state, _ = self._features(**inputs)
         return self.policy(features, action_mask), state
 
     @torch.no_grad()
-    def value_of(
-        self, observation: Tensor, reward: Tensor, is_first: Tensor, state: Tensor, instruction: Tensor | None = None
-    ) -> Tensor:
-        """The value of :meth:`step`, [B], without the rest."""
-        return self.value(self._features(observation, reward, is_first, state, instruction)[0]).squeeze(-1)
+    def value_of(self, *inputs: Tensor | None) -> Tensor:
+        """The value of :meth:`step`, whose arguments it has but for the mask, [B]."""
+        return self.value(self._features(*inputs)[0]).squeeze(-1)  # type: ignore[arg-type]
 
     def _features(
-        self, observation: Tensor, reward: Tensor, is_first: Tensor, state: Tensor, instruction: Tensor | None
+        self, observation: Tensor, reward: Tensor, is_first: Tensor, state: Tensor, instruction: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of a step: what the heads are linear in, the core's state after it, and the core's input."""
         with scope("encoder"):

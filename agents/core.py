@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from math import log
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from r2ac.agents.config import TimeScales
 from r2ac.kernels import Notes, Traces
 
 START_SCALE = 0.1
@@ -127,3 +130,22 @@ class Core(nn.Module, ABC):
         """
         h, _, carry = self.unroll(x, carry, is_first)
         return h, carry
+
+
+@torch.no_grad()
+def draw_time_scales(like: Tensor, longest: float, time_scales: TimeScales) -> Tensor | None:
+    """Time scales in [1, longest], in steps, as many as ``like`` has numbers; None where ``longest`` is 0.
+
+    Raises:
+        ValueError: for ``longest`` other than 0 and below 2, an unknown spread, or log-uniform where ``longest`` is 0.
+    """
+    if longest != 0 and longest < 2:
+        raise ValueError(f"chrono_steps must be 0 or at least 2, not {longest}")
+    if time_scales not in get_args(TimeScales):
+        raise ValueError(f"time_scales must be one of {', '.join(get_args(TimeScales))}, not {time_scales!r}")
+    if longest == 0:
+        if time_scales != "uniform":
+            raise ValueError(f"time_scales is {time_scales}, but chrono_steps is 0: there are none to spread")
+        return None
+    steps = torch.empty_like(like)
+    return steps.uniform_(1, longest) if time_scales == "uniform" else steps.uniform_(0, log(longest)).exp_()

@@ -13,8 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.nn.functional import linear
 
 from r2ac.agents.config import TimeScales
-from r2ac.agents.core import Carry, Core
-from r2ac.agents.recurrent import draw_time_scales
+from r2ac.agents.core import Carry, Core, draw_time_scales
 
 _STEPS_OF_A_PIECE = 5
 """Steps between two resets, in the mean over a rollout, from which on PyTorch's kernels are called for such a piece: a

@@ -1,16 +1,15 @@
-"""Recurrent cores: any cell, trained by exact RTRL or by truncated BPTT; the eLSTM among them."""
+"""Recurrent cores: any cell, trained by exact RTRL or by truncated BPTT."""
 
 from __future__ import annotations
 
-from math import log
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from r2ac.agents.config import Gradient, TimeScales
-from r2ac.agents.core import START_SCALE, Carry, Core
+from r2ac.agents.core import START_SCALE, Carry, Core, draw_time_scales
+from r2ac.agents.output_gate import gated
 from r2ac.kernels import (
     CELLS,
     Linearisation,
@@ -241,13 +240,7 @@ class Recurrent(Core):
 
     def _read(self, x: Tensor, states: Tensor) -> Tensor:
         """h from the states, [..., B, S]."""
-        gate = self.output_gate
-        if gate is None:
-            return states
-        if states.dim() == 3 and type(states) is Tensor and not torch.compiler.is_compiling():
-            h: Tensor = _OutputGate.apply(x, states, gate.weight, gate.bias)
-            return h
-        return torch.sigmoid(gate(torch.cat((x, states), dim=-1))) * states
+        return states if self.output_gate is None else gated(self.output_gate, x, states)
 
     def _check(self, x: Tensor, carry: Carry, is_first: Tensor) -> None:
         if x.dim() != 3 or x.shape[0] < 1 or x.shape[2] != self.input_size:
@@ -286,72 +279,3 @@ class Recurrent(Core):
         of_weight = (rows, *self.cell.pair, *weight.shape)
         if traces.weight.shape != of_weight:
             raise ValueError(f"traces.weight must be {list(of_weight)}, not {list(traces.weight.shape)}")
-
-
-class _OutputGate(torch.autograd.Function):
-    """h = sigmoid(O [x; c] + b) c of a rollout. By hand: where x needs no gradient, its columns of the product with O
-    are left out."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, states: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        given = torch.cat((x, states), dim=-1)
-        opening = torch.sigmoid(nn.functional.linear(given, weight, bias))
-        ctx.save_for_backward(given, states, weight, opening)
-        return opening * states
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *by_output: Tensor) -> tuple[Tensor | None, ...]:
-        given, states, weight, opening = ctx.saved_tensors
-        by_h, size = by_output[0], states.shape[-1]
-        by_gate = torch.ops.aten.sigmoid_backward(by_h * states, opening).flatten(0, 1)
-        by_x = None
-        if ctx.needs_input_grad[0]:
-            by_x, by_given = (by_gate @ weight).view_as(given).split([given.shape[-1] - size, size], dim=-1)
-        else:
-            by_given = (by_gate @ weight[:, -size:]).view_as(states)
-        by_weight = (given.flatten(0, 1).t() @ by_gate).t()
-        return by_x, by_given + by_h * opening, by_weight, by_gate.sum(0)
-
-
-@torch.no_grad()
-def draw_time_scales(like: Tensor, longest: float, time_scales: TimeScales) -> Tensor | None:
-    """Time scales in [1, longest], in steps, as many as ``like`` has numbers; None where ``longest`` is 0.
-
-    Raises:
-        ValueError: for ``longest`` other than 0 and below 2, an unknown spread, or log-uniform where ``longest`` is 0.
-    """
-    if longest != 0 and longest < 2:
-        raise ValueError(f"chrono_steps must be 0 or at least 2, not {longest}")
-    if time_scales not in get_args(TimeScales):
-        raise ValueError(f"time_scales must be one of {', '.join(get_args(TimeScales))}, not {time_scales!r}")
-    if longest == 0:
-        if time_scales != "uniform":
-            raise ValueError(f"time_scales is {time_scales}, but chrono_steps is 0: there are none to spread")
-        return None
-    steps = torch.empty_like(like)
-    return steps.uniform_(1, longest) if time_scales == "uniform" else steps.uniform_(0, log(longest)).exp_()
-
-
-class ELSTM(Recurrent):
-    """The element-wise LSTM of Irie et al. 2024 (section 3.2).
-
-        f = sigmoid(F x + w_f c' + b_f)     z = tanh(Z x + w_z c' + b_z)     c = f c' + (1 - f) z
-        o = sigmoid(O [x; c] + b_o)         h = o c
-
-    c' is the previous state, zero where an episode begins. F and Z are ``input_weight[0]`` and ``input_weight[1]``, and
-    so on. With ``chrono_steps`` the forget gate's biases start at log(u) with u uniform in [1, chrono_steps] (chrono
-    initialisation, Tallec and Ollivier 2018). ``settings`` are those of :class:`Recurrent`.
-    """
-
-    recurrent_weight: nn.Parameter
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        gradient: Gradient = "rtrl",
-        chrono_steps: float = 0,
-        **settings: Any,
-    ) -> None:
-        super().__init__("elstm", input_size, hidden_size, gradient, chrono_steps, **settings)

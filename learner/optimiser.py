@@ -78,24 +78,12 @@ class _AdamOnCPU(torch.optim.Adam):
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
             states = [self.state[weight] for weight in weights]
-            steps = [state["step"] for state in states]
+            averages, squares, steps = ([each[name] for each in states] for name in ("exp_avg", "exp_avg_sq", "step"))
             torch._foreach_add_(steps, 1)
-            beta1, beta2 = group["betas"]
-            torch._fused_adam_(
-                weights,
-                [weight.grad for weight in weights],
-                [state["exp_avg"] for state in states],
-                [state["exp_avg_sq"] for state in states],
-                [],
-                steps,
-                lr=group["lr"],
-                beta1=beta1,
-                beta2=beta2,
-                weight_decay=0.0,
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-            )
+            (beta1, beta2), gradients = group["betas"], [weight.grad for weight in weights]
+            settings = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"], "weight_decay": 0.0}
+            others = {"amsgrad": False, "maximize": False}
+            torch._fused_adam_(weights, gradients, averages, squares, [], steps, **settings, **others)
 
 
 class _GradientDescent(torch.optim.Optimizer):

@@ -96,7 +96,7 @@ def test_acting_step_by_step_says_what_learning_from_the_rollout_says(
         step = agent.step(observation[t], reward[t], is_first[t], state)
         torch.testing.assert_close(step.logits, output.logits[t])
         torch.testing.assert_close(step.value, output.values[t])
-        logits, after = agent.act(observation[t], reward[t], is_first[t], state)
+        logits, after = agent.act(observation=observation[t], reward=reward[t], is_first=is_first[t], state=state)
         assert torch.equal(logits, step.logits)
         assert torch.equal(after, step.state)
         state = step.state
