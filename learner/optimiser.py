@@ -81,9 +81,9 @@ class _AdamOnCPU(torch.optim.Adam):
             averages, squares, steps = ([each[name] for each in states] for name in ("exp_avg", "exp_avg_sq", "step"))
             torch._foreach_add_(steps, 1)
             (beta1, beta2), gradients = group["betas"], [weight.grad for weight in weights]
-            settings = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"], "weight_decay": 0.0}
-            others = {"amsgrad": False, "maximize": False}
-            torch._fused_adam_(weights, gradients, averages, squares, [], steps, **settings, **others)
+            settings: Any = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
+            settings |= {"weight_decay": 0.0, "amsgrad": False, "maximize": False}
+            torch._fused_adam_(weights, gradients, averages, squares, [], steps, **settings)
 
 
 class _GradientDescent(torch.optim.Optimizer):
