@@ -59,7 +59,7 @@ def role(name: str) -> str:
     """What a process is, by its name."""
     if "RolloutActor" in name:
         return "actors"
-    return "learners" if "GroupMember" in name or "r2ac train" in name else "others"
+    return "learners" if "LearnerProcess" in name or "r2ac train" in name else "others"
 
 
 def seconds_by_role(root: int) -> Counter[str]:
