@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from r2ac.agents.feedforward import FeedForward
     from r2ac.agents.instruction import InstructionEncoder
     from r2ac.agents.lstm import GRU, LSTM
+    from r2ac.agents.online import OnlineAgent
     from r2ac.agents.recurrent import Recurrent
     from r2ac.agents.recurrent_check import check_recurrent
 
@@ -41,6 +42,7 @@ __all__ = [
     "MultiDiscreteActions",
     "NatureEncoder",
     "ObservationSpec",
+    "OnlineAgent",
     "PatchEncoder",
     "Recurrent",
     "RolloutOutput",
@@ -49,7 +51,17 @@ __all__ = [
     "is_core",
 ]
 
-_MODULES = ("actions", "agent", "closed_form", "cores", "elstm", "encoders", "recurrent", "recurrent_check")
+_MODULES = (
+    "actions",
+    "agent",
+    "closed_form",
+    "cores",
+    "elstm",
+    "encoders",
+    "online",
+    "recurrent",
+    "recurrent_check",
+)
 """Where all other names are found."""
 
 

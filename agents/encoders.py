@@ -138,7 +138,7 @@ class MLPEncoder(nn.Module):
         return self.layers(observation.to(next(self.layers.parameters()).dtype))
 
 
-class _NoEncoder(nn.Module):
+class NoEncoder(nn.Module):
     """The observation itself. Nothing below the core is trained, so that RTRL is exact from end to end."""
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -167,4 +167,4 @@ def make_encoder(shape: Sequence[int], name: EncoderName, features: int) -> tupl
         return PatchEncoder(shape, features), features
     if name == "mlp":
         return MLPEncoder(shape[0], features), features
-    return _NoEncoder(), shape[0]
+    return NoEncoder(), shape[0]

@@ -5,6 +5,8 @@
 // Comparisons are written so that NaN passes: the learner detects divergence by it.
 
 #include "native_elstm.h"
+#include "native_moments.h"
+#include "native_online.h"
 #include "native_passes.h"
 #include "native_scans.h"
 
@@ -23,3 +25,7 @@ R2AC_EXPORT(linear_forward)
 R2AC_EXPORT(linear_reverse)
 R2AC_EXPORT(sensitivity_pass)
 R2AC_EXPORT(vector_pass)
+R2AC_EXPORT(observe_vectors)
+R2AC_EXPORT(observe_returns)
+R2AC_EXPORT(online_act)
+R2AC_EXPORT(online_learn)

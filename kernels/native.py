@@ -8,8 +8,10 @@ RuntimeError where there is no library: ask :func:`r2ac.kernels.native_library.m
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,7 +33,7 @@ def elstm_forward(
     rollout = _rollout(projection, recurrent_weight, bias, state, is_first)
     steps, batch, _, units = projection.shape
     states = projection.new_empty(steps, batch, units)
-    _call("elstm_forward", (*rollout, states), (steps, batch, units), work=states.numel())
+    call("elstm_forward", (*rollout, states), (steps, batch, units), work=states.numel())
     return states
 
 
@@ -48,8 +50,8 @@ def elstm_backward(
     """All that gradient and sensitivities need of the rollout: see :func:`r2ac.kernels.scan.reverse_scan`."""
     projection, recurrent_weight, bias, state, is_first = _rollout(projection, recurrent_weight, bias, state, is_first)
     steps, batch, gates, units = projection.shape
-    direct = _ready("direct", direct, (steps, batch, units), projection.dtype)
-    states = _ready("states", states, (steps, batch, units), projection.dtype)
+    direct = ready("direct", direct, (steps, batch, units), projection.dtype)
+    states = ready("states", states, (steps, batch, units), projection.dtype)
     new = projection.new_empty
     scan = ReverseScan(
         by_projection=torch.empty_like(projection),
@@ -63,20 +65,20 @@ def elstm_backward(
     given = direct, projection, recurrent_weight, bias, states, state, is_first
     results = scan.by_projection, scan.by_vectors, by_stream, scan.boundary
     of_jump = (scan.decay, scan.weighted, scan.gained) if jump else (None, None, None)
-    _call("elstm_backward", (*given, *results, *of_jump), (steps, batch, units), work=states.numel())
+    call("elstm_backward", (*given, *results, *of_jump), (steps, batch, units), work=states.numel())
     return scan
 
 
 def backward_scan(direct: Tensor, jacobian: Tensor) -> Tensor:
     """d_t = e_t + a_{t+1} d_{t+1} for tensors [T, ...]: see :func:`r2ac.kernels.scan.backward_scan`."""
-    _check_type(direct)
+    check_type(direct)
     if direct.dim() < 1 or direct.shape[0] < 1:
         raise ValueError(f"direct must be [T >= 1, ...], not {list(direct.shape)}")
-    jacobian = _ready("jacobian", jacobian, direct.shape, direct.dtype)
+    jacobian = ready("jacobian", jacobian, direct.shape, direct.dtype)
     direct = direct.contiguous()
     total = torch.empty_like(direct)
     steps = direct.shape[0]
-    _call("backward_scan", (direct, jacobian, total), (steps, direct.numel() // steps), work=direct.numel())
+    call("backward_scan", (direct, jacobian, total), (steps, direct.numel() // steps), work=direct.numel())
     return total
 
 
@@ -84,23 +86,23 @@ def linear_forward_scan(
     factor: Tensor, added: Tensor, state: Tensor, is_first: Tensor, squashed: bool = False
 ) -> Tensor:
     """c_t = a_t c_{t-1} + b_t, or tanh of it: see :func:`r2ac.kernels.scan.linear_forward_scan`."""
-    _check_type(added)
+    check_type(added)
     if added.dim() not in (3, 4) or added.shape[0] < 1:
         raise ValueError(f"added must be [T >= 1, B, (2,) N], not {list(added.shape)}")
     steps, batch, *pair, units = added.shape
     added, dtype = added.contiguous(), added.dtype
     factor, stride = _constant_or_ready("factor", factor, added.shape, dtype)
-    state = _ready("state", state, (batch, *pair, units), dtype)
-    is_first = _ready("is_first", is_first, (steps, batch), torch.bool)
+    state = ready("state", state, (batch, *pair, units), dtype)
+    is_first = ready("is_first", is_first, (steps, batch), torch.bool)
     states = torch.empty_like(added)
     sizes = stride, squashed, len(pair) + 1, steps, batch, units
-    _call("linear_forward", (factor, added, state, is_first, states), sizes, work=states.numel())
+    call("linear_forward", (factor, added, state, is_first, states), sizes, work=states.numel())
     return states
 
 
 def linear_reverse_scan(direct: Tensor, linear: Linearisation, is_first: Tensor, jump: bool) -> ReverseScan:
     """All that follows from a cell's derivatives: see :func:`r2ac.kernels.scan.linear_reverse_scan`."""
-    _check_type(direct)
+    check_type(direct)
     if direct.dim() not in (3, 4) or direct.shape[0] < 1 or linear.by_gates.dim() != direct.dim() + 1:
         shapes = f"{list(direct.shape)} and {list(linear.by_gates.shape)}"
         raise ValueError(f"direct and by_gates must be [T >= 1, B, (2,) N] and [T, B, (2,) K, N], not {shapes}")
@@ -110,7 +112,7 @@ def linear_reverse_scan(direct: Tensor, linear: Linearisation, is_first: Tensor,
     jacobian, jacobian_stride = _constant_or_ready("jacobian", linear.jacobian, (*outer, *pair, units), dtype)
     by_gates, gates_stride = _constant_or_ready("by_gates", linear.by_gates, (*outer, gates, units), dtype)
     by_own, own_stride = _constant_or_ready("by_own", linear.by_own, (*outer, own, units), dtype)
-    is_first = _ready("is_first", is_first, (steps, batch), torch.bool)
+    is_first = ready("is_first", is_first, (steps, batch), torch.bool)
     scan = ReverseScan(
         by_projection=new(steps, batch, gates, units),
         by_vectors=new(own + gates, units),
@@ -125,7 +127,7 @@ def linear_reverse_scan(direct: Tensor, linear: Linearisation, is_first: Tensor,
     of_jump = (scan.decay, scan.weighted, scan.gained) if jump else (None, None, None)
     strides = jacobian_stride, gates_stride, own_stride
     sizes = *strides, len(pair) + 1, steps, batch, gates, own, units
-    _call("linear_reverse", (*given, *results, *of_jump), sizes, work=direct.numel())
+    call("linear_reverse", (*given, *results, *of_jump), sizes, work=direct.numel())
     return scan
 
 
@@ -143,21 +145,21 @@ def sensitivity_pass_(
     if matrix.dtype == torch.bfloat16:
         readable = sensitivity.sensitivity_pass_ if weighted.dim() == 4 else block.block_sensitivity_pass_
         return readable(matrix, streams, fresh, boundary, decay, weighted, inputs)
-    _check_type(inputs)
+    check_type(inputs)
     steps, batch, *pair, gates, units = weighted.shape
     width, dtype = inputs.shape[-1], inputs.dtype
     if not matrix.is_contiguous():
         raise ValueError("matrix is changed in place and must be contiguous")
-    _ready("matrix", matrix, (*(matrix.shape[:1] or (0,)), *pair, gates, units, width), dtype)
-    weighted = _ready("weighted", weighted, (steps, batch, *pair, gates, units), dtype)
-    inputs = _ready("inputs", inputs, (steps, batch, width), dtype)
-    boundary = _ready("boundary", boundary, (batch, *pair, units), dtype)
-    decay = _ready("decay", decay, (batch, *pair, *pair, units), dtype)
-    streams, keeps = _rows(streams, len(matrix), batch), ~_ready("fresh", fresh, (batch,), torch.bool)
+    ready("matrix", matrix, (*(matrix.shape[:1] or (0,)), *pair, gates, units, width), dtype)
+    weighted = ready("weighted", weighted, (steps, batch, *pair, gates, units), dtype)
+    inputs = ready("inputs", inputs, (steps, batch, width), dtype)
+    boundary = ready("boundary", boundary, (batch, *pair, units), dtype)
+    decay = ready("decay", decay, (batch, *pair, *pair, units), dtype)
+    streams, keeps = different_rows(streams, len(matrix), batch), ~ready("fresh", fresh, (batch,), torch.bool)
     term = inputs.new_zeros(gates, units, width)
     given = streams, keeps, boundary, decay, weighted, inputs
     sizes = len(pair) + 1, steps, batch, gates, units, width
-    _call("sensitivity_pass", (matrix, term, *given), sizes, work=batch * term.numel())
+    call("sensitivity_pass", (matrix, term, *given), sizes, work=batch * term.numel())
     return term
 
 
@@ -170,25 +172,25 @@ def vector_pass_(
     """The same for the vectors, in place: see :func:`r2ac.kernels.sensitivity.vector_pass_`."""
     if gained.dim() not in (3, 4):
         raise ValueError(f"gained must be [B, (2,) L + K, N], not {list(gained.shape)}")
-    _check_type(gained)
+    check_type(gained)
     batch, *pair, rows, units = gained.shape
     dtype = gained.dtype
     gained = gained.contiguous()
     if not vectors.is_contiguous():
         raise ValueError("vectors is changed in place and must be contiguous")
-    _ready("vectors", vectors, (*(vectors.shape[:1] or (0,)), *pair, rows, units), dtype)
-    boundary = _ready("boundary", boundary, (batch, *pair, units), dtype)
-    decay = _ready("decay", decay, (batch, *pair, *pair, units), dtype)
-    streams, keeps = _rows(streams, len(vectors), batch), ~_ready("fresh", fresh, (batch,), torch.bool)
+    ready("vectors", vectors, (*(vectors.shape[:1] or (0,)), *pair, rows, units), dtype)
+    boundary = ready("boundary", boundary, (batch, *pair, units), dtype)
+    decay = ready("decay", decay, (batch, *pair, *pair, units), dtype)
+    streams, keeps = different_rows(streams, len(vectors), batch), ~ready("fresh", fresh, (batch,), torch.bool)
     term = gained.new_empty(rows, units)
     given = streams, keeps, boundary, decay, gained
-    _call("vector_pass", (vectors, term, *given), (len(pair) + 1, batch, rows, units), work=0)
+    call("vector_pass", (vectors, term, *given), (len(pair) + 1, batch, rows, units), work=0)
     return term
 
 
-def _rows(streams: Tensor, count: int, batch: int) -> Tensor:
+def different_rows(streams: Tensor, count: int, batch: int) -> Tensor:
     """The same, if these are different rows of ``count``."""
-    streams = _ready("streams", streams, (batch,), torch.int64)
+    streams = ready("streams", streams, (batch,), torch.int64)
     rows = streams.tolist()
     if len({*rows}) < batch or (rows and not (min(rows) >= 0 and max(rows) < count)):
         raise ValueError(f"streams must be different rows of the {count} that are kept, not {rows}")
@@ -199,26 +201,26 @@ def _rollout(
     projection: Tensor, recurrent_weight: Tensor, bias: Tensor, state: Tensor, is_first: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The same, checked and contiguous."""
-    _check_type(projection)
+    check_type(projection)
     if projection.dim() != 4 or projection.shape[0] < 1 or projection.shape[2] != GATES:
         raise ValueError(f"projection must be [T >= 1, B, {GATES}, N], not {list(projection.shape)}")
     steps, batch, gates, units = projection.shape
     dtype = projection.dtype
     return (
         projection.contiguous(),
-        _ready("recurrent_weight", recurrent_weight, (gates, units), dtype),
-        _ready("bias", bias, (gates, units), dtype),
-        _ready("state", state, (batch, units), dtype),
-        _ready("is_first", is_first, (steps, batch), torch.bool),
+        ready("recurrent_weight", recurrent_weight, (gates, units), dtype),
+        ready("bias", bias, (gates, units), dtype),
+        ready("state", state, (batch, units), dtype),
+        ready("is_first", is_first, (steps, batch), torch.bool),
     )
 
 
-def _check_type(tensor: Tensor) -> None:
+def check_type(tensor: Tensor) -> None:
     if tensor.dtype not in TYPES or not tensor.is_cpu:
         raise ValueError(f"float32 or float64 on the CPU is needed, not {tensor.dtype} on {tensor.device}")
 
 
-def _ready(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def ready(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """The tensor, contiguous, if C++ may take its address."""
     if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_cpu:
         raise ValueError(
@@ -232,16 +234,27 @@ def _constant_or_ready(name: str, tensor: Tensor, shape: tuple[int, ...], dtype:
     """The tensor as C++ may read it, and the numbers from one of its rows, of a step and stream, to the next: 0 where
     one row is that of all."""
     if tensor.shape == shape and tensor.stride()[:2] == (0, 0):
-        return _ready(name, tensor[0, 0], shape[2:], dtype), 0
-    return _ready(name, tensor, shape, dtype), math.prod(shape[2:])
+        return ready(name, tensor[0, 0], shape[2:], dtype), 0
+    return ready(name, tensor, shape, dtype), math.prod(shape[2:])
 
 
-def _call(name: str, arrays: Sequence[Tensor | None], sizes: Sequence[int], work: int) -> None:
-    """Call a function of native.cpp for the dtype of the first array; None is given as a null pointer."""
+def call(
+    name: str,
+    arrays: Sequence[Tensor | None],
+    sizes: Sequence[int],
+    work: int,
+    layers: Sequence[Tensor | None] = (),
+    dtype: torch.dtype | None = None,
+) -> None:
+    """Call a function of native.cpp for a dtype, by default that of the first array; None is given as a null pointer.
+    ``layers`` come before the arrays, as one array of pointers."""
     found = functions()
     if isinstance(found, str):
         raise RuntimeError(f"no native kernels: {found}")
     assert arrays[0] is not None
-    pointers = [None if array is None else array.data_ptr() for array in arrays]
+    pointers: list[Any] = [None if array is None else array.data_ptr() for array in arrays]
+    if layers:
+        addresses = [None if layer is None else layer.data_ptr() for layer in layers]
+        pointers.insert(0, (ctypes.c_void_p * len(layers))(*addresses))
     threads = torch.get_num_threads() if work > GRAIN else 1
-    found[name, arrays[0].dtype](*pointers, *sizes, threads)
+    found[name, dtype or arrays[0].dtype](*pointers, *sizes, threads)

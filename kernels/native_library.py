@@ -35,6 +35,10 @@ SIGNATURES = {
     "linear_reverse": (12, 9),
     "sensitivity_pass": (8, 6),
     "vector_pass": (7, 4),
+    "observe_vectors": (4, 2),
+    "observe_returns": (7, 1),
+    "online_act": (8, 6),
+    "online_learn": (19, 9),
 }
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import Carry, Core
+from r2ac.kernels import Traces
 
 
 class CarryStore:
@@ -76,15 +77,16 @@ class CarryStore:
     def before(self, streams: Tensor, gap: Tensor, first_state: Tensor) -> tuple[Tensor, Tensor]:
         """The states with which :meth:`fetch` would let rollouts begin, [B, S], and which of their streams begin again,
         [B] bool; nothing changes."""
-        fresh = gap | self._spoilt[streams]
-        state = self._carry.state[streams]
+        # Advanced indexing takes some times as long as these.
+        fresh = gap | self._spoilt.index_select(0, streams)
+        state = self._carry.state.index_select(0, streams)
         return torch.where(fresh.unsqueeze(-1), first_state.to(state.dtype), state), fresh
 
     def store(self, streams: Tensor, carry: Carry, kept: Tensor) -> None:
         """Keep the states after the rollouts of a batch; their sensitivities have been advanced already. Where ``kept``
         (bool, a scalar or [B]) is false, the update was skipped: the streams begin again at their next rollout."""
-        self._carry.state[streams] = carry.state
-        self._spoilt[streams] = ~kept
+        self._carry.state.index_copy_(0, streams, carry.state)
+        self._spoilt.index_copy_(0, streams, (~kept).expand(len(streams)))
 
     def take_across(
         self, core: Core, x: Tensor, is_first: Tensor, streams: Tensor, fresh: Tensor, first_state: Tensor
@@ -100,7 +102,7 @@ class CarryStore:
         return self._carry.state.nbytes + sum(traces.nbytes(device) for traces in self._carry.traces)
 
     def _of_batch(self, streams: Tensor, state: Tensor, fresh: Tensor) -> Carry:
-        return Carry(state, self._carry.traces).of_streams(streams, fresh)
+        return Carry(state, tuple(Traces(each.weight, each.vectors, streams, fresh) for each in self._carry.traces))
 
     def _check(self, stream: np.ndarray) -> None:
         known, numbers = len(self.next_sequence), stream.tolist()

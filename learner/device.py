@@ -48,7 +48,9 @@ class DeviceFeed:
     def stage(self, arrays: Arrays) -> None:
         """Begin to bring a batch there. On a GPU no more than ``SLOTS`` may be staged beyond those taken."""
         if self._device.type != "cuda":
-            self._staged.append({name: _as_tensor(array).to(self._device) for name, array in arrays.items()})
+            tensors = {name: _as_tensor(array) for name, array in arrays.items()}
+            is_here = self._device.type == "cpu"
+            self._staged.append(tensors if is_here else {name: t.to(self._device) for name, t in tensors.items()})
             return
         with torch.cuda.device(self._device):
             shapes = {name: (array.shape, array.dtype) for name, array in arrays.items()}

@@ -20,7 +20,7 @@ from r2ac.learner.device import CapturedStep, DeviceFeed
 from r2ac.learner.metrics import UpdateMetrics
 from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, make_optimiser, set_learning_rate, step_where
 from r2ac.learner.refresh import History
-from r2ac.learner.returns import DiscountedReturns
+from r2ac.learner.returns import RunningNormalisers
 from r2ac.learner.rollout import Rollout
 from r2ac.learner.rtrl_metrics import RTRLMetrics
 
@@ -79,9 +79,9 @@ class Learner:
         """Environment steps learned from, by all learners."""
         self.updates = 0
         """Updates made, with those that were skipped; also the version of the weights."""
-        self._returns: DiscountedReturns | None = None
-        if agent.rewards.deviation is not None:
-            self._returns = DiscountedReturns(num_streams, config.discount, self.device)
+        self._normalisers: RunningNormalisers | None = None
+        if agent.rewards.deviation is not None or agent.observations is not None:
+            self._normalisers = RunningNormalisers(agent, num_streams, config.discount, self._collective)
         self._update_metrics = UpdateMetrics(("loss/total", *self.algorithm.metrics, "loss/gradient_norm"), self.device)
         self._feed = DeviceFeed(self.device)
         self._staged: deque[Rollout[np.ndarray]] = deque()
@@ -199,11 +199,8 @@ class Learner:
             carry = self._rtrl_metrics.begin(carry, self.updates)
         carry, descent = self.algorithm.update(batch, carry)
         # After the update, which learns by the deviations that the actors had: the policy's ratio is one at first.
-        if self._returns is not None:
-            self.agent.rewards.observe(self._sums(self._returns.advance(batch, gap)))
-        if self.agent.observations is not None:
-            # What is not finite spoils one update and not all that follow.
-            self.agent.observations.observe(self._sums(batch.observation[1:].nan_to_num(0, 0, 0)))
+        if self._normalisers is not None:
+            self._normalisers.observe(batch, gap)
         with scope("copies"):
             self.carries.store(batch.stream, carry, descent.finite if descent.kept is None else descent.kept)
         with scope("metrics"):
@@ -235,35 +232,33 @@ class Learner:
                 self._rtrl_metrics.add(measured, descent.finite)
         return descent
 
-    def apply(self, sums: dict[str, Tensor], steps: int, condition: StepCondition | None = None) -> Descent:
+    def apply(
+        self,
+        sums: dict[str, Tensor],
+        steps: int,
+        condition: StepCondition | None = None,
+        gradients: list[Tensor] | None = None,
+    ) -> Descent:
         """One step of the optimiser by the gradients that the parameters of all learners have, unless one is not
         finite; see :class:`~r2ac.learner.algorithms.algorithm.OptimiserSteps`."""
-        sums = self._combine(sums)
-        means = torch._foreach_div(list(sums.values()), float(steps * self._collective.size))
-        metrics = dict(zip(sums, means, strict=True))
+        if gradients is None:
+            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+        sums = self._combine(sums, gradients)
+        means = torch.stack(list(sums.values())) / (steps * self._collective.size)
+        metrics = dict(zip(sums, means.unbind(), strict=True))
         with scope("optimiser"):
             may_branch = self.device.type == "cpu"
-            gradient_norm = clip_gradient_norm(self.parameters, self.config.max_gradient_norm, may_branch)
-            finite = torch.isfinite(torch.stack((sums["loss/total"], gradient_norm))).all()
+            gradient_norm = clip_gradient_norm(gradients, self.config.max_gradient_norm, may_branch)
+            finite = torch.isfinite(sums["loss/total"] + gradient_norm)
             made = finite if condition is None else finite & condition(metrics)
             step_where(self.optimiser, made, may_branch)
         return Descent(metrics | {"loss/gradient_norm": gradient_norm}, finite, made)
 
-    def _sums(self, values: Tensor) -> Tensor:
-        """Number, sum and sum of squares of values [T, B, ...] over the steps of all learners' batches, [3, ...]
-        float64."""
-        values = values.double()
-        sums = torch.stack([each.sum((0, 1)) for each in (torch.ones_like(values), values, values.square())])
-        if self._collective.size > 1:
-            self._collective.sum_([sums])
-        return sums
-
-    def _combine(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _combine(self, sums: dict[str, Tensor], gradients: list[Tensor]) -> dict[str, Tensor]:
         """Gradients, in place, and losses of the batches of all learners as if they were one batch. From here on all
         learners compute the same, to the bit."""
         if self._collective.size == 1:
             return sums
-        gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         values = torch.stack(list(sums.values()))
         with scope("peers"):
             self._collective.sum_([*gradients, values])

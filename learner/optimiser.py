@@ -63,7 +63,10 @@ def _eager(kind: type[torch.optim.Optimizer]) -> type[Any]:
     takes longer than all of torch."""
     methods = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     plain = {name: unwrap(getattr(kind, name)) for name in methods}
-    return type(kind.__name__, (kind,), {**plain, "step": torch.no_grad()(unwrap(kind.step))})
+    step: Any = torch.no_grad()(unwrap(kind.step))
+    # Else PyTorch wraps it for hooks, in more time than a step of plain gradient descent takes.
+    step.hooked = kind is _GradientDescent
+    return type(kind.__name__, (kind,), {**plain, "step": step})
 
 
 class _AdamOnCPU(torch.optim.Adam):
@@ -93,7 +96,11 @@ class _GradientDescent(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         for group in self.param_groups:
             weights = [weight for weight in group["params"] if weight.grad is not None]
-            torch._foreach_add_(weights, torch._foreach_mul([weight.grad for weight in weights], -group["lr"]))
+            gradients, rate = [weight.grad for weight in weights], group["lr"]
+            if isinstance(rate, Tensor):
+                torch._foreach_add_(weights, torch._foreach_mul(gradients, -rate))
+            else:
+                torch._foreach_add_(weights, gradients, alpha=-rate)
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
@@ -162,8 +169,8 @@ def linear_decay(step: float, total_steps: float) -> float:
 
 
 @torch.no_grad()
-def clip_gradient_norm(parameters: Iterable[Tensor], max_norm: float, may_branch: bool = False) -> Tensor:
-    """Scale all gradients by min(1, max_norm / norm) in place, with norm the L2 norm of all of them as one vector.
+def clip_gradient_norm(gradients: list[Tensor], max_norm: float, may_branch: bool = False) -> Tensor:
+    """Scale gradients by min(1, max_norm / norm) in place, with norm the L2 norm of all of them as one vector.
 
     Returns the norm before clipping, a scalar tensor on the device of the gradients, which is not waited for.
 
@@ -172,8 +179,8 @@ def clip_gradient_norm(parameters: Iterable[Tensor], max_norm: float, may_branch
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be greater than 0, got {max_norm}")
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+    norms = torch._foreach_norm(gradients)
+    norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
     scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
     # Where the host may read it (``may_branch``), a scale of 1 saves the product.
     if not may_branch or scale < 1:

@@ -233,7 +233,7 @@ class RolloutActor:
                 config.rollout_length, config.num_streams, self.spec, agent.core.state_size, config.final_observations
             )
             if inference is None:
-                self._policy = LocalPolicy(agent.to(device), config.columns)
+                self._policy = LocalPolicy(agent.to(device), config.columns, online=config.rollout_length == 1)
                 if weights_of is not None:
                     for own, known in zip(agent.parameters(), weights_of.parameters(), strict=True):
                         own.data = known.data

@@ -57,8 +57,15 @@ class OptimiserSteps(Protocol):
     ) -> Descent:
         """By the gradient of the losses of a batch that began with a carry, summed over its steps, or their mean."""
 
-    def apply(self, sums: dict[str, Tensor], steps: int, condition: StepCondition | None = None) -> Descent:
-        """By the gradients that the parameters have. ``sums``: the loss/total and the metrics, over ``steps`` steps."""
+    def apply(
+        self,
+        sums: dict[str, Tensor],
+        steps: int,
+        condition: StepCondition | None = None,
+        gradients: list[Tensor] | None = None,
+    ) -> Descent:
+        """By the gradients that the parameters have. ``sums``: the loss/total and the metrics, over ``steps`` steps;
+        ``gradients``: the memory of all gradients, where parameters share one."""
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from r2ac.agents import Carry, ClosedForm, RolloutOutput, StepOutput
+from r2ac.agents import Carry, ClosedForm, OnlineAgent, RolloutOutput, StepOutput
 from r2ac.agents.scopes import scope
+from r2ac.kernels import native_online
 from r2ac.learner.algorithms.actor_critic import ActorCritic
 from r2ac.learner.algorithms.algorithm import Descent, Losses, UpdateContext
 from r2ac.learner.config import LearnerConfig
@@ -39,12 +40,8 @@ from r2ac.learner.rollout import Rollout
 class _Step:
     """What an update learns of the step of each stream."""
 
-    gradients: Tensor
-    """g_t by all parameters as one vector, [B, P]."""
-    error: Tensor
-    """delta_t, [B]."""
-    entropy: Tensor
-    """[B]."""
+    sums: Tensor
+    """Over the streams: 0.5 delta^2, |delta|, the entropy, the scale of the step, [4]."""
     carry: Carry
     """After the step."""
 
@@ -61,10 +58,16 @@ class Stream:
         sizes = [each.numel() for each in self._parameters]
         # One vector a stream: a step is then a few operations, not some for each parameter.
         self._traces = self._parameters[0].new_zeros(context.num_streams, sum(sizes))
+        self._gradient = self._parameters[0].new_zeros(sum(sizes))
         parts = zip(self._traces.split(sizes, dim=1), self._parameters, strict=True)
         self.traces: Sequence[Tensor] = [part.unflatten(1, each.shape) for part, each in parts]
-        self._closed_form = ClosedForm(context.agent) if ClosedForm.fits(context.agent) else None
-        core = context.agent.core
+        self.costs = 1.0, context.config.baseline_cost, context.config.entropy_cost
+        """The weights of log probability, value and entropy in what is wanted of a step."""
+        agent = context.agent
+        self._closed_form = ClosedForm(agent) if ClosedForm.fits(agent) else None
+        fits = context.config.sensitivity_storage == "float32" and OnlineAgent.fits(agent)
+        self._kernels = OnlineAgent(agent) if fits else None
+        core = agent.core
         recurrent = core.recurrent_parameters if core.uses_rtrl else ()
         self._recurrent = [next(i for i, own in enumerate(self._parameters) if own is each) for each in recurrent]
 
@@ -75,29 +78,25 @@ class Stream:
 
     def objective(self, output: StepOutput, action: Tensor, sign: Tensor) -> tuple[Tensor, Tensor]:
         """What is wanted of a step, whose gradient the traces gather, and the policy's entropy: [B] each."""
-        config, actions = self._context.config, output.actions
-        entropy = actions.entropy(output.logits)
-        wanted = actions.log_prob(output.logits, action) + config.baseline_cost * output.value
-        return wanted + config.entropy_cost * sign * entropy, entropy
+        policy_cost, baseline_cost, entropy_cost = self.costs
+        entropy = output.actions.entropy(output.logits)
+        wanted = policy_cost * output.actions.log_prob(output.logits, action) + baseline_cost * output.value
+        return wanted + entropy_cost * sign * entropy, entropy
 
     def update(self, batch: Rollout[Tensor], carry: Carry) -> tuple[Carry, Descent]:
         """An update by one step of each stream. Raises ValueError for rollouts of more than one step."""
         if batch.length != 1:
             raise ValueError(f"this algorithm learns after each step: rollout_length must be 1, not {batch.length}")
         # The state that the actor had: with one step a rollout it is the learner's own, but for a stream that is new.
-        carry = replace(carry, state=batch.first_state.to(carry.state.dtype))
+        carry = Carry(batch.first_state.to(carry.state.dtype), carry.traces)
         take = self._by_autograd if self._closed_form is None else self._in_closed_form
-        step = take(batch, carry)
-        with scope("losses"):
-            scale = self._gather(batch, step.gradients, step.error)
-        error, entropy = step.error, step.entropy
-        sums = {
-            "loss/total": 0.5 * error.square().sum(),
-            "loss/td_error": error.abs().sum(),
-            "loss/entropy": entropy.sum(),
-            "learner/step_scale": scale.sum(),
-        }
-        descent = self._context.optimise.apply(sums, batch.batch_size)
+        step = (take if self._kernels is None else self._by_kernel)(batch, carry)
+        sums = dict(zip(("loss/total", *self.metrics), step.sums.unbind(), strict=True))
+        if self._parameters[0].grad is None:
+            parts = self._gradient.split([each.numel() for each in self._parameters])
+            for parameter, part in zip(self._parameters, parts, strict=True):
+                parameter.grad = part.view_as(parameter)
+        descent = self._context.optimise.apply(sums, batch.batch_size, gradients=[self._gradient])
         self._forget_unless(descent.finite, batch.stream)
         return step.carry, descent
 
@@ -132,7 +131,7 @@ class Stream:
                 gradients, by_state = list(found[:-1]), found[-1].diagonal().mT
             vector = self._with_boundary(gradients, by_state, carry)
         carry = core.advance(output.core_input.detach()[None], replace(carry, state=state.detach()), batch.is_first[:1])
-        return _Step(vector, error, entropy.detach(), carry)
+        return _Step(self._gather(batch, vector, error, entropy.detach()), carry)
 
     def _in_closed_form(self, batch: Rollout[Tensor], carry: Carry) -> _Step:
         """The same by formulas of the agent's layers; autograd has the distribution of the actions alone."""
@@ -147,9 +146,38 @@ class Stream:
             gradients = [found.by_parameters[each] for each in self._parameters]
             vector = self._with_boundary(gradients, found.by_state, carry)
         core = self._closed_form.core
-        return _Step(
-            vector, error, entropy.detach(), core.advance_by(found.linear, output.core_input, carry, output.state)
-        )
+        carry = core.advance_by(found.linear, output.core_input, carry, output.state)
+        return _Step(self._gather(batch, vector, error, entropy.detach()), carry)
+
+    @torch.no_grad()
+    def _by_kernel(self, batch: Rollout[Tensor], carry: Carry) -> _Step:
+        """The same by one kernel, from what the core is given to the gradients."""
+        assert self._kernels is not None
+        agent, config, kernels = self._context.agent, self._context.config, self._kernels
+        dtype, final, truncated = carry.state.dtype, batch.final_observation, batch.truncated
+        decays = config.discount, config.discount * config.trace_lambda
+        bound = config.step_bound * float(self._learning_rate())
+        with scope("core"):
+            state, sums = native_online.learn(
+                kernels.layers,
+                kernels.skip,
+                carry.state.new_tensor((*decays, *self.costs, bound, self._context.collective.size)),
+                kernels.action_sizes,
+                batch.observation.to(dtype),
+                None if final is None else final[0].to(dtype),
+                carry.state,
+                batch.is_first,
+                batch.reward.to(dtype),
+                batch.action[0],
+                None if batch.action_mask is None else batch.action_mask[0],
+                None if truncated is None else truncated[0],
+                self._traces,
+                agent.policy.weight.requires_grad,
+                carry.traces[0] if carry.traces else None,
+                batch.stream,
+                self._gradient,
+            )
+        return _Step(sums, Carry(state, carry.traces))
 
     def _with_boundary(self, gradients: list[Tensor], by_state: Tensor, carry: Carry) -> Tensor:
         """The gradients of the streams, [B, ...] of each parameter, with what came before the step: as one, [B, P]."""
@@ -159,8 +187,9 @@ class Stream:
         return torch.cat([gradient.flatten(1) for gradient in gradients], dim=1)
 
     @torch.no_grad()
-    def _gather(self, batch: Rollout[Tensor], gradients: Tensor, error: Tensor) -> Tensor:
-        """Take the gradients into the traces and give the parameters theirs; returns the scales of the steps, [B]."""
+    def _gather(self, batch: Rollout[Tensor], gradients: Tensor, error: Tensor, entropy: Tensor) -> Tensor:
+        """Take the gradients of the streams, [B, P], into the traces, and from these those of the parameters; returns
+        the sums of a step."""
         config, streams = self._context.config, batch.stream
         fade = config.discount * config.trace_lambda * (~batch.is_first[0]).to(error.dtype)
         traces = torch.addcmul(gradients, self._traces[streams], fade.unsqueeze(1))
@@ -169,10 +198,8 @@ class Stream:
         bound = config.step_bound * self._learning_rate() * error.abs().clamp_min(1) * size
         scale = 1 / bound.clamp_min(1)
         shares = -scale * error / (len(error) * self._context.collective.size)
-        parts = (shares @ traces).split([each.numel() for each in self._parameters])
-        for parameter, part in zip(self._parameters, parts, strict=True):
-            parameter.grad = part.view_as(parameter)
-        return scale
+        torch.mv(traces.mT, shares, out=self._gradient)
+        return torch.stack((0.5 * error.square(), error.abs(), entropy, scale)).sum(1)
 
     def _learning_rate(self) -> Tensor | float:
         config = self._context.config

@@ -118,7 +118,7 @@ def test_mlp() -> None:
         ((3, 24, 24), "patch", "PatchEncoder", 12 + 1),
         ((6,), "auto", "MLPEncoder", 12 + 1),
         ((6,), "mlp", "MLPEncoder", 12 + 1),
-        ((6,), "none", "_NoEncoder", 6 + 1),
+        ((6,), "none", "NoEncoder", 6 + 1),
     ],
 )
 def test_the_observation_chooses_the_encoder(shape: tuple[int, ...], encoder: Any, kind: str, core_input: int) -> None:

@@ -99,7 +99,7 @@ def test_a_wait_is_named_by_its_line(module: Modules, session: Any, monkeypatch:
 
     monkeypatch.setattr(learner_module, "clip_gradient_norm", waits)
     lines = Path(learner_module.__file__).read_text().splitlines()
-    (number,) = (n for n, line in enumerate(lines, start=1) if "clip_gradient_norm(self" in line)
+    (number,) = (n for n, line in enumerate(lines, start=1) if "= clip_gradient_norm(" in line)
     found = failures(session, module("gpu_checks.updates").check_waits)
     assert any(failure.startswith(f"adam: learner/learner.py:{number} waits for the GPU") for failure in found)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2ac.agents import Agent
+from r2ac.agents import Agent, OnlineAgent
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.learner import Rollout
 
@@ -64,10 +64,12 @@ class Policy:
 
 
 class LocalPolicy(Policy):
-    """A copy of the agent in this process; computes in :meth:`answer`, on the agent's device."""
+    """A copy of the agent in this process; computes in :meth:`answer`, on the agent's device. ``online``: by kernels
+    where they fit, as an agent that learns after each step."""
 
-    def __init__(self, agent: Agent, columns: Sequence[slice]) -> None:
+    def __init__(self, agent: Agent, columns: Sequence[slice], online: bool = False) -> None:
         self._agent, self._columns = agent.eval(), columns
+        self._act = OnlineAgent(agent).act if online and OnlineAgent.fits(agent) else agent.act
         self._device = next(agent.parameters()).device
         # Of each group of streams: the core's states, and the steps of the rollout as tensors over its memory.
         sizes = [each.stop - each.start for each in columns]
@@ -90,5 +92,5 @@ class LocalPolicy(Policy):
 
     def answer(self, group: int, t: int) -> None:
         inputs = {name: steps[t].to(self._device) for name, steps in self._steps[group].items()}
-        logits, self._states[group] = self._agent.act(state=self._states[group], **inputs)
+        logits, self._states[group] = self._act(state=self._states[group], **inputs)
         self._logits[group][t].copy_(logits)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import os
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 
@@ -56,8 +57,15 @@ class RolloutLayout:
 
     def nbytes(self) -> int:
         """Bytes of a rollout, each array's rounded up to whole lines of the cache."""
-        each = self.arrays().values()
-        return sum(_rounded(math.prod(shape) * np.dtype(dtype).itemsize) for shape, dtype in each)
+        shape, dtype, start = list(self._places.values())[-1]
+        return start + _nbytes(shape, dtype)
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[tuple[int, ...], type[np.generic], int]]:
+        """Shape and dtype of each array, and where it begins in the memory of a rollout."""
+        arrays = self.arrays()
+        starts = accumulate((_nbytes(*each) for each in arrays.values()), initial=0)
+        return {name: (*each, start) for (name, each), start in zip(arrays.items(), starts, strict=False)}
 
     def empty(self) -> Rollout[np.ndarray]:
         """A rollout in memory of this process, with nothing in it yet."""
@@ -65,16 +73,13 @@ class RolloutLayout:
 
     def over(self, memory: np.ndarray) -> Rollout[np.ndarray]:
         """A rollout whose arrays are views of ``memory``, uint8, of :meth:`nbytes` bytes."""
-        views: dict[str, Any] = {}
-        start = 0
-        for name, (shape, dtype) in self.arrays().items():
-            views[name] = np.ndarray(shape, dtype, memory, start)
-            start += _rounded(views[name].nbytes)
-        return Rollout(**views)
+        places = self._places
+        return Rollout(**{name: np.ndarray(shape, dtype, memory, at) for name, (shape, dtype, at) in places.items()})
 
 
-def _rounded(nbytes: int) -> int:
-    return -(-nbytes // _ALIGNMENT) * _ALIGNMENT
+def _nbytes(shape: tuple[int, ...], dtype: type[np.generic]) -> int:
+    """Of an array, rounded up to whole lines of the cache."""
+    return -(-math.prod(shape) * np.dtype(dtype).itemsize // _ALIGNMENT) * _ALIGNMENT
 
 
 @dataclass(frozen=True)

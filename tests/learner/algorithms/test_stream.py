@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from r2ac.agents import ClosedForm
+from r2ac.agents import ClosedForm, OnlineAgent
 from r2ac.learner import Learner
 from tests.learner.algorithms.test_ppo import on_policy
 from tests.learner.test_learner import Stream, close, make_learner, make_stream, weights, with_time_limits
@@ -67,11 +67,13 @@ def forward_view(learner: Learner, stream: Stream, prediction: bool) -> list[Ten
 @pytest.mark.parametrize("algorithm", ["stream", "td"])
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("limits", [False, True])
-@pytest.mark.parametrize("written_out", [False, True])
+@pytest.mark.parametrize("way", ["autograd", "closed form", "kernel"])
 def test_the_steps_sum_up_to_those_of_the_forward_view(
-    algorithm: str, batch: int, limits: bool, written_out: bool, monkeypatch: pytest.MonkeyPatch
+    algorithm: str, batch: int, limits: bool, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ClosedForm, "fits", lambda agent: written_out)
+    if way != "kernel":
+        monkeypatch.setattr(ClosedForm, "fits", lambda agent: way == "closed form")
+        monkeypatch.setattr(OnlineAgent, "fits", lambda agent: False)
     stream = make_stream(STEPS, batch, seed=4)
     if limits:
         stream = with_time_limits(stream)
