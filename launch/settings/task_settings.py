@@ -101,6 +101,7 @@ _WALK = {
     "discount": 0.9,
     "gae_lambda": 0.3,
     "learning_rate": 2e-3,
+    "entropy_cost": 0.02,
     "entropy_schedule": "linear",
 }
 """First the many small penalties count, later the one large reward. A short horizon keeps the chance of the last choice
