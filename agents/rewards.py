@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from r2ac.agents.moments import fresh_moments, merge_
+from r2ac.agents.moments import fresh_moments, merged
 
 
 class RewardTransform(nn.Module):
@@ -43,5 +43,5 @@ class RewardTransform(nn.Module):
         """Take discounted returns, by their number, sum and sum of squares, [3] float64, into the deviation, without
         waiting for the device."""
         assert self.deviation is not None
-        merge_(self.moments, sums)
+        self.moments.copy_(merged(self.moments, sums))
         self.deviation.copy_((self.moments[2] + 1e-8).sqrt())

@@ -239,15 +239,10 @@ def _constant_or_ready(name: str, tensor: Tensor, shape: tuple[int, ...], dtype:
 
 
 def call(
-    name: str,
-    arrays: Sequence[Tensor | None],
-    sizes: Sequence[int],
-    work: int,
-    layers: Sequence[Tensor | None] = (),
-    dtype: torch.dtype | None = None,
+    name: str, arrays: Sequence[Tensor | None], sizes: Sequence[int], work: int, layers: Sequence[Tensor | None] = ()
 ) -> None:
-    """Call a function of native.cpp for a dtype, by default that of the first array; None is given as a null pointer.
-    ``layers`` come before the arrays, as one array of pointers."""
+    """Call a function of native.cpp for the dtype of the first array; None is given as a null pointer. ``layers`` come
+    before the arrays, as one array of pointers."""
     found = functions()
     if isinstance(found, str):
         raise RuntimeError(f"no native kernels: {found}")
@@ -257,4 +252,4 @@ def call(
         addresses = [None if layer is None else layer.data_ptr() for layer in layers]
         pointers.insert(0, (ctypes.c_void_p * len(layers))(*addresses))
     threads = torch.get_num_threads() if work > GRAIN else 1
-    found[name, dtype or arrays[0].dtype](*pointers, *sizes, threads)
+    found[name, arrays[0].dtype](*pointers, *sizes, threads)

@@ -6,7 +6,7 @@
 
 namespace {
 
-// moments: number, mean and variance, [3, width] as doubles (r2ac.agents.moments.merge_). What is not finite counts as 0.
+// moments: number, mean and variance, [3, width] as doubles (r2ac.agents.moments.merged). What is not finite counts as 0.
 template <class Real>
 void merge(const Real* values, double* moments, Real* mean, Real* deviation, Size rows, Size width) {
     for (Size i = 0; i < width; ++i) {
@@ -37,8 +37,8 @@ void observe_vectors(
 // The returns of the streams so far, [R], go on by a reward each, and those of the batch join the moments.
 template <class Real>
 void observe_returns(
-    const float* rewards, const bool* begins, const Size* streams, float* returns, const double* discount,
-    double* moments, Real* deviation, Size batch, int) {
+    Real* deviation, const float* rewards, const bool* begins, const Size* streams, float* returns,
+    const double* discount, double* moments, Size batch, int) {
     std::vector<Real> values(batch);
     for (Size b = 0; b < batch; ++b) {
         const float reward = std::isfinite(rewards[b]) ? rewards[b] : 0.0f;

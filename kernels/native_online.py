@@ -45,15 +45,15 @@ def observe_returns(
     deviation, a scalar, as `r2ac.learner.returns` does."""
     (batch,) = rewards.shape
     given = (
+        ready("deviation", deviation, (), deviation.dtype),
         ready("rewards", rewards, (batch,), torch.float32),
         ready("begins", begins, (batch,), torch.bool),
         different_rows(streams, returns.shape[0], batch),
         _in_place("returns", returns, (), torch.float32),
         torch.tensor(discount, dtype=torch.float64),
         ready("moments", moments, (3,), torch.float64),
-        ready("deviation", deviation, (), deviation.dtype),
     )
-    call("observe_returns", given, (batch,), work=0, dtype=deviation.dtype)
+    call("observe_returns", given, (batch,), work=0)
 
 
 def act(

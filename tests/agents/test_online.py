@@ -94,8 +94,14 @@ def test_updates_by_kernels_are_those_by_formulas(
 def test_actions_by_kernels_are_the_agents(settings: dict[str, Any]) -> None:
     agent = make_agent(DiscreteActions(3), **settings)
     observation, reward, state = (torch.randn(shape).double() for shape in ((2, SIZE), (2,), (2, 5)))
-    shown = 9 * observation, 3 * reward, torch.tensor([False, True]), state, None, torch.rand(2, 3) < 0.7
-    torch.testing.assert_close(OnlineAgent(agent).act(*shown), agent.act(*shown))
+    shown = {
+        "observation": 9 * observation,
+        "reward": 3 * reward,
+        "is_first": torch.tensor([False, True]),
+        "state": state,
+    }
+    mask = torch.rand(2, 3) < 0.7
+    torch.testing.assert_close(OnlineAgent(agent).act(**shown, action_mask=mask), agent.act(mask, **shown))
 
 
 def test_it_fits_agents_all_of_whose_layers_it_knows() -> None:

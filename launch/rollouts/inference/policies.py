@@ -64,8 +64,7 @@ class Policy:
 
 
 class LocalPolicy(Policy):
-    """A copy of the agent in this process; computes in :meth:`answer`, on the agent's device. ``online``: by kernels
-    where they fit, as an agent that learns after each step."""
+    """A copy of the agent here; computes in :meth:`answer`, on its device, and if ``online`` by kernels that fit it."""
 
     def __init__(self, agent: Agent, columns: Sequence[slice], online: bool = False) -> None:
         self._agent, self._columns = agent.eval(), columns
