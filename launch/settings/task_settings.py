@@ -127,7 +127,7 @@ TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "memory/parity vectors": {**_PARITY, "total_steps": 100_000},
     "memory/key_to_door vectors": {"readout_size": 128, "input_scale": 0.3, "n_epochs": 6, "total_steps": 1_500_000},
     "memory/chain vectors": _LONG_DELAY,
-    "memory/passive_tmaze vectors": _WALK,
+    "memory/passive_tmaze vectors": {**_WALK, "total_steps": 3_000_000},
     "memory/* vectors": {**_GATES, "total_steps": 1_500_000},
     "memory/repeat_previous pixels": {**_RECALL, **_PICTURES},
     "memory/copy pixels": {**_RECALL, **_PICTURES},
