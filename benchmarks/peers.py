@@ -6,21 +6,18 @@
 The peers are sb3-contrib's RecurrentPPO (`sb3`) and RLlib's PPO with `use_lstm` (`rllib`). Trainings run one after
 another, one thread a process. A training ends when the mean return of the last 100 episodes (Pendulum: 20) is that of a
 solved task, or when its steps or its minutes of processors are used up; r2ac's also after the budget of the task's own
-settings. Times begin with the process, imports included. The processors' seconds, user and system, are those of all
-its processes: for RLlib with the services of Ray, which it starts even without actors.
+settings. Times begin with the process. Processors' seconds, user and system, are those of all its processes: for RLlib
+with the services of Ray, which it starts even without actors.
 
-The same for all: the task, its observations, 64 recurrent units, 64 units of an ordinary layer. Different:
-
-- r2ac's core is that of the task's settings, or torch's LSTM, and reads the last reward too; sb3 has one LSTM for the
-  policy and one for the values, RLlib one for both. So the numbers of parameters differ; they are printed.
-- Each peer has the settings that its documentation suggests: sb3 its defaults and 8 environments of 128 steps, RLlib
-  those of its example of an LSTM (`prev_actions_prev_rewards`, 4,000 steps an update, BPTT over 20) and 8 environments.
-- `-matched` has r2ac's learning rate, falling linearly, its epochs, discount, lambda and entropy bonus for the task,
-  with 16 environments of 128 steps, minibatches of 512, and BPTT over 128 steps (RLlib: 64), longer than an episode.
-  r2ac's rollouts have 10 steps in the T-maze, 32 in RepeatPrevious, and as many as is said in `r2ac-lstm-64`.
-
-`pendulum` and `pendulum-hidden` are Gymnasium's Pendulum-v1 with and without the angular velocity in the observation.
-There sb3 has RL Zoo's settings of PPO; nothing is matched.
+The same for all: the task, its observations, 64 recurrent units, 64 units of an ordinary layer. Different: r2ac's core
+is that of the task's settings, or torch's LSTM, and reads the last reward too; sb3 has one LSTM for the policy and one
+for the values, RLlib one for both. The settings of the peers are those that their documentation suggests: of sb3 its
+defaults, with 8 environments of 128 steps, of RLlib those of its example of an LSTM (`prev_actions_prev_rewards`: 4,000
+steps an update, BPTT over 20), with 8 environments. `-matched` has r2ac's learning rate, falling linearly, its epochs,
+discount, lambda and entropy bonus for the task, with 16 environments of 128 steps, minibatches of 512, and BPTT over
+128 steps (RLlib: 64), longer than an episode. r2ac's rollouts have 10 steps in the T-maze, 32 in RepeatPrevious, and 64
+in `r2ac-lstm-64`. `pendulum` and `pendulum-hidden` are Gymnasium's Pendulum-v1 with and without the angular velocity;
+there sb3 has RL Zoo's settings of PPO, and nothing is matched.
 """
 
 from __future__ import annotations
@@ -103,15 +100,13 @@ def make_environment(task: str) -> gymnasium.Env:
     from r2ac.envs.popgym import PreviousAction
     from r2ac.envs.single import as_vector
 
-    name = task.removeprefix("popgym/")
-    return PreviousAction(as_vector(gymnasium.make(f"popgym-{name}-v0", disable_env_checker=True)))
+    return PreviousAction(as_vector(gymnasium.make(f"{task.replace('/', '-')}-v0", disable_env_checker=True)))
 
 
 def write_line(metrics: Path, steps: int, parameters: int, returns: list[float]) -> None:
     """A line in the names of r2ac's `metrics.jsonl`: the returns are those of the episodes since the last one."""
     row: dict[str, float] = {"env_steps": steps, "learner/parameters": parameters, "episodes": len(returns)}
-    if returns:
-        row["episode_return"] = float(np.mean(returns))
+    row["episode_return"] = float(np.mean(returns)) if returns else 0
     with metrics.open("a") as file:
         file.write(json.dumps(row) + "\n")
 
@@ -165,22 +160,17 @@ def train_rllib(task: str, matched: bool, steps: int, seed: int, metrics: Path) 
             "train_batch_size": 16 * 128,
             "minibatch_size": 512,
         }
-    model = DefaultModelConfig(
-        use_lstm=True, lstm_cell_size=UNITS, max_seq_len=length, fcnet_hiddens=[UNITS], vf_share_layers=True
-    )
+    model = DefaultModelConfig(use_lstm=True, lstm_cell_size=UNITS, max_seq_len=length, fcnet_hiddens=[UNITS])
     config = PPOConfig().environment("task").rl_module(model_config=model).debugging(seed=seed).training(**settings)
     config.env_runners(num_env_runners=0, num_envs_per_env_runner=envs)
     config.callbacks(on_episode_end=lambda *, episode, **more: ended.append(episode.get_return()))
     ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
-    algorithm = config.build_algo()
+    algorithm: Any = config.build_algo()
     parameters, done = sum(each.numel() for each in algorithm.get_module().parameters()), 0
     while done < steps:
         done = int(algorithm.train()["env_runners"]["num_env_steps_sampled_lifetime"])
         write_line(metrics, done, parameters, ended)
         ended.clear()
-
-
-TRAIN = {"sb3": train_sb3, "rllib": train_rllib}
 
 
 class Outcome(NamedTuple):
@@ -209,15 +199,15 @@ def kill(process: subprocess.Popen) -> None:
     """Ends a process and its descendants."""
     import psutil
 
-    with suppress(psutil.NoSuchProcess):
-        for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-            with suppress(psutil.NoSuchProcess):
-                each.kill()
+    tree = [] if process.poll() is not None else psutil.Process(process.pid).children(recursive=True)
+    for each in [*tree, process]:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
     process.wait()
 
 
 def follow(command: list[str], metrics: Path, task: Task, steps: int, minutes: float) -> Outcome:
-    """Runs a training until the task is solved or the budget is used up. Exits where it fails."""
+    """Runs a training until the task is solved or the budget is used up. Exits where it fails or writes no line."""
     log, began = metrics.parent.with_suffix(".log"), time.monotonic()
     read, returns, mean, used, first, last = 0, list[float](), float("nan"), 0.0, (0, 0.0), dict[str, Any]()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -232,17 +222,16 @@ def follow(command: list[str], metrics: Path, task: Task, steps: int, minutes: f
             lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
             for last in map(json.loads, lines[read:]):
                 first = first if first[0] else (last["env_steps"], used)
-                returns += last["episodes"] * [last["episode_return"]] if last.get("episodes") else []
+                returns += last.get("episodes", 0) * [last.get("episode_return")]
                 mean = float(np.mean(returns[-task.window :])) if returns else mean
                 solved = solved or (len(returns) >= task.window and mean >= task.solved)
             read = len(lines)
-        if ended and process.returncode:
-            raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text()[-2000:]}")
+        if not last or (ended and process.returncode):
+            raise SystemExit(f"{' '.join(command)} came to no result:\n{log.read_text()[-2000:]}")
     finally:
         kill(process)
     rate = (last["env_steps"] - first[0]) / (used - first[1]) if used > first[1] else float("nan")
-    seconds = time.monotonic() - began
-    return Outcome(last["learner/parameters"], rate, solved, last["env_steps"], seconds, used, mean)
+    return Outcome(last["learner/parameters"], rate, solved, last["env_steps"], time.monotonic() - began, used, mean)
 
 
 def command_of(peer: str, task: str, seed: int, steps: int, environments: Path, folder: Path) -> list[str]:
@@ -262,8 +251,7 @@ def install(folder: Path, peers: list[str]) -> None:
     for peer in peers:
         subprocess.run([sys.executable, "-m", "venv", str(folder / peer)], check=True)
         for packages in (PACKAGES[peer][:1], PACKAGES[peer]):
-            python = str(folder / peer / "bin" / "python")
-            subprocess.run([python, "-m", "pip", "install", *packages], check=True)
+            subprocess.run([folder / peer / "bin" / "python", "-m", "pip", "install", *packages], check=True)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -304,9 +292,8 @@ def main() -> None:
     elif own.command == "run":
         run(own)
     else:
-        TRAIN[own.peer.removesuffix("-matched")](
-            own.task, own.peer.endswith("-matched"), own.steps, own.seed, own.metrics
-        )
+        train = train_sb3 if own.peer.startswith("sb3") else train_rllib
+        train(own.task, own.peer.endswith("-matched"), own.steps, own.seed, own.metrics)
 
 
 if __name__ == "__main__":
