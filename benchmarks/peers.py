@@ -3,21 +3,21 @@
     python benchmarks/peers.py install peers                # one virtual environment each, under the folder `peers`
     python benchmarks/peers.py run --environments peers --tasks memory/tmaze popgym/RepeatPreviousEasy
 
-The peers are sb3-contrib's RecurrentPPO (`sb3`) and RLlib's PPO with `use_lstm` (`rllib`). Trainings run one after
-another, one thread a process. A training ends when the mean return of the last 100 episodes (Pendulum: 20) is that of a
-solved task, or when its steps or its minutes of processors are used up; r2ac's also after the budget of the task's own
-settings. Times begin with the process. Processors' seconds, user and system, are those of all its processes: for RLlib
-with the services of Ray, which it starts even without actors.
+The peers are sb3-contrib's RecurrentPPO (`sb3`), RLlib's PPO with `use_lstm` (`rllib`) and memorax' PPO with an LSTM,
+with the task in JAX (`memorax`, peer_memorax.py). Trainings run one after another, with one thread (memorax: as many
+as JAX takes). A training ends when the mean return of the last 100 episodes (Pendulum: 20) is that of a solved task, or
+when its steps or its minutes of processors are used up; r2ac's also after the budget of the task's own settings. Times
+begin with the process. Processors' seconds, user and system, are those of all its processes: RLlib's with Ray's.
 
 The same for all: the task, its observations, 64 recurrent units, 64 units of an ordinary layer. Different: r2ac's core
-is that of the task's settings, or torch's LSTM, and reads the last reward too; sb3 has one LSTM for the policy and one
-for the values, RLlib one for both. The settings of the peers are those that their documentation suggests: of sb3 its
-defaults, with 8 environments of 128 steps, of RLlib those of its example of an LSTM (`prev_actions_prev_rewards`: 4,000
-steps an update, BPTT over 20), with 8 environments. `-matched` has r2ac's learning rate, falling linearly, its epochs,
-discount, lambda and entropy bonus for the task, with 16 environments of 128 steps, minibatches of 512, and BPTT over
-128 steps (RLlib: 64), longer than an episode. r2ac's rollouts have 10 steps in the T-maze, 32 in RepeatPrevious, and 64
-in `r2ac-lstm-64`. `pendulum` and `pendulum-hidden` are Gymnasium's Pendulum-v1 with and without the angular velocity;
-there sb3 has RL Zoo's settings of PPO, and nothing is matched.
+is that of the task's settings, or torch's LSTM, and reads the last reward too; sb3 and memorax have one LSTM for the
+policy and one for the values, RLlib one for both. Settings are those that a peer's documentation suggests: sb3's
+defaults, memorax' example `ppo_gru`, both with 8 environments of 128 steps, and RLlib's example of an LSTM
+(`prev_actions_prev_rewards`: 4,000 steps an update, BPTT over 20) with 8 environments. `-matched` has r2ac's learning
+rate, falling linearly, its epochs, discount, lambda and entropy bonus for the task, with 16 environments of 128 steps,
+minibatches of 512, and BPTT over 128 steps (RLlib: 64), longer than an episode. r2ac's rollouts have 10 steps in the
+T-maze, 32 in RepeatPrevious, 64 in `r2ac-lstm-64`. `pendulum` and `pendulum-hidden` are Gymnasium's Pendulum-v1 with
+and without angular velocity, for r2ac and sb3, which has RL Zoo's settings of PPO there; nothing is matched.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ import numpy as np
 PACKAGES = {
     "sb3": ("torch==2.13.0", "stable-baselines3==2.9.2", "sb3-contrib==2.9.2", "gymnasium==1.4.0", "popgym==1.0.7"),
     "rllib": ("torch==2.13.0", "ray[rllib]==2.60.0", "popgym==1.0.7"),
+    "memorax": ("memorax==1.0.1", "gymnasium==1.4.0"),
 }
 OURS = {
     "r2ac-rtrl": "",
@@ -47,7 +49,7 @@ OURS = {
     "r2ac-lstm": "--core lstm",
     "r2ac-lstm-64": "--core lstm --rollout-length 64",
 }
-PEERS = ("sb3", "sb3-matched", "rllib", "rllib-matched")
+PEERS = ("sb3", "sb3-matched", "rllib", "rllib-matched", "memorax", "memorax-matched")
 UNITS, POLL_SECONDS = 64, 0.2
 PENDULUM = (
     "gym/Pendulum-v1 --num-actors 0 --algorithm ppo --streams-per-actor 16 --rollout-length 32 --discount 0.9 "
@@ -74,16 +76,13 @@ TASKS = {
 }
 
 
-class HiddenVelocity(gymnasium.ObservationWrapper):
+class HiddenVelocity(gymnasium.wrappers.TransformObservation):
     """Pendulum without the last of its three numbers, the angular velocity."""
 
     def __init__(self, env: gymnasium.Env) -> None:
-        super().__init__(env)
         seen: Any = env.observation_space
-        self.observation_space = gymnasium.spaces.Box(seen.low[:2], seen.high[:2], dtype=np.float32)
-
-    def observation(self, observation: np.ndarray) -> np.ndarray:
-        return observation[:2]
+        shown = gymnasium.spaces.Box(seen.low[:2], seen.high[:2], dtype=np.float32)
+        super().__init__(env, lambda observation: observation[:2], shown)
 
 
 def make_environment(task: str) -> gymnasium.Env:
@@ -104,11 +103,12 @@ def make_environment(task: str) -> gymnasium.Env:
 
 
 def write_line(metrics: Path, steps: int, parameters: int, returns: list[float]) -> None:
-    """A line in the names of r2ac's `metrics.jsonl`: the returns are those of the episodes since the last one."""
+    """A line in the names of r2ac's `metrics.jsonl`; ``returns``, of the episodes since the last one, is cleared."""
     row: dict[str, float] = {"env_steps": steps, "learner/parameters": parameters, "episodes": len(returns)}
     row["episode_return"] = float(np.mean(returns)) if returns else 0
     with metrics.open("a") as file:
         file.write(json.dumps(row) + "\n")
+    returns.clear()
 
 
 def train_sb3(task: str, matched: bool, steps: int, seed: int, metrics: Path) -> None:
@@ -125,7 +125,6 @@ def train_sb3(task: str, matched: bool, steps: int, seed: int, metrics: Path) ->
 
         def _on_rollout_end(self) -> None:
             write_line(metrics, self.num_timesteps, sum(each.numel() for each in self.model.policy.parameters()), ended)
-            ended.clear()
 
     envs, settings = 8, dict[str, Any]()
     if task.startswith("pendulum"):
@@ -170,7 +169,6 @@ def train_rllib(task: str, matched: bool, steps: int, seed: int, metrics: Path) 
     while done < steps:
         done = int(algorithm.train()["env_runners"]["num_env_steps_sampled_lifetime"])
         write_line(metrics, done, parameters, ended)
-        ended.clear()
 
 
 class Outcome(NamedTuple):
@@ -292,8 +290,9 @@ def main() -> None:
     elif own.command == "run":
         run(own)
     else:
-        train = train_sb3 if own.peer.startswith("sb3") else train_rllib
-        train(own.task, own.peer.endswith("-matched"), own.steps, own.seed, own.metrics)
+        name = own.peer.removesuffix("-matched")
+        train = {"sb3": train_sb3, "rllib": train_rllib}.get(name) or import_module("peer_memorax").train_memorax
+        train(own.task, name != own.peer, own.steps, own.seed, own.metrics)
 
 
 if __name__ == "__main__":
