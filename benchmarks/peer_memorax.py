@@ -98,7 +98,9 @@ def train_memorax(task: str, matched: bool, steps: int, seed: int, metrics: Path
     while done < steps:
         key, state, seen = agent.train(key, state, UPDATES * envs * length)
         done, ended = done + UPDATES * envs * length, list[float]()
-        for rewards, ends in zip(np.asarray(seen.reward), np.asarray(seen.done), strict=True):
+        # They come step by step and stream by stream, in rows of another length.
+        by_steps = (np.asarray(each).reshape(-1, envs) for each in (seen.reward, seen.done))
+        for rewards, ends in zip(*by_steps, strict=True):
             running += rewards
             ended += running[ends].tolist()
             running[ends] = 0
