@@ -1,7 +1,7 @@
 """r2ac's PPO beside other libraries' recurrent PPO: seconds, of the clock and of processors, until a task is solved.
 
-    python benchmarks/peers.py install peers                # one virtual environment each, under the folder `peers`
-    python benchmarks/peers.py run --environments peers --tasks memory/tmaze popgym/RepeatPreviousEasy
+    python benchmarks/peers.py install .venv-peers          # a virtual environment for each peer, in this folder
+    python benchmarks/peers.py run --environments .venv-peers --tasks memory/tmaze popgym/RepeatPreviousEasy
 
 The peers are sb3-contrib's RecurrentPPO (`sb3`), RLlib's PPO with `use_lstm` (`rllib`) and memorax' PPO with an LSTM,
 with the task in JAX (`memorax`, peer_memorax.py). Trainings run one after another, with one thread (memorax: as many
@@ -275,7 +275,7 @@ def main() -> None:
     installing.add_argument("folder", type=Path)
     installing.add_argument("--peers", nargs="+", choices=PACKAGES, default=list(PACKAGES))
     running = commands.add_parser("run", help="train and print the table")
-    running.add_argument("--environments", type=Path, default=Path("peers"), help="the folder of `install`")
+    running.add_argument("--environments", type=Path, default=Path(".venv-peers"), help="the folder of `install`")
     running.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS)[:2])
     running.add_argument("--peers", nargs="+", choices=(*OURS, *PEERS), default=[*OURS, *PEERS])
     running.add_argument("--seeds", type=int, default=3, help="trainings of r2ac; each peer has one")
