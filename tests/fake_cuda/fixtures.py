@@ -31,4 +31,4 @@ def launches(monkeypatch: pytest.MonkeyPatch, fake_cuda: None) -> None:
     kernels = choice._from_modules("triton", triton_scan, triton_linear, triton_sensitivity)
     monkeypatch.setattr(choice, "_triton", lambda: kernels)
     # Fakes go by the operators, as all do that a compiler or a profiler looks at.
-    monkeypatch.setattr(import_module("r2ac.kernels.recurrence"), "_needs_operators", lambda tensor: False)
+    monkeypatch.setattr(import_module("r2ac.kernels.recurrence"), "needs_operators", lambda tensor: False)
