@@ -38,8 +38,8 @@ class OnlineAgent:
 
     @staticmethod
     def fits(agent: Agent) -> bool:
-        """Whether the kernels know all layers, and all but the policy are to be learned: an agent for which
-        :class:`ClosedForm` fits, with an eLSTM that reads the observation as it is."""
+        """Whether the kernels know all layers, and all are to be learned, but for the policy, which may be frozen: an
+        agent for which :class:`ClosedForm` fits, with an eLSTM that reads the observation as it is."""
         core = agent.core
         if not (isinstance(core, Recurrent) and core.cell_name == "elstm" and ClosedForm.fits(agent)):
             return False
@@ -47,7 +47,8 @@ class OnlineAgent:
         if not isinstance(agent.encoder, NoEncoder) or agent.instruction_encoder is not None:
             return False
         learned = all(each.requires_grad for layer in layers for each in layer.parameters())
-        return learned and kernels_for(core.bias).name == "native"
+        policy = {each.requires_grad for each in agent.policy.parameters()}
+        return learned and len(policy) == 1 and kernels_for(core.bias).name == "native"
 
     @torch.no_grad()
     def act(

@@ -116,7 +116,7 @@ def learn(
             different.
         learns_policy: whether the policy is among the learned parameters, which are else all of the layers'.
         traces: RTRL's sensitivities of all streams, changed in place likewise; None where the gradient is truncated.
-        gradient: is given that by the learned parameters, [P].
+        gradient: overwritten with that by the learned parameters, [P].
     """
     inputs, units, _, actions = sizes = _layer_sizes(layers)
     check_type(state)
@@ -142,6 +142,9 @@ def learn(
     )
     changed = _in_place("eligibility", eligibility, (width,), dtype), weight, vectors
     results = state.new_empty(batch, units), state.new_empty(4), ready("gradient", gradient, (width,), dtype)
+    learned = *layers[:7], *(layers[7:9] if learns_policy else ()), *layers[9:11]
+    if width != sum(0 if layer is None else layer.numel() for layer in learned):
+        raise ValueError(f"eligibility must have a column for each number of the layers that learn, not {width}")
     counts = batch, *sizes, skip, parts, width, learns_policy
     call("online_learn", (*given, *changed, *results), counts, work=batch * width, layers=layers)
     return results[:2]

@@ -38,7 +38,7 @@ from r2ac.learner.rollout import Rollout
 
 @dataclass(frozen=True)
 class _Step:
-    """What an update learns of the step of each stream."""
+    """The result of a step of all streams."""
 
     sums: Tensor
     """Over the streams: 0.5 delta^2, |delta|, the entropy, the scale of the step, [4]."""
@@ -154,7 +154,9 @@ class Stream:
         """The same by one kernel, from what the core is given to the gradients."""
         assert self._kernels is not None
         agent, config, kernels = self._context.agent, self._context.config, self._kernels
-        dtype, final, truncated = carry.state.dtype, batch.final_observation, batch.truncated
+        dtype, final = carry.state.dtype, batch.final_observation
+        # Without final observations such an end is like any other, as in `_td_error`.
+        truncated = None if final is None else batch.truncated
         decays = config.discount, config.discount * config.trace_lambda
         bound = config.step_bound * float(self._learning_rate())
         with scope("core"):
@@ -188,8 +190,8 @@ class Stream:
 
     @torch.no_grad()
     def _gather(self, batch: Rollout[Tensor], gradients: Tensor, error: Tensor, entropy: Tensor) -> Tensor:
-        """Take the gradients of the streams, [B, P], into the traces, and from these those of the parameters; returns
-        the sums of a step."""
+        """Add the gradients of the streams, [B, P], to the traces, and compute the parameters' gradient from these;
+        returns the sums that `_Step` has."""
         config, streams = self._context.config, batch.stream
         fade = config.discount * config.trace_lambda * (~batch.is_first[0]).to(error.dtype)
         traces = torch.addcmul(gradients, self._traces[streams], fade.unsqueeze(1))

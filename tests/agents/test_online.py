@@ -1,5 +1,6 @@
 """The kernels of agents that learn online against the agent, its closed form and autograd, in float64."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,17 @@ def test_updates_by_kernels_are_those_by_formulas(
     torch.testing.assert_close(by_kernel, by_formula, rtol=bound, atol=bound)
 
 
+def test_a_time_limit_without_a_final_observation_is_an_end() -> None:
+    actions, config = DiscreteActions(3), LearnerConfig(algorithm="stream")
+    rollout = make_rollouts(actions, np.random.default_rng(0))[0]
+    ends = replace(rollout, is_first=np.ones((2, STREAMS), dtype=bool), truncated=None, final_observation=None)
+    cut, ended = (
+        Learner(make_agent(actions), config, STREAMS, 10**6).update(each)
+        for each in (replace(ends, truncated=np.ones((1, STREAMS), dtype=bool)), ends)
+    )
+    assert cut == ended
+
+
 @pytest.mark.parametrize("settings", READ_OUTS)
 def test_actions_by_kernels_are_the_agents(settings: dict[str, Any]) -> None:
     agent = make_agent(DiscreteActions(3), **settings)
@@ -110,6 +122,7 @@ def test_it_fits_agents_all_of_whose_layers_it_knows() -> None:
     assert not OnlineAgent.fits(make_agent(BoxActions((-1.0,), (1.0,))))
     for settings in ({"core": "lru"}, {"encoder": "mlp"}, {"layer_norm": True}, {"layers": 2}):
         assert not OnlineAgent.fits(make_agent(actions, **settings)), settings
-    frozen = make_agent(actions)
-    frozen.core.requires_grad_(False)
-    assert not OnlineAgent.fits(frozen)
+    for name in ("core.input_weight", "policy.bias"):
+        partly = make_agent(actions)
+        partly.get_parameter(name).requires_grad_(False)
+        assert not OnlineAgent.fits(partly), name
