@@ -112,11 +112,12 @@ def memory_budget(config: TrainConfig[Any], spec: ObservationSpec, device: torch
 
 
 def _is_small(config: TrainConfig[Any], spec: ObservationSpec) -> bool:
-    """Whether the learner of a training without images holds some megabytes, at most some hundred."""
+    """Whether the learner of a training without images holds some megabytes, at most some hundred. Sensitivities of
+    all layers together are never small: a stream's may take tens of megabytes."""
     agent, steps = config.agent, config.batch_size * config.rollout_length
     width = max(agent.hidden_size, agent.encoder_features, agent.readout_size, *spec.shape)
     held = width * agent.layers * max(config.num_streams * agent.hidden_size, steps)
-    return len(spec.shape) == 1 and held < 2**24
+    return len(spec.shape) == 1 and held < 2**24 and agent.layer_gradient != "full"
 
 
 def saved_for_backward(learner: Learner, spec: ObservationSpec, steps: int, batch: int) -> list[int]:
