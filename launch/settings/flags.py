@@ -76,10 +76,12 @@ _read_by(truth, bool, "{true,false}", plain=False)
 @cache
 def _docstrings(module: str) -> dict[tuple[str, str], str]:
     """(class, field) -> its docstring as one line, of all classes in a module. What tyro does itself reads each class
-    anew, in half of the time that a command takes to begin, and keeps line breaks."""
-    classes = [
-        node for node in ast.walk(ast.parse(inspect.getsource(sys.modules[module]))) if isinstance(node, ast.ClassDef)
-    ]
+    anew, in half of the time that a command takes to begin, and keeps line breaks. Empty where there is no source."""
+    try:
+        source = inspect.getsource(sys.modules[module])
+    except OSError:
+        return {}
+    classes = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.ClassDef)]
     return {
         (of.name, field.target.id): " ".join(text.value.value.split())
         for of in classes
