@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import Carry, Core
-from r2ac.kernels import Traces
 
 
 class CarryStore:
@@ -102,7 +101,7 @@ class CarryStore:
         return self._carry.state.nbytes + sum(traces.nbytes(device) for traces in self._carry.traces)
 
     def _of_batch(self, streams: Tensor, state: Tensor, fresh: Tensor) -> Carry:
-        return Carry(state, tuple(Traces(each.weight, each.vectors, streams, fresh) for each in self._carry.traces))
+        return Carry(state, self._carry.traces).of_streams(streams, fresh)
 
     def _check(self, stream: np.ndarray) -> None:
         known, numbers = len(self.next_sequence), stream.tolist()

@@ -41,8 +41,8 @@ class DiscountedReturns:
 
 
 class RunningNormalisers:
-    """Takes the batches of all learners into what an agent's rewards and observations are normalised by, where they
-    are, without waiting for the device. What is not finite counts as 0."""
+    """Updates the moments by which an agent normalises rewards and observations, if it does, with the batches of all
+    learners, without waiting for the device. What is not finite counts as 0."""
 
     def __init__(self, agent: Agent, num_streams: int, discount: float, collective: Collective) -> None:
         parameter = agent.value.bias

@@ -64,7 +64,7 @@ class Policy:
 
 
 class LocalPolicy(Policy):
-    """A copy of the agent here; computes in :meth:`answer`, on its device, and if ``online`` by kernels that fit it."""
+    """A copy of the agent in this process; computes in :meth:`answer`, if ``online`` by kernels where they fit it."""
 
     def __init__(self, agent: Agent, columns: Sequence[slice], online: bool = False) -> None:
         self._agent, self._columns = agent.eval(), columns
