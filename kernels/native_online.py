@@ -40,9 +40,9 @@ def observe_returns(
     moments: Tensor,
     deviation: Tensor,
 ) -> None:
-    """Let the discounted returns of all streams, [R] float32, go on by the rewards, [B] float32, of the rows
-    ``streams``, [B] int64, of which some ``begin`` anew, [B] bool; take these into the moments, [3] float64, and the
-    deviation, a scalar, as `r2ac.learner.returns` does."""
+    """Advance the discounted ``returns`` of all streams, [R] float32, in the rows ``streams``, [B] int64, by a reward
+    each, [B] float32; where ``begins``, [B] bool, they begin again at 0. Then take these rows into the moments, [3]
+    float64, and the deviation, a scalar, as `r2ac.learner.returns` does."""
     (batch,) = rewards.shape
     given = (
         ready("deviation", deviation, (), deviation.dtype),
