@@ -75,6 +75,11 @@ class TrainingRecord:
         return f"{self.result:.3f} after {self.steps:,} steps{solved}, {self.cpu_seconds:.0f} s of the processor"
 
     @property
+    def is_solved(self) -> bool:
+        """Whether the threshold was reached, and the trained agent has not lost it again."""
+        return self.solved is not None and self.threshold is not None and self.result >= self.threshold
+
+    @property
     def result(self) -> float:
         """The evaluation, or without one the end of the curve; NaN where there is neither."""
         if self.evaluation is not None:

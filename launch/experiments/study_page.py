@@ -117,7 +117,7 @@ def _cell(experiment: Experiment, records: Sequence[TrainingRecord] | None) -> s
     text = _estimate([score_of(experiment, record) for record in records])
     if records[0].threshold is None:
         return text
-    solved = [record.solved for record in records if record.solved is not None]
+    solved = [record.solved for record in records if record.solved is not None and record.is_solved]
     text += f"<br>{len(solved)} of {len(records)}"
     if solved:
         text += f": {short_count(median(s for s, _ in solved))} steps, {median(s for _, s in solved):.0f} s"
@@ -155,7 +155,7 @@ def _checked(experiment: Experiment, claim: Claim, cells: Cells) -> str:
         )
         return f"- {claim.text}: {_verdict(above >= claim.at_least)} ({above} of {len(tasks)}{so_far})."
     if claim.measure == "solved":
-        scores = {task: mean(record.solved is not None for record in records) for task, records in own.items()}
+        scores = {task: mean(record.is_solved for record in records) for task, records in own.items()}
     worst = min(scores, key=lambda task: scores[task])
     return f"- {claim.text}: {_verdict(scores[worst] >= claim.at_least)} (least: {scores[worst]:.2f}, {worst}{so_far})."
 
@@ -178,7 +178,7 @@ def _cost(experiment: Experiment, cells: Cells) -> str:
     }[experiment.score]
     if experiment.score in ("return", "unit"):
         of = f"of {experiment.episodes} held-out episodes" if experiment.episodes else "of the last training episodes"
-        judged += f" {of}, mean and 95 % bootstrap interval over seeds; seeds that solved it, median steps and seconds"
+        judged += f" {of}, mean and 95 % bootstrap interval over seeds; seeds that solved it to the end, median steps and seconds"
     return f"{judged}. {len(records)} trainings, {hours:.2f} CPU hours; {with_what}; {when}."
 
 
@@ -226,7 +226,7 @@ def _over_labels(experiment: Experiment, cells: Cells) -> _Points:
         numbers = [float(match[2]) for match in matches if match]
         panel, line = (match[1] + match[3] if match else label for match, label in zip(matches, place, strict=True))
         if experiment.figure_y == "solved":
-            values = [float(record.solved is not None) for record in records]
+            values = [float(record.is_solved) for record in records]
         else:
             values = [score_of(experiment, record) for record in records]
         if numbers:
