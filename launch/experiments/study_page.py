@@ -178,7 +178,7 @@ def _cost(experiment: Experiment, cells: Cells) -> str:
     }[experiment.score]
     if experiment.score in ("return", "unit"):
         of = f"of {experiment.episodes} held-out episodes" if experiment.episodes else "of the last training episodes"
-        judged += f" {of}, mean and 95 % bootstrap interval over seeds; seeds that solved it to the end, median steps and seconds"
+        judged += f" {of}, mean and 95 % bootstrap interval over seeds; seeds that solved it, median steps and seconds"
     return f"{judged}. {len(records)} trainings, {hours:.2f} CPU hours; {with_what}; {when}."
 
 
