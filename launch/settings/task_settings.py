@@ -95,11 +95,12 @@ is nothing, unless its gate opens for the cue."""
 
 _WALK = {
     **_LONG_DELAY,
-    "input_scale": 1.0,
+    "input_scale": 3.0,
     "normalise_observations": True,
     "normalise_rewards": True,
     "discount": 0.0,
     "learning_rate": 2e-3,
+    "entropy_cost": 0.006,
     "entropy_schedule": "linear",
     "total_steps": 1_500_000,
 }
