@@ -201,6 +201,9 @@ def _draw(experiment: Experiment, cells: Cells) -> Figure:
         axes.set_xlabel(experiment.figure or "environment steps")
         axes.grid(color="#e6e6e6", lw=0.6)
         axes.spines[["top", "right"]].set_visible(False)
+        if experiment.figure_y == "solved":
+            axes.set_ylim(-0.05, 1.05)
+            axes.set_ylabel("seeds that solve it", fontsize=8)
         if experiment.figure:
             axes.set_xscale("log")
             axes.set_xticks(sorted({float(number) for x, *_ in panel.values() for number in x}))
