@@ -5,7 +5,7 @@
 
 Every training has 64 streams in all and batches of 64 rollouts of 10 steps: an update of 640 steps, of all learners.
 Processor time is what the kernel counts for each process (user and system), so that what else runs on the machine
-matters little. Wall-clock figures are shown to tell who waited.
+matters little. The wall clock shows which process waits.
 """
 
 from __future__ import annotations
