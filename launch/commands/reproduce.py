@@ -71,8 +71,8 @@ def _list(arguments: ReproduceArguments, console: Console) -> int:
     for experiment in read_experiments():
         experiment = experiment.with_seeds(arguments.seeds)
         records = read_records(arguments.results_dir / experiment.file_name)
-        missing = [training for training in experiment.trainings if training.key not in records]
-        done, count = len(experiment.trainings) - len(missing), len(experiment.trainings)
+        done = sum(one.key in records and records[one.key].command == one.command for one in experiment.trainings)
+        count = len(experiment.trainings)
         hours = f"{estimated_hours(experiment, experiment.trainings, records):.1f}"
         table.add_row(experiment.name, experiment.scale, str(done), str(count), hours, experiment.title)
         for sentence in dict.fromkeys(experiment.problems().values()):
@@ -100,10 +100,14 @@ def _reproduce(experiment: Experiment, arguments: ReproduceArguments, console: C
             if not jobs:
                 raise ConfigError(f"nothing of {experiment.name} can run here: {failures[0]}")
             missing = [job for job in jobs if not job.is_recorded(records)]
-            outdated = sum(job.training.key in records for job in missing)
             hours = estimated_hours(experiment, [job.training for job in missing], records)
             line = f"{experiment.title}: {len(jobs)} trainings, {len(missing)} to make in about {hours:.1f} CPU hours"
-            _print(console, line + (f"; {outdated} of them had other settings" if outdated else ""))
+            # The page must not show results of other settings until these are made.
+            if outdated := {job.training.key for job in missing} & records.keys():
+                line += f"; {len(outdated)} of them had other settings, whose results are dropped"
+                records = {key: record for key, record in records.items() if key not in outdated}
+                write_records(path, experiment, records.values())
+            _print(console, line)
             at_once = available_cores() if arguments.jobs is None else arguments.jobs
             for number, (job, result) in enumerate(make_trainings(experiment, missing, at_once, signals), start=1):
                 what = f"{number} of {len(missing)}  {job.training}"

@@ -31,6 +31,10 @@ class SeededTraining:
     """What follows ``r2ac train``, but for the seed."""
 
     @property
+    def command(self) -> str:
+        return " ".join(("r2ac train", *self.words))
+
+    @property
     def key(self) -> tuple[str, str, int]:
         return self.task, self.agent, self.seed
 

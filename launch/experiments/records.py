@@ -109,7 +109,7 @@ def make_record(
     curve, solved = _curve(rows, config.total_steps, threshold)
     return TrainingRecord(
         *training.key,
-        command=" ".join(("r2ac train", *training.words)),
+        command=training.command,
         digest=digest_of(training.words, config),
         steps=int(rows[-1]["env_steps"]),
         curve=curve,

@@ -48,13 +48,13 @@ def write_part(page: Path, experiment: Experiment, records: Iterable[TrainingRec
 
 
 def cells_of(experiment: Experiment, records: Iterable[TrainingRecord]) -> Cells:
-    """Without those that the experiment does not have any more."""
-    cells: dict[tuple[str, str], list[TrainingRecord]] = {
-        (training.task, training.agent): [] for training in experiment.trainings
-    }
+    """Without those that the experiment does not have any more, or has by another command."""
+    commands = {(training.task, training.agent): training.command for training in experiment.trainings}
+    cells: dict[tuple[str, str], list[TrainingRecord]] = {place: [] for place in commands}
     for record in sorted(records, key=lambda record: record.key):
-        if (record.task, record.agent) in cells:
-            cells[record.task, record.agent].append(record)
+        place = record.task, record.agent
+        if commands.get(place) == record.command:
+            cells[place].append(record)
     return {place: own for place, own in cells.items() if own}
 
 

@@ -89,7 +89,7 @@ _LARGE_MAZE = {**_MAZE, **_MIXED, **_LONG_BATCHES, "recurrent_scale": None, "ent
 """Most agents begin with their backs to the object, and far from it. With less entropy they do not go back to see it,
 with more they learn late (docs/learning.md)."""
 
-_LONG_DELAY = {**_GATES, "streams_per_actor": 256, "input_scale": 4.0, "total_steps": 1_000_000}
+_LONG_DELAY = {**_GATES, "streams_per_actor": 256, "input_scale": 8.0, "total_steps": 1_000_000}
 """Rewards are rare: with more streams each batch holds some. What a cue leaves in a unit of a time scale of 8,000 steps
 is nothing, unless its gate opens for the cue."""
 

@@ -25,11 +25,11 @@ EXPERIMENT = Experiment(
 
 
 def record(task: str, agent: str, seed: int, result: float, solved: tuple[int, float] | None) -> TrainingRecord:
-    about = {"command": "r2ac train", "digest": "0", "threshold": 0.95, "reference": (-1.0, 1.0), "peak_mb": 400.0}
+    about = {"digest": "0", "threshold": 0.95, "reference": (-1.0, 1.0), "peak_mb": 400.0}
     curve = (*[None] * 20, *[result] * 20)
     return TrainingRecord(
-        task, agent, seed, steps=1000, curve=curve, solved=solved, evaluation=result, seconds=3.0, cpu_seconds=360.0,
-        versions="r2ac 1", hardware="2 cores", date=f"2026-11-{20 + seed}", **about,
+        task, agent, seed, "r2ac train memory/tmaze", steps=1000, curve=curve, solved=solved, evaluation=result,
+        seconds=3.0, cpu_seconds=360.0, versions="r2ac 1", hardware="2 cores", date=f"2026-11-{20 + seed}", **about,
     )  # fmt: skip
 
 
@@ -51,6 +51,12 @@ def test_the_table() -> None:
     assert "| maze, L = 8 | 0.80<br>0 of 1 |  |" in lines
     assert "4 trainings, 0.40 CPU hours; 2 cores; r2ac 1; 2026-11-21 to 2026-11-22." in lines[-1]
     assert part(records=[]).endswith("Not measured yet.")
+
+
+def test_results_of_another_command_are_not_shown() -> None:
+    assert part(records=[*RECORDS[:3], replace(RECORDS[3], command="r2ac train memory/tmaze --seed 9")]) == part(
+        records=RECORDS[:3]
+    )
 
 
 def test_what_was_lost_again_is_not_solved() -> None:
