@@ -24,10 +24,14 @@ class EnvPoolVector(StreamsVector):
     seeds: one for each stream.
     space: of one observation.
     show: observations [n,...] of what EnvPool shows of n streams.
+    settings: further settings of the engine, such as num_threads (1: with a second thread 32 streams of a small engine
+        are no faster).
     """
 
-    def __init__(self, task: str, seeds: Sequence[int], space: Space, show: Callable[[Any], np.ndarray]) -> None:
-        self._task, self._show = task, show
+    def __init__(
+        self, task: str, seeds: Sequence[int], space: Space, show: Callable[[Any], np.ndarray], **settings: int
+    ) -> None:
+        self._task, self._show, self._settings = task, show, {"num_threads": 1, **settings}
         self._start(seeds)
         super().__init__(len(seeds), space, int(self.engine.action_space.n))
 
@@ -55,9 +59,8 @@ class EnvPoolVector(StreamsVector):
         self.engine.close()
 
     def _start(self, seeds: Sequence[int]) -> None:
-        # With a second thread 32 streams of a small engine are no faster.
         make = importlib.import_module("envpool").make_gymnasium
-        self.engine = make(self._task, num_envs=len(seeds), env_seed=list(seeds), num_threads=1)
+        self.engine = make(self._task, num_envs=len(seeds), env_seed=list(seeds), **self._settings)
 
     def _begin(self, mask: np.ndarray, observation: np.ndarray) -> None:
         """Begins episodes in the streams of ``mask``, and puts what they show into their rows."""

@@ -10,9 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv
 
-from r2ac.envs.procgen_engine import PACKAGE, ProcgenVector
+from r2ac.envs.envpool_vector import EnvPoolVector
+from r2ac.envs.procgen_engine import ENVPOOL, PACKAGE, ProcgenVector, time_out
 from r2ac.envs.scores import PROCGEN_MIN_MAX
 from r2ac.envs.seeding import HALF, engine_seeds
 from r2ac.envs.suite import InvalidOption, ReferenceScores, Spaces, Split, Suite, SuiteOptions, check_at_least
@@ -76,10 +79,18 @@ def _check(name: str, options: ProcgenOptions) -> None:
 
 
 def _make(name: str, num_envs: int, seed: int, split: Split, options: ProcgenOptions) -> VectorEnv:
-    (engine_seed,), mode = engine_seeds(seed, split, 1), options.distribution_mode
+    mode = options.distribution_mode
     if mode == "exploration" and split == "test":
         raise InvalidOption("split is 'test', but exploration mode has one level only: use the split 'train'")
     levels = None if mode == "exploration" else level_range(seed, split, options)
+    if PACKAGE is ENVPOOL:
+        settings = {"num_threads": options.threads, "max_episode_steps": time_out(name, mode)}
+        if levels is not None:
+            settings["start_level"], settings["num_levels"] = levels
+        ENVPOOL.load()
+        task, space = f"{name.title()}{mode.title()}-v0", Box(0, 255, (3, 64, 64), np.uint8)
+        return EnvPoolVector(task, engine_seeds(seed, split, num_envs), space, np.asarray, **settings)
+    (engine_seed,) = engine_seeds(seed, split, 1)
     return ProcgenVector(name, num_envs, engine_seed, mode=mode, levels=levels, threads=options.threads)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -18,6 +21,11 @@ from r2ac.envs.signals import StreamsVector
 
 # Steps after which the engine ends an episode (from the games' sources); 1000 in the others.
 _TIME_OUT = {"bigfish": 6000, "bossfight": 4000, "leaper": 500, "maze": 500, "plunder": 4000}
+
+
+def time_out(game: str, mode: str) -> int:
+    """Steps after which the engine ends an episode."""
+    return 2000 if (game, mode) == ("jumper", "memory") else _TIME_OUT.get(game, 1000)
 
 
 class ProcgenVector(StreamsVector):
@@ -48,7 +56,7 @@ class ProcgenVector(StreamsVector):
         }
         if levels is not None:
             self._settings["start_level"], self._settings["num_levels"] = levels
-        self._time_out = 2000 if (game, mode) == ("jumper", "memory") else _TIME_OUT.get(game, 1000)
+        self._time_out = time_out(game, mode)
         self._elapsed = np.zeros(num_envs, dtype=np.int64)
         self._fresh = True
         self._start(seed)
@@ -136,6 +144,14 @@ def _load_gym() -> Any:
     return _GymEngine
 
 
+def _load_envpool() -> Any:
+    # EnvPool's ProcGen is linked to Qt 5 and does not bring it.
+    (folder,) = getattr(find_spec("PyQt5"), "submodule_search_locations", None) or [""]
+    for name in ("libQt5Core.so.5", "libQt5Gui.so.5"):
+        ctypes.CDLL(str(Path(folder, "Qt5", "lib", name)))
+    return importlib.import_module("envpool").make_gymnasium
+
+
 @dataclass(frozen=True)
 class Package:
     """Where the engine is."""
@@ -145,7 +161,7 @@ class Package:
     remedy: str
     """What to install."""
     load: Callable[[], Any]
-    """Imports the engine; its class."""
+    """Imports the engine; what makes one."""
 
 
 _MIRROR = Package(
@@ -154,14 +170,16 @@ _MIRROR = Package(
     _load_mirror,
 )
 _GYM = Package(("procgen_gym",), "pip install procgen-gym==0.1.1", _load_gym)
+ENVPOOL = Package(
+    ("envpool", "PyQt5"), "pip install 'envpool>=1.2.5,<1.3' PyQt5-Qt5, and the system's libGL.so.1", _load_envpool
+)
+"""Played as `EnvPoolVector`."""
 
 PACKAGES = {(3, 11): _MIRROR, (3, 12): _MIRROR, (3, 13): _GYM}
-"""By the version of Python, as there are wheels. Both have the games of Cobbe et al. 2020, and for a seed the same."""
+"""By the version of Python, as there are wheels; EnvPool for later ones. All have the games of Cobbe et al. 2020, and
+for a level the same."""
 
-PACKAGE = PACKAGES.get(
-    sys.version_info[:2],
-    Package(_GYM.modules, "it has no wheel for this Python: take Python 3.11, 3.12 or 3.13", _load_gym),
-)
+PACKAGE = PACKAGES.get(sys.version_info[:2], ENVPOOL)
 """That of this Python."""
 
 

@@ -11,8 +11,14 @@ rollout to the next: each rollout is learned from once, in order.
 from __future__ import annotations
 
 import argparse
+import sys
 
 import torch
+
+# ruff: noqa: E402
+# torchrl imports ProcGen's engine where it finds one, and the import fails without the old gym.
+sys.modules["procgen"] = None
+
 from tensordict import TensorDictBase
 from tensordict.nn import (
     ProbabilisticTensorDictModule,

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from r2ac.envs import find_task, make_vector
 from r2ac.envs.procgen import GAMES, ProcgenOptions, level_range
+from r2ac.envs.procgen_engine import ENVPOOL, PACKAGE
+from r2ac.envs.suite import missing_modules
 
 if (_missing := find_task("procgen/chaser").suite.missing()) is not None:
     pytest.skip(_missing, allow_module_level=True)
@@ -154,3 +156,29 @@ def test_threads_do_not_change_what_is_computed() -> None:
         for one, two in zip(seen[0], other, strict=True):
             for a, b in zip(one, two, strict=True):
                 np.testing.assert_array_equal(a, b)
+
+
+def test_envpool_plays_the_same_levels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all games, across resets, with the steps of the time-outs: it is the engine of Pythons without another."""
+    if PACKAGE is ENVPOOL or missing_modules(*ENVPOOL.modules):
+        pytest.skip(f"needs a second engine: {ENVPOOL.remedy}")
+    options = ProcgenOptions(distribution_mode="easy", num_levels=1, start_level=7, threads=1)
+    for game in GAMES:
+        with monkeypatch.context() as patched:
+            one = make_vector(f"procgen/{game}", 2, 0, options=options)
+            patched.setattr("r2ac.envs.procgen.PACKAGE", ENVPOOL)
+            other = make_vector(f"procgen/{game}", 2, 0, options=options)
+        assert one.single_observation_space == other.single_observation_space
+        assert one.single_action_space == other.single_action_space
+        # Stream 1 does nothing for as long as a time-out takes, stream 0 plays.
+        actions = np.stack([np.random.default_rng(1).integers(15, size=520), np.full(520, NO_OP)], axis=1)
+        seen, also_seen = one.reset()[0], other.reset()[0]
+        for step, action in enumerate(actions):
+            # The engines bring different versions of Qt, which draw turned sprites a little differently.
+            assert (seen != also_seen).mean() < 0.1, (game, step)
+            seen, *rest, _ = one.step(action)
+            also_seen, *also, _ = other.step(action)
+            for ours, theirs in zip(rest, also, strict=True):
+                np.testing.assert_array_equal(ours, theirs, err_msg=f"{game}, step {step}")
+        one.close()
+        other.close()
