@@ -21,7 +21,6 @@ from gymnasium.vector import VectorEnv
 from r2ac.envs.dmlab.engine import INSTALL, EngineSettings
 from r2ac.envs.dmlab.levels import HAS_HOLD_OUT, NEEDS_DATASET, TASKS, level_of, reference_scores
 from r2ac.envs.dmlab.options import DmlabOptions
-from r2ac.envs.dmlab.vector import DmlabVector
 from r2ac.envs.seeding import HALF, engine_seeds
 from r2ac.envs.suite import InvalidOption, Spaces, Split, Suite, check_at_least
 
@@ -90,6 +89,8 @@ def _dataset(name: str, options: DmlabOptions) -> str:
 
 def _make_each(names: Sequence[str], seed: int, split: Split, options: DmlabOptions) -> VectorEnv:
     settings = [engine_settings(name, split, options) for name in names]
+    from r2ac.envs.dmlab.vector import DmlabVector  # its locks are not there on Windows
+
     return DmlabVector(settings, engine_seeds(seed, split, len(names)), level_seeds(split, options))
 
 

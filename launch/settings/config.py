@@ -23,6 +23,7 @@ from r2ac.learner.config import ONE_STEP
 
 EnvOptions = TypeVar("EnvOptions", bound=SuiteOptions)
 MAX_GROUPS = 255
+_HAS_SHARED_MEMORY = hasattr(os, "memfd_create")  # Linux
 _RENAMED = {"max_failures": "max_engine_failures"}  # options of an environment, as earlier versions called them
 
 
@@ -146,7 +147,7 @@ class TrainConfig(Generic[EnvOptions]):
     @property
     def shares_memory(self) -> bool:
         """Whether rollouts lie in memory that actors and learner share."""
-        local = self.ray_address == "local" and self.num_actors > 0
+        local = self.ray_address == "local" and self.num_actors > 0 and _HAS_SHARED_MEMORY
         return local if self.transport == "auto" else self.transport == "shared"
 
     @property
@@ -258,8 +259,8 @@ class TrainConfig(Generic[EnvOptions]):
         if self.inference == "worker" and not self.shares_memory:
             allowed = self.inference_device in ("auto", "cpu", "cuda")
             require(allowed, "inference_device", self.inference_device, "auto, cpu or cuda: Ray deals out the GPUs")
-        if self.transport == "shared" and (self.num_actors == 0 or self.ray_address != "local"):
-            raise ConfigError("--transport is shared, but that needs actors, and --ray-address local")
+        if self.transport == "shared" and not (_HAS_SHARED_MEMORY and self.num_actors and self.ray_address == "local"):
+            raise ConfigError("--transport is shared, but that needs actors, --ray-address local, and Linux")
         if self.stream_groups > min(self.streams_per_actor, MAX_GROUPS):
             raise ConfigError(
                 f"--stream-groups is {self.stream_groups}, but it must be at most --streams-per-actor "

@@ -76,6 +76,21 @@ def test_what_needs_no_torch_imports_none(commands: dict[str, int], without: set
     assert run_all(commands) & without == set()
 
 
+def test_the_library_needs_no_posix_and_the_commands_say_that_they_do() -> None:
+    program = """
+import sys
+import gymnasium, torch
+sys.modules.update(dict.fromkeys(["fcntl", "pwd", "resource", "termios"]))
+sys.platform = "win32"
+from r2ac.agents import Recurrent, check_recurrent
+from r2ac.envs import make_vector
+assert check_recurrent(Recurrent("lru", 2, 2)) == [] and make_vector("memory/tmaze", 2, 0).reset()
+import r2ac.launch.cli
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert "ImportError: the commands of r2ac need Linux or macOS" in done.stderr
+
+
 def test_a_table_of_curves_needs_neither_torch_nor_matplotlib(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"task": "memory/tmaze", "seed": 1}')
     (tmp_path / "metrics.jsonl").write_text('{"env_steps": 1, "env_frames": 1, "wall_time": 1, "episode_return": 2}\n')
