@@ -1,6 +1,7 @@
 """A policy of Stable-Baselines3 whose memory is ``r2ac.agents.Recurrent`` in place of an LSTM.
 
     pip install stable-baselines3 sb3-contrib
+    python examples/sb3_policy.py                     # 100 % success after 60,000 steps (chance: 50 %)
     python examples/sb3_policy.py --cell mingru
 
 RecurrentPPO of sb3-contrib keeps the states, and knows nothing of sensitivities: the gradient is that of TBPTT, through

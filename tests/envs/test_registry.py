@@ -9,6 +9,7 @@ from r2ac.envs import SUITES, InvalidOption, MissingPackage, UnknownTask, find_t
 from r2ac.envs.atari import AtariOptions
 from r2ac.envs.memory import MemoryOptions
 from r2ac.envs.procgen import ProcgenOptions
+from r2ac.envs.procgen_engine import PACKAGE
 
 
 def run_python(code: str) -> str:
@@ -121,7 +122,7 @@ def test_bad_arguments_are_named() -> None:
 
 @pytest.mark.parametrize(
     ("module", "task", "install"),
-    [("ale_py", "atari/Breakout", "pip install 'ale-py"), ("gym3", "procgen/chaser", "procgen-mirror==0.10.7 gym3")],
+    [("ale_py", "atari/Breakout", "pip install 'ale-py"), (PACKAGE.modules[-1], "procgen/chaser", PACKAGE.remedy)],
 )
 def test_a_missing_engine_is_one_sentence(
     monkeypatch: pytest.MonkeyPatch, module: str, task: str, install: str
@@ -140,7 +141,8 @@ def test_a_missing_engine_is_one_sentence(
 def test_the_tasks_are_listed_without_the_engines() -> None:
     printed = run_python(
         "import sys\n"
-        "for name in ('ale_py', 'procgen', 'gym3', 'popgym', 'minigrid'): sys.modules[name] = None\n"
+        "from r2ac.envs.procgen_engine import PACKAGE\n"
+        "for name in ('ale_py', *PACKAGE.modules, 'popgym', 'minigrid'): sys.modules[name] = None\n"
         "from r2ac.envs import SUITES\n"
         "for name in ('memory', 'popgym', 'minigrid', 'atari', 'procgen'):\n"
         "    print(name, len(SUITES[name].tasks), SUITES[name].missing() is None)"
