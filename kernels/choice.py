@@ -104,7 +104,8 @@ def _triton() -> Kernels | None:
         return None
     from r2ac.kernels import triton_linear, triton_scan, triton_sensitivity
 
-    return _from_modules("triton", triton_scan, triton_linear, triton_sensitivity)
+    fused = {"elstm": Scans(triton_scan.elstm_forward, triton_scan.elstm_backward)}
+    return _from_modules("triton", triton_scan, triton_linear, triton_sensitivity, fused)
 
 
 def _missing_for_triton() -> str | None:
@@ -136,10 +137,14 @@ def _native() -> Kernels | None:
     if reason is not None:
         warnings.warn(f"the recurrence runs in plain PyTorch, two to three times slower: {reason}", stacklevel=2)
         return None
-    return _from_modules("native", native, native, native)
+    fused = {
+        cell: Scans(partial(native.cell_forward, cell), partial(native.cell_backward, cell))
+        for cell in native_library.CELLS_WITH_SCANS
+    }
+    return _from_modules("native", native, native, native, fused)
 
 
-def _from_modules(name: str, scans: Any, linear_scans: Any, passes: Any) -> Kernels:
+def _from_modules(name: str, scans: Any, linear_scans: Any, passes: Any, fused: Mapping[str, Scans]) -> Kernels:
     return Kernels(
         name,
         scans.backward_scan,
@@ -148,5 +153,5 @@ def _from_modules(name: str, scans: Any, linear_scans: Any, passes: Any) -> Kern
         passes.sensitivity_pass_,
         passes.vector_pass_,
         passes.block_sensitivity_pass_,
-        {"elstm": Scans(scans.elstm_forward, scans.elstm_backward)},
+        fused,
     )

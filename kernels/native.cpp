@@ -4,7 +4,7 @@
 // then does not depend on the number of threads, and what a block sums over the steps stays in the L1 cache.
 // Comparisons are written so that NaN passes: the learner detects divergence by it.
 
-#include "native_elstm.h"
+#include "native_cells.h"
 #include "native_moments.h"
 #include "native_online.h"
 #include "native_passes.h"
@@ -18,8 +18,19 @@
     void* function##_double = reinterpret_cast<void*>(&function<double>);       \
     }
 
-R2AC_EXPORT(elstm_forward)
-R2AC_EXPORT(elstm_backward)
+// The scans of a cell, under its name.
+#define R2AC_EXPORT_CELL(name, Cell)                                                            \
+    extern "C" {                                                                                \
+    void* name##_forward_float = reinterpret_cast<void*>(&cell_forward<float, Cell>);           \
+    void* name##_forward_double = reinterpret_cast<void*>(&cell_forward<double, Cell>);         \
+    void* name##_backward_float = reinterpret_cast<void*>(&cell_backward<float, Cell>);         \
+    void* name##_backward_double = reinterpret_cast<void*>(&cell_backward<double, Cell>);       \
+    }
+
+R2AC_EXPORT_CELL(elstm, ELSTM)
+R2AC_EXPORT_CELL(lru, LRU)
+R2AC_EXPORT_CELL(mingru, MinGRU)
+R2AC_EXPORT_CELL(rotation, Rotation)
 R2AC_EXPORT(backward_scan)
 R2AC_EXPORT(linear_forward)
 R2AC_EXPORT(linear_reverse)

@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from r2ac.kernels import block, sensitivity
-from r2ac.kernels.cells import Linearisation
-from r2ac.kernels.cells.elstm import GATES
+from r2ac.kernels.cells import CELLS, Linearisation
 from r2ac.kernels.native_library import TYPES, functions
 from r2ac.kernels.scan import ReverseScan
 
@@ -26,21 +25,19 @@ from r2ac.kernels.scan import ReverseScan
 GRAIN = 2**14
 
 
-def elstm_forward(
-    projection: Tensor, recurrent_weight: Tensor, bias: Tensor, state: Tensor, is_first: Tensor
-) -> Tensor:
-    """The eLSTM's states, [T, B, N]: see :func:`r2ac.kernels.scan.forward_scan`."""
-    rollout = _rollout(projection, recurrent_weight, bias, state, is_first)
-    steps, batch, _, units = projection.shape
-    states = projection.new_empty(steps, batch, units)
-    call("elstm_forward", (*rollout, states), (steps, batch, units), work=states.numel())
+def cell_forward(cell: str, projection: Tensor, own: Tensor, bias: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
+    """The states, [T, B, (2,) N], of one of ``CELLS_WITH_SCANS``: see :func:`r2ac.kernels.scan.forward_scan`."""
+    rollout, (steps, batch, _, units) = _rollout(cell, projection, own, bias, state, is_first), projection.shape
+    states = projection.new_empty(steps, *state.shape)
+    call(f"{cell}_forward", (*rollout, states), (steps, batch, units), work=states.numel())
     return states
 
 
-def elstm_backward(
+def cell_backward(
+    cell: str,
     direct: Tensor,
     projection: Tensor,
-    recurrent_weight: Tensor,
+    own: Tensor,
     bias: Tensor,
     states: Tensor,
     state: Tensor,
@@ -48,24 +45,13 @@ def elstm_backward(
     jump: bool,
 ) -> ReverseScan:
     """All that gradient and sensitivities need of the rollout: see :func:`r2ac.kernels.scan.reverse_scan`."""
-    projection, recurrent_weight, bias, state, is_first = _rollout(projection, recurrent_weight, bias, state, is_first)
-    steps, batch, gates, units = projection.shape
-    direct = ready("direct", direct, (steps, batch, units), projection.dtype)
-    states = ready("states", states, (steps, batch, units), projection.dtype)
-    new = projection.new_empty
-    scan = ReverseScan(
-        by_projection=torch.empty_like(projection),
-        by_vectors=new(2 * gates, units),
-        boundary=new(batch, units),
-        decay=new(batch, units) if jump else new(0),
-        weighted=torch.empty_like(projection) if jump else new(0),
-        gained=new(batch, 2 * gates, units) if jump else new(0),
-    )
-    by_stream = new(batch, 2 * gates, units)
-    given = direct, projection, recurrent_weight, bias, states, state, is_first
-    results = scan.by_projection, scan.by_vectors, by_stream, scan.boundary
-    of_jump = (scan.decay, scan.weighted, scan.gained) if jump else (None, None, None)
-    call("elstm_backward", (*given, *results, *of_jump), (steps, batch, units), work=states.numel())
+    projection, own, bias, state, is_first = _rollout(cell, projection, own, bias, state, is_first)
+    (steps, batch, _, units), (_, *pair, _) = projection.shape, state.shape
+    direct = ready("direct", direct, (steps, *state.shape), projection.dtype)
+    states = ready("states", states, (steps, *state.shape), projection.dtype)
+    scan, results = _empty_scan(projection, pair, len(own), jump)
+    given = direct, projection, own, bias, states, state, is_first
+    call(f"{cell}_backward", (*given, *results), (steps, batch, units), work=states.numel())
     return scan
 
 
@@ -108,26 +94,16 @@ def linear_reverse_scan(direct: Tensor, linear: Linearisation, is_first: Tensor,
         raise ValueError(f"direct and by_gates must be [T >= 1, B, (2,) N] and [T, B, (2,) K, N], not {shapes}")
     steps, batch, *pair, units = direct.shape
     gates, own, dtype = linear.by_gates.shape[-2], linear.by_own.shape[-2], direct.dtype
-    outer, new = (steps, batch, *pair), direct.new_empty
+    outer = steps, batch, *pair
     jacobian, jacobian_stride = _constant_or_ready("jacobian", linear.jacobian, (*outer, *pair, units), dtype)
     by_gates, gates_stride = _constant_or_ready("by_gates", linear.by_gates, (*outer, gates, units), dtype)
     by_own, own_stride = _constant_or_ready("by_own", linear.by_own, (*outer, own, units), dtype)
     is_first = ready("is_first", is_first, (steps, batch), torch.bool)
-    scan = ReverseScan(
-        by_projection=new(steps, batch, gates, units),
-        by_vectors=new(own + gates, units),
-        boundary=new(batch, *pair, units),
-        decay=new(batch, *pair, *pair, units) if jump else new(0),
-        weighted=new(*outer, gates, units) if jump else new(0),
-        gained=new(batch, *pair, own + gates, units) if jump else new(0),
-    )
-    by_stream = new(batch, own + gates, units)
+    scan, results = _empty_scan(direct.new_empty(steps, batch, gates, units), pair, own, jump)
     given = direct.contiguous(), jacobian, by_gates, by_own, is_first
-    results = scan.by_projection, scan.by_vectors, by_stream, scan.boundary
-    of_jump = (scan.decay, scan.weighted, scan.gained) if jump else (None, None, None)
     strides = jacobian_stride, gates_stride, own_stride
     sizes = *strides, len(pair) + 1, steps, batch, gates, own, units
-    call("linear_reverse", (*given, *results, *of_jump), sizes, work=direct.numel())
+    call("linear_reverse", (*given, *results), sizes, work=direct.numel())
     return scan
 
 
@@ -197,20 +173,35 @@ def different_rows(streams: Tensor, count: int, batch: int) -> Tensor:
     return streams
 
 
+def _empty_scan(like: Tensor, pair: Sequence[int], own: int, jump: bool) -> tuple[ReverseScan, list[Tensor | None]]:
+    """Room for a reverse scan of a projection [T, B, K, N] like this, and the same as C++ takes it."""
+    (steps, batch, gates, units), new = like.shape, like.new_empty
+    vectors = own + gates
+    by_projection, by_vectors, boundary = torch.empty_like(like), new(vectors, units), new(batch, *pair, units)
+    results: list[Tensor | None] = [by_projection, by_vectors, new(batch, vectors, units), boundary]
+    of_jump = [new(0), new(0), new(0)]
+    if jump:
+        weighted = new(steps, batch, *pair, gates, units)
+        of_jump = [new(batch, *pair, *pair, units), weighted, new(batch, *pair, vectors, units)]
+    scan = ReverseScan(by_projection, by_vectors, boundary, *of_jump)
+    return scan, results + (of_jump if jump else [None, None, None])
+
+
 def _rollout(
-    projection: Tensor, recurrent_weight: Tensor, bias: Tensor, state: Tensor, is_first: Tensor
+    name: str, projection: Tensor, own: Tensor, bias: Tensor, state: Tensor, is_first: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The same, checked and contiguous."""
+    """The same of a cell, checked and contiguous."""
+    cell = CELLS[name]
     check_type(projection)
-    if projection.dim() != 4 or projection.shape[0] < 1 or projection.shape[2] != GATES:
-        raise ValueError(f"projection must be [T >= 1, B, {GATES}, N], not {list(projection.shape)}")
+    if projection.dim() != 4 or projection.shape[0] < 1 or projection.shape[2] != cell.gates:
+        raise ValueError(f"projection must be [T >= 1, B, {cell.gates}, N], not {list(projection.shape)}")
     steps, batch, gates, units = projection.shape
     dtype = projection.dtype
     return (
         projection.contiguous(),
-        ready("recurrent_weight", recurrent_weight, (gates, units), dtype),
+        ready("own", own, (cell.numbers, units), dtype),
         ready("bias", bias, (gates, units), dtype),
-        ready("state", state, (batch, units), dtype),
+        ready("state", state, (batch, *cell.pair, units), dtype),
         ready("is_first", is_first, (steps, batch), torch.bool),
     )
 

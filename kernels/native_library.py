@@ -26,10 +26,12 @@ SOURCE = Path(__file__).with_name("native.cpp")
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++17", "-shared", "-fPIC")
 COMPILE_SECONDS = 120
 TYPES = {torch.float32: "float", torch.float64: "double"}
+CELLS_WITH_SCANS = ("elstm", "lru", "mingru", "rotation")
+"""The cells of native_cells.h."""
 # Number of arrays and of sizes that each function of native.cpp takes; the number of threads follows.
 SIGNATURES = {
-    "elstm_forward": (6, 3),
-    "elstm_backward": (14, 3),
+    **{f"{cell}_forward": (6, 3) for cell in CELLS_WITH_SCANS},
+    **{f"{cell}_backward": (14, 3) for cell in CELLS_WITH_SCANS},
     "backward_scan": (3, 2),
     "linear_forward": (5, 6),
     "linear_reverse": (12, 9),

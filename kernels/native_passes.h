@@ -209,10 +209,12 @@ void vector_pass(
         const Real* gain = gained + (b * parts * rows + l) * units;
         const bool keep = keeps[b];
         if (parts == 2) {
-            contract_and_mix(s, part, sum, keep, by_state, factor, units, units, 1);
+#pragma omp simd
             for (Size i = 0; i < units; ++i) {
-                s[i] += gain[i];
-                s[part + i] += gain[part + i];
+                const Real first = keep ? s[i] : Real(0), second = keep ? s[part + i] : Real(0);
+                sum[i] += by_state[i] * first + by_state[units + i] * second;
+                s[i] = factor[i] * first + factor[units + i] * second + gain[i];
+                s[part + i] = factor[2 * units + i] * first + factor[3 * units + i] * second + gain[part + i];
             }
             continue;
         }

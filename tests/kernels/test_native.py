@@ -1,6 +1,7 @@
 """The native kernels against their references in float64, and what they refuse."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from r2ac.kernels import REFERENCE, Linearisation, Scans, block, native, scan, sensitivity
-from r2ac.kernels.native_library import missing_reason
+from r2ac.kernels import CELLS, REFERENCE, Linearisation, Scans, block, native, scan, sensitivity
+from r2ac.kernels.native_library import CELLS_WITH_SCANS, missing_reason
 from r2ac.kernels.scan import ReverseScan
 
 REASON = missing_reason() or ""
@@ -22,50 +23,67 @@ DOUBLE, SINGLE = torch.float64, torch.float32
 # Around the widths of vectors and of blocks of units.
 UNITS = (1, 3, 8, 17, 64, 127, 128, 129, 300)
 NAN, INF = float("nan"), float("inf")
-elstm, of_native = REFERENCE.scans("elstm"), Scans(native.elstm_forward, native.elstm_backward)
+
+
+def of_native(cell: str) -> Scans:
+    return Scans(partial(native.cell_forward, cell), partial(native.cell_backward, cell))
+
+
+of_reference = REFERENCE.scans
 
 
 @dataclass(frozen=True)
 class Rollout:
+    cell: str
     projection: Tensor
-    recurrent_weight: Tensor
+    own: Tensor
     bias: Tensor
     state: Tensor
     is_first: Tensor
     direct: Tensor
 
     def to(self, dtype: torch.dtype) -> "Rollout":
-        return Rollout(*(t if t.dtype == torch.bool else t.to(dtype) for t in vars(self).values()))
+        tensors = self.tensors().items()
+        return replace(self, **{name: t if t.dtype == torch.bool else t.to(dtype) for name, t in tensors})
 
-    def forward(self, scans: Scans = of_native) -> Tensor:
-        return scans.forward(self.projection, self.recurrent_weight, self.bias, self.state, self.is_first)
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if name != "cell"}
 
-    def backward(self, states: Tensor, jump: bool = True, scans: Scans = of_native) -> ReverseScan:
-        vectors = self.recurrent_weight, self.bias
-        return scans.reverse(self.direct, self.projection, *vectors, states, self.state, self.is_first, jump=jump)
+    def forward(self, scans: Callable[[str], Scans] = of_native) -> Tensor:
+        return scans(self.cell).forward(self.projection, self.own, self.bias, self.state, self.is_first)
+
+    def backward(self, states: Tensor, jump: bool = True, scans: Callable[[str], Scans] = of_native) -> ReverseScan:
+        given = self.projection, self.own, self.bias, states, self.state, self.is_first
+        return scans(self.cell).reverse(self.direct, *given, jump=jump)
 
     def part(self, start: int) -> "Rollout":
         steps = slice(start, None)
-        vectors = self.recurrent_weight, self.bias, self.state
-        return Rollout(self.projection[steps], *vectors, self.is_first[steps], self.direct[steps])
+        return replace(
+            self, projection=self.projection[steps], is_first=self.is_first[steps], direct=self.direct[steps]
+        )
 
 
-def make_rollout(steps: int, batch: int, units: int, seed: int = 0, resets: float = 0.0) -> Rollout:
+def make_rollout(
+    steps: int, batch: int, units: int, seed: int = 0, resets: float = 0.0, name: str = "elstm"
+) -> Rollout:
     """In float64, but every number is one of float32."""
+    cell = CELLS[name]
+    outer = batch, *cell.pair, units
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(DOUBLE)
 
     is_first = torch.rand(steps, batch, generator=generator) < resets
-    vectors = normal(2, units), normal(2, units), normal(batch, units)
-    return Rollout(normal(steps, batch, 2, units), *vectors, is_first, normal(steps, batch, units))
+    vectors = normal(cell.numbers, units), normal(cell.gates, units), normal(*outer)
+    return Rollout(name, normal(steps, batch, cell.gates, units), *vectors, is_first, normal(steps, *outer))
 
 
 @st.composite
 def rollouts(draw: st.DrawFn) -> Rollout:
     steps, batch, units = draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(st.sampled_from(UNITS))
-    rollout = make_rollout(steps, batch, units, draw(st.integers(0, 2**31)), draw(st.sampled_from((0.0, 0.3, 1.0))))
+    seed, resets, cell = st.integers(0, 2**31), st.sampled_from((0.0, 0.3, 1.0)), st.sampled_from(CELLS_WITH_SCANS)
+    rollout = make_rollout(steps, batch, units, draw(seed), draw(resets), draw(cell))
     for place in draw(st.sampled_from(((), (0,), (-1,), (0, -1)))):
         rollout.is_first[place] = True
     return rollout
@@ -78,7 +96,7 @@ def close(actual: Any, expected: Any, bound: float) -> None:
 
 @given(rollouts())
 def test_forward_is_the_reference(rollout: Rollout) -> None:
-    expected = rollout.forward(elstm)
+    expected = rollout.forward(of_reference)
     close(rollout.forward(), expected, 1e-12)
     states = rollout.to(SINGLE).forward()
     assert states.dtype == SINGLE
@@ -87,8 +105,8 @@ def test_forward_is_the_reference(rollout: Rollout) -> None:
 
 @given(rollouts(), st.booleans())
 def test_backward_is_the_reference(rollout: Rollout, jump: bool) -> None:
-    states = rollout.forward(elstm)
-    expected = rollout.backward(states, jump, elstm)
+    states = rollout.forward(of_reference)
+    expected = rollout.backward(states, jump, of_reference)
     close(rollout.backward(states, jump), expected, 1e-12)
     close(rollout.to(SINGLE).backward(states.to(SINGLE), jump), expected, 5e-5)
 
@@ -98,8 +116,8 @@ def test_a_reset_at_every_place(place: int) -> None:
     rollout = make_rollout(5, 3, 20)
     rollout.is_first[place, 1] = True
     states = rollout.forward()
-    close(states, rollout.forward(elstm), 1e-12)
-    close(rollout.backward(states), rollout.backward(states, True, elstm), 1e-12)
+    close(states, rollout.forward(of_reference), 1e-12)
+    close(rollout.backward(states), rollout.backward(states, True, of_reference), 1e-12)
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
@@ -123,7 +141,7 @@ def test_a_reset_forgets_a_cell_that_is_not_finite(dtype: torch.dtype, value: fl
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
-@pytest.mark.parametrize("field", ["projection", "state", "recurrent_weight", "bias", "direct"])
+@pytest.mark.parametrize("field", ["projection", "state", "own", "bias", "direct"])
 def test_nan_passes_where_nothing_resets(dtype: torch.dtype, field: str) -> None:
     """In its unit alone, to the end of the rollout and, backwards, to its start."""
     rollout = make_rollout(3, 2, 37).to(dtype)
@@ -143,7 +161,7 @@ def gates(p_0: Tensor, p_1: Tensor, cell: Tensor) -> Tensor:
     """c of one step without recurrent weights: f c' + (1 - f) z."""
     zeros = p_0.new_zeros(2, len(p_0))
     projection = torch.stack((p_0, p_1))[None, None]
-    return native.elstm_forward(projection, zeros, zeros, cell[None], torch.zeros(1, 1, dtype=torch.bool))[0, 0]
+    return native.cell_forward("elstm", projection, zeros, zeros, cell[None], torch.zeros(1, 1, dtype=torch.bool))[0, 0]
 
 
 def test_float32_gates_are_accurate_everywhere() -> None:
@@ -168,8 +186,8 @@ def test_saturated_gates(dtype: torch.dtype, size: float) -> None:
     """A gate that is shut keeps the cell to the bit, and its derivatives vanish."""
     rollout = make_rollout(4, 3, 50)
     rollout.projection.copy_(size * rollout.projection.sign())
-    states = rollout.forward(elstm)
-    expected = rollout.backward(states, True, elstm)
+    states = rollout.forward(of_reference)
+    expected = rollout.backward(states, True, of_reference)
     close(rollout.to(dtype).forward(), states, 1e-6)
     close(rollout.to(dtype).backward(states.to(dtype)), expected, 1e-5)
     rollout.projection[:, :, 0] = size
@@ -182,8 +200,8 @@ def test_saturated_gates(dtype: torch.dtype, size: float) -> None:
 def test_tensors_need_not_be_contiguous(dtype: torch.dtype) -> None:
     dense = make_rollout(5, 4, 33, resets=0.2).to(dtype)
     dense.direct.fill_(0.3)
-    fields = {name: tensor.transpose(0, 1).contiguous().transpose(0, 1) for name, tensor in vars(dense).items()}
-    strided = Rollout(**fields | {"direct": dense.direct[0, 0, 0].clone().expand(5, 4, 33)})
+    fields = {name: tensor.transpose(0, 1).contiguous().transpose(0, 1) for name, tensor in dense.tensors().items()}
+    strided = replace(dense, **fields | {"direct": dense.direct[0, 0, 0].clone().expand(5, 4, 33)})
     states = dense.forward()
     assert torch.equal(strided.forward(), states)
     strided_cells = states.transpose(0, 2).contiguous().transpose(0, 2)
@@ -333,8 +351,8 @@ REFUSALS = {
 @pytest.mark.parametrize(
     "name",
     [
-        "elstm_forward",
-        "elstm_backward",
+        "cell_forward",
+        "cell_backward",
         "backward_scan",
         "linear_forward_scan",
         "linear_reverse_scan",
@@ -344,22 +362,24 @@ REFUSALS = {
 )
 def test_what_does_not_fit_is_refused(name: str, kind: str) -> None:
     """Each tensor in turn."""
-    tensors = dict(vars(make_rollout(3, 4, 5)))
+    tensors = make_rollout(3, 4, 5).tensors()
     direct = {"direct": tensors.pop("direct")}
-    states = native.elstm_forward(**tensors)
+    states = native.cell_forward("elstm", **tensors)
     derivatives = {"jacobian": states, "by_gates": tensors["projection"], "by_own": tensors["projection"]}
     arguments = {
-        "elstm_forward": tensors,
-        "elstm_backward": tensors | direct | {"states": states},
+        "cell_forward": tensors,
+        "cell_backward": tensors | direct | {"states": states},
         "backward_scan": direct | {"jacobian": states},
         "linear_forward_scan": {"factor": states, "added": states, **{k: tensors[k] for k in ("state", "is_first")}},
         "linear_reverse_scan": direct | derivatives | {"is_first": tensors["is_first"]},
         "sensitivity_pass_": make_pass(3, 6, 4, 2, 5, 7),
         "vector_pass_": make_vectors(6, 4, 2, 5),
     }[name]
-    call = {"elstm_backward": partial(native.elstm_backward, jump=True), "linear_reverse_scan": reverse_scan}.get(
-        name, getattr(native, name)
-    )
+    call = {
+        "cell_forward": partial(native.cell_forward, "elstm"),
+        "cell_backward": partial(native.cell_backward, "elstm", jump=True),
+        "linear_reverse_scan": reverse_scan,
+    }.get(name, getattr(native, name))
     call(**arguments)
     for argument, tensor in arguments.items():
         with pytest.raises(ValueError, match=r"must be|is needed"):
