@@ -12,11 +12,14 @@ from r2ac.agents.core import START_SCALE, Carry, Core, draw_time_scales
 from r2ac.agents.output_gate import gated
 from r2ac.kernels import (
     CELLS,
+    LinearCell,
     Linearisation,
     Notes,
     Traces,
     boundary_by_stream,
+    kernels_for,
     magnitude,
+    needs_operators,
     recurrence,
     traces_after,
     traces_after_step,
@@ -68,6 +71,7 @@ class Recurrent(Core):
         if gradient not in get_args(Gradient):
             raise ValueError(f"gradient must be one of {', '.join(get_args(Gradient))}, not {gradient!r}")
         self.cell, self.cell_name = CELLS[cell], cell
+        self._is_linear = isinstance(self.cell, LinearCell)
         self.input_size, self.hidden_size, self.gradient = input_size, hidden_size, gradient
         self.output_size = self.state_size = self.cell.parts * hidden_size
         gates = self.cell.gates
@@ -166,7 +170,14 @@ class Recurrent(Core):
         return self._flat(states)
 
     def transition(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        state = self._flat(self.cell.step(*self._step_arguments(x, state, is_first)))
+        if self._is_linear and not torch.is_grad_enabled() and not needs_operators(x):
+            # A rollout of one step: one kernel, where the formulas are a dozen operations.
+            name, projection, *vectors = self._given(x.unsqueeze(0))
+            forward = kernels_for(x).scans(name).forward
+            (after,) = forward(projection, *vectors, self._by_part(state), is_first.unsqueeze(0))
+        else:
+            after = self.cell.step(*self._step_arguments(x, state, is_first))
+        state = self._flat(after)
         return self._read(x, state), state
 
     @torch.no_grad()

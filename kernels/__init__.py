@@ -6,10 +6,16 @@ their tensors' device (:mod:`r2ac.kernels.choice`); each kernel has a readable r
 """
 
 from r2ac.kernels.block import magnitude
-from r2ac.kernels.cells import CELLS, Cell, Linearisation
+from r2ac.kernels.cells import CELLS, Cell, LinearCell, Linearisation
 from r2ac.kernels.cells.elstm import GATES
 from r2ac.kernels.choice import REFERENCE, Kernels, Scans, UnknownKernels, kernels_for
-from r2ac.kernels.operators import backward_scan, block_sensitivity_pass_, sensitivity_pass_, vector_pass_
+from r2ac.kernels.operators import (
+    backward_scan,
+    block_sensitivity_pass_,
+    needs_operators,
+    sensitivity_pass_,
+    vector_pass_,
+)
 from r2ac.kernels.oracle import StepByStepRTRL
 from r2ac.kernels.recurrence import Notes, recurrence, traces_after, traces_after_step
 from r2ac.kernels.sensitivity import Traces, boundary_by_stream
@@ -20,6 +26,7 @@ __all__ = [
     "REFERENCE",
     "Cell",
     "Kernels",
+    "LinearCell",
     "Linearisation",
     "Notes",
     "Scans",
@@ -31,6 +38,7 @@ __all__ = [
     "boundary_by_stream",
     "kernels_for",
     "magnitude",
+    "needs_operators",
     "recurrence",
     "sensitivity_pass_",
     "traces_after",

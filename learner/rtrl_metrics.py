@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import Carry, Core
-from r2ac.kernels import magnitude
+from r2ac.kernels import Notes, magnitude
 from r2ac.learner.collective import Collective, SingleLearner
 from r2ac.learner.metrics import Means
 
@@ -46,10 +46,10 @@ def gradient_parts(core: Core, carry: Carry) -> GradientParts:
     return GradientParts(boundary, total.sub_(boundary), by_state)
 
 
-def decay_of(carry: Carry) -> Tensor:
-    """By what factor the rollout that a carry began, and whose backward pass is done, scaled a change of each unit
-    before it: [B, N]."""
-    decays = [magnitude(note.decay) for note in carry.notes]
+def decay_of(notes: Sequence[Notes]) -> Tensor:
+    """By what factor a rollout, whose backward pass wrote these notes, scaled a change of each unit before it:
+    [B, N]."""
+    decays = [magnitude(note.decay) for note in notes]
     return decays[0] if len(decays) == 1 else torch.cat(decays, dim=1)
 
 
@@ -101,8 +101,8 @@ class RTRLMetrics(Means):
         self._core, self._every, self._collective = core, every, collective or SingleLearner()
         state = core.initial_carry(1).state
         self._through = state.new_zeros(num_streams, core.hidden_size)  # V, see credit_distance()
-        # Rollouts that V does not know yet: streams, which are fresh, decay and length.
-        self._behind: list[tuple[Tensor, Tensor, Tensor, int]] = []
+        # Rollouts that V does not know yet: streams, which are fresh, notes and length.
+        self._behind: list[tuple[Tensor, Tensor, tuple[Notes, ...], int]] = []
         super().__init__((*_NORMS, _HORIZON, _CREDIT), state.device)
 
     def begin(self, carry: Carry, update: int) -> Carry:
@@ -112,15 +112,16 @@ class RTRLMetrics(Means):
     def measure(self, carry: Carry, steps: int) -> Tensor | None:
         """What :meth:`add` is to count, None where nothing is measured; called after the backward pass of T ``steps``,
         before all that changes gradients, with the carry of :meth:`begin`."""
-        (streams, fresh), decay = _streams(carry), decay_of(carry)
+        streams, fresh = _streams(carry)
         if carry.notes[0].by_state is None:
             # The batch's memory may be written again before it is read here.
-            self._behind.append((streams.clone(), fresh, decay, steps))
+            self._behind.append((streams.clone(), fresh, carry.notes, steps))
             if len(self._behind) == _MOST_BEHIND:
                 self._catch_up()
             return None
         self._catch_up()
-        parts, through = gradient_parts(self._core, carry), self._go_through(streams, fresh, decay, steps)
+        parts = gradient_parts(self._core, carry)
+        through = self._go_through(streams, fresh, decay_of(carry.notes), steps)
         by_state = [each.masked_fill(fresh.view(-1, *(1,) * (each.dim() - 1)), 0) for each in parts.by_state]
         way = torch.stack(credit_distance(by_state, through, steps))
         self._collective.sum_((parts.boundary, parts.inside, way))
@@ -135,8 +136,13 @@ class RTRLMetrics(Means):
 
     def _catch_up(self) -> None:
         # All at once: on a CPU, small operations cost less in a row than one by one between others.
-        for past in self._behind:
-            self._go_through(*past)
+        if not self._behind:
+            return
+        of_each = zip(*(notes for _, _, notes, _ in self._behind), strict=True)
+        decays = decay_of([Notes(torch.cat([note.decay for note in notes])) for notes in of_each])
+        sizes = [len(streams) for streams, *_ in self._behind]
+        for (streams, fresh, _, steps), decay in zip(self._behind, decays.split(sizes), strict=True):
+            self._go_through(streams, fresh, decay, steps)
         self._behind.clear()
 
     def _go_through(self, streams: Tensor, fresh: Tensor, decay: Tensor, steps: int) -> Tensor:

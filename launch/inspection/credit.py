@@ -124,7 +124,7 @@ def measure_reach(agent: Agent, config: LearnerConfig, rollouts: Iterable[Rollou
         present = _Past(core, output.core_input, carry.state, is_first)
         if number >= warm_up:
             found.add(gradient_parts(core, carry), past, through, present.retention())
-        through = (through + steps) * decay_of(carry)
+        through = (through + steps) * decay_of(carry.notes)
         past.appendleft(present)
     return found.means(steps)
 
