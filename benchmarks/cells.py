@@ -2,6 +2,7 @@
 
     python benchmarks/cells.py                        every cell at T = 10 and 50, in about 3 minutes on 2 CPU cores
     python benchmarks/cells.py --sizes 64x64 --inputs 16 --steps 10        a small network of the memory tasks
+    python benchmarks/cells.py --updates 8            the learner's whole update of memory/tmaze, in 8 rounds
 
 Cores are without an output gate. All take turns in one run; ratios are medians of those within a round. A unit of a
 pair counts as two numbers of state, and each number has K sensitivities for every input and unit.
@@ -10,6 +11,7 @@ pair counts as two numbers of state, and each number has K sensitivities for eve
 from __future__ import annotations
 
 from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 import _path  # noqa: F401
@@ -71,6 +73,39 @@ COLUMNS = [
 ]
 
 
+UPDATED = (BESIDE, "lru", "rotation", "mingru", "mixed:elstm+lru")
+
+
+def print_updates(rounds: int) -> None:
+    """Processor milliseconds of an update of memory/tmaze by V-trace, by RTRL and TBPTT; all take turns."""
+    # Here, because it needs all of r2ac where the other measurements need its kernels and agents.
+    from processes import bare
+
+    spent: dict[tuple[str, str], list[float]] = {(core, by): [] for core in UPDATED for by in ("rtrl", "tbptt")}
+    for _ in range(rounds):
+        for (core, by), times in spent.items():
+            times.append(bare(by, core, updates=40))
+
+    def ratio(over: list[float], under: list[float]) -> float:
+        return median(mine / other for mine, other in zip(over, under, strict=True))
+
+    beside = spent[BESIDE, "rtrl"]
+    rows = [
+        {"core": core, "rtrl": median(rtrl), "tbptt": median(tbptt)}
+        | {"over": ratio(rtrl, tbptt), "beside": ratio(rtrl, beside)}
+        for core in UPDATED
+        for rtrl, tbptt in [(spent[core, "rtrl"], spent[core, "tbptt"])]
+    ]
+    columns = [
+        *own_columns("core"),
+        Column("RTRL, ms", lambda row: row["rtrl"], ".2f"),
+        Column("TBPTT, ms", lambda row: row["tbptt"], ".2f"),
+        Column("RTRL over TBPTT", lambda row: row["over"], ".2f"),
+        Column("RTRL over the eLSTM's", lambda row: row["beside"], ".2f"),
+    ]
+    print_table("An update of memory/tmaze", columns, rows)
+
+
 def draw(figure: Any, figures: Row) -> None:
     """Bars of the cells for each size; the dashed line is the goal."""
     axes, rows = figure.subplots(), figures["cells"]
@@ -91,7 +126,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", type=size, nargs="+", metavar="BxN", help="streams and units; 32x256 by default")
     parser.add_argument("--steps", type=count, nargs="+", metavar="T", help="lengths of a rollout; 10 and 50")
     parser.add_argument("--inputs", type=count, metavar="D", help="inputs of the core; 257")
+    parser.add_argument("--updates", type=count, metavar="ROUNDS", help="measure whole updates instead, on a CPU")
     options = parser.parse_args(arguments)
+    if options.updates is not None:
+        print_updates(options.updates)
+        return
     device = open_device(parser, options)
     defaults = ([(3, 8)], [1, 3], 5, 2) if options.quick else ([(32, 256)], [10, 50], 257, 12)
     given = options.sizes, options.steps, options.inputs, options.rounds

@@ -74,18 +74,18 @@ def seconds_by_role(root: int) -> Counter[str]:
     return spent
 
 
-def bare(gradient: Any) -> float:
+def bare(gradient: Any, core: str = "elstm", updates: int = BARE_UPDATES) -> float:
     """Median processor milliseconds of a single update of a learner alone, on noise, on one thread."""
     set_up_process(1)
     config = preset(TASK, algorithm="vtrace")
     env = make_vector(TASK, 1, 0, options=config.env)
     spec = ObservationSpec.of(env)
     env.close()
-    agent = Agent(spec, replace(config.agent, gradient=gradient))
+    agent = Agent(spec, replace(config.agent, core=core, gradient=gradient))
     learner = Learner(agent, config.learner, num_streams=STREAMS, total_steps=10**12)
     shape = Preset(spec.shape, config.agent.hidden_size, spec.actions.parameters, 1, config.rollout_length, ())
     rollout, spent = synthetic_rollout(config.rollout_length, STREAMS, shape, agent.core.state_size), []
-    for _ in range(BARE_UPDATES):
+    for _ in range(updates):
         rollout.sequence[:] = learner.carries.next_sequence
         began = time.process_time()
         learner.update(rollout)
