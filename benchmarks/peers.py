@@ -30,6 +30,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from datetime import date
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,15 +43,21 @@ PACKAGES = {
     "sb3": ("torch==2.13.0", "stable-baselines3==2.9.2", "sb3-contrib==2.9.2", "gymnasium==1.4.0", "popgym==1.0.7"),
     "rllib": ("torch==2.13.0", "ray[rllib]==2.60.0", "popgym==1.0.7"),
     "memorax": ("memorax==1.0.1", "gymnasium==1.4.0"),
+    "cleanrl": ("torch==2.13.0", "tensorboard==2.21.0", "tyro==1.0.17", "gymnasium==1.4.0", "popgym==1.0.7"),
 }
+CLEANRL, CLEANRL_COMMIT = "https://github.com/vwxyzjn/cleanrl", "fe8d8a03c41a7ef5b523e2e354bd01c363e786bb"
+CLEANRL_FOLDER = "source"
+"""In the environment `cleanrl`."""
 OURS = {
     "r2ac-rtrl": "",
     "r2ac-tbptt": "--gradient tbptt",
     "r2ac-lstm": "--core lstm",
     "r2ac-lstm-64": "--core lstm --rollout-length 64",
 }
-PEERS = ("sb3", "sb3-matched", "rllib", "rllib-matched", "memorax", "memorax-matched")
+PEERS = tuple(name + settings for name in PACKAGES for settings in ("", "-matched"))
 UNITS, POLL_SECONDS = 64, 0.2
+RESULTS = Path(__file__).parent / "results" / "peers.json"
+STEP_MARKS, SECOND_MARKS = (20_000, 40_000, 60_000, 80_000, 100_000), (10, 20, 40, 80, 160, 320)
 PENDULUM = (
     "gym/Pendulum-v1 --num-actors 0 --algorithm ppo --streams-per-actor 16 --rollout-length 32 --discount 0.9 "
     "--learning-rate 1e-3 --learning-rate-schedule linear --n-epochs 10 --num-minibatches 4 --normalise-observations "
@@ -172,7 +179,12 @@ def train_rllib(task: str, matched: bool, steps: int, seed: int, metrics: Path) 
 
 
 class Outcome(NamedTuple):
-    """How a training went; `rate` is in steps per processor second, from the first line of its metrics to its end."""
+    """How a training went.
+
+    `steps`, both kinds of seconds and the mean return `end` are those when the task was solved, or else at the end.
+    `rate` is in steps per processor second, from the first line of its metrics to its end. `curve` has steps, processor
+    seconds and the mean return for each line.
+    """
 
     parameters: int
     rate: float
@@ -181,6 +193,7 @@ class Outcome(NamedTuple):
     seconds: float
     processors: float
     end: float
+    curve: list[tuple[int, float, float]]
 
 
 def processor_seconds(pid: int) -> float:
@@ -204,32 +217,38 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def follow(command: list[str], metrics: Path, task: Task, steps: int, minutes: float) -> Outcome:
-    """Runs a training until the task is solved or the budget is used up. Exits where it fails or writes no line."""
+def follow(command: list[str], metrics: Path, task: Task, steps: int, minutes: float, go_on: bool = False) -> Outcome:
+    """Runs a training until the task is solved, unless it shall ``go_on``, or the budget is used up.
+
+    Exits where the training fails or writes no line.
+    """
     log, began = metrics.parent.with_suffix(".log"), time.monotonic()
-    read, returns, mean, used, first, last = 0, list[float](), float("nan"), 0.0, (0, 0.0), dict[str, Any]()
+    read, returns, used, last = 0, list[float](), 0.0, dict[str, Any]()
+    curve, solved = list[tuple[int, float, float]](), tuple[int, float, float, float]()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, cwd=Path(__file__).parent)
     try:
-        solved = ended = False
-        while not (solved or ended or used > 60 * minutes or last.get("env_steps", 0) >= steps):
+        ended = False
+        while not ((solved and not go_on) or ended or used > 60 * minutes or last.get("env_steps", 0) >= steps):
             time.sleep(POLL_SECONDS)
             used = max(used, processor_seconds(process.pid))
             ended = process.poll() is not None
             lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
             for last in map(json.loads, lines[read:]):
-                first = first if first[0] else (last["env_steps"], used)
                 returns += last.get("episodes", 0) * [last.get("episode_return")]
-                mean = float(np.mean(returns[-task.window :])) if returns else mean
-                solved = solved or (len(returns) >= task.window and mean >= task.solved)
+                mean = float(np.mean(returns[-task.window :])) if returns else float("nan")
+                curve.append((last["env_steps"], round(used, 2), round(mean, 4)))
+                if not solved and len(returns) >= task.window and mean >= task.solved:
+                    solved = (*curve[-1], time.monotonic() - began)
             read = len(lines)
         if not last or (ended and process.returncode):
             raise SystemExit(f"{' '.join(command)} came to no result:\n{log.read_text()[-2000:]}")
     finally:
         kill(process)
-    rate = (last["env_steps"] - first[0]) / (used - first[1]) if used > first[1] else float("nan")
-    return Outcome(last["learner/parameters"], rate, solved, last["env_steps"], time.monotonic() - began, used, mean)
+    rate = (curve[-1][0] - curve[0][0]) / (used - curve[0][1]) if used > curve[0][1] else float("nan")
+    done, spent, mean, seconds = solved or (curve[-1][0], used, curve[-1][2], time.monotonic() - began)
+    return Outcome(last["learner/parameters"], rate, bool(solved), done, seconds, spent, mean, curve)
 
 
 def command_of(peer: str, task: str, seed: int, steps: int, environments: Path, folder: Path) -> list[str]:
@@ -250,22 +269,51 @@ def install(folder: Path, peers: list[str]) -> None:
         subprocess.run([sys.executable, "-m", "venv", str(folder / peer)], check=True)
         for packages in (PACKAGES[peer][:1], PACKAGES[peer]):
             subprocess.run([folder / peer / "bin" / "python", "-m", "pip", "install", *packages], check=True)
+        if peer == "cleanrl":
+            source = folder / peer / CLEANRL_FOLDER
+            subprocess.run(["git", "clone", "--filter=blob:none", "--no-checkout", CLEANRL, source], check=True)
+            files = ("cleanrl/ppo_atari_lstm.py", "cleanrl_utils")
+            subprocess.run(["git", "-C", source, "checkout", CLEANRL_COMMIT, "--", *files], check=True)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Trains and prints the table."""
+    """Makes the trainings that the file does not have yet, and prints the tables of all that are asked for."""
+    rows: list[dict[str, Any]] = json.loads(arguments.output.read_text()) if arguments.output.exists() else []
+    wanted = [(task, peer, seed) for task in arguments.tasks for seed in arguments.seeds for peer in arguments.peers]
+    for task, peer, seed in wanted:
+        if any((row["task"], row["method"], row["seed"]) == (task, peer, seed) for row in rows):
+            continue
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            place = Path(folder) / "run"
+            command = command_of(peer, task, seed, arguments.steps, arguments.environments, place)
+            limits = arguments.steps, arguments.minutes, arguments.go_on
+            seen = follow(command, place / "metrics.jsonl", TASKS[task], *limits)
+        day, load = date.today().isoformat(), round(os.getloadavg()[0], 1)
+        rows.append({"task": task, "method": peer, "seed": seed, "date": day, "load": load, **seen._asdict()})
+        arguments.output.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+        print(f"{task}, {peer}, seed {seed}: {seen.steps:,} steps, return {seen.end:.2f}", file=sys.stderr, flush=True)
     print("| task | method | seed | parameters | steps / processor s | solved | steps | s | processor s | return |")
     print("|---|---|--:|--:|--:|---|--:|--:|--:|--:|")
-    for task in arguments.tasks:
-        seeds = {peer: arguments.seeds if peer in OURS else 1 for peer in arguments.peers}
-        for peer, seed in ((peer, seed + 1) for peer, count in seeds.items() for seed in range(count)):
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                place = Path(folder) / "run"
-                command = command_of(peer, task, seed, arguments.steps, arguments.environments, place)
-                seen = follow(command, place / "metrics.jsonl", TASKS[task], arguments.steps, arguments.minutes)
-            figures = f"{seen.parameters:,} | {seen.rate:,.0f} | {'yes' if seen.solved else 'no'} | {seen.steps:,}"
-            times = f"{seen.seconds:.0f} | {seen.processors:.1f} | {seen.end:.2f}"
-            print(f"| {task} | {peer} | {seed} | {figures} | {times} |", flush=True)
+    for row in (row for key in wanted for row in rows if (row["task"], row["method"], row["seed"]) == key):
+        what = f"{row['task']} | {row['method']} | {row['seed']} | {row['parameters']:,} | {row['rate']:,.0f}"
+        print(f"| {what} | {'yes' if row['solved'] else 'no'} | {row['steps']:,} | {row['seconds']:.0f}", end=" | ")
+        print(f"{row['processors']:.1f} | {row['end']:.2f} |")
+    marked = ((0, "steps", STEP_MARKS), (1, "processor seconds", SECOND_MARKS)) if arguments.go_on else ()
+    for place, unit, marks in marked:
+        print(f"\nMean return of the last episodes after so many {unit}, least and greatest of the seeds:\n")
+        print("| task | method | " + " | ".join(f"{mark:,}" for mark in marks) + " |")
+        print("|---|---|" + "--:|" * len(marks))
+        for task, peer in dict.fromkeys((task, peer) for task, peer, _ in wanted):
+            curves = [row["curve"] for row in rows if (row["task"], row["method"]) == (task, peer)]
+            print(f"| {task} | {peer} | " + " | ".join(span(curves, place, mark) for mark in marks) + " |")
+
+
+def span(curves: list[list[tuple[int, float, float]]], place: int, mark: float) -> str:
+    """Least and greatest mean return when steps (place 0) or seconds (1) reach a mark; empty where one ends before."""
+    if any(curve[-1][place] < mark for curve in curves):
+        return ""
+    values = [next(point[2] for point in curve if point[place] >= mark) for curve in curves]
+    return f"{min(values):.4g} to {max(values):.4g}"
 
 
 def main() -> None:
@@ -278,7 +326,9 @@ def main() -> None:
     running.add_argument("--environments", type=Path, default=Path(".venv-peers"), help="the folder of `install`")
     running.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS)[:2])
     running.add_argument("--peers", nargs="+", choices=(*OURS, *PEERS), default=[*OURS, *PEERS])
-    running.add_argument("--seeds", type=int, default=3, help="trainings of r2ac; each peer has one")
+    running.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="a training of each method by each")
+    running.add_argument("--go-on", action="store_true", help="do not end a training once its task is solved")
+    running.add_argument("--output", type=Path, default=RESULTS, help="JSON; trainings that it has are not made again")
     running.add_argument("--steps", type=int, default=1_000_000, help="of a peer's training, at most")
     running.add_argument("--minutes", type=float, default=15, help="of processors, of a training, at most")
     training = commands.add_parser("train", help="one training of a peer, by its own Python (`run` calls this)")
@@ -291,7 +341,8 @@ def main() -> None:
         run(own)
     else:
         name = own.peer.removesuffix("-matched")
-        train = {"sb3": train_sb3, "rllib": train_rllib}.get(name) or import_module("peer_memorax").train_memorax
+        here = {"sb3": train_sb3, "rllib": train_rllib}
+        train = here.get(name) or getattr(import_module(f"peer_{name}"), f"train_{name}")
         train(own.task, name != own.peer, own.steps, own.seed, own.metrics)
 
 

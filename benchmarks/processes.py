@@ -11,7 +11,6 @@ matters little. The wall clock shows which process waits.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -36,9 +35,8 @@ from report import (
     print_table,
     write_files,
 )
-from soak import processes_below
 from throughput_setting import MethodFailed, last_line, run_json, start_group, stop_group
-from throughput_system import R2AC, read_lines
+from throughput_system import R2AC, read_lines, seconds_by_role
 
 from r2ac.agents import Agent, ObservationSpec
 from r2ac.envs import make_vector
@@ -53,25 +51,6 @@ BARE_UPDATES = 300
 START_SECONDS = 300
 ROLES = ("learners", "actors", "others")
 WAITS = {"learner_wait": "throughput/learner_wait", "actor_wait": "throughput/actor_wait"}
-
-
-def role(name: str) -> str:
-    """What a process is, by its name."""
-    if "RolloutActor" in name:
-        return "actors"
-    return "learners" if "LearnerProcess" in name or "r2ac train" in name else "others"
-
-
-def seconds_by_role(root: int) -> Counter[str]:
-    """Processor seconds of this process and all below it so far."""
-    spent, ticks = Counter[str](), os.sysconf("SC_CLK_TCK")
-    for pid, name in processes_below(root).items():
-        try:
-            numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        spent[role(name)] += (int(numbers[11]) + int(numbers[12])) / ticks
-    return spent
 
 
 def bare(gradient: Any, core: str = "elstm", updates: int = BARE_UPDATES) -> float:

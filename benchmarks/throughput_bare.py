@@ -1,4 +1,5 @@
-"""One part of the training system alone: one line of JSON with its steps a second. A part of throughput.py.
+"""One part of the training system alone: one line of JSON with its steps a second, of the clock and of processors. A
+part of throughput.py.
 
 environment   as many processes as actors, each stepping its vector environment with random actions
 inference     the network as a rollout actor runs it, on the environment's first observation, on one thread
@@ -33,18 +34,21 @@ WARM_UP = 0.2
 """Of the measured time."""
 
 
-def rate(run: Callable[[], None], each: int, seconds: float, finish: Callable[[], None] = lambda: None) -> float:
-    """Steps a second of a run that makes ``each`` steps, repeated for ``seconds`` after a warm-up.
+def rate(
+    run: Callable[[], None], each: int, seconds: float, finish: Callable[[], None] = lambda: None
+) -> tuple[float, float]:
+    """Steps a second, and for each processor second of this process, of a run that makes ``each`` steps, repeated for
+    ``seconds`` after a warm-up.
 
     Args:
         finish: waits for whatever the runs have left under way.
     """
     _repeat(run, WARM_UP * seconds)
     finish()
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), time.process_time()
     runs = _repeat(run, seconds)
     finish()
-    return runs * each / (time.perf_counter() - began)
+    return runs * each / (time.perf_counter() - began), runs * each / (time.process_time() - spent)
 
 
 def _repeat(run: Callable[[], None], seconds: float) -> int:
@@ -85,7 +89,7 @@ def step_environment(setting: Setting, seed: int, barrier: Any, results: Any) ->
     env.close()
 
 
-def measure_environment(setting: Setting, processes: int) -> float:
+def measure_environment(setting: Setting, processes: int) -> tuple[float, float]:
     """Of all processes together."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes), context.Queue()
@@ -94,13 +98,13 @@ def measure_environment(setting: Setting, processes: int) -> float:
     ]
     for worker in workers:
         worker.start()
-    total = sum(results.get() for _ in workers)
+    rates = [results.get() for _ in workers]
     for worker in workers:
         worker.join()
-    return total
+    return sum(each[0] for each in rates), sum(each[1] for each in rates)
 
 
-def measure_inference(setting: Setting) -> float:
+def measure_inference(setting: Setting) -> tuple[float, float]:
     """Of one actor on one thread."""
     set_up_process(1)
     config = preset(setting.task, algorithm="vtrace")
@@ -118,7 +122,7 @@ def measure_inference(setting: Setting) -> float:
     return rate(run, setting.streams, setting.seconds)
 
 
-def measure_learner(setting: Setting, threads: int) -> float:
+def measure_learner(setting: Setting, threads: int) -> tuple[float, float]:
     """Of updates by RTRL on ``threads`` threads."""
     set_up_process(threads)
     config, device = preset(setting.task, algorithm="vtrace"), torch.device(setting.device)
@@ -144,12 +148,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--alone", action="store_true", help="one process, one thread")
     setting, options = read_setting(parser, arguments)
     if options.part == "environment":
-        speed = measure_environment(setting, 1 if options.alone else setting.actors)
+        rates = measure_environment(setting, 1 if options.alone else setting.actors)
     elif options.part == "inference":
-        speed = measure_inference(setting)
+        rates = measure_inference(setting)
     else:
-        speed = measure_learner(setting, 1 if options.alone else setting.threads)
-    print(json.dumps({"steps_per_second": speed}))
+        rates = measure_learner(setting, 1 if options.alone else setting.threads)
+    print(json.dumps(dict(zip(("steps_per_second", "steps_per_processor_second"), rates, strict=True))))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from soak import processes_below
 from throughput_setting import MethodFailed, Setting, last_line, start_group, stop_group
 
 from r2ac.launch.runs.metrics import read_metrics
@@ -81,13 +84,36 @@ def steady(lines: Sequence[dict[str, Any]], leave_out: float = LEAVE_OUT) -> dic
     return {"steps_per_second": steps / seconds, **means}
 
 
+def role(name: str) -> str:
+    """What a process is, by its name."""
+    if "RolloutActor" in name:
+        return "actors"
+    return "learners" if "LearnerProcess" in name or "r2ac train" in name else "others"
+
+
+def seconds_by_role(root: int) -> Counter[str]:
+    """Processor seconds of this process and all below it so far."""
+    spent, ticks = Counter[str](), os.sysconf("SC_CLK_TCK")
+    for pid, name in processes_below(root).items():
+        try:
+            numbers = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        spent[role(name)] += (int(numbers[11]) + int(numbers[12])) / ticks
+    return spent
+
+
 def measure_system(setting: Setting, changes: Mapping[str, object], log: IO[bytes]) -> dict[str, float]:
     """Train until there are lines of long enough a time, and stop.
+
+    Returns:
+        What :func:`steady` does, and ``steps_per_processor_second`` of the process that needs the most for a step.
 
     Raises:
         MethodFailed: if the training ends by itself or writes no lines in time.
     """
     needed = setting.seconds / (1 - LEAVE_OUT)
+    spent: list[tuple[int, Counter[str]]] = []
     with tempfile.TemporaryDirectory(prefix="r2ac-throughput-") as folder:
         run_dir = Path(folder) / "run"
         process = start_group(train_command(setting, changes, run_dir), log)
@@ -99,9 +125,26 @@ def measure_system(setting: Setting, changes: Mapping[str, object], log: IO[byte
                 if time.monotonic() > until:
                     raise MethodFailed(f"wrote only {len(lines)} lines in {START_SECONDS + 4 * needed:.0f} s")
                 time.sleep(POLL_SECONDS)
+                if lines and (not spent or lines[-1]["env_steps"] > spent[-1][0]):
+                    spent.append((lines[-1]["env_steps"], seconds_by_role(process.pid)))
         finally:
             stop_group(process)
-    return steady(lines)
+    return {**steady(lines), **busiest(spent[round(LEAVE_OUT * len(spent)) :], setting.actors)}
+
+
+def busiest(spent: Sequence[tuple[int, Counter[str]]], actors: int) -> dict[str, float]:
+    """Steps for each processor second of the learner's process or of an actor, whichever needs more of them; nothing
+    where there are less than two points.
+
+    Args:
+        spent: points in time: the steps, and the seconds of all processes of a role, so far.
+        actors: number of rollout actors.
+    """
+    if len(spent) < 2:
+        return {}
+    (steps, before), (now, after) = spent[0], spent[-1]
+    seconds = max(after["learners"] - before["learners"], (after["actors"] - before["actors"]) / actors)
+    return {"steps_per_processor_second": (now - steps) / seconds} if seconds > 0 else {}
 
 
 def read_lines(run_dir: Path) -> list[dict[str, Any]]:

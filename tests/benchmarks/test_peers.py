@@ -47,6 +47,35 @@ def test_a_training_ends_once_its_task_is_solved(peers: ModuleType, tmp_path: Pa
     assert 0 < seen.processors < seen.seconds + 5
 
 
+def test_a_training_that_goes_on_keeps_when_it_was_solved(peers: ModuleType, tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics.jsonl"
+    command = [*training((100, 0.0), (200, 1.0), (300, 1.0), (400, 0.0), end="time.sleep(99)"), str(metrics)]
+    seen = peers.follow(command, metrics, peers.TASKS["memory/tmaze"], steps=400, minutes=15, go_on=True)
+    assert (seen.solved, seen.steps, seen.end) == (True, 300, 1.0)
+    assert [(steps, mean) for steps, _, mean in seen.curve] == [(100, 0), (200, 0.6), (300, 1), (400, 0.4)]
+    assert peers.span([seen.curve, [(150, 1.0, 0.5), (500, 2.0, 0.7)]], 0, 300) == "0.7 to 1"
+    assert peers.span([seen.curve, [(150, 1.0, 0.5)]], 0, 300) == ""
+
+
+def test_trainings_that_the_file_has_are_not_made_again(
+    peers: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: list[str] = []
+
+    def follow(command: list[str], metrics: Path, *limits: object) -> object:
+        made.append(command[command.index("--seed") + 1])
+        return peers.Outcome(7, 50.0, True, 300, 2.0, 1.0, 0.97, [(300, 1.0, 0.97)])
+
+    monkeypatch.setattr(peers, "follow", follow)
+    words = ["peers.py", "run", "--output", str(tmp_path / "peers.json"), "--tasks", "memory/tmaze"]
+    for seeds in (["1"], ["1", "2"]):
+        monkeypatch.setattr(sys, "argv", [*words, "--peers", "r2ac-rtrl", "--seeds", *seeds])
+        peers.main()
+    assert made == ["1", "2"]
+    line = "| memory/tmaze | r2ac-rtrl | {} | 7 | 50 | yes | 300 | 2 | 1.0 | 0.97 |"
+    assert capsys.readouterr().out.count(line.format(1)) == 2
+
+
 def test_a_training_ends_with_its_budget(peers: ModuleType, tmp_path: Path) -> None:
     task, metrics = peers.TASKS["memory/tmaze"], tmp_path / "metrics.jsonl"
     command = [*training((100, 0.0), (200, 1.0), end="time.sleep(99)"), str(metrics)]

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,8 +40,9 @@ def test_a_small_run_measures_the_system_and_its_parts(run_benchmark: Callable[.
     assert row["ceiling"] == pytest.approx(1 / (1 / b + 1 / i + 1 / c))
     assert row["ratios"]["system over ceiling"] == pytest.approx(speeds["system"] / row["ceiling"])
     assert row["ratios"]["system over RLlib"] is None
-    assert [goal["verdict"] for goal in figures["goals"]][1:] == ["not measured", "not measured"]
-    assert row["more"]["system"].keys() >= {"learner_wait", "policy_lag"}
+    assert [goal["verdict"] for goal in figures["goals"]][1:] == 4 * ["not measured"]
+    assert row["more"]["system"].keys() >= {"learner_wait", "policy_lag", "steps_per_processor_second"}
+    assert all(row["more"][method]["steps_per_processor_second"] > 0 for method in METHODS[1:])
     assert "| memory/tmaze | 2x2, B=3, T=4, none, N=16 |" in printed
 
 
@@ -101,6 +103,15 @@ def test_the_start_of_a_run_does_not_count(module: Modules) -> None:
     figures = module("throughput_system").steady(lines, leave_out=0.4)
     assert figures == {"steps_per_second": pytest.approx(100), "policy_lag": pytest.approx(45.5)}
     assert module("throughput_system").steady(lines[:2])["steps_per_second"] == pytest.approx(10)
+
+
+def test_the_busiest_process_gives_the_steps_for_a_processor_second(module: Modules) -> None:
+    """Of 600 steps the learner needed 3 s and two actors 8 s, 4 each."""
+    busiest = module("throughput_system").busiest
+    points = [(100, Counter(learners=5.0, actors=10.0)), (700, Counter(learners=8.0, actors=18.0, others=99.0))]
+    assert busiest(points, actors=2) == {"steps_per_processor_second": 150}
+    assert busiest(points, actors=4) == {"steps_per_processor_second": 200}
+    assert busiest(points[:1], actors=2) == {}
 
 
 def test_a_method_that_fails_is_told_and_the_rest_goes_on(
