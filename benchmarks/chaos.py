@@ -53,8 +53,7 @@ from report import (
     print_table,
     write_files,
 )
-from soak import processes_below
-from throughput_system import R2AC, read_lines
+from throughput_system import R2AC, processes_below, read_lines
 
 from r2ac.launch.train.training_log import COUNTED
 from r2ac.learner.checkpoint import CheckpointError, latest_checkpoint

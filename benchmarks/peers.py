@@ -42,7 +42,7 @@ import numpy as np
 PACKAGES = {
     "sb3": ("torch==2.13.0", "stable-baselines3==2.9.2", "sb3-contrib==2.9.2", "gymnasium==1.4.0", "popgym==1.0.7"),
     "rllib": ("torch==2.13.0", "ray[rllib]==2.60.0", "popgym==1.0.7"),
-    "memorax": ("memorax==1.0.1", "gymnasium==1.4.0"),
+    "memorax": ("memorax==1.0.1", "gymnasium==1.3.0"),
     "cleanrl": ("torch==2.13.0", "tensorboard==2.21.0", "tyro==1.0.17", "gymnasium==1.4.0", "popgym==1.0.7"),
 }
 CLEANRL, CLEANRL_COMMIT = "https://github.com/vwxyzjn/cleanrl", "fe8d8a03c41a7ef5b523e2e354bd01c363e786bb"
@@ -271,7 +271,8 @@ def install(folder: Path, peers: list[str]) -> None:
             subprocess.run([folder / peer / "bin" / "python", "-m", "pip", "install", *packages], check=True)
         if peer == "cleanrl":
             source = folder / peer / CLEANRL_FOLDER
-            subprocess.run(["git", "clone", "--filter=blob:none", "--no-checkout", CLEANRL, source], check=True)
+            if not source.exists():
+                subprocess.run(["git", "clone", "--filter=blob:none", "--no-checkout", CLEANRL, source], check=True)
             files = ("cleanrl/ppo_atari_lstm.py", "cleanrl_utils")
             subprocess.run(["git", "-C", source, "checkout", CLEANRL_COMMIT, "--", *files], check=True)
 

@@ -138,18 +138,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--seconds", type=float, help="of a measurement, by default 20")
     parser.add_argument("--before-python", help="the Python of an environment with another version of r2ac")
+    parser.add_argument("--splits", nargs="+", metavar="ACTORSxLEARNERS", help="by default 1x1, 2x1, 4x1, 2x2 and 4x2")
     parser.add_argument("--bare", choices=["rtrl", "tbptt"], help="time single updates alone, and print that as JSON")
     options = parser.parse_args(arguments)
     if options.bare:
         print(json.dumps({"bare": bare(options.bare)}))
         return
     head = header(open_device(parser, options), options)
+    splits = [split for split in SPLITS if f"{split[0]}x{split[1]}" in (options.splits or [f"{split[0]}x{split[1]}"])]
+    if not splits:
+        parser.error(f"--splits has none of {', '.join(f'{actors}x{learners}' for actors, learners, _ in SPLITS)}")
     rounds, seconds = options.rounds or (1 if options.quick else 2), options.seconds or (3 if options.quick else 20)
     print_header(head, f"{rounds} rounds")
     pythons = {"now": sys.executable, **({"before": options.before_python} if options.before_python else {})}
     found: dict[tuple[str, int, int, str], list[Row]] = {}
     for number in range(rounds):
-        for split in SPLITS[: 1 if options.quick else None]:
+        for split in splits[: 1 if options.quick else None]:
             for version in list(pythons)[:: 1 if number % 2 else -1]:
                 row = measure(pythons[version], *split, seconds)
                 with tempfile.TemporaryFile() as log:

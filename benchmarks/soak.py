@@ -38,7 +38,7 @@ from report import (
     print_table,
     write_files,
 )
-from throughput_system import R2AC, read_lines
+from throughput_system import R2AC, processes_below, read_lines
 
 WARM_UP = 0.2
 LEAST_GROWTH_MB = 4.0
@@ -70,26 +70,6 @@ class Watched:
             "files": float(np.median(files[:quarter])),
             "files_at_the_end": float(np.median(files[-quarter:])),
         }
-
-
-def processes_below(root: int) -> dict[int, str]:
-    """This process and all below it, with short names."""
-    parents, names = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
-        except OSError:
-            continue
-        if state != "Z" and command:
-            parents[int(folder.name)] = int(parent)
-            words = [word for word in command if not word.startswith("-")]
-            script = words[1] if Path(words[0]).name.startswith("python") and len(words) > 1 else words[0]
-            names[int(folder.name)] = Path(script).name
-    found = {root}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
-    return {pid: "learner (r2ac train)" if pid == root else names[pid] for pid in sorted(found) if pid in names}
 
 
 def look(pid: int) -> tuple[float, int]:

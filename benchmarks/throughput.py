@@ -168,9 +168,10 @@ def measure(setting: Setting, methods: Sequence[str], rounds: int, rllib_python:
 def summary(setting: Setting, speeds: Speeds, more: dict[str, list[Row]]) -> Row:
     """The medians and ratios of a task."""
     rounds = len(next(iter(speeds.values())))
+    busy: Speeds = {method: [said.get("steps_per_processor_second") for said in each] for method, each in more.items()}
 
-    def of(method: str) -> list[float | None]:
-        return speeds.get(method, [None] * rounds)
+    def of(method: str, figures: Speeds = speeds) -> list[float | None]:
+        return figures.get(method, [None] * rounds)
 
     parts = [parts_of(setting, {method: each[number] for method, each in speeds.items()}) for number in range(rounds)]
     ceilings = [None if each is None else each.ceiling() for each in parts]
@@ -178,7 +179,6 @@ def summary(setting: Setting, speeds: Speeds, more: dict[str, list[Row]]) -> Row
     without_inference = [None if each is None else each.ceiling(with_inference=False) for each in parts]
     slower_sides = [None if each is None else each.slower_side for each in parts]
     extra = {method: median_of_each(said) for method, said in more.items() if any(said)}
-    busy: Speeds = {method: [said.get("steps_per_processor_second") for said in each] for method, each in more.items()}
     sides = [busy_side(setting, {method: each[number] for method, each in busy.items()}) for number in range(rounds)]
     learned: list[float | None] = [said.get("learned_per_second") for said in more.get("rllib", [{}] * rounds)]
     known = {method: [speed for speed in each if speed is not None] for method, each in speeds.items()}
@@ -197,13 +197,14 @@ def summary(setting: Setting, speeds: Speeds, more: dict[str, list[Row]]) -> Row
             "system over object store": median_ratio(of("system"), of("object-store")),
             "system over worker": median_ratio(of("system"), of("worker")),
             "RTRL over TBPTT": median_ratio(of("system"), of("tbptt")),
-            "system over slower side, processors": median_ratio(busy.get("system", []), sides),
-            "RTRL over TBPTT, processors": median_ratio(busy.get("system", []), busy.get("tbptt", [])),
+            "system over slower side, processors": median_ratio(of("system", busy), sides),
+            "RTRL over TBPTT, processors": median_ratio(of("system", busy), of("tbptt", busy)),
             "system over RLlib": median_ratio(of("system"), of("rllib")),
             "system over RLlib, learned": median_ratio(of("system"), learned),
         },
         "more": extra,
         "steps_per_second_of_rounds": speeds,
+        "steps_per_processor_second_of_rounds": busy,
     }
 
 

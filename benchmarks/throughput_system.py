@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from soak import processes_below
 from throughput_setting import MethodFailed, Setting, last_line, start_group, stop_group
 
 from r2ac.launch.runs.metrics import read_metrics
@@ -82,6 +81,26 @@ def steady(lines: Sequence[dict[str, Any]], leave_out: float = LEAVE_OUT) -> dic
         if values:
             means[key] = sum(values) / len(values)
     return {"steps_per_second": steps / seconds, **means}
+
+
+def processes_below(root: int) -> dict[int, str]:
+    """This process and all below it, with short names."""
+    parents, names = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").split()
+        except OSError:
+            continue
+        if state != "Z" and command:
+            parents[int(folder.name)] = int(parent)
+            words = [word for word in command if not word.startswith("-")]
+            script = words[1] if Path(words[0]).name.startswith("python") and len(words) > 1 else words[0]
+            names[int(folder.name)] = Path(script).name
+    found = {root}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {pid: "learner (r2ac train)" if pid == root else names[pid] for pid in sorted(found) if pid in names}
 
 
 def role(name: str) -> str:
