@@ -3,21 +3,24 @@
     python benchmarks/peers.py install .venv-peers          # a virtual environment for each peer, in this folder
     python benchmarks/peers.py run --environments .venv-peers --tasks memory/tmaze popgym/RepeatPreviousEasy
 
-The peers are sb3-contrib's RecurrentPPO (`sb3`), RLlib's PPO with `use_lstm` (`rllib`) and memorax' PPO with an LSTM,
-with the task in JAX (`memorax`, peer_memorax.py). Trainings run one after another, with one thread (memorax: as many
-as JAX takes). A training ends when the mean return of the last 100 episodes (Pendulum: 20) is that of a solved task, or
-when its steps or its minutes of processors are used up; r2ac's also after the budget of the task's own settings. Times
-begin with the process. Processors' seconds, user and system, are those of all its processes: RLlib's with Ray's.
+The Python is one with r2ac, `run` wants psutil. The peers are sb3-contrib's RecurrentPPO (`sb3`), RLlib's PPO with
+`use_lstm` (`rllib`), memorax' PPO with an LSTM, with the task in JAX (`memorax`, peer_memorax.py), and CleanRL's
+recurrent PPO, which `install` clones from GitHub (`cleanrl`, peer_cleanrl.py). Trainings run one after another, with
+one thread (memorax: as many as JAX takes). A training ends when the mean return of the last 100 episodes (Pendulum: 20)
+is that of a solved task, or when its steps or its minutes of processors are used up; r2ac's also after the budget of
+the task's own settings. Times begin with the process. Processors' seconds, user and system, are those of all its
+processes: RLlib's with Ray's.
 
 The same for all: the task, its observations, 64 recurrent units, 64 units of an ordinary layer. Different: r2ac's core
 is that of the task's settings, or torch's LSTM, and reads the last reward too; sb3 and memorax have one LSTM for the
-policy and one for the values, RLlib one for both. Settings are those that a peer's documentation suggests: sb3's
-defaults, memorax' example `ppo_gru`, both with 8 environments of 128 steps, and RLlib's example of an LSTM
-(`prev_actions_prev_rewards`: 4,000 steps an update, BPTT over 20) with 8 environments. `-matched` has r2ac's learning
-rate, falling linearly, its epochs, discount, lambda and entropy bonus for the task, with 16 environments of 128 steps,
-minibatches of 512, and BPTT over 128 steps (RLlib: 64), longer than an episode. r2ac's rollouts have 10 steps in the
-T-maze, 32 in RepeatPrevious, 64 in `r2ac-lstm-64`. `pendulum` and `pendulum-hidden` are Gymnasium's Pendulum-v1 with
-and without angular velocity, for r2ac and sb3, which has RL Zoo's settings of PPO there; nothing is matched.
+policy and one for the values, RLlib and CleanRL one for both. Settings are those that a peer's documentation suggests:
+sb3's and CleanRL's defaults, memorax' example `ppo_gru`, all with 8 environments of 128 steps, and RLlib's example of
+an LSTM (`prev_actions_prev_rewards`: 4,000 steps an update, BPTT over 20) with 8 environments. `-matched` has r2ac's
+learning rate, falling linearly, its epochs, discount, lambda and entropy bonus for the task, with 16 environments of
+128 steps, minibatches of 512, and BPTT over 128 steps (RLlib: 64), longer than an episode. r2ac's rollouts have 10
+steps in the T-maze, 32 in RepeatPrevious, 64 in `r2ac-lstm-64`. `pendulum` and `pendulum-hidden` are Gymnasium's
+Pendulum-v1 with and without angular velocity, for r2ac and sb3, which has RL Zoo's settings of PPO there; nothing is
+matched.
 """
 
 from __future__ import annotations
