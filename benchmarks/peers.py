@@ -60,7 +60,7 @@ OURS = {
 PEERS = tuple(name + settings for name in PACKAGES for settings in ("", "-matched"))
 UNITS, POLL_SECONDS = 64, 0.2
 RESULTS = Path(__file__).parent / "results" / "peers.json"
-STEP_MARKS, SECOND_MARKS = (20_000, 40_000, 60_000, 80_000, 100_000), (10, 20, 40, 80, 160, 320)
+STEP_MARKS, SECOND_MARKS = (20_000, 40_000, 60_000, 80_000, 100_000), (10, 20, 30, 100, 200, 300)
 PENDULUM = (
     "gym/Pendulum-v1 --num-actors 0 --algorithm ppo --streams-per-actor 16 --rollout-length 32 --discount 0.9 "
     "--learning-rate 1e-3 --learning-rate-schedule linear --n-epochs 10 --num-minibatches 4 --normalise-observations "
@@ -186,7 +186,7 @@ class Outcome(NamedTuple):
 
     `steps`, both kinds of seconds and the mean return `end` are those when the task was solved, or else at the end.
     `rate` is in steps per processor second, from the first line of its metrics to its end. `curve` has steps, processor
-    seconds and the mean return for each line.
+    seconds and the mean return for each line after the first episode.
     """
 
     parameters: int
@@ -223,7 +223,7 @@ def kill(process: subprocess.Popen) -> None:
 def follow(command: list[str], metrics: Path, task: Task, steps: int, minutes: float, go_on: bool = False) -> Outcome:
     """Runs a training until the task is solved, unless it shall ``go_on``, or the budget is used up.
 
-    Exits where the training fails or writes no line.
+    Exits where the training fails or ends no episode.
     """
     log, began = metrics.parent.with_suffix(".log"), time.monotonic()
     read, returns, used, last = 0, list[float](), 0.0, dict[str, Any]()
@@ -240,12 +240,14 @@ def follow(command: list[str], metrics: Path, task: Task, steps: int, minutes: f
             lines = metrics.read_text().split("\n")[:-1] if metrics.exists() else []
             for last in map(json.loads, lines[read:]):
                 returns += last.get("episodes", 0) * [last.get("episode_return")]
-                mean = float(np.mean(returns[-task.window :])) if returns else float("nan")
+                if not returns:
+                    continue
+                mean = float(np.mean(returns[-task.window :]))
                 curve.append((last["env_steps"], round(used, 2), round(mean, 4)))
                 if not solved and len(returns) >= task.window and mean >= task.solved:
                     solved = (*curve[-1], time.monotonic() - began)
             read = len(lines)
-        if not last or (ended and process.returncode):
+        if not curve or (ended and process.returncode):
             raise SystemExit(f"{' '.join(command)} came to no result:\n{log.read_text()[-2000:]}")
     finally:
         kill(process)
