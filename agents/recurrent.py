@@ -71,7 +71,6 @@ class Recurrent(Core):
         if gradient not in get_args(Gradient):
             raise ValueError(f"gradient must be one of {', '.join(get_args(Gradient))}, not {gradient!r}")
         self.cell, self.cell_name = CELLS[cell], cell
-        self._is_linear = isinstance(self.cell, LinearCell)
         self.input_size, self.hidden_size, self.gradient = input_size, hidden_size, gradient
         self.output_size = self.state_size = self.cell.parts * hidden_size
         gates = self.cell.gates
@@ -170,11 +169,12 @@ class Recurrent(Core):
         return self._flat(states)
 
     def transition(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
-        if self._is_linear and not torch.is_grad_enabled() and not needs_operators(x):
+        fused = kernels_for(self.bias).fused.get(self.cell_name)
+        seen = torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or needs_operators(x)
+        if fused is not None and isinstance(self.cell, LinearCell) and not seen:
             # A rollout of one step: one kernel, where the formulas are a dozen operations.
-            name, projection, *vectors = self._given(x.unsqueeze(0))
-            forward = kernels_for(x).scans(name).forward
-            (after,) = forward(projection, *vectors, self._by_part(state), is_first.unsqueeze(0))
+            _, projection, *vectors = self._given(x.unsqueeze(0))
+            (after,) = fused.forward(projection, *vectors, self._by_part(state), is_first.unsqueeze(0))
         else:
             after = self.cell.step(*self._step_arguments(x, state, is_first))
         state = self._flat(after)

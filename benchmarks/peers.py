@@ -64,7 +64,7 @@ STEP_MARKS, SECOND_MARKS = (20_000, 40_000, 60_000, 80_000, 100_000), (10, 20, 3
 PENDULUM = (
     "gym/Pendulum-v1 --num-actors 0 --algorithm ppo --streams-per-actor 16 --rollout-length 32 --discount 0.9 "
     "--learning-rate 1e-3 --learning-rate-schedule linear --n-epochs 10 --num-minibatches 4 --normalise-observations "
-    "--core elstm --recurrent-scale 1 --input-scale 1 --readout mlp --readout-skip"
+    "--core elstm --recurrent-scale 1 --input-scale 1 --readout mlp --readout-skip --total-steps 100000"
 )
 MATCHED = {"learning_rate": 4e-3, "n_epochs": 3, "gamma": 0.99, "gae_lambda": 0.95, "ent_coef": 0.01}
 

@@ -146,7 +146,7 @@ def _load_gym() -> Any:
 
 def _load_envpool() -> Any:
     # EnvPool's ProcGen is linked to Qt 5 and does not bring it.
-    (folder,) = getattr(find_spec("PyQt5"), "submodule_search_locations", None) or [""]
+    folder = next(iter(getattr(find_spec("PyQt5"), "submodule_search_locations", None) or [""]))
     for name in ("libQt5Core.so.5", "libQt5Gui.so.5"):
         ctypes.CDLL(str(Path(folder, "Qt5", "lib", name)))
     return importlib.import_module("envpool").make_gymnasium

@@ -38,8 +38,9 @@ def _operator(reference: Callable[..., Tensor], writes: Sequence[str], shape: Ca
 
 
 def needs_operators(tensor: Tensor) -> bool:
-    """Whether a compiler, a profiler or a tensor subclass is to see an operator."""
-    return torch.compiler.is_compiling() or profiler._is_profiler_enabled or type(tensor) is not Tensor
+    """Whether a compiler, a tracer, a profiler or a tensor subclass is to see an operator."""
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
+    return traced or profiler._is_profiler_enabled or type(tensor) is not Tensor
 
 
 backward_scan_operator = _operator(scan.backward_scan, (), lambda direct, jacobian: torch.empty_like(direct))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
@@ -45,7 +45,8 @@ class ReproduceArguments:
     output_dir: Path = Path("runs/study")
     """Where the runs are kept."""
     results_dir: Path = Path("results")
-    """Where the results are kept, a compact JSON for each experiment and scale; what is there is not trained again."""
+    """Where the results are kept, a compact JSON for each experiment and scale; what is there, by today's settings, is
+    not trained again."""
     page: Path = Path("docs/study.md")
     """The page (Markdown); its figures are written into a folder beside it."""
 
@@ -86,28 +87,25 @@ def _list(arguments: ReproduceArguments, console: Console) -> int:
 def _reproduce(experiment: Experiment, arguments: ReproduceArguments, console: Console) -> int:
     from r2ac.launch.experiments.records import read_records, write_records
     from r2ac.launch.experiments.study_page import write_part
-    from r2ac.launch.experiments.trainings import jobs_of, make_trainings
+    from r2ac.launch.experiments.trainings import current_records, jobs_of, make_trainings
 
     for task in arguments.tasks:
         require(task in experiment.tasks, "tasks", task, f"among {', '.join(experiment.tasks)}")
     path = arguments.results_dir / experiment.file_name
     records = read_records(path)
     failures = list(dict.fromkeys(experiment.problems().values()))
+    planned = jobs_of(experiment, arguments.output_dir)
     with StopSignals() as signals:
         if arguments.train:
-            chosen = [one for one in experiment.trainings if not arguments.tasks or one.task in arguments.tasks]
-            jobs = jobs_of(replace(experiment, trainings=tuple(chosen)), arguments.output_dir)
+            jobs = [one for one in planned if not arguments.tasks or one.training.task in arguments.tasks]
             if not jobs:
                 raise ConfigError(f"nothing of {experiment.name} can run here: {failures[0]}")
-            missing = [job for job in jobs if not job.is_recorded(records)]
-            hours = estimated_hours(experiment, [job.training for job in missing], records)
+            current = current_records(planned, records)
+            missing = [job for job in jobs if job.training.key not in current]
+            outdated = sum(job.training.key in records for job in missing)
+            hours = estimated_hours(experiment, [job.training for job in missing], current)
             line = f"{experiment.title}: {len(jobs)} trainings, {len(missing)} to make in about {hours:.1f} CPU hours"
-            # The page must not show results of other settings until these are made.
-            if outdated := {job.training.key for job in missing} & records.keys():
-                line += f"; {len(outdated)} of them had other settings, whose results are dropped"
-                records = {key: record for key, record in records.items() if key not in outdated}
-                write_records(path, experiment, records.values())
-            _print(console, line)
+            _print(console, line + (f"; {outdated} of them had other settings" if outdated else ""))
             at_once = available_cores() if arguments.jobs is None else arguments.jobs
             for number, (job, result) in enumerate(make_trainings(experiment, missing, at_once, signals), start=1):
                 what = f"{number} of {len(missing)}  {job.training}"
@@ -119,7 +117,7 @@ def _reproduce(experiment: Experiment, arguments: ReproduceArguments, console: C
                 records = {**read_records(path), result.key: result}
                 write_records(path, experiment, records.values())
                 _print(console, f"{what}: {result}")
-    write_part(arguments.page, experiment, records.values())
+    write_part(arguments.page, experiment, current_records(planned, records).values())
     print_failures(failures)
     _print(console, f"  results  {path}\n  page     {arguments.page}")
     if signals.received is not None:

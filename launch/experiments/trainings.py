@@ -67,11 +67,6 @@ class PlannedTraining:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomically(self.folder / "usage.json", json.dumps(asdict(self.usage + more)) + "\n")
 
-    def is_recorded(self, records: Mapping[tuple[str, str, int], TrainingRecord]) -> bool:
-        """Whether a record is of this training, with the settings of today."""
-        found = records.get(self.training.key)
-        return found is not None and found.digest == self.digest
-
 
 def jobs_of(experiment: Experiment, output_dir: Path) -> list[PlannedTraining]:
     """One for each training that can run here. Raises ConfigError and InvalidOption for settings that cannot be."""
@@ -89,6 +84,16 @@ def jobs_of(experiment: Experiment, output_dir: Path) -> list[PlannedTraining]:
         digest = digest_of(training.words, config)
         jobs.append(PlannedTraining(training, config, digest, output_dir / f"{digest}-seed{training.seed}"))
     return jobs
+
+
+Records = Mapping[tuple[str, str, int], TrainingRecord]
+
+
+def current_records(jobs: Sequence[PlannedTraining], records: Records) -> Records:
+    """Without the records of other settings than these trainings have today. A row whose engine is missing has no
+    trainings here: its records stay."""
+    digests = {(job.training.task, job.training.agent): job.digest for job in jobs}
+    return {key: record for key, record in records.items() if digests.get(key[:2], record.digest) == record.digest}
 
 
 def make_trainings(

@@ -23,7 +23,7 @@ from r2ac.learner.config import ONE_STEP
 
 EnvOptions = TypeVar("EnvOptions", bound=SuiteOptions)
 MAX_GROUPS = 255
-_HAS_SHARED_MEMORY = hasattr(os, "memfd_create")  # Linux
+_HAS_SHARED_MEMORY = hasattr(os, "memfd_create")
 _RENAMED = {"max_failures": "max_engine_failures"}  # options of an environment, as earlier versions called them
 
 
@@ -260,7 +260,7 @@ class TrainConfig(Generic[EnvOptions]):
             allowed = self.inference_device in ("auto", "cpu", "cuda")
             require(allowed, "inference_device", self.inference_device, "auto, cpu or cuda: Ray deals out the GPUs")
         if self.transport == "shared" and not (_HAS_SHARED_MEMORY and self.num_actors and self.ray_address == "local"):
-            raise ConfigError("--transport is shared, but that needs actors, --ray-address local, and Linux")
+            raise ConfigError("--transport is shared, but that needs actors, --ray-address local, and os.memfd_create")
         if self.stream_groups > min(self.streams_per_actor, MAX_GROUPS):
             raise ConfigError(
                 f"--stream-groups is {self.stream_groups}, but it must be at most --streams-per-actor "

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from r2ac.agents import CORES, ELSTM, AgentConfig, Recurrent
 from r2ac.agents.core import Core
@@ -92,3 +93,22 @@ def test_the_library_has_the_same_settings() -> None:
     for make in (ELSTM, partial(Recurrent, "elstm")):
         torch.manual_seed(1)
         torch.testing.assert_close(make(D, N, time_scales="log-uniform", **settings).state_dict(), expected)
+
+
+@pytest.mark.parametrize("name", ["elstm", "lru", "rotation", "mingru"])
+def test_a_traced_step_gives_what_the_step_gives(name: str) -> None:
+    core = Recurrent(name, 3, 5)
+    x, state, is_first = torch.randn(4, 3), torch.randn(4, core.state_size), torch.tensor([True, False, False, True])
+    with torch.no_grad():
+        traced = make_fx(lambda *given: core.step(*given))(torch.zeros_like(x), torch.zeros_like(state), is_first)
+        for one, other in zip(traced(x, state, is_first), core.step(x, state, is_first), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_a_step_under_autocast_gives_what_it_gives_with_gradients() -> None:
+    core = Recurrent("lru", 3, 5)
+    arguments = torch.randn(4, 3), torch.randn(4, core.state_size), torch.zeros(4, dtype=torch.bool)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = core.step(*arguments)[1]
+        with torch.no_grad():
+            torch.testing.assert_close(core.step(*arguments)[1], expected.detach())

@@ -87,9 +87,16 @@ def test_what_is_missing_is_made_once(place: Path, capsys: Capture) -> None:
     text = TINY.replace("--gradient tbptt", "--gradient tbptt --hidden-size 4")
     (place / "experiments" / "tiny.toml").write_text(text)
     reproduce("tiny", "--jobs", "0")
-    said = capsys.readouterr().out
-    assert "1 to make in about 0.0 CPU hours; 1 of them had other settings, whose results are dropped" in said
+    assert "1 to make in about 0.0 CPU hours; 1 of them had other settings" in capsys.readouterr().out
     assert "--hidden-size 4" in trainings(place)[1]["command"]
+
+    # A preset that has changed shows in the digest alone.
+    results, page = place / "results" / "tiny-small.json", place / "docs" / "study.md"
+    assert "2 trainings, " in page.read_text()
+    results.write_text(results.read_text().replace(trainings(place)[1]["digest"], "0"))
+    reproduce("tiny", "--no-train")
+    assert "1 trainings, " in page.read_text()
+    assert len(trainings(place)) == 2
 
 
 @pytest.mark.slow
