@@ -63,7 +63,7 @@ def part_of(experiment: Experiment, cells: Cells, figures: str = "study") -> str
     command = f"    r2ac reproduce {experiment.name} --scale {experiment.scale}"
     lines = [f"## {experiment.title}", "", experiment.shows.strip(), "", command, ""]
     if not cells:
-        return "\n".join([*lines, "Not measured yet."])
+        return "\n".join([*lines, "Not measured yet: what is said above is expected."])
     lines += [
         f"![{experiment.title}]({figures}/{experiment.name}-{experiment.scale}.svg)",
         "",
@@ -146,18 +146,19 @@ def _checked(experiment: Experiment, claim: Claim, cells: Cells) -> str:
         return f"- {claim.text}: not measured on {len(tasks) - len(own)} of {len(tasks)} tasks yet."
     made = sum(map(len, own.values()))
     planned = sum(one.agent == claim.agent and one.task in own for one in experiment.trainings)
-    so_far = "" if made >= planned else f"; {made} of {planned} trainings so far"
+    so_far, also = ("", "") if made >= planned else (" so far", f"; {made} of {planned} trainings")
     scores = {task: mean(score_of(experiment, record) for record in records) for task, records in own.items()}
     if claim.measure == "above":
         columns = experiment.published.values()
         above = sum(
             all(score > float(column.get(task, "-inf")) for column in columns) for task, score in scores.items()
         )
-        return f"- {claim.text}: {_verdict(above >= claim.at_least)} ({above} of {len(tasks)}{so_far})."
+        return f"- {claim.text}: {_verdict(above >= claim.at_least)}{so_far} ({above} of {len(tasks)}{also})."
     if claim.measure == "solved":
         scores = {task: mean(record.is_solved for record in records) for task, records in own.items()}
     worst = min(scores, key=lambda task: scores[task])
-    return f"- {claim.text}: {_verdict(scores[worst] >= claim.at_least)} (least: {scores[worst]:.2f}, {worst}{so_far})."
+    verdict = _verdict(scores[worst] >= claim.at_least)
+    return f"- {claim.text}: {verdict}{so_far} (least: {scores[worst]:.2f}, {worst}{also})."
 
 
 def _verdict(met: bool) -> str:
