@@ -112,7 +112,9 @@ def _start(num_actors: int) -> Any:
             cpus = max(available_cores(), num_actors)
             ray.init(address="local", num_cpus=cpus, include_dashboard=False, logging_level=logging.WARNING)
     except Exception as error:  # Ray raises nothing narrower where its services do not come up in time.
-        raise ConnectionFailed(f"Ray could not be started on this machine: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())
+        remedy = "try again when the machine is less busy, or without Ray: --num-actors 0"
+        raise ConnectionFailed(f"Ray could not be started on this machine ({remedy}): {said}") from error
     return ray
 
 
