@@ -165,8 +165,7 @@ class Recurrent(Core):
         return weight, *vectors.split(sizes, dim=1)
 
     def truncated_states(self, x: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
-        states = recurrence(*self._given(x), self._by_part(state), is_first)
-        return self._flat(states)
+        return self._flat(recurrence(*self._given(x), self._by_part(state), is_first))
 
     def transition(self, x: Tensor, state: Tensor, is_first: Tensor) -> tuple[Tensor, Tensor]:
         fused = kernels_for(self.bias).fused.get(self.cell_name)

@@ -18,11 +18,12 @@ from torch import Tensor
 
 from r2ac.kernels import block, sensitivity
 from r2ac.kernels.cells import CELLS, Linearisation
-from r2ac.kernels.native_library import TYPES, functions
+from r2ac.kernels.native_library import CELLS_WITH_SCANS, TYPES, functions
 from r2ac.kernels.scan import ReverseScan
 
 # Below so many numbers a second thread costs more than it saves.
 GRAIN = 2**14
+_GATES_NUMBERS_PAIR = {name: (CELLS[name].gates, CELLS[name].numbers, CELLS[name].pair) for name in CELLS_WITH_SCANS}
 
 
 def cell_forward(cell: str, projection: Tensor, own: Tensor, bias: Tensor, state: Tensor, is_first: Tensor) -> Tensor:
@@ -63,8 +64,8 @@ def backward_scan(direct: Tensor, jacobian: Tensor) -> Tensor:
     jacobian = ready("jacobian", jacobian, direct.shape, direct.dtype)
     direct = direct.contiguous()
     total = torch.empty_like(direct)
-    steps = direct.shape[0]
-    call("backward_scan", (direct, jacobian, total), (steps, direct.numel() // steps), work=direct.numel())
+    sizes = len(direct), direct[0].numel()
+    call("backward_scan", (direct, jacobian, total), sizes, work=direct.numel())
     return total
 
 
@@ -183,25 +184,23 @@ def _empty_scan(like: Tensor, pair: Sequence[int], own: int, jump: bool) -> tupl
     if jump:
         weighted = new(steps, batch, *pair, gates, units)
         of_jump = [new(batch, *pair, *pair, units), weighted, new(batch, *pair, vectors, units)]
-    scan = ReverseScan(by_projection, by_vectors, boundary, *of_jump)
-    return scan, results + (of_jump if jump else [None, None, None])
+    return ReverseScan(by_projection, by_vectors, boundary, *of_jump), results + (of_jump if jump else [None] * 3)
 
 
 def _rollout(
     name: str, projection: Tensor, own: Tensor, bias: Tensor, state: Tensor, is_first: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """The same of a cell, checked and contiguous."""
-    cell = CELLS[name]
+    gates, numbers, pair = _GATES_NUMBERS_PAIR[name]
     check_type(projection)
-    if projection.dim() != 4 or projection.shape[0] < 1 or projection.shape[2] != cell.gates:
-        raise ValueError(f"projection must be [T >= 1, B, {cell.gates}, N], not {list(projection.shape)}")
-    steps, batch, gates, units = projection.shape
-    dtype = projection.dtype
+    if projection.dim() != 4 or projection.shape[0] < 1 or projection.shape[2] != gates:
+        raise ValueError(f"projection must be [T >= 1, B, {gates}, N], not {list(projection.shape)}")
+    (steps, batch, _, units), dtype = projection.shape, projection.dtype
     return (
         projection.contiguous(),
-        ready("own", own, (cell.numbers, units), dtype),
+        ready("own", own, (numbers, units), dtype),
         ready("bias", bias, (gates, units), dtype),
-        ready("state", state, (batch, *cell.pair, units), dtype),
+        ready("state", state, (batch, *pair, units), dtype),
         ready("is_first", is_first, (steps, batch), torch.bool),
     )
 
@@ -214,10 +213,8 @@ def check_type(tensor: Tensor) -> None:
 def ready(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """The tensor, contiguous, if C++ may take its address."""
     if tensor.shape != shape or tensor.dtype != dtype or not tensor.is_cpu:
-        raise ValueError(
-            f"{name} must be {dtype} {list(shape)} on the CPU, "
-            f"not {tensor.dtype} {list(tensor.shape)} on {tensor.device}"
-        )
+        found = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+        raise ValueError(f"{name} must be {dtype} {list(shape)} on the CPU, not {found}")
     return tensor.contiguous()
 
 
