@@ -221,7 +221,7 @@ def kill(process: subprocess.Popen) -> None:
 
 
 def follow(command: list[str], metrics: Path, task: Task, steps: int, minutes: float, go_on: bool = False) -> Outcome:
-    """Runs a training until the task is solved, unless it shall ``go_on``, or the budget is used up.
+    """Runs a training until the task is solved, or with ``go_on`` until the budget is used up.
 
     Exits where the training fails or ends no episode.
     """
