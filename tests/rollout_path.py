@@ -175,9 +175,10 @@ class Watch:
 def file_of(code: CodeType) -> str | None:
     """A file of the package, below its root; None for other code."""
     path = Path(code.co_filename).resolve()
-    if not path.is_file() or not path.is_relative_to(ROOT) or path.relative_to(ROOT).parts[0] in (".venv", "tests"):
+    if not path.is_file() or not path.is_relative_to(ROOT) or "site-packages" in path.parts:
         return None
-    return str(path.relative_to(ROOT))
+    name = path.relative_to(ROOT)
+    return None if name.parts[0] == "tests" else str(name)
 
 
 def stack_from(first: CodeType, frame: FrameType | None) -> list[CodeType]:
