@@ -16,10 +16,10 @@ Ctrl-C, or a notebook's stop, saves first and then raises KeyboardInterrupt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from r2ac.launch.evaluation.loaded_agent import LoadedAgent
 
 __all__ = ["evaluate", "load", "plot", "train"]
-
-_Read = TypeVar("_Read")
 
 
 def train(task: str | None = None, *, resume: Path | str | None = None, **settings: Any) -> Path | str:
@@ -44,15 +42,16 @@ def train(task: str | None = None, *, resume: Path | str | None = None, **settin
         from r2ac.launch.train.train import train as run_training
 
         if (task is None) == (resume is None):
-            raise ConfigError("r2ac.train takes a task, such as memory/tmaze, or resume=RUN")
+            given = "nothing is" if task is None else f"task={task!r} and resume={str(resume)!r} are"
+            raise ConfigError(f"r2ac.train takes a task, such as memory/tmaze, or resume=RUN, but {given} given")
         url = str(settings.pop("run_dir")) if is_url(str(settings.get("run_dir"))) else None
         words = flag_words(settings)
         if task is None:
             place = local_place(str(resume))
-            config = _parsed(continued_config, place, words)
+            config = continued_config(place, words)
             opened: AbstractContextManager[Path | str] = nullcontext(place if is_url(place) else Path(place))
         else:
-            config = _parsed(training_config, task, words)
+            config = training_config(task, words)
             config.check()
             opened = nullcontext(url) if url else new_path(config)
         require(config.max_failures == 0, "max_failures", config.max_failures, "0 here: the command line starts again")
@@ -71,7 +70,7 @@ def evaluate(*runs: Path | str, **settings: Any) -> list[Evaluation]:
         from r2ac.launch.commands.evaluate import evaluate_arguments, evaluate_runs
         from r2ac.launch.settings.flags import flag_words
 
-        parsed = _parsed(evaluate_arguments, [*paths, *flag_words(settings)])
+        parsed = evaluate_arguments([*paths, *flag_words(settings)])
         plan, received = evaluate_runs(parsed, console)
     if received is not None:
         raise KeyboardInterrupt("the evaluation was stopped; the same call goes on")
@@ -88,7 +87,7 @@ def plot(*runs: Path | str, **settings: Any) -> Path:
         from r2ac.launch.commands.plot import PlotArguments, plot_curves
         from r2ac.launch.settings.flags import flag_words, parse
 
-        parsed = _parsed(parse, PlotArguments, "r2ac plot", [*paths, *flag_words(settings)])
+        parsed = parse(PlotArguments, "r2ac plot", [*paths, *flag_words(settings)])
         left_out: list[str] = []
         written = plot_curves(parsed, left_out)
     if left_out:
@@ -104,23 +103,6 @@ def load(run: Path | str, *, greedy: bool = False, seed: int = 0, device: str = 
         from r2ac.launch.settings.places import local_path
 
         return LoadedAgent(local_path(paths[0]), greedy, seed, device)
-
-
-def _parsed(read: Callable[..., _Read], *arguments: object) -> _Read:
-    """What ``read`` makes of a command line; what tyro prints before it exits is raised as ConfigError."""
-    import io
-    import re
-    from contextlib import redirect_stderr
-
-    from r2ac.launch.settings.config import ConfigError
-
-    printed = io.StringIO()
-    try:
-        with redirect_stderr(printed):
-            return read(*arguments)
-    except SystemExit:
-        said = " ".join(re.sub(r"[─│╭╮╰╯]+", " ", printed.getvalue()).split())
-        raise ConfigError(said.partition(" For full helptext")[0]) from None
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class SingleVector(StreamsVector):
         observation = np.zeros((self.num_envs, *self._shape), dtype=self._dtype)
         for stream in np.flatnonzero(mask).tolist():
             own = None if seeds is None else seeds[stream]
-            shown, _ = _values("reset", _RESET, self.envs[stream].reset(seed=own))
+            shown, _ = values_of_reset(self.envs[stream].reset(seed=own))
             self._put(shown, observation, stream)
         return observation, Signals(action_mask=self._action_mask()).info()
 
@@ -79,13 +79,13 @@ class SingleVector(StreamsVector):
         observation, rewards = np.empty((self.num_envs, *self._shape), dtype=self._dtype), np.zeros(self.num_envs)
         terminated, truncated = np.zeros(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=bool)
         for stream, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
-            shown, reward, terminated[stream], truncated[stream], _ = _values("step", _STEP, env.step(action))
+            shown, reward, terminated[stream], truncated[stream], _ = values_of_step(env.step(action))
             rewards[stream] = _number(reward)
             self._put(shown, observation, stream)
         ended = terminated | truncated
         final = observation.copy() if ended.any() else None
         for stream in np.flatnonzero(ended).tolist():
-            shown, _ = _values("reset", _RESET, self.envs[stream].reset())
+            shown, _ = values_of_reset(self.envs[stream].reset())
             self._put(shown, observation, stream)
         has_final = None if final is None else ended
         signals = Signals(final_observation=final, has_final=has_final, action_mask=self._action_mask())
@@ -107,11 +107,17 @@ class SingleVector(StreamsVector):
         np.copyto(observation[stream], shown, casting="same_kind")
 
 
-_RESET = ("observation", "info")
-_STEP = ("observation", "reward", "terminated", "truncated", "info")
+def values_of_reset(returned: Any) -> tuple[Any, Any]:
+    """Observation and info, as an environment's reset returned them; raises TypeError for anything else."""
+    return _values("reset", ("observation", "info"), returned)
 
 
-def _values(method: str, names: tuple[str, ...], returned: Any) -> tuple[Any, ...]:
+def values_of_step(returned: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Observation, reward, terminated, truncated and info likewise."""
+    return _values("step", ("observation", "reward", "terminated", "truncated", "info"), returned)
+
+
+def _values(method: str, names: tuple[str, ...], returned: Any) -> Any:
     """What a method of an environment returned, if it is a tuple of what the names say."""
     if not isinstance(returned, tuple) or len(returned) != len(names):
         found = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else type(returned).__name__
@@ -138,7 +144,7 @@ class ActionRepeat(gymnasium.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         total = 0.0
         for _ in range(self._repeat):
-            observation, reward, terminated, truncated, info = _values("step", _STEP, self.env.step(action))
+            observation, reward, terminated, truncated, info = values_of_step(self.env.step(action))
             total += _number(reward)
             if terminated or truncated or not (self._mask is None or self._mask.allows(action)):
                 break

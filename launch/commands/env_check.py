@@ -22,6 +22,7 @@ from r2ac.envs import EnvironmentFailed, Signals, checked, make_vector
 from r2ac.envs.action_spaces import ActionMask, actions_text
 from r2ac.envs.checked import exits_raise
 from r2ac.envs.gym import GymOptions, make_single, masked
+from r2ac.envs.single import values_of_reset, values_of_step
 from r2ac.launch.runtime.step_timer import step_limit
 
 _COLOURS = re.compile(r"\x1b\[\d*m")
@@ -91,31 +92,30 @@ def _play(name: str, options: GymOptions, seed: int, steps: int, generators: int
     np.random.seed(generators)
     try:
         with step_limit(options.step_timeout or _PATIENCE):
-            observation, info = env.reset(seed=seed)
+            observation, info = values_of_reset(env.reset(seed=seed))
         began = 0
         env.action_space.seed(seed)
         for step in range(1, steps + 1):
             _note(played, env, observation, info, step)
             action = env.sample() if isinstance(env, ActionMask) else env.action_space.sample()
             with step_limit(options.step_timeout or _PATIENCE):
-                observation, reward, terminated, truncated, info = env.step(action)
+                observation, reward, terminated, truncated, info = values_of_step(env.step(action))
             played.rewards.append(reward)
             if terminated or truncated:
                 played.lengths.append(step - began)
                 played.truncated += not terminated
                 _note(played, env, observation, info, step)
                 with step_limit(options.step_timeout or _PATIENCE):
-                    observation, info = env.reset()
+                    observation, info = values_of_reset(env.reset())
                 began = step
         _note(played, env, observation, info, step)
         env.close()
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         ours = Path(__file__).parents[1], Path(checked.__file__).parent
-        place = next(
-            (frame for frame in reversed(frames) if not any(map(Path(frame.filename).is_relative_to, ours))), frames[-1]
-        )
-        played.failure = f"step {step} raises {error!r} ({place.filename}, line {place.lineno})"
+        theirs = [frame for frame in frames if not any(map(Path(frame.filename).is_relative_to, ours))]
+        raised = f" raises {error!r} ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else f": {error}"
+        played.failure = f"step {step}{raised}"
     return played
 
 

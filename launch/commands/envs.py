@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 import tyro
 from rich.console import Console
@@ -27,7 +27,7 @@ class EnvsArguments:
     install. What an agent sees, as a picture: r2ac envs --watch TASK [--flags]. Whether an environment of your own is
     in order: r2ac envs --check gym/ID [--flags]"""
 
-    name: tyro.conf.Positional[str | None] = None
+    name: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="[SUITE | TASK]")] = None
     """A suite or a task to describe, such as atari or atari/Breakout."""
     short: bool = False
     """Tell about the suites in a few lines each, without a line for each task."""

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
@@ -26,7 +26,7 @@ class EvaluateArguments:
     """Play whole episodes with trained agents, by default on seeds that no training uses, and write what was found into
     evaluation.json and evaluation.md of each run. Interrupted, the same command goes on with what is missing."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN …")] = ()
     """Run directories (their newest checkpoint), checkpoints, or directories that hold runs (all of them)."""
     suite: str | None = None
     """Tasks to play, by their names or that of a list (atari-57, dmlab-30, memory), each agent those of its own suite;

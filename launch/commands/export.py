@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -19,7 +20,7 @@ class ExportArguments:
     """Write the agent of a run as a file that acts without r2ac: one step of any number of streams, to which the state
     of the memory goes in and from which the new one comes out."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run directory (its newest checkpoint) or checkpoint."""
     onnx: Path | None = None
     """The file for ONNX Runtime and others, .onnx; needs the packages onnx and onnxscript."""

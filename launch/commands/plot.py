@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -21,7 +22,7 @@ from r2ac.launch.settings.flags import parse, require_runs
 class PlotArguments:
     """Draw the learning curves of runs: mean and band over the seeds of one configuration, a panel a task."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN …")]
     """Run directories, directories that hold some, or directories with TensorBoard event files of other programs."""
     output: Path | None = None
     """The picture (.png, .svg or .pdf) or the table of the curves (.csv); curves.png in the first run if not given."""

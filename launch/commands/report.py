@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -20,7 +21,7 @@ class ReportArguments:
     """Write one HTML page about runs, which needs nothing beside itself: learning curves, evaluations, statistics over
     tasks with intervals, settings, throughput and an episode of each agent."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]]
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN …")]
     """Run directories, directories that hold some, or directories with TensorBoard event files of other programs."""
     baseline: tuple[Path, ...] = ()
     """Runs that the others are compared with; without any, 2 to 4 configurations are compared pair by pair."""

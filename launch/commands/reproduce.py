@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 from rich.console import Console
@@ -29,8 +30,8 @@ class ReproduceArguments:
     """Make the trainings of an experiment that are missing, evaluate them, and write its results and its part of the
     page; without a name, list the experiments. Interrupted, the same command goes on."""
 
-    name: tyro.conf.Positional[str] = ""
-    """Of the experiment."""
+    name: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[NAME]")] = ""
+    """The experiment; the list of all if not given."""
     scale: Scale = "small"
     """small: for 2 cores; gpu: for a machine with a GPU; paper: for a cluster."""
     tasks: tuple[str, ...] = ()
@@ -90,7 +91,7 @@ def _reproduce(experiment: Experiment, arguments: ReproduceArguments, console: C
     from r2ac.launch.experiments.trainings import current_records, jobs_of, make_trainings
 
     for task in arguments.tasks:
-        require(task in experiment.tasks, "tasks", task, f"among {', '.join(experiment.tasks)}")
+        require(task in experiment.tasks, "tasks", task, f"among {', '.join(map(repr, experiment.tasks))}")
     path = arguments.results_dir / experiment.file_name
     records = read_records(path)
     failures = list(dict.fromkeys(experiment.problems().values()))
@@ -104,8 +105,12 @@ def _reproduce(experiment: Experiment, arguments: ReproduceArguments, console: C
             missing = [job for job in jobs if job.training.key not in current]
             outdated = sum(job.training.key in records for job in missing)
             hours = estimated_hours(experiment, [job.training for job in missing], current)
-            line = f"{experiment.title}: {len(jobs)} trainings, {len(missing)} to make in about {hours:.1f} CPU hours"
+            time = f"{hours:.1f} CPU hours" if hours >= 1 else f"{60 * hours:.0f} CPU minutes"
+            line = f"{experiment.title}: {len(jobs)} trainings, {len(missing)} to make in about {time}"
             _print(console, line + (f"; {outdated} of them had other settings" if outdated else ""))
+            # What cannot be written is to be known before the hours that it takes.
+            write_records(path, experiment, records.values())
+            write_part(arguments.page, experiment, current.values())
             at_once = available_cores() if arguments.jobs is None else arguments.jobs
             for number, (job, result) in enumerate(make_trainings(experiment, missing, at_once, signals), start=1):
                 what = f"{number} of {len(missing)}  {job.training}"

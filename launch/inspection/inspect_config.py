@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -17,7 +18,7 @@ class InspectConfig:
     """Take the gradients of trained agents apart: what comes from before the rollout, how far back it reaches, and for
     how long units remember. Nothing is learned; an agent that was trained by TBPTT shows what RTRL would add."""
 
-    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN …")] = ()
     """Run directories (all their checkpoints) or checkpoints."""
     rollouts: int = 32
     """Rollouts of every stream; the first three quarters fill the past, the last quarter is measured."""

@@ -54,6 +54,8 @@ def _local_copy(url: str, command: str, console: Console) -> Iterator[Path]:
         up = 2 if PurePosixPath(run).parent.name == "checkpoints" else 1
         run, *parts = run.rsplit("/", up)
         checkpoint = "/".join(parts)
+    if run.startswith(HUB) and "/" not in run.removeprefix(HUB):
+        raise StorageError(f"{url} is no repository of the hub, which has the form {HUB}USER/NAME")
     store, folder = Store(run), cache_folder("reading", run)
     path = folder / store.name
     with _manifest(folder, run) as manifest:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import fields, is_dataclass, replace
 from decimal import Decimal
 from functools import cache
@@ -41,7 +43,16 @@ def whole_number(word: str) -> int:
     raise ValueError(f"{word!r} is no whole number; write one such as 1000000, 1_000_000, 1e6, 500k or 2M")
 
 
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
 _RULES = ConstructorRegistry()
+
+
+def number(word: str) -> float:
+    """Raises ValueError, with one sentence, for what is no number."""
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"{word!r} is no number; write one such as 0.001 or 1e-3") from None
 
 
 def truth(word: str) -> bool:
@@ -69,6 +80,7 @@ def _read_by(read: Callable[[str], Any], kind: type, metavar: str, plain: bool =
 
 
 _read_by(whole_number, int, "INT")
+_read_by(number, float, "FLOAT")
 _read_by(local_path, Path, "PATH")
 _read_by(truth, bool, "{true,false}", plain=False)
 
@@ -107,18 +119,43 @@ def _read(kind: Any, prog: str, arguments: Sequence[str], default: Any, **settin
     _describe(get_origin(kind) or kind, default)
     if default is not None:
         settings["default"] = default
-    return tyro.cli(
-        kind,
-        prog=prog,
-        args=list(arguments),
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed),
-        registry=_RULES,
-        **settings,
-    )
+    printed = io.StringIO()
+    try:
+        with redirect_stderr(printed):
+            return tyro.cli(
+                kind,
+                prog=prog,
+                args=list(arguments),
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.SuppressFixed),
+                registry=_RULES,
+                **settings,
+            )
+    except SystemExit as ended:
+        if not ended.code:
+            raise
+        raise ConfigError(_sentence(printed.getvalue())) from None
+
+
+def _sentence(box: str) -> str:
+    """What tyro prints, a title and several parts below it, in one sentence: the first part, and the flags that are
+    proposed. Parts lie between lines, in a box or, where the terminal has no characters for one, without."""
+    box = _COLOURS.sub("", box)
+    parts: list[list[str]] = [[""]] if box.startswith("╭") else [[]]
+    for line in box.splitlines():
+        text = line.strip("│")
+        if text.strip(" -─") == "" or text[0] in "╭╰":
+            parts.append([])
+        elif not text.startswith(" " * 9):  # as the descriptions of flags
+            parts[-1].append(text.strip())
+    _, *parts = filter(None, parts)
+    first = " ".join(parts[0]).removeprefix("Error parsing ")
+    proposed = [", ".join(part[1:]) for part in parts[1:] if part[0].startswith(("Perhaps", "Arguments similar"))]
+    return first + "".join(f"; perhaps you meant {flags}" for flags in proposed)
 
 
 def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None, description: str | None = None) -> Any:
-    """The dataclass ``kind`` from the command line; tyro exits with code 2 where it cannot be read."""
+    """The dataclass ``kind`` from the command line. Raises ConfigError where it cannot be read, and SystemExit with
+    code 0 after it printed the help that was asked for."""
     return _read(kind, prog, arguments, default, description=description)
 
 
@@ -137,8 +174,10 @@ def flag_words(settings: Mapping[str, Any]) -> list[str]:
             words.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, list | tuple):
             words += [f"--{flag}", *map(str, value)]
-        else:
+        elif str(value).startswith("-"):
             words.append(f"--{flag}={value}")
+        else:
+            words += [f"--{flag}", str(value)]
     return words
 
 

@@ -77,8 +77,7 @@ class SweepPlan:
 def make_plan(task: str, flags: Sequence[str], settings: SweepSettings, drawn: Sequence[Settings] = ()) -> SweepPlan:
     """Draw the settings of all trials (or take those ``drawn`` before) and check each of them.
 
-    Raises ConfigError, UnknownTask, InvalidOption, MissingPackage for what cannot be trained, and SystemExit with code
-    2, after a message, where a flag or a value cannot be read.
+    Raises ConfigError, UnknownTask, InvalidOption, MissingPackage for what cannot be trained.
     """
     settings.check()
     space = parse_vary(settings.vary)

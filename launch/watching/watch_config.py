@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
@@ -16,7 +17,7 @@ class WatchConfig:
     """Write a video of whole episodes of a trained agent, with what it expects, does and gets, and a picture of what it
     remembers: its cell states, which units tell cues apart, and for how long."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run directory (its newest checkpoint) or checkpoint."""
     task: str | None = None
     """The task to play, one of the suite that the agent was trained on; its first own one if not given."""

@@ -1,6 +1,8 @@
 """The command line: every bad input is told in one sentence with exit code 2, and leaves nothing behind."""
 
 import json
+import os
+import pty
 import shutil
 import subprocess
 import sys
@@ -46,10 +48,9 @@ def test_kernels_that_there_are_not(capsys: Capture, monkeypatch: pytest.MonkeyP
 def unreadable(capsys: Capture, arguments: list[str]) -> str:
     """What the parser of the flags says on standard error; it ends the program itself."""
     capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
+    assert main(arguments) == 2
     captured = capsys.readouterr()
+    assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
     assert captured.out == ""
     return captured.err
@@ -92,6 +93,22 @@ def test_an_unknown_task_names_the_nearest(capsys: Capture, task: str, nearest: 
 )
 def test_flags_that_cannot_be_read_are_named(capsys: Capture, command: list[str], word: str) -> None:
     assert word in unreadable(capsys, command)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_a_misspelt_flag_is_proposed_whatever_the_terminal_can_show(terminal: bool, encoding: str) -> None:
+    controller, shown = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-m", "r2ac.launch", "evaluate", "run", "--episods", "3"],
+        stdout=shown if terminal else subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONIOENCODING": encoding, "TERM": "xterm"},
+    )
+    os.close(controller)
+    os.close(shown)
+    said = b"r2ac: Unrecognized options: --episods, 3; perhaps you meant --episodes INT"
+    assert (done.returncode, done.stderr.strip()) == (2, said)
 
 
 @pytest.mark.parametrize(

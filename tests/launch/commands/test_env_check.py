@@ -81,6 +81,18 @@ def test_what_leaves_the_process_is_wrong_too(capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("FourValues", "step 1: step returned a tuple of 4, but it must return the tuple (observation, reward, "),
+        ("OnlyObservation", "step 0: reset returned ndarray, but it must return the tuple (observation, info)"),
+    ],
+)
+def test_what_is_returned_in_another_form_is_named(capsys: Capture, name: str, said: str) -> None:
+    assert main(["envs", "--check", f"gym/tests.failing_envs:{name}-v0"]) == 1
+    assert lines(capsys)["steps"].startswith(f"WRONG: {said}")
+
+
+@pytest.mark.parametrize(
     ("words", "said"),
     [
         (["gym/tests.own_envs:own/Needy-v0"], "cannot be made with env_kwargs {}"),

@@ -79,10 +79,18 @@ def test_what_goes_wrong_is_said_in_a_sentence(
     assert said("plot", URL)[1].startswith(f"r2ac: {URL} cannot be read:")
     assert said("push", str(finished_run), "s3://bucket/run") == (
         2,
-        "r2ac: --to is s3://bucket/run, but it must be hf://USER/NAME\n",
+        "r2ac: s3://bucket/run is no repository of the hub, which has the form hf://USER/NAME\n",
+    )
+    assert said("evaluate", "hf://somebody") == (
+        2,
+        "r2ac: hf://somebody is no repository of the hub, which has the form hf://USER/NAME\n",
     )
     code, sentence = said("push", str(tmp_path / "lost"), URL)
     assert (code, "lost does not exist" in sentence) == (2, True)
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    code, sentence = said("push", str(finished_run), URL)
+    assert (code, "call hf auth login, or set HF_TOKEN" in sentence) == (2, True)
     monkeypatch.setenv("HF_TOKEN", "another")
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)

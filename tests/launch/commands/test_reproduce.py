@@ -152,7 +152,7 @@ def test_side_by_side(place: Path, capsys: Capture) -> None:
         (["tiny", "--scale", "paper"], "--scale is paper, but tiny has small"),
         (["tiny", "--seeds", "0"], "--seeds is 0, but it must be at least 1"),
         (["tiny", "--jobs", "-1"], "--jobs is -1, but it must be at least 0"),
-        (["tiny", "--tasks", "mazes"], "--tasks is mazes, but it must be among maze, missing"),
+        (["tiny", "--tasks", "mazes"], "--tasks is mazes, but it must be among 'maze', 'missing'"),
         (["tiny", "--tasks", "missing"], "nothing of tiny can run here: there is no task 'memory/nothing'"),
     ],
 )
