@@ -125,9 +125,8 @@ class Recurrent(Core):
         return Carry(state, (Traces.zeros(self.cell, batch_size, self.hidden_size, self.input_size, device, dtype),))
 
     def with_notes(self, carry: Carry, parts: bool = True) -> Carry:
-        shapes = self._note_shapes(len(carry.state))
-        notes = Notes(*map(carry.state.new_empty, shapes if parts else shapes[:1]))
-        return Carry(carry.state, carry.traces, (notes,))
+        shapes = self._note_shapes(len(carry.state), parts)
+        return Carry(carry.state, carry.traces, (Notes(*map(carry.state.new_empty, shapes)),))
 
     def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
         states, carry = self.states(x, carry, is_first)
@@ -229,10 +228,12 @@ class Recurrent(Core):
         own = [getattr(self, name) for name in self.cell.own]
         return own[0] if len(own) == 1 else torch.cat((*own, self.bias[:0]))
 
-    def _note_shapes(self, batch: int) -> list[tuple[int, ...]]:
+    def _note_shapes(self, batch: int, parts: bool) -> list[tuple[int, ...]]:
         pair, hidden = self.cell.pair, self.hidden_size
-        terms = self.input_weight.numel() + (self.cell.numbers + self.cell.gates) * hidden
-        return [(batch, *pair, *pair, hidden), (batch, *pair, hidden), (terms,)]
+        decay = (batch, *pair, *pair, hidden)
+        if not parts:
+            return [decay]
+        return [decay, (batch, *pair, hidden), (sum(parameter.numel() for parameter in self.recurrent_parameters),)]
 
     def _by_part(self, state: Tensor) -> Tensor:
         """[B, S] as the cell has it, [B, (2,) N]."""
@@ -270,8 +271,9 @@ class Recurrent(Core):
         if streams is None and (carry.notes or (traces is not None and traces.fresh is not None)):
             raise ValueError("carry.notes and traces.fresh go with traces.streams: without these, use initial_carry()")
         if carry.notes:
-            shapes, allowed = [tuple(note.shape) for note in carry.notes[0].tensors()], self._note_shapes(batch)
-            if shapes not in (allowed, allowed[:1]):
+            shapes = [tuple(note.shape) for note in carry.notes[0].tensors()]
+            if shapes != self._note_shapes(batch, parts=len(shapes) > 1):
+                allowed = self._note_shapes(batch, parts=True)
                 raise ValueError(f"carry.notes must have the shapes {allowed}, or the first alone, not {shapes}")
         if not self.uses_rtrl:
             return

@@ -77,7 +77,8 @@ class UpdateMetrics(Means):
     def take_most_in_a_row(self) -> int:
         """The most skipped without a good update between since this was last called; waits for the device."""
         most = int(self._most_in_a_row)
-        self._most_in_a_row.copy_(self._in_a_row)
+        if most:
+            self._most_in_a_row.copy_(self._in_a_row)
         return most
 
     def set_skips(self, total: int) -> None:

@@ -64,8 +64,8 @@ def _eager(kind: type[torch.optim.Optimizer]) -> type[Any]:
     methods = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     plain = {name: unwrap(getattr(kind, name)) for name in methods}
     step: Any = torch.no_grad()(unwrap(kind.step))
-    # Else PyTorch wraps it for hooks, in more time than a step of plain gradient descent takes.
-    step.hooked = kind is _GradientDescent
+    # Else PyTorch wraps it for hooks, in as much time as a step of a small agent takes.
+    step.hooked = True
     return type(kind.__name__, (kind,), {**plain, "step": step})
 
 
@@ -181,8 +181,7 @@ def clip_gradient_norm(gradients: list[Tensor], max_norm: float, may_branch: boo
         raise ValueError(f"max_norm must be greater than 0, got {max_norm}")
     norms = torch._foreach_norm(gradients)
     norm = norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
-    scale = (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    # Where the host may read it (``may_branch``), a scale of 1 saves the product.
-    if not may_branch or scale < 1:
-        torch._foreach_mul_(gradients, scale)
+    # Where the host may read it (``may_branch``), a norm that is small enough saves the rest.
+    if not may_branch or not norm + 1e-6 < max_norm:
+        torch._foreach_mul_(gradients, (max_norm / (norm + 1e-6)).clamp(max=1.0))
     return norm

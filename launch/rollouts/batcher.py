@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Iterator
 from itertools import cycle, takewhile
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -33,26 +34,27 @@ class Batcher:
 
     def __init__(self, batch_size: int, ring: Iterator[Rollout[np.ndarray]] | None = None) -> None:
         self.batch_size, self._ring = batch_size, ring
-        self._waiting: list[Rollout[np.ndarray]] = []
+        # The oldest version of the weights of each, and the rollout: the oldest first.
+        self._waiting: list[tuple[int, Rollout[np.ndarray]]] = []
 
     def add(self, rollout: Rollout[np.ndarray]) -> None:
         """Add the rollouts of an actor's streams."""
-        bisect.insort(self._waiting, rollout, key=_version)
+        bisect.insort(self._waiting, (_version(rollout), rollout), key=itemgetter(0))
 
     def held(self) -> list[Held]:
         """Versions and streams of what waits, the oldest first."""
-        return [(_version(rollout), rollout.batch_size) for rollout in self._waiting]
+        return [(version, rollout.batch_size) for version, rollout in self._waiting]
 
     def waiting(self, stream: int) -> int:
         """How many of the rollouts taken, used in part or not at all, are of the actor whose last stream this is."""
-        return sum(int(rollout.stream[-1]) == stream for rollout in self._waiting)
+        return sum(int(rollout.stream[-1]) == stream for _, rollout in self._waiting)
 
     def next_batch(self) -> Rollout[np.ndarray] | None:
         """A batch of B rollouts, or None while there are too few."""
         chosen: list[Rollout[np.ndarray]] = []
-        left: list[Rollout[np.ndarray]] = []
+        left: list[tuple[int, Rollout[np.ndarray]]] = []
         seen, size = set[int](), 0
-        for rollout in self._waiting:
+        for _, rollout in self._waiting:
             streams = rollout.stream.tolist()
             new = min(len(streams), self.batch_size - size)
             if not seen.isdisjoint(streams):
@@ -62,7 +64,8 @@ class Batcher:
             if new:
                 chosen.append(_columns(rollout, 0, new))
             if new < len(streams):
-                left.append(_columns(rollout, new, len(streams)))
+                part = _columns(rollout, new, len(streams))
+                left.append((_version(part), part))
         if size < self.batch_size:
             return None
         self._waiting = left

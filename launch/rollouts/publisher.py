@@ -22,11 +22,12 @@ class WeightsPublisher:
 
     def __init__(self, learner: Learner, publish: Callable[[Weights], None], wait: bool) -> None:
         self._learner, self._publish = learner, publish
-        self._parameters = list(learner.agent.parameters())
+        # Views of the parameters, which stay where they lie in memory.
+        self._parameters = [parameter.detach().view(-1) for parameter in learner.agent.parameters()]
         self._thread: threading.Thread | None = None
         self._is_first = True
         if learner.device.type == "cuda" and not wait:
-            size = self._vector().numel()
+            size = sum(parameter.numel() for parameter in self._parameters)
             # Last in, first out: an error comes before what else is there.
             self._free: queue.LifoQueue[Tensor | BaseException] = queue.LifoQueue()
             for _ in range(UNDER_WAY):
@@ -40,13 +41,13 @@ class WeightsPublisher:
         version = self._learner.updates
         if self._thread is None or self._is_first:
             self._is_first = False
-            self._publish(Weights(version, self._vector().cpu().numpy()))
+            self._publish(Weights(version, torch.cat(self._parameters).cpu().numpy()))
             return
         pinned, event = self._free.get(), torch.cuda.Event(blocking=True)
         if isinstance(pinned, BaseException):
             self._free.put(pinned)
             raise pinned
-        pinned.copy_(self._vector(), non_blocking=True)
+        pinned.copy_(torch.cat(self._parameters), non_blocking=True)
         event.record()
         self._copied.put((version, pinned, event))
 
@@ -55,10 +56,6 @@ class WeightsPublisher:
         if self._thread is not None:
             self._copied.put(None)
             end_thread(self._thread, seconds)
-
-    def _vector(self) -> Tensor:
-        """All parameters, as :meth:`Weights.load_into` wants them."""
-        return torch.cat([parameter.detach().flatten() for parameter in self._parameters])
 
     def _run(self) -> None:
         try:

@@ -28,7 +28,7 @@ from r2ac.launch.watching.training_video import film_episode
 from r2ac.learner import Collective, Learner, TrainingDiverged
 from r2ac.learner.checkpoint import Checkpoint, CheckpointError
 
-_SHOW_SECONDS = 0.1
+_SHOW_SECONDS = 0.25
 _NO_ROLLOUTS = (ActorsLost, InferenceFailed, EngineFailed)
 """Why there may be no next batch."""
 

@@ -129,9 +129,9 @@ class Tensor:
         """The same."""
         return self
 
-    def flatten(self) -> Tensor:
-        """The same memory in one dimension."""
-        return Tensor(self.gpu, self.array.reshape(-1), self.place)
+    def view(self, shape: int) -> Tensor:
+        """The same memory in another shape."""
+        return Tensor(self.gpu, self.array.reshape(shape), self.place)
 
     def numel(self) -> int:
         """As torch's."""
