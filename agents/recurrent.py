@@ -141,7 +141,7 @@ class Recurrent(Core):
             return states, Carry(states[-1].detach())
         (traces,), notes = carry.traces, carry.notes[0] if carry.notes else None
         given, state = self._given(x), self._by_part(carry.state)
-        states = recurrence(*given, state, is_first, self.input_weight, x.detach(), traces, notes)
+        states = recurrence(*given, state, is_first, self.input_weight, x, traces, notes)
         if traces.streams is None:
             traces = traces_after(traces, x, *given, states, state, is_first)
         else:

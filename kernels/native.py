@@ -132,9 +132,9 @@ def sensitivity_pass_(
     inputs = ready("inputs", inputs, (steps, batch, width), dtype)
     boundary = ready("boundary", boundary, (batch, *pair, units), dtype)
     decay = ready("decay", decay, (batch, *pair, *pair, units), dtype)
-    streams, keeps = different_rows(streams, len(matrix), batch), ~ready("fresh", fresh, (batch,), torch.bool)
+    streams, fresh = different_rows(streams, len(matrix), batch), ready("fresh", fresh, (batch,), torch.bool)
     term = inputs.new_zeros(gates, units, width)
-    given = streams, keeps, boundary, decay, weighted, inputs
+    given = streams, fresh, boundary, decay, weighted, inputs
     sizes = len(pair) + 1, steps, batch, gates, units, width
     call("sensitivity_pass", (matrix, term, *given), sizes, work=batch * term.numel())
     return term
@@ -158,9 +158,9 @@ def vector_pass_(
     ready("vectors", vectors, (*(vectors.shape[:1] or (0,)), *pair, rows, units), dtype)
     boundary = ready("boundary", boundary, (batch, *pair, units), dtype)
     decay = ready("decay", decay, (batch, *pair, *pair, units), dtype)
-    streams, keeps = different_rows(streams, len(vectors), batch), ~ready("fresh", fresh, (batch,), torch.bool)
+    streams, fresh = different_rows(streams, len(vectors), batch), ready("fresh", fresh, (batch,), torch.bool)
     term = gained.new_empty(rows, units)
-    given = streams, keeps, boundary, decay, gained
+    given = streams, fresh, boundary, decay, gained
     call("vector_pass", (vectors, term, *given), (len(pair) + 1, batch, rows, units), work=0)
     return term
 

@@ -137,7 +137,7 @@ void narrow_pass(
 // pass and the product, and the sum over streams has one order. A unit's state has `parts` numbers, 1 or 2.
 template <class Real>
 void sensitivity_pass(
-    Real* matrix, Real* term, const Size* streams, const bool* keeps, const Real* boundary, const Real* decay,
+    Real* matrix, Real* term, const Size* streams, const bool* fresh, const Real* boundary, const Real* decay,
     const Real* weighted, const Real* inputs, Size parts, Size steps, Size batch, Size gates, Size units, Size width,
     int threads) {
     constexpr Size lanes = Lanes<Real>::count;
@@ -155,7 +155,7 @@ void sensitivity_pass(
             const auto pass = parts == 1 ? narrow_pass<Real, 1> : narrow_pass<Real, 2>;
             for (Size b = 0; b < batch; ++b)
                 pass(
-                    matrix + ((streams[b] * parts * gates + k) * units + begin) * width, part, sum, keeps[b],
+                    matrix + ((streams[b] * parts * gates + k) * units + begin) * width, part, sum, !fresh[b],
                     boundary + b * parts * units + begin, decay + b * parts * parts * units + begin,
                     weighted + (b * parts * gates + k) * units + begin, batch * parts * gates * units, gates * units,
                     inputs + b * width, batch * width, steps, units, rows, width);
@@ -170,9 +170,9 @@ void sensitivity_pass(
             const Real* by_state = boundary + b * parts * units + begin;
             const Real* factor = decay + b * parts * parts * units + begin;
             if (parts == 1) {
-                contract_and_decay(s, sum, keeps[b], by_state, factor, rows, width);
+                contract_and_decay(s, sum, !fresh[b], by_state, factor, rows, width);
             } else {
-                contract_and_mix(s, part, sum, keeps[b], by_state, factor, units, rows, width);
+                contract_and_mix(s, part, sum, !fresh[b], by_state, factor, units, rows, width);
             }
             for (Size first = 0; first < steps; first += kSteps) {
                 const Size count = std::min(kSteps, steps - first);
@@ -198,7 +198,7 @@ void sensitivity_pass(
 // The same for the vectors, which have one number where the matrix has a row: too little for a second thread.
 template <class Real>
 void vector_pass(
-    Real* vectors, Real* term, const Size* streams, const bool* keeps, const Real* boundary, const Real* decay,
+    Real* vectors, Real* term, const Size* streams, const bool* fresh, const Real* boundary, const Real* decay,
     const Real* gained, Size parts, Size batch, Size rows, Size units, int) {
     std::fill_n(term, rows * units, Real(0));
     const Size part = rows * units;
@@ -207,7 +207,7 @@ void vector_pass(
         Real *s = vectors + (streams[b] * parts * rows + l) * units, *sum = term + l * units;
         const Real *by_state = boundary + b * parts * units, *factor = decay + b * parts * parts * units;
         const Real* gain = gained + (b * parts * rows + l) * units;
-        const bool keep = keeps[b];
+        const bool keep = !fresh[b];
         if (parts == 2) {
 #pragma omp simd
             for (Size i = 0; i < units; ++i) {
