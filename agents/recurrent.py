@@ -230,10 +230,10 @@ class Recurrent(Core):
 
     def _note_shapes(self, batch: int, parts: bool) -> list[tuple[int, ...]]:
         pair, hidden = self.cell.pair, self.hidden_size
-        decay = (batch, *pair, *pair, hidden)
-        if not parts:
-            return [decay]
-        return [decay, (batch, *pair, hidden), (sum(parameter.numel() for parameter in self.recurrent_parameters),)]
+        shapes: list[tuple[int, ...]] = [(batch, *pair, *pair, hidden)]
+        if parts:
+            shapes += [(batch, *pair, hidden), (sum(parameter.numel() for parameter in self.recurrent_parameters),)]
+        return shapes
 
     def _by_part(self, state: Tensor) -> Tensor:
         """[B, S] as the cell has it, [B, (2,) N]."""

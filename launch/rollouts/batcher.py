@@ -34,8 +34,7 @@ class Batcher:
 
     def __init__(self, batch_size: int, ring: Iterator[Rollout[np.ndarray]] | None = None) -> None:
         self.batch_size, self._ring = batch_size, ring
-        # The oldest version of the weights of each, and the rollout: the oldest first.
-        self._waiting: list[tuple[int, Rollout[np.ndarray]]] = []
+        self._waiting: list[tuple[int, Rollout[np.ndarray]]] = []  # behind the oldest version of its weights
 
     def add(self, rollout: Rollout[np.ndarray]) -> None:
         """Add the rollouts of an actor's streams."""
@@ -64,8 +63,7 @@ class Batcher:
             if new:
                 chosen.append(_columns(rollout, 0, new))
             if new < len(streams):
-                part = _columns(rollout, new, len(streams))
-                left.append((_version(part), part))
+                left.append((_version(part := _columns(rollout, new, len(streams))), part))
         if size < self.batch_size:
             return None
         self._waiting = left
