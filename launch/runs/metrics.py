@@ -49,9 +49,11 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Closes both files; a second call does nothing."""
-        with os_errors_as(RunDirectoryError, self._unwritable):
-            self._file.close()
-        self.events.close()
+        try:
+            with os_errors_as(RunDirectoryError, self._unwritable):
+                self._file.close()
+        finally:
+            self.events.close()
 
     def __enter__(self) -> MetricsWriter:
         return self

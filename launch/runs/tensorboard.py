@@ -88,11 +88,14 @@ class EventWriter:
 
     def close(self) -> None:
         """Says that the session has ended, and closes the file."""
-        if self._end is not None:
-            end, self._end = self._end, None
-            self._add(summary=end)
-        with os_errors_as(RunDirectoryError, self._unwritable):
-            self._records.close()
+        try:
+            if self._end is not None:
+                end, self._end = self._end, None
+                self._add(summary=end)
+        finally:
+            # Also where it takes no more: since Python 3.13 a file that closes itself reports that on standard error.
+            with os_errors_as(RunDirectoryError, self._unwritable):
+                self._records.close()
 
     def _add(self, **fields: Any) -> None:
         from tensorboard.compat.proto.event_pb2 import Event

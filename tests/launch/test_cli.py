@@ -13,6 +13,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from r2ac.envs.procgen_engine import PACKAGE
 from r2ac.launch.cli import COMMANDS, main
 from r2ac.launch.evaluation.results_file import read_evaluation
 from r2ac.launch.runs.loading import find_checkpoint
@@ -192,7 +193,7 @@ def test_a_gpu_that_is_not_there(capsys: Capture, finished_run: Path, tmp_path: 
     assert not run.exists()
 
 
-@pytest.mark.parametrize(("task", "module"), [("atari/Breakout", "ale_py"), ("procgen/chaser", "procgen")])
+@pytest.mark.parametrize(("task", "module"), [("atari/Breakout", "ale_py"), ("procgen/chaser", PACKAGE.modules[0])])
 def test_a_missing_engine_says_what_to_install(
     capsys: Capture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: str, module: str
 ) -> None:
