@@ -87,7 +87,7 @@ def test_what_is_missing_is_made_once(place: Path, capsys: Capture) -> None:
     text = TINY.replace("--gradient tbptt", "--gradient tbptt --hidden-size 4")
     (place / "experiments" / "tiny.toml").write_text(text)
     reproduce("tiny", "--jobs", "0")
-    assert "1 to make in about 0.0 CPU hours; 1 of them had other settings" in capsys.readouterr().out
+    assert "1 to make in about 0 CPU minutes; 1 of them had other settings" in capsys.readouterr().out
     assert "--hidden-size 4" in trainings(place)[1]["command"]
 
     # A preset that has changed shows in the digest alone.
@@ -112,7 +112,7 @@ def test_an_interrupted_training_goes_on(place: Path, capsys: Capture, monkeypat
     monkeypatch.setattr(MetricsWriter, "write", interrupted)
     assert reproduce("tiny", "--jobs", "0") == 128 + signal.SIGTERM
     assert "the same command goes on" in capsys.readouterr().out
-    assert not (place / "results").exists()
+    assert trainings(place) == []
     (run,) = place.glob("runs/study/*/memory-tmaze")
     begun = read_metrics(run)
     assert begun[-1]["env_steps"] < 2000
@@ -143,6 +143,15 @@ def test_side_by_side(place: Path, capsys: Capture) -> None:
     assert "failed" in capsys.readouterr().err
     assert len(trainings(place)) == 1
     shutil.rmtree(run.parent)
+
+
+@pytest.mark.parametrize("flags", [["--results-dir", "/proc/mine"], ["--page", "/proc/mine/page.md"]])
+def test_what_cannot_be_written_is_told_before_anything_is_trained(
+    place: Path, capsys: Capture, flags: list[str]
+) -> None:
+    assert reproduce("tiny", "--jobs", "0", *flags) == 2
+    assert f"r2ac: {flags[1]}" in capsys.readouterr().err
+    assert not (place / "runs").exists()
 
 
 @pytest.mark.parametrize(
