@@ -263,6 +263,9 @@ def changed_config(
     asked = [name for name in _OF_ACTORS if _given(name, arguments)]
     if asked and config.num_actors == 0 and not _given("num_actors", arguments):
         config = replace(config, num_actors=max(config.num_learners, 1))
+    if config.num_actors == 0 and not _given("batch_size", arguments):
+        # The suites' presets count on the streams of several actors.
+        config = replace(config, batch_size=min(config.batch_size, config.num_streams))
     return replace(config, **{name: value for name, value in config.in_step.items() if not _given(name, arguments)})
 
 

@@ -325,3 +325,12 @@ def test_a_configuration_from_before_the_streams_were_staggered_keeps_them_in_ph
 def test_a_setting_of_actors_brings_actors(flags: str, actors: int) -> None:
     config = training_config("memory/tmaze", flags.split())
     assert (config.num_actors, config.batch_size) == (actors, 64 * max(actors, 1))
+
+
+@pytest.mark.parametrize("task", ["atari/Breakout", "procgen/maze", "gym/CartPole-v1"])
+def test_one_process_takes_no_larger_batches_than_it_has_streams(task: str) -> None:
+    config = training_config(task, ["--num-actors", "0"])
+    config.check()
+    assert config.batch_size <= config.num_streams
+    with pytest.raises(ConfigError, match="there are only 4"):
+        training_config(task, ["--num-actors=0", "--streams-per-actor=4", "--batch-size=8"]).check()
