@@ -49,21 +49,17 @@ def draw_inspections(
 
 def _draw_norms(axes: Axes, inspections: Sequence[Inspection], metrics: Sequence[Mapping[str, Any]]) -> None:
     # PPO's training takes the mean of the losses over a batch, V-trace's and all points here their sum.
-    trained, at_rest = (
-        (": mean over a batch", ": sum") if inspections[0].training.learner.algorithm == "ppo" else ("", "")
-    )
+    means = inspections[0].training.learner.algorithm == "ppo"
+    trained = "in training: mean over a batch" if means else "in training"
+    at_rest = "weights at rest: sum" if means else "weights at rest"
     for (part, (label, colour)), size in zip(_PARTS.items(), (9, 4), strict=True):
         key = f"rtrl/{part}"
         rows = [(row["env_steps"], row[key]) for row in metrics if isinstance(row.get(key), int | float)]
         if rows:
             steps, values = np.array(rows, dtype=float).T
-            axes.plot(
-                *smooth((steps, values), steps[-1] / 50), color=colour, lw=1.4, label=f"{label}, in training{trained}"
-            )
+            axes.plot(*smooth((steps, values), steps[-1] / 50), color=colour, lw=1.4, label=f"{label}, {trained}")
         points = [(each.env_steps, getattr(each.reach, part)) for each in inspections]
-        axes.plot(
-            *np.array(points, dtype=float).T, "o", color=colour, ms=size, label=f"{label}, weights at rest{at_rest}"
-        )
+        axes.plot(*np.array(points, dtype=float).T, "o", color=colour, ms=size, label=f"{label}, {at_rest}")
     _finish(axes, "Norms of the gradient's two parts", "environment steps", "norm")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
     _logarithmic(axes, [value for line in axes.get_lines() for value in np.asarray(line.get_ydata())])
