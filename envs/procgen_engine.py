@@ -148,7 +148,10 @@ def _load_envpool() -> Any:
     # EnvPool's ProcGen is linked to Qt 5 and does not bring it.
     folder = next(iter(getattr(find_spec("PyQt5"), "submodule_search_locations", None) or [""]))
     for name in ("libQt5Core.so.5", "libQt5Gui.so.5"):
-        ctypes.CDLL(str(Path(folder, "Qt5", "lib", name)))
+        try:
+            ctypes.CDLL(str(Path(folder, "Qt5", "lib", name)))
+        except OSError as error:  # a library of the system is missing
+            raise ImportError(str(error)) from error
     return importlib.import_module("envpool").make_gymnasium
 
 
@@ -171,7 +174,9 @@ _MIRROR = Package(
 )
 _GYM = Package(("procgen_gym",), "pip install procgen-gym==0.1.1", _load_gym)
 ENVPOOL = Package(
-    ("envpool", "PyQt5"), "pip install 'envpool>=1.2.5,<1.3' PyQt5-Qt5, and the system's libGL.so.1", _load_envpool
+    ("envpool", "PyQt5"),
+    "pip install 'envpool>=1.2.5,<1.3' PyQt5-Qt5, and on Debian apt install libgl1 libegl1 libopengl0 libglib2.0-0t64",
+    _load_envpool,
 )
 """Played as `EnvPoolVector`."""
 

@@ -265,7 +265,7 @@ def changed_config(
         config = replace(config, num_actors=max(config.num_learners, 1))
     if config.num_actors == 0 and not _given("batch_size", arguments):
         # The suites' presets count on the streams of several actors.
-        config = replace(config, batch_size=min(config.batch_size, config.num_streams))
+        config = replace(config, batch_size=min(config.batch_size, max(config.num_streams, 1)))
     return replace(config, **{name: value for name, value in config.in_step.items() if not _given(name, arguments)})
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r2ac.envs import find_task, make_vector
+from r2ac.envs import find_task, make_vector, procgen_engine
 from r2ac.envs.procgen import GAMES, ProcgenOptions, level_range
 from r2ac.envs.procgen_engine import ENVPOOL, PACKAGE
 from r2ac.envs.suite import missing_modules
@@ -182,3 +182,9 @@ def test_envpool_plays_the_same_levels(monkeypatch: pytest.MonkeyPatch) -> None:
                 np.testing.assert_array_equal(ours, theirs, err_msg=f"{game}, step {step}")
         one.close()
         other.close()
+
+
+def test_envpool_without_libraries_of_the_system_is_an_import_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(procgen_engine, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"libQt5Core\.so\.5: cannot open shared object file"):
+        ENVPOOL.load()
