@@ -55,6 +55,7 @@ from report import (
 
 from r2ac.envs import MissingPackage, UnknownTask, find_task, make_vector
 from r2ac.envs.minigrid import MinigridOptions
+from r2ac.envs.procgen_engine import PACKAGE
 from r2ac.envs.suite import missing_modules
 
 TASKS = (
@@ -88,8 +89,8 @@ class ProcgenSingle(gymnasium.Env):
 
 
 def _procgen(**settings: Any) -> Any:
-    """The engine. Its module must have been imported by r2ac, which knows how to do without the old `gym`."""
-    return import_module("procgen").ProcgenGym3Env(distribution_mode="hard", num_levels=500, **settings)
+    """The engine of this Python; EnvPool is not called so."""
+    return PACKAGE.load()(distribution_mode="hard", num_levels=500, **settings)
 
 
 def make_single(task: str, seed: int) -> gymnasium.Env:

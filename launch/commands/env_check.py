@@ -22,7 +22,7 @@ from r2ac.envs import EnvironmentFailed, Signals, checked, make_vector
 from r2ac.envs.action_spaces import ActionMask, actions_text
 from r2ac.envs.checked import exits_raise
 from r2ac.envs.gym import GymOptions, make_single, masked
-from r2ac.envs.single import values_of_reset, values_of_step
+from r2ac.envs.single import WrongReturn, values_of_reset, values_of_step
 from r2ac.launch.runtime.step_timer import step_limit
 
 _COLOURS = re.compile(r"\x1b\[\d*m")
@@ -113,9 +113,11 @@ def _play(name: str, options: GymOptions, seed: int, steps: int, generators: int
     except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         ours = Path(__file__).parents[1], Path(checked.__file__).parent
-        theirs = [frame for frame in frames if not any(map(Path(frame.filename).is_relative_to, ours))]
-        raised = f" raises {error!r} ({theirs[-1].filename}, line {theirs[-1].lineno})" if theirs else f": {error}"
-        played.failure = f"step {step}{raised}"
+        place = next(
+            (frame for frame in reversed(frames) if not any(map(Path(frame.filename).is_relative_to, ours))), frames[-1]
+        )
+        raised = f" raises {error!r} ({place.filename}, line {place.lineno})"
+        played.failure = f"step {step}" + (f": {error}" if isinstance(error, WrongReturn) else raised)
     return played
 
 

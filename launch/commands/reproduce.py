@@ -105,11 +105,11 @@ def _reproduce(experiment: Experiment, arguments: ReproduceArguments, console: C
             missing = [job for job in jobs if job.training.key not in current]
             outdated = sum(job.training.key in records for job in missing)
             hours = estimated_hours(experiment, [job.training for job in missing], current)
-            time = f"{hours:.1f} CPU hours" if hours >= 1 else f"{60 * hours:.0f} CPU minutes"
+            time = f"{hours:.1f} CPU hours" if hours >= 1 else f"{max(60 * hours, 1):.0f} CPU minutes"
             line = f"{experiment.title}: {len(jobs)} trainings, {len(missing)} to make in about {time}"
             _print(console, line + (f"; {outdated} of them had other settings" if outdated else ""))
             # What cannot be written is to be known before the hours that it takes.
-            write_records(path, experiment, records.values())
+            write_records(path, experiment, read_records(path).values())
             write_part(arguments.page, experiment, current.values())
             at_once = available_cores() if arguments.jobs is None else arguments.jobs
             for number, (job, result) in enumerate(make_trainings(experiment, missing, at_once, signals), start=1):

@@ -142,12 +142,13 @@ def _checked(experiment: Experiment, claim: Claim, cells: Cells) -> str:
     """One line that says whether the records bear the claim out."""
     tasks = claim.tasks or experiment.tasks
     own = {task: cells[task, claim.agent] for task in tasks if (task, claim.agent) in cells}
-    if len(own) < len(tasks):
-        return f"- {claim.text}: not measured on {len(tasks) - len(own)} of {len(tasks)} tasks yet."
+    missing = f"not measured on {len(tasks) - len(own)} of {len(tasks)} tasks yet" if len(own) < len(tasks) else ""
     made = sum(map(len, own.values()))
     planned = sum(one.agent == claim.agent and one.task in own for one in experiment.trainings)
     so_far, also = ("", "") if made >= planned else (" so far", f"; {made} of {planned} trainings")
     scores = {task: mean(score_of(experiment, record) for record in records) for task, records in own.items()}
+    if claim.measure == "above" and missing:
+        return f"- {claim.text}: {missing}."
     if claim.measure == "above":
         columns = experiment.published.values()
         above = sum(
@@ -156,7 +157,10 @@ def _checked(experiment: Experiment, claim: Claim, cells: Cells) -> str:
         return f"- {claim.text}: {_verdict(above >= claim.at_least)}{so_far} ({above} of {len(tasks)}{also})."
     if claim.measure == "solved":
         scores = {task: mean(record.is_solved for record in records) for task, records in own.items()}
-    worst = min(scores, key=lambda task: scores[task])
+    worst = min(scores, key=lambda task: scores[task], default=None)
+    if worst is None or (missing and scores[worst] >= claim.at_least):
+        return f"- {claim.text}: {missing}."
+    also += f"; {missing}" if missing else ""
     verdict = _verdict(scores[worst] >= claim.at_least)
     return f"- {claim.text}: {verdict}{so_far} (least: {scores[worst]:.2f}, {worst}{also})."
 

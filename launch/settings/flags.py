@@ -5,10 +5,13 @@ from __future__ import annotations
 import ast
 import inspect
 import io
+import json
+import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import redirect_stderr
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import fields, is_dataclass, replace
 from decimal import Decimal
 from functools import cache
@@ -43,6 +46,7 @@ def whole_number(word: str) -> int:
     raise ValueError(f"{word!r} is no whole number; write one such as 1000000, 1_000_000, 1e6, 500k or 2M")
 
 
+_ONE_AT_A_TIME = threading.RLock()
 _COLOURS = re.compile(r"\x1b\[[\d;]*m")
 _RULES = ConstructorRegistry()
 
@@ -121,8 +125,9 @@ def _read(kind: Any, prog: str, arguments: Sequence[str], default: Any, **settin
         settings["default"] = default
     printed = io.StringIO()
     try:
-        with redirect_stderr(printed):
-            return tyro.cli(
+        # Both change what belongs to the whole process.
+        with _ONE_AT_A_TIME, redirect_stderr(printed), _wide_lines(arguments):
+            parsed = tyro.cli(
                 kind,
                 prog=prog,
                 args=list(arguments),
@@ -134,11 +139,28 @@ def _read(kind: Any, prog: str, arguments: Sequence[str], default: Any, **settin
         if not ended.code:
             raise
         raise ConfigError(_sentence(printed.getvalue())) from None
+    sys.stderr.write(printed.getvalue())
+    return parsed
+
+
+@contextmanager
+def _wide_lines(arguments: Sequence[str]) -> Iterator[None]:
+    """Errors are not broken into lines; a help text that is asked for fits the terminal."""
+    before = os.environ.get("COLUMNS")
+    if not {"-h", "--help"} & set(arguments):
+        os.environ["COLUMNS"] = "10000"
+    try:
+        yield
+    finally:
+        os.environ.pop("COLUMNS", None)
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _sentence(box: str) -> str:
     """What tyro prints, a title and several parts below it, in one sentence: the first part, and the flags that are
-    proposed. Parts lie between lines, in a box or, where the terminal has no characters for one, without."""
+    proposed. Parts lie between lines, in a box or, where the terminal has no characters for one, without. All of it
+    where it has another form."""
     box = _COLOURS.sub("", box)
     parts: list[list[str]] = [[""]] if box.startswith("╭") else [[]]
     for line in box.splitlines():
@@ -147,10 +169,14 @@ def _sentence(box: str) -> str:
             parts.append([])
         elif not text.startswith(" " * 9):  # as the descriptions of flags
             parts[-1].append(text.strip())
-    _, *parts = filter(None, parts)
-    first = " ".join(parts[0]).removeprefix("Error parsing ")
-    proposed = [", ".join(part[1:]) for part in parts[1:] if part[0].startswith(("Perhaps", "Arguments similar"))]
-    return first + "".join(f"; perhaps you meant {flags}" for flags in proposed)
+    parts = [part for part in parts if part][1:] or [[" ".join(box.split()) or "the command line cannot be read"]]
+    sentence = " ".join(parts[0]).removeprefix("Error parsing ")
+    for head, *flags in parts[1:]:
+        if head.startswith("Perhaps"):
+            sentence += f"; perhaps you meant {', '.join(flags)}"
+        elif head.startswith("Arguments similar to"):
+            sentence += f"; for {head.split()[-1].rstrip(':')} perhaps {', '.join(flags)}"
+    return sentence
 
 
 def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None, description: str | None = None) -> Any:
@@ -174,6 +200,8 @@ def flag_words(settings: Mapping[str, Any]) -> list[str]:
             words.append(f"--{flag}" if value else f"--no-{flag}")
         elif isinstance(value, list | tuple):
             words += [f"--{flag}", *map(str, value)]
+        elif isinstance(value, Mapping):
+            words += [f"--{flag}", json.dumps(value)]
         elif str(value).startswith("-"):
             words.append(f"--{flag}={value}")
         else:
@@ -263,9 +291,6 @@ def changed_config(
     asked = [name for name in _OF_ACTORS if _given(name, arguments)]
     if asked and config.num_actors == 0 and not _given("num_actors", arguments):
         config = replace(config, num_actors=max(config.num_learners, 1))
-    if config.num_actors == 0 and not _given("batch_size", arguments):
-        # The suites' presets count on the streams of several actors.
-        config = replace(config, batch_size=min(config.batch_size, max(config.num_streams, 1)))
     return replace(config, **{name: value for name, value in config.in_step.items() if not _given(name, arguments)})
 
 
@@ -290,4 +315,8 @@ def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
     named = " or ".join(one_suite(find_tasks(task)).presets)
     doc = " ".join((TrainConfig.__doc__ or "").split())
     about = f"{doc} Presets of this suite, which flags override: --preset {named}" if named else None
-    return with_matched_size(changed_config(preset(task, options=options, **chosen), prog, rest, about))
+    config = changed_config(preset(task, options=options, **chosen), prog, rest, about)
+    if config.num_actors == 0 and not _given("batch_size", rest):
+        # The suites' presets count on the streams of several actors.
+        config = replace(config, batch_size=min(config.batch_size, max(config.num_streams, 1)))
+    return with_matched_size(config)

@@ -51,7 +51,7 @@ def train(
             run = stack.enter_context(open_run(place, new, config, console, callback, bool(restarts())))
             learned = run.env_steps
         if learned >= config.total_steps:
-            said = f"{place} has learned from its {learned:,} steps; --total-steps N, more than these, goes on to N"
+            said = f"{place} has learned from its {learned:,} steps; a --total-steps above that goes on"
             console.print(said, soft_wrap=True, markup=False)
             return 0
         stack.push(signals.__exit__)

@@ -17,6 +17,7 @@ if (_missing := find_task("procgen/chaser").suite.missing()) is not None:
     pytest.skip(_missing, allow_module_level=True)
 
 NO_OP = 4
+shows_levels = pytest.mark.skipif(PACKAGE is ENVPOOL, reason="EnvPool does not show which levels it plays")
 
 
 def play(task: str, seed: int, *, split: str = "train", steps: int = 60, num_envs: int = 4, **options):
@@ -49,6 +50,7 @@ def test_every_game_runs_with_the_paper_s_shapes(game: str) -> None:
     env.close()
 
 
+@shows_levels
 def test_the_step_that_ends_an_episode_shows_the_next_level() -> None:
     observations, rewards, terminated, truncated, levels = play("procgen/chaser", 0, steps=400, num_envs=8)
     assert terminated.any()
@@ -72,6 +74,7 @@ def test_a_time_out_is_truncation() -> None:
     env.close()
 
 
+@shows_levels
 def test_levels_of_the_two_splits() -> None:
     *_, train_levels = play("procgen/bigfish", 1, steps=300, num_envs=16)
     *_, test_levels = play("procgen/bigfish", 1, split="test", steps=300, num_envs=16)
@@ -107,6 +110,7 @@ def test_no_test_level_is_a_training_level(train_seed: int, test_seed: int, star
     assert abs(next_test - first_test) >= tests
 
 
+@shows_levels
 def test_one_seed_is_one_game_and_another_is_another() -> None:
     once = play("procgen/coinrun", 3)
     again = play("procgen/coinrun", 3)
@@ -117,6 +121,7 @@ def test_one_seed_is_one_game_and_another_is_another() -> None:
     assert len(set(once[-1][0].tolist())) > 1, "the streams differ"
 
 
+@shows_levels
 def test_reset_begins_new_episodes_and_a_seed_returns_to_old_ones() -> None:
     env = make_vector("procgen/coinrun", 8, 0)
     first, _ = env.reset()
@@ -129,6 +134,7 @@ def test_reset_begins_new_episodes_and_a_seed_returns_to_old_ones() -> None:
     env.close()
 
 
+@shows_levels
 def test_exploration_mode_has_one_level() -> None:
     *_, levels = play("procgen/maze", 0, steps=5, distribution_mode="exploration")
     assert np.unique(levels).tolist() == [158988835]

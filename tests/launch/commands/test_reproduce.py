@@ -87,7 +87,7 @@ def test_what_is_missing_is_made_once(place: Path, capsys: Capture) -> None:
     text = TINY.replace("--gradient tbptt", "--gradient tbptt --hidden-size 4")
     (place / "experiments" / "tiny.toml").write_text(text)
     reproduce("tiny", "--jobs", "0")
-    assert "1 to make in about 0 CPU minutes; 1 of them had other settings" in capsys.readouterr().out
+    assert "1 to make in about 1 CPU minutes; 1 of them had other settings" in capsys.readouterr().out
     assert "--hidden-size 4" in trainings(place)[1]["command"]
 
     # A preset that has changed shows in the digest alone.

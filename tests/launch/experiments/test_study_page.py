@@ -86,7 +86,8 @@ def test_claims() -> None:
         Claim("all solved", "RTRL", 0.5),
         Claim("good", "RTRL", 0.8, "score"),
         Claim("beats", "RTRL", 1, "above"),
-        Claim("no data", "TBPTT", 1.0),
+        Claim("no data", "TBPTT", 0.0),
+        Claim("missed already", "TBPTT", 1.0),
     )
     text = part(replace(EXPERIMENT, claims=claims, published={"paper": {TASKS[0]: "0.9", TASKS[1]: "0.9"}}))
     assert "- solved: met (least: 1.00, maze, L = 4)." in text
@@ -94,6 +95,8 @@ def test_claims() -> None:
     assert "- good: met so far (least: 0.80, maze, L = 8; 3 of 4 trainings)." in text
     assert "- beats: met so far (1 of 2; 3 of 4 trainings)." in text
     assert "- no data: not measured on 1 of 2 tasks yet." in text
+    already = "missed so far (least: 0.00, maze, L = 4; 1 of 2 trainings; not measured on 1 of 2 tasks yet)"
+    assert f"- missed already: {already}." in text
 
 
 def test_a_part_is_replaced_where_it_stands(tmp_path: Path) -> None:

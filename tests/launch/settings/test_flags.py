@@ -1,8 +1,11 @@
 """Numbers, paths and places as people write them on the command line."""
 
 import json
+import os
 import re
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from r2ac.launch.commands.cluster import read_training
 from r2ac.launch.commands.submit import parse_own
 from r2ac.launch.runs import run_directory
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import parse, parse_known, training_config, whole_number, with_flag
+from r2ac.launch.settings.flags import flag_words, parse, parse_known, training_config, whole_number, with_flag
 from r2ac.launch.sweeps.sweep_plan import make_plan
 from r2ac.launch.sweeps.sweep_settings import SweepSettings
 
@@ -79,6 +82,27 @@ def test_a_number_that_is_none_is_one_sentence(capsys: Capture, command: list[st
     printed = capsys.readouterr().err
     assert printed.startswith(f"r2ac: {command[-1]}: '2.5M1' is no whole number; write one such as 1000000")
     assert printed.count("\n") == 1
+
+
+def test_threads_read_flags_at_the_same_time() -> None:
+    before = sys.stderr, os.environ.get("COLUMNS")
+
+    def refused(number: int) -> str:
+        with pytest.raises(ConfigError) as error:
+            training_config("memory/tmaze", [f"--hiden-size-{number}", "3"])
+        return str(error.value)
+
+    with ThreadPoolExecutor(4) as pool:
+        said = list(pool.map(refused, range(12)))
+    assert [sentence.startswith(f"Unrecognized options: --hiden-size-{n}, 3") for n, sentence in enumerate(said)] == [
+        True
+    ] * 12
+    assert (sys.stderr, os.environ.get("COLUMNS")) == before
+
+
+def test_settings_become_words_of_a_command_line() -> None:
+    words = flag_words({"env_kwargs": {"length": 20}, "seed": -1, "run_dir": "a b", "freeze_core": True})
+    assert words == ["--env-kwargs", '{"length": 20}', "--seed=-1", "--run-dir", "a b", "--freeze-core"]
 
 
 @dataclass(frozen=True)
