@@ -142,7 +142,9 @@ def _begin_mlflow(name: str, settings: Mapping[str, Any], folder: Path, run_id: 
             # Another training may make it at the same time.
             with suppress(MlflowException):
                 client.create_experiment(experiment)
-        run_id = client.create_run(client.get_experiment_by_name(experiment).experiment_id, run_name=name).info.run_id
+        if (found := client.get_experiment_by_name(experiment)) is None:
+            raise ConfigError(f"--log mlflow can neither find nor make the experiment {experiment!r}")
+        run_id = client.create_run(found.experiment_id, run_name=name).info.run_id
     else:
         client.update_run(run_id, status="RUNNING")
     before = client.get_run(run_id).data.params
