@@ -54,7 +54,7 @@ def _local_copy(url: str, command: str, console: Console) -> Iterator[Path]:
         up = 2 if PurePosixPath(run).parent.name == "checkpoints" else 1
         run, *parts = run.rsplit("/", up)
         checkpoint = "/".join(parts)
-    if run.startswith(HUB) and "/" not in run.removeprefix(HUB):
+    if url.startswith(HUB) and "/" not in url.removeprefix(HUB).strip("/"):
         raise StorageError(f"{url} is no repository of the hub, which has the form {HUB}USER/NAME")
     store, folder = Store(run), cache_folder("reading", run)
     path = folder / store.name

@@ -81,10 +81,9 @@ def test_what_goes_wrong_is_said_in_a_sentence(
         2,
         "r2ac: s3://bucket/run is no repository of the hub, which has the form hf://USER/NAME\n",
     )
-    assert said("evaluate", "hf://somebody") == (
-        2,
-        "r2ac: hf://somebody is no repository of the hub, which has the form hf://USER/NAME\n",
-    )
+    for url in ("hf://somebody", "hf://"):
+        sentence = f"r2ac: {url} is no repository of the hub, which has the form hf://USER/NAME\n"
+        assert said("evaluate", url) == (2, sentence)
     code, sentence = said("push", str(tmp_path / "lost"), URL)
     assert (code, "lost does not exist" in sentence) == (2, True)
     monkeypatch.delenv("HF_TOKEN")
