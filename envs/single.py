@@ -107,12 +107,8 @@ class SingleVector(StreamsVector):
         np.copyto(observation[stream], shown, casting="same_kind")
 
 
-class WrongReturn(TypeError):
-    """A method of an environment returned something of another form."""
-
-
 def values_of_reset(returned: Any) -> tuple[Any, Any]:
-    """Observation and info, as an environment's reset returned them; raises WrongReturn for anything else."""
+    """Observation and info, as an environment's reset returned them; raises TypeError for anything else."""
     return _values("reset", ("observation", "info"), returned)
 
 
@@ -125,7 +121,7 @@ def _values(method: str, names: tuple[str, ...], returned: Any) -> Any:
     """What a method of an environment returned, if it is a tuple of what the names say."""
     if not isinstance(returned, tuple) or len(returned) != len(names):
         found = f"a tuple of {len(returned)}" if isinstance(returned, tuple) else type(returned).__name__
-        raise WrongReturn(f"{method} returned {found}, but it must return the tuple ({', '.join(names)})")
+        raise TypeError(f"{method} returned {found}, but it must return the tuple ({', '.join(names)})")
     return returned
 
 

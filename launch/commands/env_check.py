@@ -22,7 +22,7 @@ from r2ac.envs import EnvironmentFailed, Signals, checked, make_vector
 from r2ac.envs.action_spaces import ActionMask, actions_text
 from r2ac.envs.checked import exits_raise
 from r2ac.envs.gym import GymOptions, make_single, masked
-from r2ac.envs.single import WrongReturn, values_of_reset, values_of_step
+from r2ac.envs.single import values_of_reset, values_of_step
 from r2ac.launch.runtime.step_timer import step_limit
 
 _COLOURS = re.compile(r"\x1b\[\d*m")
@@ -117,7 +117,10 @@ def _play(name: str, options: GymOptions, seed: int, steps: int, generators: int
             (frame for frame in reversed(frames) if not any(map(Path(frame.filename).is_relative_to, ours))), frames[-1]
         )
         raised = f" raises {error!r} ({place.filename}, line {place.lineno})"
-        played.failure = f"step {step}" + (f": {error}" if isinstance(error, WrongReturn) else raised)
+        # Where it is what was returned, the sentence says all.
+        played.failure = f"step {step}" + (
+            f": {error}" if frames[-1].filename == values_of_step.__code__.co_filename else raised
+        )
     return played
 
 
