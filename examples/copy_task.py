@@ -14,13 +14,14 @@ import torch
 from torch import nn
 
 from r2ac.agents import Recurrent
+from r2ac.kernels import CELLS
 
 DELAY, SYMBOLS, STREAMS = 12, 4, 32
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cell", default="lru", help="a name among r2ac.kernels.CELLS")
+    parser.add_argument("--cell", choices=list(CELLS), default="lru")
     parser.add_argument("--gradient", choices=("rtrl", "tbptt"), default="rtrl")
     parser.add_argument("--steps", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=1)

@@ -20,6 +20,7 @@ from torch.distributions import Categorical
 from r2ac.agents import Carry, Recurrent, check_recurrent
 from r2ac.envs import make_vector
 from r2ac.envs.memory import MemoryOptions
+from r2ac.kernels import CELLS
 
 HIDDEN = 64
 
@@ -79,7 +80,7 @@ def advantages_of(rewards: Tensor, values: Tensor, last: Tensor, goes_on: Tensor
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--core", default="elstm", help="gru, or a name among r2ac.kernels.CELLS")
+    parser.add_argument("--core", choices=["gru", *CELLS], default="elstm")
     parser.add_argument("--corridor", type=int, default=20)
     parser.add_argument("--total-steps", type=int, default=200_000)
     parser.add_argument("--num-envs", type=int, default=64)

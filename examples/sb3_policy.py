@@ -23,6 +23,7 @@ from torch import Tensor
 
 from r2ac.agents import Carry, Recurrent, check_recurrent
 from r2ac.envs.tmaze import TMaze
+from r2ac.kernels import CELLS
 
 States = tuple[Tensor, Tensor]
 """What stands for an LSTM's h and c, [1, B, N] each: the state and zeros."""
@@ -53,7 +54,8 @@ class CellPolicy(RecurrentActorCriticPolicy):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cell", default="elstm", help="a name among r2ac.kernels.CELLS with one number a unit")
+    one_number = [name for name, cell in CELLS.items() if cell.parts == 1]
+    parser.add_argument("--cell", choices=one_number, default="elstm", help="those with one number a unit")
     parser.add_argument("--corridor", type=int, default=8)
     parser.add_argument("--total-steps", type=int, default=60_000)
     parser.add_argument("--num-steps", type=int, default=64)

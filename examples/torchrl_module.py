@@ -36,6 +36,7 @@ from torchrl.objectives.value.functional import generalized_advantage_estimate
 
 from r2ac.agents import Carry, Recurrent, check_recurrent
 from r2ac.envs.tmaze import TMaze
+from r2ac.kernels import CELLS
 
 
 class RecurrentModule(TensorDictModuleBase):
@@ -63,7 +64,7 @@ class RecurrentModule(TensorDictModuleBase):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cell", default="elstm", help="a name among r2ac.kernels.CELLS")
+    parser.add_argument("--cell", choices=list(CELLS), default="elstm")
     parser.add_argument("--corridor", type=int, default=8)
     parser.add_argument("--total-steps", type=int, default=40_000)
     parser.add_argument("--num-envs", type=int, default=16)

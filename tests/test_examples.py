@@ -40,3 +40,14 @@ def test_an_example_runs(words: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert printed in done.stdout
+
+
+@pytest.mark.parametrize("name", [words for words in RUNS if " " not in words])
+def test_a_cell_that_is_not_there_is_one_sentence(name: str) -> None:
+    if any(find_spec(module) is None for module in RUNS[name][2]):
+        pytest.skip(f"{name} needs {', '.join(RUNS[name][2])}")
+    flag = "--core" if name == "recurrent_ppo.py" else "--cell"
+    done = subprocess.run([sys.executable, name, flag, "nope"], cwd=EXAMPLES, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "invalid choice: 'nope'" in done.stderr
+    assert "Traceback" not in done.stderr

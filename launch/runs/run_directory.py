@@ -25,9 +25,11 @@ def default_run_directory(task: str, label: str, seed: int, now: datetime | None
     """``runs/<suite>-<name>/<label>-seed<seed>-<YYYYmmdd-HHMMSS>``, in local time; for several tasks, separated by
     commas, ``procgen-maze+3``: the first and the number of the others."""
     started = now or datetime.now()
+    # A colon is the end of a machine's name to scp and rsync.
+    label = label.replace(" ", "-").replace(":", "-")
     first, *others = task.split(",")
     folder = first.replace("/", "-") + (f"+{len(others)}" if others else "")
-    return Path("runs") / folder / f"{label.replace(' ', '-')}-seed{seed}-{started:%Y%m%d-%H%M%S}"
+    return Path("runs") / folder / f"{label}-seed{seed}-{started:%Y%m%d-%H%M%S}"
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

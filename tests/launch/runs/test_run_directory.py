@@ -221,6 +221,8 @@ def test_the_default_name_says_task_core_gradient_seed_and_time() -> None:
     folder, now = Path("runs/memory-tmaze"), datetime(2024, 2, 3, 4, 5, 6)
     assert default_run_directory("memory/tmaze", "rtrl", 7, now) == folder / "rtrl-seed7-20240203-040506"
     assert default_run_directory("memory/tmaze", "lru rtrl", 7, now) == folder / "lru-rtrl-seed7-20240203-040506"
+    mixed = default_run_directory("memory/tmaze", "mixed:elstm+lru rtrl", 7, now)
+    assert mixed == folder / "mixed-elstm+lru-rtrl-seed7-20240203-040506"
 
 
 def test_new_directories_do_not_collide(tmp_path: Path) -> None:
