@@ -108,6 +108,9 @@ _WALK = {
 the last choice does not disturb what is learned of the steps before it. What is seen seldom, normalised, is large: the
 agent has not yet made up its mind at a junction that it sees for the first time."""
 
+_ENDLESS = {**_GATES, "entropy_cost": 0.003, "entropy_schedule": "linear", "total_steps": 1_000_000}
+"""A step without progress costs 0.01: with a larger bonus an agent that knows the way dawdles."""
+
 _PICTURES = {
     "encoder": "patch",
     "encoder_features": 64,
@@ -128,6 +131,7 @@ TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "memory/key_to_door vectors": {"readout_size": 128, "input_scale": 0.3, "n_epochs": 6, "total_steps": 1_500_000},
     "memory/chain vectors": _LONG_DELAY,
     "memory/passive_tmaze vectors": _WALK,
+    "memory/endless_tmaze vectors": _ENDLESS,
     "memory/* vectors": {**_GATES, "total_steps": 1_500_000},
     "memory/repeat_previous pixels": {**_RECALL, **_PICTURES},
     "memory/copy pixels": {**_RECALL, **_PICTURES},
