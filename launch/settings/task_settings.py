@@ -70,6 +70,9 @@ _CARDS = {**_MIXED, **_LONG_BATCHES, "normalise_rewards": True}
 _BOARD = {**_CARDS, "hidden_size": 128, "readout_size": 256, "input_scale": 0.5, "learning_rate": 2e-3}
 """Hundreds of zeros and ones, and a choice among dozens of fields."""
 
+_FLIPS = {**_BOARD, **_GATES, "time_scales": "uniform", "discount": 0.5}
+"""A card is turned up once and asked for much later; each pair is paid at once."""
+
 _REVERSE = {
     **_LONG_BATCHES,
     "core": "mixed:input_rotation+lru",
@@ -144,8 +147,9 @@ TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "popgym/*Cart*ole* vectors": {**_BALANCE, "total_steps": 400_000},
     "popgym/*Pendulum* vectors": {**_SWING, "total_steps": 500_000},
     "popgym/Battleship* vectors": {**_BOARD, "total_steps": 2_000_000},
-    "popgym/Concentration* vectors": {**_BOARD, "total_steps": 2_000_000},
+    "popgym/Concentration* vectors": {**_FLIPS, "total_steps": 2_000_000},
     "popgym/MineSweeper* vectors": {**_BOARD, "total_steps": 2_000_000},
+    "popgym/MultiarmedBandit* vectors": {**_CARDS, "total_steps": 6_000_000},
     "popgym/* vectors": {**_CARDS, "total_steps": 2_000_000},
     "minigrid/MemoryS7 vectors": {**_MAZE, "total_steps": 500_000},
     "minigrid/MemoryS9 vectors": {**_MAZE, "total_steps": 1_000_000},
