@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from r2ac.agents.elstm import ELSTM
     from r2ac.agents.encoders import ImpalaEncoder, MLPEncoder, NatureEncoder, PatchEncoder
     from r2ac.agents.feedforward import FeedForward
+    from r2ac.agents.fused import FusedActor
     from r2ac.agents.instruction import InstructionEncoder
     from r2ac.agents.lstm import GRU, LSTM
     from r2ac.agents.online import OnlineAgent
@@ -35,6 +36,7 @@ __all__ = [
     "Core",
     "DiscreteActions",
     "FeedForward",
+    "FusedActor",
     "Gradient",
     "ImpalaEncoder",
     "InstructionEncoder",
@@ -58,6 +60,7 @@ _MODULES = (
     "cores",
     "elstm",
     "encoders",
+    "fused",
     "online",
     "recurrent",
     "recurrent_check",

@@ -15,15 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
 from r2ac.agents.config import AgentConfig
 
 _MASKED = -1e9
 """The logit of an action that is not allowed: its probability is exactly 0, and the entropy stays finite."""
-_FEW = 16
-"""With fewer actions, :class:`_LogProbAndEntropy` is faster, and equal to the bit: more fill a vector of AVX-512."""
 _LOG_DEVIATIONS = (-20.0, 2.0)
 """Bounds of the logarithms of deviations that the network computes, as in soft actor-critic (Haarnoja et al. 2018)."""
 
@@ -76,10 +73,6 @@ class ActionSpec(ABC):
     @abstractmethod
     def entropy(self, parameters: Tensor) -> Tensor:
         """In nats, [...], of parameters [..., P], summed over the parts of an action."""
-
-    def log_prob_and_entropy(self, parameters: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """:meth:`log_prob` and :meth:`entropy`, which may be faster together."""
-        return self.log_prob(parameters, action), self.entropy(parameters)
 
     @abstractmethod
     def choose(self, parameters: np.ndarray, uniforms: np.ndarray | None) -> np.ndarray:
@@ -141,13 +134,6 @@ class DiscreteActions(ActionSpec):
         log_probs = parameters.log_softmax(-1)
         return -(log_probs.exp() * log_probs).sum(-1)
 
-    def log_prob_and_entropy(self, parameters: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        if parameters.device.type != "cpu" or self.count >= _FEW:
-            return super().log_prob_and_entropy(parameters, action)
-        self._check(parameters, action)
-        terms: tuple[Tensor, Tensor] = _LogProbAndEntropy.apply(parameters, action)
-        return terms
-
     def choose(self, parameters: np.ndarray, uniforms: np.ndarray | None) -> np.ndarray:
         if uniforms is None:
             return parameters.argmax(axis=1)
@@ -157,33 +143,6 @@ class DiscreteActions(ActionSpec):
 
     def most_probable(self, parameters: Tensor) -> Tensor:
         return parameters.argmax(-1)
-
-
-class _LogProbAndEntropy(torch.autograd.Function):
-    """Of few discrete actions, with one log-softmax for both, over a first axis: PyTorch computes that over many rows
-    at once, one over a short last axis row by row."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        log_probs = logits.movedim(-1, 0).contiguous().log_softmax(0)
-        probs, chosen = log_probs.exp(), action.unsqueeze(0)
-        ctx.save_for_backward(log_probs, probs, chosen)
-        # Summed as `DiscreteActions.entropy` sums, whose rounding follows from the order of the axes.
-        negative = (probs * log_probs).movedim(0, -1).contiguous().sum(-1)
-        return log_probs.gather(0, chosen).squeeze(0), -negative
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        log_probs, probs, chosen = ctx.saved_tensors
-        by_log_prob, by_entropy = gradients
-        by_chosen = torch.zeros_like(log_probs).scatter_(0, chosen, by_log_prob.unsqueeze(0))
-        by_negative = -by_entropy
-        by_all = by_negative * probs + by_negative * log_probs * probs
-        back = torch._log_softmax_backward_data
-        dtype = log_probs.dtype
-        by_logits = back(by_chosen, log_probs, 0, dtype) + back(by_all, log_probs, 0, dtype)
-        return by_logits.movedim(0, -1).contiguous(), None
 
 
 @dataclass(frozen=True)
@@ -331,15 +290,18 @@ class PolicyHead(nn.Linear):
 
     def forward(self, h: Tensor, mask: Tensor | None = None) -> Tensor:
         """[..., P]; ``mask`` is bool [..., P], true where an action is allowed, or None where all are."""
-        parameters = super().forward(h)
-        if mask is not None:
-            parameters = parameters.masked_fill(~mask, _MASKED)
+        parameters = masked(super().forward(h), mask)
         if self.log_deviation is not None:
             return torch.cat((parameters, self.log_deviation.expand_as(parameters)), dim=-1)
         if self._bounds_deviations:
             mean, log_deviation = parameters.chunk(2, dim=-1)
             return torch.cat((mean, log_deviation.clamp(*_LOG_DEVIATIONS)), dim=-1)
         return parameters
+
+
+def masked(logits: Tensor, mask: Tensor | None) -> Tensor:
+    """The logits, [..., P], without the actions that ``mask``, bool of the same shape, does not allow."""
+    return logits if mask is None else logits.masked_fill(~mask, _MASKED)
 
 
 def _gaussian(uniforms: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from r2ac.agents import fused
 from r2ac.agents.actions import ActionSpec, PolicyHead
 from r2ac.agents.config import AgentConfig
 from r2ac.agents.core import Carry
@@ -159,6 +160,10 @@ class Agent(nn.Module):
             bootstrap_value: that of an earlier pass, [B], where it will do; None: it is computed.
         """
         steps = observation.shape[0] - 1
+        if instruction is None and final_observation is None:
+            done = fused.rollout(self, observation, reward, is_first, carry, action_mask, bootstrap_value)
+            if done is not None:
+                return RolloutOutput(self.actions, **vars(done), rewards=self.rewards(reward[1:]))
         words = (None, None) if instruction is None else (instruction[:steps], instruction[steps])
         with scope("encoder"):
             x = self.core_input(observation[:steps], reward[:steps], is_first[:steps], words[0])

@@ -22,7 +22,7 @@ import torch
 from learner_update import Preset, synthetic_rollout
 from throughput_setting import Setting, read_setting
 
-from r2ac.agents import Agent, AgentConfig, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, FusedActor, ObservationSpec
 from r2ac.envs import make_vector
 from r2ac.launch.runtime.process import set_up_process
 from r2ac.launch.settings.config import TrainConfig
@@ -113,11 +113,11 @@ def measure_inference(setting: Setting) -> tuple[float, float]:
     # The engine's own array: its layout in memory is not always that of a fresh one.
     observation = torch.from_numpy(env.reset()[0])
     reward, is_first = torch.zeros(setting.streams), torch.zeros(setting.streams, dtype=torch.bool)
-    cell = torch.zeros(setting.streams, agent.core.state_size)
+    cell, actor = torch.zeros(setting.streams, agent.core.state_size), FusedActor(agent, setting.streams)
 
     def run() -> None:
         nonlocal cell
-        cell = agent.step(observation, reward, is_first, cell).state
+        _, cell = actor.act(observation, reward, is_first, cell)
 
     return rate(run, setting.streams, setting.seconds)
 

@@ -4,7 +4,9 @@
 // then does not depend on the number of threads, and what a block sums over the steps stays in the L1 cache.
 // Comparisons are written so that NaN passes: the learner detects divergence by it.
 
+#include "native_agent.h"
 #include "native_cells.h"
+#include "native_losses.h"
 #include "native_moments.h"
 #include "native_online.h"
 #include "native_passes.h"
@@ -36,6 +38,11 @@ R2AC_EXPORT(linear_forward)
 R2AC_EXPORT(linear_reverse)
 R2AC_EXPORT(sensitivity_pass)
 R2AC_EXPORT(vector_pass)
+R2AC_EXPORT(agent_forward)
+R2AC_EXPORT(agent_backward)
+R2AC_EXPORT(vtrace)
+R2AC_EXPORT(vtrace_losses)
+R2AC_EXPORT(actor_critic_losses)
 R2AC_EXPORT(observe_vectors)
 R2AC_EXPORT(observe_returns)
 R2AC_EXPORT(online_act)

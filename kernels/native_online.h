@@ -33,17 +33,41 @@ struct Linear {
     }
 };
 
+// The core's input: the observation and the last reward, as they are normalised and bounded. Of the pointers the last is
+// to the bounds of reward and observation, and the others are null where there is nothing to normalise by.
+template <class Real>
+struct InputReader {
+    const Real *mean, *deviation, *reward_deviation;
+    Real reward_bound, observation_bound;
+    Size inputs;
+
+    InputReader(const Real* const* given, Size inputs)
+        : mean(given[0]), deviation(given[1]), reward_deviation(given[2]), reward_bound(given[3][0]),
+          observation_bound(given[3][1]), inputs(inputs) {}
+
+    Real transform(Real reward) const {
+        return bounded(reward_deviation ? reward / *reward_deviation : reward, reward_bound);
+    }
+
+    void read(const Real* observation, Real reward, bool first, Real* x) const {
+        for (Size i = 0; i + 1 < inputs; ++i)
+            x[i] = mean ? bounded((observation[i] - mean[i]) / deviation[i], observation_bound) : observation[i];
+        x[inputs - 1] = first ? Real(0) : transform(reward);
+    }
+
+    static Real bounded(Real x, Real bound) { return x > bound ? bound : x < -bound ? -bound : x; }
+};
+
 template <class Real>
 struct OnlineAgent {
     Linear<Real> core, gate, hidden, policy, value;
-    const Real *own, *mean, *deviation, *reward_deviation;
-    Real reward_bound, observation_bound;
+    const Real* own;
+    InputReader<Real> reader;
     Size inputs, units, read_size;
     bool skip;
 
     OnlineAgent(const Real* const* layers, Size inputs, Size units, Size hidden_size, Size logits, Size skip)
-        : own(layers[1]), mean(layers[11]), deviation(layers[12]), reward_deviation(layers[13]),
-          reward_bound(layers[14][0]), observation_bound(layers[14][1]), inputs(inputs), units(units),
+        : own(layers[1]), reader(layers + 11, inputs), inputs(inputs), units(units),
           read_size(units + (skip ? inputs : 0)), skip(skip) {
         const Size features = hidden_size ? hidden_size : read_size;
         core = {layers[0], layers[2], inputs, 2 * units};
@@ -52,19 +76,6 @@ struct OnlineAgent {
         policy = {layers[7], layers[8], features, logits};
         value = {layers[9], layers[10], features, 1};
     }
-
-    Real transform(Real reward) const {
-        return bounded(reward_deviation ? reward / *reward_deviation : reward, reward_bound);
-    }
-
-    // The core's input: the observation and the last reward.
-    void read(const Real* observation, Real reward, bool first, Real* x) const {
-        for (Size i = 0; i + 1 < inputs; ++i)
-            x[i] = mean ? bounded((observation[i] - mean[i]) / deviation[i], observation_bound) : observation[i];
-        x[inputs - 1] = first ? Real(0) : transform(reward);
-    }
-
-    static Real bounded(Real x, Real bound) { return x > bound ? bound : x < -bound ? -bound : x; }
 };
 
 // What a step of one stream computes.
@@ -86,7 +97,7 @@ struct Activations {
         Real *forget = gates.data(), *candidate = forget + units, *x = given.data(), *state = x + agent.inputs;
         Real* h = read.data();
         const Real* own = agent.own;
-        agent.read(observation, reward, first, x);
+        agent.reader.read(observation, reward, first, x);
         agent.core.forward(x, forget);
 #pragma omp simd
         for (Size i = 0; i < units; ++i) {
@@ -201,7 +212,7 @@ void learn_stream(const Online<Real>& step, Size b, Real& error, Real& entropy, 
         next.compute(agent, shown, reward, false, state, nullptr);
         following = next.value;
     }
-    error = agent.transform(reward) + step.discount * following - now.value;
+    error = agent.reader.transform(reward) + step.discount * following - now.value;
 
     const Real sign = Real(error > 0) - Real(error < 0);
     std::vector<Real> by_logits(logits), by_features(agent.value.inputs), by_read(agent.read_size);

@@ -3,59 +3,11 @@
 #pragma once
 
 #include "native_blocks.h"
+#include "native_gemm.h"
 
 namespace {
 
 constexpr Size kSteps = 64;  // of a matrix product at a time, so that its packed factors stay in the L2 cache
-
-// A tile of kRows x kColumns vectors, which fills the registers but for those of its factors.
-constexpr int kColumns = 3;
-#if defined(__AVX512F__)
-constexpr int kRows = 8, kVectorBytes = 64;
-#elif defined(__AVX__)
-constexpr int kRows = 4, kVectorBytes = 32;
-#else
-constexpr int kRows = 4, kVectorBytes = 16;
-#endif
-
-template <class Real>
-struct Lanes {
-    typedef Real Vector __attribute__((vector_size(kVectorBytes)));
-    static constexpr Size count = kVectorBytes / sizeof(Real);
-};
-
-// S += weights^T x for R rows and C vectors of columns of S, which wait in registers while the steps pass.
-template <class Real, int R, int C>
-inline void multiply_tile(Real* s, Size width, const Real* weights, const Real* x, Size padded, Size steps) {
-    using Vector = typename Lanes<Real>::Vector;
-    constexpr Size lanes = Lanes<Real>::count;
-    Vector sum[R][C];
-    for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c) std::memcpy(&sum[r][c], s + r * width + c * lanes, sizeof(Vector));
-    for (Size t = 0; t < steps; ++t) {
-        Vector row[C];
-        std::memcpy(row, x + t * padded, sizeof row);
-        for (int r = 0; r < R; ++r)
-            for (int c = 0; c < C; ++c) sum[r][c] += weights[t * kBlock + r] * row[c];
-    }
-    for (int r = 0; r < R; ++r)
-        for (int c = 0; c < C; ++c) std::memcpy(s + r * width + c * lanes, &sum[r][c], sizeof(Vector));
-}
-
-// The same for R whole rows; the last columns, fewer than a vector, pass through a buffer.
-template <class Real, int R>
-inline void multiply_rows(Real* s, Size width, const Real* weights, const Real* x, Size padded, Size steps) {
-    constexpr Size lanes = Lanes<Real>::count;
-    Size d = 0;
-    for (; d + kColumns * lanes <= width; d += kColumns * lanes)
-        multiply_tile<Real, R, kColumns>(s + d, width, weights, x + d, padded, steps);
-    for (; d + lanes <= width; d += lanes) multiply_tile<Real, R, 1>(s + d, width, weights, x + d, padded, steps);
-    if (d == width) return;
-    Real edge[R * lanes] = {};
-    for (int r = 0; r < R; ++r) std::copy_n(s + r * width + d, width - d, edge + r * lanes);
-    multiply_tile<Real, R, 1>(edge, lanes, weights, x + d, padded, steps);
-    for (int r = 0; r < R; ++r) std::copy_n(edge + r * lanes, width - d, s + r * width + d);
-}
 
 // term += boundary S and S <- decay S for some rows of one stream; S is zero where it is not kept.
 template <class Real>
@@ -184,11 +136,15 @@ void sensitivity_pass(
                         std::copy_n(weighted + row * units + begin, rows, weights.data() + t * kBlock);
                     }
                     Real* of_part = s + p * part;
+                    const Real* last = x.data() + width / lanes * lanes;
+                    const auto add = [&](auto rows_at_once, Size n) {
+                        multiply_rows<Real, decltype(rows_at_once)::value>(
+                            {&weights[n], 1, kBlock}, x.data(), padded, last, padded, of_part + n * width, width, width,
+                            count);
+                    };
                     Size n = 0;
-                    for (; n + kRows <= rows; n += kRows)
-                        multiply_rows<Real, kRows>(of_part + n * width, width, &weights[n], x.data(), padded, count);
-                    for (; n < rows; ++n)
-                        multiply_rows<Real, 1>(of_part + n * width, width, &weights[n], x.data(), padded, count);
+                    for (; n + kRows <= rows; n += kRows) add(std::integral_constant<int, kRows>(), n);
+                    for (; n < rows; ++n) add(std::integral_constant<int, 1>(), n);
                 }
             }
         }

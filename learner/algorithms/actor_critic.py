@@ -12,6 +12,8 @@ from torch import Tensor
 
 from r2ac.agents import Carry, RolloutOutput
 from r2ac.agents.scopes import scope
+from r2ac.kernels import native_losses
+from r2ac.learner.algorithms import fused_losses
 from r2ac.learner.algorithms.algorithm import Descent, Losses, UpdateContext
 from r2ac.learner.algorithms.losses import baseline_loss, policy_gradient_loss
 from r2ac.learner.algorithms.vtrace import vtrace
@@ -49,14 +51,21 @@ class ActorCritic:
     @staticmethod
     def losses(output: RolloutOutput, batch: Rollout[Tensor], config: LearnerConfig) -> Losses:
         """V-trace actor-critic losses of a batch."""
-        log_prob, entropy = output.actions.log_prob_and_entropy(output.logits, batch.action)
+        dtype = output.values.dtype
+        following = discounts(batch, config, dtype), rewards_with_ends(output, batch, config).to(dtype)
+        clips = config.clip_rho, config.clip_pg_rho, config.clip_c, config.vtrace_lambda
+        if fused_losses.fits(output):
+            given = batch.action, batch.behaviour_logits.to(dtype), output.bootstrap_value, *following
+            costs = config.baseline_cost, config.entropy_cost
+            return fused_losses.fused(native_losses.vtrace_losses, output, METRICS, *given, clips, costs)
+        log_prob = output.actions.log_prob(output.logits, batch.action)
+        entropy = output.actions.entropy(output.logits)
         behaviour_log_prob = output.actions.log_prob(batch.behaviour_logits, batch.action)
         returns = vtrace(
-            log_rhos=(log_prob - behaviour_log_prob).detach(),
-            discounts=discounts(batch, config, output.values.dtype),
-            rewards=rewards_with_ends(output, batch, config),
-            values=output.values.detach(),
-            bootstrap_value=output.bootstrap_value,
+            (log_prob - behaviour_log_prob).detach(),
+            *following,
+            output.values.detach(),
+            output.bootstrap_value,
             clip_rho=config.clip_rho,
             clip_pg_rho=config.clip_pg_rho,
             clip_c=config.clip_c,

@@ -14,12 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from math import inf
 
 import torch
 from torch import Tensor
 
 from r2ac.agents import Carry, Core, RolloutOutput
 from r2ac.agents.scopes import scope
+from r2ac.kernels import native_losses
+from r2ac.learner.algorithms import fused_losses
 from r2ac.learner.algorithms.actor_critic import discounts, rewards_with_ends
 from r2ac.learner.algorithms.algorithm import Descent, Losses, StepCondition, UpdateContext
 from r2ac.learner.algorithms.losses import baseline_loss, clipped_policy_loss
@@ -77,9 +80,16 @@ def clipped_losses(
     """PPO's losses of a batch; ``remaining``, a scalar, is the share of the training that is left, for schedules."""
     clip_scale = remaining if config.clip_schedule == "linear" else torch.ones_like(remaining)
     entropy_cost = config.entropy_cost * (remaining if config.entropy_schedule == "linear" else 1.0)
+    if fused_losses.fits(output):
+        clips_value = config.clip_range_vf != "none"
+        value_clip = config.clip_range_vf * clip_scale if clips_value else inf
+        costs = (*map(float, (config.baseline_cost, entropy_cost, config.clip_range * clip_scale, value_clip)),)
+        given = batch.action, targets.advantage, targets.returns, costs, batch.behaviour_logits.to(output.logits.dtype)
+        old_values = targets.values if clips_value else None
+        return fused_losses.fused(native_losses.actor_critic_losses, output, PPO.metrics, *given, old_values)
     actions = output.actions
     behaviour_log_prob = actions.log_prob(batch.behaviour_logits, batch.action)
-    log_prob, entropy = actions.log_prob_and_entropy(output.logits, batch.action)
+    log_prob, entropy = actions.log_prob(output.logits, batch.action), actions.entropy(output.logits)
     log_ratio = log_prob - behaviour_log_prob
     policy, clipped = clipped_policy_loss(log_ratio, targets.advantage, config.clip_range * clip_scale)
     values = output.values

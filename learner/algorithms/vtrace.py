@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from r2ac.kernels import backward_scan
+from r2ac.kernels import backward_scan, kernels_for, native_losses, needs_operators
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,9 @@ def vtrace(
     log_rhos, discounts, rewards, bootstrap_value = (
         tensor.to(values.dtype) for tensor in (log_rhos, discounts, rewards, bootstrap_value)
     )
+    if kernels_for(values).name == "native" and not needs_operators(values):
+        settings = clip_rho, clip_pg_rho, clip_c, lambda_
+        return VTrace(*native_losses.vtrace(log_rhos, discounts, rewards, values, bootstrap_value, settings))
     rhos = log_rhos.exp()
     next_values = torch.cat((values[1:], bootstrap_value.unsqueeze(0)))
     # Bounds are mostly the same, and a small operation costs as much as a large one.

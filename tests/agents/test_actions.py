@@ -41,19 +41,6 @@ def draw(actions: ActionSpec) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(parameters).view(5, 3, -1), torch.from_numpy(chosen).view(5, 3, *actions.shape)
 
 
-@pytest.mark.parametrize("actions", [*KINDS, DiscreteActions(2), DiscreteActions(18)], ids=str)
-def test_log_prob_and_entropy_together_are_what_each_is(actions: ActionSpec) -> None:
-    parameters, action = draw(actions)
-    ours, apart = (parameters.clone().requires_grad_() for _ in range(2))
-    together = actions.log_prob_and_entropy(ours, action)
-    expected = actions.log_prob(apart, action), actions.entropy(apart)
-    weights = torch.randn_like(expected[0]), torch.randn_like(expected[1])
-    for terms in (together, expected):
-        torch.autograd.backward(terms, weights)
-    for found, known in zip((*together, ours.grad), (*expected, apart.grad), strict=True):
-        torch.testing.assert_close(found, known)
-
-
 @pytest.mark.parametrize("actions", [DiscreteActions(5), BOX, SQUASHED], ids=str)
 def test_log_prob_is_that_of_torch(actions: ActionSpec) -> None:
     parameters, action = draw(actions)

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
@@ -66,16 +67,20 @@ def test_the_checkpoint_keeps_them_and_they_go_on_from_there() -> None:
             assert torch.equal(tensor, again.state_dict()[name])
 
 
-def test_an_update_learns_by_the_numbers_that_acted() -> None:
-    agent = make_agent()
+def test_an_update_learns_by_the_numbers_that_acted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one learns that takes nothing into its moments."""
+    agent, other = make_agent(), make_agent()
     assert agent.observations is not None
-    learner, before = Learner(agent, LearnerConfig(), STREAMS, 1000), agent.observations.mean.clone()
-    used = []
-    agent.observations.register_forward_hook(lambda module, *_: used.append(module.mean.clone()))
-    learner.update(make_rollout(0))
-    assert used
-    assert all(torch.equal(mean, before) for mean in used)
+    assert other.observations is not None
+    before = agent.observations.mean.clone()
+    monkeypatch.setattr(other.observations, "observe", lambda sums: None)
+    for each in (agent, other):
+        Learner(each, LearnerConfig(), STREAMS, 1000).update(make_rollout(0))
     assert not torch.equal(agent.observations.mean, before)
+    assert torch.equal(other.observations.mean, before)
+    for weight, known in zip(agent.core.parameters(), other.core.parameters(), strict=True):
+        assert torch.equal(weight, known)
+    assert not torch.equal(agent.core.get_parameter("bias"), make_agent().core.get_parameter("bias"))
 
 
 def test_normalised_numbers_are_bounded_and_what_is_not_finite_is_left_out() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2ac.agents import Agent, OnlineAgent
+from r2ac.agents import Agent, FusedActor, OnlineAgent
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.learner import Rollout
 
@@ -64,11 +64,13 @@ class Policy:
 
 
 class LocalPolicy(Policy):
-    """A copy of the agent in this process; computes in :meth:`answer`, if ``online`` by kernels where they fit it."""
+    """A copy of the agent in this process; computes in :meth:`answer`, by kernels where they fit it: those of agents
+    that learn ``online`` are for few streams."""
 
     def __init__(self, agent: Agent, columns: Sequence[slice], online: bool = False) -> None:
         self._agent, self._columns = agent.eval(), columns
-        self._act = OnlineAgent(agent).act if online and OnlineAgent.fits(agent) else agent.act
+        known = OnlineAgent(agent) if online and OnlineAgent.fits(agent) else FusedActor(agent, columns[0].stop)
+        self._act = known.act
         self._device = next(agent.parameters()).device
         # Of each group of streams: the core's states, and the steps of the rollout as tensors over its memory.
         sizes = [each.stop - each.start for each in columns]

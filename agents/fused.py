@@ -1,0 +1,191 @@
+"""A rollout of a small agent on a CPU, forward and backward, and a step of those who act, each by one kernel.
+
+The readable references are :meth:`Agent.forward`, with autograd, and :meth:`Agent.act`. Why: a small agent's matrix
+products take less time than PyTorch's dispatch of the hundred operations around them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import increment_version
+
+from r2ac.agents.actions import ActionSpec, BoxActions, PolicyHead, masked
+from r2ac.agents.composite import Mixed
+from r2ac.agents.core import Carry, Core
+from r2ac.agents.encoders import NoEncoder
+from r2ac.agents.instruction import InstructionEncoder
+from r2ac.agents.moments import OBSERVATION_BOUND, ObservationNormaliser
+from r2ac.agents.readout import Readout
+from r2ac.agents.recurrent import Recurrent
+from r2ac.agents.rewards import RewardTransform
+from r2ac.agents.scopes import scope
+from r2ac.kernels import Traces, kernels_for, native_agent, needs_operators
+
+MOST_WORK = 50_000_000
+"""Weights times steps of all streams. With more of them PyTorch's matrix products, which are faster than the kernel's,
+save more than is lost around them."""
+
+
+class AgentLayers(Protocol):
+    """What is read of an :class:`Agent`."""
+
+    observations: ObservationNormaliser | None
+    encoder: nn.Module
+    instruction_encoder: InstructionEncoder | None
+    core: Core
+    readout: Readout
+    actions: ActionSpec
+    policy: PolicyHead
+    value: nn.Linear
+    rewards: RewardTransform
+
+    def act(self, action_mask: Tensor | None = None, **inputs: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class FusedRollout:
+    """What :class:`RolloutOutput` has of the same names."""
+
+    logits: Tensor
+    values: Tensor
+    bootstrap_value: Tensor
+    carry: Carry
+    core_input: Tensor
+
+
+def kernel_agent(agent: AgentLayers, carry: Carry, steps: int) -> native_agent.RolloutAgent | None:
+    """The agent as the kernels take it, for so many steps of all streams together; None where they do not know all of
+    its layers or tensors, or where it is large."""
+    core, readout, state = agent.core, agent.readout, carry.state
+    cells = core.cores() if isinstance(core, Mixed) else [core]
+    if not isinstance(agent.encoder, NoEncoder) or agent.instruction_encoder is not None or readout.layer_norm:
+        return None
+    kernels = kernels_for(state)
+    if kernels.name != "native" or needs_operators(state) or torch.is_autocast_enabled("cpu"):
+        return None
+    if isinstance(agent.actions, BoxActions):
+        return None
+    parts, carries = [], core.split(carry) if isinstance(core, Mixed) else [carry]
+    for cell, own in zip(cells, carries, strict=True):
+        if not isinstance(cell, Recurrent) or cell.cell_name not in kernels.fused:
+            return None
+        traces, notes = own.traces[0] if own.traces else None, own.notes[0] if own.notes else None
+        if traces is not None and (traces.streams is None or traces.weight.dtype != state.dtype):
+            return None
+        weight, *numbers, bias = cell.recurrent_parameters
+        gate = None if cell.output_gate is None else _layer(cell.output_gate)
+        parts.append(native_agent.Part(cell.cell_name, weight, numbers, bias, gate, traces, notes))
+    observations, rewards = agent.observations, agent.rewards
+    moments = (None, None) if observations is None else (observations.mean, observations.deviation)
+    bounds = inf if rewards.clip == "none" else rewards.clip, OBSERVATION_BOUND
+    found = native_agent.RolloutAgent(
+        parts,
+        None if readout.hidden is None else _layer(readout.hidden),
+        _layer(agent.policy),
+        _layer(agent.value),
+        (*moments, rewards.deviation, state.new_tensor(bounds)),
+        readout.skip,
+    )
+    return found if steps * sum(each.numel() for each in found.parameters) <= MOST_WORK else None
+
+
+def rollout(
+    agent: AgentLayers,
+    observation: Tensor,
+    reward: Tensor,
+    is_first: Tensor,
+    carry: Carry,
+    action_mask: Tensor | None,
+    bootstrap_value: Tensor | None,
+) -> FusedRollout | None:
+    """:meth:`Agent.forward` of observations [T+1, B, size], where a kernel has it; None elsewhere."""
+    known = kernel_agent(agent, carry, reward.numel())
+    if known is None or not all(each.requires_grad for each in known.parameters):
+        return None
+    steps, dtype, beyond = reward.shape[0] - 1, carry.state.dtype, bootstrap_value is None
+    shown = observation.to(dtype), reward.to(dtype), is_first
+    if not beyond:
+        shown = observation[:steps].to(dtype), reward[:steps].to(dtype), is_first[:steps]
+    with scope("agent"):
+        found = _Rollout.apply(known, *shown, carry.state, beyond, *known.parameters)
+    logits, values, last, state, core_input = found
+    return FusedRollout(
+        logits=masked(logits, None if action_mask is None else action_mask[:steps]),
+        values=values,
+        bootstrap_value=last if bootstrap_value is None else bootstrap_value,
+        carry=Carry(
+            state, tuple(Traces(each.weight, each.vectors, each.streams, None, each.advance) for each in carry.traces)
+        ),
+        core_input=core_input,
+    )
+
+
+class FusedActor:
+    """:meth:`Agent.act` of an agent whose parameters stay the same objects, where a kernel has it for ``streams``."""
+
+    def __init__(self, agent: AgentLayers, streams: int) -> None:
+        state = agent.value.weight.new_zeros(1, agent.core.state_size)
+        self._agent, self._known = agent, kernel_agent(agent, Carry(state), streams)
+
+    @torch.no_grad()
+    def act(
+        self,
+        observation: Tensor,
+        reward: Tensor,
+        is_first: Tensor,
+        state: Tensor,
+        instruction: Tensor | None = None,
+        action_mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        if self._known is None or needs_operators(state):
+            return self._agent.act(action_mask, observation=observation, reward=reward, is_first=is_first, state=state)
+        shown = observation.to(state.dtype)[None], reward.to(state.dtype)[None], is_first[None]
+        found = native_agent.forward(self._known, *shown, state, beyond=False)
+        return masked(found.logits[0], action_mask), found.state
+
+
+class _Rollout(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        agent: native_agent.RolloutAgent,
+        observation: Tensor,
+        reward: Tensor,
+        is_first: Tensor,
+        state: Tensor,
+        bootstrap: bool,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        found = native_agent.forward(agent, observation, reward, is_first, state, bootstrap)
+        ctx.agent = agent
+        ctx.save_for_backward(is_first, state, found.saved, *_sensitivities(agent), *weights)
+        last = found.values[-1]
+        ctx.mark_non_differentiable(last, found.state, found.core_input)
+        return found.logits, found.values[: len(found.logits)], last, found.state, found.core_input
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, by_logits: Tensor, by_values: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        is_first, state, saved, *_ = ctx.saved_tensors
+        agent: native_agent.RolloutAgent = ctx.agent
+        gradient = native_agent.backward(agent, by_logits, by_values, is_first, state, saved)
+        if any(part.traces is not None and part.traces.advance for part in agent.parts):
+            # Autograd does not see what the kernels write: with this a second backward pass raises.
+            increment_version(_sensitivities(agent))
+        weights = agent.parameters
+        of_each = gradient.split([weight.numel() for weight in weights])
+        return *[None] * 6, *(each.view_as(weight) for each, weight in zip(of_each, weights, strict=True))
+
+
+def _layer(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+    return linear.weight, linear.bias
+
+
+def _sensitivities(agent: native_agent.RolloutAgent) -> list[Tensor]:
+    return [each for part in agent.parts if part.traces for each in (part.traces.weight, part.traces.vectors)]

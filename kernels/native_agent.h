@@ -1,0 +1,365 @@
+// A rollout of an agent of linear layers around recurrent cells side by side, and its gradient; agents/fused.py calls
+// both. Rows are the steps of all streams, [T, B].
+
+#pragma once
+
+#include <initializer_list>
+#include <memory>
+#include <utility>
+
+#include "native_cells.h"
+#include "native_gemm.h"
+#include "native_online.h"
+#include "native_passes.h"
+
+namespace {
+
+template <class Real>
+std::unique_ptr<Real[]> room(Size count) { return std::unique_ptr<Real[]>(new Real[count]); }
+
+template <class Real>
+struct Inputs {
+    const Real* rows;
+    Size width;
+};
+
+// y = W [inputs, one beside the other] + b for each row; without a bias 0.
+template <class Real>
+void linear(
+    std::initializer_list<Inputs<Real>> inputs, const Real* weight, const Real* bias, Real* y, Size rows, Size outputs,
+    int threads) {
+    Size width = 0, begin = 0;
+    for (const auto& each : inputs) width += each.width;
+    const auto turned = room<Real>(width * outputs);
+    constexpr Size tile = 16;
+    for (Size first = 0; first < width; first += tile)
+        for (Size o = 0; o < outputs; ++o)
+            for (Size i = first; i < std::min(width, first + tile); ++i)
+                turned[i * outputs + o] = weight[o * width + i];
+    for (Size row = 0; row < rows; ++row)
+        for (Size o = 0; o < outputs; ++o) y[row * outputs + o] = bias ? bias[o] : Real(0);
+    for (const auto& each : inputs) {
+        const Real* part = turned.get() + begin * outputs;
+        multiply<Real>({each.rows, each.width, 1}, part, outputs, y, outputs, rows, outputs, each.width, threads);
+        begin += each.width;
+    }
+}
+
+// The gradients by W and, if there is one, b.
+template <class Real>
+void linear_gradient(
+    std::initializer_list<Inputs<Real>> inputs, const Real* by_y, Real* by_weight, Real* by_bias, Size rows,
+    Size outputs, int threads) {
+    Size width = 0, begin = 0;
+    for (const auto& each : inputs) width += each.width;
+    std::fill_n(by_weight, outputs * width, Real(0));
+    for (const auto& each : inputs) {
+        Real* part = by_weight + begin;
+        multiply<Real>({by_y, 1, outputs}, each.rows, each.width, part, width, outputs, each.width, rows, threads);
+        begin += each.width;
+    }
+    if (by_bias) sum_streams(by_y, by_bias, rows, outputs);
+}
+
+// The gradients by `columns` of the inputs, of which a row of W has `width`.
+template <class Real>
+void add_input_gradient(
+    const Real* by_y, const Real* weight, Size width, Real* by_input, Size rows, Size columns, Size outputs,
+    int threads) {
+    multiply<Real>({by_y, outputs, 1}, weight, width, by_input, columns, rows, columns, outputs, threads);
+}
+
+// What an agent needs to know of a cell, in the order of CELLS_WITH_SCANS in native_library.py.
+template <class Real>
+struct CellKernels {
+    Size gates, own, parts;
+    decltype(&cell_forward<Real, ELSTM>) forward;
+    decltype(&cell_backward<Real, ELSTM>) backward;
+
+    template <template <class> class Cell>
+    static CellKernels of() {
+        using C = Cell<Real>;
+        return {C::gates, C::own, C::parts, &cell_forward<Real, Cell>, &cell_backward<Real, Cell>};
+    }
+    static CellKernels number(Size cell) {
+        const CellKernels all[] = {of<ELSTM>(), of<LRU>(), of<MinGRU>(), of<Rotation>()};
+        return all[cell];
+    }
+};
+
+// A cell with its weights, what RTRL keeps of it, and where its metrics are noted; null where there is no such thing.
+template <class Real>
+struct CorePart {
+    static constexpr Size arrays = 10;
+    CellKernels<Real> cell;
+    const Real *weight, *own, *bias, *gate, *gate_bias;
+    Real *matrix, *vectors, *decay, *boundary, *term;
+    Size units, state_size, gates_size, begin;  // begin: of its state among those of all
+
+    CorePart(const Real* const* given, Size number, Size units, Size begin)
+        : cell(CellKernels<Real>::number(number)), weight(given[0]), own(given[1]), bias(given[2]), gate(given[3]),
+          gate_bias(given[4]), matrix(const_cast<Real*>(given[5])), vectors(const_cast<Real*>(given[6])),
+          decay(const_cast<Real*>(given[7])), boundary(const_cast<Real*>(given[8])),
+          term(const_cast<Real*>(given[9])), units(units), state_size(cell.parts * units),
+          gates_size(cell.gates * units), begin(begin) {}
+
+    Size vector_count() const { return (cell.own + cell.gates) * units; }
+    std::unique_ptr<Real[]> state_of(const Real* all, Size batch, Size size) const {
+        auto own_state = room<Real>(batch * state_size);
+        for (Size b = 0; b < batch; ++b) std::copy_n(all + b * size + begin, state_size, &own_state[b * state_size]);
+        return own_state;
+    }
+};
+
+// What the backward pass reads of one part, and what it has of the rows.
+template <class Real>
+struct PartRows {
+    Real *projection, *states, *opening;
+};
+
+template <class Real>
+struct RolloutAgent {
+    std::vector<CorePart<Real>> parts;
+    const Real *hidden, *hidden_bias, *policy, *policy_bias, *value, *value_bias;
+    InputReader<Real> reader;
+    Size inputs, state_size = 0, hidden_size, logits;
+    bool skip;
+
+    RolloutAgent(
+        const Real* const* layers, const Size* cells, Size count, Size inputs, Size hidden_size, Size logits, bool skip)
+        : reader(layers + count * CorePart<Real>::arrays + 6, inputs), inputs(inputs), hidden_size(hidden_size),
+          logits(logits), skip(skip) {
+        for (Size p = 0; p < count; ++p) {
+            parts.emplace_back(layers + p * CorePart<Real>::arrays, cells[2 * p], cells[2 * p + 1], state_size);
+            state_size += parts.back().state_size;
+        }
+        const Real* const* heads = layers + count * CorePart<Real>::arrays;
+        hidden = heads[0], hidden_bias = heads[1], policy = heads[2], policy_bias = heads[3], value = heads[4];
+        value_bias = heads[5];
+    }
+
+    Size read_size() const { return state_size + (skip ? inputs : 0); }
+    Size features() const { return hidden_size ? hidden_size : read_size(); }
+};
+
+// What a pass keeps for the gradient.
+template <class Real>
+struct SavedRows {
+    Real *x, *h, *hidden;
+    std::vector<PartRows<Real>> parts;
+
+    SavedRows(const RolloutAgent<Real>& agent, Size rows, Real* saved) {
+        const auto take = [&](Size width) { return std::exchange(saved, saved + rows * width); };
+        x = take(agent.inputs);
+        for (const auto& part : agent.parts) {
+            Real *projection = take(part.gates_size), *states = take(part.state_size);
+            parts.push_back({projection, states, part.gate ? take(part.state_size) : nullptr});
+        }
+        h = take(agent.state_size);
+        hidden = take(agent.hidden_size);
+    }
+};
+
+// Policy and value as one layer, [logits + 1, features].
+template <class Real>
+struct Heads {
+    Size outputs, features;
+    std::unique_ptr<Real[]> weight, bias;
+
+    explicit Heads(const RolloutAgent<Real>& agent)
+        : outputs(agent.logits + 1), features(agent.features()), weight(room<Real>(outputs * features)),
+          bias(room<Real>(outputs)) {
+        std::copy_n(agent.policy, agent.logits * features, weight.get());
+        std::copy_n(agent.value, features, weight.get() + agent.logits * features);
+        std::copy_n(agent.policy_bias, agent.logits, bias.get());
+        bias[agent.logits] = agent.value_bias[0];
+    }
+};
+
+// The read-out's layers read h and, with skip, x; `run` is given them.
+template <class Real, class Run>
+void with_read(const RolloutAgent<Real>& agent, const SavedRows<Real>& at, const Run& run) {
+    if (agent.skip) {
+        run({{at.h, agent.state_size}, {at.x, agent.inputs}});
+    } else {
+        run({{at.h, agent.state_size}});
+    }
+}
+
+// Steps beyond `steps`, 0 or 1, give a value alone.
+template <class Real>
+void agent_forward(
+    const Real* const* layers, Real* given_logits, const Size* cells, const Real* observation, const Real* reward,
+    const bool* is_first, const Real* state, Real* saved, Real* values, Real* after, Size count, Size steps, Size beyond,
+    Size batch, Size inputs, Size hidden_size, Size logits, Size skip, int threads) {
+    const RolloutAgent<Real> agent(layers, cells, count, inputs, hidden_size, logits, skip);
+    const Size rows = (steps + beyond) * batch, size = agent.state_size;
+    const SavedRows<Real> at(agent, rows, saved);
+    for (Size row = 0; row < rows; ++row)
+        agent.reader.read(observation + row * (inputs - 1), reward[row], is_first[row], at.x + row * inputs);
+    for (Size p = 0; p < count; ++p) {
+        const auto& part = agent.parts[p];
+        const auto [projection, states, opening] = at.parts[p];
+        const auto before = part.state_of(state, batch, size);
+        linear<Real>({{at.x, inputs}}, part.weight, nullptr, projection, rows, part.gates_size, threads);
+        part.cell.forward(
+            projection, part.own, part.bias, before.get(), is_first, states, steps + beyond, batch, part.units,
+            threads);
+        const Size width = part.state_size;
+        if (opening)
+            linear<Real>(
+                {{at.x, inputs}, {states, width}}, part.gate, part.gate_bias, opening, rows, width, threads);
+        for (Size row = 0; row < rows; ++row) {
+            Real *h = at.h + row * size + part.begin, *open = opening + row * width;
+            const Real* c = states + row * width;
+            if (!opening) {
+                std::copy_n(c, width, h);
+                continue;
+            }
+#pragma omp simd
+            for (Size i = 0; i < width; ++i) {
+                open[i] = sigmoid(open[i]);
+                h[i] = open[i] * c[i];
+            }
+        }
+        for (Size b = 0; b < batch; ++b)
+            std::copy_n(states + ((steps - 1) * batch + b) * width, width, after + b * size + part.begin);
+    }
+    if (hidden_size) {
+        with_read(agent, at, [&](std::initializer_list<Inputs<Real>> read) {
+            linear(read, agent.hidden, agent.hidden_bias, at.hidden, rows, hidden_size, threads);
+        });
+        for (Size i = 0; i < rows * hidden_size; ++i) at.hidden[i] = at.hidden[i] < Real(0) ? Real(0) : at.hidden[i];
+    }
+    const Heads<Real> heads(agent);
+    const auto y = room<Real>(rows * heads.outputs);
+    const auto run = [&](std::initializer_list<Inputs<Real>> features) {
+        linear(features, heads.weight.get(), heads.bias.get(), y.get(), rows, heads.outputs, threads);
+    };
+    if (hidden_size) {
+        run({{at.hidden, hidden_size}});
+    } else {
+        with_read(agent, at, run);
+    }
+    for (Size row = 0; row < rows; ++row) {
+        if (row < steps * batch) std::copy_n(y.get() + row * heads.outputs, logits, given_logits + row * logits);
+        values[row] = y[row * heads.outputs + logits];
+    }
+}
+
+// The part's gradient from that by its output, whose rows lie `size` apart; returns where the next one's begins.
+template <class Real>
+Real* part_gradient(
+    const CorePart<Real>& part, const PartRows<Real>& at, const Real* x, const Real* by_h, Size size,
+    const bool* is_first, const Real* state, const Size* streams, const bool* fresh, bool advance, Real* gradient,
+    Size steps, Size batch, Size inputs, int threads) {
+    const Size rows = steps * batch, width = part.state_size, vectors = part.vector_count();
+    Real *by_weight = gradient, *by_vectors = by_weight + part.gates_size * inputs, *by_gate = by_vectors + vectors;
+    Real* next = by_gate;
+    const auto direct = room<Real>(rows * width);
+    if (at.opening) {
+        const auto by_opening = room<Real>(rows * width);
+        for (Size row = 0; row < rows; ++row) {
+            const Real *by = by_h + row * size + part.begin, *open = at.opening + row * width;
+            const Real* c = at.states + row * width;
+#pragma omp simd
+            for (Size i = 0; i < width; ++i) {
+                by_opening[row * width + i] = by[i] * c[i] * open[i] * (Real(1) - open[i]);
+                direct[row * width + i] = by[i] * open[i];
+            }
+        }
+        Real* by_gate_bias = by_gate + width * (inputs + width);
+        linear_gradient<Real>(
+            {{x, inputs}, {at.states, width}}, by_opening.get(), by_gate, by_gate_bias, rows, width, threads);
+        add_input_gradient(
+            by_opening.get(), part.gate + inputs, inputs + width, direct.get(), rows, width, width, threads);
+        next = by_gate_bias + width;
+    } else {
+        for (Size row = 0; row < rows; ++row)
+            std::copy_n(by_h + row * size + part.begin, width, &direct[row * width]);
+    }
+    const Size parts = part.cell.parts, of_decay = batch * parts * width;
+    const bool jumps = part.matrix && advance;
+    const auto by_projection = room<Real>(rows * part.gates_size), by_stream = room<Real>(batch * vectors);
+    const auto own_boundary = room<Real>(batch * width), own_decay = room<Real>(of_decay);
+    const auto weighted = room<Real>(jumps ? rows * parts * part.gates_size : 0);
+    const auto gained = room<Real>(batch * parts * vectors);
+    Real* boundary = part.boundary ? part.boundary : own_boundary.get();
+    Real* decay = part.decay ? part.decay : own_decay.get();
+    part.cell.backward(
+        direct.get(), at.projection, part.own, part.bias, at.states, state, is_first, by_projection.get(), by_vectors,
+        by_stream.get(), boundary, jumps ? decay : nullptr, jumps ? weighted.get() : nullptr,
+        jumps ? gained.get() : nullptr, steps, batch, part.units, threads);
+    linear_gradient<Real>({{x, inputs}}, by_projection.get(), by_weight, nullptr, rows, part.gates_size, threads);
+    if (!part.matrix) return next;
+    if (!jumps) {
+        // The pass of a rollout of no steps: S stays as it is.
+        std::fill_n(gained.get(), batch * parts * vectors, Real(0));
+        for (Size i = 0; i < of_decay; ++i) decay[i] = i / part.units % (parts * parts) % (parts + 1) == 0;
+    }
+    const Size of_weight = part.gates_size * inputs;
+    const auto own_term = room<Real>(of_weight + vectors);
+    Real* term = part.term ? part.term : own_term.get();
+    std::fill_n(term, of_weight, Real(0));
+    sensitivity_pass(
+        part.matrix, term, streams, fresh, boundary, decay, weighted.get(), x, parts, jumps ? steps : Size(0), batch,
+        part.cell.gates, part.units, inputs, threads);
+    vector_pass(
+        part.vectors, term + of_weight, streams, fresh, boundary, decay, gained.get(), parts, batch,
+        part.cell.own + part.cell.gates, part.units, threads);
+    for (Size i = 0; i < of_weight + vectors; ++i) gradient[i] += term[i];
+    return next;
+}
+
+// gradient: by all layers in their order, without gaps.
+template <class Real>
+void agent_backward(
+    const Real* const* layers, const Real* by_logits, const Real* by_values, const Size* cells, const bool* is_first,
+    const Real* state, Real* saved, const Size* streams, const bool* fresh, Real* gradient, Size count, Size steps,
+    Size beyond, Size batch, Size inputs, Size hidden_size, Size logits, Size skip, Size advance, int threads) {
+    const RolloutAgent<Real> agent(layers, cells, count, inputs, hidden_size, logits, skip);
+    const SavedRows<Real> at(agent, (steps + beyond) * batch, saved);
+    const Heads<Real> heads(agent);
+    const Size rows = steps * batch, size = agent.state_size, outputs = heads.outputs, features = heads.features;
+    const auto by_y = room<Real>(rows * outputs), by_heads = room<Real>(outputs * (features + 1));
+    for (Size row = 0; row < rows; ++row) {
+        std::copy_n(by_logits + row * logits, logits, &by_y[row * outputs]);
+        by_y[row * outputs + logits] = by_values[row];
+    }
+    const auto of_heads = [&](std::initializer_list<Inputs<Real>> read) {
+        linear_gradient(read, by_y.get(), by_heads.get(), &by_heads[outputs * features], rows, outputs, threads);
+    };
+    const auto by_h = room<Real>(rows * size);
+    const auto by_hidden = room<Real>(rows * hidden_size), of_hidden = room<Real>(hidden_size * (agent.read_size() + 1));
+    std::fill_n(by_h.get(), rows * size, Real(0));
+    if (hidden_size) {
+        of_heads({{at.hidden, hidden_size}});
+        std::fill_n(by_hidden.get(), rows * hidden_size, Real(0));
+        add_input_gradient(by_y.get(), heads.weight.get(), features, by_hidden.get(), rows, features, outputs, threads);
+        for (Size i = 0; i < rows * hidden_size; ++i) by_hidden[i] = at.hidden[i] > Real(0) ? by_hidden[i] : Real(0);
+        with_read(agent, at, [&](std::initializer_list<Inputs<Real>> read) {
+            linear_gradient(
+                read, by_hidden.get(), of_hidden.get(), &of_hidden[hidden_size * agent.read_size()], rows, hidden_size,
+                threads);
+        });
+        add_input_gradient(
+            by_hidden.get(), agent.hidden, agent.read_size(), by_h.get(), rows, size, hidden_size, threads);
+    } else {
+        with_read(agent, at, of_heads);
+        add_input_gradient(by_y.get(), heads.weight.get(), features, by_h.get(), rows, size, outputs, threads);
+    }
+    for (Size p = 0; p < count; ++p) {
+        const auto before = agent.parts[p].state_of(state, batch, size);
+        gradient = part_gradient(
+            agent.parts[p], at.parts[p], at.x, by_h.get(), size, is_first, before.get(), streams, fresh, advance,
+            gradient, steps, batch, inputs, threads);
+    }
+    gradient = std::copy_n(of_hidden.get(), hidden_size * (agent.read_size() + 1), gradient);
+    const Real *biases = &by_heads[outputs * features], *of_value = &by_heads[logits * features];
+    gradient = std::copy_n(by_heads.get(), logits * features, gradient);
+    gradient = std::copy_n(biases, logits, gradient);
+    gradient = std::copy_n(of_value, features, gradient);
+    *gradient = biases[logits];
+}
+
+}  // namespace

@@ -1,0 +1,178 @@
+"""The kernels of a rollout of a whole agent on CPUs: linear layers around recurrent cells side by side, forward and
+backward. As in :mod:`r2ac.kernels.native`, bad arguments raise ValueError.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from r2ac.kernels.cells import CELLS
+from r2ac.kernels.native import call, check_type, different_rows, ready
+from r2ac.kernels.native_library import CELLS_WITH_SCANS
+from r2ac.kernels.recurrence import Notes
+from r2ac.kernels.sensitivity import Traces
+
+
+@dataclass(frozen=True)
+class Part:
+    """A cell of the agent's core, one of ``CELLS_WITH_SCANS``, with K gates, L own numbers of a unit and N units."""
+
+    cell: str
+    weight: Tensor
+    """[K, N, D]."""
+    own: Sequence[Tensor]
+    """[L, N] together."""
+    bias: Tensor
+    """[K, N]."""
+    gate: tuple[Tensor, Tensor] | None
+    """Weight and bias of the output gate."""
+    traces: Traces | None = None
+    """RTRL's sensitivities, with ``streams``; None where the gradient is TBPTT's."""
+    notes: Notes | None = None
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        return self.weight, *self.own, self.bias, *(self.gate or ())
+
+    def arrays(self) -> list[Tensor | None]:
+        traces, notes = self.traces, self.notes
+        kept = (None, None) if traces is None else (traces.weight, traces.vectors)
+        noted = (None, None, None) if notes is None else (notes.decay, notes.by_state, notes.boundary)
+        own = self.own[0] if len(self.own) == 1 else torch.cat((*self.own, self.bias[:0]))
+        return [self.weight, own, self.bias, *(self.gate or (None, None)), *kept, *noted]
+
+
+@dataclass(frozen=True)
+class RolloutAgent:
+    """An agent as the kernels take it. All weights are contiguous."""
+
+    parts: Sequence[Part]
+    hidden: tuple[Tensor, Tensor] | None
+    """Weight and bias of the read-out's layer of ReLUs."""
+    policy: tuple[Tensor, Tensor]
+    value: tuple[Tensor, Tensor]
+    normalised_by: Sequence[Tensor | None]
+    """Mean and deviation of the observations and deviation of the rewards, None where they are not normalised, and the
+    bounds of rewards and normalised observations, [2]."""
+    skip: bool
+    """Whether the read-out reads x beside h."""
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """All that gets a gradient, in the order of the gradients."""
+        of_core = [each for part in self.parts for each in part.parameters]
+        return (*of_core, *(self.hidden or ()), *self.policy, *self.value)
+
+    def layers(self) -> list[Tensor | None]:
+        heads = *(self.hidden or (None, None)), *self.policy, *self.value
+        return [*(each for part in self.parts for each in part.arrays()), *heads, *self.normalised_by]
+
+    def cells(self) -> Tensor:
+        """The number of each part's cell, and its units, [parts, 2]."""
+        return torch.tensor([(CELLS_WITH_SCANS.index(part.cell), part.bias.shape[1]) for part in self.parts])
+
+    @property
+    def inputs(self) -> int:
+        """D."""
+        return self.parts[0].weight.shape[2]
+
+    def sizes(self) -> tuple[int, ...]:
+        """D, the hidden layer's size, P and ``skip``."""
+        hidden = 0 if self.hidden is None else self.hidden[0].shape[0]
+        return self.inputs, hidden, self.policy[0].shape[0], self.skip
+
+    def saved_size(self) -> int:
+        """How many numbers of a step of a stream the backward pass reads."""
+        inputs, hidden, _, _ = self.sizes()
+        gates = sum(part.bias.numel() for part in self.parts)
+        widths = [_state_size(part) for part in self.parts]
+        opening = sum(width for part, width in zip(self.parts, widths, strict=True) if part.gate is not None)
+        return inputs + gates + 2 * sum(widths) + opening + hidden
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A rollout, T steps and, where the value after them is asked for, one step beyond."""
+
+    logits: Tensor
+    """[T, B, P]."""
+    values: Tensor
+    """[T (+ 1), B]."""
+    state: Tensor
+    """After step T, [B, S]."""
+    core_input: Tensor
+    """[T, B, D]."""
+    saved: Tensor
+    """What :func:`backward` reads."""
+
+
+def forward(
+    agent: RolloutAgent, observation: Tensor, reward: Tensor, is_first: Tensor, state: Tensor, beyond: bool
+) -> Forward:
+    """The agent over the steps of observation [T (+ 1), B, D - 1], reward and is_first, [T (+ 1), B]; the last gives a
+    value alone if it is ``beyond`` the rollout."""
+    check_type(state)
+    (rows, batch), dtype, new = reward.shape, state.dtype, state.new_empty
+    steps, work = rows - beyond, rows * batch * agent.saved_size()
+    if steps < 1:
+        raise ValueError(f"a rollout has at least one step, not {steps}")
+    given = (
+        agent.cells(),
+        ready("observation", observation, (rows, batch, agent.inputs - 1), dtype),
+        ready("reward", reward, (rows, batch), dtype),
+        ready("is_first", is_first, (rows, batch), torch.bool),
+        ready("state", state, (batch, sum(map(_state_size, agent.parts))), dtype),
+    )
+    logits, saved, values = new(steps, batch, agent.policy[0].shape[0]), new(work), new(rows, batch)
+    after = torch.empty_like(given[-1])
+    sizes = len(agent.parts), steps, beyond, batch, *agent.sizes()
+    call("agent_forward", (logits, *given, saved, values, after), sizes, work=work, layers=agent.layers())
+    core_input = saved[: steps * batch * agent.inputs].view(steps, batch, agent.inputs)
+    return Forward(logits, values, after, core_input, saved)
+
+
+def backward(
+    agent: RolloutAgent, by_logits: Tensor, by_values: Tensor, is_first: Tensor, state: Tensor, saved: Tensor
+) -> Tensor:
+    """The gradient by the agent's parameters, one after another in one vector, from those by logits [T, B, P] and
+    values [T, B]; ``is_first``, ``state`` and ``saved`` are those of :func:`forward`. Takes the traces of the parts
+    across the rollout, in place, if they ``advance``, and fills their notes."""
+    steps, batch, _ = by_logits.shape
+    first = next((part.traces for part in agent.parts if part.traces is not None), None)
+    streams, fresh = None, None
+    if first is not None:
+        *_, streams, fresh = first.tensors()
+        streams, fresh = different_rows(streams, len(first.weight), batch), ready("fresh", fresh, (batch,), torch.bool)
+        for part in agent.parts:
+            _check_traces(part, len(first.weight), by_logits.dtype)
+    gradient = saved.new_empty(sum(each.numel() for each in agent.parameters))
+    by = by_logits.contiguous(), ready("by_values", by_values, (steps, batch), by_logits.dtype)
+    given = agent.cells(), is_first.contiguous(), state.contiguous(), saved, streams, fresh
+    advance = first is not None and first.advance
+    sizes = len(agent.parts), steps, len(is_first) - steps, batch, *agent.sizes(), advance
+    call("agent_backward", (*by, *given, gradient), sizes, work=saved.numel(), layers=agent.layers())
+    return gradient
+
+
+def _state_size(part: Part) -> int:
+    return CELLS[part.cell].parts * part.bias.shape[1]
+
+
+def _check_traces(part: Part, streams: int, dtype: torch.dtype) -> None:
+    """Raises ValueError where C++ may not change the traces."""
+    traces = part.traces
+    if traces is None:
+        return
+    pair = CELLS[part.cell].pair
+    vectors = sum(map(len, part.own)) + len(part.bias), part.bias.shape[1]
+    for name, tensor, shape in (
+        ("traces.weight", traces.weight, (streams, *pair, *part.weight.shape)),
+        ("traces.vectors", traces.vectors, (streams, *pair, *vectors)),
+    ):
+        if not tensor.is_contiguous():
+            raise ValueError(f"{name} is changed in place and must be contiguous")
+        ready(name, tensor, shape, dtype)

@@ -1,0 +1,175 @@
+"""The kernels of whole rollouts against the agent's readable forward pass and autograd, in float64."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from r2ac.agents import Agent, AgentConfig, BoxActions, Carry, DiscreteActions, FusedActor, ObservationSpec
+from r2ac.agents.fused import MOST_WORK, kernel_agent
+from r2ac.agents.moments import ObservationNormaliser
+from r2ac.kernels.native_library import missing_reason
+
+pytestmark = pytest.mark.skipif(missing_reason() is not None, reason="there is no C++ compiler")
+SIZE, ACTIONS = 6, 3
+SHAPES = st.sampled_from([(1, 1), (1, 5), (4, 1), (7, 5), (20, 3)])
+AGENTS = st.fixed_dictionaries(
+    {
+        "core": st.sampled_from(["elstm", "lru", "mingru", "rotation", "mixed:elstm+lru"]),
+        "hidden_size": st.sampled_from([2, 12, 34]),
+        "gradient": st.sampled_from(["rtrl", "tbptt"]),
+        "readout": st.sampled_from(["linear", "mlp"]),
+        "readout_size": st.sampled_from([1, 9, 50]),
+        "readout_skip": st.booleans(),
+        "normalise_observations": st.booleans(),
+        "normalise_rewards": st.booleans(),
+        "reward_clip": st.sampled_from([0.5, "none"]),
+    }
+)
+
+
+def make_agent(**config: Any) -> Agent:
+    spec = ObservationSpec((SIZE,), DiscreteActions(ACTIONS), action_masks=True)
+    agent = Agent(spec, AgentConfig(**{"encoder": "none", "hidden_size": 8} | config)).double()
+    if isinstance(agent.observations, ObservationNormaliser):
+        agent.observations.mean.normal_()
+        agent.observations.deviation.uniform_(0.5, 2)
+    if agent.rewards.deviation is not None:
+        agent.rewards.deviation.fill_(1.7)
+    return agent
+
+
+def make_carry(agent: Agent, batch: int, advance: bool, notes: bool) -> Carry:
+    """Of a batch among more streams, some of which are fresh."""
+    begun = agent.core.initial_carry(batch + 3)
+    for traces in begun.traces:
+        traces.weight.normal_()
+        traces.vectors.normal_()
+    kept = tuple(replace(traces, advance=advance) for traces in begun.traces)
+    carry = Carry(torch.randn(batch, agent.core.state_size).double(), kept)
+    if not kept:
+        return carry
+    carry = carry.of_streams(torch.randperm(batch + 3)[:batch], torch.rand(batch) < 0.3)
+    return agent.core.with_notes(carry, parts=notes) if advance else carry
+
+
+def copy(carry: Carry) -> Carry:
+    traces = tuple(replace(each, weight=each.weight.clone(), vectors=each.vectors.clone()) for each in carry.traces)
+    return Carry(carry.state, traces, tuple(replace(each, decay=each.decay.clone()) for each in carry.notes))
+
+
+def make_rollout(steps: int, batch: int, masks: bool) -> dict[str, Tensor | None]:
+    mask = torch.rand(steps + 1, batch, ACTIONS) < 0.6
+    mask[..., 0] = True
+    return {
+        "observation": torch.randn(steps + 1, batch, SIZE).double(),
+        "reward": torch.randn(steps + 1, batch).double(),
+        "is_first": torch.rand(steps + 1, batch) < 0.2,
+        "action_mask": mask if masks else None,
+    }
+
+
+def results(agent: Agent, rollout: dict[str, Any], carry: Carry, bootstrap: Tensor | None) -> list[Tensor]:
+    """All that a pass and its gradient give and change."""
+    agent.zero_grad()
+    output = agent(carry=carry, bootstrap_value=bootstrap, **rollout)
+    random = torch.Generator().manual_seed(3)
+    weights = [torch.randn(each.shape, generator=random).double() for each in (output.logits, output.values)]
+    ((output.logits.clamp(min=-100) * weights[0]).sum() + (output.values * weights[1]).sum()).backward()
+    found = [output.logits, output.values, output.bootstrap_value, output.carry.state, output.core_input]
+    found += [output.rewards.double(), *(each.grad for each in agent.parameters() if each.grad is not None)]
+    found += [each for traces in output.carry.traces for each in traces.tensors()[:2]]
+    return found + [each for notes in carry.notes for each in notes.tensors()]
+
+
+@given(config=AGENTS, shape=SHAPES, flags=st.tuples(*[st.booleans()] * 4), seed=st.integers(0, 1000))
+@settings(max_examples=60, deadline=None)
+def test_a_rollout_is_that_of_the_readable_agent(
+    config: dict[str, Any], shape: tuple[int, int], flags: tuple[bool, ...], seed: int
+) -> None:
+    torch.manual_seed(seed)
+    advance, notes, masks, bootstraps = flags
+    agent, rollout = make_agent(**config), make_rollout(*shape, masks)
+    carry = make_carry(agent, shape[1], advance, notes)
+    bootstrap = None if bootstraps else torch.randn(shape[1]).double()
+    assert kernel_agent(agent, carry, shape[0] * shape[1]) is not None
+    ours = results(agent, rollout, copy(carry), bootstrap)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("r2ac.agents.fused.kernel_agent", lambda *_: None)
+        readable = results(agent, rollout, copy(carry), bootstrap)
+    torch.testing.assert_close(ours, readable, rtol=1e-9, atol=1e-10)
+
+
+@given(config=AGENTS, batch=st.sampled_from([1, 7, 64]), masks=st.booleans(), seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_a_step_is_that_of_the_readable_agent(config: dict[str, Any], batch: int, masks: bool, seed: int) -> None:
+    torch.manual_seed(seed)
+    agent, whole = make_agent(**config), make_rollout(1, batch, masks)
+    shown = {name: each[0] for name, each in whole.items() if each is not None}
+    shown["state"] = torch.randn(batch, agent.core.state_size).double()
+    mask = shown.pop("action_mask", None)
+    expected = agent.act(mask, **shown)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agent, "act", None)
+        found = FusedActor(agent, batch).act(action_mask=mask, **shown)
+    torch.testing.assert_close(found, expected)
+
+
+def test_an_actor_follows_the_weights() -> None:
+    agent = make_agent(core="lru")
+    actor = FusedActor(agent, 2)
+    shown = {name: each[0] for name, each in make_rollout(1, 2, False).items() if each is not None}
+    state = torch.zeros(2, agent.core.state_size).double()
+    with torch.no_grad():
+        for weight in agent.parameters():
+            weight.add_(0.1)
+    torch.testing.assert_close(actor.act(state=state, **shown), agent.act(state=state, **shown))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"encoder": "mlp"}, {"core": "lstm"}, {"core": "mixed:elstm+qrnn"}, {"layers": 2}, {"layer_norm": True}],
+    ids=str,
+)
+def test_what_the_kernels_do_not_know_is_left_to_the_readable_agent(config: dict[str, Any]) -> None:
+    agent = make_agent(**config)
+    assert kernel_agent(agent, agent.core.initial_carry(2), 2) is None
+    shown = {name: each[0] for name, each in make_rollout(1, 2, False).items() if each is not None}
+    state = torch.zeros(2, agent.core.state_size).double()
+    torch.testing.assert_close(FusedActor(agent, 2).act(state=state, **shown), agent.act(state=state, **shown))
+
+
+def test_large_rollouts_continuous_actions_and_frozen_weights_are_too() -> None:
+    agent = make_agent(gradient="tbptt")
+    carry, rollout = agent.core.initial_carry(2), make_rollout(3, 2, False)
+    assert kernel_agent(agent, carry, MOST_WORK) is None
+    boxes = Agent(ObservationSpec((SIZE,), BoxActions((-1.0,), (1.0,))), AgentConfig(encoder="none"))
+    assert kernel_agent(boxes, boxes.core.initial_carry(2), 2) is None
+    agent.core.requires_grad_(False)
+    agent(carry=carry, **rollout).values.sum().backward()
+    assert all(weight.grad is None for weight in agent.core.parameters())
+    assert agent.value.weight.grad is not None
+
+
+def test_a_second_backward_pass_raises() -> None:
+    """It would take the sensitivities across the rollout twice."""
+    agent = make_agent()
+    carry = make_carry(agent, 2, advance=True, notes=False)
+    loss = agent(carry=carry, **make_rollout(3, 2, False)).values.sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_what_is_not_finite_passes() -> None:
+    agent, rollout = make_agent(), make_rollout(3, 2, False)
+    observation = rollout["observation"]
+    assert observation is not None
+    observation[1, 0, 0] = float("nan")
+    output = agent(carry=make_carry(agent, 2, advance=True, notes=False), **rollout)
+    assert output.logits[1, 0].isnan().all()
+    assert output.logits[:, 1].isfinite().all()
