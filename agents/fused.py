@@ -25,7 +25,7 @@ from r2ac.agents.readout import Readout
 from r2ac.agents.recurrent import Recurrent
 from r2ac.agents.rewards import RewardTransform
 from r2ac.agents.scopes import scope
-from r2ac.kernels import Traces, kernels_for, native_agent, needs_operators
+from r2ac.kernels import Traces, is_traced, kernels_for, native_agent
 
 MOST_WORK = 50_000_000
 """Weights times steps of all streams. With more of them PyTorch's matrix products, which are faster than the kernel's,
@@ -67,7 +67,7 @@ def kernel_agent(agent: AgentLayers, carry: Carry, steps: int) -> native_agent.R
     if not isinstance(agent.encoder, NoEncoder) or agent.instruction_encoder is not None or readout.layer_norm:
         return None
     kernels = kernels_for(state)
-    if kernels.name != "native" or needs_operators(state) or torch.is_autocast_enabled("cpu"):
+    if kernels.name != "native" or is_traced(state) or torch.is_autocast_enabled("cpu"):
         return None
     if isinstance(agent.actions, BoxActions):
         return None
@@ -143,10 +143,12 @@ class FusedActor:
         instruction: Tensor | None = None,
         action_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        if self._known is None or needs_operators(state):
-            return self._agent.act(action_mask, observation=observation, reward=reward, is_first=is_first, state=state)
-        shown = observation.to(state.dtype)[None], reward.to(state.dtype)[None], is_first[None]
-        found = native_agent.forward(self._known, *shown, state, beyond=False)
+        if self._known is None or is_traced(state):
+            words = {} if instruction is None else {"instruction": instruction}
+            shown = {"observation": observation, "reward": reward, "is_first": is_first, "state": state, **words}
+            return self._agent.act(action_mask, **shown)
+        step = observation.to(state.dtype)[None], reward.to(state.dtype)[None], is_first[None]
+        found = native_agent.forward(self._known, *step, state, beyond=False)
         return masked(found.logits[0], action_mask), found.state
 
 

@@ -12,6 +12,7 @@ from r2ac.kernels.choice import REFERENCE, Kernels, Scans, UnknownKernels, kerne
 from r2ac.kernels.operators import (
     backward_scan,
     block_sensitivity_pass_,
+    is_traced,
     needs_operators,
     sensitivity_pass_,
     vector_pass_,
@@ -36,6 +37,7 @@ __all__ = [
     "backward_scan",
     "block_sensitivity_pass_",
     "boundary_by_stream",
+    "is_traced",
     "kernels_for",
     "magnitude",
     "needs_operators",

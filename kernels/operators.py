@@ -37,10 +37,15 @@ def _operator(reference: Callable[..., Tensor], writes: Sequence[str], shape: Ca
     return operator
 
 
-def needs_operators(tensor: Tensor) -> bool:
-    """Whether a compiler, a tracer, a profiler or a tensor subclass is to see an operator."""
+def is_traced(tensor: Tensor) -> bool:
+    """Whether a compiler, a tracer or a tensor subclass is to see PyTorch's operations."""
     traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack() > 0
-    return traced or profiler._is_profiler_enabled or type(tensor) is not Tensor
+    return traced or type(tensor) is not Tensor
+
+
+def needs_operators(tensor: Tensor) -> bool:
+    """Whether one of these, or a profiler, is to see an operator."""
+    return is_traced(tensor) or profiler._is_profiler_enabled
 
 
 backward_scan_operator = _operator(scan.backward_scan, (), lambda direct, jacobian: torch.empty_like(direct))

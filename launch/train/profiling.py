@@ -24,6 +24,7 @@ FORWARD = {
     "encoder": "encoder forward",
     "core": "core forward",
     "heads": "heads, losses",
+    "agent": "agent forward",  # all three, by one kernel (agents/fused.py)
     "losses": "heads, losses",
     "peers": "other learners",
     "optimiser": "optimiser",
@@ -33,7 +34,13 @@ FORWARD = {
     "backward": OTHER,
     UPDATE: OTHER,
 }
-BACKWARD = {"encoder": "encoder backward", "core": "core backward", "heads": "heads, losses", "losses": "heads, losses"}
+BACKWARD = {
+    "encoder": "encoder backward",
+    "core": "core backward",
+    "heads": "heads, losses",
+    "agent": "agent backward",
+    "losses": "heads, losses",
+}
 _NODE = "autograd::engine::evaluate_function"
 
 

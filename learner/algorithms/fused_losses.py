@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from r2ac.agents import DiscreteActions, RolloutOutput
-from r2ac.kernels import kernels_for, needs_operators
+from r2ac.kernels import is_traced, kernels_for
 from r2ac.kernels.native_losses import LossGradients
 from r2ac.learner.algorithms.algorithm import Losses
 
@@ -23,7 +23,7 @@ def fits(output: RolloutOutput) -> bool:
     """Whether the kernels compute the losses of what the agent computed."""
     logits = output.logits
     discrete = isinstance(output.actions, DiscreteActions)
-    return discrete and kernels_for(logits).name == "native" and not needs_operators(logits)
+    return discrete and kernels_for(logits).name == "native" and not is_traced(logits)
 
 
 def fused(kernel: Callable[..., LossGradients], output: RolloutOutput, metrics: Sequence[str], *given: Any) -> Losses:

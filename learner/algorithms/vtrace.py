@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from r2ac.kernels import backward_scan, kernels_for, native_losses, needs_operators
+from r2ac.kernels import backward_scan, is_traced, kernels_for, native_losses
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def vtrace(
     log_rhos, discounts, rewards, bootstrap_value = (
         tensor.to(values.dtype) for tensor in (log_rhos, discounts, rewards, bootstrap_value)
     )
-    if kernels_for(values).name == "native" and not needs_operators(values):
+    if kernels_for(values).name == "native" and not is_traced(values):
         settings = clip_rho, clip_pg_rho, clip_c, lambda_
         return VTrace(*native_losses.vtrace(log_rhos, discounts, rewards, values, bootstrap_value, settings))
     rhos = log_rhos.exp()
