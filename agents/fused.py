@@ -133,7 +133,6 @@ class FusedActor:
         state = agent.value.weight.new_zeros(1, agent.core.state_size)
         self._agent, self._known = agent, kernel_agent(agent, Carry(state), streams)
 
-    @torch.no_grad()
     def act(
         self,
         observation: Tensor,

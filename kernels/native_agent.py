@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -33,6 +34,11 @@ class Part:
     traces: Traces | None = None
     """RTRL's sensitivities, with ``streams``; None where the gradient is TBPTT's."""
     notes: Notes | None = None
+
+    @property
+    def state_size(self) -> int:
+        """Numbers of a stream's state."""
+        return CELLS[self.cell].parts * self.bias.shape[1]
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -71,6 +77,7 @@ class RolloutAgent:
         heads = *(self.hidden or (None, None)), *self.policy, *self.value
         return [*(each for part in self.parts for each in part.arrays()), *heads, *self.normalised_by]
 
+    @cached_property
     def cells(self) -> Tensor:
         """The number of each part's cell, and its units, [parts, 2]."""
         return torch.tensor([(CELLS_WITH_SCANS.index(part.cell), part.bias.shape[1]) for part in self.parts])
@@ -80,16 +87,23 @@ class RolloutAgent:
         """D."""
         return self.parts[0].weight.shape[2]
 
+    @cached_property
+    def state_size(self) -> int:
+        """S."""
+        return sum(part.state_size for part in self.parts)
+
+    @cached_property
     def sizes(self) -> tuple[int, ...]:
         """D, the hidden layer's size, P and ``skip``."""
         hidden = 0 if self.hidden is None else self.hidden[0].shape[0]
         return self.inputs, hidden, self.policy[0].shape[0], self.skip
 
+    @cached_property
     def saved_size(self) -> int:
         """How many numbers of a step of a stream the backward pass reads."""
-        inputs, hidden, _, _ = self.sizes()
+        inputs, hidden, _, _ = self.sizes
         gates = sum(part.bias.numel() for part in self.parts)
-        widths = [_state_size(part) for part in self.parts]
+        widths = [part.state_size for part in self.parts]
         opening = sum(width for part, width in zip(self.parts, widths, strict=True) if part.gate is not None)
         return inputs + gates + 2 * sum(widths) + opening + hidden
 
@@ -117,19 +131,19 @@ def forward(
     value alone if it is ``beyond`` the rollout."""
     check_type(state)
     (rows, batch), dtype, new = reward.shape, state.dtype, state.new_empty
-    steps, work = rows - beyond, rows * batch * agent.saved_size()
+    steps, work = rows - beyond, rows * batch * agent.saved_size
     if steps < 1:
         raise ValueError(f"a rollout has at least one step, not {steps}")
     given = (
-        agent.cells(),
+        agent.cells,
         ready("observation", observation, (rows, batch, agent.inputs - 1), dtype),
         ready("reward", reward, (rows, batch), dtype),
         ready("is_first", is_first, (rows, batch), torch.bool),
-        ready("state", state, (batch, sum(map(_state_size, agent.parts))), dtype),
+        ready("state", state, (batch, agent.state_size), dtype),
     )
     logits, saved, values = new(steps, batch, agent.policy[0].shape[0]), new(work), new(rows, batch)
     after = torch.empty_like(given[-1])
-    sizes = len(agent.parts), steps, beyond, batch, *agent.sizes()
+    sizes = len(agent.parts), steps, beyond, batch, *agent.sizes
     call("agent_forward", (logits, *given, saved, values, after), sizes, work=work, layers=agent.layers())
     core_input = saved[: steps * batch * agent.inputs].view(steps, batch, agent.inputs)
     return Forward(logits, values, after, core_input, saved)
@@ -151,15 +165,11 @@ def backward(
             _check_traces(part, len(first.weight), by_logits.dtype)
     gradient = saved.new_empty(sum(each.numel() for each in agent.parameters))
     by = by_logits.contiguous(), ready("by_values", by_values, (steps, batch), by_logits.dtype)
-    given = agent.cells(), is_first.contiguous(), state.contiguous(), saved, streams, fresh
+    given = agent.cells, is_first.contiguous(), state.contiguous(), saved, streams, fresh
     advance = first is not None and first.advance
-    sizes = len(agent.parts), steps, len(is_first) - steps, batch, *agent.sizes(), advance
+    sizes = len(agent.parts), steps, len(is_first) - steps, batch, *agent.sizes, advance
     call("agent_backward", (*by, *given, gradient), sizes, work=saved.numel(), layers=agent.layers())
     return gradient
-
-
-def _state_size(part: Part) -> int:
-    return CELLS[part.cell].parts * part.bias.shape[1]
 
 
 def _check_traces(part: Part, streams: int, dtype: torch.dtype) -> None:
