@@ -18,6 +18,7 @@ from torch.autograd.graph import increment_version
 from r2ac.agents.actions import ActionSpec, BoxActions, PolicyHead, masked
 from r2ac.agents.composite import Mixed
 from r2ac.agents.core import Carry, Core
+from r2ac.agents.elstm import ELSTM
 from r2ac.agents.encoders import NoEncoder
 from r2ac.agents.instruction import InstructionEncoder
 from r2ac.agents.moments import OBSERVATION_BOUND, ObservationNormaliser
@@ -27,9 +28,9 @@ from r2ac.agents.rewards import RewardTransform
 from r2ac.agents.scopes import scope
 from r2ac.kernels import Traces, is_traced, kernels_for, native_agent
 
-MOST_WORK = 50_000_000
-"""Weights times steps of all streams. With more of them PyTorch's matrix products, which are faster than the kernel's,
-save more than is lost around them."""
+MOST_WORK, MOST_WEIGHTS = 50_000_000, 200_000
+"""Weights times steps of all streams, and weights. With more, PyTorch's matrix products, which are faster than the
+kernel's, save more than is lost around them; the kernels transpose all weights in each call."""
 
 
 class AgentLayers(Protocol):
@@ -63,7 +64,6 @@ def kernel_agent(agent: AgentLayers, carry: Carry, steps: int) -> native_agent.R
     """The agent as the kernels take it, for so many steps of all streams together; None where they do not know all of
     its layers or tensors, or where it is large."""
     core, readout, state = agent.core, agent.readout, carry.state
-    cells = core.cores() if isinstance(core, Mixed) else [core]
     if not isinstance(agent.encoder, NoEncoder) or agent.instruction_encoder is not None or readout.layer_norm:
         return None
     kernels = kernels_for(state)
@@ -71,9 +71,14 @@ def kernel_agent(agent: AgentLayers, carry: Carry, steps: int) -> native_agent.R
         return None
     if isinstance(agent.actions, BoxActions):
         return None
-    parts, carries = [], core.split(carry) if isinstance(core, Mixed) else [carry]
-    for cell, own in zip(cells, carries, strict=True):
-        if not isinstance(cell, Recurrent) or cell.cell_name not in kernels.fused:
+    parts, carries = [], core.split(carry) if type(core) is Mixed else [carry]
+    for cell, own in zip(_cells(core), carries, strict=True):
+        # A subclass may compute something else.
+        if (
+            not isinstance(cell, Recurrent)
+            or type(cell) not in (Recurrent, ELSTM)
+            or cell.cell_name not in kernels.fused
+        ):
             return None
         traces, notes = own.traces[0] if own.traces else None, own.notes[0] if own.notes else None
         if traces is not None and (traces.streams is None or traces.weight.dtype != state.dtype):
@@ -92,7 +97,11 @@ def kernel_agent(agent: AgentLayers, carry: Carry, steps: int) -> native_agent.R
         (*moments, rewards.deviation, state.new_tensor(bounds)),
         readout.skip,
     )
-    return found if steps * sum(each.numel() for each in found.parameters) <= MOST_WORK else None
+    weights = sum(each.numel() for each in found.parameters)
+    if weights > MOST_WEIGHTS or steps * weights > MOST_WORK:
+        return None
+    fit = (each.dtype == state.dtype and each.is_cpu and each.is_contiguous() for each in found.parameters)
+    return found if all(fit) else None
 
 
 def rollout(
@@ -104,19 +113,26 @@ def rollout(
     action_mask: Tensor | None,
     bootstrap_value: Tensor | None,
 ) -> FusedRollout | None:
-    """:meth:`Agent.forward` of observations [T+1, B, size], where a kernel has it; None elsewhere."""
+    """:meth:`Agent.forward` of observations [T+1, B, size], where a kernel has it; None elsewhere, where the readable
+    form would raise, and where a gradient by what is given is wanted."""
+    if len(carry.traces) != sum(cell.uses_rtrl for cell in _cells(agent.core)):
+        return None
+    if any(traces.advance for traces in carry.traces) and not torch.is_grad_enabled():
+        return None
     known = kernel_agent(agent, carry, reward.numel())
     if known is None or not all(each.requires_grad for each in known.parameters):
+        return None
+    if observation.requires_grad or reward.requires_grad or carry.state.requires_grad:
         return None
     steps, dtype, beyond = reward.shape[0] - 1, carry.state.dtype, bootstrap_value is None
     shown = observation.to(dtype), reward.to(dtype), is_first
     if not beyond:
         shown = observation[:steps].to(dtype), reward[:steps].to(dtype), is_first[:steps]
     with scope("agent"):
-        found = _Rollout.apply(known, *shown, carry.state, beyond, *known.parameters)
-    logits, values, last, state, core_input = found
+        logits, values, last, state, core_input = _Rollout.apply(known, *shown, carry.state, beyond, *known.parameters)
+        logits = masked(logits, None if action_mask is None else action_mask[:steps])
     return FusedRollout(
-        logits=masked(logits, None if action_mask is None else action_mask[:steps]),
+        logits=logits,
         values=values,
         bootstrap_value=last if bootstrap_value is None else bootstrap_value,
         carry=Carry(
@@ -142,12 +158,13 @@ class FusedActor:
         instruction: Tensor | None = None,
         action_mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        if self._known is None or is_traced(state):
+        known = self._known
+        if known is None or is_traced(state) or state.dtype != known.value[0].dtype:
             words = {} if instruction is None else {"instruction": instruction}
             shown = {"observation": observation, "reward": reward, "is_first": is_first, "state": state, **words}
             return self._agent.act(action_mask, **shown)
         step = observation.to(state.dtype)[None], reward.to(state.dtype)[None], is_first[None]
-        found = native_agent.forward(self._known, *step, state, beyond=False)
+        found = native_agent.forward(known, *step, state, beyond=False)
         return masked(found.logits[0], action_mask), found.state
 
 
@@ -166,9 +183,9 @@ class _Rollout(torch.autograd.Function):
         found = native_agent.forward(agent, observation, reward, is_first, state, bootstrap)
         ctx.agent = agent
         ctx.save_for_backward(is_first, state, found.saved, *_sensitivities(agent), *weights)
-        last = found.values[-1]
-        ctx.mark_non_differentiable(last, found.state, found.core_input)
-        return found.logits, found.values[: len(found.logits)], last, found.state, found.core_input
+        others = found.last_value, found.state, found.core_input
+        ctx.mark_non_differentiable(*others)
+        return found.logits, found.values, *others
 
     @staticmethod
     @once_differentiable
@@ -182,6 +199,10 @@ class _Rollout(torch.autograd.Function):
         weights = agent.parameters
         of_each = gradient.split([weight.numel() for weight in weights])
         return *[None] * 6, *(each.view_as(weight) for each, weight in zip(of_each, weights, strict=True))
+
+
+def _cells(core: Core) -> list[Core]:
+    return core.cores() if type(core) is Mixed else [core]
 
 
 def _layer(linear: nn.Linear) -> tuple[Tensor, Tensor]:

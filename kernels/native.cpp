@@ -12,21 +12,16 @@
 #include "native_passes.h"
 #include "native_scans.h"
 
-// Each function in both precisions, by its address. Arrays come first, then sizes, then the number of threads;
-// native_library.py declares the same.
-#define R2AC_EXPORT(function)                                                   \
-    extern "C" {                                                                \
-    void* function##_float = reinterpret_cast<void*>(&function<float>);         \
-    void* function##_double = reinterpret_cast<void*>(&function<double>);       \
-    }
+// Each function by its address, in one precision: native_library.py compiles this for REAL float or double. Arrays come
+// first, then sizes, then the number of threads; native_library.py declares the same.
+#define R2AC_EXPORT(function) \
+    extern "C" void* function##_address = reinterpret_cast<void*>(&function<REAL>);
 
 // The scans of a cell, under its name.
-#define R2AC_EXPORT_CELL(name, Cell)                                                            \
-    extern "C" {                                                                                \
-    void* name##_forward_float = reinterpret_cast<void*>(&cell_forward<float, Cell>);           \
-    void* name##_forward_double = reinterpret_cast<void*>(&cell_forward<double, Cell>);         \
-    void* name##_backward_float = reinterpret_cast<void*>(&cell_backward<float, Cell>);         \
-    void* name##_backward_double = reinterpret_cast<void*>(&cell_backward<double, Cell>);       \
+#define R2AC_EXPORT_CELL(name, Cell)                                                                  \
+    extern "C" {                                                                                      \
+    void* name##_forward_address = reinterpret_cast<void*>(&cell_forward<REAL, Cell>);                \
+    void* name##_backward_address = reinterpret_cast<void*>(&cell_backward<REAL, Cell>);              \
     }
 
 R2AC_EXPORT_CELL(elstm, ELSTM)

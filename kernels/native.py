@@ -231,13 +231,13 @@ def call(
 ) -> None:
     """Call a function of native.cpp for the dtype of the first array; None is given as a null pointer. ``layers`` come
     before the arrays, as one array of pointers."""
-    found = functions()
+    assert arrays[0] is not None
+    found = functions(arrays[0].dtype)
     if isinstance(found, str):
         raise RuntimeError(f"no native kernels: {found}")
-    assert arrays[0] is not None
     pointers: list[Any] = [None if array is None else array.data_ptr() for array in arrays]
     if layers:
         addresses = [None if layer is None else layer.data_ptr() for layer in layers]
         pointers.insert(0, (ctypes.c_void_p * len(layers))(*addresses))
     threads = torch.get_num_threads() if work > GRAIN else 1
-    found[name, arrays[0].dtype](*pointers, *sizes, threads)
+    found[name](*pointers, *sizes, threads)

@@ -58,7 +58,13 @@ void linear_gradient(
         multiply<Real>({by_y, 1, outputs}, each.rows, each.width, part, width, outputs, each.width, rows, threads);
         begin += each.width;
     }
-    if (by_bias) sum_streams(by_y, by_bias, rows, outputs);
+    if (!by_bias) return;
+    std::fill_n(by_bias, outputs, Real(0));
+    const auto sum = room<Real>(outputs);
+    for (Size first = 0; first < rows; first += kDepth) {
+        sum_streams(by_y + first * outputs, sum.get(), std::min(kDepth, rows - first), outputs);
+        for (Size o = 0; o < outputs; ++o) by_bias[o] += sum[o];
+    }
 }
 
 // The gradients by `columns` of the inputs, of which a row of W has `width`.
@@ -186,11 +192,11 @@ void with_read(const RolloutAgent<Real>& agent, const SavedRows<Real>& at, const
     }
 }
 
-// Steps beyond `steps`, 0 or 1, give a value alone.
+// Steps beyond `steps`, 0 or 1, give a value alone, `last`.
 template <class Real>
 void agent_forward(
     const Real* const* layers, Real* given_logits, const Size* cells, const Real* observation, const Real* reward,
-    const bool* is_first, const Real* state, Real* saved, Real* values, Real* after, Size count, Size steps, Size beyond,
+    const bool* is_first, const Real* state, Real* saved, Real* values, Real* last, Real* after, Size count, Size steps, Size beyond,
     Size batch, Size inputs, Size hidden_size, Size logits, Size skip, int threads) {
     const RolloutAgent<Real> agent(layers, cells, count, inputs, hidden_size, logits, skip);
     const Size rows = (steps + beyond) * batch, size = agent.state_size;
@@ -206,13 +212,13 @@ void agent_forward(
             projection, part.own, part.bias, before.get(), is_first, states, steps + beyond, batch, part.units,
             threads);
         const Size width = part.state_size;
-        if (opening)
+        if (part.gate)
             linear<Real>(
                 {{at.x, inputs}, {states, width}}, part.gate, part.gate_bias, opening, rows, width, threads);
         for (Size row = 0; row < rows; ++row) {
-            Real *h = at.h + row * size + part.begin, *open = opening + row * width;
+            Real *h = at.h + row * size + part.begin, *open = part.gate ? opening + row * width : nullptr;
             const Real* c = states + row * width;
-            if (!opening) {
+            if (!part.gate) {
                 std::copy_n(c, width, h);
                 continue;
             }
@@ -242,8 +248,13 @@ void agent_forward(
         with_read(agent, at, run);
     }
     for (Size row = 0; row < rows; ++row) {
-        if (row < steps * batch) std::copy_n(y.get() + row * heads.outputs, logits, given_logits + row * logits);
-        values[row] = y[row * heads.outputs + logits];
+        const Real* of_row = y.get() + row * heads.outputs;
+        if (row >= steps * batch) {
+            last[row - steps * batch] = of_row[logits];
+            continue;
+        }
+        std::copy_n(of_row, logits, given_logits + row * logits);
+        values[row] = of_row[logits];
     }
 }
 
@@ -257,7 +268,7 @@ Real* part_gradient(
     Real *by_weight = gradient, *by_vectors = by_weight + part.gates_size * inputs, *by_gate = by_vectors + vectors;
     Real* next = by_gate;
     const auto direct = room<Real>(rows * width);
-    if (at.opening) {
+    if (part.gate) {
         const auto by_opening = room<Real>(rows * width);
         for (Size row = 0; row < rows; ++row) {
             const Real *by = by_h + row * size + part.begin, *open = at.opening + row * width;

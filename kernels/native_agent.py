@@ -80,7 +80,9 @@ class RolloutAgent:
     @cached_property
     def cells(self) -> Tensor:
         """The number of each part's cell, and its units, [parts, 2]."""
-        return torch.tensor([(CELLS_WITH_SCANS.index(part.cell), part.bias.shape[1]) for part in self.parts])
+        return torch.tensor(
+            [(CELLS_WITH_SCANS.index(part.cell), part.bias.shape[1]) for part in self.parts], device="cpu"
+        )
 
     @property
     def inputs(self) -> int:
@@ -115,7 +117,9 @@ class Forward:
     logits: Tensor
     """[T, B, P]."""
     values: Tensor
-    """[T (+ 1), B]."""
+    """[T, B]."""
+    last_value: Tensor
+    """Of the step beyond, [B]."""
     state: Tensor
     """After step T, [B, S]."""
     core_input: Tensor
@@ -141,12 +145,14 @@ def forward(
         ready("is_first", is_first, (rows, batch), torch.bool),
         ready("state", state, (batch, agent.state_size), dtype),
     )
-    logits, saved, values = new(steps, batch, agent.policy[0].shape[0]), new(work), new(rows, batch)
-    after = torch.empty_like(given[-1])
+    for part in agent.parts:
+        _check_traces(part, batch, dtype)
+    logits, saved, values = new(steps, batch, agent.policy[0].shape[0]), new(work), new(steps, batch)
+    last, after = new(batch), torch.empty_like(given[-1])
     sizes = len(agent.parts), steps, beyond, batch, *agent.sizes
-    call("agent_forward", (logits, *given, saved, values, after), sizes, work=work, layers=agent.layers())
+    call("agent_forward", (logits, *given, saved, values, last, after), sizes, work=work, layers=agent.layers())
     core_input = saved[: steps * batch * agent.inputs].view(steps, batch, agent.inputs)
-    return Forward(logits, values, after, core_input, saved)
+    return Forward(logits, values, last, after, core_input, saved)
 
 
 def backward(
@@ -161,8 +167,6 @@ def backward(
     if first is not None:
         *_, streams, fresh = first.tensors()
         streams, fresh = different_rows(streams, len(first.weight), batch), ready("fresh", fresh, (batch,), torch.bool)
-        for part in agent.parts:
-            _check_traces(part, len(first.weight), by_logits.dtype)
     gradient = saved.new_empty(sum(each.numel() for each in agent.parameters))
     by = by_logits.contiguous(), ready("by_values", by_values, (steps, batch), by_logits.dtype)
     given = agent.cells, is_first.contiguous(), state.contiguous(), saved, streams, fresh
@@ -172,17 +176,25 @@ def backward(
     return gradient
 
 
-def _check_traces(part: Part, streams: int, dtype: torch.dtype) -> None:
-    """Raises ValueError where C++ may not change the traces."""
-    traces = part.traces
+def _check_traces(part: Part, batch: int, dtype: torch.dtype) -> None:
+    """Raises ValueError where C++ may not change the traces and notes."""
+    traces, notes, units = part.traces, part.notes, part.bias.shape[1]
     if traces is None:
         return
-    pair = CELLS[part.cell].pair
-    vectors = sum(map(len, part.own)) + len(part.bias), part.bias.shape[1]
-    for name, tensor, shape in (
-        ("traces.weight", traces.weight, (streams, *pair, *part.weight.shape)),
-        ("traces.vectors", traces.vectors, (streams, *pair, *vectors)),
-    ):
+    pair, vectors = CELLS[part.cell].pair, sum(map(len, part.own)) + len(part.bias)
+    changed: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
+        ("traces.weight", traces.weight, (len(traces.weight), *pair, *part.weight.shape)),
+        ("traces.vectors", traces.vectors, (len(traces.weight), *pair, vectors, units)),
+    ]
+    if notes is not None:
+        changed += [
+            ("notes.decay", notes.decay, (batch, *pair, *pair, units)),
+            ("notes.by_state", notes.by_state, (batch, *pair, units)),
+            ("notes.boundary", notes.boundary, (part.weight.numel() + vectors * units,)),
+        ]
+    for name, tensor, shape in changed:
+        if tensor is None:
+            continue
         if not tensor.is_contiguous():
             raise ValueError(f"{name} is changed in place and must be contiguous")
         ready(name, tensor, shape, dtype)

@@ -33,14 +33,13 @@ struct Strided {
     Size row, column;
 };
 
-// c += a b for R rows and C vectors of columns of c, which wait in registers while the steps of the product pass.
+// c += a b for R rows and C vectors of columns of c. The sum waits in registers while the steps of the product pass: it
+// begins at 0, so that of many steps the sums of kDepth of them are summed up.
 template <class Real, int R, int C>
 inline void multiply_tile(Strided<Real> a, const Real* b, Size b_row, Real* c, Size c_row, Size steps) {
     using Vector = typename Lanes<Real>::Vector;
     constexpr Size lanes = Lanes<Real>::count;
-    Vector sum[R][C];
-    for (int r = 0; r < R; ++r)
-        for (int j = 0; j < C; ++j) std::memcpy(&sum[r][j], c + r * c_row + j * lanes, sizeof(Vector));
+    Vector sum[R][C] = {};
     for (Size t = 0; t < steps; ++t) {
         Vector row[C];
         std::memcpy(row, b + t * b_row, sizeof row);
@@ -48,7 +47,12 @@ inline void multiply_tile(Strided<Real> a, const Real* b, Size b_row, Real* c, S
             for (int j = 0; j < C; ++j) sum[r][j] += a.numbers[r * a.row + t * a.column] * row[j];
     }
     for (int r = 0; r < R; ++r)
-        for (int j = 0; j < C; ++j) std::memcpy(c + r * c_row + j * lanes, &sum[r][j], sizeof(Vector));
+        for (int j = 0; j < C; ++j) {
+            Vector whole;
+            std::memcpy(&whole, c + r * c_row + j * lanes, sizeof whole);
+            whole += sum[r][j];
+            std::memcpy(c + r * c_row + j * lanes, &whole, sizeof whole);
+        }
 }
 
 // The same for R whole rows; the last columns, fewer than a vector, are those of `edge`, filled up to a vector.
@@ -70,7 +74,7 @@ inline void multiply_rows(
 
 // c [rows, columns] += a [rows, steps] b [steps, columns]; numbers of a row of b and c lie side by side.
 template <class Real>
-void multiply(
+__attribute__((noinline)) void multiply(
     Strided<Real> a, const Real* b, Size b_row, Real* c, Size c_row, Size rows, Size columns, Size steps, int threads) {
     constexpr Size lanes = Lanes<Real>::count;
     const Size whole = columns / lanes * lanes;

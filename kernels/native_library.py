@@ -1,4 +1,4 @@
-"""The compiled library of the native kernels.
+"""The compiled library of the native kernels, one for each dtype, of which a training needs float32 alone.
 
 It is kept in the folder r2ac below XDG_CACHE_HOME (or ~/.cache); its name is a hash of its sources, compiler, flags and
 processor. The compiler is CXX, or else the first of c++, g++ and clang++.
@@ -37,7 +37,7 @@ SIGNATURES = {
     "linear_reverse": (12, 9),
     "sensitivity_pass": (8, 6),
     "vector_pass": (7, 4),
-    "agent_forward": (10, 8),
+    "agent_forward": (11, 8),
     "agent_backward": (10, 9),
     "vtrace": (8, 2),
     "vtrace_losses": (11, 3),
@@ -53,40 +53,40 @@ class _Missing(Exception):
     """Why there is no library."""
 
 
-def missing_reason() -> str | None:
-    """Why the library is not there, in one sentence; None where it is. The first call may compile it: some seconds."""
-    found = functions()
+def missing_reason(dtype: torch.dtype = torch.float32) -> str | None:
+    """Why the library for a dtype is not there, in one sentence; None where it is. The first call may compile it: some
+    seconds."""
+    found = functions(dtype)
     return found if isinstance(found, str) else None
 
 
 @functools.cache
-def functions() -> dict[tuple[str, torch.dtype], Callable[..., None]] | str:
-    """The library's functions by name and dtype, or why there are none."""
+def functions(dtype: torch.dtype) -> dict[str, Callable[..., None]] | str:
+    """The functions of the library for a dtype by their names, or why there are none."""
     try:
-        library = _load()
+        library = _load(f"-DREAL={TYPES[dtype]}")
     except (_Missing, OSError) as error:
         return str(error)
-    found: dict[tuple[str, torch.dtype], Callable[..., None]] = {}
+    found: dict[str, Callable[..., None]] = {}
     for name, (arrays, sizes) in SIGNATURES.items():
         function = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * arrays, *[ctypes.c_int64] * sizes, ctypes.c_int)
-        for dtype, suffix in TYPES.items():
-            address = ctypes.c_void_p.in_dll(library, f"{name}_{suffix}").value
-            assert address is not None
-            found[name, dtype] = function(address)
+        address = ctypes.c_void_p.in_dll(library, f"{name}_address").value
+        assert address is not None
+        found[name] = function(address)
     return found
 
 
-def _load() -> ctypes.CDLL:
-    """From the cache, or else compiled and, where that can be written, put there."""
+def _load(precision: str) -> ctypes.CDLL:
+    """The library of one precision from the cache, or else compiled and, where that can be written, put there."""
     compiler = _compiler()
     sources = (path.read_text() for path in sorted(SOURCE.parent.glob("native*")) if path.suffix in (".cpp", ".h"))
-    made_from = *sources, *FLAGS, *_openmp(), _version(compiler), _processor()
+    made_from = *sources, *FLAGS, precision, *_openmp(), _version(compiler), _processor()
     name = f"native-{hashlib.sha256('|'.join(made_from).encode()).hexdigest()[:32]}.so"
     with contextlib.suppress(OSError, RuntimeError):
         library = _open_sealed(_cache_folder() / name)
         if library is not None:
             return library
-    code = _compile(compiler)
+    code = _compile(compiler, precision)
     with contextlib.suppress(OSError, RuntimeError):
         _store(_cache_folder() / name, code + hashlib.sha256(code).digest())
         return ctypes.CDLL(str(_cache_folder() / name))
@@ -118,12 +118,12 @@ def _store(path: Path, content: bytes) -> None:
         raise
 
 
-def _compile(compiler: list[str]) -> bytes:
+def _compile(compiler: list[str], precision: str) -> bytes:
     """The shared library; with one thread where the compiler has no OpenMP."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "native.so"
         for openmp in (_openmp(), ["-fopenmp-simd"]):
-            done = _run([*compiler, *FLAGS, str(SOURCE), "-o", str(output), *openmp])
+            done = _run([*compiler, *FLAGS, precision, str(SOURCE), "-o", str(output), *openmp])
             if done.returncode == 0:
                 return output.read_bytes()
     raise _Missing(f"{shlex.join(compiler)} cannot compile {SOURCE.name}: {done.stderr.strip() or done.returncode}")

@@ -43,7 +43,7 @@ def vtrace(
         ready("rewards", rewards, values.shape, dtype),
         values.contiguous(),
         ready("bootstrap_value", bootstrap_value, (batch,), dtype),
-        torch.tensor(settings, dtype=dtype),
+        _numbers("settings", settings, 4, dtype),
     )
     results = torch.empty_like(given[1]), torch.empty_like(given[1])
     call("vtrace", (*given, *results), (steps, batch), work=0)
@@ -73,7 +73,7 @@ def vtrace_losses(
         ready("bootstrap_value", bootstrap_value, (batch,), dtype),
         ready("discounts", discounts, (steps, batch), dtype),
         ready("rewards", rewards, (steps, batch), dtype),
-        torch.tensor((*settings, *costs, inf, inf), dtype=dtype),
+        _numbers("settings and costs", (*settings, *costs, inf, inf), 8, dtype),
     )
     return _call("vtrace_losses", given, (steps, batch, logits.shape[-1]))
 
@@ -101,7 +101,7 @@ def actor_critic_losses(
         None if old_values is None else ready("old_values", old_values, shape, dtype),
         ready("advantages", advantages, shape, dtype),
         ready("targets", targets, shape, dtype),
-        torch.tensor(costs, dtype=dtype),
+        _numbers("costs", costs, 4, dtype),
     )
     return _call("actor_critic_losses", given, (values.numel(), logits.shape[-1]))
 
@@ -112,6 +112,12 @@ def _call(name: str, given: Sequence[Any], sizes: Sequence[int]) -> LossGradient
     found = LossGradients(logits.new_empty(6), torch.empty_like(logits), torch.empty_like(values))
     call(name, (*given, found.by_logits, found.by_values, found.sums), sizes, work=0)
     return found
+
+
+def _numbers(name: str, values: Sequence[float], count: int, dtype: torch.dtype) -> Tensor:
+    if len(values) != count:
+        raise ValueError(f"{name} must be {count} numbers, not {len(values)}")
+    return torch.tensor(values, dtype=dtype, device="cpu")
 
 
 def _actions(action: Tensor, logits: Tensor) -> Tensor:

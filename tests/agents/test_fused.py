@@ -12,15 +12,15 @@ from torch import Tensor
 from r2ac.agents import Agent, AgentConfig, BoxActions, Carry, DiscreteActions, FusedActor, ObservationSpec
 from r2ac.agents.fused import MOST_WORK, kernel_agent
 from r2ac.agents.moments import ObservationNormaliser
-from r2ac.kernels.native_library import missing_reason
+from r2ac.kernels.native_library import CELLS_WITH_SCANS, missing_reason
 
 pytestmark = pytest.mark.skipif(missing_reason() is not None, reason="there is no C++ compiler")
 SIZE, ACTIONS = 6, 3
-SHAPES = st.sampled_from([(1, 1), (1, 5), (4, 1), (7, 5), (20, 3)])
+SHAPES = st.sampled_from([(1, 1), (1, 5), (4, 1), (7, 5), (20, 3), (3, 0), (150, 2)])
 AGENTS = st.fixed_dictionaries(
     {
-        "core": st.sampled_from(["elstm", "lru", "mingru", "rotation", "mixed:elstm+lru"]),
-        "hidden_size": st.sampled_from([2, 12, 34]),
+        "core": st.sampled_from([*CELLS_WITH_SCANS, "mixed:elstm+lru", "mixed:lru+mingru+lru"]),
+        "hidden_size": st.sampled_from([3, 12, 34]),
         "gradient": st.sampled_from(["rtrl", "tbptt"]),
         "readout": st.sampled_from(["linear", "mlp"]),
         "readout_size": st.sampled_from([1, 9, 50]),
@@ -132,7 +132,14 @@ def test_an_actor_follows_the_weights() -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [{"encoder": "mlp"}, {"core": "lstm"}, {"core": "mixed:elstm+qrnn"}, {"layers": 2}, {"layer_norm": True}],
+    [
+        {"hidden_size": 400},
+        {"encoder": "mlp"},
+        {"core": "lstm"},
+        {"core": "mixed:elstm+qrnn"},
+        {"layers": 2},
+        {"layer_norm": True},
+    ],
     ids=str,
 )
 def test_what_the_kernels_do_not_know_is_left_to_the_readable_agent(config: dict[str, Any]) -> None:
@@ -153,6 +160,53 @@ def test_large_rollouts_continuous_actions_and_frozen_weights_are_too() -> None:
     agent(carry=carry, **rollout).values.sum().backward()
     assert all(weight.grad is None for weight in agent.core.parameters())
     assert agent.value.weight.grad is not None
+
+
+def test_a_gradient_by_what_is_given_is_autograds() -> None:
+    agent, rollout = make_agent(gradient="tbptt"), make_rollout(3, 2, False)
+    state = torch.zeros(2, agent.core.state_size).double().requires_grad_()
+    agent(carry=Carry(state), **rollout).values.sum().backward()
+    assert state.grad is not None
+    assert (state.grad != 0).any()
+
+
+def test_carries_that_the_core_does_not_take_raise_its_error() -> None:
+    agent, rollout = make_agent(), make_rollout(3, 2, False)
+    carry = make_carry(agent, 2, advance=True, notes=False)
+    with pytest.raises(ValueError, match="needs a carry with traces"):
+        agent(carry=Carry(carry.state), **rollout)
+    with pytest.raises(ValueError, match="gradients are disabled"), torch.no_grad():
+        agent(carry=carry, **rollout)
+    with pytest.raises(ValueError, match=r"carry.state must be torch.float64"):
+        agent(carry=replace(carry, state=carry.state.float()), **rollout)
+    noted = make_carry(agent, 2, advance=True, notes=True)
+    small = tuple(replace(note, decay=note.decay[:1]) for note in noted.notes)
+    with pytest.raises(ValueError, match=r"notes.decay must be"):
+        agent(carry=replace(noted, notes=small), **rollout)
+
+
+def test_states_of_another_dtype_are_the_agents_own_error() -> None:
+    agent = make_agent()
+    shown = {name: each[0] for name, each in make_rollout(1, 2, False).items() if each is not None}
+    with pytest.raises(RuntimeError):
+        FusedActor(agent, 2).act(state=torch.zeros(2, agent.core.state_size), **shown)
+
+
+def test_weights_that_do_not_lie_side_by_side_are_read_as_they_are() -> None:
+    agent, rollout = make_agent(gradient="tbptt"), make_rollout(3, 2, False)
+    carry = agent.core.initial_carry(2)
+    expected = agent(carry=carry, **rollout).values
+    weight = agent.value.weight
+    weight.data = torch.stack((weight.data, weight.data), dim=-1)[..., 0]
+    torch.testing.assert_close(agent(carry=carry, **rollout).values, expected)
+
+
+def test_sums_of_many_steps_lose_no_more_digits_than_pytorchs() -> None:
+    agent = make_agent(gradient="tbptt").float()
+    carry, rollout = agent.core.initial_carry(500), make_rollout(20, 500, False)
+    agent(carry=carry, **rollout).logits.sum().backward()
+    assert agent.policy.bias.grad is not None
+    torch.testing.assert_close(agent.policy.bias.grad, torch.full((ACTIONS,), 10_000.0), rtol=1e-6, atol=0)
 
 
 def test_a_second_backward_pass_raises() -> None:

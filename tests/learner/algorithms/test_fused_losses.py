@@ -108,3 +108,5 @@ def test_an_action_that_there_is_not_raises() -> None:
     ones = torch.ones(2, 3, dtype=torch.float64)
     with pytest.raises(ValueError, match="advantages must be"):
         actor_critic_losses(output.logits, output.values, rollout.action * 0, ones[:1], ones, (1, 0, 1, 1))
+    with pytest.raises(ValueError, match="costs must be 4 numbers, not 2"):
+        actor_critic_losses(output.logits, output.values, rollout.action * 0, ones, ones, (1, 0))
