@@ -112,10 +112,13 @@ def _who_waits(loop: Mapping[str, float], actors: Mapping[str, float]) -> str:
 
 
 def _what_an_update_takes(parts: Mapping[str, float], on_gpu: bool) -> str:
-    encoder = parts.get("encoder forward", 0) + parts.get("encoder backward", 0)
-    core = parts.get("core forward", 0) + parts.get("core backward", 0)
+    encoder, core, agent = (
+        parts.get(f"{part} forward", 0) + parts.get(f"{part} backward", 0) for part in ("encoder", "core", "agent")
+    )
     found = (
-        f"Of an update the encoder takes {encoder:.1f} %, the core {core:.1f} %, the sensitivities of RTRL "
+        f"Of an update the agent takes {agent:.1f} %, with the sensitivities of RTRL."
+        if agent
+        else f"Of an update the encoder takes {encoder:.1f} %, the core {core:.1f} %, the sensitivities of RTRL "
         f"{parts.get('sensitivities', 0):.1f} %."
     )
     if encoder < 50:
