@@ -6,7 +6,7 @@ products take less time than PyTorch's dispatch of the hundred operations around
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ from r2ac.agents.readout import Readout
 from r2ac.agents.recurrent import Recurrent
 from r2ac.agents.rewards import RewardTransform
 from r2ac.agents.scopes import scope
-from r2ac.kernels import Traces, is_traced, kernels_for, native_agent
+from r2ac.kernels import is_traced, kernels_for, native_agent
 
 MOST_WORK, MOST_WEIGHTS = 50_000_000, 200_000
 """Weights times steps of all streams, and weights. With more, PyTorch's matrix products, which are faster than the
@@ -135,9 +135,7 @@ def rollout(
         logits=logits,
         values=values,
         bootstrap_value=last if bootstrap_value is None else bootstrap_value,
-        carry=Carry(
-            state, tuple(Traces(each.weight, each.vectors, each.streams, None, each.advance) for each in carry.traces)
-        ),
+        carry=Carry(state, tuple(replace(each, fresh=None) for each in carry.traces)),
         core_input=core_input,
     )
 

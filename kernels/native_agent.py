@@ -145,8 +145,9 @@ def forward(
         ready("is_first", is_first, (rows, batch), torch.bool),
         ready("state", state, (batch, agent.state_size), dtype),
     )
+    kept = [len(part.traces.weight) for part in agent.parts if part.traces is not None]
     for part in agent.parts:
-        _check_traces(part, batch, dtype)
+        _check_traces(part, kept[0] if kept else 0, batch, dtype)
     logits, saved, values = new(steps, batch, agent.policy[0].shape[0]), new(work), new(steps, batch)
     last, after = new(batch), torch.empty_like(given[-1])
     sizes = len(agent.parts), steps, beyond, batch, *agent.sizes
@@ -176,15 +177,15 @@ def backward(
     return gradient
 
 
-def _check_traces(part: Part, batch: int, dtype: torch.dtype) -> None:
-    """Raises ValueError where C++ may not change the traces and notes."""
+def _check_traces(part: Part, streams: int, batch: int, dtype: torch.dtype) -> None:
+    """Raises ValueError where C++ may not change the traces, of so many streams, and the notes."""
     traces, notes, units = part.traces, part.notes, part.bias.shape[1]
     if traces is None:
         return
     pair, vectors = CELLS[part.cell].pair, sum(map(len, part.own)) + len(part.bias)
     changed: list[tuple[str, Tensor | None, tuple[int, ...]]] = [
-        ("traces.weight", traces.weight, (len(traces.weight), *pair, *part.weight.shape)),
-        ("traces.vectors", traces.vectors, (len(traces.weight), *pair, vectors, units)),
+        ("traces.weight", traces.weight, (streams, *pair, *part.weight.shape)),
+        ("traces.vectors", traces.vectors, (streams, *pair, vectors, units)),
     ]
     if notes is not None:
         changed += [
