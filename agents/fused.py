@@ -6,7 +6,9 @@ products take less time than PyTorch's dispatch of the hundred operations around
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from math import inf
 from typing import Any, Protocol
 
@@ -141,29 +143,38 @@ def rollout(
 
 
 class FusedActor:
-    """:meth:`Agent.act` of an agent whose parameters stay the same objects, where a kernel has it for ``streams``."""
+    """Draws actions by an agent whose parameters stay the same objects, by a kernel where one has it for ``streams``.
+
+    The readable reference is :meth:`Agent.act` with :meth:`ActionSpec.choose`.
+    """
 
     def __init__(self, agent: AgentLayers, streams: int) -> None:
         state = agent.value.weight.new_zeros(1, agent.core.state_size)
-        self._agent, self._known = agent, kernel_agent(agent, Carry(state), streams)
+        known = kernel_agent(agent, Carry(state), streams)
+        self._agent, self._kernel = agent, None if known is None else native_agent.Actor(known, agent.actions.sizes)
 
-    def act(
-        self,
-        observation: Tensor,
-        reward: Tensor,
-        is_first: Tensor,
-        state: Tensor,
-        instruction: Tensor | None = None,
-        action_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        known = self._known
-        if known is None or is_traced(state) or state.dtype != known.value[0].dtype:
-            words = {} if instruction is None else {"instruction": instruction}
-            shown = {"observation": observation, "reward": reward, "is_first": is_first, "state": state, **words}
-            return self._agent.act(action_mask, **shown)
-        step = observation.to(state.dtype)[None], reward.to(state.dtype)[None], is_first[None]
-        found = native_agent.forward(known, *step, state, beyond=False)
-        return masked(found.logits[0], action_mask), found.state
+    def over(
+        self, inputs: Mapping[str, Tensor], uniforms: Tensor, state: Tensor, logits: Tensor, action: Tensor
+    ) -> Callable[[int], None]:
+        """A function of t that makes step t, by the weights of now: of the ``inputs``, [T, B, ...] by their names in
+        :meth:`Agent.act`, and of uniform numbers, [T, B, *shape] float64. It writes into logits[t] of [T, B, P] and
+        action[t] of [T, B, *shape], and changes the core's state, [B, S]."""
+        seen, dtype = (inputs["observation"], inputs["reward"], inputs["is_first"]), self._agent.value.weight.dtype
+        fit = all(each.dtype == dtype for each in (*seen[:2], state, logits))
+        if self._kernel is None or is_traced(state) or not fit:
+            return partial(self._step, inputs, uniforms, state, logits, action)
+        if action.dim() == 2:
+            uniforms, action = uniforms.unsqueeze(-1), action.unsqueeze(-1)
+        return self._kernel.over(*seen, inputs.get("action_mask"), uniforms, state, logits, action)
+
+    def _step(
+        self, inputs: Mapping[str, Tensor], uniforms: Tensor, state: Tensor, logits: Tensor, action: Tensor, t: int
+    ) -> None:
+        of_step = {name: each[t].to(state.device) for name, each in inputs.items()}
+        found, after = self._agent.act(state=state, **of_step)
+        logits[t].copy_(found)
+        state.copy_(after)
+        action[t].numpy()[...] = self._agent.actions.choose(logits[t].numpy(), uniforms[t].numpy())
 
 
 class _Rollout(torch.autograd.Function):

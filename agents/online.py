@@ -1,7 +1,6 @@
-"""The steps of an agent that acts and learns online, each by one kernel.
+"""An agent that learns online, as the kernel of its steps takes it.
 
-The readable references are :meth:`Agent.act` and, for what is learned, :mod:`r2ac.learner.algorithms.stream` with
-:class:`ClosedForm`.
+The readable reference is :mod:`r2ac.learner.algorithms.stream` with :class:`ClosedForm`.
 """
 
 from __future__ import annotations
@@ -16,8 +15,7 @@ from r2ac.agents.closed_form import ClosedForm
 from r2ac.agents.encoders import NoEncoder
 from r2ac.agents.moments import OBSERVATION_BOUND
 from r2ac.agents.recurrent import Recurrent
-from r2ac.agents.scopes import scope
-from r2ac.kernels import kernels_for, native_online
+from r2ac.kernels import kernels_for
 
 
 class OnlineAgent:
@@ -49,18 +47,3 @@ class OnlineAgent:
         learned = all(each.requires_grad for layer in layers for each in layer.parameters())
         policy = {each.requires_grad for each in agent.policy.parameters()}
         return learned and len(policy) == 1 and kernels_for(core.bias).name == "native"
-
-    @torch.no_grad()
-    def act(
-        self,
-        observation: Tensor,
-        reward: Tensor,
-        is_first: Tensor,
-        state: Tensor,
-        instruction: Tensor | None = None,
-        action_mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """:meth:`Agent.act`."""
-        shown = observation.to(state.dtype), reward.to(state.dtype), is_first, state, action_mask
-        with scope("core"):
-            return native_online.act(self.layers, self.skip, *shown)

@@ -111,13 +111,15 @@ def measure_inference(setting: Setting) -> tuple[float, float]:
     env = make_vector(setting.task, setting.streams, 0, options=config.env)
     agent = Agent(ObservationSpec.of(env), agent_config(setting, config)).eval()
     # The engine's own array: its layout in memory is not always that of a fresh one.
-    observation = torch.from_numpy(env.reset()[0])
-    reward, is_first = torch.zeros(setting.streams), torch.zeros(setting.streams, dtype=torch.bool)
-    cell, actor = torch.zeros(setting.streams, agent.core.state_size), FusedActor(agent, setting.streams)
+    observation, of_step = torch.from_numpy(env.reset()[0])[None], (1, setting.streams)
+    inputs = {"observation": observation, "reward": torch.zeros(of_step), "is_first": torch.zeros(of_step).bool()}
+    uniforms = torch.rand(*of_step, *agent.actions.shape, dtype=torch.float64)
+    state, logits = torch.zeros(setting.streams, agent.core.state_size), torch.zeros(*of_step, agent.actions.parameters)
+    action = torch.zeros(uniforms.shape, dtype=torch.int64)
+    step = FusedActor(agent, setting.streams).over(inputs, uniforms, state, logits, action)
 
     def run() -> None:
-        nonlocal cell
-        _, cell = actor.act(observation, reward, is_first, cell)
+        step(0)
 
     return rate(run, setting.streams, setting.seconds)
 

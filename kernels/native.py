@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -232,12 +232,23 @@ def call(
     """Call a function of native.cpp for the dtype of the first array; None is given as a null pointer. ``layers`` come
     before the arrays, as one array of pointers."""
     assert arrays[0] is not None
-    found = functions(arrays[0].dtype)
+    given: list[Any] = [None if array is None else array.data_ptr() for array in arrays]
+    if layers:
+        given.insert(0, pointers(layers))
+    function(name, arrays[0].dtype, work)(*given, *sizes)
+
+
+def pointers(arrays: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    """Their addresses, null for None."""
+    addresses = [None if array is None else array.data_ptr() for array in arrays]
+    return (ctypes.c_void_p * len(arrays))(*addresses)
+
+
+def function(name: str, dtype: torch.dtype, work: int) -> Callable[..., None]:
+    """A function of native.cpp that has all arguments but the number of threads; ``work``: the numbers that a call
+    computes."""
+    found = functions(dtype)
     if isinstance(found, str):
         raise RuntimeError(f"no native kernels: {found}")
-    pointers: list[Any] = [None if array is None else array.data_ptr() for array in arrays]
-    if layers:
-        addresses = [None if layer is None else layer.data_ptr() for layer in layers]
-        pointers.insert(0, (ctypes.c_void_p * len(layers))(*addresses))
-    threads = torch.get_num_threads() if work > GRAIN else 1
-    found[name](*pointers, *sizes, threads)
+    threads, of_dtype = torch.get_num_threads() if work > GRAIN else 1, found[name]
+    return lambda *arguments: of_dtype(*arguments, threads)

@@ -258,6 +258,32 @@ void agent_forward(
     }
 }
 
+// A step: logits, of which those that the mask forbids are replaced, and of each of an action's `drawn` parts the choice
+// at which the cumulative probability exceeds the uniform number. The state is changed in place. mask: null where all
+// is allowed.
+template <class Real>
+void agent_act(
+    const Real* const* layers, const Size* cells, const Size* choices, Real* state, Real* saved, Real* values,
+    Real* given_logits, const Real* observation, const Real* reward, const bool* is_first, const bool* mask,
+    const double* uniforms, std::int64_t* action, Size count, Size batch, Size inputs, Size hidden_size, Size logits,
+    Size skip, Size drawn, int threads) {
+    agent_forward<Real>(
+        layers, given_logits, cells, observation, reward, is_first, state, saved, values, nullptr, state, count, 1, 0,
+        batch, inputs, hidden_size, logits, skip, threads);
+    for (Size i = 0; mask && i < batch * logits; ++i) given_logits[i] = mask[i] ? given_logits[i] : Real(-1e9);
+    std::vector<double> cumulative(logits);
+    for (Size row = 0; row < batch * drawn; ++row) {
+        const Size last = choices[row % drawn] - 1;
+        const Real highest = *std::max_element(given_logits, given_logits + last + 1);
+        double sum = 0;
+        for (Size i = 0; i <= last; ++i)
+            cumulative[i] = sum += std::exp(static_cast<double>(given_logits[i] - highest));
+        action[row] = 0;
+        while (action[row] < last && cumulative[action[row]] <= uniforms[row] * sum) ++action[row];
+        given_logits += last + 1;
+    }
+}
+
 // The part's gradient from that by its output, whose rows lie `size` apart; returns where the next one's begins.
 template <class Real>
 Real* part_gradient(

@@ -4,15 +4,16 @@ backward. As in :mod:`r2ac.kernels.native`, bad arguments raise ValueError.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from r2ac.kernels.cells import CELLS
-from r2ac.kernels.native import call, check_type, different_rows, ready
+from r2ac.kernels.native import call, check_type, different_rows, function, pointers, ready
 from r2ac.kernels.native_library import CELLS_WITH_SCANS
 from r2ac.kernels.recurrence import Notes
 from r2ac.kernels.sensitivity import Traces
@@ -83,6 +84,11 @@ class RolloutAgent:
         return torch.tensor(
             [(CELLS_WITH_SCANS.index(part.cell), part.bias.shape[1]) for part in self.parts], device="cpu"
         )
+
+    @cached_property
+    def copies(self) -> bool:
+        """Whether :meth:`layers` copies weights, which are then not those of later."""
+        return any(len(part.own) > 1 for part in self.parts)
 
     @property
     def inputs(self) -> int:
@@ -156,6 +162,85 @@ def forward(
     return Forward(logits, values, last, after, core_input, saved)
 
 
+class Actor:
+    """An agent that steps streams whose arrays stay where they lie, each step by one call; ``choices``: of each part of
+    an action.
+
+    Why: where a step is small, looking at all arrays in each takes longer than its arithmetic.
+    """
+
+    def __init__(self, agent: RolloutAgent, choices: Sequence[int]) -> None:
+        self._agent, self._choices = agent, torch.tensor(choices, device="cpu")
+        self._layers: list[Tensor | None] = []
+
+    def over(
+        self,
+        observation: Tensor,
+        reward: Tensor,
+        is_first: Tensor,
+        action_mask: Tensor | None,
+        uniforms: Tensor,
+        state: Tensor,
+        logits: Tensor,
+        action: Tensor,
+    ) -> Callable[[int], None]:
+        """A function of t that computes step t, by the weights of now.
+
+        Args:
+            observation, reward, is_first, action_mask, uniforms: what it reads: [T, B, D - 1], [T, B], [T, B],
+                [T, B, P] and, float64, [T, B, parts]. The numbers of a step lie side by side, here and below.
+            state: [B, S], which it changes.
+            logits, action: where it writes, [T, B, P] and, int64, [T, B, parts].
+        """
+        check_type(state)
+        agent, batch, dtype, parts = self._agent, len(state), state.dtype, len(self._choices)
+        inputs, _, actions, _ = agent.sizes
+        if not ready("state", state, (batch, agent.state_size), dtype).is_set_to(state):
+            raise ValueError("state is changed in place and must be contiguous")
+        if int(self._choices.sum()) != actions:
+            raise ValueError(f"choices must sum to {actions}, not {self._choices.tolist()}")
+        if not self._layers or agent.copies:
+            self._layers = agent.layers()
+            self._pointers = pointers(self._layers)
+        saved, values = state.new_empty(batch * agent.saved_size), state.new_empty(batch)
+        fixed = agent.cells, self._choices, state, saved, values
+        of_steps = (logits, observation, reward, is_first, action_mask, uniforms, action)
+        rows = (
+            _of_steps("logits", logits, (batch, actions), dtype),
+            _of_steps("observation", observation, (batch, inputs - 1), dtype),
+            _of_steps("reward", reward, (batch,), dtype),
+            _of_steps("is_first", is_first, (batch,), torch.bool),
+            (0, 0) if action_mask is None else _of_steps("action_mask", action_mask, (batch, actions), torch.bool),
+            _of_steps("uniforms", uniforms, (batch, parts), torch.float64),
+            _of_steps("action", action, (batch, parts), torch.int64),
+        )
+        return _Steps(
+            function("agent_act", dtype, saved.numel()),
+            self._pointers,
+            [*((each.data_ptr(), 0) for each in fixed), *rows],
+            (len(agent.parts), batch, *agent.sizes, parts),
+            min(len(each) for each in of_steps if each is not None),
+            (*self._layers, *fixed, *of_steps),
+        )
+
+
+@dataclass(frozen=True)
+class _Steps:
+    run: Callable[..., None]
+    layers: Any
+    arrays: Sequence[tuple[int, int]]
+    """Address of step 0, and bytes from one step to the next."""
+    sizes: Sequence[int]
+    count: int
+    kept: Sequence[Tensor | None]
+    """What the addresses belong to."""
+
+    def __call__(self, t: int) -> None:
+        if not 0 <= t < self.count:
+            raise IndexError(f"a step must lie in 0 to {self.count - 1}, not {t}")
+        self.run(self.layers, *[start + t * stride for start, stride in self.arrays], *self.sizes)
+
+
 def backward(
     agent: RolloutAgent, by_logits: Tensor, by_values: Tensor, is_first: Tensor, state: Tensor, saved: Tensor
 ) -> Tensor:
@@ -175,6 +260,15 @@ def backward(
     sizes = len(agent.parts), steps, len(is_first) - steps, batch, *agent.sizes, advance
     call("agent_backward", (*by, *given, gradient), sizes, work=saved.numel(), layers=agent.layers())
     return gradient
+
+
+def _of_steps(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> tuple[int, int]:
+    """The address of the first step of [T, *shape], and the bytes from one to the next."""
+    gapless = (1,) if len(shape) == 1 else (shape[1], 1)
+    if tensor.shape[1:] != shape or tensor.dtype != dtype or not tensor.is_cpu or tensor.stride()[1:] != gapless:
+        found = f"{tensor.dtype} {list(tensor.shape)} on {tensor.device}"
+        raise ValueError(f"{name} must be {dtype} {['T', *shape]} on the CPU, without gaps in a step, not {found}")
+    return tensor.data_ptr(), tensor.stride(0) * tensor.element_size()
 
 
 def _check_traces(part: Part, streams: int, batch: int, dtype: torch.dtype) -> None:

@@ -38,13 +38,13 @@ SIGNATURES = {
     "sensitivity_pass": (8, 6),
     "vector_pass": (7, 4),
     "agent_forward": (11, 8),
+    "agent_act": (13, 7),
     "agent_backward": (10, 9),
     "vtrace": (8, 2),
     "vtrace_losses": (11, 3),
     "actor_critic_losses": (11, 2),
     "observe_vectors": (4, 2),
     "observe_returns": (7, 1),
-    "online_act": (8, 6),
     "online_learn": (19, 9),
 }
 

@@ -267,22 +267,6 @@ void learn_stream(const Online<Real>& step, Size b, Real& error, Real& entropy, 
     size += gather(agent.value, &step.value_cost, now.features(), fade, z);
 }
 
-template <class Real>
-void online_act(
-    const Real* const* layers, const Real* observation, const Real* reward, const Real* state, const bool* first,
-    const bool* allowed, Real* logits, Real* after, Size batch, Size inputs, Size units, Size hidden_size, Size count, Size skip, int) {
-    const OnlineAgent<Real> agent(layers, inputs, units, hidden_size, count, skip);
-    const std::vector<Real> zeros(units);
-    Activations<Real> now(agent);
-    for (Size b = 0; b < batch; ++b) {
-        now.compute(
-            agent, observation + b * (inputs - 1), reward[b], first[b], first[b] ? zeros.data() : state + b * units,
-            allowed ? allowed + b * count : nullptr);
-        std::copy_n(now.given.data() + inputs, units, after + b * units);
-        std::copy_n(now.logits.data(), count, logits + b * count);
-    }
-}
-
 // The gradients of all parameters by the traces of all streams, [parameters], and the sums over the streams of
 // 0.5 delta^2, |delta|, the entropy and the scale of the step.
 template <class Real>

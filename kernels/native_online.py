@@ -1,5 +1,5 @@
-"""The kernels of agents that learn online, after each step, on CPUs: a step of an agent around an eLSTM, what it learns
-from the step, and what it normalises by. As in :mod:`r2ac.kernels.native`, bad arguments raise ValueError.
+"""The kernels of agents that learn online, after each step, on CPUs: what an agent around an eLSTM learns from a step,
+and what it normalises by. As in :mod:`r2ac.kernels.native`, bad arguments raise ValueError.
 """
 
 from __future__ import annotations
@@ -56,32 +56,6 @@ def observe_returns(
     call("observe_returns", given, (batch,), work=0)
 
 
-def act(
-    layers: Layers,
-    skip: bool,
-    observation: Tensor,
-    reward: Tensor,
-    is_first: Tensor,
-    state: Tensor,
-    action_mask: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """The logits, [B, P], of an agent around an eLSTM and the state after the step, [B, N], as `r2ac.agents.Agent.act`
-    computes them. ``skip``: whether the read-out has x beside h."""
-    inputs, units, _, actions = sizes = _layer_sizes(layers)
-    check_type(state)
-    (batch,), dtype, new = reward.shape, state.dtype, state.new_empty
-    given = (
-        ready("observation", observation, (batch, inputs - 1), dtype),
-        ready("reward", reward, (batch,), dtype),
-        ready("state", state, (batch, units), dtype),
-        ready("is_first", is_first, (batch,), torch.bool),
-        _optional("action_mask", action_mask, (batch, actions), torch.bool),
-    )
-    results = new(batch, actions), new(batch, units)
-    call("online_act", (*given, *results), (batch, *sizes, skip), work=0, layers=layers)
-    return results
-
-
 def learn(
     layers: Layers,
     skip: bool,
@@ -101,7 +75,7 @@ def learn(
     streams: Tensor,
     gradient: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """A step of the same agent, and what it learns from it by eligibility traces, which is the update of
+    """A step of an agent around an eLSTM, and what it learns from it by eligibility traces, which is the update of
     `r2ac.learner.algorithms.stream`: the state after the step, [B, N], and the sums over the streams of 0.5 delta^2,
     |delta|, the entropy and the scale of the step, [4].
 

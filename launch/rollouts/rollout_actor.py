@@ -226,19 +226,20 @@ class RolloutActor:
         self._policy: Policy
         if isinstance(inference, str):
             assert self._memory is not None
-            self._policy = SocketPolicy(inference, self._memory.descriptor, config.first_stream)
+            memory_of_all = self._memory.descriptor
+            self._policy = SocketPolicy(inference, memory_of_all, self._actions, config.columns, config.first_stream)
         else:
             agent = Agent(self.spec, config.agent)
             self._layout = RolloutLayout(
                 config.rollout_length, config.num_streams, self.spec, agent.core.state_size, config.final_observations
             )
             if inference is None:
-                self._policy = LocalPolicy(agent.to(device), config.columns, online=config.rollout_length == 1)
+                self._policy = LocalPolicy(agent.to(device), config.columns)
                 if weights_of is not None:
                     for own, known in zip(agent.parameters(), weights_of.parameters(), strict=True):
                         own.data = known.data
             else:
-                self._policy = RayPolicy(inference, config.columns, config.first_stream)
+                self._policy = RayPolicy(inference, self._actions, config.columns, config.first_stream)
         self._idle_since: float | None = None
         self._engine_restarts = 0
 
@@ -259,7 +260,7 @@ class RolloutActor:
         uniforms = np.random.default_rng(self._randomness(sequence)).random(rollout.action.shape)
         policy, steps, inferring = self._policy, self._config.rollout_length, 0.0
         episodes: list[Episode] = []
-        policy.begin(rollout, slot, weights)
+        policy.begin(rollout, slot, uniforms, weights)
         for number, group in enumerate(self._groups):
             group.record(rollout, 0)
             policy.ask(number, 0)
@@ -267,11 +268,8 @@ class RolloutActor:
             for number, group in enumerate(self._groups):
                 asked = time.perf_counter()
                 policy.answer(number, t)
-                logits = rollout.behaviour_logits[t, group.columns]
-                action = self._actions.choose(logits, uniforms[t, group.columns])
-                rollout.action[t, group.columns] = action
                 inferring += time.perf_counter() - asked
-                episodes += group.step(self._actions.to_env(action))
+                episodes += group.step(self._actions.to_env(rollout.action[t, group.columns]))
                 group.record(rollout, t + 1)
                 if t + 1 < steps:
                     policy.ask(number, t + 1)

@@ -3,13 +3,23 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from r2ac.agents import Agent, AgentConfig, BoxActions, Carry, DiscreteActions, FusedActor, ObservationSpec
+from r2ac.agents import (
+    Agent,
+    AgentConfig,
+    BoxActions,
+    Carry,
+    DiscreteActions,
+    FusedActor,
+    MultiDiscreteActions,
+    ObservationSpec,
+)
 from r2ac.agents.fused import MOST_WORK, kernel_agent
 from r2ac.agents.moments import ObservationNormaliser
 from r2ac.kernels.native_library import CELLS_WITH_SCANS, missing_reason
@@ -104,30 +114,89 @@ def test_a_rollout_is_that_of_the_readable_agent(
     torch.testing.assert_close(ours, readable, rtol=1e-9, atol=1e-10)
 
 
+def act(agent: Agent, inputs: dict[str, Tensor], state: Tensor, steps: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    """Logits and actions of all steps that an actor makes, and the state after them."""
+    count, batch = inputs["reward"].shape
+    logits, uniforms = state.new_zeros(count, batch, agent.actions.parameters), torch.rand(count, batch).double()
+    state, action = state.clone(), torch.zeros(count, batch, dtype=torch.int64)
+    step = FusedActor(agent, batch).over(inputs, uniforms, state, logits, action)
+    for t in range(steps):
+        step(t)
+        chosen = agent.actions.choose(logits[t].numpy(), uniforms[t].numpy())
+        np.testing.assert_array_equal(action[t].numpy(), chosen)
+    return logits[:steps], action[:steps], state
+
+
+def read(agent: Agent, inputs: dict[str, Tensor], state: Tensor, steps: int = 3) -> tuple[Tensor, Tensor]:
+    """What :meth:`Agent.act` has for the same."""
+    logits = []
+    for t in range(steps):
+        found, state = agent.act(state=state, **{name: each[t] for name, each in inputs.items()})
+        logits.append(found)
+    return torch.stack(logits), state
+
+
+def make_inputs(batch: int, masks: bool = False) -> dict[str, Tensor]:
+    return {name: each for name, each in make_rollout(3, batch, masks).items() if each is not None}
+
+
 @given(config=AGENTS, batch=st.sampled_from([1, 7, 64]), masks=st.booleans(), seed=st.integers(0, 1000))
 @settings(max_examples=30, deadline=None)
-def test_a_step_is_that_of_the_readable_agent(config: dict[str, Any], batch: int, masks: bool, seed: int) -> None:
+def test_steps_are_those_of_the_readable_agent(config: dict[str, Any], batch: int, masks: bool, seed: int) -> None:
     torch.manual_seed(seed)
-    agent, whole = make_agent(**config), make_rollout(1, batch, masks)
-    shown = {name: each[0] for name, each in whole.items() if each is not None}
-    shown["state"] = torch.randn(batch, agent.core.state_size).double()
-    mask = shown.pop("action_mask", None)
-    expected = agent.act(mask, **shown)
+    agent, inputs = make_agent(**config), make_inputs(batch, masks)
+    state = torch.randn(batch, agent.core.state_size).double()
+    expected = read(agent, inputs, state)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(agent, "act", None)
-        found = FusedActor(agent, batch).act(action_mask=mask, **shown)
-    torch.testing.assert_close(found, expected)
+        logits, _, after = act(agent, inputs, state)
+    torch.testing.assert_close((logits, after), expected)
 
 
-def test_an_actor_follows_the_weights() -> None:
-    agent = make_agent(core="lru")
+def test_an_actor_draws_each_part_of_an_action() -> None:
+    torch.manual_seed(0)
+    actions = MultiDiscreteActions((2, 4, 3))
+    agent = Agent(ObservationSpec((SIZE,), actions), AgentConfig(encoder="none", hidden_size=6))
+    inputs = {name: each.float() if each.is_floating_point() else each for name, each in make_inputs(50).items()}
+    logits, uniforms = torch.zeros(3, 50, 9), torch.rand(3, 50, 3).double()
+    state, action = torch.zeros(50, agent.core.state_size), torch.zeros(3, 50, 3, dtype=torch.int64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(agent, "act", None)
+        FusedActor(agent, 50).over(inputs, uniforms, state, logits, action)(1)
+    np.testing.assert_array_equal(action[1].numpy(), actions.choose(logits[1].numpy(), uniforms[1].numpy()))
+    assert (action[1].amax(0) == torch.tensor([1, 3, 2])).all()
+    assert not action[0].any()
+
+
+@pytest.mark.parametrize("core", ["elstm", "lru"])
+def test_an_actor_follows_the_weights(core: str) -> None:
+    agent, inputs = make_agent(core=core), make_inputs(2)
+    actor, state = FusedActor(agent, 2), torch.zeros(2, agent.core.state_size).double()
+    logits, action = torch.zeros(3, 2, agent.actions.parameters).double(), torch.zeros(3, 2, dtype=torch.int64)
+    for _ in range(2):
+        with torch.no_grad():
+            for weight in agent.parameters():
+                weight.add_(0.1)
+        own = state.clone()
+        actor.over(inputs, torch.rand(3, 2).double(), own, logits, action)(0)
+        torch.testing.assert_close((logits[:1], own), read(agent, inputs, state, steps=1))
+
+
+def test_an_actors_arrays_are_checked() -> None:
+    agent, inputs = make_agent(), make_inputs(2)
+    state, uniforms = torch.zeros(2, agent.core.state_size).double(), torch.rand(3, 2).double()
+    logits, action = torch.zeros(3, 2, agent.actions.parameters).double(), torch.zeros(3, 2, dtype=torch.int64)
     actor = FusedActor(agent, 2)
-    shown = {name: each[0] for name, each in make_rollout(1, 2, False).items() if each is not None}
-    state = torch.zeros(2, agent.core.state_size).double()
-    with torch.no_grad():
-        for weight in agent.parameters():
-            weight.add_(0.1)
-    torch.testing.assert_close(actor.act(state=state, **shown), agent.act(state=state, **shown))
+    with pytest.raises(IndexError, match="a step must lie in 0 to 2, not 3"):
+        actor.over(inputs, uniforms, state, logits, action)(3)
+    with pytest.raises(ValueError, match=r"action must be torch.int64"):
+        actor.over(inputs, uniforms, state, logits, action.int())
+    with pytest.raises(ValueError, match=r"uniforms must be torch.float64"):
+        actor.over(inputs, uniforms[:, :1], state, logits, action)
+    with pytest.raises(ValueError, match=r"observation must be .* without gaps in a step"):
+        actor.over(inputs | {"observation": inputs["observation"].mT.contiguous().mT}, uniforms, state, logits, action)
+    with pytest.raises(ValueError, match="state is changed in place"):
+        actor.over(inputs, uniforms, torch.zeros(agent.core.state_size, 2).double().mT, logits, action)
 
 
 @pytest.mark.parametrize(
@@ -145,9 +214,9 @@ def test_an_actor_follows_the_weights() -> None:
 def test_what_the_kernels_do_not_know_is_left_to_the_readable_agent(config: dict[str, Any]) -> None:
     agent = make_agent(**config)
     assert kernel_agent(agent, agent.core.initial_carry(2), 2) is None
-    shown = {name: each[0] for name, each in make_rollout(1, 2, False).items() if each is not None}
-    state = torch.zeros(2, agent.core.state_size).double()
-    torch.testing.assert_close(FusedActor(agent, 2).act(state=state, **shown), agent.act(state=state, **shown))
+    inputs, state = make_inputs(2), torch.zeros(2, agent.core.state_size).double()
+    logits, _, after = act(agent, inputs, state)
+    torch.testing.assert_close((logits, after), read(agent, inputs, state))
 
 
 def test_large_rollouts_continuous_actions_and_frozen_weights_are_too() -> None:
@@ -187,9 +256,8 @@ def test_carries_that_the_core_does_not_take_raise_its_error() -> None:
 
 def test_states_of_another_dtype_are_the_agents_own_error() -> None:
     agent = make_agent()
-    shown = {name: each[0] for name, each in make_rollout(1, 2, False).items() if each is not None}
     with pytest.raises(RuntimeError):
-        FusedActor(agent, 2).act(state=torch.zeros(2, agent.core.state_size), **shown)
+        act(agent, make_inputs(2), torch.zeros(2, agent.core.state_size))
 
 
 def test_weights_that_do_not_lie_side_by_side_are_read_as_they_are() -> None:

@@ -102,20 +102,6 @@ def test_a_time_limit_without_a_final_observation_is_an_end() -> None:
     assert cut == ended
 
 
-@pytest.mark.parametrize("settings", READ_OUTS)
-def test_actions_by_kernels_are_the_agents(settings: dict[str, Any]) -> None:
-    agent = make_agent(DiscreteActions(3), **settings)
-    observation, reward, state = (torch.randn(shape).double() for shape in ((2, SIZE), (2,), (2, 5)))
-    shown = {
-        "observation": 9 * observation,
-        "reward": 3 * reward,
-        "is_first": torch.tensor([False, True]),
-        "state": state,
-    }
-    mask = torch.rand(2, 3) < 0.7
-    torch.testing.assert_close(OnlineAgent(agent).act(**shown, action_mask=mask), agent.act(mask, **shown))
-
-
 def test_it_fits_agents_all_of_whose_layers_it_knows() -> None:
     actions = DiscreteActions(3)
     assert OnlineAgent.fits(make_agent(actions))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from r2ac.agents import Agent, FusedActor, OnlineAgent
+from r2ac.agents import ActionSpec, Agent, FusedActor
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.learner import Rollout
 
@@ -47,51 +47,66 @@ _INPUTS = tuple(field.name for field in fields(StepInput))
 
 
 class Policy:
-    """Fills the logits of a rollout, group of streams by group, step by step. Methods that are not overridden do
-    nothing."""
+    """Fills the logits and actions of a rollout, group of streams by group, step by step. Methods that only have a
+    docstring here do nothing.
 
-    def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights | None) -> None:
-        """The requests that follow are for this rollout, which lies in ``slot`` of the actor's memory."""
+    Args:
+        actions: drawn from the logits.
+        columns: the streams of each group, among those of the rollout.
+    """
+
+    def __init__(self, actions: ActionSpec, columns: Sequence[slice]) -> None:
+        self.actions, self.columns = actions, columns
+        self.rollout: Rollout[np.ndarray]
+        self.slot = 0
+        self.uniforms: np.ndarray
+
+    def begin(self, rollout: Rollout[np.ndarray], slot: int, uniforms: np.ndarray, weights: Weights | None) -> None:
+        """The requests that follow are for this rollout, which lies in ``slot`` of the actor's memory; its actions are
+        drawn by uniform numbers, [T, B, *shape]."""
+        self.rollout, self.slot, self.uniforms = rollout, slot, uniforms
 
     def ask(self, group: int, t: int) -> None:
         """Request the logits of step ``t`` for the columns of a group; the rollout holds their step by now."""
 
     def answer(self, group: int, t: int) -> None:
-        """Wait until ``behaviour_logits[t]`` of the group's columns is there."""
+        """Wait until logits and actions of step ``t`` of the group's columns are there."""
+
+    def draw(self, group: int, t: int) -> None:
+        """Draw the actions from the logits."""
+        at = t, self.columns[group]
+        self.rollout.action[at] = self.actions.choose(self.rollout.behaviour_logits[at], self.uniforms[at])
 
     def close(self) -> None:
         """There are no more requests."""
 
 
 class LocalPolicy(Policy):
-    """A copy of the agent in this process; computes in :meth:`answer`, by kernels where they fit it: those of agents
-    that learn ``online`` are for few streams."""
+    """A copy of the agent in this process; computes in :meth:`answer`, by a kernel where one fits it."""
 
-    def __init__(self, agent: Agent, columns: Sequence[slice], online: bool = False) -> None:
-        self._agent, self._columns = agent.eval(), columns
-        known = OnlineAgent(agent) if online and OnlineAgent.fits(agent) else FusedActor(agent, columns[0].stop)
-        self._act = known.act
-        self._device = next(agent.parameters()).device
-        # Of each group of streams: the core's states, and the steps of the rollout as tensors over its memory.
-        sizes = [each.stop - each.start for each in columns]
-        self._states = [torch.zeros(size, agent.core.state_size, device=self._device) for size in sizes]
-        self._steps: list[dict[str, Sequence[Tensor]]] = []
-        self._logits: list[Sequence[Tensor]] = []
+    def __init__(self, agent: Agent, columns: Sequence[slice]) -> None:
+        super().__init__(agent.actions, columns)
+        self._agent, self._actor = agent.eval(), FusedActor(agent, columns[0].stop)
+        device, size = next(agent.parameters()).device, agent.core.state_size
+        # Of each group of streams: the core's states, and the steps of the rollout.
+        self._states = [torch.zeros(each.stop - each.start, size, device=device) for each in columns]
+        self._steps: list[Callable[[int], None]] = []
         self._version = -1
 
-    def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights | None) -> None:
+    def begin(self, rollout: Rollout[np.ndarray], slot: int, uniforms: np.ndarray, weights: Weights | None) -> None:
+        super().begin(rollout, slot, uniforms, weights)
         if weights is not None and weights.version != self._version:
             weights.load_into(self._agent)
             self._version = weights.version
         rollout.weights_version[...] = self._version
-        for columns, state in zip(self._columns, self._states, strict=True):
-            rollout.first_state[columns] = state.cpu().numpy()
         given = {name: torch.from_numpy(array) for name, array in rollout.step_inputs().items()}
-        logits = torch.from_numpy(rollout.behaviour_logits)
-        self._steps = [{name: each[:, columns].unbind() for name, each in given.items()} for columns in self._columns]
-        self._logits = [logits[:, columns].unbind() for columns in self._columns]
+        others = [torch.from_numpy(each) for each in (uniforms, rollout.behaviour_logits, rollout.action)]
+        self._steps = []
+        for columns, state in zip(self.columns, self._states, strict=True):
+            rollout.first_state[columns] = state.cpu().numpy()
+            inputs = {name: each[:, columns] for name, each in given.items()}
+            drawn_by, *written = (each[:, columns] for each in others)
+            self._steps.append(self._actor.over(inputs, drawn_by, state, *written))
 
     def answer(self, group: int, t: int) -> None:
-        inputs = {name: steps[t].to(self._device) for name, steps in self._steps[group].items()}
-        logits, self._states[group] = self._act(state=self._states[group], **inputs)
-        self._logits[group][t].copy_(logits)
+        self._steps[group](t)

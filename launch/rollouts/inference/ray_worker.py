@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from r2ac.agents import ActionSpec
 from r2ac.launch.rollouts.inference.acting_agent import ActingAgent, InferenceConfig, InferenceStatistics
 from r2ac.launch.rollouts.inference.policies import InferenceLost, Policy, StepInput
 from r2ac.launch.rollouts.transport.shared_weights import Weights
-from r2ac.learner import Rollout
 
 
 @dataclass(frozen=True)
@@ -44,20 +44,16 @@ class RayPolicy(Policy):
     of streams, each with its ``columns``, hide how long a call takes. ``first_stream`` is the number of the actor's
     first stream among all streams. :meth:`answer` raises InferenceLost if the worker is gone."""
 
-    def __init__(self, worker: Any, columns: Sequence[slice], first_stream: int) -> None:
-        self._worker, self._columns, self._first_stream = worker, columns, first_stream
+    def __init__(self, worker: Any, actions: ActionSpec, columns: Sequence[slice], first_stream: int) -> None:
+        super().__init__(actions, columns)
+        self._worker, self._first_stream = worker, first_stream
         self._new = set(range(len(columns)))
         self._asked: dict[int, Any] = {}
-        self._rollout: Rollout[np.ndarray]
-
-    def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights | None) -> None:
-        # The worker gets its weights from the learner.
-        self._rollout = rollout
 
     def ask(self, group: int, t: int) -> None:
-        columns = self._columns[group]
+        columns = self.columns[group]
         streams = slice(self._first_stream + columns.start, self._first_stream + columns.stop)
-        request = ActRequest(streams, StepInput.of(self._rollout, t, columns), group in self._new, t == 0)
+        request = ActRequest(streams, StepInput.of(self.rollout, t, columns), group in self._new, t == 0)
         self._new.discard(group)
         self._asked[group] = self._worker.act.remote(request)
 
@@ -68,11 +64,12 @@ class RayPolicy(Policy):
             response: ActResponse = ray.get(self._asked.pop(group))
         except ray.exceptions.RayError as error:
             raise InferenceLost(f"the inference worker is gone: {type(error).__name__}") from error
-        rollout, columns = self._rollout, self._columns[group]
+        rollout, columns = self.rollout, self.columns[group]
         rollout.behaviour_logits[t, columns] = response.logits
         if response.first_state is not None:
             rollout.first_state[columns] = response.first_state
             rollout.weights_version[columns] = response.version
+        self.draw(group, t)
 
 
 class RayInferenceWorker:

@@ -15,11 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from r2ac.agents import ActionSpec
 from r2ac.launch.rollouts.inference.acting_agent import ActingAgent, InferenceConfig, InferenceStatistics
 from r2ac.launch.rollouts.inference.policies import InferenceLost, Policy, StepInput
 from r2ac.launch.rollouts.transport.shared_memory import MemoryHandle
 from r2ac.launch.rollouts.transport.shared_rollouts import SharedRollouts
-from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
+from r2ac.launch.rollouts.transport.shared_weights import SharedWeights
 from r2ac.learner import Rollout
 
 _REQUEST = struct.Struct("=iii")
@@ -36,8 +37,10 @@ class SocketPolicy(Policy):
     version there. ``first_stream`` is the number of the actor's first stream among all streams. Methods raise
     InferenceLost if the worker is gone."""
 
-    def __init__(self, address: str, descriptor: int, first_stream: int) -> None:
-        self._slot = 0
+    def __init__(
+        self, address: str, descriptor: int, actions: ActionSpec, columns: Sequence[slice], first_stream: int
+    ) -> None:
+        super().__init__(actions, columns)
         self._answered: set[int] = set()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -46,13 +49,9 @@ class SocketPolicy(Policy):
         except OSError as error:
             raise InferenceLost(f"the inference worker at {address} cannot be reached: {error}") from error
 
-    def begin(self, rollout: Rollout[np.ndarray], slot: int, weights: Weights | None) -> None:
-        # The worker reads its weights where the learner publishes them.
-        self._slot = slot
-
     def ask(self, group: int, t: int) -> None:
         try:
-            self._socket.send(_REQUEST.pack(group, self._slot, t))
+            self._socket.send(_REQUEST.pack(group, self.slot, t))
         except OSError as error:
             raise InferenceLost(f"the inference worker is gone: {error}") from error
 
@@ -66,6 +65,7 @@ class SocketPolicy(Policy):
                 raise InferenceLost("the inference worker is gone")
             self._answered.add(message[0])
         self._answered.remove(group)
+        self.draw(group, t)
 
     def close(self) -> None:
         self._socket.close()
