@@ -44,8 +44,10 @@ class Composite(Core):
     ) -> Carry:
         return _joined([part.initial_carry(batch_size, device, dtype) for part in self.cores()])
 
-    def with_notes(self, carry: Carry, parts: bool = True) -> Carry:
-        noted = [part.with_notes(own, parts) for part, own in zip(self.cores(), self.split(carry), strict=True)]
+    def with_notes(self, carry: Carry, through: Sequence[Tensor], parts: bool = True) -> Carry:
+        rest, noted = list(through), []
+        for part, own in zip(self.cores(), self.split(carry), strict=True):
+            noted.append(part.with_notes(own, [rest.pop(0) for _ in own.traces], parts))
         return replace(carry, notes=_joined(noted).notes)
 
     def advance(self, x: Tensor, carry: Carry, is_first: Tensor) -> Carry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import log
 from typing import get_args
@@ -109,8 +110,15 @@ class Core(nn.Module, ABC):
         where the gradient by the state is ``by_state``, [B, S]."""
         return ()
 
-    def with_notes(self, carry: Carry, parts: bool = True) -> Carry:
-        """The carry, whose traces have ``streams``, with notes of the decay and, if wanted, of the gradient's parts."""
+    def initial_through(self, streams: int) -> tuple[Tensor, ...]:
+        """V of :func:`r2ac.kernels.sensitivity.horizon_pass_` before the first step of so many streams: zeros, [R, N]
+        for each of the carry's traces."""
+        vectors = [traces.vectors for traces in self.initial_carry(1).traces]
+        return tuple(each.new_zeros(streams, each.shape[-1]) for each in vectors)
+
+    def with_notes(self, carry: Carry, through: Sequence[Tensor], parts: bool = True) -> Carry:
+        """The carry, whose traces have ``streams``, with notes of V of all streams, [R, N] for each of the traces from
+        :meth:`initial_through`, and, if wanted, of the gradient's parts."""
         return carry
 
     def forward(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Carry]:

@@ -65,7 +65,7 @@ class FullStack(Stack):
         weight = zero_rows((batch_size, self.state_size, size), state.device, state.dtype)
         return Carry(state, (Traces(weight, state.new_zeros(batch_size, 0)),))
 
-    def with_notes(self, carry: Carry, parts: bool = True) -> Carry:
+    def with_notes(self, carry: Carry, through: Sequence[Tensor], parts: bool = True) -> Carry:
         return carry
 
     def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:

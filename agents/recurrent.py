@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import get_args
 
 import torch
@@ -124,9 +125,14 @@ class Recurrent(Core):
             return Carry(state)
         return Carry(state, (Traces.zeros(self.cell, batch_size, self.hidden_size, self.input_size, device, dtype),))
 
-    def with_notes(self, carry: Carry, parts: bool = True) -> Carry:
-        shapes = self._note_shapes(len(carry.state), parts)
-        return Carry(carry.state, carry.traces, (Notes(*map(carry.state.new_empty, shapes)),))
+    def with_notes(self, carry: Carry, through: Sequence[Tensor], parts: bool = True) -> Carry:
+        (traces,), (of_all,) = carry.traces, through
+        if not parts:
+            return Carry(carry.state, carry.traces, (Notes(of_all),))
+        _, *shapes = self._note_shapes(len(carry.state), len(of_all))
+        _, _, streams, fresh = traces.tensors()
+        before = of_all.index_select(0, streams).masked_fill_(fresh.unsqueeze(-1), 0)
+        return Carry(carry.state, carry.traces, (Notes(of_all, before, *map(carry.state.new_empty, shapes)),))
 
     def unroll(self, x: Tensor, carry: Carry, is_first: Tensor) -> tuple[Tensor, Tensor, Carry]:
         states, carry = self.states(x, carry, is_first)
@@ -228,12 +234,9 @@ class Recurrent(Core):
         own = [getattr(self, name) for name in self.cell.own]
         return own[0] if len(own) == 1 else torch.cat((*own, self.bias[:0]))
 
-    def _note_shapes(self, batch: int, parts: bool) -> list[tuple[int, ...]]:
-        pair, hidden = self.cell.pair, self.hidden_size
-        shapes: list[tuple[int, ...]] = [(batch, *pair, *pair, hidden)]
-        if parts:
-            shapes += [(batch, *pair, hidden), (sum(parameter.numel() for parameter in self.recurrent_parameters),)]
-        return shapes
+    def _note_shapes(self, batch: int, streams: int) -> list[tuple[int, ...]]:
+        hidden, parameters = self.hidden_size, sum(parameter.numel() for parameter in self.recurrent_parameters)
+        return [(streams, hidden), (batch, *self.cell.pair, hidden), (parameters,)]
 
     def _by_part(self, state: Tensor) -> Tensor:
         """[B, S] as the cell has it, [B, (2,) N]."""
@@ -272,8 +275,8 @@ class Recurrent(Core):
             raise ValueError("carry.notes and traces.fresh go with traces.streams: without these, use initial_carry()")
         if carry.notes:
             shapes = [tuple(note.shape) for note in carry.notes[0].tensors()]
-            if shapes != self._note_shapes(batch, parts=len(shapes) > 1):
-                allowed = self._note_shapes(batch, parts=True)
+            allowed = self._note_shapes(batch, len(carry.traces[0].weight))
+            if shapes not in (allowed, allowed[:1]):
                 raise ValueError(f"carry.notes must have the shapes {allowed}, or the first alone, not {shapes}")
         if not self.uses_rtrl:
             return

@@ -99,13 +99,13 @@ struct CorePart {
     static constexpr Size arrays = 10;
     CellKernels<Real> cell;
     const Real *weight, *own, *bias, *gate, *gate_bias;
-    Real *matrix, *vectors, *decay, *boundary, *term;
+    Real *matrix, *vectors, *through, *boundary, *term;
     Size units, state_size, gates_size, begin;  // begin: of its state among those of all
 
     CorePart(const Real* const* given, Size number, Size units, Size begin)
         : cell(CellKernels<Real>::number(number)), weight(given[0]), own(given[1]), bias(given[2]), gate(given[3]),
           gate_bias(given[4]), matrix(const_cast<Real*>(given[5])), vectors(const_cast<Real*>(given[6])),
-          decay(const_cast<Real*>(given[7])), boundary(const_cast<Real*>(given[8])),
+          through(const_cast<Real*>(given[7])), boundary(const_cast<Real*>(given[8])),
           term(const_cast<Real*>(given[9])), units(units), state_size(cell.parts * units),
           gates_size(cell.gates * units), begin(begin) {}
 
@@ -318,14 +318,13 @@ Real* part_gradient(
     const Size parts = part.cell.parts, of_decay = batch * parts * width;
     const bool jumps = part.matrix && advance;
     const auto by_projection = room<Real>(rows * part.gates_size), by_stream = room<Real>(batch * vectors);
-    const auto own_boundary = room<Real>(batch * width), own_decay = room<Real>(of_decay);
+    const auto own_boundary = room<Real>(batch * width), decay = room<Real>(of_decay);
     const auto weighted = room<Real>(jumps ? rows * parts * part.gates_size : 0);
     const auto gained = room<Real>(batch * parts * vectors);
     Real* boundary = part.boundary ? part.boundary : own_boundary.get();
-    Real* decay = part.decay ? part.decay : own_decay.get();
     part.cell.backward(
         direct.get(), at.projection, part.own, part.bias, at.states, state, is_first, by_projection.get(), by_vectors,
-        by_stream.get(), boundary, jumps ? decay : nullptr, jumps ? weighted.get() : nullptr,
+        by_stream.get(), boundary, jumps ? decay.get() : nullptr, jumps ? weighted.get() : nullptr,
         jumps ? gained.get() : nullptr, steps, batch, part.units, threads);
     linear_gradient<Real>({{x, inputs}}, by_projection.get(), by_weight, nullptr, rows, part.gates_size, threads);
     if (!part.matrix) return next;
@@ -339,11 +338,12 @@ Real* part_gradient(
     Real* term = part.term ? part.term : own_term.get();
     std::fill_n(term, of_weight, Real(0));
     sensitivity_pass(
-        part.matrix, term, streams, fresh, boundary, decay, weighted.get(), x, parts, jumps ? steps : Size(0), batch,
+        part.matrix, term, streams, fresh, boundary, decay.get(), weighted.get(), x, parts, jumps ? steps : Size(0), batch,
         part.cell.gates, part.units, inputs, threads);
     vector_pass(
-        part.vectors, term + of_weight, streams, fresh, boundary, decay, gained.get(), parts, batch,
+        part.vectors, term + of_weight, streams, fresh, boundary, decay.get(), gained.get(), parts, batch,
         part.cell.own + part.cell.gates, part.units, threads);
+    if (part.through) horizon_pass(part.through, streams, fresh, decay.get(), steps, batch, part.units, parts);
     for (Size i = 0; i < of_weight + vectors; ++i) gradient[i] += term[i];
     return next;
 }

@@ -48,7 +48,7 @@ class Part:
     def arrays(self) -> list[Tensor | None]:
         traces, notes = self.traces, self.notes
         kept = (None, None) if traces is None else (traces.weight, traces.vectors)
-        noted = (None, None, None) if notes is None else (notes.decay, notes.by_state, notes.boundary)
+        noted = (None, None, None) if notes is None else (notes.through, notes.by_state, notes.boundary)
         own = self.own[0] if len(self.own) == 1 else torch.cat((*self.own, self.bias[:0]))
         return [self.weight, own, self.bias, *(self.gate or (None, None)), *kept, *noted]
 
@@ -283,7 +283,7 @@ def _check_traces(part: Part, streams: int, batch: int, dtype: torch.dtype) -> N
     ]
     if notes is not None:
         changed += [
-            ("notes.decay", notes.decay, (batch, *pair, *pair, units)),
+            ("notes.through", notes.through, (streams, units)),
             ("notes.by_state", notes.by_state, (batch, *pair, units)),
             ("notes.boundary", notes.boundary, (part.weight.numel() + vectors * units,)),
         ]

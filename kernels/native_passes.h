@@ -183,4 +183,23 @@ void vector_pass(
     }
 }
 
+// V <- (V + steps) |D| of the batch's streams; fresh ones begin at 0. |D| is that of numbers or, of pairs, the root of
+// |det D|.
+template <class Real>
+void horizon_pass(
+    Real* through, const Size* streams, const bool* fresh, const Real* decay, Size steps, Size batch, Size units,
+    Size parts) {
+    for (Size b = 0; b < batch; ++b, decay += parts * parts * units) {
+        Real* row = through + streams[b] * units;
+        const Real *d01 = decay + units, *d10 = decay + 2 * units, *d11 = decay + 3 * units;
+        if (fresh[b]) std::fill_n(row, units, Real(0));
+#pragma omp simd
+        for (Size i = 0; i < units; ++i) {
+            const Real factor =
+                parts == 1 ? std::fabs(decay[i]) : std::sqrt(std::fabs(decay[i] * d11[i] - d01[i] * d10[i]));
+            row[i] = (row[i] + Real(steps)) * factor;
+        }
+    }
+}
+
 }  // namespace

@@ -25,23 +25,25 @@ from r2ac.kernels.cells import CELLS, Linearisation
 from r2ac.kernels.choice import kernels_for
 from r2ac.kernels.operators import needs_operators
 from r2ac.kernels.scan import ReverseScan
-from r2ac.kernels.sensitivity import Traces, boundary_terms
+from r2ac.kernels.sensitivity import Traces, boundary_terms, horizon_pass_
 
 
 @dataclass(frozen=True)
 class Notes:
-    """Tensors that the backward pass of a rollout fills, for RTRL's metrics: the decay, or all three."""
+    """What the backward pass of a rollout changes and fills for RTRL's metrics: the first alone, or all."""
 
-    decay: Tensor
-    """prod_t a_t, [B, N] or [B, 2, 2, N]."""
+    through: Tensor
+    """V of all streams, [R, N], taken across the rollout by :func:`r2ac.kernels.sensitivity.horizon_pass_`."""
+    before: Tensor | None = None
+    """V of the batch before the rollout, [B, N], which the backward pass does not need."""
     by_state: Tensor | None = None
     """a_1 d_1, the loss's gradient by the state before the rollout, [B, (2,) N]."""
     boundary: Tensor | None = None
     """The boundary term of the gradient by input weights, own parameters and biases, flattened: [KND + LN + KN]."""
 
     def tensors(self) -> list[Tensor]:
-        """Those that there are, in the order of the fields."""
-        return [tensor for tensor in (self.decay, self.by_state, self.boundary) if tensor is not None]
+        """What the backward pass changes and fills, in the order of the fields."""
+        return [tensor for tensor in (self.through, self.by_state, self.boundary) if tensor is not None]
 
 
 _OWN = "Tensor projection, Tensor own, Tensor bias"
@@ -127,9 +129,11 @@ def _gradients(
         else:
             by_weight, of_vectors = boundary_terms(scan.boundary, Traces(*traces))
         by_vectors = by_vectors + of_vectors
-        for note, found in zip(notes, (scan.decay, scan.boundary), strict=False):
-            note.copy_(found)
+        if notes:
+            _, _, streams, fresh = traces
+            horizon_pass_(notes[0], streams, fresh, scan.decay, len(direct))
         if len(notes) == 3:
+            notes[1].copy_(scan.boundary)
             torch.cat((by_weight.flatten(), of_vectors.flatten()), out=notes[2])
     own = len(given[1])
     by_state = scan.boundary if ctx.needs_input_grad[4] else None

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from r2ac.kernels.block import magnitude
 from r2ac.kernels.cells import Cell
 
 
@@ -161,3 +162,16 @@ def vector_pass_(
         return (boundary.unsqueeze(1) * before).sum(0)
     vectors[streams] = torch.einsum("bijn,bjln->biln", decay, before) + gained
     return torch.einsum("bin,biln->ln", boundary, before)
+
+
+def horizon_pass_(through: Tensor, streams: Tensor, fresh: Tensor, decay: Tensor, steps: int) -> None:
+    """How long credit travels on in the past, in place: V <- (V + T) |prod_t a_t|, with V = 0 where ``fresh``.
+
+    Args:
+        through: V of all R streams, [R, N]; see :func:`r2ac.learner.rtrl_metrics.credit_distance`.
+        streams, fresh: as in :func:`sensitivity_pass_`.
+        decay: prod_t a_t, [B, N], or of pairs the blocks, [B, 2, 2, N].
+        steps: T.
+    """
+    before = through.index_select(0, streams).masked_fill_(fresh.unsqueeze(-1), 0)
+    through.index_copy_(0, streams, before.add_(steps).mul_(magnitude(decay)))

@@ -16,13 +16,11 @@ import torch
 from torch import Tensor
 
 from r2ac.agents import Carry, Core
-from r2ac.kernels import Notes, magnitude
 from r2ac.learner.collective import Collective, SingleLearner
 from r2ac.learner.metrics import Means
 
 _NORMS = ("rtrl/boundary_norm", "rtrl/inside_norm", "rtrl/cosine")
 _HORIZON, _CREDIT = "rtrl/credit_horizon", "credit"
-_MOST_BEHIND = 64
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,6 @@ def gradient_parts(core: Core, carry: Carry) -> GradientParts:
     by_state = tuple(note.by_state for note in carry.notes if note.by_state is not None)
     total = torch.cat([weight.grad.flatten() for weight in core.recurrent_parameters if weight.grad is not None])
     return GradientParts(boundary, total.sub_(boundary), by_state)
-
-
-def decay_of(notes: Sequence[Notes]) -> Tensor:
-    """By what factor a rollout, whose backward pass wrote these notes, scaled a change of each unit before it:
-    [B, N]."""
-    decays = [magnitude(note.decay) for note in notes]
-    return decays[0] if len(decays) == 1 else torch.cat(decays, dim=1)
 
 
 def norms_and_cosine(parts: GradientParts) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,31 +90,24 @@ class RTRLMetrics(Means):
 
     def __init__(self, core: Core, num_streams: int, every: int, collective: Collective | None = None) -> None:
         self._core, self._every, self._collective = core, every, collective or SingleLearner()
-        state = core.initial_carry(1).state
-        self._through = state.new_zeros(num_streams, core.hidden_size)  # V, see credit_distance()
-        # Rollouts that V does not know yet: streams, which are fresh, notes and length.
-        self._behind: list[tuple[Tensor, Tensor, tuple[Notes, ...], int]] = []
-        super().__init__((*_NORMS, _HORIZON, _CREDIT), state.device)
+        self._through = core.initial_through(num_streams)
+        super().__init__((*_NORMS, _HORIZON, _CREDIT), self._through[0].device)
 
     def begin(self, carry: Carry, update: int) -> Carry:
         """The carry, as the store of carries gave it, with room for what the backward pass of this update notes."""
-        return self._core.with_notes(carry, parts=is_measured(update, self._every))
+        return self._core.with_notes(carry, self._through, parts=is_measured(update, self._every))
 
     def measure(self, carry: Carry, steps: int) -> Tensor | None:
         """What :meth:`add` is to count, None where nothing is measured; called after the backward pass of T ``steps``,
         before all that changes gradients, with the carry of :meth:`begin`."""
-        streams, fresh = _streams(carry)
-        if carry.notes[0].by_state is None:
-            # The batch's memory may be written again before it is read here.
-            self._behind.append((streams.clone(), fresh, carry.notes, steps))
-            if len(self._behind) == _MOST_BEHIND:
-                self._catch_up()
+        before = [notes.before for notes in carry.notes if notes.before is not None]
+        if not before:
             return None
-        self._catch_up()
-        parts = gradient_parts(self._core, carry)
-        through = self._go_through(streams, fresh, decay_of(carry.notes), steps)
-        by_state = [each.masked_fill(fresh.view(-1, *(1,) * (each.dim() - 1)), 0) for each in parts.by_state]
-        way = torch.stack(credit_distance(by_state, through, steps))
+        parts, fresh = gradient_parts(self._core, carry), carry.traces[0].fresh
+        by_state = parts.by_state
+        if fresh is not None:
+            by_state = tuple(each.masked_fill(fresh.view(-1, *(1,) * (each.dim() - 1)), 0) for each in by_state)
+        way = torch.stack(credit_distance(by_state, torch.cat(before, dim=1), steps))
         self._collective.sum_((parts.boundary, parts.inside, way))
         return torch.cat((torch.stack(norms_and_cosine(parts)), way)).double()
 
@@ -133,28 +117,3 @@ class RTRLMetrics(Means):
         means = super().take()
         credit, way = means.pop(_CREDIT, 0.0), means.pop(_HORIZON, 0.0)
         return means | {_HORIZON: way / credit} if credit else means
-
-    def _catch_up(self) -> None:
-        # All at once: on a CPU, small operations cost less in a row than one by one between others.
-        if not self._behind:
-            return
-        of_each = zip(*(notes for _, _, notes, _ in self._behind), strict=True)
-        decays = decay_of([Notes(torch.cat([note.decay for note in notes])) for notes in of_each])
-        sizes = [len(streams) for streams, *_ in self._behind]
-        for (streams, fresh, _, steps), decay in zip(self._behind, decays.split(sizes), strict=True):
-            self._go_through(streams, fresh, decay, steps)
-        self._behind.clear()
-
-    def _go_through(self, streams: Tensor, fresh: Tensor, decay: Tensor, steps: int) -> Tensor:
-        """Take V of the batch's streams from before their rollout to after it; returns it as it was before, [B, N]."""
-        through = self._through.index_select(0, streams).masked_fill_(fresh.unsqueeze(-1), 0)
-        self._through.index_copy_(0, streams, torch.add(through, steps).mul_(decay))
-        return through
-
-
-def _streams(carry: Carry) -> tuple[Tensor, Tensor]:
-    """The streams of a batch, and which of them are fresh."""
-    traces = carry.traces[0]
-    assert traces.streams is not None
-    assert traces.fresh is not None
-    return traces.streams, traces.fresh

@@ -23,7 +23,7 @@ from r2ac.agents import Agent, Carry, Core
 from r2ac.learner.algorithms import ALGORITHMS
 from r2ac.learner.config import LearnerConfig
 from r2ac.learner.rollout import Rollout
-from r2ac.learner.rtrl_metrics import GradientParts, credit_distance, decay_of, gradient_parts, norms_and_cosine
+from r2ac.learner.rtrl_metrics import GradientParts, credit_distance, gradient_parts, norms_and_cosine
 
 
 @dataclass(frozen=True)
@@ -115,16 +115,16 @@ def measure_reach(agent: Agent, config: LearnerConfig, rollouts: Iterable[Rollou
         batch = _on_device(rollout, core.recurrent_parameters[0])
         if carry is None:
             carry = core.initial_carry(batch.batch_size)
-            through = carry.state.new_zeros(batch.batch_size, core.hidden_size)
-        carry = _begin(core, carry, batch.first_state)
+            through = core.initial_through(batch.batch_size)
+        carry = _begin(core, carry, batch.first_state, through)
         output = agent(carry=carry, **batch.inputs())
         agent.zero_grad()
         ALGORITHMS[config.algorithm].losses(output, batch, config).total.backward()
         steps, is_first = rollout.length, batch.is_first[: rollout.length]
         present = _Past(core, output.core_input, carry.state, is_first)
         if number >= warm_up:
-            found.add(gradient_parts(core, carry), past, through, present.retention())
-        through = (through + steps) * decay_of(carry.notes)
+            before = torch.cat([notes.before for notes in carry.notes if notes.before is not None], dim=1)
+            found.add(gradient_parts(core, carry), past, before, present.retention())
         past.appendleft(present)
     return found.means(steps)
 
@@ -173,10 +173,11 @@ class _Findings:
         )
 
 
-def _begin(core: Core, carry: Carry, state: Tensor) -> Carry:
+def _begin(core: Core, carry: Carry, state: Tensor, through: Sequence[Tensor]) -> Carry:
     """The carry of the next rollout, whose sensitivities the backward pass advances in place."""
     streams = torch.arange(len(state), device=state.device)
-    return core.with_notes(replace(carry, state=state).of_streams(streams, torch.zeros_like(streams, dtype=torch.bool)))
+    begun = replace(carry, state=state).of_streams(streams, torch.zeros_like(streams, dtype=torch.bool))
+    return core.with_notes(begun, through)
 
 
 def _on_device(rollout: Rollout[np.ndarray], like: Tensor) -> Rollout[Tensor]:

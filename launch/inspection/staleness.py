@@ -149,7 +149,7 @@ def _gradient(learner: Learner, carries: CarryStore, batch: Rollout[Tensor], sta
     agent, core = learner.agent, learner.agent.core
     # The backward pass takes sensitivities across the rollout.
     carry = replace(copy.deepcopy(carries).fetch(*_begun(batch)), state=state)
-    begun = core.with_notes(carry)
+    begun = core.with_notes(carry, core.initial_through(len(carry.traces[0].weight)))
     agent.zero_grad()
     output = agent(carry=begun, **batch.inputs())
     ALGORITHMS[learner.config.algorithm].losses(output, batch, learner.config).total.backward()

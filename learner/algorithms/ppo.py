@@ -112,7 +112,8 @@ def carry_of(core: Core, carry: Carry, index: Tensor | None, advance: bool) -> C
         start = start.select(index)
     if not advance or not carry.notes:
         return start
-    return core.with_notes(start, parts=carry.notes[0].by_state is not None)
+    through = [notes.through for notes in carry.notes]
+    return core.with_notes(start, through, parts=carry.notes[0].by_state is not None)
 
 
 def summary_of(descents: Sequence[Descent], counted: Sequence[Tensor]) -> Descent:

@@ -64,12 +64,17 @@ def make_carry(agent: Agent, batch: int, advance: bool, notes: bool) -> Carry:
     if not kept:
         return carry
     carry = carry.of_streams(torch.randperm(batch + 3)[:batch], torch.rand(batch) < 0.3)
-    return agent.core.with_notes(carry, parts=notes) if advance else carry
+    if not advance:
+        return carry
+    through = agent.core.initial_through(batch + 3)
+    for each in through:
+        each.uniform_(0, 50)
+    return agent.core.with_notes(carry, through, parts=notes)
 
 
 def copy(carry: Carry) -> Carry:
     traces = tuple(replace(each, weight=each.weight.clone(), vectors=each.vectors.clone()) for each in carry.traces)
-    return Carry(carry.state, traces, tuple(replace(each, decay=each.decay.clone()) for each in carry.notes))
+    return Carry(carry.state, traces, tuple(replace(each, through=each.through.clone()) for each in carry.notes))
 
 
 def make_rollout(steps: int, batch: int, masks: bool) -> dict[str, Tensor | None]:
@@ -249,8 +254,8 @@ def test_carries_that_the_core_does_not_take_raise_its_error() -> None:
     with pytest.raises(ValueError, match=r"carry.state must be torch.float64"):
         agent(carry=replace(carry, state=carry.state.float()), **rollout)
     noted = make_carry(agent, 2, advance=True, notes=True)
-    small = tuple(replace(note, decay=note.decay[:1]) for note in noted.notes)
-    with pytest.raises(ValueError, match=r"notes.decay must be"):
+    small = tuple(replace(note, through=note.through[:1]) for note in noted.notes)
+    with pytest.raises(ValueError, match=r"notes.through must be"):
         agent(carry=replace(noted, notes=small), **rollout)
 
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from r2ac.agents import ELSTM, Recurrent
+from r2ac.agents import ELSTM, Carry, Recurrent
 from r2ac.kernels import (
     CELLS,
     GATES,
     REFERENCE,
     Kernels,
+    Notes,
     Scans,
     StepByStepRTRL,
     Traces,
@@ -58,6 +59,12 @@ def copy_of(traces: Traces) -> Traces:
     return Traces(*(tensor.clone() for tensor in traces.tensors()))
 
 
+def noted(core: Recurrent, parts: bool) -> tuple[Notes, ...]:
+    carry = core.initial_carry(ROWS).of_streams(*streams())
+    through = [torch.arange(ROWS * HIDDEN, dtype=torch.float64).view(ROWS, HIDDEN)]
+    return core.with_notes(Carry(carry.state[:BATCH], carry.traces), through, parts).notes
+
+
 @pytest.mark.parametrize("cell", ["elstm", "mingru", "rtu"])
 def test_the_recurrence_is_what_pytorch_asks_of_an_operator(cell: str) -> None:
     own, known = arguments(cell), CELLS[cell]
@@ -68,7 +75,7 @@ def test_the_recurrence_is_what_pytorch_asks_of_an_operator(cell: str) -> None:
     torch.library.opcheck(recurrence_operator, (*own, None, None, False, [], []), test_utils=CHECKS)
     # The sensitivities change in the backward pass, which the last check would run twice from one state.
     core = Recurrent(cell, WIDTH, HIDDEN).double()
-    (notes,) = core.with_notes(core.initial_carry(BATCH)).notes
+    (notes,) = noted(core, parts=True)
     assert notes is not None
     for more in ([], notes.tensors()):
         torch.library.opcheck(recurrence_operator, (*own, weight, inputs, True, traces, more), test_utils=CHECKS[:3])
@@ -137,12 +144,11 @@ def test_the_backward_pass_notes_what_it_adds_and_gives_the_same_gradients(cell:
     parameters = [tensor.requires_grad_() for tensor in (own[2], own[3], weight)]
     kept, direct, found = some_traces(cell), normal(STEPS, BATCH, *known.pair, HIDDEN), []
     core = Recurrent(cell, WIDTH, HIDDEN).double()
-    both, decay = (core.with_notes(core.initial_carry(BATCH), parts).notes[0] for parts in (True, False))
+    (both,), (through,) = (noted(core, parts) for parts in (True, False))
     assert both is not None
     assert both.by_state is not None
     assert both.boundary is not None
-    assert decay is not None
-    for notes in (None, both, decay):
+    for notes in (None, both, through):
         states = recurrence(*own, weight, inputs, copy_of(kept), notes)
         found.append(torch.autograd.grad(states, parameters, direct))
     for gradients in found[1:]:
@@ -157,8 +163,10 @@ def test_the_backward_pass_notes_what_it_adds_and_gives_the_same_gradients(cell:
     by_state = both.by_state.unsqueeze(-2) * before
     of_vectors = by_state.sum((0, 1) if known.parts == 2 else 0)
     torch.testing.assert_close(of_vectors[known.numbers :], terms[2])
-    assert torch.equal(decay.decay, both.decay)
-    assert decay.decay.count_nonzero()
+    assert torch.equal(through.through, both.through)
+    assert (through.through != torch.arange(ROWS * HIDDEN).view(ROWS, HIDDEN)).any(dim=1).tolist() == [
+        row in rows for row in range(ROWS)
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -293,12 +293,13 @@ def test_one_update_of_so_many_is_measured_and_none_of_a_rhythm_is_left_out(ever
 def test_notes_want_room_of_the_right_size_and_streams() -> None:
     core = make_core()
     store, streams = streams_of(core)
-    carry = core.with_notes(store.fetch(streams, torch.ones(STREAMS, dtype=torch.bool), torch.zeros(STREAMS, HIDDEN)))
+    fetched = store.fetch(streams, torch.ones(STREAMS, dtype=torch.bool), torch.zeros(STREAMS, HIDDEN))
+    carry = core.with_notes(fetched, core.initial_through(STREAMS + 2))
     x, is_first = torch.zeros(STEPS, STREAMS, SIZE, dtype=torch.float64), torch.zeros(STEPS, STREAMS, dtype=torch.bool)
     (notes,) = carry.notes
     assert notes.boundary is not None
     short = (replace(notes, boundary=notes.boundary[1:]),)
-    with pytest.raises(ValueError, match=r"notes must have the shapes \[\(3, 5\), \(3, 5\), \(50,\)\], or"):
+    with pytest.raises(ValueError, match=r"notes must have the shapes \[\(5, 5\), \(3, 5\), \(50,\)\], or"):
         core(x, replace(carry, notes=short), is_first)
     with pytest.raises(ValueError, match=r"carry\.notes and traces\.fresh go with traces\.streams"):
         core(x, replace(core.initial_carry(STREAMS), notes=carry.notes), is_first)
