@@ -21,7 +21,7 @@ R2AC = (sys.executable, "-c", "import sys; from r2ac.launch.cli import main; sys
 """The command ``r2ac`` of this Python."""
 LEAVE_OUT = 0.25
 """The share of the time between the first and the last line that counts as start-up."""
-START_SECONDS, POLL_SECONDS = 120, 0.2
+START_SECONDS, POLL_SECONDS = 120, 1.0
 LEAST_LOG_STEPS = 2000
 """For each second of the measurement: a line a batch would be a hundred lines a second where batches are small."""
 
