@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -82,6 +83,10 @@ class RolloutOutput:
     final_values: Tensor | None = None
     """Value of the final observation of the episode that ended with each step, [T, B], no gradient; arbitrary where
     none did."""
+    pullback: Callable[[Tensor, Tensor], Tensor] | None = None
+    """The way back of the gradient, where autograd has not recorded the rollout; may be called once. From the gradients
+    by logits and values it computes that by all parameters, sets it as theirs, and returns it as the one vector whose
+    views these are."""
 
 
 class Agent(nn.Module):
@@ -160,10 +165,6 @@ class Agent(nn.Module):
             bootstrap_value: that of an earlier pass, [B], where it will do; None: it is computed.
         """
         steps = observation.shape[0] - 1
-        if instruction is None and final_observation is None:
-            done = fused.rollout(self, observation, reward, is_first, carry, action_mask, bootstrap_value)
-            if done is not None:
-                return RolloutOutput(self.actions, **vars(done), rewards=self.rewards(reward[1:]))
         words = (None, None) if instruction is None else (instruction[:steps], instruction[steps])
         with scope("encoder"):
             x = self.core_input(observation[:steps], reward[:steps], is_first[:steps], words[0])
@@ -187,6 +188,15 @@ class Agent(nn.Module):
                 rewards=self.rewards(reward[1:]),
                 final_values=final_values,
             )
+
+    def rollout(self, **inputs: Any) -> RolloutOutput:
+        """:meth:`forward`, whose arguments it has by name, for those who learn: by a kernel where one knows the agent
+        and its task. Autograd has not recorded it then, and the gradient is taken by its ``pullback``."""
+        done = fused.rollout(self, **inputs)
+        if done is None:
+            output: RolloutOutput = self(**inputs)
+            return output
+        return RolloutOutput(self.actions, **vars(done), rewards=self.rewards(inputs["reward"][1:]))
 
     @torch.no_grad()
     def step(

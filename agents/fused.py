@@ -10,14 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from math import inf
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
-from torch.autograd.graph import increment_version
 
-from r2ac.agents.actions import ActionSpec, BoxActions, PolicyHead, masked
+from r2ac.agents.actions import ActionSpec, BoxActions, DiscreteActions, PolicyHead, masked
 from r2ac.agents.composite import Mixed
 from r2ac.agents.core import Carry, Core
 from r2ac.agents.elstm import ELSTM
@@ -60,6 +58,34 @@ class FusedRollout:
     bootstrap_value: Tensor
     carry: Carry
     core_input: Tensor
+    pullback: Pullback
+
+
+class Pullback:
+    """The way back of the gradient through a rollout; see :attr:`RolloutOutput.pullback`."""
+
+    def __init__(
+        self,
+        agent: native_agent.RolloutAgent,
+        is_first: Tensor,
+        state: Tensor,
+        action_mask: Tensor | None,
+        saved: Tensor,
+    ) -> None:
+        self._agent, self._is_first, self._state, self._mask = agent, is_first, state, action_mask
+        self._saved: Tensor | None = saved
+
+    def __call__(self, by_logits: Tensor, by_values: Tensor) -> Tensor:
+        saved, self._saved = self._saved, None
+        if saved is None:
+            raise RuntimeError("the gradient of a rollout is taken once: then the sensitivities have crossed it")
+        if self._mask is not None:
+            by_logits = by_logits.masked_fill(~self._mask, 0)
+        weights = self._agent.parameters
+        gradient = native_agent.backward(self._agent, by_logits, by_values, self._is_first, self._state, saved)
+        for weight, part in zip(weights, gradient.split([each.numel() for each in weights]), strict=True):
+            weight.grad = part.view_as(weight)
+        return gradient
 
 
 def kernel_agent(agent: AgentLayers, carry: Carry, steps: int) -> native_agent.RolloutAgent | None:
@@ -106,40 +132,42 @@ def kernel_agent(agent: AgentLayers, carry: Carry, steps: int) -> native_agent.R
     return found if all(fit) else None
 
 
+@torch.no_grad()
 def rollout(
     agent: AgentLayers,
     observation: Tensor,
     reward: Tensor,
     is_first: Tensor,
     carry: Carry,
-    action_mask: Tensor | None,
-    bootstrap_value: Tensor | None,
+    instruction: Tensor | None = None,
+    final_observation: Tensor | None = None,
+    action_mask: Tensor | None = None,
+    bootstrap_value: Tensor | None = None,
 ) -> FusedRollout | None:
-    """:meth:`Agent.forward` of observations [T+1, B, size], where a kernel has it; None elsewhere, where the readable
-    form would raise, and where a gradient by what is given is wanted."""
-    if len(carry.traces) != sum(cell.uses_rtrl for cell in _cells(agent.core)):
+    """:meth:`Agent.rollout` where a kernel has it; None elsewhere, where the readable form would raise, and for actions
+    whose losses have no kernel."""
+    if instruction is not None or final_observation is not None or not isinstance(agent.actions, DiscreteActions):
         return None
-    if any(traces.advance for traces in carry.traces) and not torch.is_grad_enabled():
+    if len(carry.traces) != sum(cell.uses_rtrl for cell in _cells(agent.core)):
         return None
     known = kernel_agent(agent, carry, reward.numel())
     if known is None or not all(each.requires_grad for each in known.parameters):
-        return None
-    if observation.requires_grad or reward.requires_grad or carry.state.requires_grad:
         return None
     steps, dtype, beyond = reward.shape[0] - 1, carry.state.dtype, bootstrap_value is None
     shown = observation.to(dtype), reward.to(dtype), is_first
     if not beyond:
         shown = observation[:steps].to(dtype), reward[:steps].to(dtype), is_first[:steps]
+    mask = None if action_mask is None else action_mask[:steps]
     with scope("agent"):
-        logits, values, last, state, core_input = _Rollout.apply(known, *shown, carry.state, beyond, *known.parameters)
-        logits = masked(logits, None if action_mask is None else action_mask[:steps])
-    return FusedRollout(
-        logits=logits,
-        values=values,
-        bootstrap_value=last if bootstrap_value is None else bootstrap_value,
-        carry=Carry(state, tuple(replace(each, fresh=None) for each in carry.traces)),
-        core_input=core_input,
-    )
+        found = native_agent.forward(known, *shown, carry.state, beyond)
+        return FusedRollout(
+            logits=masked(found.logits, mask),
+            values=found.values,
+            bootstrap_value=found.last_value if bootstrap_value is None else bootstrap_value,
+            carry=Carry(found.state, tuple(replace(each, fresh=None) for each in carry.traces)),
+            core_input=found.core_input,
+            pullback=Pullback(known, shown[2], carry.state, mask, found.saved),
+        )
 
 
 class FusedActor:
@@ -177,46 +205,9 @@ class FusedActor:
         action[t].numpy()[...] = self._agent.actions.choose(logits[t].numpy(), uniforms[t].numpy())
 
 
-class _Rollout(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        agent: native_agent.RolloutAgent,
-        observation: Tensor,
-        reward: Tensor,
-        is_first: Tensor,
-        state: Tensor,
-        bootstrap: bool,
-        *weights: Tensor,
-    ) -> tuple[Tensor, ...]:
-        found = native_agent.forward(agent, observation, reward, is_first, state, bootstrap)
-        ctx.agent = agent
-        ctx.save_for_backward(is_first, state, found.saved, *_sensitivities(agent), *weights)
-        others = found.last_value, found.state, found.core_input
-        ctx.mark_non_differentiable(*others)
-        return found.logits, found.values, *others
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_logits: Tensor, by_values: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        is_first, state, saved, *_ = ctx.saved_tensors
-        agent: native_agent.RolloutAgent = ctx.agent
-        gradient = native_agent.backward(agent, by_logits, by_values, is_first, state, saved)
-        if any(part.traces is not None and part.traces.advance for part in agent.parts):
-            # Autograd does not see what the kernels write: with this a second backward pass raises.
-            increment_version(_sensitivities(agent))
-        weights = agent.parameters
-        of_each = gradient.split([weight.numel() for weight in weights])
-        return *[None] * 6, *(each.view_as(weight) for each, weight in zip(of_each, weights, strict=True))
-
-
 def _cells(core: Core) -> list[Core]:
     return core.cores() if type(core) is Mixed else [core]
 
 
 def _layer(linear: nn.Linear) -> tuple[Tensor, Tensor]:
     return linear.weight, linear.bias
-
-
-def _sensitivities(agent: native_agent.RolloutAgent) -> list[Tensor]:
-    return [each for part in agent.parts if part.traces for each in (part.traces.weight, part.traces.vectors)]

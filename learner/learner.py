@@ -217,16 +217,21 @@ class Learner:
     ) -> Descent:
         """One step of the optimiser by the gradient of the losses of all learners' batches, unless it is not finite;
         see :class:`~r2ac.learner.algorithms.algorithm.OptimiserSteps`."""
-        for parameter in self.parameters:
-            parameter.grad = None
-        steps = batch.length * batch.batch_size
+        steps, gradients = batch.length * batch.batch_size, None
         with scope("backward"):
-            (losses.total / (steps * self._collective.size) if mean else losses.total).backward()
+            count = steps * self._collective.size
+            if losses.pullback is not None:
+                vector = losses.pullback()
+                gradients = [vector.div_(count) if mean else vector]
+            else:
+                for parameter in self.parameters:
+                    parameter.grad = None
+                (losses.total / count if mean else losses.total).backward()
         measured = None
         if self._rtrl_metrics is not None and carry.notes:
             with scope("metrics"):
                 measured = self._rtrl_metrics.measure(carry, batch.length)
-        descent = self.apply({"loss/total": losses.total.detach(), **losses.parts}, steps, condition)
+        descent = self.apply({"loss/total": losses.total.detach(), **losses.parts}, steps, condition, gradients)
         if self._rtrl_metrics is not None and measured is not None:
             with scope("metrics"):
                 self._rtrl_metrics.add(measured, descent.finite)

@@ -78,7 +78,7 @@ class ActorCritic:
         return Losses(total, dict(zip(METRICS, (policy.detach(), baseline.detach(), bonus.detach()), strict=True)))
 
     def update(self, batch: Rollout[Tensor], carry: Carry) -> tuple[Carry, Descent]:
-        output = self._context.agent(carry=carry, **batch.inputs())
+        output = self._context.agent.rollout(carry=carry, **batch.inputs())
         with scope("losses"):
             losses = self.losses(output, batch, self._context.config)
         return output.carry, self._context.optimise.descend(losses, batch, carry)

@@ -7,6 +7,7 @@ of operations, and those of their backward pass, take longer than its matrix pro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,8 +30,13 @@ def fits(output: RolloutOutput) -> bool:
 def fused(kernel: Callable[..., LossGradients], output: RolloutOutput, metrics: Sequence[str], *given: Any) -> Losses:
     """The losses that a kernel of :mod:`r2ac.kernels.native_losses` computes of logits, values and what else is
     ``given``; ``metrics`` names its sums after the first."""
-    total, sums = _Losses.apply(kernel, output.logits, output.values, *given)
-    return Losses(total, dict(zip(metrics, sums[1:].unbind(), strict=False)))
+    if output.pullback is None:
+        total, sums = _Losses.apply(kernel, output.logits, output.values, *given)
+        return Losses(total, dict(zip(metrics, sums[1:].unbind(), strict=False)))
+    found = kernel(output.logits, output.values, *given)
+    total, *parts = found.sums.unbind()
+    pullback = partial(output.pullback, found.by_logits, found.by_values)
+    return Losses(total, dict(zip(metrics, parts, strict=False)), pullback)
 
 
 class _Losses(torch.autograd.Function):

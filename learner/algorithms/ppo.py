@@ -164,7 +164,7 @@ class PPO:
         first_start = carry_of(core, carry, None, advance=alone and config.n_epochs == 1)
         # The targets come from a pass before the first step: that of the first epoch, where it is over the whole batch.
         with torch.set_grad_enabled(alone):
-            first = context.agent(carry=first_start, **batch.inputs())
+            first = context.agent.rollout(carry=first_start, **batch.inputs())
         targets, seen = self._targets(first, batch), replace(batch, final_observation=None)
         may_branch = carry.state.device.type == "cpu"
         goes_on = torch.ones((), dtype=torch.bool, device=carry.state.device)
@@ -180,7 +180,7 @@ class PPO:
                 if epoch or not alone:
                     start = carry_of(core, carry, index, advance=last)
                     bootstrap = first.bootstrap_value if index is None else first.bootstrap_value[index]
-                    output = context.agent(carry=start, bootstrap_value=bootstrap, **part.inputs())
+                    output = context.agent.rollout(carry=start, bootstrap_value=bootstrap, **part.inputs())
                 with scope("losses"):
                     losses = clipped_losses(output, part, target, config, context.remaining)
                 descent = context.optimise.descend(losses, part, start, mean=True, condition=self._condition(goes_on))

@@ -88,13 +88,23 @@ def make_rollout(steps: int, batch: int, masks: bool) -> dict[str, Tensor | None
     }
 
 
-def results(agent: Agent, rollout: dict[str, Any], carry: Carry, bootstrap: Tensor | None) -> list[Tensor]:
-    """All that a pass and its gradient give and change."""
+def results(
+    compute: Any, agent: Agent, rollout: dict[str, Any], carry: Carry, bootstrap: Tensor | None
+) -> list[Tensor]:
+    """All that a pass and its gradient give and change; ``compute``: the agent or its ``rollout``."""
     agent.zero_grad()
-    output = agent(carry=carry, bootstrap_value=bootstrap, **rollout)
+    output = compute(carry=carry, bootstrap_value=bootstrap, **rollout)
     random = torch.Generator().manual_seed(3)
-    weights = [torch.randn(each.shape, generator=random).double() for each in (output.logits, output.values)]
-    ((output.logits.clamp(min=-100) * weights[0]).sum() + (output.values * weights[1]).sum()).backward()
+    by_logits, by_values = (
+        torch.randn(each.shape, generator=random).double() for each in (output.logits, output.values)
+    )
+    if output.pullback is None:
+        torch.autograd.backward((output.logits, output.values), (by_logits, by_values))
+    else:
+        vector = output.pullback(by_logits, by_values)
+        assert torch.equal(
+            vector, torch.cat([each.grad.flatten() for each in agent.parameters() if each.grad is not None])
+        )
     found = [output.logits, output.values, output.bootstrap_value, output.carry.state, output.core_input]
     found += [output.rewards.double(), *(each.grad for each in agent.parameters() if each.grad is not None)]
     found += [each for traces in output.carry.traces for each in traces.tensors()[:2]]
@@ -112,10 +122,10 @@ def test_a_rollout_is_that_of_the_readable_agent(
     carry = make_carry(agent, shape[1], advance, notes)
     bootstrap = None if bootstraps else torch.randn(shape[1]).double()
     assert kernel_agent(agent, carry, shape[0] * shape[1]) is not None
-    ours = results(agent, rollout, copy(carry), bootstrap)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("r2ac.agents.fused.kernel_agent", lambda *_: None)
-        readable = results(agent, rollout, copy(carry), bootstrap)
+        patch.setattr(agent, "forward", None)
+        ours = results(agent.rollout, agent, rollout, copy(carry), bootstrap)
+    readable = results(agent, agent, rollout, copy(carry), bootstrap)
     torch.testing.assert_close(ours, readable, rtol=1e-9, atol=1e-10)
 
 
@@ -231,32 +241,22 @@ def test_large_rollouts_continuous_actions_and_frozen_weights_are_too() -> None:
     boxes = Agent(ObservationSpec((SIZE,), BoxActions((-1.0,), (1.0,))), AgentConfig(encoder="none"))
     assert kernel_agent(boxes, boxes.core.initial_carry(2), 2) is None
     agent.core.requires_grad_(False)
-    agent(carry=carry, **rollout).values.sum().backward()
+    agent.rollout(carry=carry, **rollout).values.sum().backward()
     assert all(weight.grad is None for weight in agent.core.parameters())
     assert agent.value.weight.grad is not None
-
-
-def test_a_gradient_by_what_is_given_is_autograds() -> None:
-    agent, rollout = make_agent(gradient="tbptt"), make_rollout(3, 2, False)
-    state = torch.zeros(2, agent.core.state_size).double().requires_grad_()
-    agent(carry=Carry(state), **rollout).values.sum().backward()
-    assert state.grad is not None
-    assert (state.grad != 0).any()
 
 
 def test_carries_that_the_core_does_not_take_raise_its_error() -> None:
     agent, rollout = make_agent(), make_rollout(3, 2, False)
     carry = make_carry(agent, 2, advance=True, notes=False)
     with pytest.raises(ValueError, match="needs a carry with traces"):
-        agent(carry=Carry(carry.state), **rollout)
-    with pytest.raises(ValueError, match="gradients are disabled"), torch.no_grad():
-        agent(carry=carry, **rollout)
+        agent.rollout(carry=Carry(carry.state), **rollout)
     with pytest.raises(ValueError, match=r"carry.state must be torch.float64"):
-        agent(carry=replace(carry, state=carry.state.float()), **rollout)
+        agent.rollout(carry=replace(carry, state=carry.state.float()), **rollout)
     noted = make_carry(agent, 2, advance=True, notes=True)
     small = tuple(replace(note, through=note.through[:1]) for note in noted.notes)
     with pytest.raises(ValueError, match=r"notes.through must be"):
-        agent(carry=replace(noted, notes=small), **rollout)
+        agent.rollout(carry=replace(noted, notes=small), **rollout)
 
 
 def test_states_of_another_dtype_are_the_agents_own_error() -> None:
@@ -271,25 +271,36 @@ def test_weights_that_do_not_lie_side_by_side_are_read_as_they_are() -> None:
     expected = agent(carry=carry, **rollout).values
     weight = agent.value.weight
     weight.data = torch.stack((weight.data, weight.data), dim=-1)[..., 0]
-    torch.testing.assert_close(agent(carry=carry, **rollout).values, expected)
+    torch.testing.assert_close(agent.rollout(carry=carry, **rollout).values, expected)
 
 
 def test_sums_of_many_steps_lose_no_more_digits_than_pytorchs() -> None:
     agent = make_agent(gradient="tbptt").float()
     carry, rollout = agent.core.initial_carry(500), make_rollout(20, 500, False)
-    agent(carry=carry, **rollout).logits.sum().backward()
+    pullback = agent.rollout(carry=carry, **rollout).pullback
+    assert pullback is not None
+    pullback(torch.ones(20, 500, ACTIONS), torch.zeros(20, 500))
     assert agent.policy.bias.grad is not None
     torch.testing.assert_close(agent.policy.bias.grad, torch.full((ACTIONS,), 10_000.0), rtol=1e-6, atol=0)
 
 
-def test_a_second_backward_pass_raises() -> None:
-    """It would take the sensitivities across the rollout twice."""
+def test_a_gradient_is_taken_once() -> None:
+    """A second time would take the sensitivities across the rollout twice."""
     agent = make_agent()
     carry = make_carry(agent, 2, advance=True, notes=False)
-    loss = agent(carry=carry, **make_rollout(3, 2, False)).values.sum()
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
+    output = agent.rollout(carry=carry, **make_rollout(3, 2, False))
+    assert output.pullback is not None
+    output.pullback(output.logits, output.values)
+    with pytest.raises(RuntimeError, match="the gradient of a rollout is taken once"):
+        output.pullback(output.logits, output.values)
+
+
+def test_what_has_no_kernel_of_its_losses_is_recorded_by_autograd() -> None:
+    spec = ObservationSpec((SIZE,), MultiDiscreteActions((2, 3)))
+    agent = Agent(spec, AgentConfig(encoder="none", hidden_size=6)).double()
+    output = agent.rollout(carry=make_carry(agent, 2, advance=True, notes=False), **make_rollout(3, 2, False))
+    assert output.pullback is None
+    assert output.logits.requires_grad
 
 
 def test_what_is_not_finite_passes() -> None:
@@ -297,6 +308,6 @@ def test_what_is_not_finite_passes() -> None:
     observation = rollout["observation"]
     assert observation is not None
     observation[1, 0, 0] = float("nan")
-    output = agent(carry=make_carry(agent, 2, advance=True, notes=False), **rollout)
+    output = agent.rollout(carry=make_carry(agent, 2, advance=True, notes=False), **rollout)
     assert output.logits[1, 0].isnan().all()
     assert output.logits[:, 1].isfinite().all()
