@@ -196,7 +196,7 @@ class Agent(nn.Module):
         if done is None:
             output: RolloutOutput = self(**inputs)
             return output
-        return RolloutOutput(self.actions, **vars(done), rewards=self.rewards(inputs["reward"][1:]))
+        return RolloutOutput(self.actions, **done, rewards=self.rewards(inputs["reward"][1:]))
 
     @torch.no_grad()
     def step(

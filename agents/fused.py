@@ -7,10 +7,10 @@ products take less time than PyTorch's dispatch of the hundred operations around
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from math import inf
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,18 +47,6 @@ class AgentLayers(Protocol):
     rewards: RewardTransform
 
     def act(self, action_mask: Tensor | None = None, **inputs: Tensor) -> tuple[Tensor, Tensor]: ...
-
-
-@dataclass(frozen=True)
-class FusedRollout:
-    """What :class:`RolloutOutput` has of the same names."""
-
-    logits: Tensor
-    values: Tensor
-    bootstrap_value: Tensor
-    carry: Carry
-    core_input: Tensor
-    pullback: Pullback
 
 
 class Pullback:
@@ -143,9 +131,9 @@ def rollout(
     final_observation: Tensor | None = None,
     action_mask: Tensor | None = None,
     bootstrap_value: Tensor | None = None,
-) -> FusedRollout | None:
-    """:meth:`Agent.rollout` where a kernel has it; None elsewhere, where the readable form would raise, and for actions
-    whose losses have no kernel."""
+) -> dict[str, Any] | None:
+    """The fields of :meth:`Agent.rollout`'s result by their names, where a kernel computes them; None elsewhere, where
+    the readable form would raise, and for actions whose losses have no kernel."""
     if instruction is not None or final_observation is not None or not isinstance(agent.actions, DiscreteActions):
         return None
     if len(carry.traces) != sum(cell.uses_rtrl for cell in _cells(agent.core)):
@@ -160,14 +148,14 @@ def rollout(
     mask = None if action_mask is None else action_mask[:steps]
     with scope("agent"):
         found = native_agent.forward(known, *shown, carry.state, beyond)
-        return FusedRollout(
-            logits=masked(found.logits, mask),
-            values=found.values,
-            bootstrap_value=found.last_value if bootstrap_value is None else bootstrap_value,
-            carry=Carry(found.state, tuple(replace(each, fresh=None) for each in carry.traces)),
-            core_input=found.core_input,
-            pullback=Pullback(known, shown[2], carry.state, mask, found.saved),
-        )
+        return {
+            "logits": masked(found.logits, mask),
+            "values": found.values,
+            "bootstrap_value": found.last_value if bootstrap_value is None else bootstrap_value,
+            "carry": Carry(found.state, tuple(replace(each, fresh=None) for each in carry.traces)),
+            "core_input": found.core_input,
+            "pullback": Pullback(known, shown[2], carry.state, mask, found.saved),
+        }
 
 
 class FusedActor:
