@@ -143,7 +143,7 @@ def measure_system(setting: Setting, changes: Mapping[str, object], log: IO[byte
                     raise MethodFailed(f"ended with exit code {process.returncode}: {last_line(log)}")
                 if time.monotonic() > until:
                     raise MethodFailed(f"wrote only {len(lines)} lines in {START_SECONDS + 4 * needed:.0f} s")
-                time.sleep(POLL_SECONDS)
+                time.sleep(min(POLL_SECONDS, setting.seconds / 10))
                 if lines and (not spent or lines[-1]["env_steps"] > spent[-1][0]):
                     spent.append((lines[-1]["env_steps"], seconds_by_role(process.pid)))
         finally:
