@@ -192,7 +192,8 @@ class Agent(nn.Module):
     def rollout(self, **inputs: Any) -> RolloutOutput:
         """:meth:`forward`, whose arguments it has by name, for those who learn: by a kernel where one knows the agent
         and its task. Autograd has not recorded it then, and the gradient is taken by its ``pullback``."""
-        done = fused.rollout(self, **inputs)
+        # A subclass may compute something else.
+        done = fused.rollout(self, **inputs) if type(self) is Agent else None
         if done is None:
             output: RolloutOutput = self(**inputs)
             return output

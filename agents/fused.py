@@ -175,9 +175,9 @@ class FusedActor:
         """A function of t that makes step t, by the weights of now: of the ``inputs``, [T, B, ...] by their names in
         :meth:`Agent.act`, and of uniform numbers, [T, B, *shape] float64. It writes into logits[t] of [T, B, P] and
         action[t] of [T, B, *shape], and changes the core's state, [B, S]."""
-        seen, dtype = (inputs["observation"], inputs["reward"], inputs["is_first"]), self._agent.value.weight.dtype
-        fit = all(each.dtype == dtype for each in (*seen[:2], state, logits))
-        if self._kernel is None or is_traced(state) or not fit:
+        seen, dtype = (inputs["observation"], inputs["reward"], inputs["is_first"]), state.dtype
+        fit = all(each.dtype == dtype for each in (*seen[:2], logits)) and not is_traced(state)
+        if self._kernel is None or not fit or not self._kernel.fits(dtype):
             return partial(self._step, inputs, uniforms, state, logits, action)
         if action.dim() == 2:
             uniforms, action = uniforms.unsqueeze(-1), action.unsqueeze(-1)

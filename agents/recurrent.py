@@ -126,6 +126,8 @@ class Recurrent(Core):
         return Carry(state, (Traces.zeros(self.cell, batch_size, self.hidden_size, self.input_size, device, dtype),))
 
     def with_notes(self, carry: Carry, through: Sequence[Tensor], parts: bool = True) -> Carry:
+        if any(traces.streams is None for traces in carry.traces) or not carry.traces:
+            raise ValueError("carry.notes and traces.fresh go with traces.streams: without these, use initial_carry()")
         (traces,), (of_all,) = carry.traces, through
         if not parts:
             return Carry(carry.state, carry.traces, (Notes(of_all),))

@@ -11,6 +11,7 @@ the latter can be compared.
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -58,7 +59,9 @@ def measure(python: str, commands: Sequence[str], flags: Sequence[str]) -> dict[
         run = f"{folder}/run"
         words = ["train", "memory/tmaze", *flags, "--total-steps", "1", "--run-dir", run]
         child = Path(__file__).with_name("startup_child.py")
-        made = subprocess.run([python, str(child), *words], capture_output=True, text=True, check=True)
+        made = subprocess.run([python, str(child), *words], capture_output=True, text=True, check=False)
+        if made.returncode:
+            sys.exit(f"r2ac {shlex.join(words)} by {python} ended with exit code {made.returncode}: {made.stderr}")
         found: dict[str, Seconds] = {
             name: tuple(each) for name, each in json.loads(made.stdout.splitlines()[-1]).items()
         }

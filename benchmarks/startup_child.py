@@ -53,7 +53,9 @@ def main() -> None:
     end("imports of the training, with torch")
     for part, owner, name, begins in ENDS:
         watch(part, resolve_name(owner), name, begins)
-    resolve_name("r2ac.launch.cli:main")(sys.argv[1:])
+    code = resolve_name("r2ac.launch.cli:main")(sys.argv[1:])
+    if code or ENDS[-1][0] not in parts:
+        sys.exit(code or "no update was made")
     print(json.dumps(parts | {WHOLE: [sum(each) for each in zip(*parts.values(), strict=True)]}))
 
 

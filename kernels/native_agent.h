@@ -343,7 +343,7 @@ Real* part_gradient(
     vector_pass(
         part.vectors, term + of_weight, streams, fresh, boundary, decay.get(), gained.get(), parts, batch,
         part.cell.own + part.cell.gates, part.units, threads);
-    if (part.through) horizon_pass(part.through, streams, fresh, decay.get(), steps, batch, part.units, parts);
+    if (part.through && jumps) horizon_pass(part.through, streams, fresh, decay.get(), steps, batch, part.units, parts);
     for (Size i = 0; i < of_weight + vectors; ++i) gradient[i] += term[i];
     return next;
 }

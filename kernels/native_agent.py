@@ -85,11 +85,6 @@ class RolloutAgent:
             [(CELLS_WITH_SCANS.index(part.cell), part.bias.shape[1]) for part in self.parts], device="cpu"
         )
 
-    @cached_property
-    def copies(self) -> bool:
-        """Whether :meth:`layers` copies weights, which are then not those of later."""
-        return any(len(part.own) > 1 for part in self.parts)
-
     @property
     def inputs(self) -> int:
         """D."""
@@ -171,7 +166,10 @@ class Actor:
 
     def __init__(self, agent: RolloutAgent, choices: Sequence[int]) -> None:
         self._agent, self._choices = agent, torch.tensor(choices, device="cpu")
-        self._layers: list[Tensor | None] = []
+
+    def fits(self, dtype: torch.dtype) -> bool:
+        """Whether the weights are of this dtype and lie where C++ can read them, as they are now."""
+        return all(each.dtype == dtype and each.is_contiguous() for each in self._agent.parameters)
 
     def over(
         self,
@@ -199,9 +197,8 @@ class Actor:
             raise ValueError("state is changed in place and must be contiguous")
         if int(self._choices.sum()) != actions:
             raise ValueError(f"choices must sum to {actions}, not {self._choices.tolist()}")
-        if not self._layers or agent.copies:
-            self._layers = agent.layers()
-            self._pointers = pointers(self._layers)
+        # Other names of the same memory: a parameter may be given other memory.
+        layers = [None if each is None else each.detach() for each in agent.layers()]
         saved, values = state.new_empty(batch * agent.saved_size), state.new_empty(batch)
         fixed = agent.cells, self._choices, state, saved, values
         of_steps = (logits, observation, reward, is_first, action_mask, uniforms, action)
@@ -216,16 +213,18 @@ class Actor:
         )
         return _Steps(
             function("agent_act", dtype, saved.numel()),
-            self._pointers,
+            pointers(layers),
             [*((each.data_ptr(), 0) for each in fixed), *rows],
             (len(agent.parts), batch, *agent.sizes, parts),
             min(len(each) for each in of_steps if each is not None),
-            (*self._layers, *fixed, *of_steps),
+            (*layers, *fixed, *of_steps),
         )
 
 
 @dataclass(frozen=True)
 class _Steps:
+    """What :meth:`Actor.over` returns."""
+
     run: Callable[..., None]
     layers: Any
     arrays: Sequence[tuple[int, int]]

@@ -221,8 +221,7 @@ class Learner:
         with scope("backward"):
             count = steps * self._collective.size
             if losses.pullback is not None:
-                vector = losses.pullback()
-                gradients = [vector.div_(count) if mean else vector]
+                gradients = [losses.pullback(1 / count if mean else 1)]
             else:
                 for parameter in self.parameters:
                     parameter.grad = None

@@ -22,9 +22,9 @@ class Losses:
     """What is minimised."""
     parts: dict[str, Tensor]
     """What is reported beside it, by names of :attr:`Algorithm.metrics`; detached."""
-    pullback: Callable[[], Tensor] | None = None
-    """Sets the gradients of all parameters to those of the total, and returns them as one vector; None where autograd
-    has recorded the total."""
+    pullback: Callable[[float], Tensor] | None = None
+    """Sets the gradients of all parameters to those of the total times a number, and returns them as one vector; None
+    where autograd has recorded the total."""
 
 
 @dataclass(frozen=True)

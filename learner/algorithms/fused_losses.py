@@ -35,8 +35,13 @@ def fused(kernel: Callable[..., LossGradients], output: RolloutOutput, metrics: 
         return Losses(total, dict(zip(metrics, sums[1:].unbind(), strict=False)))
     found = kernel(output.logits, output.values, *given)
     total, *parts = found.sums.unbind()
-    pullback = partial(output.pullback, found.by_logits, found.by_values)
-    return Losses(total, dict(zip(metrics, parts, strict=False)), pullback)
+    return Losses(total, dict(zip(metrics, parts, strict=False)), partial(_pull_back, output.pullback, found))
+
+
+def _pull_back(pullback: Callable[[Tensor, Tensor], Tensor], found: LossGradients, scale: float) -> Tensor:
+    if scale == 1:
+        return pullback(found.by_logits, found.by_values)
+    return pullback(found.by_logits * scale, found.by_values * scale)
 
 
 class _Losses(torch.autograd.Function):

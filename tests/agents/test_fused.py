@@ -183,18 +183,39 @@ def test_an_actor_draws_each_part_of_an_action() -> None:
     assert not action[0].any()
 
 
+@pytest.mark.parametrize("moves", [False, True])
 @pytest.mark.parametrize("core", ["elstm", "lru"])
-def test_an_actor_follows_the_weights(core: str) -> None:
+def test_an_actor_follows_the_weights(core: str, moves: bool) -> None:
     agent, inputs = make_agent(core=core), make_inputs(2)
     actor, state = FusedActor(agent, 2), torch.zeros(2, agent.core.state_size).double()
     logits, action = torch.zeros(3, 2, agent.actions.parameters).double(), torch.zeros(3, 2, dtype=torch.int64)
     for _ in range(2):
         with torch.no_grad():
             for weight in agent.parameters():
-                weight.add_(0.1)
-        own = state.clone()
-        actor.over(inputs, torch.rand(3, 2).double(), own, logits, action)(0)
-        torch.testing.assert_close((logits[:1], own), read(agent, inputs, state, steps=1))
+                if moves:
+                    weight.data = weight.data + 0.1
+                else:
+                    weight.add_(0.1)
+        own, expected = state.clone(), read(agent, inputs, state, steps=1)
+        step = actor.over(inputs, torch.rand(3, 2).double(), own, logits, action)
+        if moves:
+            # Begun steps keep the weights that they began with.
+            for weight in agent.parameters():
+                weight.data = torch.full_like(weight.data, 0.3)
+        step(0)
+        torch.testing.assert_close((logits[:1], own), expected)
+
+
+def test_a_subclass_of_the_agent_is_asked_itself() -> None:
+    class Louder(Agent):
+        def forward(self, *given: Any, **named: Any) -> Any:
+            output = super().forward(*given, **named)
+            return replace(output, values=2 * output.values)
+
+    rollout, spec = make_rollout(3, 2, False), ObservationSpec((SIZE,), DiscreteActions(ACTIONS))
+    agent = Louder(spec, AgentConfig("tbptt", encoder="none", hidden_size=4)).double()
+    carry = agent.core.initial_carry(2)
+    assert torch.equal(agent.rollout(carry=carry, **rollout).values, agent(carry=carry, **rollout).values)
 
 
 def test_an_actors_arrays_are_checked() -> None:

@@ -213,6 +213,21 @@ def test_the_learner_tells_what_rtrl_adds_to_the_gradient_of_tbptt() -> None:
             assert found["rtrl/credit_horizon"] > 0
 
 
+@pytest.mark.parametrize("passes", [{"n_epochs": 1}, {"n_epochs": 3, "num_minibatches": 2}])
+def test_ppo_by_kernels_measures_what_it_does_by_autograd(passes: dict[str, Any]) -> None:
+    config: dict[str, Any] = {"algorithm": "ppo", "rtrl_metrics_every": 1, "optimiser": "sgd", **passes}
+    found = []
+    for kernels in ("", "reference"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("R2AC_KERNELS", kernels)
+            learner = make_learner(**config)
+            for rollout in make_rollouts(5):
+                learner.update(rollout)
+            found.append(learner.read_metrics())
+    assert found[0] == pytest.approx(found[1], rel=1e-8)
+    assert found[0]["rtrl/boundary_norm"] > 0
+
+
 def test_norms_are_those_before_clipping() -> None:
     free, clipped = (make_learner(max_gradient_norm=norm, rtrl_metrics_every=1) for norm in (1e9, 1e-3))
     (rollout,) = make_rollouts(1)
