@@ -21,7 +21,7 @@ R2AC = (sys.executable, "-c", "import sys; from r2ac.launch.cli import main; sys
 """The command ``r2ac`` of this Python."""
 LEAVE_OUT = 0.25
 """The share of the time between the first and the last line that counts as start-up."""
-START_SECONDS, POLL_SECONDS = 120, 1.0
+START_SECONDS, POLL_SECONDS = 120, 0.2
 LEAST_LOG_STEPS = 2000
 """For each second of the measurement: a line a batch would be a hundred lines a second where batches are small."""
 
@@ -143,7 +143,7 @@ def measure_system(setting: Setting, changes: Mapping[str, object], log: IO[byte
                     raise MethodFailed(f"ended with exit code {process.returncode}: {last_line(log)}")
                 if time.monotonic() > until:
                     raise MethodFailed(f"wrote only {len(lines)} lines in {START_SECONDS + 4 * needed:.0f} s")
-                time.sleep(min(POLL_SECONDS, setting.seconds / 10))
+                time.sleep(max(POLL_SECONDS, setting.seconds / 10))
                 if lines and (not spent or lines[-1]["env_steps"] > spent[-1][0]):
                     spent.append((lines[-1]["env_steps"], seconds_by_role(process.pid)))
         finally:
