@@ -70,7 +70,8 @@ class Pullback:
         if self._mask is not None:
             by_logits = by_logits.masked_fill(~self._mask, 0)
         weights = self._agent.parameters
-        gradient = native_agent.backward(self._agent, by_logits, by_values, self._is_first, self._state, saved)
+        with scope("agent backward"):
+            gradient = native_agent.backward(self._agent, by_logits, by_values, self._is_first, self._state, saved)
         for weight, part in zip(weights, gradient.split([each.numel() for each in weights]), strict=True):
             weight.grad = part.view_as(weight)
         return gradient

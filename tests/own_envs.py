@@ -32,6 +32,19 @@ class Walk(gymnasium.Env):
         return self._see(), float(action == 1), self.steps >= self.level, False, {"hint": 3}
 
 
+class Coin(Walk):
+    """Shows nothing that helps to guess a coin, and pays for the right guess."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        gymnasium.Env.reset(self, seed=seed)
+        self.steps = 0
+        return np.zeros(3, np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        return np.zeros(3, np.float32), float(action == self.np_random.integers(2)), self.steps >= 50, False, {}
+
+
 class Needy(Walk):
     """Wants an argument."""
 
@@ -103,7 +116,7 @@ SPACES: dict[str, tuple[Space, Space]] = {
 for name, (shown, taken) in SPACES.items():
     kind = type(name, (Walk,), {"shown": shown, "taken": taken})
     gymnasium.register(f"own/{name}-v0", entry_point=kind)
-for kind in (Walk, Needy, GlobalRandom, Unseeded, Outside, Falls, Hangs, Endless):
+for kind in (Walk, Coin, Needy, GlobalRandom, Unseeded, Outside, Falls, Hangs, Endless):
     gymnasium.register(f"own/{kind.__name__}-v0", entry_point=kind)
 gymnasium.register("own/Limited-v0", entry_point=Endless, max_episode_steps=5)
 

@@ -94,7 +94,8 @@ def _play(name: str, options: GymOptions, seed: int, steps: int, generators: int
         with step_limit(options.step_timeout or _PATIENCE):
             observation, info = values_of_reset(env.reset(seed=seed))
         began = 0
-        env.action_space.seed(seed)
+        # Not the environment's own seed: its draws would be those of the actions.
+        env.action_space.seed(seed + 1)
         for step in range(1, steps + 1):
             _note(played, env, observation, info, step)
             action = env.sample() if isinstance(env, ActionMask) else env.action_space.sample()

@@ -25,6 +25,7 @@ FORWARD = {
     "core": "core forward",
     "heads": "heads, losses",
     "agent": "agent forward",  # all three, by one kernel (agents/fused.py)
+    "agent backward": "agent backward",
     "losses": "heads, losses",
     "peers": "other learners",
     "optimiser": "optimiser",

@@ -37,6 +37,11 @@ def test_what_is_in_order_is_told(capsys: Capture) -> None:
     assert "seen as an image: uint8 [3, 8, 8]" in lines(capsys)["observation"]
 
 
+def test_actions_are_not_the_environments_own_draws(capsys: Capture) -> None:
+    assert check("Coin", "--steps", "400") == 0
+    assert 0.3 < float(lines(capsys)["rewards"].partition("mean ")[2].split()[0].rstrip(",;")) < 0.7
+
+
 def test_a_mask_in_the_infos_counts_as_used_where_it_is_read(capsys: Capture) -> None:
     for flags, unused in (["--mask-from-info"], "prob: not used"), ([], "action_mask, prob: not used"):
         assert main(["envs", "--check", "gym/Taxi-v4", "--steps", "20", *flags]) in (0, 1)

@@ -16,6 +16,7 @@ from torch.autograd.profiler_util import FunctionEvent
 
 from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.agents.scopes import scope
+from r2ac.kernels.native_library import missing_reason
 from r2ac.launch.rollouts.inference.acting_agent import InferenceStatistics
 from r2ac.launch.train.profile_summary import ProfileSummary, percentages
 from r2ac.launch.train.profiling import TrainingProfile, update_seconds
@@ -238,6 +239,16 @@ def test_the_trace_ends_after_some_seconds_and_leaves_no_gap(tmp_path: Path) -> 
     summary = profile.write({})
     assert summary.traced == 2
     assert summary.loop == {"update": 150, "other": 9}
+
+
+@pytest.mark.skipif(missing_reason() is not None, reason="there is no C++ compiler")
+def test_a_small_agent_has_its_kernels_both_ways(tmp_path: Path) -> None:
+    profile, learner = small_profile(tmp_path), make_learner(shape=VECTOR)
+    agent = Agent(ObservationSpec(VECTOR, DiscreteActions(ACTIONS)), AgentConfig(encoder="none", hidden_size=HIDDEN))
+    train(Learner(agent, learner.config, BATCH, total_steps=10**6), VECTOR, profile)
+    parts = profile.write(ACTORS, WORKERS, lambda path: path.write_text("[]")).parts
+    assert {"agent forward", "agent backward", "heads, losses"} <= parts.keys()
+    assert not parts.keys() & {"core forward", "core backward"}
 
 
 @pytest.mark.parametrize("products", [{"encoder": 12, "core": 1}, {"encoder": 1, "core": 12}])
