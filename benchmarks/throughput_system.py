@@ -123,7 +123,7 @@ def seconds_by_role(root: int) -> Counter[str]:
 
 
 def measure_system(setting: Setting, changes: Mapping[str, object], log: IO[bytes]) -> dict[str, float]:
-    """Train until there are lines of long enough a time, and stop.
+    """Train until there are lines of long enough a time and two points of processor seconds, and stop.
 
     Returns:
         What :func:`steady` does, and ``steps_per_processor_second`` of the process that needs the most for a step.
@@ -138,7 +138,8 @@ def measure_system(setting: Setting, changes: Mapping[str, object], log: IO[byte
         process = start_group(train_command(setting, changes, run_dir), log)
         try:
             until = time.monotonic() + START_SECONDS + 4 * needed
-            while not long_enough(lines := read_lines(run_dir), needed):
+            speed = None
+            while not long_enough(lines := read_lines(run_dir), needed) or speed is None:
                 if process.poll() is not None:
                     raise MethodFailed(f"ended with exit code {process.returncode}: {last_line(log)}")
                 if time.monotonic() > until:
@@ -146,24 +147,26 @@ def measure_system(setting: Setting, changes: Mapping[str, object], log: IO[byte
                 time.sleep(max(POLL_SECONDS, setting.seconds / 10))
                 if lines and (not spent or lines[-1]["env_steps"] > spent[-1][0]):
                     spent.append((lines[-1]["env_steps"], seconds_by_role(process.pid)))
+                    speed = processor_speed(spent, setting.actors)
         finally:
             stop_group(process)
-    return {**steady(lines), **busiest(spent[round(LEAVE_OUT * len(spent)) :], setting.actors)}
+    return {**steady(lines), "steps_per_processor_second": speed}
 
 
-def busiest(spent: Sequence[tuple[int, Counter[str]]], actors: int) -> dict[str, float]:
-    """Steps for each processor second of the learner's process or of an actor, whichever needs more of them; nothing
-    where there are less than two points.
+def processor_speed(spent: Sequence[tuple[int, Counter[str]]], actors: int) -> float | None:
+    """Steps for each processor second of the learner's process or of an actor, whichever needs more of them, after the
+    start-up; None where there are less than two points, or no time between them.
 
     Args:
         spent: points in time: the steps, and the seconds of all processes of a role, so far.
         actors: number of rollout actors.
     """
+    spent = spent[round(LEAVE_OUT * len(spent)) :]
     if len(spent) < 2:
-        return {}
+        return None
     (steps, before), (now, after) = spent[0], spent[-1]
     seconds = max(after["learners"] - before["learners"], (after["actors"] - before["actors"]) / actors)
-    return {"steps_per_processor_second": (now - steps) / seconds} if seconds > 0 else {}
+    return (now - steps) / seconds if seconds > 0 else None
 
 
 def read_lines(run_dir: Path) -> list[dict[str, Any]]:

@@ -109,11 +109,11 @@ def test_the_start_of_a_run_does_not_count(module: Modules) -> None:
 
 def test_the_busiest_process_gives_the_steps_for_a_processor_second(module: Modules) -> None:
     """Of 600 steps the learner needed 3 s and two actors 8 s, 4 each."""
-    busiest = module("throughput_system").busiest
+    speed = module("throughput_system").processor_speed
     points = [(100, Counter(learners=5.0, actors=10.0)), (700, Counter(learners=8.0, actors=18.0, others=99.0))]
-    assert busiest(points, actors=2) == {"steps_per_processor_second": 150}
-    assert busiest(points, actors=4) == {"steps_per_processor_second": 200}
-    assert busiest(points[:1], actors=2) == {}
+    assert speed(points, actors=2) == 150
+    assert speed(points, actors=4) == 200
+    assert speed(points[:1], actors=2) is None
 
 
 def test_a_method_that_fails_is_told_and_the_rest_goes_on(
