@@ -50,7 +50,7 @@ def double_agent(spec: ObservationSpec, config: AgentConfig, weights: dict[str, 
 def gradients_of(agent: Agent, output: RolloutOutput, batch: Rollout[Tensor], config: LearnerConfig) -> Gradients:
     """Of the losses of a rollout by the parameters of each layer, a vector each."""
     agent.zero_grad()
-    ALGORITHMS[config.algorithm].losses(output, batch, config).total.backward()
+    ALGORITHMS[config.algorithm].losses(output, batch, config).backward()
     assert isinstance(agent.core, Stack)
     return [
         torch.cat([weight.grad.flatten() for weight in layer.parameters() if weight.grad is not None])

@@ -217,19 +217,16 @@ class Learner:
     ) -> Descent:
         """One step of the optimiser by the gradient of the losses of all learners' batches, unless it is not finite;
         see :class:`~r2ac.learner.algorithms.algorithm.OptimiserSteps`."""
-        steps, gradients = batch.length * batch.batch_size, None
+        steps = batch.length * batch.batch_size
         with scope("backward"):
-            count = steps * self._collective.size
-            if losses.pullback is not None:
-                gradients = [losses.pullback(1 / count if mean else 1)]
-            else:
-                for parameter in self.parameters:
-                    parameter.grad = None
-                (losses.total / count if mean else losses.total).backward()
+            for parameter in self.parameters:
+                parameter.grad = None
+            vector = losses.backward(1 / (steps * self._collective.size) if mean else 1)
         measured = None
         if self._rtrl_metrics is not None and carry.notes:
             with scope("metrics"):
                 measured = self._rtrl_metrics.measure(carry, batch.length)
+        gradients = None if vector is None else [vector]
         descent = self.apply({"loss/total": losses.total.detach(), **losses.parts}, steps, condition, gradients)
         if self._rtrl_metrics is not None and measured is not None:
             with scope("metrics"):

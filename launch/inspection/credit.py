@@ -119,7 +119,7 @@ def measure_reach(agent: Agent, config: LearnerConfig, rollouts: Iterable[Rollou
         carry = _begin(core, carry, batch.first_state, through)
         output = agent(carry=carry, **batch.inputs())
         agent.zero_grad()
-        ALGORITHMS[config.algorithm].losses(output, batch, config).total.backward()
+        ALGORITHMS[config.algorithm].losses(output, batch, config).backward()
         steps, is_first = rollout.length, batch.is_first[: rollout.length]
         present = _Past(core, output.core_input, carry.state, is_first)
         if number >= warm_up:

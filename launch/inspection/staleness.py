@@ -152,7 +152,7 @@ def _gradient(learner: Learner, carries: CarryStore, batch: Rollout[Tensor], sta
     begun = core.with_notes(carry, core.initial_through(len(carry.traces[0].weight)))
     agent.zero_grad()
     output = agent(carry=begun, **batch.inputs())
-    ALGORITHMS[learner.config.algorithm].losses(output, batch, learner.config).total.backward()
+    ALGORITHMS[learner.config.algorithm].losses(output, batch, learner.config).backward()
     parts = gradient_parts(core, begun)
     agent.zero_grad()
     return parts

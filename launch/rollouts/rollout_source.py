@@ -142,6 +142,7 @@ class RaySource:
         InferenceFailed if an actor or an inference worker failed, or died again and again."""
         episodes = self._receive(timeout=0)
         while (late := self._is_late()) or (rollout := self._batcher.next_batch()) is None:
+            self._order()
             if interrupted():
                 return None
             started = time.monotonic()
@@ -158,8 +159,7 @@ class RaySource:
         return self._orders.is_late(self._update, self._batcher.batch_size, self._batcher.held())
 
     def _receive(self, timeout: float) -> list[Episode]:
-        """Order new rollouts, and take those that are ready, waiting up to ``timeout`` seconds for the first."""
-        self._order()
+        """Take the rollouts that are ready, waiting up to ``timeout`` seconds for the first."""
         if self.pool is not None:
             self.counts.inference_restarts += self.pool.revive_lost()
             if timeout:

@@ -22,9 +22,16 @@ class Losses:
     """What is minimised."""
     parts: dict[str, Tensor]
     """What is reported beside it, by names of :attr:`Algorithm.metrics`; detached."""
-    pullback: Callable[[float], Tensor] | None = None
-    """Sets the gradients of all parameters to those of the total times a number, and returns them as one vector; None
-    where autograd has recorded the total."""
+    kernel_backward: Callable[[float], Tensor | None] | None = None
+    """What :meth:`backward` does where a kernel computed the losses; None where autograd has recorded them."""
+
+    def backward(self, scale: float = 1.0) -> Tensor | None:
+        """Give parameters, which have none, the gradient of ``scale`` times the total. Returns it as one vector whose
+        views the gradients are, or None where each has memory of its own."""
+        if self.kernel_backward is not None:
+            return self.kernel_backward(scale)
+        (self.total if scale == 1 else self.total * scale).backward()
+        return None
 
 
 @dataclass(frozen=True)

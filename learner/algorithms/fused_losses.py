@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from r2ac.agents import DiscreteActions, RolloutOutput
 from r2ac.kernels import is_traced, kernels_for
@@ -27,34 +26,20 @@ def fits(output: RolloutOutput) -> bool:
     return discrete and kernels_for(logits).name == "native" and not is_traced(logits)
 
 
+@torch.no_grad()
 def fused(kernel: Callable[..., LossGradients], output: RolloutOutput, metrics: Sequence[str], *given: Any) -> Losses:
     """The losses that a kernel of :mod:`r2ac.kernels.native_losses` computes of logits, values and what else is
     ``given``; ``metrics`` names its sums after the first."""
-    if output.pullback is None:
-        total, sums = _Losses.apply(kernel, output.logits, output.values, *given)
-        return Losses(total, dict(zip(metrics, sums[1:].unbind(), strict=False)))
     found = kernel(output.logits, output.values, *given)
     total, *parts = found.sums.unbind()
-    return Losses(total, dict(zip(metrics, parts, strict=False)), partial(_pull_back, output.pullback, found))
+    return Losses(total, dict(zip(metrics, parts, strict=False)), partial(_backward, output, found))
 
 
-def _pull_back(pullback: Callable[[Tensor, Tensor], Tensor], found: LossGradients, scale: float) -> Tensor:
-    if scale == 1:
-        return pullback(found.by_logits, found.by_values)
-    return pullback(found.by_logits * scale, found.by_values * scale)
-
-
-class _Losses(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, kernel: Callable[..., LossGradients], *given: Any) -> tuple[Tensor, Tensor]:
-        found = kernel(*given)
-        ctx.save_for_backward(found.by_logits, found.by_values)
-        ctx.mark_non_differentiable(found.sums)
-        ctx.others = len(given) - 2
-        return found.sums[0].clone(), found.sums
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, by_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        by_logits, by_values = ctx.saved_tensors
-        return None, by_logits * by_total, by_values * by_total, *[None] * ctx.others
+def _backward(output: RolloutOutput, found: LossGradients, scale: float) -> Tensor | None:
+    by_logits, by_values = found.by_logits, found.by_values
+    if scale != 1:
+        by_logits, by_values = by_logits * scale, by_values * scale
+    if output.pullback is not None:
+        return output.pullback(by_logits, by_values)
+    torch.autograd.backward((output.logits, output.values), (by_logits, by_values))
+    return None

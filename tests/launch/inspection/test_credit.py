@@ -94,8 +94,9 @@ class Stream:
             rewards=batch.reward[1:].clamp(-1, 1),
         )
         weights = [core.input_weight, core.recurrent_weight, core.bias]
-        found = torch.autograd.grad(ActorCritic.losses(output, batch, CONFIG).total, weights)  # type: ignore[arg-type]
-        return torch.cat([gradient.flatten() for gradient in found])
+        agent.zero_grad()
+        ActorCritic.losses(output, batch, CONFIG).backward()
+        return torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
 
 
 @pytest.mark.parametrize("resets", [0.0, 0.15])
