@@ -34,6 +34,6 @@ def _run_benchmark(output: Path, name: str, *arguments: str, before: str = "") -
     argv = [path, "--quick", "--device", "cpu", "--threads", "1", "--output-dir", str(output), *arguments]
     code = f"{before}\nimport runpy, sys\nsys.path.insert(0, {str(FOLDER)!r})\nsys.argv = {argv!r}\n"
     command = [sys.executable, "-c", code + "runpy.run_path(sys.argv[0], run_name='__main__')"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=output)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=output)
     assert result.returncode == 0, result.stderr
     return result.stdout
