@@ -30,6 +30,8 @@ def train_command(arguments: Sequence[str], console: Console) -> int:
             raise ConfigError(
                 "--resume comes first, with the run and without a task: r2ac train --resume RUN [--flags]"
             )
+        if rest[2:] and not rest[2].startswith("-"):
+            raise ConfigError(f"--resume goes on with the task of the run: {rest[2]!r} cannot be given too")
         return _start().resume(local_place(rest[1]), rest[2:], console)
     names = take_flag(rest, "--suite")
     if names is not None:

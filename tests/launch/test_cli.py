@@ -257,6 +257,10 @@ def test_a_run_that_is_not_there(capsys: Capture, tmp_path: Path, command: list[
     assert "config.json" in refused(capsys, [*command, str(tmp_path)])
 
 
+def test_a_run_that_goes_on_has_its_task(capsys: Capture) -> None:
+    assert "goes on with the task of the run: 'memory/copy'" in refused(capsys, ["train", "--resume", "r", "memory/copy"])
+
+
 @pytest.mark.parametrize("command", [["evaluate"], ["plot"], ["train", "--resume"], ["train", "--seed", "3"]])
 def test_a_run_or_task_must_be_named(capsys: Capture, command: list[str]) -> None:
     refused(capsys, command)
