@@ -258,7 +258,8 @@ def test_a_run_that_is_not_there(capsys: Capture, tmp_path: Path, command: list[
 
 
 def test_a_run_that_goes_on_has_its_task(capsys: Capture) -> None:
-    assert "goes on with the task of the run: 'memory/copy'" in refused(capsys, ["train", "--resume", "r", "memory/copy"])
+    said = refused(capsys, ["train", "--resume", "run", "memory/copy"])
+    assert "goes on with the task of the run: 'memory/copy'" in said
 
 
 @pytest.mark.parametrize("command", [["evaluate"], ["plot"], ["train", "--resume"], ["train", "--seed", "3"]])
