@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with local_copies(words, console) as local:
             return exit_code(command(local[1:], console))
     except KeyboardInterrupt:
+        print_failures(["interrupted by Ctrl-C"])
         return 130
     except SystemExit as error:
         # Ray's own handler of SIGTERM, while it starts, exits with the bare number.

@@ -393,6 +393,15 @@ def test_presets_of_the_environment(capsys: Capture, flags: list[str], words: li
     assert "defaults only" in refused(capsys, ["train", "memory/tmaze", *HERE, "--preset", "paper"])
 
 
+def test_an_interrupted_command_says_so(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("r2ac.launch.commands.plot.parse", interrupt)
+    assert main(["plot", "run"]) == 130
+    assert capsys.readouterr().err == "r2ac: interrupted by Ctrl-C\n"
+
+
 def test_the_installed_command_ends_in_order(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("r2ac")
     result = subprocess.run([command, "train", "memory/tmaz"], capture_output=True, text=True, check=False)
