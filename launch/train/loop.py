@@ -12,6 +12,7 @@ import torch
 from r2ac.envs import EngineFailed
 from r2ac.launch.rollouts.failures import ActorsLost
 from r2ac.launch.rollouts.inference.pool import InferenceFailed
+from r2ac.launch.rollouts.rollout_actor import WAITING
 from r2ac.launch.rollouts.rollout_source import Batch
 from r2ac.launch.runs.storage import StorageUnavailable
 from r2ac.launch.runtime.errors import RunDirectoryError
@@ -193,10 +194,13 @@ class TrainingLoop:
         self._seconds = time.monotonic() - self._began
         if self._profile is not None:
             pool = self._source.pool
-            # An actor in this process waits for no orders.
-            spent = {key: value for key, value in self._source.counts.actor_seconds.items() if value > 0}
+            spent = dict(self._source.counts.actor_seconds)
+            if self._config.num_actors == 0:
+                # Its loop is at work while the actor in this process waits.
+                spent.pop(WAITING, None)
             workers = None if pool is None else pool.statistics()
-            self._profile_summary = self._profile.write(spent, workers, self._source.timeline)
+            timeline, on_policy = self._source.timeline, self._config.learner.on_policy
+            self._profile_summary = self._profile.write(spent, workers, timeline, on_policy)
 
     def _write_line(self) -> None:
         """A line about all learners, each of which has its part in it."""
