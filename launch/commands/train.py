@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -57,6 +58,8 @@ def _begin_suite(names: str, arguments: list[str], console: Console) -> int:
 def _start() -> ModuleType:
     """The module that trains, and torch with it. To look for garbage among what is imported takes a tenth of a start:
     what is there after the first import is never looked through."""
+    # The profiler of torch, which reads this once, would report its start and end.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if gc.isenabled() and "torch" not in sys.modules:
         gc.disable()
         try:
