@@ -402,6 +402,17 @@ def test_an_interrupted_command_says_so(capsys: Capture, monkeypatch: pytest.Mon
     assert capsys.readouterr().err == "r2ac: interrupted by Ctrl-C\n"
 
 
+def test_kernels_that_are_compiled_are_announced(tmp_path: Path) -> None:
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\n[ $# = 1 ] && echo version 1\n")
+    compiler.chmod(0o755)
+    changed = {"CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path)}
+    program = "import sys; from r2ac.launch.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "train", "memory/tmaze", *HERE, "--run-dir", str(tmp_path / "run")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | changed)
+    assert result.stderr.startswith("r2ac: compiling the C++ kernels for this machine, once")
+
+
 def test_the_installed_command_ends_in_order(tmp_path: Path) -> None:
     command = Path(sys.executable).with_name("r2ac")
     result = subprocess.run([command, "train", "memory/tmaz"], capture_output=True, text=True, check=False)
