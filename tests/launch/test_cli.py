@@ -257,11 +257,6 @@ def test_a_run_that_is_not_there(capsys: Capture, tmp_path: Path, command: list[
     assert "config.json" in refused(capsys, [*command, str(tmp_path)])
 
 
-def test_a_run_that_goes_on_has_its_task(capsys: Capture) -> None:
-    said = refused(capsys, ["train", "--resume", "run", "memory/copy"])
-    assert "goes on with the task of the run: 'memory/copy'" in said
-
-
 @pytest.mark.parametrize("command", [["evaluate"], ["plot"], ["train", "--resume"], ["train", "--seed", "3"]])
 def test_a_run_or_task_must_be_named(capsys: Capture, command: list[str]) -> None:
     refused(capsys, command)
@@ -391,26 +386,6 @@ def test_presets_of_the_environment(capsys: Capture, flags: list[str], words: li
     message = refused(capsys, ["train", "atari/Breakout", *HERE, *flags])
     assert all(word in message for word in words)
     assert "defaults only" in refused(capsys, ["train", "memory/tmaze", *HERE, "--preset", "paper"])
-
-
-def test_an_interrupted_command_says_so(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("r2ac.launch.commands.plot.parse", interrupt)
-    assert main(["plot", "run"]) == 130
-    assert capsys.readouterr().err == "r2ac: interrupted by Ctrl-C\n"
-
-
-def test_kernels_that_are_compiled_are_announced(tmp_path: Path) -> None:
-    compiler = tmp_path / "c++"
-    compiler.write_text("#!/bin/sh\n[ $# = 1 ] && echo version 1\n")
-    compiler.chmod(0o755)
-    changed = {"CXX": str(compiler), "XDG_CACHE_HOME": str(tmp_path)}
-    program = "import sys; from r2ac.launch.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", program, "train", "memory/tmaze", *HERE, "--run-dir", str(tmp_path / "run")]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, env=os.environ | changed)
-    assert result.stderr.startswith("r2ac: compiling the C++ kernels for this machine, once")
 
 
 def test_the_installed_command_ends_in_order(tmp_path: Path) -> None:

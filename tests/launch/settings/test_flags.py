@@ -106,6 +106,11 @@ def test_an_option_of_another_suite_names_its_suites() -> None:
             training_config("memory/tmaze", [flag, "x"])
 
 
+def test_a_run_that_goes_on_has_its_task(capsys: Capture) -> None:
+    assert main(["train", "--resume", "run", "memory/copy"]) == 2
+    assert "goes on with the task of the run: 'memory/copy'" in capsys.readouterr().err
+
+
 def test_settings_become_words_of_a_command_line() -> None:
     words = flag_words({"env_kwargs": {"length": 20}, "seed": -1, "run_dir": "a b", "freeze_core": True})
     assert words == ["--env-kwargs", '{"length": 20}', "--seed=-1", "--run-dir", "a b", "--freeze-core"]
