@@ -134,7 +134,7 @@ class Suite:
     frames_per_step: Callable[[str, Any], int] = lambda name, options: 1
     reference_scores: Callable[[str, Any], ReferenceScores | None] = lambda name, options: None
     episode_steps: Callable[[str, Any], int | None] = lambda name, options: None
-    """The number of steps that all episodes of a task have; None where they differ."""
+    """The number of steps that all episodes of a task have; None where they differ or are not known."""
     describe: Callable[[str], str] = lambda name: ""
     """What a task asks for, in a sentence."""
     look_up: Callable[[str], None] | None = None
@@ -219,7 +219,8 @@ class Task:
         return self.suite.spaces(self.short_name, self.checked_options(options))
 
     def episode_steps(self, options: Any = None) -> int | None:
-        """The number of steps that all episodes have, `max_episode_steps` included; None where they differ."""
+        """The number of steps that all episodes have, `max_episode_steps` included; None where they differ or are not
+        known."""
         options = self.checked_options(options)
         steps = self.suite.episode_steps(self.short_name, options)
         return steps if steps is None else min(steps, options.max_episode_steps or steps)

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import torch
 
+_LOG = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("native.cpp")
 # Without -ffast-math: NaN and infinity must pass. The two -fno flags give up nothing but errno and exception flags.
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-std=c++17", "-shared", "-fPIC")
@@ -86,6 +88,7 @@ def _load(precision: str) -> ctypes.CDLL:
         library = _open_sealed(_cache_folder() / name)
         if library is not None:
             return library
+    _LOG.info("compiling the C++ kernels for this machine, once: half a minute or so")
     code = _compile(compiler, precision)
     with contextlib.suppress(OSError, RuntimeError):
         _store(_cache_folder() / name, code + hashlib.sha256(code).digest())

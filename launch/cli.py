@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 import traceback
@@ -51,9 +52,20 @@ COMMANDS = (
 """Each is the function ``<name>_command`` of the module ``commands.<name>``, which is imported when it is needed."""
 
 
+class _Notices(logging.Handler):
+    """Prints what is logged as the sentences of the command line are printed."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print_failures([record.getMessage()])
+
+
 @safe_output()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (2 for bad input, with one sentence; 1 for a run that failed)."""
+    # That they are compiled takes long enough to be said.
+    kernels = logging.getLogger("r2ac.kernels")
+    kernels.handlers = [_Notices(logging.INFO)]
+    kernels.setLevel(logging.INFO)
     # A file has no width: tables need not be cut to that of a terminal.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     words = list(sys.argv[1:] if arguments is None else arguments)
@@ -74,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with local_copies(words, console) as local:
             return exit_code(command(local[1:], console))
     except KeyboardInterrupt:
+        print_failures(["interrupted by Ctrl-C"])
         return 130
     except SystemExit as error:
         # Ray's own handler of SIGTERM, while it starts, exits with the bare number.

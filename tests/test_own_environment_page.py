@@ -37,5 +37,5 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         assert main([name, *words, *smaller]) == 0, (name, words)
     assert len(read_evaluation(Path("runs/corridor"))[0].episodes) == 12
     env = RunDirectory(Path("runs/long")).read_config()["env"]
-    assert (env["env_kwargs"], env["wrappers"]) == ('{"length": 20}', ["corridor:Doubled"])
+    assert (env["env_kwargs"], env["wrappers"]) == ('{"length": 25}', ["corridor:Doubled"])
     assert (tmp_path / "corridor.gif").stat().st_size > 0

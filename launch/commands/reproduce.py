@@ -67,7 +67,7 @@ def _list(arguments: ReproduceArguments, console: Console) -> int:
     from r2ac.launch.experiments.records import read_records
 
     table = Table(box=None, padding=(0, 1), pad_edge=False)
-    for heading in ("experiment", "scale", "done", "of", "CPU hours", ""):
+    for heading in ("experiment", "scale", "done", "of", "CPU hours for all", ""):
         table.add_column(heading, justify="left" if heading in ("experiment", "scale", "") else "right", no_wrap=True)
     notes = []
     for experiment in read_experiments():
@@ -80,8 +80,11 @@ def _list(arguments: ReproduceArguments, console: Console) -> int:
         for sentence in dict.fromkeys(experiment.problems().values()):
             notes.append(f"{experiment.name} ({experiment.scale}) cannot be whole here: {sentence}")
     console.print(table)
+    where = arguments.results_dir.absolute()
+    there = "" if where.is_dir() else ", which does not exist"
+    _print(console, f"done: what has results by today's settings in {where}{there} (--results-dir)")
     for note in notes:
-        console.print(note, markup=False, soft_wrap=True)
+        _print(console, note)
     return 0
 
 

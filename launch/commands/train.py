@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -30,6 +31,8 @@ def train_command(arguments: Sequence[str], console: Console) -> int:
             raise ConfigError(
                 "--resume comes first, with the run and without a task: r2ac train --resume RUN [--flags]"
             )
+        if rest[2:] and not rest[2].startswith("-"):
+            raise ConfigError(f"--resume goes on with the task of the run: {rest[2]!r} cannot be given too")
         return _start().resume(local_place(rest[1]), rest[2:], console)
     names = take_flag(rest, "--suite")
     if names is not None:
@@ -55,6 +58,8 @@ def _begin_suite(names: str, arguments: list[str], console: Console) -> int:
 def _start() -> ModuleType:
     """The module that trains, and torch with it. To look for garbage among what is imported takes a tenth of a start:
     what is there after the first import is never looked through."""
+    # The profiler of torch, which reads this once, would report its start and end.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     if gc.isenabled() and "torch" not in sys.modules:
         gc.disable()
         try:

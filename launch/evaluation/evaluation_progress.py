@@ -48,6 +48,15 @@ def expected_time(parts: Sequence[tuple[Path, int]]) -> str | None:
     return f"about {_time(sum(known))}"
 
 
+def without_end(run: Path) -> bool:
+    """Whether the run was measured in training, and none of its episodes ended."""
+    try:
+        rows = read_metrics(run)
+    except RunDirectoryError:
+        return False
+    return bool(rows) and not any("episode_length" in row for row in rows)
+
+
 def _time(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds))) if seconds >= 1.5 else "a second"
 
@@ -65,22 +74,23 @@ def _seconds_per_episode(run: Path) -> float | None:
 
 
 class EpisodeProgress(Progress):
-    """Counts the episodes of one agent: a bar in a terminal, elsewhere a plain line every ``interval`` seconds."""
+    """Counts the episodes, or ``what`` else, of one agent: a bar in a terminal, elsewhere a plain line every
+    ``interval`` seconds."""
 
-    def __init__(self, console: Console, label: str, interval: float = 10.0) -> None:
+    def __init__(self, console: Console, label: str, interval: float = 10.0, what: str = "episodes") -> None:
         super().__init__(console, interval, transient=True)
-        self._label, self._played, self._total = label, 0, 0
+        self._label, self._what, self._played, self._total = label, what, 0, 0
         self._shown_time = time.monotonic()
-        self._bars = _bars(console, TextColumn("episodes"), TimeRemainingColumn())
+        self._bars = _bars(console, TextColumn(what), TimeRemainingColumn())
         self._bar = self._bars.add_task(label, total=None)
 
     def update(self, played: int, total: int) -> None:
-        """``played`` of ``total`` episodes have ended."""
+        """``played`` of ``total`` have ended."""
         self._played, self._total = played, total
         self._refresh(self._clock())
 
     def _log_lines(self) -> list[str]:
-        return [f"{self._label}: {self._played:,}/{self._total:,} episodes"]
+        return [f"{self._label}: {self._played:,}/{self._total:,} {self._what}"]
 
     def _display(self) -> RenderableType:
         self._bars.update(self._bar, completed=self._played, total=self._total)

@@ -47,6 +47,11 @@ class InspectConfig:
         """Rollouts before the first that is measured."""
         return self.rollouts - max(1, self.rollouts // 4)
 
+    @property
+    def played(self) -> int:
+        """Rollouts of a checkpoint, all in all."""
+        return self.rollouts + (self.history + self.updates + 1 if self.staleness else 0)
+
     def check(self) -> None:
         """Raise ConfigError for the first setting that is not allowed."""
         ranges = {"rollouts": (2, 10_000), "streams": (0, 10_000), "updates": (1, 10_000), "history": (1, 10_000)}

@@ -144,7 +144,7 @@ def inspect_checkpoint(path: Path, config: InspectConfig, report: Callable[[int]
         if not agent.core.uses_rtrl:
             raise ConfigError(f"{path} holds a core that RTRL cannot train: --core {exact.core}")
         reach = measure_reach(agent, training.learner, _play(actor, agent, config.rollouts, report), config.warm_up)
-        staleness = _staleness(path, config, training, actor, device) if config.staleness else None
+        staleness = _staleness(path, config, training, actor, device, report) if config.staleness else None
     finally:
         actor.close()
     return Inspection(path, trained.env_steps, training, streams, config, reach, agent.parameter_count(), staleness)
@@ -168,15 +168,21 @@ def write_inspection(inspections: Sequence[Inspection], path: Path) -> None:
 
 
 def _staleness(
-    path: Path, config: InspectConfig, training: TrainConfig[Any], actor: RolloutActor, device: torch.device
+    path: Path,
+    config: InspectConfig,
+    training: TrainConfig[Any],
+    actor: RolloutActor,
+    device: torch.device,
+    report: Callable[[int], object],
 ) -> Staleness:
     """Of the training that goes on from the checkpoint at ``path``, in the actor's environments."""
     checkpoint = load_checkpoint(path)
     streams = config.streams or training.batch_size
     learner = continued_learner(training, actor.spec, device, checkpoint, streams, config.learning_rate)
-    numbers = count(int(learner.carries.next_sequence[0]))
+    numbers, played = count(int(learner.carries.next_sequence[0])), count(config.rollouts)
 
     def collect() -> Rollout[np.ndarray]:
+        report(next(played))
         return _collect(actor, learner.agent, next(numbers))
 
     return measure_staleness(learner, collect, config.updates, config.history)

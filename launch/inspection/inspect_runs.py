@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
+from r2ac.launch.evaluation.evaluation_progress import EpisodeProgress
 from r2ac.launch.evaluation.plan import BAD_INPUT
 from r2ac.launch.inspection.inspect_config import InspectConfig
 from r2ac.launch.inspection.inspect_plot import EXTENSIONS, draw_inspections
@@ -81,9 +82,8 @@ def _inspect_all(
 
 
 def _inspect(path: Path, config: InspectConfig, console: Console) -> Inspection:
-    with console.status(path.name) as status:
-        name, total = path.name, config.rollouts
-        return inspect_checkpoint(path, config, lambda played: status.update(f"{name}: {played} of {total} rollouts"))
+    with EpisodeProgress(console, path.name, what="rollouts") as progress:
+        return inspect_checkpoint(path, config, lambda played: progress.update(played, config.played))
 
 
 def _print(console: Console, folder: Path, inspections: Sequence[Inspection]) -> None:

@@ -62,7 +62,8 @@ def new_directory(path: Path) -> Iterator[Path]:
         yield made
     finally:
         with suppress(OSError):
-            os.removedirs(made)
+            # A run that was discarded has taken its own folder away.
+            os.removedirs(made if made.exists() else made.parent)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -231,7 +231,8 @@ class TrainConfig(Generic[EnvOptions]):
             task.checked_options(self.env)
         if self.stagger_streams and not any(task.episode_steps(self.env) for task in self.tasks):
             raise ConfigError(
-                f"--stagger-streams is True, but it must be False with {self.task}, whose episodes differ in length"
+                f"--stagger-streams is True, but it must be False with {self.task}: r2ac does not know that all its "
+                "episodes have one length"
             )
         if self.num_actors == 0 and (seconds := self.tasks[0].killed_after(self.env)):
             raise ConfigError(

@@ -277,7 +277,8 @@ def changed_config(
     before: TrainConfig[Any], prog: str, arguments: Sequence[str], description: str | None = None
 ) -> TrainConfig[Any]:
     """The settings with what the flags say; what can have one value only has it unless a flag says otherwise. Raises
-    ConfigError for a flag of another algorithm."""
+    ConfigError for a flag of another algorithm or another suite."""
+    _check_suite(before.env, arguments)
     config = parse(with_options(TrainConfig, before.env), prog, arguments, before, description)
     algorithm = config.learner.algorithm
     for names, algorithms in ALGORITHMS_OF.items():
@@ -292,6 +293,18 @@ def changed_config(
     if asked and config.num_actors == 0 and not _given("num_actors", arguments):
         config = replace(config, num_actors=max(config.num_learners, 1))
     return replace(config, **{name: value for name, value in config.in_step.items() if not _given(name, arguments)})
+
+
+def _check_suite(options: Any, arguments: Sequence[str]) -> None:
+    """Raise ConfigError for an option that only other suites have."""
+    suites: dict[str, list[str]] = {}
+    for suite in SUITES.values():
+        for field in fields(suite.options):
+            suites.setdefault(field.name, []).append(suite.name)
+    known = {field.name for kind in (type(options), TrainConfig, AgentConfig, LearnerConfig) for field in fields(kind)}
+    for name in suites.keys() - known:
+        if flag := _given(name, arguments):
+            raise ConfigError(f"{flag} is an option of the suite {' or '.join(suites[name])}, which is not the task's")
 
 
 _OF_ACTORS = ("ray_address", "num_learners", "inference", "inference_workers", "transport")

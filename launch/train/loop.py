@@ -12,6 +12,7 @@ import torch
 from r2ac.envs import EngineFailed
 from r2ac.launch.rollouts.failures import ActorsLost
 from r2ac.launch.rollouts.inference.pool import InferenceFailed
+from r2ac.launch.rollouts.rollout_actor import WAITING
 from r2ac.launch.rollouts.rollout_source import Batch
 from r2ac.launch.runs.storage import StorageUnavailable
 from r2ac.launch.runtime.errors import RunDirectoryError
@@ -64,6 +65,7 @@ class TrainingLoop:
         self._began = time.monotonic()
         self._began_steps = learner.env_steps
         self._last_line = self._began_steps
+        self._episodes = 0
         self._last_checkpoint = self._last_video = self._began
         self._last_shown = 0.0
         self._checkpoint_is_due = False
@@ -192,15 +194,19 @@ class TrainingLoop:
         self._seconds = time.monotonic() - self._began
         if self._profile is not None:
             pool = self._source.pool
-            # An actor in this process waits for no orders.
-            spent = {key: value for key, value in self._source.counts.actor_seconds.items() if value > 0}
+            spent = dict(self._source.counts.actor_seconds)
+            if self._config.num_actors == 0:
+                # Its loop is at work while the actor in this process waits.
+                spent.pop(WAITING, None)
             workers = None if pool is None else pool.statistics()
-            self._profile_summary = self._profile.write(spent, workers, self._source.timeline)
+            timeline, on_policy = self._source.timeline, self._config.learner.on_policy
+            self._profile_summary = self._profile.write(spent, workers, timeline, on_policy)
 
     def _write_line(self) -> None:
         """A line about all learners, each of which has its part in it."""
         steps = self._last_line = self._learner.env_steps
         values = self._log.values()
+        self._episodes += int(values.get("episodes", 0))
         if self._run is not None:
             self._run.write_line(steps, steps * self._frames_per_step, self._wall_time(), values)
 
@@ -240,6 +246,7 @@ class TrainingLoop:
             steps=learner.env_steps - self._began_steps,
             seconds=self._seconds,
             mean_return=self._log.mean_return,
+            episodes=self._episodes,
             notes=self._log.notes(),
             profile=profile.rows() if profile is not None else [],
             paths=self._run.paths(profile=profile is not None),

@@ -41,6 +41,9 @@ class ProfileSummary:
     parts: Mapping[str, float]
     actors: Mapping[str, float]
     workers: InferenceStatistics | None = None
+    on_policy: bool = False
+    timeline: bool = False
+    """Whether Ray's timeline was written."""
 
     @property
     def worker_seconds(self) -> dict[str, float]:
@@ -60,9 +63,9 @@ class ProfileSummary:
     def advice(self) -> list[str]:
         """What the numbers suggest, a few sentences."""
         loop, parts, actors = percentages(self.loop), percentages(self.parts), percentages(self.actors)
-        sentences = [_who_waits(loop, actors)] if self.updates else []
+        sentences = [_who_waits(loop, actors, self.on_policy)] if self.updates else []
         if parts:
-            sentences.append(_what_an_update_takes(parts, self.on_gpu))
+            sentences.append(_what_an_update_takes(parts, self.on_gpu, self.on_policy))
         if actors.get("inference", 0) > actors.get("environment", 0):
             sentences.append(
                 "The actors' networks take more time than their environments: more streams for each actor "
@@ -91,19 +94,18 @@ class ProfileSummary:
         return page.render(profile=self, percentages=percentages)
 
 
-def _who_waits(loop: Mapping[str, float], actors: Mapping[str, float]) -> str:
+def _who_waits(loop: Mapping[str, float], actors: Mapping[str, float], on_policy: bool) -> str:
     learner, others = loop.get("waiting", 0.0), actors.get("waiting", 0.0)
     if actors and "waiting" not in actors:
-        return (
-            f"The loop spends {learner:.1f} % on collecting rollouts itself: with --num-actors 1 or more, on a machine "
-            "with cores to spare, actors collect while it learns."
+        gain = (
+            "--num-actors 2 or more share that" if on_policy else "with --num-actors 1 or more actors do, as it learns"
         )
+        return f"The loop spends {learner:.1f} % on collecting rollouts itself: where there are cores, {gain}."
     found = f"The learner waits {learner:.1f} % of its time" + (f", the actors {others:.1f} %" if actors else "")
     if learner > WAITS and others > WAITS:
-        return (
-            f"{found}: they take turns, as they must where the algorithm learns on-policy; elsewhere more "
-            "--streams-per-actor or --rollouts-in-flight keep both busy."
-        )
+        if on_policy:
+            return f"{found}: they take turns, as the algorithm learns on-policy."
+        return f"{found}: more --streams-per-actor or --rollouts-in-flight keep both busy."
     if learner > WAITS:
         return f"{found}: rollouts are the bottleneck. More --num-actors (where there are cores) give more of them."
     if others > WAITS:
@@ -111,18 +113,16 @@ def _who_waits(loop: Mapping[str, float], actors: Mapping[str, float]) -> str:
     return f"{found}: " + ("the two keep pace with each other." if actors else "rollouts come fast enough.")
 
 
-def _what_an_update_takes(parts: Mapping[str, float], on_gpu: bool) -> str:
-    encoder, core, agent = (
-        parts.get(f"{part} forward", 0) + parts.get(f"{part} backward", 0) for part in ("encoder", "core", "agent")
-    )
-    found = (
-        f"Of an update the agent takes {agent:.1f} %, with the sensitivities of RTRL."
-        if agent
-        else f"Of an update the encoder takes {encoder:.1f} %, the core {core:.1f} %, the sensitivities of RTRL "
-        f"{parts.get('sensitivities', 0):.1f} %."
-    )
-    if encoder < 50:
-        larger = "a larger --batch-size (on-policy: more streams) or --rollout-length"
+def _what_an_update_takes(parts: Mapping[str, float], on_gpu: bool, on_policy: bool) -> str:
+    shares = {
+        part: parts.get(f"{part} forward", 0) + parts.get(f"{part} backward", 0)
+        for part in ("encoder", "core", "agent")
+    }
+    shares["sensitivities of RTRL"] = parts.get("sensitivities", 0)
+    # What has no time of its own lies in another part, as in a kernel for all of them.
+    found = f"Of an update: {', '.join(f'{part} {share:.1f} %' for part, share in shares.items() if share)}."
+    if shares["encoder"] < 50:
+        larger = "more --streams-per-actor" if on_policy else "a larger --batch-size or --rollout-length"
         return f"{found} Small operations count: {larger} makes a step cheaper."
     cheaper = "--encoder-precision bfloat16, --matmul-precision high" if on_gpu else "more --learner-threads"
     return f"{found} Its encoder is what to make cheaper: --encoder nature (for images; under 36x36 patch), {cheaper}."

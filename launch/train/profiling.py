@@ -93,6 +93,7 @@ class TrainingProfile:
         actors: Mapping[str, float],
         workers: InferenceStatistics | None = None,
         timeline: Callable[[Path], object] | None = None,
+        on_policy: bool = False,
     ) -> ProfileSummary:
         """End the trace, and write it, Ray's timeline (by ``timeline``) and ``summary.md``. ``actors`` are seconds of
         "environment", "inference" and "waiting", summed over all rollout actors; without "waiting" where the learner's
@@ -109,7 +110,8 @@ class TrainingProfile:
         rest = self._ended - began - self._not_counted - sum(self._seconds.values())
         loop = {**self._seconds, OTHER: max(0.0, rest)}
         summary = ProfileSummary(
-            self._on_gpu, self._updates, self._traced, self._skip, loop, parts, dict(actors), workers
+            *(self._on_gpu, self._updates, self._traced, self._skip, loop, parts, dict(actors), workers),
+            *(on_policy, timeline is not None),
         )
         (self._folder / SUMMARY).write_text(summary.markdown())
         return summary

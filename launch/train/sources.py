@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -131,8 +133,14 @@ def _ray_source(
         update=learner.updates,
         first_index=actors[0].first_index,
         all_have_places=local,
-        timeline=lambda path: ray.timeline(filename=str(path)),
+        timeline=partial(_write_timeline, ray),
     )
+
+
+def _write_timeline(ray: Any, path: Path) -> None:
+    # It warns of where another version will look.
+    logging.getLogger("ray._private.state").setLevel(logging.ERROR)
+    ray.timeline(filename=str(path))
 
 
 def acts_on_workers(config: TrainConfig[Any], spec: ObservationSpec) -> bool:

@@ -56,6 +56,8 @@ class Summary:
     """Environment steps of this process or group of learners, in ``seconds``: without those before a resume."""
     seconds: float
     mean_return: float | None
+    """Of the last 100 of the ``episodes`` that have ended."""
+    episodes: int
     notes: Mapping[str, int]
     """Counts that should be zero."""
     profile: list[tuple[str, str]]
@@ -80,13 +82,16 @@ def print_start(console: Console, config: TrainConfig[Any], budget: MemoryBudget
 
 def print_summary(console: Console, task: str, summary: Summary, stopped_by: signal.Signals | None) -> None:
     """The table at the end, and where everything lies."""
-    mean_return = summary.mean_return
+    ended, mean_return = summary.episodes, summary.mean_return
     title = f"{task}: {'stopped by ' + stopped_by.name if stopped_by else 'trained'}"
     rows = [
         ("environment steps", f"{summary.env_steps:,} ({summary.env_frames:,} frames)"),
         ("updates", f"{summary.updates:,}"),
         ("time", f"{summary.seconds:,.0f} s, {summary.steps / summary.seconds:,.0f} steps/s"),
-        ("return, last 100 episodes", "–" if mean_return is None else f"{mean_return:,.3f}"),  # noqa: RUF001
+        (
+            f"return, last {min(ended, 100)} episodes" if ended > 1 else "return",
+            "no episode has ended" if mean_return is None else f"{mean_return:,.3f}",
+        ),
     ]
     rows += [(name, f"{count:,}") for name, count in summary.notes.items() if count]
     print_table(console, title, [*rows, *summary.profile], summary.paths)

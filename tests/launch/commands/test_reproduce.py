@@ -48,6 +48,15 @@ def trainings(place: Path) -> list[dict[str, Any]]:
     return values
 
 
+def test_the_list_says_where_it_looked_for_results(place: Path, capsys: Capture) -> None:
+    assert reproduce() == 0
+    assert f"in {place / 'results'}, which does not exist (--results-dir)" in capsys.readouterr().out
+    assert reproduce("--results-dir", str(place)) == 0
+    listed = capsys.readouterr().out
+    assert f"in {place} (--results-dir)" in listed
+    assert "CPU hours for all" in listed
+
+
 @pytest.mark.slow
 def test_what_is_missing_is_made_once(place: Path, capsys: Capture) -> None:
     assert reproduce() == 0

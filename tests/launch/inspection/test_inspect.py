@@ -2,13 +2,18 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from r2ac.launch.cli import main
+from r2ac.launch.inspection.inspect_config import InspectConfig
+from r2ac.launch.inspection.inspect_runs import inspect_runs
 from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runs.metrics import read_metrics
 from tests.own_core import add_own_core
@@ -40,6 +45,13 @@ def test_a_run_is_taken_apart(train_tiny: TrainTiny, tmp_path: Path, capsys: Cap
         assert each["truncations"][0]["error"] > 1e-3
         assert [truncation["error"] for truncation in each["truncations"][1:]] == pytest.approx([0] * 3, abs=1e-5)
     assert "half-life" in capsys.readouterr().out
+
+
+def test_progress_is_shown(finished_run: Path, tmp_path: Path) -> None:
+    run, file = Path(shutil.copytree(finished_run, tmp_path / "run")), StringIO()
+    config = InspectConfig((run,), rollouts=4, streams=2, staleness=True, updates=2, history=3)
+    assert inspect_runs(config, Console(file=file, force_terminal=True, width=120)) == 0
+    assert "/10 rollouts" in re.sub(r"\x1b\[[\d;]*m", "", file.getvalue())
 
 
 def test_a_checkpoint_that_is_named_by_itself_writes_over_nothing(finished_run: Path, tmp_path: Path) -> None:

@@ -244,6 +244,9 @@ def test_new_directories_do_not_collide(tmp_path: Path) -> None:
     with new_directory(tmp_path / "empty" / "run"):
         pass
     assert not (tmp_path / "empty").exists()
+    with new_directory(tmp_path / "empty" / "run") as discarded:
+        discarded.rmdir()
+    assert not (tmp_path / "empty").exists()
     (tmp_path / "file").touch()
     with pytest.raises(RunDirectoryError, match="cannot hold a run"), new_directory(tmp_path / "file" / "run"):
         pass

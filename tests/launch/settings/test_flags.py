@@ -100,6 +100,17 @@ def test_threads_read_flags_at_the_same_time() -> None:
     assert (sys.stderr, os.environ.get("COLUMNS")) == before
 
 
+def test_an_option_of_another_suite_names_its_suites() -> None:
+    for flag, suites in (("--wrappers", "gym"), ("--no-sticky-actions", "atari"), ("--threads=2", "atari or procgen")):
+        with pytest.raises(ConfigError, match=f"^{flag.partition('=')[0]} is an option of the suite {suites}, "):
+            training_config("memory/tmaze", [flag, "x"])
+
+
+def test_a_run_that_goes_on_has_its_task(capsys: Capture) -> None:
+    assert main(["train", "--resume", "run", "memory/copy"]) == 2
+    assert "goes on with the task of the run: 'memory/copy'" in capsys.readouterr().err
+
+
 def test_settings_become_words_of_a_command_line() -> None:
     words = flag_words({"env_kwargs": {"length": 20}, "seed": -1, "run_dir": "a b", "freeze_core": True})
     assert words == ["--env-kwargs", '{"length": 20}', "--seed=-1", "--run-dir", "a b", "--freeze-core"]

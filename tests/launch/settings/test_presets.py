@@ -299,9 +299,8 @@ def test_streams_are_staggered_where_episodes_have_one_length() -> None:
     ):
         assert preset(task).stagger_streams is staggered
     assert preset("memory/tmaze,memory/parity", options=MemoryOptions(pixels=True)).stagger_streams
-    with pytest.raises(
-        ConfigError, match=r"^--stagger-streams is True, but it must be False with popgym/BattleshipEasy"
-    ):
+    refused = r"^--stagger-streams is True, but it must be False with popgym/BattleshipEasy: r2ac does not know"
+    with pytest.raises(ConfigError, match=refused):
         replace(preset("popgym/BattleshipEasy"), stagger_streams=True).check()
 
 

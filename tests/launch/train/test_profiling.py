@@ -332,7 +332,7 @@ def test_percentages_of_nothing_are_none() -> None:
     [
         ({"waiting": 5.0, "update": 5.0}, {"environment": 9.0, "waiting": 1.0}, "More --num-actors"),
         ({"waiting": 1.0, "update": 9.0}, {"environment": 4.0, "waiting": 6.0}, "the learner is the bottleneck"),
-        ({"waiting": 5.0, "update": 5.0}, {"environment": 4.0, "waiting": 6.0}, "they take turns"),
+        ({"waiting": 5.0, "update": 5.0}, {"environment": 4.0, "waiting": 6.0}, "--rollouts-in-flight"),
         ({"waiting": 1.0, "update": 9.0}, {"environment": 9.0, "waiting": 1.0}, "keep pace"),
         ({"waiting": 6.0, "update": 4.0}, {"environment": 9.0, "inference": 1.0}, "with --num-actors 1 or more"),
         ({"update": 9.0}, {"environment": 1.0, "inference": 2.0, "waiting": 0.0}, "--streams-per-actor"),
@@ -345,6 +345,18 @@ def test_advice_follows_from_the_numbers(loop: dict[str, float], actors: dict[st
     assert any(word in sentence for sentence in summary.advice())
     other = replace(summary, loop={"update": 9.9, "waiting": 0.1}, actors={})
     assert not any(word in sentence for sentence in other.advice())
+
+
+def test_advice_is_of_what_the_algorithm_and_the_trace_have() -> None:
+    parts = {"core forward": 4.0, "optimiser": 1.0}
+    summary = ProfileSummary(False, 100, 40, 20, {"waiting": 5.0, "update": 5.0}, parts, ACTORS, on_policy=True)
+    waits, update = summary.advice()
+    assert waits.endswith("they take turns, as the algorithm learns on-policy.")
+    assert update.startswith("Of an update: core 80.0 %. ")
+    assert "more --streams-per-actor makes" in update
+    for other, names in ((summary, False), (replace(summary, timeline=True), True)):
+        assert ("ray-timeline.json" in other.markdown()) == names
+        assert "learner-trace.json.gz" in other.markdown()
 
 
 def test_a_profile_on_a_gpu_says_that_it_has_no_cuda_graph(summary: ProfileSummary) -> None:
