@@ -14,7 +14,7 @@ from r2ac.launch.rollouts.batcher import Batcher
 from r2ac.launch.rollouts.failures import ActorsLost, FailurePolicy
 from r2ac.launch.rollouts.inference.pool import InferencePool
 from r2ac.launch.rollouts.orders import Orders
-from r2ac.launch.rollouts.rollout_actor import Collected, Episode, RolloutActor
+from r2ac.launch.rollouts.rollout_actor import WAITING, Collected, Episode, RolloutActor
 from r2ac.launch.rollouts.transport.links import RayLink, SocketLink
 from r2ac.launch.rollouts.transport.shared_memory import NoMemory
 from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
@@ -91,6 +91,8 @@ class InProcessSource:
             self._sequence += 1
             self._batcher.add(collected.rollout)
             self.counts.add(collected)
+            # Between two rollouts the learner was at work here.
+            self.counts.actor_seconds.pop(WAITING, None)
             episodes += collected.episodes
         self.waited += time.monotonic() - started
         return Batch(rollout, episodes)

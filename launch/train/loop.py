@@ -12,7 +12,6 @@ import torch
 from r2ac.envs import EngineFailed
 from r2ac.launch.rollouts.failures import ActorsLost
 from r2ac.launch.rollouts.inference.pool import InferenceFailed
-from r2ac.launch.rollouts.rollout_actor import WAITING
 from r2ac.launch.rollouts.rollout_source import Batch
 from r2ac.launch.runs.storage import StorageUnavailable
 from r2ac.launch.runtime.errors import RunDirectoryError
@@ -194,10 +193,7 @@ class TrainingLoop:
         self._seconds = time.monotonic() - self._began
         if self._profile is not None:
             pool = self._source.pool
-            spent = dict(self._source.counts.actor_seconds)
-            if self._config.num_actors == 0:
-                # Its loop is at work while the actor in this process waits.
-                spent.pop(WAITING, None)
+            spent = self._source.counts.actor_seconds
             workers = None if pool is None else pool.statistics()
             timeline, on_policy = self._source.timeline, self._config.learner.on_policy
             self._profile_summary = self._profile.write(spent, workers, timeline, on_policy)

@@ -159,7 +159,7 @@ class Stream:
         truncated = None if final is None else batch.truncated
         decays = config.discount, config.discount * config.trace_lambda
         bound = config.step_bound * float(self._learning_rate())
-        with scope("core"):
+        with scope("agent"):
             state, sums = native_online.learn(
                 kernels.layers,
                 kernels.skip,

@@ -2,18 +2,15 @@
 
 import json
 import math
-import re
 import shutil
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from r2ac.launch.cli import main
 from r2ac.launch.inspection.inspect_config import InspectConfig
-from r2ac.launch.inspection.inspect_runs import inspect_runs
+from r2ac.launch.inspection.inspect_run import inspect_checkpoint
 from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runs.metrics import read_metrics
 from tests.own_core import add_own_core
@@ -47,11 +44,11 @@ def test_a_run_is_taken_apart(train_tiny: TrainTiny, tmp_path: Path, capsys: Cap
     assert "half-life" in capsys.readouterr().out
 
 
-def test_progress_is_shown(finished_run: Path, tmp_path: Path) -> None:
-    run, file = Path(shutil.copytree(finished_run, tmp_path / "run")), StringIO()
-    config = InspectConfig((run,), rollouts=4, streams=2, staleness=True, updates=2, history=3)
-    assert inspect_runs(config, Console(file=file, force_terminal=True, width=120)) == 0
-    assert "/10 rollouts" in re.sub(r"\x1b\[[\d;]*m", "", file.getvalue())
+def test_each_rollout_is_reported(finished_run: Path) -> None:
+    config = InspectConfig((finished_run,), rollouts=4, streams=2, staleness=True, updates=2, history=3)
+    played: list[int] = []
+    inspect_checkpoint(find_checkpoint(finished_run), config, played.append)
+    assert played == list(range(1, config.played + 1)) == list(range(1, 11))
 
 
 def test_a_checkpoint_that_is_named_by_itself_writes_over_nothing(finished_run: Path, tmp_path: Path) -> None:
