@@ -179,11 +179,12 @@ def _staleness(
     checkpoint = load_checkpoint(path)
     streams = config.streams or training.batch_size
     learner = continued_learner(training, actor.spec, device, checkpoint, streams, config.learning_rate)
-    numbers, played = count(int(learner.carries.next_sequence[0])), count(config.rollouts)
+    numbers, played = count(int(learner.carries.next_sequence[0])), count(config.rollouts + 1)
 
     def collect() -> Rollout[np.ndarray]:
+        rollout = _collect(actor, learner.agent, next(numbers))
         report(next(played))
-        return _collect(actor, learner.agent, next(numbers))
+        return rollout
 
     return measure_staleness(learner, collect, config.updates, config.history)
 
