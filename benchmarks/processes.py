@@ -218,7 +218,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 with tempfile.TemporaryFile() as log:
                     row |= run_json((pythons[version], __file__, "--bare", *split[2:]), log, START_SECONDS)
                 found.setdefault((version, *split), []).append(row)
-                print(version, split, row, file=sys.stderr, flush=True)
+                what = "{}x{} {} {}".format(*split)
+                speed = f"{row['steps_per_second']:,.0f} steps/s"
+                print(f"round {number + 1} of {rounds}, {version}, {what}: {speed}", file=sys.stderr, flush=True)
     rows: list[Row] = []
     for (version, actors, learners, gradient, core), each in found.items():
         kind = {"version": version, "actors x learners": f"{actors} x {learners}", "gradient": gradient, "core": core}
