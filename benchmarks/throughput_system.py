@@ -143,7 +143,8 @@ def measure_system(setting: Setting, changes: Mapping[str, object], log: IO[byte
                 if process.poll() is not None:
                     raise MethodFailed(f"ended with exit code {process.returncode}: {last_line(log)}")
                 if time.monotonic() > until:
-                    raise MethodFailed(f"wrote only {len(lines)} lines in {START_SECONDS + 4 * needed:.0f} s")
+                    took = f"in {START_SECONDS + 4 * needed:.0f} s"
+                    raise MethodFailed(f"wrote {len(lines)} lines and gave {len(spent)} processor times {took}")
                 time.sleep(max(POLL_SECONDS, setting.seconds / 10))
                 if lines and (not spent or lines[-1]["env_steps"] > spent[-1][0]):
                     spent.append((lines[-1]["env_steps"], seconds_by_role(process.pid)))

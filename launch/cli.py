@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kernels = logging.getLogger("r2ac.kernels")
     kernels.handlers = [_Notices(logging.INFO)]
     kernels.setLevel(logging.INFO)
+    kernels.propagate = False
     # A file has no width: tables need not be cut to that of a terminal.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     words = list(sys.argv[1:] if arguments is None else arguments)

@@ -48,15 +48,6 @@ def expected_time(parts: Sequence[tuple[Path, int]]) -> str | None:
     return f"about {_time(sum(known))}"
 
 
-def without_end(run: Path) -> bool:
-    """Whether the run was measured in training, and none of its episodes ended."""
-    try:
-        rows = read_metrics(run)
-    except RunDirectoryError:
-        return False
-    return bool(rows) and not any("episode_length" in row for row in rows)
-
-
 def _time(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds))) if seconds >= 1.5 else "a second"
 

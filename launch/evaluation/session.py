@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from r2ac.launch.evaluation.evaluate import Evaluation
-from r2ac.launch.evaluation.evaluation_progress import Amount, EvaluationProgress, expected_time, without_end
+from r2ac.launch.evaluation.evaluation_progress import Amount, EvaluationProgress, expected_time
 from r2ac.launch.evaluation.plan import EvaluationPlan, Planned, is_refused
 from r2ac.launch.evaluation.results_file import EvaluationFile
 from r2ac.launch.evaluation.tables import TaskMeans, evaluation_markdown, print_evaluations, task_means
@@ -114,8 +114,6 @@ def _outlook(missing: Sequence[Unit], seeds: int) -> str:
         line += f"; {seeds - len(missing)} of {seeds} seeds are on file"
     if limits := sorted({each.environment.max_episode_steps for each in evaluations} - {0}):
         line += f"; cut off after {' or '.join(f'{limit:,}' for limit in limits)} steps"
-    if any(not each.environment.max_episode_steps and without_end(folder_of(each.checkpoint)) for each in evaluations):
-        line += "; no episode ended in the training: --max-episode-steps N would cut episodes off"
     pace = expected_time(
         [(folder_of(each.checkpoint), each.config.episodes) for each in evaluations if not is_refused(each)]
     )

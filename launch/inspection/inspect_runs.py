@@ -22,6 +22,7 @@ from r2ac.launch.inspection.inspect_run import (
     write_inspection,
 )
 from r2ac.launch.inspection.staleness import Staleness
+from r2ac.launch.runs.loading import folder_of
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.runtime.output import print_failures
@@ -82,7 +83,7 @@ def _inspect_all(
 
 
 def _inspect(path: Path, config: InspectConfig, console: Console) -> Inspection:
-    with EpisodeProgress(console, path.name, what="rollouts") as progress:
+    with EpisodeProgress(console, f"{folder_of(path)}: {path.name}", what="rollouts") as progress:
         return inspect_checkpoint(path, config, lambda played: progress.update(played, config.played))
 
 

@@ -48,9 +48,10 @@ def _finite(value: Any) -> Any:
 @contextmanager
 def new_directory(path: Path) -> Iterator[Path]:
     """Makes the directory ``path``, or the first of ``path``-2, ``path``-3, … that is not there yet; at the end it is
-    removed, with empty parents, if it is empty. Raises RunDirectoryError where none can be made."""
+    removed, with the parents made for it, if they are empty. Raises RunDirectoryError where none can be made."""
     for number in itertools.count(1):
         made = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        new = [each for each in (made, *made.parents) if not each.exists()]
         try:
             made.mkdir(parents=True)
             break
@@ -61,9 +62,10 @@ def new_directory(path: Path) -> Iterator[Path]:
     try:
         yield made
     finally:
-        with suppress(OSError):
-            # A run that was discarded has taken its own folder away.
-            os.removedirs(made if made.exists() else made.parent)
+        for each in new:
+            # Of a run that was discarded the folder is gone.
+            with suppress(OSError):
+                each.rmdir()
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -278,7 +278,8 @@ def changed_config(
 ) -> TrainConfig[Any]:
     """The settings with what the flags say; what can have one value only has it unless a flag says otherwise. Raises
     ConfigError for a flag of another algorithm or another suite."""
-    _check_suite(before.env, arguments)
+    if not {"-h", "--help"}.intersection(arguments):
+        _check_suite(before.env, arguments)
     config = parse(with_options(TrainConfig, before.env), prog, arguments, before, description)
     algorithm = config.learner.algorithm
     for names, algorithms in ALGORITHMS_OF.items():
@@ -302,8 +303,8 @@ def _check_suite(options: Any, arguments: Sequence[str]) -> None:
         for field in fields(suite.options):
             suites.setdefault(field.name, []).append(suite.name)
     known = {field.name for kind in (type(options), TrainConfig, AgentConfig, LearnerConfig) for field in fields(kind)}
-    for name in suites.keys() - known:
-        if flag := _given(name, arguments):
+    for name in suites:
+        if name not in known and (flag := _given(name, arguments)):
             raise ConfigError(f"{flag} is an option of the suite {' or '.join(suites[name])}, which is not the task's")
 
 

@@ -97,10 +97,10 @@ class ProfileSummary:
 def _who_waits(loop: Mapping[str, float], actors: Mapping[str, float], on_policy: bool) -> str:
     learner, others = loop.get("waiting", 0.0), actors.get("waiting", 0.0)
     if actors and "waiting" not in actors:
-        gain = (
-            "--num-actors 2 or more share that" if on_policy else "with --num-actors 1 or more actors do, as it learns"
-        )
-        return f"The loop spends {learner:.1f} % on collecting rollouts itself: where there are cores, {gain}."
+        found = f"The loop spends {learner:.1f} % on collecting rollouts itself"
+        if on_policy:
+            return f"{found}: where there are cores, --num-actors 2 with half the --streams-per-actor share that."
+        return f"{found}: with --num-actors 1 or more, where there are cores, actors do that while it learns."
     found = f"The learner waits {learner:.1f} % of its time" + (f", the actors {others:.1f} %" if actors else "")
     if learner > WAITS and others > WAITS:
         if on_policy:
@@ -114,14 +114,16 @@ def _who_waits(loop: Mapping[str, float], actors: Mapping[str, float], on_policy
 
 
 def _what_an_update_takes(parts: Mapping[str, float], on_gpu: bool, on_policy: bool) -> str:
-    shares = {
-        part: parts.get(f"{part} forward", 0) + parts.get(f"{part} backward", 0)
-        for part in ("encoder", "core", "agent")
-    }
-    shares["sensitivities of RTRL"] = parts.get("sensitivities", 0)
+    encoder, core, agent = (
+        parts.get(f"{part} forward", 0) + parts.get(f"{part} backward", 0) for part in ("encoder", "core", "agent")
+    )
+    others = "other sensitivities" if agent else "sensitivities of RTRL"
+    shares = {"encoder": encoder, "core": core, "agent with its sensitivities": agent}
+    shares[others] = parts.get("sensitivities", 0)
     # What has no time of its own lies in another part, as in a kernel for all of them.
-    found = f"Of an update: {', '.join(f'{part} {share:.1f} %' for part, share in shares.items() if share)}."
-    if shares["encoder"] < 50:
+    listed = [f"{part} {share:.1f} %" for part, share in shares.items() if share]
+    found = f"Of an update: {', '.join(listed) or 'none of its parts has time of its own'}."
+    if encoder < 50:
         larger = "more --streams-per-actor" if on_policy else "a larger --batch-size or --rollout-length"
         return f"{found} Small operations count: {larger} makes a step cheaper."
     cheaper = "--encoder-precision bfloat16, --matmul-precision high" if on_gpu else "more --learner-threads"

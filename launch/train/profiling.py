@@ -110,8 +110,16 @@ class TrainingProfile:
         rest = self._ended - began - self._not_counted - sum(self._seconds.values())
         loop = {**self._seconds, OTHER: max(0.0, rest)}
         summary = ProfileSummary(
-            *(self._on_gpu, self._updates, self._traced, self._skip, loop, parts, dict(actors), workers),
-            *(on_policy, timeline is not None),
+            on_gpu=self._on_gpu,
+            updates=self._updates,
+            traced=self._traced,
+            skipped=self._skip,
+            loop=loop,
+            parts=parts,
+            actors=dict(actors),
+            workers=workers,
+            on_policy=on_policy,
+            timeline=timeline is not None,
         )
         (self._folder / SUMMARY).write_text(summary.markdown())
         return summary

@@ -90,7 +90,7 @@ def print_summary(console: Console, task: str, summary: Summary, stopped_by: sig
         ("time", f"{summary.seconds:,.0f} s, {summary.steps / summary.seconds:,.0f} steps/s"),
         (
             f"return, last {min(ended, 100)} episodes" if ended > 1 else "return",
-            "no episode has ended" if mean_return is None else f"{mean_return:,.3f}",
+            "no episode has ended since it began or went on" if mean_return is None else f"{mean_return:,.3f}",
         ),
     ]
     rows += [(name, f"{count:,}") for name, count in summary.notes.items() if count]

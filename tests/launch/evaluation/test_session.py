@@ -324,14 +324,3 @@ def test_a_damaged_evaluation_is_not_written_over(run: Path, capsys: Capture) ->
     assert (run / "evaluation.json").read_text() == "{"
     assert evaluate(run, *FEW, *HERE, "--fresh") == 0
     assert len(read_evaluation(run)) == 1
-
-
-def test_a_training_in_which_no_episode_ended_says_how_to_end_them(tmp_path: Path, capsys: Capture) -> None:
-    run = tmp_path / "run"
-    task = ["memory/tmaze", "--corridor-length", "40", "--no-stagger-streams"]
-    assert main(["train", *task, *TINY, "--run-dir", str(run)]) == 0
-    for limit, said in (([], True), (["--max-episode-steps", "5"], False)):
-        capsys.readouterr()
-        assert main(["evaluate", str(run), "--episodes", "1", "--seeds", "1", *HERE, *limit]) == 0
-        hint = "no episode ended in the training: --max-episode-steps N would cut episodes off"
-        assert (hint in capsys.readouterr().out) == said

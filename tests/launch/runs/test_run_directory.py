@@ -244,6 +244,10 @@ def test_new_directories_do_not_collide(tmp_path: Path) -> None:
     with new_directory(tmp_path / "empty" / "run"):
         pass
     assert not (tmp_path / "empty").exists()
+    (tmp_path / "own").mkdir()
+    with new_directory(tmp_path / "own" / "run"):
+        pass
+    assert (tmp_path / "own").exists()
     with new_directory(tmp_path / "empty" / "run") as discarded:
         discarded.rmdir()
     assert not (tmp_path / "empty").exists()
