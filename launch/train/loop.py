@@ -64,7 +64,6 @@ class TrainingLoop:
         self._began = time.monotonic()
         self._began_steps = learner.env_steps
         self._last_line = self._began_steps
-        self._episodes = 0
         self._last_checkpoint = self._last_video = self._began
         self._last_shown = 0.0
         self._checkpoint_is_due = False
@@ -202,7 +201,6 @@ class TrainingLoop:
         """A line about all learners, each of which has its part in it."""
         steps = self._last_line = self._learner.env_steps
         values = self._log.values()
-        self._episodes += int(values.get("episodes", 0))
         if self._run is not None:
             self._run.write_line(steps, steps * self._frames_per_step, self._wall_time(), values)
 
@@ -242,7 +240,7 @@ class TrainingLoop:
             steps=learner.env_steps - self._began_steps,
             seconds=self._seconds,
             mean_return=self._log.mean_return,
-            episodes=self._episodes,
+            episodes=self._log.recent_episodes,
             notes=self._log.notes(),
             profile=profile.rows() if profile is not None else [],
             paths=self._run.paths(profile=profile is not None),

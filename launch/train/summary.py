@@ -56,8 +56,8 @@ class Summary:
     """Environment steps of this process or group of learners, in ``seconds``: without those before a resume."""
     seconds: float
     mean_return: float | None
-    """Of the last 100 of the ``episodes`` that have ended."""
     episodes: int
+    """How many ``mean_return`` is of: the last 100 at most."""
     notes: Mapping[str, int]
     """Counts that should be zero."""
     profile: list[tuple[str, str]]
@@ -82,14 +82,14 @@ def print_start(console: Console, config: TrainConfig[Any], budget: MemoryBudget
 
 def print_summary(console: Console, task: str, summary: Summary, stopped_by: signal.Signals | None) -> None:
     """The table at the end, and where everything lies."""
-    ended, mean_return = summary.episodes, summary.mean_return
+    mean_return = summary.mean_return
     title = f"{task}: {'stopped by ' + stopped_by.name if stopped_by else 'trained'}"
     rows = [
         ("environment steps", f"{summary.env_steps:,} ({summary.env_frames:,} frames)"),
         ("updates", f"{summary.updates:,}"),
         ("time", f"{summary.seconds:,.0f} s, {summary.steps / summary.seconds:,.0f} steps/s"),
         (
-            f"return, last {min(ended, 100)} episodes" if ended > 1 else "return",
+            f"return, last {summary.episodes} episodes" if summary.episodes > 1 else "return",
             "no episode has ended since it began or went on" if mean_return is None else f"{mean_return:,.3f}",
         ),
     ]

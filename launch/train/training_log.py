@@ -63,6 +63,11 @@ class TrainingLog:
         """Mean return of the last 100 episodes; None before the first has ended."""
         return float(np.mean(self._recent_returns)) if self._recent_returns else None
 
+    @property
+    def recent_episodes(self) -> int:
+        """How many episodes :attr:`mean_return` is of."""
+        return len(self._recent_returns)
+
     def add(self, episodes: Sequence[Episode], lags: np.ndarray) -> None:
         """Count an update: episodes that ended since the last one, and the policy lag of each of its rollouts."""
         self._episodes += episodes
