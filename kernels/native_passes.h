@@ -52,37 +52,61 @@ void contract_and_mix(
     }
 }
 
-// A panel of rows of one stream that are narrower than a vector: turned round, with the units side by side, so that every
-// lane works. `sum` is the panel's part of the term, turned round too.
+// R rows of one stream that are narrower than a vector, each computed as a whole one: what its lanes beyond the row hold
+// is overwritten by the row behind, in `after` as in `before`, and not read in `sum` [R, lanes].
+template <class Real, int parts, int R>
+inline void narrow_rows(
+    const Real* before, Real* after, Size part, Real* sum, const Real* boundary, const Real* decay,
+    const Real* weighted, Size next_step, Size next_part, const Real* x, Size steps, Size units, Size width) {
+    using Vector = typename Lanes<Real>::Vector;
+    constexpr Size lanes = Lanes<Real>::count;
+    Vector row[parts][R];
+    for (int r = 0; r < R; ++r) {
+        Vector first, second, total;
+        std::memcpy(&first, before + r * width, sizeof first);
+        std::memcpy(&total, sum + r * lanes, sizeof total);
+        if (parts == 1) {
+            total += boundary[r] * first;
+            row[0][r] = decay[r] * first;
+        } else {
+            std::memcpy(&second, before + part + r * width, sizeof second);
+            total += boundary[r] * first + boundary[units + r] * second;
+            row[0][r] = decay[r] * first + decay[units + r] * second;
+            row[parts - 1][r] = decay[2 * units + r] * first + decay[3 * units + r] * second;
+        }
+        std::memcpy(sum + r * lanes, &total, sizeof total);
+    }
+    for (Size t = 0; t < steps; ++t, weighted += next_step, x += lanes) {
+        Vector step;
+        std::memcpy(&step, x, sizeof step);
+        for (int p = 0; p < parts; ++p)
+            for (int r = 0; r < R; ++r) row[p][r] += weighted[p * next_part + r] * step;
+    }
+    for (int p = 0; p < parts; ++p)
+        for (int r = 0; r < R; ++r) std::memcpy(after + p * part + r * width, &row[p][r], sizeof row[p][r]);
+}
+
+// A panel of such rows: boundary contraction and jump, through room where vectors may reach beyond the rows.
 template <class Real, int parts>
 void narrow_pass(
-    Real* s, Size part, Real (*sum)[kBlock], bool keep, const Real* boundary, const Real* decay, const Real* weighted,
-    Size next_step, Size next_part, const Real* x, Size next_x, Size steps, Size units, Size rows, Size width) {
-    for (Size d = 0; d < width; ++d) {
-        Real tile[parts][kBlock];
-        for (int p = 0; p < parts; ++p)
-            for (Size n = 0; n < rows; ++n) tile[p][n] = keep ? s[p * part + n * width + d] : Real(0);
-#pragma omp simd
-        for (Size n = 0; n < rows * keep; ++n) {
-            const Real first = tile[0][n], second = tile[parts - 1][n];
-            if (parts == 1) {
-                sum[d][n] += boundary[n] * first;
-                tile[0][n] = decay[n] * first;
-            } else {
-                sum[d][n] += boundary[n] * first + boundary[units + n] * second;
-                tile[0][n] = decay[n] * first + decay[units + n] * second;
-                tile[parts - 1][n] = decay[2 * units + n] * first + decay[3 * units + n] * second;
-            }
-        }
-        for (Size t = 0; t < steps; ++t)
-            for (int p = 0; p < parts; ++p) {
-                const Real *weights = weighted + t * next_step + p * next_part, factor = x[t * next_x + d];
-#pragma omp simd
-                for (Size n = 0; n < rows; ++n) tile[p][n] += weights[n] * factor;
-            }
-        for (int p = 0; p < parts; ++p)
-            for (Size n = 0; n < rows; ++n) s[p * part + n * width + d] = tile[p][n];
+    Real* s, Size part, Real* sum, bool keep, const Real* boundary, const Real* decay, const Real* weighted,
+    Size next_step, Size next_part, const Real* x, Size steps, Size units, Size rows, Size width) {
+    constexpr Size lanes = Lanes<Real>::count, room = (kBlock + 1) * lanes;
+    Real before[parts * room], after[parts * room];
+    const Size size = rows * width;
+    for (int p = 0; p < parts; ++p) {
+        std::fill_n(before + p * room + (keep ? size : 0), keep ? lanes : size + lanes, Real(0));
+        if (keep) std::copy_n(s + p * part, size, before + p * room);
     }
+    const auto run = [&](auto rows_at_once, Size n) {
+        narrow_rows<Real, parts, decltype(rows_at_once)::value>(
+            before + n * width, after + n * width, room, sum + n * lanes, boundary + n, decay + n, weighted + n,
+            next_step, next_part, x, steps, units, width);
+    };
+    Size n = 0;
+    for (; n + kRows <= rows; n += kRows) run(std::integral_constant<int, kRows>(), n);
+    for (; n < rows; ++n) run(std::integral_constant<int, 1>(), n);
+    for (int p = 0; p < parts; ++p) std::copy_n(after + p * room, size, s + p * part);
 }
 
 // A thread takes some rows of one gate through all streams: they and their sum stay in its L2 cache between the light
@@ -100,19 +124,20 @@ void sensitivity_pass(
     for (Size item = 0; item < gates * panels; ++item) {
         const Size k = item / panels, begin = item % panels * panel, rows = std::min(panel, units - begin);
         if (width < lanes) {
-            Real sum[lanes][kBlock];
+            std::vector<Real> sum(rows * lanes), x(steps * lanes);
             Real* of_panel = term + (k * units + begin) * width;
-            for (Size n = 0; n < rows; ++n)
-                for (Size d = 0; d < width; ++d) sum[d][n] = of_panel[n * width + d];
+            for (Size n = 0; n < rows; ++n) std::copy_n(of_panel + n * width, width, &sum[n * lanes]);
             const auto pass = parts == 1 ? narrow_pass<Real, 1> : narrow_pass<Real, 2>;
-            for (Size b = 0; b < batch; ++b)
+            for (Size b = 0; b < batch; ++b) {
+                for (Size t = 0; t < steps; ++t)
+                    std::copy_n(inputs + (t * batch + b) * width, width, &x[t * lanes]);
                 pass(
-                    matrix + ((streams[b] * parts * gates + k) * units + begin) * width, part, sum, !fresh[b],
+                    matrix + ((streams[b] * parts * gates + k) * units + begin) * width, part, sum.data(), !fresh[b],
                     boundary + b * parts * units + begin, decay + b * parts * parts * units + begin,
                     weighted + (b * parts * gates + k) * units + begin, batch * parts * gates * units, gates * units,
-                    inputs + b * width, batch * width, steps, units, rows, width);
-            for (Size n = 0; n < rows; ++n)
-                for (Size d = 0; d < width; ++d) of_panel[n * width + d] = sum[d][n];
+                    x.data(), steps, units, rows, width);
+            }
+            for (Size n = 0; n < rows; ++n) std::copy_n(&sum[n * lanes], width, of_panel + n * width);
             continue;
         }
         std::vector<Real> x(kSteps * padded), weights(kSteps * kBlock);

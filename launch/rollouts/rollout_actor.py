@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,8 +34,7 @@ ENVIRONMENT, INFERENCE, WAITING = "environment", "inference", "waiting"
 """The parts of an actor's time: stepping, computing or awaiting actions, waiting for orders."""
 
 
-@dataclass(frozen=True)
-class Episode:
+class Episode(NamedTuple):
     """A whole episode (a game, where the agent's episodes are lives) that ended within a rollout."""
 
     episode_return: float
@@ -125,8 +124,7 @@ class StreamGroup:
         self._env.close()
 
 
-@dataclass(frozen=True)
-class Collected:
+class Collected(NamedTuple):
     """The rollouts of an actor's streams, and what came with them."""
 
     sequence: int

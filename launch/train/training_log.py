@@ -55,6 +55,7 @@ class TrainingLog:
         self._recent_returns: deque[float] = deque(maxlen=100)
         self._recent_of_task = {task.name: deque[float](maxlen=100) for task in tasks}
         self._others = _NO_COUNTS  # of the other learners
+        self._parameters = learner.agent.parameter_count()
         self._notes = self._read_notes()
         self._begin()
 
@@ -107,7 +108,7 @@ class TrainingLog:
             "throughput/queue": sum(part.queue for part in parts),
             "throughput/actors": sum(part.actors for part in parts),
             **{f"throughput/{name}": count for name, count in counts.items()},
-            "learner/parameters": learner.agent.parameter_count(),
+            "learner/parameters": self._parameters,
             "learner/learning_rate": learner.learning_rate(),
             "learner/skipped_updates": self._notes["skipped updates"],
             "learner/stream_resets": self._notes["stream resets"],
