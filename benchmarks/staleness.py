@@ -67,7 +67,7 @@ class Training:
         weights = parameters_to_vector(self.learner.agent.parameters()).detach().numpy()
         collected = self._actor.collect(Weights(number, weights), number)
         assert collected.rollout is not None
-        self.returns.extend(episode.episode_return for episode in collected.episodes)
+        self.returns.extend(collected.episodes.returns)
         return collected.rollout
 
     def update(self, rollout: Rollout[np.ndarray]) -> None:

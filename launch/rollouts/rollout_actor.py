@@ -34,15 +34,21 @@ ENVIRONMENT, INFERENCE, WAITING = "environment", "inference", "waiting"
 """The parts of an actor's time: stepping, computing or awaiting actions, waiting for orders."""
 
 
-class Episode(NamedTuple):
-    """A whole episode (a game, where the agent's episodes are lives) that ended within a rollout."""
+class Episodes(NamedTuple):
+    """Whole episodes (games, where the agent's episodes are lives) in the order in which they ended."""
 
-    episode_return: float
-    """Sum of the rewards as the environment gave them."""
-    length: int
+    returns: list[float]
+    """Sums of the rewards as the environment gave them."""
+    lengths: list[int]
     """Steps."""
-    task: str
-    """Full name."""
+    tasks: list[str]
+    """Full names."""
+
+    def extend(self, others: Episodes) -> None:
+        """Add those that ended after these."""
+        self.returns.extend(others.returns)
+        self.lengths.extend(others.lengths)
+        self.tasks.extend(others.tasks)
 
 
 class StreamGroup:
@@ -97,7 +103,7 @@ class StreamGroup:
             if self._signals.final_observation is not None:
                 rollout.final_observation[t - 1, self.columns] = self._signals.final_observation
 
-    def step(self, action: np.ndarray) -> list[Episode]:
+    def step(self, action: np.ndarray) -> Episodes:
         """Step every stream by actions as the environment takes them; returns the episodes that ended."""
         with self._timer:
             self._observation, reward, terminated, truncated, info = self._env.step(action)
@@ -110,9 +116,10 @@ class StreamGroup:
         self._returns += reward
         self._lengths += 1
         over, whole = signals.ends(terminated, truncated)
-        ended = over.nonzero()[0].tolist()
-        episodes = [Episode(float(self._returns[i]), int(self._lengths[i]), self._tasks[i]) for i in ended if whole[i]]
-        if ended:
+        ended, done = over.nonzero()[0], (over & whole).nonzero()[0]
+        tasks = [self._tasks[i] for i in done.tolist()]
+        episodes = Episodes(self._returns[done].tolist(), self._lengths[done].tolist(), tasks)
+        if len(ended):
             self._returns[ended] = self._lengths[ended] = 0
         return episodes
 
@@ -132,7 +139,7 @@ class Collected(NamedTuple):
     rollout: Rollout[np.ndarray] | None
     """T steps of all its streams. An actor that has written them into shared memory sends None, and the receiving link
     fills in the rollout from there."""
-    episodes: list[Episode]
+    episodes: Episodes
     """Those that ended in these steps."""
     seconds: Mapping[str, float]
     """Of each of ENVIRONMENT, INFERENCE and WAITING, since the last rollout was returned."""
@@ -257,7 +264,7 @@ class RolloutActor:
         rollout, slot = self._begin_rollout(sequence)
         uniforms = np.random.default_rng(self._randomness(sequence)).random(rollout.action.shape)
         policy, steps, inferring = self._policy, self._config.rollout_length, 0.0
-        episodes: list[Episode] = []
+        episodes = Episodes([], [], [])
         policy.begin(rollout, slot, uniforms, weights)
         for number, group in enumerate(self._groups):
             group.record(rollout, 0)
@@ -267,7 +274,7 @@ class RolloutActor:
                 asked = time.perf_counter()
                 policy.answer(number, t)
                 inferring += time.perf_counter() - asked
-                episodes += group.step(self._actions.to_env(rollout.action[t, group.columns]))
+                episodes.extend(group.step(self._actions.to_env(rollout.action[t, group.columns])))
                 group.record(rollout, t + 1)
                 if t + 1 < steps:
                     policy.ask(number, t + 1)

@@ -14,7 +14,7 @@ from r2ac.launch.rollouts.batcher import Batcher
 from r2ac.launch.rollouts.failures import ActorsLost, FailurePolicy
 from r2ac.launch.rollouts.inference.pool import InferencePool
 from r2ac.launch.rollouts.orders import Orders
-from r2ac.launch.rollouts.rollout_actor import WAITING, Collected, Episode, RolloutActor
+from r2ac.launch.rollouts.rollout_actor import WAITING, Collected, Episodes, RolloutActor
 from r2ac.launch.rollouts.transport.links import RayLink, SocketLink
 from r2ac.launch.rollouts.transport.shared_memory import NoMemory
 from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
@@ -27,7 +27,7 @@ class Batch:
 
     rollout: Rollout[np.ndarray]
     """T steps of B streams."""
-    episodes: list[Episode]
+    episodes: Episodes
     """Episodes that ended since the last batch, of any stream."""
 
 
@@ -81,7 +81,7 @@ class InProcessSource:
         return self._weights.version
 
     def next_batch(self, interrupted: Callable[[], bool]) -> Batch | None:
-        episodes: list[Episode] = []
+        episodes = Episodes([], [], [])
         started = time.monotonic()
         while (rollout := self._batcher.next_batch()) is None:
             if interrupted():
@@ -93,7 +93,7 @@ class InProcessSource:
             self.counts.add(collected)
             # Between two rollouts the learner was at work here.
             self.counts.actor_seconds.pop(WAITING, None)
-            episodes += collected.episodes
+            episodes.extend(collected.episodes)
         self.waited += time.monotonic() - started
         return Batch(rollout, episodes)
 
@@ -148,7 +148,7 @@ class RaySource:
             if interrupted():
                 return None
             started = time.monotonic()
-            episodes += self._receive(self.weights_poll_seconds if self._weights_due else self.poll_seconds)
+            episodes.extend(self._receive(self.weights_poll_seconds if self._weights_due else self.poll_seconds))
             seconds = time.monotonic() - started
             self.waited += seconds
             self.counts.held_back += seconds * late
@@ -160,13 +160,13 @@ class RaySource:
     def _is_late(self) -> bool:
         return self._orders.is_late(self._update, self._batcher.batch_size, self._batcher.held())
 
-    def _receive(self, timeout: float) -> list[Episode]:
+    def _receive(self, timeout: float) -> Episodes:
         """Take the rollouts that are ready, waiting up to ``timeout`` seconds for the first."""
         if self.pool is not None:
             self.counts.inference_restarts += self.pool.revive_lost()
             if timeout:
                 self.counts.workers_pending = self.pool.pending()
-        episodes: list[Episode] = []
+        episodes = Episodes([], [], [])
         replaced: set[int] = set()
         for actor, arrived in self._link.receive(timeout):
             if actor in replaced:
@@ -175,7 +175,7 @@ class RaySource:
                 self._replace(actor, arrived)
                 replaced.add(actor)
             else:
-                episodes += self._take(actor, arrived)
+                episodes.extend(self._take(actor, arrived))
         return episodes
 
     def _order(self) -> None:
@@ -196,7 +196,7 @@ class RaySource:
                 silent[self._first_index + actor] = orders.silence(actor)
         self.counts.silent = silent
 
-    def _take(self, actor: int, collected: Collected) -> list[Episode]:
+    def _take(self, actor: int, collected: Collected) -> Episodes:
         self._orders.fulfilled(actor)
         self._failures.delivered(actor)
         if self.pool is not None:

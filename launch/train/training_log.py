@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from r2ac.envs import Task, mean_normalised_return
-from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, Episode
+from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, Episodes
 from r2ac.launch.train.sources import Rollouts
 from r2ac.learner import Collective, Learner
 
@@ -31,7 +31,7 @@ _SHARES = {ENVIRONMENT: "actor_environment", INFERENCE: "actor_inference", WAITI
 class _Part:
     """One learner's share of a line: what is new since its last one, but for ``counts``, which are since the start."""
 
-    episodes: list[Episode]
+    episodes: Episodes
     lags: list[np.ndarray]
     seconds: Counter[str]
     """In which the learner waited and was held back, and what its actors did."""
@@ -69,9 +69,9 @@ class TrainingLog:
         """How many episodes :attr:`mean_return` is of."""
         return len(self._recent_returns)
 
-    def add(self, episodes: Sequence[Episode], lags: np.ndarray) -> None:
+    def add(self, episodes: Episodes, lags: np.ndarray) -> None:
         """Count an update: episodes that ended since the last one, and the policy lag of each of its rollouts."""
-        self._episodes += episodes
+        self._episodes.extend(episodes)
         self._note_returns(episodes)
         self._lags.append(lags)
 
@@ -113,7 +113,10 @@ class TrainingLog:
             "learner/skipped_updates": self._notes["skipped updates"],
             "learner/stream_resets": self._notes["stream resets"],
         }
-        values |= self._episode_values([episode for part in parts for episode in part.episodes])
+        episodes = Episodes([], [], [])
+        for part in parts:
+            episodes.extend(part.episodes)
+        values |= self._episode_values(episodes)
         if lags := [lag for part in parts for lag in part.lags]:
             together = np.concatenate(lags)
             values |= {"policy_lag/mean": float(together.mean()), "policy_lag/max": float(together.max())}
@@ -124,16 +127,20 @@ class TrainingLog:
             values |= {f"throughput/{name}": spent[key] / spent.total() for key, name in _SHARES.items()}
         return values
 
-    def _episode_values(self, episodes: Sequence[Episode]) -> dict[str, float]:
+    def _episode_values(self, episodes: Episodes) -> dict[str, float]:
         """Of the episodes since the last line; the normalised return is that of the last 100 of each task."""
         values: dict[str, float] = {}
-        if episodes:
-            values = {"episodes": len(episodes), **_means(episodes)}
+        if count := len(episodes.returns):
+            values = {
+                "episodes": count,
+                "episode_return": float(np.mean(episodes.returns)),
+                "episode_length": float(np.mean(episodes.lengths)),
+            }
         if len(self._scores) > 1:
             for task, short_name in self._short_names.items():
-                own = [episode for episode in episodes if episode.task == task]
+                own = [value for value, of in zip(episodes.returns, episodes.tasks, strict=True) if of == task]
                 if own:
-                    values[f"returns/{short_name}"] = _means(own)["episode_return"]
+                    values[f"returns/{short_name}"] = float(np.mean(own))
         scores = [score for score in self._scores.values() if score is not None]
         if len(scores) == len(self._scores) and all(self._recent_of_task.values()):
             means = [float(np.mean(returns)) for returns in self._recent_of_task.values()]
@@ -167,10 +174,10 @@ class TrainingLog:
         resets = self._learner.carries.resets + self._others[_RESETS]
         return {"skipped updates": self._learner.skipped_updates, "stream resets": resets}
 
-    def _note_returns(self, episodes: Sequence[Episode]) -> None:
-        for episode in episodes:
-            self._recent_returns.append(episode.episode_return)
-            self._recent_of_task[episode.task].append(episode.episode_return)
+    def _note_returns(self, episodes: Episodes) -> None:
+        self._recent_returns.extend(episodes.returns)
+        for task, value in zip(episodes.tasks, episodes.returns, strict=True):
+            self._recent_of_task[task].append(value)
 
     def _own_counts(self) -> dict[str, int]:
         carries = self._learner.carries
@@ -191,7 +198,7 @@ class TrainingLog:
         return Counter({_LEARNER: self._batches.waited, _HELD_BACK: counts.held_back, **counts.actor_seconds})
 
     def _begin(self) -> None:
-        self._episodes: list[Episode] = []
+        self._episodes = Episodes([], [], [])
         self._lags: list[np.ndarray] = []
         self._began, self._began_steps = time.monotonic(), self._learner.env_steps
         self._began_seconds = self._seconds()
@@ -212,10 +219,3 @@ def memory_used(device: torch.device) -> dict[str, float]:
 def _together(counts: Sequence[dict[str, int]]) -> dict[str, int]:
     """The counts of several learners as one: sums, and the largest sequence number."""
     return {name: (max if name == _SEQUENCE else sum)([each[name] for each in counts]) for name in _NO_COUNTS}
-
-
-def _means(episodes: Sequence[Episode]) -> dict[str, float]:
-    return {
-        "episode_return": float(np.mean([episode.episode_return for episode in episodes])),
-        "episode_length": float(np.mean([episode.length for episode in episodes])),
-    }

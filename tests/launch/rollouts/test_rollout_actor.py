@@ -16,7 +16,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs import find_task
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.rollouts.rollout_actor import ORDER, ActorConfig, Collected, Episode, RolloutActor
+from r2ac.launch.rollouts.rollout_actor import ORDER, ActorConfig, Collected, Episodes, RolloutActor
 from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
 from r2ac.learner import DeviceFeed, Rollout
 
@@ -50,7 +50,7 @@ def rollout_of(collected: Collected) -> Rollout[np.ndarray]:
     return collected.rollout
 
 
-def collect(config: ActorConfig, rollouts: int) -> tuple[list[Rollout[np.ndarray]], list[list[Episode]]]:
+def collect(config: ActorConfig, rollouts: int) -> tuple[list[Rollout[np.ndarray]], list[Episodes]]:
     """``rollouts`` rollouts, each with weights of its own."""
     actor = RolloutActor(config)
     collected = [actor.collect(make_weights(number + 1), number) for number in range(rollouts)]
@@ -137,7 +137,7 @@ def test_rewards_follow_actions_and_episodes_are_counted() -> None:
     returns, lengths = np.zeros(CONFIG.num_streams), np.zeros(CONFIG.num_streams, dtype=int)
     paid = 0.0
     for rollout, episodes in zip(rollouts, reported, strict=True):
-        expected: list[Episode] = []
+        expected = Episodes([], [], [])
         for t in range(CONFIG.rollout_length):
             seen = rollout.observation[t].argmax(axis=1)
             cue = np.where(rollout.is_first[t], seen, cue)
@@ -147,12 +147,14 @@ def test_rewards_follow_actions_and_episodes_are_counted() -> None:
             np.testing.assert_array_equal(rollout.reward[t + 1], reward)
             np.testing.assert_array_equal(rollout.is_first[t + 1], chooses)
             returns, lengths, paid = returns + reward, lengths + 1, paid + reward.sum()
-            expected += [Episode(float(returns[i]), int(lengths[i]), CONFIG.task) for i in np.flatnonzero(chooses)]
+            ended = np.flatnonzero(chooses)
+            expected.extend(Episodes(returns[ended].tolist(), lengths[ended].tolist(), [CONFIG.task] * len(ended)))
             returns[chooses], lengths[chooses] = 0, 0
         assert episodes == expected
-        assert {episode.length for episode in episodes} <= {CORRIDOR + 1}
-    assert sum(map(len, reported)) == CONFIG.num_streams * (5 * CONFIG.rollout_length // (CORRIDOR + 1))
-    assert 0 < paid < sum(map(len, reported))
+        assert set(episodes.lengths) <= {CORRIDOR + 1}
+    count = sum(len(episodes.returns) for episodes in reported)
+    assert count == CONFIG.num_streams * (5 * CONFIG.rollout_length // (CORRIDOR + 1))
+    assert 0 < paid < count
 
 
 def test_a_rollout_does_not_change_when_the_actor_goes_on() -> None:
@@ -220,6 +222,6 @@ def test_staggered_streams_begin_where_their_numbers_say_and_count_whole_episode
     assert len(set(second.tolist())) > 1
     assert truncated.sum() == (second < CORRIDOR + 1).sum() > 0
     assert truncated[second - 1, np.arange(8)].tolist() == (second < CORRIDOR + 1).tolist()
-    lengths = [episode.length for episodes in reported for episode in episodes]
+    lengths = [length for episodes in reported for length in episodes.lengths]
     assert set(lengths) == {CORRIDOR + 1}
     assert len(lengths) == begins[1:].sum() + np.asarray(rollouts[-1].is_first[-1]).sum() - truncated.sum()

@@ -17,7 +17,7 @@ from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.evaluation import evaluate as evaluation
 from r2ac.launch.evaluation.protocols import EvaluationConfig
 from r2ac.launch.rollouts import rollout_actor
-from r2ac.launch.rollouts.rollout_actor import ActorConfig, Episode, RolloutActor
+from r2ac.launch.rollouts.rollout_actor import ActorConfig, Episodes, RolloutActor
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from tests.playing import evaluated
 
@@ -65,14 +65,14 @@ def test_an_actor_begins_an_episode_with_each_life_and_counts_games() -> None:
         1,
         parameters_to_vector(Agent(ObservationSpec((4,), DiscreteActions(2)), agent).parameters()).detach().numpy(),
     )
-    firsts, episodes = [], []
+    firsts, episodes = [], Episodes([], [], [])
     for sequence in range(3):
         collected = actor.collect(weights, sequence)
         assert collected.rollout is not None
         firsts.append(collected.rollout.is_first[:-1])
-        episodes += collected.episodes
+        episodes.extend(collected.episodes)
     assert (np.concatenate(firsts).all(axis=1) == (np.arange(24) % LIFE == 0)).all()
-    assert episodes == [Episode(12.0, 12, "memory/tmaze")] * 4, "two games of two streams"
+    assert episodes == ([12.0] * 4, [12] * 4, ["memory/tmaze"] * 4), "two games of two streams"
 
 
 @pytest.mark.usefixtures("three_lives")
