@@ -193,7 +193,8 @@ class RolloutActor:
 
     Args:
         threads: CPU threads for the agent's network; None leaves them as they are.
-        memory: where rollouts are written; None for new memory each time.
+        memory: where rollouts are written; None for memory of this process.
+        slots: how many rollouts this process has memory for, which are written in turn; 0 for new memory each time.
         weights: where :meth:`serve` reads the newest weights.
         inference: the inference worker that acts: the address of its socket on this machine, which needs ``memory``, or
             Ray's handle; None for an agent here.
@@ -213,6 +214,7 @@ class RolloutActor:
         device: str = "cpu",
         step_timeout: float = 0.0,
         weights_of: Agent | None = None,
+        slots: int = 0,
     ) -> None:
         if threads is not None:
             set_up_process(threads)
@@ -227,6 +229,7 @@ class RolloutActor:
         self.spec = self._groups[0].spec
         self._actions = self.spec.actions.configured(config.agent)
         self._memory = None if memory is None else SharedRollouts(memory.layout, memory.open())
+        self._slots = [] if self._memory is None else self._memory.slots
         self._weights = None if weights is None else SharedWeights(weights.open())
         self._policy: Policy
         if isinstance(inference, str):
@@ -238,6 +241,8 @@ class RolloutActor:
             self._layout = RolloutLayout(
                 config.rollout_length, config.num_streams, self.spec, agent.core.state_size, config.final_observations
             )
+            if self._memory is None:
+                self._slots = [self._layout.empty() for _ in range(slots)]
             if inference is None:
                 self._policy = LocalPolicy(agent.to(device), config.columns)
                 if weights_of is not None:
@@ -319,8 +324,8 @@ class RolloutActor:
     def _begin_rollout(self, sequence: int) -> tuple[Rollout[np.ndarray], int]:
         """The rollout to be written, with its streams and number filled in, and its slot in the shared memory."""
         # The learner orders a rollout only when the one that was in this slot before is used up.
-        slot = 0 if self._memory is None else self._memory.slot(sequence)
-        rollout = self._layout.empty() if self._memory is None else self._memory.slots[slot]
+        slot = sequence % len(self._slots) if self._slots else 0
+        rollout = self._slots[slot] if self._slots else self._layout.empty()
         rollout.stream[:] = self._config.first_stream + np.arange(self._config.num_streams)
         rollout.sequence[:] = sequence
         return rollout, slot

@@ -88,9 +88,9 @@ class LocalPolicy(Policy):
         super().__init__(agent.actions, columns)
         self._agent, self._actor = agent.eval(), FusedActor(agent, columns[0].stop)
         device, size = next(agent.parameters()).device, agent.core.state_size
-        # Of each group of streams: the core's states, and the steps of the rollout.
+        # Of each group of streams: the core's states.
         self._states = [torch.zeros(each.stop - each.start, size, device=device) for each in columns]
-        self._steps: list[Callable[[int], None]] = []
+        self._prepared: dict[int, _Prepared] = {}  # by slot
         self._version = -1
 
     def begin(self, rollout: Rollout[np.ndarray], slot: int, uniforms: np.ndarray, weights: Weights | None) -> None:
@@ -99,14 +99,32 @@ class LocalPolicy(Policy):
             weights.load_into(self._agent)
             self._version = weights.version
         rollout.weights_version[...] = self._version
-        given = {name: torch.from_numpy(array) for name, array in rollout.step_inputs().items()}
-        others = [torch.from_numpy(each) for each in (uniforms, rollout.behaviour_logits, rollout.action)]
-        self._steps = []
         for columns, state in zip(self.columns, self._states, strict=True):
             rollout.first_state[columns] = state.cpu().numpy()
+        prepared = self._prepared.get(slot)
+        if prepared is None or prepared.rollout is not rollout:
+            prepared = self._prepared[slot] = self._prepare(rollout, uniforms.copy())
+        prepared.uniforms[...] = uniforms
+
+    def _prepare(self, rollout: Rollout[np.ndarray], uniforms: np.ndarray) -> _Prepared:
+        given = {name: torch.from_numpy(array) for name, array in rollout.step_inputs().items()}
+        others = [torch.from_numpy(each) for each in (uniforms, rollout.behaviour_logits, rollout.action)]
+        steps = []
+        for columns, state in zip(self.columns, self._states, strict=True):
             inputs = {name: each[:, columns] for name, each in given.items()}
             drawn_by, *written = (each[:, columns] for each in others)
-            self._steps.append(self._actor.over(inputs, drawn_by, state, *written))
+            steps.append(self._actor.over(inputs, drawn_by, state, *written))
+        return _Prepared(rollout, uniforms, steps)
 
     def answer(self, group: int, t: int) -> None:
-        self._steps[group](t)
+        self._prepared[self.slot].steps[group](t)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """The steps of a rollout whose memory may come again, and its uniform numbers, which the steps read."""
+
+    rollout: Rollout[np.ndarray]
+    uniforms: np.ndarray
+    steps: Sequence[Callable[[int], None]]
+    """Of each group of streams: a function of t."""

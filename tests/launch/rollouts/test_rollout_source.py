@@ -18,7 +18,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, ActorConfig, RolloutActor
-from r2ac.launch.rollouts.rollout_source import Batch
+from r2ac.launch.rollouts.rollout_source import Batch, InProcessSource
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.learner import DeviceFeed, Rollout
@@ -220,6 +220,19 @@ def test_actors_from_their_start_to_their_end(consumer: Consumer, earlier_proces
     _a_killed_actor_is_replaced_and_leaves_a_gap(consumer)
     _an_interruption_ends_the_wait_for_actors_that_hang(consumer)
     _nothing_is_left_after_close(consumer, earlier_processes)
+
+
+@pytest.mark.parametrize("batch_size", [1, STREAMS - 1, STREAMS])
+def test_in_process_two_slots_hold_all_that_a_batch_is_made_of(batch_size: int) -> None:
+    config = ActorConfig(CONFIG.task, CONFIG.env, AGENT, 5, 6, STREAMS, index=0)
+    sources = [InProcessSource(RolloutActor(config, slots=slots), batch_size, sequence=3) for slots in (2, 0)]
+    for number in range(9):
+        for source in sources:
+            source.publish(make_weights(number))
+        batches = [source.next_batch(lambda: False) for source in sources]
+        in_slots, in_new_memory = [batch.rollout.arrays() for batch in batches if batch is not None]
+        for name, array in in_new_memory.items():
+            np.testing.assert_array_equal(in_slots[name], array, err_msg=name)
 
 
 def test_in_process_the_rollouts_are_those_of_the_actor_with_the_newest_weights() -> None:

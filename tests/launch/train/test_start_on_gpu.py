@@ -185,7 +185,7 @@ def open_on_gpu(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Callable[.
     def ring(layout: RolloutLayout, count: int, pinned: bool) -> None:
         found.pinned = pinned
 
-    def actor(config: Any, device: str) -> Any:
+    def actor(config: Any, device: str, **_: Any) -> Any:
         found.acts_on = device
         return SimpleNamespace(close=lambda: None)
 
