@@ -6,7 +6,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
-# Where `make train` writes (make train RUNS=...); a run directory is never written over.
+# Where `make train` writes, or goes on (make train RUNS=...); a run directory is never written over.
 ifndef RUNS
 RUNS := runs/main-$(shell date +%Y%m%d-%H%M%S)
 endif
@@ -39,8 +39,13 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 train: install
-	$(BIN)/r2ac train memory/tmaze --algorithm vtrace --gradient rtrl --run-dir $(RUNS)/rtrl $(FLAGS)
-	$(BIN)/r2ac train memory/tmaze --algorithm vtrace --gradient tbptt --run-dir $(RUNS)/tbptt $(FLAGS)
+	@for gradient in rtrl tbptt; do \
+		run=$(RUNS)/$$gradient; \
+		if [ -e $$run ]; then set -- --resume $$run; \
+		else set -- memory/tmaze --algorithm vtrace --gradient $$gradient --run-dir $$run; fi; \
+		echo "r2ac train $$* $(FLAGS)"; \
+		$(BIN)/r2ac train "$$@" $(FLAGS) || { echo "make train RUNS=$(RUNS) goes on with what is there" >&2; exit 1; }; \
+	done
 	$(BIN)/r2ac evaluate $(RUNS)/rtrl $(RUNS)/tbptt --episodes 500
 	$(BIN)/r2ac plot $(RUNS)/rtrl $(RUNS)/tbptt --output $(RUNS)/curves.png
 

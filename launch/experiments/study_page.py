@@ -155,14 +155,16 @@ def _checked(experiment: Experiment, claim: Claim, cells: Cells) -> str:
             all(score > float(column.get(task, "-inf")) for column in columns) for task, score in scores.items()
         )
         return f"- {claim.text}: {_verdict(above >= claim.at_least)}{so_far} ({above} of {len(tasks)}{also})."
+    kind = "the mean score is"
     if claim.measure == "solved":
+        kind = "the share of seeds is"
         scores = {task: mean(record.is_solved for record in records) for task, records in own.items()}
     worst = min(scores, key=lambda task: scores[task], default=None)
     if worst is None or (missing and scores[worst] >= claim.at_least):
         return f"- {claim.text}: {missing}."
     also += f"; {missing}" if missing else ""
     verdict = _verdict(scores[worst] >= claim.at_least)
-    return f"- {claim.text}: {verdict}{so_far} (least: {scores[worst]:.2f}, {worst}{also})."
+    return f"- {claim.text}: {verdict}{so_far} ({kind} least in {worst}: {scores[worst]:.2f}{also})."
 
 
 def _verdict(met: bool) -> str:
