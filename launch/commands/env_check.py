@@ -154,6 +154,8 @@ def _rewards(rewards: list[Any]) -> Finding:
         return Finding("rewards", f"{len(wrong)} of {len(numbers)} are not finite, such as {wrong[0]}", wrong=True)
     if not numbers:
         return Finding("rewards", "none")
+    if not any(numbers):
+        return Finding("rewards", f"all {len(numbers)} are 0: try --steps {10 * len(numbers)}, or another --seed")
     large = sum(abs(number) > 1 for number in numbers)
     clipped = f"; {large} of {len(numbers)} lie outside of [-1, 1]" if large else ""
     return Finding("rewards", f"{min(numbers):g} to {max(numbers):g}, mean {np.mean(numbers):.3g}{clipped}")

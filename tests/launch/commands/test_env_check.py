@@ -42,6 +42,11 @@ def test_actions_are_not_the_environments_own_draws(capsys: Capture) -> None:
     assert 0.3 < float(lines(capsys)["rewards"].partition("mean ")[2].split()[0].rstrip(",;")) < 0.7
 
 
+def test_rewards_that_are_all_zero_are_no_mean(capsys: Capture) -> None:
+    assert check("Walk", "--steps", "1") == 0
+    assert lines(capsys)["rewards"] == "all 1 are 0: try --steps 10, or another --seed"
+
+
 def test_a_mask_in_the_infos_counts_as_used_where_it_is_read(capsys: Capture) -> None:
     for flags, unused in (["--mask-from-info"], "prob: not used"), ([], "action_mask, prob: not used"):
         assert main(["envs", "--check", "gym/Taxi-v4", "--steps", "20", *flags]) in (0, 1)
