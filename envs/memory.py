@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from gymnasium.vector import VectorEnv
 
@@ -59,25 +60,23 @@ class MemoryOptions(SuiteOptions):
     """Show small pictures, uint8 [3,24,24], in place of vectors; they take an encoder for images, such as patch."""
 
 
-_TASKS: dict[str, Callable[[int, MemoryOptions], MemoryVector]] = {
-    "tmaze": lambda num_envs, options: TMazeVector(num_envs, options.corridor_length),
-    "copy": lambda num_envs, options: Copy(num_envs, options.symbols, options.sequence_length),
-    "repeat_previous": lambda num_envs, options: RepeatPrevious(
-        num_envs, options.symbols, options.lag, options.episode_length
-    ),
-    "repeat_first": lambda num_envs, options: RepeatFirst(num_envs, options.symbols, options.delay),
-    "parity": lambda num_envs, options: Parity(num_envs, options.sequence_length),
-    "match_to_sample": lambda num_envs, options: MatchToSample(num_envs, options.symbols, options.delay),
-    "key_to_door": lambda num_envs, options: KeyToDoor(num_envs, options.delay),
-    "chain": lambda num_envs, options: MemoryChain(num_envs, options.chain_length),
-    "trace_conditioning": lambda num_envs, options: TraceConditioning(num_envs, options.isi, options.distractors),
-    "passive_tmaze": lambda num_envs, options: WalkedTMaze(num_envs, options.corridor_length, steps_to_cue=0),
-    "active_tmaze": lambda num_envs, options: WalkedTMaze(num_envs, options.corridor_length, steps_to_cue=1),
-    "endless_tmaze": lambda num_envs, options: EndlessTMaze(
-        num_envs, options.corridor_length, options.corridors, options.random_lengths
-    ),
-    "bandit": lambda num_envs, options: Bandit(num_envs, options.arms, options.pulls),
+_TASKS: dict[str, tuple[Callable[..., MemoryVector], tuple[str, ...]]] = {
+    "tmaze": (TMazeVector, ("corridor_length",)),
+    "copy": (Copy, ("symbols", "sequence_length")),
+    "repeat_previous": (RepeatPrevious, ("symbols", "lag", "episode_length")),
+    "repeat_first": (RepeatFirst, ("symbols", "delay")),
+    "parity": (Parity, ("sequence_length",)),
+    "match_to_sample": (MatchToSample, ("symbols", "delay")),
+    "key_to_door": (KeyToDoor, ("delay",)),
+    "chain": (MemoryChain, ("chain_length",)),
+    "trace_conditioning": (TraceConditioning, ("isi", "distractors")),
+    "passive_tmaze": (partial(WalkedTMaze, steps_to_cue=0), ("corridor_length",)),
+    "active_tmaze": (partial(WalkedTMaze, steps_to_cue=1), ("corridor_length",)),
+    "endless_tmaze": (EndlessTMaze, ("corridor_length", "corridors", "random_lengths")),
+    "bandit": (Bandit, ("arms", "pulls")),
 }
+"""What makes each task, and the options that it is given, in the order of its parameters: the task reads no others, but
+for those of all tasks and `curriculum`."""
 _DESCRIPTIONS = {
     "tmaze": "a cue, then a corridor through which the agent is carried, then a choice: the cue's direction pays 1",
     "copy": "a sequence of symbols, then as many questions: each symbol said again in its order pays 1",
@@ -103,22 +102,33 @@ _SIZES = {
     "match_to_sample": "delay",
 }
 """The option that `curriculum` grows, by task."""
+_READ_BY = {
+    option: tuple(task for task, (_, read) in _TASKS.items() if option in read)
+    for _, options in _TASKS.values()
+    for option in options
+} | {"curriculum": tuple(_SIZES)}
+
+
+def _whole(name: str, num_envs: int, options: MemoryOptions) -> MemoryVector:
+    """The task with its options, without a curriculum; raises InvalidOption."""
+    make, read = _TASKS[name]
+    return make(num_envs, *(getattr(options, option) for option in read))
 
 
 def _new(name: str, num_envs: int, options: MemoryOptions) -> MemoryVector:
     """The task with its options; raises InvalidOption."""
     if not options.curriculum:
-        return _TASKS[name](num_envs, options)
+        return _whole(name, num_envs, options)
     size = _SIZES[name]
     return Curriculum(
         num_envs,
-        lambda steps: _TASKS[name](1, replace(options, **{size: steps})),  # type: ignore[arg-type, return-value]
+        lambda steps: _whole(name, 1, replace(options, **{size: steps})),  # type: ignore[arg-type, return-value]
         getattr(options, size),
     )
 
 
 def _check(name: str, options: MemoryOptions) -> None:
-    env = _TASKS[name](1, options)
+    env = _whole(name, 1, options)
     if options.curriculum and name not in _SIZES:
         raise InvalidOption(f"curriculum is True, but it must be False with {name}; it is for {', '.join(_SIZES)}")
     symbols = getattr(env, "symbols", 0)
@@ -146,11 +156,12 @@ SUITE = Suite(
     options=MemoryOptions,
     list_tasks=lambda: tuple(_TASKS),
     describe=_DESCRIPTIONS.__getitem__,
+    read_by=_READ_BY,
     unlisted=("chain", "trace_conditioning", "passive_tmaze", "active_tmaze", "endless_tmaze", "bandit"),
     endless=("trace_conditioning",),
     check=_check,
     make=_make,
-    reference_scores=lambda name, options: _TASKS[name](1, options).scores,
+    reference_scores=lambda name, options: _whole(name, 1, options).scores,
     episode_steps=lambda name, options: _new(name, 1, options).episode_steps,
     spaces=_spaces,
     foreign=False,

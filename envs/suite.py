@@ -145,6 +145,8 @@ class Suite:
     """check_here(name, options) raises InvalidOption where something that the options name is not on this machine."""
     make_each: Callable[[Sequence[str], int, Split, Any], VectorEnv] | None = None
     """make_each(names, seed, split, options): stream i plays names[i]. None where a vector environment has one task."""
+    read_by: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """For each option that not all tasks read, the tasks that do."""
     unlisted: tuple[str, ...] = ()
     """Tasks that the name of the suite does not stand for: they are named one by one."""
     endless: tuple[str, ...] = ()
@@ -191,6 +193,10 @@ class Task:
     def name(self) -> str:
         """The full name, such as `atari/Breakout`."""
         return f"{self.suite.name}/{self.short_name}"
+
+    def reads(self, option: str) -> bool:
+        """Whether an option of the suite means anything to this task."""
+        return self.short_name in self.suite.read_by.get(option, (self.short_name,))
 
     def checked_options(self, options: Any = None) -> Any:
         """The options, or the suite's defaults for None; raises InvalidOption where this task cannot run with them."""

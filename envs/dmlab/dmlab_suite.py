@@ -101,6 +101,7 @@ SUITE = Suite(
     list_tasks=lambda: TASKS,
     modules=("deepmind_lab",),
     check=_check,
+    read_by={"dataset_path": NEEDS_DATASET},
     make=lambda name, num_envs, seed, split, options: _make_each([name] * num_envs, seed, split, options),
     check_here=_dataset,
     make_each=_make_each,

@@ -98,7 +98,8 @@ def print_task(console: Console, task: Task) -> None:
         rows += [("scores", f"{scores.low_name} {scores.low:,.6g}, {scores.high_name} {scores.high:,.6g}")]
     if task.suite.presets:
         rows += [("presets", ", ".join(task.suite.presets))]
-    rows += [("options", "  ".join(f"{field.name}={getattr(options, field.name)!r}" for field in fields(options)))]
+    read = [field.name for field in fields(options) if task.reads(field.name)]
+    rows += [("options", "  ".join(f"{name}={getattr(options, name)!r}" for name in read))]
     print_table(console, task.name, rows)
     console.print(f"\nr2ac train {task.name} --help explains the options.", markup=False, soft_wrap=True)
 

@@ -16,7 +16,7 @@ from r2ac.launch.commands.env_tables import print_overview, print_suites, print_
 from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import check_ranges, flag_value, parse, take_flag, with_options
+from r2ac.launch.settings.flags import check_ranges, flag_value, parse, parse_with_options, take_flag
 from r2ac.launch.settings.places import local_path
 from r2ac.launch.settings.presets import preset_options
 
@@ -101,8 +101,8 @@ def _check(task: str, arguments: list[str], console: Console) -> int:
             f"--check is {task}, but it must be an environment of your own, such as gym/my_module:MyEnv-v0"
         )
     options = preset_options(task)
-    kind = with_options(CheckArguments, options)
-    parsed = parse(kind, f"r2ac envs --check {task}", arguments, CheckArguments(options))
+    prog = f"r2ac envs --check {task}"
+    parsed = parse_with_options(CheckArguments, prog, arguments, CheckArguments(options), task)
     check_ranges(parsed, {"steps": (1, 100_000), "seed": (0, 2**31 - 1)})
     from r2ac.launch.commands.env_check import check_environment
 
@@ -125,8 +125,8 @@ def _watch(task: str, arguments: list[str], console: Console) -> int:
         # It is shown what it was trained with, unless flags say otherwise.
         trained.check_plays(task)
         options = trained.training.env
-    kind = with_options(WatchArguments, options)
-    parsed = parse(kind, f"r2ac envs --watch {task}", arguments, WatchArguments(options))
+    prog = f"r2ac envs --watch {task}"
+    parsed = parse_with_options(WatchArguments, prog, arguments, WatchArguments(options), task)
     check_ranges(parsed, {"steps": (1, 100_000), "seed": (0, 2**64 - 1), "fps": (1, 50)})
     from r2ac.launch.watching.episodes import Scene
     from r2ac.launch.watching.pictures import check_output, draw

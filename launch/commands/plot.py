@@ -41,19 +41,22 @@ class PlotArguments:
 def plot_command(arguments: Sequence[str], console: Console) -> int:
     """``r2ac plot RUN … [--flags]``: 1 where some of the runs could not be drawn."""
     left_out: list[str] = []
+    notes: dict[str, str] = {}
     try:
-        written = plot_curves(parse(PlotArguments, "r2ac plot", arguments), left_out)
+        written = plot_curves(parse(PlotArguments, "r2ac plot", arguments), left_out, notes)
     finally:
         print_failures(left_out)
-    print_table(console, "learning curves", [], {"table" if written.suffix.lower() == ".csv" else "figure": written})
+    kind = "table" if written.suffix.lower() == ".csv" else "figure"
+    print_table(console, "learning curves", list(notes.items()), {kind: written})
     return 1 if left_out else 0
 
 
-def plot_curves(arguments: PlotArguments, left_out: list[str]) -> Path:
-    """Draw; returns the path of what was written. ``left_out`` takes a sentence about each run that cannot be drawn."""
+def plot_curves(arguments: PlotArguments, left_out: list[str], notes: dict[str, str] | None = None) -> Path:
+    """Draw; returns the path of what was written. ``left_out`` takes a sentence about each run that cannot be drawn,
+    ``notes`` one for each task where settings differ that the labels do not name."""
     require_runs(arguments.runs, "plot")
     from r2ac.launch.plots.plot import plot_runs
 
     output = arguments.output or RunDirectory(first_place(arguments.runs)).curves_path
     asked = {name: getattr(arguments, name) for name in ("x", "metric", "smoothing", "band", "paper")}
-    return plot_runs(arguments.runs, output, **asked, left_out=left_out)
+    return plot_runs(arguments.runs, output, **asked, left_out=left_out, notes=notes)

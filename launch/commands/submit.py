@@ -69,7 +69,7 @@ def _new(own: SubmitArguments, words: list[str]) -> JobRequest:
     job_id = new_job_id(label)
     place = given or f"{own.storage.rstrip('/')}/{job_id}"
     tasks = [label] if names is None else [task.name for task in find_tasks(label)]
-    configs = [training_config(task, flags) for task in tasks]
+    configs = [training_config(task, flags, label) for task in tasks]
     for config in configs:
         config.check()
     known = {**configs[0].to_json(), "run_dir": place} if names is None else None

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from r2ac.envs import find_tasks
 from r2ac.launch.settings.config import ConfigError, TrainConfig
-from r2ac.launch.settings.flags import flag_value, parse, take_flag, training_config, with_options
+from r2ac.launch.settings.flags import flag_value, parse_with_options, take_flag, training_config
 from r2ac.launch.settings.places import is_url, local_place
 from r2ac.launch.settings.presets import preset
 
@@ -25,7 +25,7 @@ def train_command(arguments: Sequence[str], console: Console) -> int:
         raise ConfigError("the task is missing: r2ac train TASK, such as memory/tmaze (r2ac envs lists them)")
     if rest[0] in ("-h", "--help"):
         example = preset("memory/tmaze")
-        parse(with_options(TrainConfig, example.env), "r2ac train TASK", ["--help"], example)
+        parse_with_options(TrainConfig, "r2ac train TASK", ["--help"], example, example.task)
     if any(word == "--resume" or word.startswith("--resume=") for word in rest):
         if rest[0] != "--resume" or len(rest) < 2 or rest[1].startswith("-"):
             raise ConfigError(
@@ -51,7 +51,7 @@ def _begin_suite(names: str, arguments: list[str], console: Console) -> int:
         raise ConfigError(f"--suite {names} trains an agent on each of its tasks: {arguments[0]!r} cannot be given too")
     flags = list(arguments)
     given = take_flag(flags, "--run-dir")
-    first = training_config(find_tasks(names)[0].name, flags)
+    first = training_config(find_tasks(names)[0].name, flags, names)
     return _start().begin_suite(first, names, local_place(given) if given else None, flags, console)
 
 

@@ -16,7 +16,7 @@ from r2ac.launch.evaluation.statistics import bootstrap_mean
 from r2ac.launch.runs.event_files import find_tag, has_event_files, read_scalars
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runs.run_directory import RunDirectory
-from r2ac.launch.runs.run_groups import RunGroup, group_labels, leave_out, tasks_of
+from r2ac.launch.runs.run_groups import RunGroup, group_labels, leave_out, tasks_of, unnamed_differences
 from r2ac.launch.runtime.errors import RunDirectoryError
 
 Axis = Literal["steps", "frames", "hours"]
@@ -63,6 +63,8 @@ class Panel:
     window: float
     """Of the trailing mean, in units of x; 0: not smoothed."""
     curves: tuple[GroupCurve, ...]
+    note: str = ""
+    """The settings that differ beside those in the labels, in a sentence; empty where there are none."""
 
 
 def make_panels(
@@ -106,7 +108,8 @@ def make_panels(
             except RunDirectoryError as error:
                 leave_out(error, left_out)
         if group_curves:
-            panels.append(Panel(task, window, tuple(group_curves)))
+            note = unnamed_differences([curve.group for curve in group_curves], list(members.values()))
+            panels.append(Panel(task, window, tuple(group_curves), note))
     return panels
 
 

@@ -48,13 +48,15 @@ def plot_runs(
     band: Band = "std",
     paper: bool = False,
     left_out: list[str] | None = None,
+    notes: dict[str, str] | None = None,
 ) -> Path:
     """Draws the learning curves of ``runs`` into ``output`` (.png, .svg, .pdf, or .csv for a table of their points) and
     returns its path.
 
     One panel a task, one colour a group of runs (`group_runs`); a group of several seeds is drawn as its mean with a
     band (`mean_curve`), over the range that all its seeds share. ``lines`` (task -> name -> return) replace the
-    reference scores of each task, and ``smoothing`` is as `make_panels` takes it.
+    reference scores of each task, and ``smoothing`` is as `make_panels` takes it. ``notes`` (task -> sentence)
+    takes what the labels do not say of the settings that differ.
 
     Raises RunDirectoryError where a run is missing, damaged or has not measured ``metric``; ``left_out`` takes the
     sentences of these errors instead, as long as a run is left. Raises RunError for what else cannot be drawn or
@@ -68,6 +70,8 @@ def plot_runs(
     if not panels and left_out:
         raise RunDirectoryError(left_out.pop())
     is_table = output.suffix.lower() == ".csv"
+    if notes is not None:
+        notes |= {panel.task or NO_TASK: panel.note for panel in panels if panel.note}
     of_task = {} if is_table else {panel.task: _lines(panel, metric, lines, paper) for panel in panels}
     if paper and not any(line.kind == "paper" for here in of_task.values() for line in here):
         tasks = ", ".join(panel.task for panel in panels)
@@ -94,6 +98,8 @@ def draw(
         statement = f"trailing mean of {window}" if panel.window else "not smoothed"
         _finish(axes, panel.task or NO_TASK, statement, _X_LABELS.get(unit, unit), metric, small=len(panels) > _MANY)
         _draw_lines(axes, (lines or {}).get(panel.task, ()))
+        if panel.note:
+            axes.plot([], [], " ", color="none", label=textwrap.fill(panel.note, _LEGEND_WIDTH))
     _draw_legends(figure, every_axes)
     return figure
 

@@ -89,7 +89,9 @@ def _figure(panel: Panel, owners: tuple[Configuration, ...], panels: int) -> Mar
     svg = draw_curves(curves, "environment steps", "return", label, lines)
     window = f"Trailing mean of {short_count(panel.window)} steps" if panel.window else "Not smoothed"
     runs = sorted({len(curve.runs) for curve in panel.curves})
-    return html.figure(svg, panel.task or NO_TASK, f"{window}; {' or '.join(counted(n, 'run') for n in runs)} a curve.")
+    note = f" {panel.note} (see the settings)." if panel.note else ""
+    counts = " or ".join(counted(n, "run") for n in runs)
+    return html.figure(svg, panel.task or NO_TASK, f"{window}; {counts} a curve.{note}")
 
 
 def _curve(curve: GroupCurve, number: int, points: int) -> StyledCurve:

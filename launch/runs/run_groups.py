@@ -105,14 +105,15 @@ def tasks_of(names: str) -> tuple[str, ...]:
         return tuple(names.split(","))
 
 
-def differing_fields(panels: Iterable[Sequence[RunGroup]]) -> list[str]:
+def differing_fields(panels: Iterable[Sequence[RunGroup]], of_algorithms: bool = False) -> list[str]:
     """The settings, by their flat names, in which groups of one panel differ, but for runs of other programs, for the
-    options of the environment in groups with different tasks, and for what comes with another algorithm."""
+    options of the environment in groups with different tasks, and, unless ``of_algorithms``, for what comes with
+    another algorithm."""
     pairs = [pair for panel in panels for pair in combinations([g for g in panel if g.name is None], 2)]
     names = dict.fromkeys(name for pair in pairs for group in pair for name in group.settings)
 
     def differ(a: RunGroup, b: RunGroup, name: str) -> bool:
-        other_algorithm = a.settings.get(_ALGORITHM) != b.settings.get(_ALGORITHM)
+        other_algorithm = not of_algorithms and a.settings.get(_ALGORITHM) != b.settings.get(_ALGORITHM)
         if other_algorithm and name.split(".")[-1] in of_the_algorithm(a.task.partition("/")[0]):
             return False
         compared = a.task == b.task or not name.startswith("env.")
@@ -134,6 +135,15 @@ def group_labels(
             label = ", ".join(filter(None, [label, f"trained on {group.task.replace(',', ', ')}"]))
         labels.append(label)
     return labels
+
+
+def unnamed_differences(panel: Sequence[RunGroup], panels: Sequence[Sequence[RunGroup]]) -> str:
+    """``2 other settings differ, too: input_scale, readout``, which `group_labels` does not name as they come with
+    another algorithm; empty where there are none."""
+    named = differing_fields(panels)
+    others = [name.split(".")[-1] for name in differing_fields([panel], of_algorithms=True) if name not in named]
+    count = "1 other setting differs" if len(others) == 1 else f"{len(others)} other settings differ"
+    return f"{count}, too: {', '.join(others)}" if others else ""
 
 
 def group_label(group: RunGroup, names: Sequence[str]) -> str:

@@ -12,7 +12,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import field as new_field
+from dataclasses import fields, is_dataclass, make_dataclass, replace
 from decimal import Decimal
 from functools import cache
 from itertools import pairwise
@@ -215,9 +216,28 @@ _OPTIONAL_TRUTHS = {
 """Flags that take the word true or false; others are switches."""
 
 
-def with_options(kind: Any, options: Any) -> Any:
-    """The generic dataclass `kind` for the type of a suite's options: their flags are then known."""
-    return kind[type(options)]
+def parse_with_options(
+    kind: Any, prog: str, arguments: Sequence[str], default: Any, names: str, description: str | None = None
+) -> Any:
+    """`parse` for a generic dataclass whose field `env` holds the options of a suite. Raises ConfigError also for an
+    option that none of the tasks `names` reads; the help leaves these out."""
+    if {"-h", "--help"}.intersection(arguments):
+        default = replace(default, env=_read_options(default.env, names))
+    else:
+        _check_options(default.env, arguments, names)
+    return parse(kind[type(default.env)], prog, arguments, default, description)
+
+
+def _read_options(options: Any, names: str) -> Any:
+    """Those of the options that the tasks read, as a dataclass of their own."""
+    _describe(type(options), options)
+    hints, tasks = get_type_hints(type(options)), find_tasks(names)
+    shown = [
+        (each.name, hints[each.name], new_field(default=getattr(options, each.name), metadata=each.metadata))
+        for each in fields(options)
+        if any(task.reads(each.name) for task in tasks)
+    ]
+    return make_dataclass("Options", shown, namespace={"__doc__": options.__doc__})()
 
 
 def is_flag(word: str, flag: str) -> bool:
@@ -274,16 +294,19 @@ def check_ranges(arguments: object, ranges: Mapping[str, tuple[int, int]]) -> No
 
 
 def changed_config(
-    before: TrainConfig[Any], prog: str, arguments: Sequence[str], description: str | None = None
+    before: TrainConfig[Any],
+    prog: str,
+    arguments: Sequence[str],
+    description: str | None = None,
+    names: str | None = None,
 ) -> TrainConfig[Any]:
     """The settings with what the flags say; what can have one value only has it unless a flag says otherwise. Raises
-    ConfigError for a flag of another algorithm or another suite."""
-    if not {"-h", "--help"}.intersection(arguments):
-        _check_suite(before.env, arguments)
-    config = parse(with_options(TrainConfig, before.env), prog, arguments, before, description)
+    ConfigError for a flag of another algorithm, another suite or other tasks; where the flags are for each of the tasks
+    ``names``, for one of none of these."""
+    config = parse_with_options(TrainConfig, prog, arguments, before, names or before.task, description)
     algorithm = config.learner.algorithm
-    for names, algorithms in ALGORITHMS_OF.items():
-        for name in names.split():
+    for settings, algorithms in ALGORITHMS_OF.items():
+        for name in settings.split():
             if algorithm not in algorithms and (flag := _given(name, arguments)):
                 only = " or ".join(algorithms)
                 raise ConfigError(f"{flag} is a setting of --algorithm {only}, but the algorithm is {algorithm}")
@@ -296,8 +319,8 @@ def changed_config(
     return replace(config, **{name: value for name, value in config.in_step.items() if not _given(name, arguments)})
 
 
-def _check_suite(options: Any, arguments: Sequence[str]) -> None:
-    """Raise ConfigError for an option that only other suites have."""
+def _check_options(options: Any, arguments: Sequence[str], names: str) -> None:
+    """Raise ConfigError for an option that only other suites have, or that only other tasks read."""
     suites: dict[str, list[str]] = {}
     for suite in SUITES.values():
         for field in fields(suite.options):
@@ -306,6 +329,12 @@ def _check_suite(options: Any, arguments: Sequence[str]) -> None:
     for name in suites:
         if name not in known and (flag := _given(name, arguments)):
             raise ConfigError(f"{flag} is an option of the suite {' or '.join(suites[name])}, which is not the task's")
+    tasks = find_tasks(names)
+    suite = tasks[0].suite
+    for name, readers in suite.read_by.items():
+        if not any(task.reads(name) for task in tasks) and (flag := _given(name, arguments)):
+            only = ", ".join(f"{suite.name}/{reader}" for reader in readers)
+            raise ConfigError(f"{flag} is an option of {only}: it would have no effect on {names.replace(',', ', ')}")
 
 
 _OF_ACTORS = ("ray_address", "num_learners", "inference", "inference_workers", "transport")
@@ -318,9 +347,9 @@ def _given(field: str, arguments: Sequence[str]) -> str | None:
     return next((flag for flag in flags for word in arguments if is_flag(word, flag)), None)
 
 
-def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
+def training_config(task: str, arguments: Sequence[str], names: str | None = None) -> TrainConfig[Any]:
     """The task's preset with what the flags say; those of the environment are read first, as the preset needs them, and
-    `--match-parameters` last."""
+    `--match-parameters` last. ``names``: all tasks that the flags are for, each in a training of its own."""
     rest = list(arguments)
     chosen: dict[str, Any] = {name: last_value(rest, f"--{name}") for name in ("algorithm", "core", "encoder")}
     options = preset_options(task, take_flag(rest, "--preset"))
@@ -329,7 +358,7 @@ def training_config(task: str, arguments: Sequence[str]) -> TrainConfig[Any]:
     named = " or ".join(one_suite(find_tasks(task)).presets)
     doc = " ".join((TrainConfig.__doc__ or "").split())
     about = f"{doc} Presets of this suite, which flags override: --preset {named}" if named else None
-    config = changed_config(preset(task, options=options, **chosen), prog, rest, about)
+    config = changed_config(preset(task, options=options, **chosen), prog, rest, about, names)
     if config.num_actors == 0 and not _given("batch_size", rest):
         # The suites' presets count on the streams of several actors.
         config = replace(config, batch_size=min(config.batch_size, max(config.num_streams, 1)))

@@ -32,16 +32,17 @@ def newest_step(place: Path | str) -> int | None:
     return max((int(step) for step in steps if step.isdecimal()), default=None)
 
 
-def continued_config(place: Path | str, arguments: Sequence[str]) -> TrainConfig[Any]:
-    """The settings of the interrupted run at a path or a URL, changed by the flags. Raises RunDirectoryError,
-    StorageError and StorageUnavailable where they cannot be read, ConfigError for another --run-dir."""
+def continued_config(place: Path | str, arguments: Sequence[str], names: str | None = None) -> TrainConfig[Any]:
+    """The settings of the interrupted run at a path or a URL, changed by the flags, which may be for each of the tasks
+    ``names``. Raises RunDirectoryError, StorageError and StorageUnavailable where they cannot be read, ConfigError for
+    another --run-dir."""
     before = config_from_json(_read_config(place), Path(place) / "config.json")
     before = replace(before, run_dir=None if is_url(str(place)) else Path(place))
     algorithm = last_value(arguments, "--algorithm") or before.learner.algorithm
     if algorithm != before.learner.algorithm:
         # Before its settings are checked, most of which would be another algorithm's.
         raise ConfigError(f"--algorithm is {algorithm}, but a run goes on as it began, with {before.learner.algorithm}")
-    config = changed_config(before, "r2ac train --resume RUN", arguments)
+    config = changed_config(before, "r2ac train --resume RUN", arguments, names=names)
     if config.run_dir != before.run_dir:
         raise ConfigError(f"--run-dir is {config.run_dir}, but a run goes on where it is, in {place}")
     return config

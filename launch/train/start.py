@@ -75,7 +75,7 @@ def begin_suite(first: TrainConfig[Any], names: str, given: str | None, flags: S
 def _train_suite(suite: SuiteRun, console: Console, words: Sequence[str]) -> int:
     """Train on the tasks of a list, or let a child do so that is started with ``words``."""
     tasks = find_tasks(suite.names)
-    configs = [training_config(task.name, suite.flags) for task in tasks]
+    configs = [training_config(task.name, suite.flags, suite.names) for task in tasks]
     for task, config in zip(tasks, configs, strict=True):
         # Before the first is begun: a wrong flag or a missing engine must not end it after days.
         if (sentence := task.suite.missing()) is not None:
@@ -122,10 +122,10 @@ def _train_each(suite: SuiteRun, tasks: Sequence[Task], console: Console) -> int
 def _train_one(suite: SuiteRun, task: Task, console: Console) -> int:
     place, flags = suite.place_of(task), list(suite.flags)
     if newest_step(place) is None:
-        config = training_config(task.name, flags)
+        config = training_config(task.name, flags, suite.names)
     else:
         take_flag(flags, "--preset")
-        config = continued_config(place, flags)
+        config = continued_config(place, flags, suite.names)
     return train(config, place, None, console)
 
 

@@ -12,7 +12,7 @@ Capture = pytest.CaptureFixture[str]
     [
         ([], ["train", "evaluate", "plot", "envs", "--resume"]),
         (["train"], ["--total-steps", "--gradient", "--learning-rate", "--run-dir", "--encoder-from"]),
-        (["train", "memory/key_to_door"], ["--corridor-length", "1500000"]),
+        (["train", "memory/key_to_door"], ["--delay", "1500000"]),
         (["train", "procgen/chaser"], ["--distribution-mode", "200000000"]),
         (["train", "atari/Pong"], ["--preset", "machado2018", "--sticky-actions", "(default: 0.0)"]),
         (["train", "atari/Pong", "--preset", "machado2018"], ["(default: 0.25)"]),
@@ -31,6 +31,20 @@ def test_help_names_the_flags(capsys: Capture, command: list[str], words: list[s
     assert code == 0
     assert captured.err == ""
     assert all(word in captured.out for word in words)
+
+
+def test_help_of_a_task_has_the_options_that_it_reads(capsys: Capture) -> None:
+    def said(*command: str) -> str:
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        return capsys.readouterr().out
+
+    maze, both = said("train", "memory/tmaze"), said("train", "memory/tmaze,memory/bandit")
+    assert all(flag in maze for flag in ("--corridor-length", "--curriculum", "--pixels", "--max-episode-steps"))
+    assert "--arms" not in maze
+    assert "--arms" in both
+    assert "--lag" not in both
+    assert "--arms" not in said("envs", "--watch", "memory/tmaze")
 
 
 def test_help_breaks_lines_where_the_terminal_ends_only(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:

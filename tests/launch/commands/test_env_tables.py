@@ -27,6 +27,10 @@ def test_envs_tells_about_a_suite_and_a_task(capsys: Capture) -> None:
     words = ("uint8 [4, 84, 84]", "actions        18", "random 1.7, human 30.5", "machado2018", "episodic_life=False")
     assert all(word in printed for word in words)
     assert "memory/tmaze" not in printed
+    assert main(["envs", "memory/tmaze"]) == 0
+    printed = capsys.readouterr().out
+    assert "corridor_length=40  curriculum=False  pixels=False" in printed
+    assert "symbols" not in printed
     for name, words in (
         ("Breakout", "the nearest is atari/Breakout"),
         ("atary", "the nearest are atari, "),

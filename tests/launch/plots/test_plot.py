@@ -288,3 +288,17 @@ def test_runs_without_a_mean_do_not_keep_the_others(tmp_path: Path, capsys: pyte
     assert main(["plot", *map(str, (first, second, other)), "--output", str(output)]) == 1
     assert "share no range of steps" in capsys.readouterr().err
     assert "<!-- gradient=tbptt (1 seed) -->" in svg_text(output)
+
+
+def test_what_the_labels_leave_out_is_drawn_and_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ppo = {"learner": {"algorithm": "ppo"}, "agent": {"input_scale": 2.0, "readout": "mlp"}}
+    runs = [make_run(tmp_path / "vtrace", learner={"algorithm": "vtrace"}), make_run(tmp_path / "ppo", **ppo)]
+    note = "2 other settings differ, too: input_scale, readout"
+    labels = ["algorithm=vtrace (1 seed)", "algorithm=ppo (1 seed)", note]
+    assert legend_of(drawn(runs).axes[0]) == labels
+    other = [make_run(tmp_path / "other" / name, task="memory/copy", **more) for name, more in (("a", {}), ("b", ppo))]
+    assert legend_of(drawn([*runs, *other])) == labels
+    for name in ("curves.png", "curves.csv"):
+        assert main(["plot", *map(str, runs), "--output", str(tmp_path / name)]) == 0
+        assert f"memory/tmaze  {note}" in capsys.readouterr().out
+    assert legend_of(drawn(runs[:1]).axes[0]) == ["1 seed"]

@@ -43,6 +43,16 @@ def test_runs_that_follow_the_flag_are_the_baseline(run: Path, tmp_path: Path) -
     assert "rtrl (baseline)" in (tmp_path / "page.html").read_text()
 
 
+def test_settings_that_the_names_leave_out_are_counted_below_the_curves(run: Path, tmp_path: Path) -> None:
+    other = Path(shutil.copytree(run, tmp_path / "other"))
+    config = json.loads((other / "config.json").read_text())
+    config["learner"]["algorithm"] = "stream"
+    config["agent"]["input_scale"] = 7.0
+    (other / "config.json").write_text(json.dumps(config))
+    assert report(run, other, "--output", tmp_path / "page.html", "--no-episodes") == 0
+    assert "1 other setting differs, too: input_scale (see the settings)." in (tmp_path / "page.html").read_text()
+
+
 def test_what_is_no_run_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="r2ac report needs at least one run directory"):
         report()

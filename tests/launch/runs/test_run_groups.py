@@ -9,7 +9,7 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.runs.run_groups import differing_fields, group_label, group_runs, tasks_of
+from r2ac.launch.runs.run_groups import differing_fields, group_label, group_runs, tasks_of, unnamed_differences
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.settings.presets import preset
@@ -63,6 +63,13 @@ def test_what_comes_with_an_algorithm_is_no_other_difference(tmp_path: Path) -> 
         (runs[-1] / "config.json").write_text(json.dumps(replace(config, learner=learner).to_json()))
     vtrace, one, other = group_runs(runs)
     assert differing_fields([[vtrace, one]]) == ["learner.algorithm", "total_steps"]
+    every = differing_fields([[vtrace, one]], of_algorithms=True)
+    hidden = [name.split(".")[-1] for name in every if name not in ("learner.algorithm", "total_steps")]
+    assert {"input_scale", "readout", "learning_rate"} <= set(hidden)
+    note = unnamed_differences([vtrace, one], [[vtrace, one]])
+    assert note == f"{len(hidden)} other settings differ, too: {', '.join(hidden)}"
+    assert "learning_rate" not in unnamed_differences([vtrace, one], [[vtrace, one, other]])
+    assert unnamed_differences([one, other], [[one, other]]) == ""
     assert differing_fields([[vtrace, one, other]]) == ["learner.algorithm", "learner.learning_rate", "total_steps"]
 
 

@@ -6,11 +6,12 @@ import re
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
+from r2ac.envs import SUITES
 from r2ac.launch.cli import main
 from r2ac.launch.commands.cluster import read_training
 from r2ac.launch.commands.submit import parse_own
@@ -104,6 +105,50 @@ def test_an_option_of_another_suite_names_its_suites() -> None:
     for flag, suites in (("--wrappers", "gym"), ("--no-sticky-actions", "atari"), ("--threads=2", "atari or procgen")):
         with pytest.raises(ConfigError, match=f"^{flag.partition('=')[0]} is an option of the suite {suites}, "):
             training_config("memory/tmaze", [flag, "x"])
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["train", "memory/tmaze", "--lag", "3"], "--lag is an option of memory/repeat_previous: it would have no"),
+        (["train", "memory/tmaze,memory/copy", "--no-random-lengths"], "no effect on memory/tmaze, memory/copy"),
+        (["train", "--suite", "memory/tmaze,memory/copy", "--isi=20"], "no effect on memory/tmaze, memory/copy"),
+        (
+            ["sweep", "memory/tmaze", "--vary", "delay=1,2"],
+            "--delay is an option of memory/repeat_first, memory/",
+        ),
+        (["envs", "--watch", "memory/tmaze", "--arms=3"], "--arms is an option of memory/bandit: it would have no"),
+        (["train", "dmlab/lasertag_one_opponent_small", "--dataset-path=x"], "an option of dmlab/psychlab_arbitrary"),
+    ],
+)
+def test_an_option_that_the_task_does_not_read_is_refused(
+    command: list[str], sentence: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    assert sentence in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_option_that_one_of_several_tasks_reads_is_for_all(tmp_path: Path, capsys: Capture) -> None:
+    tiny = ["--num-actors", "0", "--streams-per-actor", "8", "--batch-size", "8", "--total-steps", "40"]
+    names, symbols = "memory/tmaze,memory/copy", ["--symbols", "3"]
+    assert training_config(names, symbols).env.symbols == 3
+    assert main(["train", "--suite", names, *tiny, *symbols, "--run-dir", str(tmp_path / "suite")]) == 0
+    assert main(["train", "--resume", str(tmp_path / "suite"), "--total-steps", "160"]) == 0
+    config = json.loads((tmp_path / "suite" / "memory-tmaze" / "config.json").read_text())
+    assert (config["total_steps"], config["env"]["symbols"]) == (160, 3)
+    capsys.readouterr()
+    assert main(["train", "--resume", str(tmp_path / "suite" / "memory-tmaze"), "--symbols", "4"]) == 2
+    assert "it would have no effect on memory/tmaze" in capsys.readouterr().err
+
+
+def test_the_help_of_an_option_names_the_tasks_that_read_it() -> None:
+    options, suite = training_config("memory/tmaze", []).env, SUITES["memory"]
+    told = {field.name: field.metadata["help"] for field in fields(options)}
+    for option, tasks in suite.read_by.items():
+        named = re.findall(r"\w+", " ".join(re.findall(r"\(.*?\)", told[option])))
+        assert [name for name in named if name in suite.list_tasks()] == list(tasks)
 
 
 def test_a_run_that_goes_on_has_its_task(capsys: Capture) -> None:
