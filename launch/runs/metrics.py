@@ -96,7 +96,10 @@ def _read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
         if isinstance(row, dict) and isinstance(row.get("env_steps"), int | float):
             lines.append((text, row))
         elif number < len(texts):
-            raise RunDirectoryError(f"{path} is damaged: line {number} is not a JSON object with env_steps")
+            raise RunDirectoryError(
+                f"{path} is damaged: line {number} is not a JSON object with env_steps (remove that line, or move the "
+                "file away)"
+            )
     return lines
 
 
