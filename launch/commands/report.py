@@ -34,7 +34,7 @@ class ReportArguments:
 
 
 def report_command(arguments: Sequence[str], console: Console) -> int:
-    """``r2ac report RUN … [--baseline RUN …] [--flags]``: 1 where some of the paths are no runs."""
+    """``r2ac report RUN … [--baseline RUN …] [--flags]``: 1 where a path is no run, or a run is damaged."""
     parsed = parse(ReportArguments, "r2ac report", arguments)
     require_runs(parsed.runs, "report")
     from r2ac.launch.report import EXTENSIONS, write_report

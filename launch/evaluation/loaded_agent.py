@@ -92,7 +92,8 @@ class LoadedAgent:
         """A row for each stream; one without a shape of its own is the same for all."""
         rows = self._streams, *shape
         if array.shape != rows and (array.shape != shape or (shape and self._streams > 1)):
-            raise ValueError(
-                f"{name} has the shape {list(array.shape)}, but with {self._streams} streams it must have {list(rows)}"
-            )
+            # The first observation alone says how many streams there are.
+            alone = f", or {list(shape)} for one stream" if self._player is None and name == "observation" else ""
+            needed = f"with {self._streams} streams it must have {list(rows)}{alone}"
+            raise ValueError(f"{name} has the shape {list(array.shape)}, but {needed}")
         return np.array(np.broadcast_to(array, rows))

@@ -37,7 +37,7 @@ def play_plan(
     Ray has none and for a time-out of steps in this process, RunError where a file can no longer be written.
     """
     with ExitStack() as stack:
-        files = _open_files(plan, console, fresh, stack)
+        files, begun_anew = _open_files(plan, fresh, stack)
         rows = plan.rows
         missing = [
             Unit(i, seed, replace(row.evaluation, episodes=()))
@@ -47,6 +47,8 @@ def play_plan(
         if not missing:
             return
         check_can_be_ended(missing, workers)
+        for sentence in begun_anew:
+            _print(console, sentence)
         seeds = sum(row.evaluation.config.seeds for row in rows)
         _print(console, _outlook(missing, seeds))
         amounts = [
@@ -89,10 +91,11 @@ def _print(console: Console, line: str) -> None:
     console.print(line, soft_wrap=True, markup=False)
 
 
-def _open_files(plan: EvaluationPlan, console: Console, fresh: bool, stack: ExitStack) -> dict[Path, EvaluationFile]:
-    """The files that results are written into, locked, and what they hold in the plan; rows whose file cannot be opened
-    are taken out."""
+def _open_files(plan: EvaluationPlan, fresh: bool, stack: ExitStack) -> tuple[dict[Path, EvaluationFile], list[str]]:
+    """The files that results are written into, locked, and a sentence for each row that begins anew. What they hold is
+    put into the plan; rows whose file cannot be opened are taken out."""
     files: dict[Path, EvaluationFile] = {}
+    begun_anew = []
     rows, plan.rows = plan.rows, []
     for row in rows:
         with plan.noting():
@@ -101,8 +104,8 @@ def _open_files(plan: EvaluationPlan, console: Console, fresh: bool, stack: Exit
             row.evaluation, sentence = files[row.target].go_on(row.evaluation)
             plan.rows.append(row)
             if sentence is not None:
-                _print(console, f"{row.path}: {sentence}")
-    return files
+                begun_anew.append(f"{row.path}: {sentence}")
+    return files, begun_anew
 
 
 def _outlook(missing: Sequence[Unit], seeds: int) -> str:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from r2ac.agents import Agent, ObservationSpec
-from r2ac.envs import EngineFailed, find_task
+from r2ac.envs import EngineFailed, MissingPackage, find_task
 from r2ac.launch.evaluation.plan import BAD_INPUT
 from r2ac.launch.report.blocks import Section, html
 from r2ac.launch.report.episode_figure import draw_episode
@@ -21,6 +21,7 @@ from r2ac.launch.report.study import Configuration, Study
 from r2ac.launch.runs.loading import TrainedAgent, choose_device
 from r2ac.launch.runs.run_groups import RunGroup
 from r2ac.launch.runtime.progress import short_count
+from r2ac.launch.train.resume import newest_step
 from r2ac.launch.watching.action_names import action_names, taken_text
 from r2ac.launch.watching.episodes import PlayedEpisode, Scene
 from r2ac.launch.watching.memory_analysis import NoCues, cue_groups, cue_memory
@@ -46,8 +47,9 @@ class PlayedAgent:
     episode: PlayedEpisode
 
 
-def episode_section(study: Study) -> Section:
-    """One episode of the newest checkpoint of the first run of each group; or why it cannot be played."""
+def episode_section(study: Study, left_out: list[str] | None = None) -> Section:
+    """One episode of the newest checkpoint of the first run of each group; or why it cannot be played, of which
+    ``left_out`` gets what is no missing checkpoint or engine."""
     groups = [(configuration, group) for configuration in study.configurations for group in configuration.groups]
     how = (
         f"One episode of the newest checkpoint of the first run of each configuration on each task: sampled actions, "
@@ -55,7 +57,7 @@ def episode_section(study: Study) -> Section:
     )
     blocks: list[Markup] = [html.text(how)]
     for configuration, group in groups[:_MOST_AGENTS]:
-        blocks += _group_blocks(configuration, group)
+        blocks += _group_blocks(configuration, group, left_out)
     if len(groups) > _MOST_AGENTS:
         rest = len(groups) - _MOST_AGENTS
         blocks.append(html.text(f"{counted(rest, 'more agent')} could be watched with r2ac watch RUN.", "missing"))
@@ -74,7 +76,7 @@ def play_newest(run: Path) -> PlayedAgent:
     return PlayedAgent(trained, agent, scene, names, episode)
 
 
-def _group_blocks(configuration: Configuration, group: RunGroup) -> list[Markup]:
+def _group_blocks(configuration: Configuration, group: RunGroup, left_out: list[str] | None) -> list[Markup]:
     title = f"{configuration.name}, {group.task}" if group.task else configuration.name
     heading = html.heading(title)
     if group.name is not None:
@@ -83,6 +85,9 @@ def _group_blocks(configuration: Configuration, group: RunGroup) -> list[Markup]
         played = play_newest(group.runs[0])
         memory, without = _memory(played)
     except (*BAD_INPUT, EngineFailed) as error:
+        missing = isinstance(error, MissingPackage) or newest_step(group.runs[0]) is None
+        if left_out is not None and not missing:
+            left_out.append(f"no episode of {group.runs[0]}: {error}")
         return [heading, html.text(f"No episode: {error!s}.", "missing")]
     episode = played.episode
     ended = "ended" if episode.complete else "cut off"

@@ -39,23 +39,24 @@ def write_report(
 ) -> Path:
     """Write one HTML page about ``runs``, compared with ``baseline``, into ``output`` and return its path.
 
-    The page names what is missing or damaged in a run. Raises RunError where a path is no run (``left_out`` takes the
-    sentences instead, as long as a run is left), or ``output`` cannot be written.
+    The page names what is missing or damaged in a run; ``left_out`` takes a sentence about what is damaged. Raises
+    RunError where a path is no run (``left_out`` takes the sentences instead, as long as a run is left), or ``output``
+    cannot be written.
     """
     if output.suffix.lower() not in EXTENSIONS:
         raise RunError(f"a report cannot be written to {output}: its name must end in {', '.join(EXTENSIONS)}")
     study = read_study(runs, baseline, left_out)
     if not study.runs:
         raise RunError(left_out.pop() if left_out else "there is nothing to report on: name at least one run directory")
-    text = render(study, title, episodes, now or datetime.now(UTC))
+    text = render(study, title, episodes, now or datetime.now(UTC), left_out)
     with os_errors_as(RunError, f"{output} cannot be written"):
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, text)
     return output
 
 
-def render(study: Study, title: str, episodes: bool, now: datetime) -> str:
-    """The page as HTML, which refers to nothing beside itself."""
+def render(study: Study, title: str, episodes: bool, now: datetime, left_out: list[str] | None = None) -> str:
+    """The page as HTML, which refers to nothing beside itself; ``left_out`` is as in `write_report`."""
     curves = learning_curves(study)
     results = newest_results(study)
     main, compared = next(iter(results.items()), (None, []))
@@ -65,7 +66,7 @@ def render(study: Study, title: str, episodes: bool, now: datetime) -> str:
         aggregate_section(main, compared),
         settings_section(study),
         throughput_section(study),
-        *([episode_section(study)] if episodes else []),
+        *([episode_section(study, left_out)] if episodes else []),
     ]
     tasks = list(dict.fromkeys(task for configuration in study.configurations for task in configuration.tasks))
     versions = ", ".join(f"{name} {version(name)}" for name in _VERSIONS)

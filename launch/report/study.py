@@ -10,7 +10,7 @@ from typing import Any
 
 from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path
 from r2ac.launch.evaluation.results_file import read_evaluation
-from r2ac.launch.runs.metrics import read_metrics
+from r2ac.launch.runs.metrics import NothingMeasured, read_metrics
 from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runs.run_groups import UNSET, RunGroup, group_labels, group_runs, runs_of, tasks_of
 from r2ac.launch.runtime.errors import RunError
@@ -80,9 +80,9 @@ class Study:
 def read_study(runs: Sequence[Path], baseline: Sequence[Path] = (), left_out: list[str] | None = None) -> Study:
     """The configurations of ``runs``, then those of the ``baseline``.
 
-    A directory that is no run stands for the runs that it holds. Whatever cannot be read of a run is noted in it.
-    Raises RunError where a path is no run (``left_out`` takes the sentence instead), its ``config.json`` is damaged, or
-    a run is both a run and the baseline.
+    A directory that is no run stands for the runs that it holds. Whatever cannot be read of a run is noted in it, and
+    what is damaged of it in ``left_out``, too. Raises RunError where a path is no run (``left_out`` takes the sentence
+    instead), its ``config.json`` is damaged, or a run is both a run and the baseline.
     """
     theirs = {run.resolve() for path in baseline for run in runs_of(path)}
     for path in runs:
@@ -101,7 +101,9 @@ def read_study(runs: Sequence[Path], baseline: Sequence[Path] = (), left_out: li
     for number, ((is_baseline, label), own) in enumerate(found.items()):
         name = f"{label} (baseline)" if is_baseline else label
         members = [
-            _read_run(run, seed, group) for group in own for run, seed in zip(group.runs, group.seeds, strict=True)
+            _read_run(run, seed, group, left_out)
+            for group in own
+            for run, seed in zip(group.runs, group.seeds, strict=True)
         ]
         configurations.append(Configuration(name, number, is_baseline, tuple(own), tuple(members)))
     return Study(tuple(configurations))
@@ -141,18 +143,23 @@ def _labels(groups: Sequence[RunGroup]) -> list[str]:
     return [label or agent or "r2ac" for label, agent in zip(labels, agents, strict=True)]
 
 
-def _read_run(path: Path, seed: Any, group: RunGroup) -> StudiedRun:
+def _read_run(path: Path, seed: Any, group: RunGroup, left_out: list[str] | None) -> StudiedRun:
+    damaged = [] if left_out is None else left_out
     tasks = tuple(task for task in tasks_of(group.task) if task)
     if group.name is not None:
         return StudiedRun(path, seed, tasks, {})
     run = StudiedRun(path, seed, tasks, RunDirectory(path).read_config())
     try:
         run = replace(run, rows=tuple(read_metrics(path)))
+    except NothingMeasured as error:
+        run = replace(run, metrics_problem=str(error))
     except RunError as error:
         run = replace(run, metrics_problem=str(error))
+        damaged.append(str(error))
     if not evaluation_path(path).exists():
         return run
     try:
         return replace(run, evaluations=read_evaluation(path))
     except RunError as error:
+        damaged.append(str(error))
         return replace(run, evaluation_problem=str(error))

@@ -64,16 +64,20 @@ class MetricsWriter:
             self.close()
 
 
+class NothingMeasured(RunDirectoryError):
+    """A run has no lines of metrics: it has only begun."""
+
+
 def read_metrics(run_path: Path | str) -> list[dict[str, Any]]:
     """The lines of ``metrics.jsonl`` in a run directory, in order, without a torn last one; null is None. Raises
-    RunDirectoryError where the file is missing, holds no whole line or is damaged."""
+    NothingMeasured where the file is missing or holds no whole line, RunDirectoryError where it is damaged."""
     path = RunDirectory(Path(run_path)).metrics_path
     with os_errors_as(RunDirectoryError, f"{path} cannot be read"):
         if not path.exists():
-            raise RunDirectoryError(f"{run_path} holds no metrics.jsonl: nothing was measured there")
+            raise NothingMeasured(f"{run_path} holds no metrics.jsonl: nothing was measured there")
         lines = _read_lines(path)
     if not lines:
-        raise RunDirectoryError(f"{path} is empty: the run has measured nothing yet")
+        raise NothingMeasured(f"{path} is empty: the run has measured nothing yet")
     return [row for _, row in lines]
 
 
@@ -96,7 +100,10 @@ def _read_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
         if isinstance(row, dict) and isinstance(row.get("env_steps"), int | float):
             lines.append((text, row))
         elif number < len(texts):
-            raise RunDirectoryError(f"{path} is damaged: line {number} is not a JSON object with env_steps")
+            raise RunDirectoryError(
+                f"{path} is damaged: line {number} is not a JSON object with env_steps (remove that line, or move the "
+                "file away)"
+            )
     return lines
 
 

@@ -215,6 +215,8 @@ class TrainConfig(Generic[EnvOptions]):
         self._check_actors()
         self._check_learners()
         if agent.encoder == "none":
+            if self.encoder_from is not None and not self.encoder_from.exists():
+                raise ConfigError(f"--encoder-from is {self.encoder_from}, which does not exist")
             _require(self, "freeze_encoder", "False with --encoder none", lambda x: not x)
         suite = one_suite(self.tasks)
         if self.bootstrap_at_time_limits and not suite.final_observations:

@@ -274,11 +274,23 @@ def last_value(arguments: Sequence[str], flag: str) -> str | None:
 
 def with_flag(sentence: str) -> str:
     """The sentence of an error; where its first word is a field of the agent, the learner or the environment, as in
-    what their packages raise, with the flag of that field instead."""
+    what their packages raise, with the flag of that field instead, and with switches as they are typed."""
     parts = AgentConfig, LearnerConfig, *(suite.options for suite in SUITES.values())
     first, _, rest = sentence.partition(" ")
     named = any(field.name == first for part in parts for field in fields(part))
-    return f"--{first.replace('_', '-')} {rest}" if named else sentence
+    sentence = f"--{first.replace('_', '-')} {rest}" if named else sentence
+    match = _SWITCH.fullmatch(sentence)
+    if match is None or match["name"].replace("-", "_") in _OPTIONAL_TRUTHS:
+        return sentence
+    is_set, allowed = ("--" + "no-" * (match[value] == "False") + match["name"] for value in ("value", "allowed"))
+    return f"{is_set} is set, but {match['why']} {allowed}{match['rest']}"
+
+
+_SWITCH = re.compile(
+    r"--(?P<name>\S+) is (?P<value>True|False), but (?P<why>.*?(?:it must be|it began, with)) "
+    r"(?P<allowed>True|False)(?! or)(?P<rest>.*)"
+)
+"""What is said of a switch whose value is not allowed."""
 
 
 def require_runs(runs: Sequence[Path], command: str) -> None:

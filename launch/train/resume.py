@@ -45,17 +45,27 @@ def continued_config(place: Path | str, arguments: Sequence[str], names: str | N
     config = changed_config(before, "r2ac train --resume RUN", arguments, names=names)
     if config.run_dir != before.run_dir:
         raise ConfigError(f"--run-dir is {config.run_dir}, but a run goes on where it is, in {place}")
+    try:
+        config.check()
+    except ConfigError:
+        # A flag that cannot be changed may be why others do not fit.
+        _check_same(before, config)
+        raise
     return config
 
 
 def check_goes_on(config: TrainConfig[Any], checkpoint: Checkpoint, source: Path) -> None:
     """Raise ConfigError where a setting that a checkpoint, read from ``source``, depends on is not what it was."""
-    before = config_from_json(checkpoint.config, source)
+    _check_same(config_from_json(checkpoint.config, source), config)
+
+
+def _check_same(before: TrainConfig[Any], config: TrainConfig[Any]) -> None:
     pairs = [(name, getattr(before, name), getattr(config, name)) for name in ("encoder_from", "freeze_encoder")]
     of_learner = ("algorithm", "optimiser")
     pairs += [(name, getattr(before.learner, name), getattr(config.learner, name)) for name in of_learner]
     pairs += [(name, was, getattr(config.agent, name)) for name, was in vars(before.agent).items()]
-    for name, was, now in pairs:
+    # The gradient last: another core or a frozen one implies it.
+    for name, was, now in sorted(pairs, key=lambda pair: pair[0] == "gradient"):
         if was != now:
             raise ConfigError(f"--{name.replace('_', '-')} is {now}, but a run goes on as it began, with {was}")
 

@@ -162,8 +162,8 @@ def open_run(
                 newest = latest_checkpoint(directory.checkpoints)
                 checkpoint = load_checkpoint(newest)
             except CheckpointError as error:
-                remedy = "a damaged file must be removed first"
-                raise CheckpointError(f"{path} cannot go on: {error} ({remedy})") from error
+                remedy = "" if newest_step(path) is None else " (a damaged file must be removed first)"
+                raise CheckpointError(f"{path} cannot go on: {error}{remedy}") from error
             check_goes_on(config, checkpoint, newest)
         try:
             yield RunContext(place, directory, checkpoint, callback, mirror, restarted and not new, console)

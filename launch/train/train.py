@@ -51,7 +51,8 @@ def train(
             run = stack.enter_context(open_run(place, new, config, console, callback, bool(restarts())))
             learned = run.env_steps
         if learned >= config.total_steps:
-            said = f"{place} has learned from its {learned:,} steps; a --total-steps above that goes on"
+            goes_on = f"--total-steps is {config.total_steps:,}, and one above {learned:,} goes on"
+            said = f"{place} has learned from its {learned:,} steps; {goes_on}"
             console.print(said, soft_wrap=True, markup=False)
             return 0
         stack.push(signals.__exit__)

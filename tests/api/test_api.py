@@ -127,6 +127,8 @@ def test_a_loaded_agent_acts_in_one_stream_as_in_several(run: Path) -> None:
     with pytest.raises(ValueError, match="action_mask is given, but this agent has none"):
         several.act(observation, action_mask=np.ones((3, 2)))
     several.reset()
+    with pytest.raises(ValueError, match=r"but with 2 streams it must have \[2, (\d+)\], or \[\1\] for one stream"):
+        several.act([1, 2])
     assert several.act(observation[:2]).shape == (2,)
 
 

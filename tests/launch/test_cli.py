@@ -159,7 +159,8 @@ def test_settings_that_cannot_be_are_named_with_their_value(
     [
         (["--batch-size", "9", "--streams-per-actor", "8"], ["--batch-size is 9", "8"]),
         (["--corridor-length", "0"], ["r2ac: --corridor-length is 0", "at least 1"]),
-        (["--freeze-encoder"], ["--freeze-encoder is True, but it must be False with --encoder none"]),
+        (["--freeze-encoder"], ["--freeze-encoder is set, but it must be --no-freeze-encoder with --encoder"]),
+        (["--freeze-encoder", "--encoder-from", "nope"], ["r2ac: --encoder-from is nope, which does not exist"]),
         (["--encoder", "impala"], ["r2ac: --encoder is 'impala', but", "mlp or none"]),
         (["--core", "mingru", "--recurrent-scale", "2"], ["r2ac: --recurrent-scale is 2.0, but mingru has no"]),
         (["--layer-gradient", "full"], ["r2ac: --layer-gradient is full, but layers is 1"]),
@@ -168,7 +169,7 @@ def test_settings_that_cannot_be_are_named_with_their_value(
             ["r2ac: --layer-gradient is full, but the sensitivities of 2 layers"],
         ),
         (["--core", "mixed:elstm+lru", "--hidden-size", "1"], ["r2ac: --hidden-size must be at least 2"]),
-        (["--encoder-from", "nowhere"], ["nowhere does not exist"]),
+        (["--encoder", "mlp", "--encoder-from", "nowhere"], ["nowhere does not exist"]),
     ],
 )
 def test_settings_that_do_not_go_together(capsys: Capture, tmp_path: Path, flags: list[str], words: list[str]) -> None:

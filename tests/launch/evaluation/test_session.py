@@ -167,6 +167,10 @@ def test_only_what_is_missing_is_played(folder: Path, run: Path, capsys: Capture
     assert marked(run) == [("memory/tmaze", 0)]
     assert evaluate(several, run, *FEW, *HERE) == 0
     assert "to play" not in capsys.readouterr().out
+    assert evaluate(run, *HERE, "--num-envs", "2", "--episodes", "3", "--step-timeout", "5") == 2
+    captured = capsys.readouterr()
+    assert "anew" not in captured.out
+    assert "--step-timeout is 5, but it must be 0 with --workers 0" in captured.err
     assert evaluate(run, *HERE, "--num-envs", "2", "--episodes", "3") == 0
     assert "begins anew: episodes was 4, is 3" in capsys.readouterr().out
     assert marked(run) == []

@@ -81,6 +81,22 @@ def test_what_is_no_run_does_not_keep_the_others(run: Path, tmp_path: Path, caps
     assert not (tmp_path / "nowhere").exists()
 
 
+def test_what_is_damaged_in_a_run_is_told_and_the_page_written(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "metrics.jsonl").write_text("nonsense\n")
+    (run / "evaluation.json").write_text("{")
+    for checkpoint in (run / "checkpoints").iterdir():
+        checkpoint.write_bytes(b"damaged")
+    capsys.readouterr()
+    assert report(run) == 1
+    metrics, evaluation, episode = capsys.readouterr().err.splitlines()
+    assert metrics.startswith(f"r2ac: {run}/metrics.jsonl is damaged: line 1")
+    assert evaluation.startswith(f"r2ac: {run}/evaluation.json is damaged")
+    assert episode.startswith(f"r2ac: no episode of {run}: {run}/checkpoints/step_000000002000.safetensors is damaged")
+    page = (run / "report.html").read_text()
+    assert page.count("is damaged") >= 3
+    assert "The configurations" in page
+
+
 def test_a_place_that_cannot_be_written_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"page\.png must end in \.html, \.htm"):
         report(run, "--output", tmp_path / "page.png")
@@ -110,11 +126,13 @@ def test_a_run_that_tells_no_task_has_no_empty_cell(tmp_path: Path) -> None:
     assert (tmp_path / "page.html").read_text().count(">(no task)<") == 3
 
 
-def test_a_run_that_has_only_begun_is_told(run: Path, tmp_path: Path) -> None:
+def test_a_run_that_has_only_begun_is_told(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
     begun = tmp_path / "begun"
     (begun / "checkpoints").mkdir(parents=True)
     shutil.copy(run / "config.json", begun)
     assert report(begun) == 0
+    assert capsys.readouterr().err == ""
     page = (begun / "report.html").read_text()
     assert "There is no learning curve to draw." in page
     assert "No run has lines in metrics.jsonl" in page

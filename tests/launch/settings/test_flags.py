@@ -245,7 +245,16 @@ def test_the_run_directory_of_a_sweep_is_its_directory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sentence", "shown"),
     [
-        ("pixels is True, but with engine 'envpool' it must be False", "--pixels is True, but with engine"),
+        (
+            "pixels is True, but with engine 'e' it must be False: M",
+            "--pixels is set, but with engine 'e' it must be --no-p",
+        ),
+        (
+            "--freeze-core is False, but it began, with True",
+            "--no-freeze-core is set, but it began, with --freeze-core",
+        ),
+        ("output_gate is True, but it must be False", "--output-gate is True, but it must be False"),
+        ("pixels is 1, but it must be True or False", "--pixels is 1, but it must be True or False"),
         ("encoder is 'patch', but observations of", "--encoder is 'patch', but observations of"),
         ("refresh_every must be 0 where", "--refresh-every must be 0 where"),
         ("--core is nothing, but it must be one of", "--core is nothing, but it must be one of"),
