@@ -52,16 +52,17 @@ void contract_and_mix(
     }
 }
 
-// R rows of one stream that are narrower than a vector, each computed as a whole one: what its lanes beyond the row hold
-// is overwritten by the row behind, in `after` as in `before`, and not read in `sum` [R, lanes].
+// R rows of one stream that are narrower than a vector, each computed as a whole one. What its lanes beyond the row hold
+// comes from the rows behind and means nothing: in `after` these overwrite it, so that rows are written in their order,
+// and in `sum`, [R, lanes], nothing reads it. A stream that is not kept begins at 0. x: [steps, lanes].
 template <class Real, int parts, int R>
 inline void narrow_rows(
-    const Real* before, Real* after, Size part, Real* sum, const Real* boundary, const Real* decay,
+    const Real* before, Real* after, Size part, Real* sum, bool keep, const Real* boundary, const Real* decay,
     const Real* weighted, Size next_step, Size next_part, const Real* x, Size steps, Size units, Size width) {
     using Vector = typename Lanes<Real>::Vector;
     constexpr Size lanes = Lanes<Real>::count;
-    Vector row[parts][R];
-    for (int r = 0; r < R; ++r) {
+    Vector row[parts][R] = {};
+    for (int r = 0; r < R && keep; ++r) {
         Vector first, second, total;
         std::memcpy(&first, before + r * width, sizeof first);
         std::memcpy(&total, sum + r * lanes, sizeof total);
@@ -94,13 +95,11 @@ void narrow_pass(
     constexpr Size lanes = Lanes<Real>::count, room = (kBlock + 1) * lanes;
     Real before[parts * room], after[parts * room];
     const Size size = rows * width;
-    for (int p = 0; p < parts; ++p) {
-        std::fill_n(before + p * room + (keep ? size : 0), keep ? lanes : size + lanes, Real(0));
-        if (keep) std::copy_n(s + p * part, size, before + p * room);
-    }
+    for (int p = 0; p < parts && keep; ++p)
+        std::fill_n(std::copy_n(s + p * part, size, before + p * room), lanes, Real(0));
     const auto run = [&](auto rows_at_once, Size n) {
         narrow_rows<Real, parts, decltype(rows_at_once)::value>(
-            before + n * width, after + n * width, room, sum + n * lanes, boundary + n, decay + n, weighted + n,
+            before + n * width, after + n * width, room, sum + n * lanes, keep, boundary + n, decay + n, weighted + n,
             next_step, next_part, x, steps, units, width);
     };
     Size n = 0;

@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
@@ -34,14 +34,15 @@ ENVIRONMENT, INFERENCE, WAITING = "environment", "inference", "waiting"
 """The parts of an actor's time: stepping, computing or awaiting actions, waiting for orders."""
 
 
-class Episodes(NamedTuple):
+@dataclass
+class Episodes:
     """Whole episodes (games, where the agent's episodes are lives) in the order in which they ended."""
 
-    returns: list[float]
+    returns: list[float] = field(default_factory=list)
     """Sums of the rewards as the environment gave them."""
-    lengths: list[int]
+    lengths: list[int] = field(default_factory=list)
     """Steps."""
-    tasks: list[str]
+    tasks: list[str] = field(default_factory=list)
     """Full names."""
 
     def extend(self, others: Episodes) -> None:
@@ -194,7 +195,8 @@ class RolloutActor:
     Args:
         threads: CPU threads for the agent's network; None leaves them as they are.
         memory: where rollouts are written; None for memory of this process.
-        slots: how many rollouts this process has memory for, which are written in turn; 0 for new memory each time.
+        slots: without ``memory``, how many rollouts there is memory for, which are written in turn: a rollout is valid
+            until so many more were collected; 0 for new memory each time.
         weights: where :meth:`serve` reads the newest weights.
         inference: the inference worker that acts: the address of its socket on this machine, which needs ``memory``, or
             Ray's handle; None for an agent here.
@@ -269,7 +271,7 @@ class RolloutActor:
         rollout, slot = self._begin_rollout(sequence)
         uniforms = np.random.default_rng(self._randomness(sequence)).random(rollout.action.shape)
         policy, steps, inferring = self._policy, self._config.rollout_length, 0.0
-        episodes = Episodes([], [], [])
+        episodes = Episodes()
         policy.begin(rollout, slot, uniforms, weights)
         for number, group in enumerate(self._groups):
             group.record(rollout, 0)
@@ -322,8 +324,8 @@ class RolloutActor:
         return np.random.SeedSequence(config.seed, spawn_key=(config.index, config.incarnation, *more))
 
     def _begin_rollout(self, sequence: int) -> tuple[Rollout[np.ndarray], int]:
-        """The rollout to be written, with its streams and number filled in, and its slot in the shared memory."""
-        # The learner orders a rollout only when the one that was in this slot before is used up.
+        """The rollout to be written, with its streams and number filled in, and its slot."""
+        # Nobody asks for a rollout before the one that was in this slot before is used up.
         slot = sequence % len(self._slots) if self._slots else 0
         rollout = self._slots[slot] if self._slots else self._layout.empty()
         rollout.stream[:] = self._config.first_stream + np.arange(self._config.num_streams)

@@ -26,7 +26,7 @@ class Batch:
     """The rollouts of an update."""
 
     rollout: Rollout[np.ndarray]
-    """T steps of B streams."""
+    """T steps of B streams. Its memory may be written again once the next batch is asked for."""
     episodes: Episodes
     """Episodes that ended since the last batch, of any stream."""
 
@@ -66,7 +66,8 @@ class SourceCounts:
 
 class InProcessSource:
     """Batches from a rollout actor in this process, with an agent of its own, which steps only when the learner asks,
-    with the newest weights; each stream's rollouts are numbered from ``sequence``."""
+    with the newest weights; each stream's rollouts are numbered from ``sequence``. The actor has two slots, or new
+    memory each time: a batch may begin in one rollout and end in the next."""
 
     def __init__(self, actor: RolloutActor, batch_size: int, sequence: int) -> None:
         self._actor, self._batcher, self._sequence = actor, Batcher(batch_size), sequence
@@ -81,7 +82,7 @@ class InProcessSource:
         return self._weights.version
 
     def next_batch(self, interrupted: Callable[[], bool]) -> Batch | None:
-        episodes = Episodes([], [], [])
+        episodes = Episodes()
         started = time.monotonic()
         while (rollout := self._batcher.next_batch()) is None:
             if interrupted():
@@ -166,7 +167,7 @@ class RaySource:
             self.counts.inference_restarts += self.pool.revive_lost()
             if timeout:
                 self.counts.workers_pending = self.pool.pending()
-        episodes = Episodes([], [], [])
+        episodes = Episodes()
         replaced: set[int] = set()
         for actor, arrived in self._link.receive(timeout):
             if actor in replaced:

@@ -67,7 +67,6 @@ def open_rollouts(
         device = _acting_device(config) if on_gpu else "cpu"
         # Weights need not be copied where both compute here: an actor that shares the learner's has the newest.
         shares = config.publish_every == 1 and device == learner.device.type == "cpu"
-        # Two rollouts at a time: a batch may begin in the last one and end in the next.
         actor = RolloutActor(actors[0], device=device, weights_of=learner.agent if shares else None, slots=2)
         stack.callback(actor.close)
         alone = InProcessSource(actor, config.batch_size, sequence)

@@ -113,7 +113,7 @@ class TrainingLog:
             "learner/skipped_updates": self._notes["skipped updates"],
             "learner/stream_resets": self._notes["stream resets"],
         }
-        episodes = Episodes([], [], [])
+        episodes = Episodes()
         for part in parts:
             episodes.extend(part.episodes)
         values |= self._episode_values(episodes)
@@ -198,7 +198,7 @@ class TrainingLog:
         return Counter({_LEARNER: self._batches.waited, _HELD_BACK: counts.held_back, **counts.actor_seconds})
 
     def _begin(self) -> None:
-        self._episodes = Episodes([], [], [])
+        self._episodes = Episodes()
         self._lags: list[np.ndarray] = []
         self._began, self._began_steps = time.monotonic(), self._learner.env_steps
         self._began_seconds = self._seconds()

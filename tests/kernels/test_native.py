@@ -255,7 +255,9 @@ def cast(given: Pass, dtype: torch.dtype) -> Pass:
 @given(
     st.sampled_from((1, 2, 5, 64, 150)),
     st.tuples(st.integers(1, 4), st.integers(0, 3)),
-    st.tuples(st.integers(1, 3), st.sampled_from((1, 5, 8, 33, 150)), st.sampled_from((1, 4, 17, 48, 65, 70))),
+    st.tuples(
+        st.integers(1, 3), st.sampled_from((1, 5, 8, 33, 150)), st.sampled_from((1, 2, 3, 5, 7, 8, 9, 15, 17, 48, 65))
+    ),
     st.integers(0, 2**31),
     st.sampled_from((1, 2)),
 )
@@ -304,20 +306,32 @@ def test_the_pass_over_the_vectors_is_the_reference(
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
-def test_a_stream_that_is_not_fresh_shows_its_nan(dtype: torch.dtype) -> None:
-    given = cast(make_pass(3, 4, 3, 2, 9, 21), dtype)
+@pytest.mark.parametrize("width", [5, 21])
+def test_a_stream_that_is_not_fresh_shows_its_nan(dtype: torch.dtype, width: int) -> None:
+    given = cast(make_pass(3, 4, 3, 2, 9, width), dtype)
     given["fresh"][:] = False
-    given["matrix"][given["streams"][1], 0, 4, 7] = NAN
+    given["matrix"][given["streams"][1], 0, 4, 3] = NAN
     term = native.sensitivity_pass_(**given)
-    assert term.isnan().nonzero().tolist() == [[0, 4, 7]]
-    assert given["matrix"].isnan().nonzero().tolist() == [[int(given["streams"][1]), 0, 4, 7]]
+    assert term.isnan().nonzero().tolist() == [[0, 4, 3]]
+    assert given["matrix"].isnan().nonzero().tolist() == [[int(given["streams"][1]), 0, 4, 3]]
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("width", [5, 21])
+def test_a_stream_that_is_fresh_has_no_past_that_is_not_finite(dtype: torch.dtype, parts: int, width: int) -> None:
+    given = cast(make_pass(3, 4, 3, 2, 9, width, parts=parts), dtype)
+    given["fresh"][:] = torch.tensor([False, True, False])
+    given["boundary"][1], given["decay"][1] = NAN, float("inf")
+    assert native.sensitivity_pass_(**given).isfinite().all()
+    assert given["matrix"].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
 @pytest.mark.parametrize(("batch", "units"), [(7, 130), (1, 1000)], ids=["streams", "blocks of units"])
 def test_threads_change_no_bit(dtype: torch.dtype, batch: int, units: int) -> None:
     rollout = make_rollout(40, batch, units, resets=0.05).to(dtype)
-    passes = [make_pass(3, batch, batch, 2, units, 80, parts=parts) for parts in (1, 2)]
+    passes = [make_pass(3, batch, batch, 2, units, width, parts=parts) for parts in (1, 2) for width in (5, 80)]
     results = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)

@@ -102,8 +102,8 @@ class LocalPolicy(Policy):
         for columns, state in zip(self.columns, self._states, strict=True):
             rollout.first_state[columns] = state.cpu().numpy()
         prepared = self._prepared.get(slot)
-        if prepared is None or prepared.rollout is not rollout:
-            prepared = self._prepared[slot] = self._prepare(rollout, uniforms.copy())
+        if prepared is None or prepared.rollout is not rollout or not self._actor.reads_in_place:
+            prepared = self._prepared[slot] = self._prepare(rollout, np.empty_like(uniforms))
         prepared.uniforms[...] = uniforms
 
     def _prepare(self, rollout: Rollout[np.ndarray], uniforms: np.ndarray) -> _Prepared:

@@ -137,7 +137,7 @@ def test_rewards_follow_actions_and_episodes_are_counted() -> None:
     returns, lengths = np.zeros(CONFIG.num_streams), np.zeros(CONFIG.num_streams, dtype=int)
     paid = 0.0
     for rollout, episodes in zip(rollouts, reported, strict=True):
-        expected = Episodes([], [], [])
+        expected = Episodes()
         for t in range(CONFIG.rollout_length):
             seen = rollout.observation[t].argmax(axis=1)
             cue = np.where(rollout.is_first[t], seen, cue)

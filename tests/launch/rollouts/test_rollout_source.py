@@ -16,6 +16,7 @@ import torch
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
+from r2ac.agents.config import Gradient
 from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, ActorConfig, RolloutActor
 from r2ac.launch.rollouts.rollout_source import Batch, InProcessSource
@@ -45,9 +46,9 @@ CONFIG = TrainConfig(
 COUNTERS = {"next_sequence": FIRST_SEQUENCE}
 
 
-def make_weights(version: int) -> Weights:
+def make_weights(version: int, agent: AgentConfig = AGENT) -> Weights:
     torch.manual_seed(version)
-    return Weights(version, parameters_to_vector(Agent(SPEC, AGENT).parameters()).detach().numpy())
+    return Weights(version, parameters_to_vector(Agent(SPEC, agent).parameters()).detach().numpy())
 
 
 def never() -> bool:
@@ -222,13 +223,17 @@ def test_actors_from_their_start_to_their_end(consumer: Consumer, earlier_proces
     _nothing_is_left_after_close(consumer, earlier_processes)
 
 
-@pytest.mark.parametrize("batch_size", [1, STREAMS - 1, STREAMS])
-def test_in_process_two_slots_hold_all_that_a_batch_is_made_of(batch_size: int) -> None:
-    config = ActorConfig(CONFIG.task, CONFIG.env, AGENT, 5, 6, STREAMS, index=0)
+@pytest.mark.parametrize("core", ["elstm", "mingru", "lru", "rotation", "mixed:elstm+lru", "indrnn", "gru"])
+@pytest.mark.parametrize(("batch_size", "groups"), [(1, 1), (STREAMS - 1, 2), (STREAMS, 1)])
+def test_in_process_two_slots_hold_all_that_a_batch_is_made_of(core: str, batch_size: int, groups: int) -> None:
+    gradient: Gradient = "tbptt" if core == "gru" else "rtrl"
+    own = replace(AGENT, core=core, hidden_size=6, gradient=gradient)
+    config = ActorConfig(CONFIG.task, CONFIG.env, own, 5, 6, STREAMS, index=0, num_groups=groups)
     sources = [InProcessSource(RolloutActor(config, slots=slots), batch_size, sequence=3) for slots in (2, 0)]
     for number in range(9):
+        weights = make_weights(number, own)
         for source in sources:
-            source.publish(make_weights(number))
+            source.publish(weights)
         batches = [source.next_batch(lambda: False) for source in sources]
         in_slots, in_new_memory = [batch.rollout.arrays() for batch in batches if batch is not None]
         for name, array in in_new_memory.items():

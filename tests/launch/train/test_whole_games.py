@@ -65,14 +65,14 @@ def test_an_actor_begins_an_episode_with_each_life_and_counts_games() -> None:
         1,
         parameters_to_vector(Agent(ObservationSpec((4,), DiscreteActions(2)), agent).parameters()).detach().numpy(),
     )
-    firsts, episodes = [], Episodes([], [], [])
+    firsts, episodes = [], Episodes()
     for sequence in range(3):
         collected = actor.collect(weights, sequence)
         assert collected.rollout is not None
         firsts.append(collected.rollout.is_first[:-1])
         episodes.extend(collected.episodes)
     assert (np.concatenate(firsts).all(axis=1) == (np.arange(24) % LIFE == 0)).all()
-    assert episodes == ([12.0] * 4, [12] * 4, ["memory/tmaze"] * 4), "two games of two streams"
+    assert episodes == Episodes([12.0] * 4, [12] * 4, ["memory/tmaze"] * 4), "two games of two streams"
 
 
 @pytest.mark.usefixtures("three_lives")
