@@ -169,8 +169,8 @@ class FusedActor:
         state = agent.value.weight.new_zeros(1, agent.core.state_size)
         known = kernel_agent(agent, Carry(state), streams)
         self._agent, self._kernel = agent, None if known is None else native_agent.Actor(known, agent.actions.sizes)
-        self.reads_in_place = self._kernel is None or self._kernel.reads_in_place
-        """Whether the steps of :meth:`over` follow a change of the weights where they lie."""
+        self.reads_in_place = known is None or all(len(part.own) < 2 for part in known.parts)
+        """Whether the steps of :meth:`over` see weights that change where they lie: a part's own ones are joined."""
 
     def over(
         self, inputs: Mapping[str, Tensor], uniforms: Tensor, state: Tensor, logits: Tensor, action: Tensor

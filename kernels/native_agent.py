@@ -166,8 +166,6 @@ class Actor:
 
     def __init__(self, agent: RolloutAgent, choices: Sequence[int]) -> None:
         self._agent, self._choices = agent, torch.tensor(choices, device="cpu")
-        self.reads_in_place = all(len(part.own) < 2 for part in agent.parts)
-        """Whether the steps read every weight where it lies; else some are copied by :meth:`over`."""
 
     def fits(self, dtype: torch.dtype) -> bool:
         """Whether the weights are of this dtype and lie where C++ can read them, as they are now."""

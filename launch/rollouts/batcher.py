@@ -53,10 +53,7 @@ class Batcher:
         chosen: list[Rollout[np.ndarray]] = []
         left: list[tuple[int, Rollout[np.ndarray]]] = []
         seen, size = set[int](), 0
-        for version, rollout in self._waiting:
-            if size == self.batch_size:
-                left.append((version, rollout))
-                continue
+        for _, rollout in self._waiting:
             streams = rollout.stream.tolist()
             new = min(len(streams), self.batch_size - size)
             if not seen.isdisjoint(streams):

@@ -7,16 +7,17 @@ import struct
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from multiprocessing.connection import Connection
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from r2ac.agents import Agent, AgentConfig, ObservationSpec
 from r2ac.envs import Signals, find_tasks, make_vector, spread
 from r2ac.launch.cluster.connect import installed_version
+from r2ac.launch.rollouts.ended_episodes import Episodes
 from r2ac.launch.rollouts.inference.policies import LocalPolicy, Policy
 from r2ac.launch.rollouts.inference.ray_worker import RayPolicy
 from r2ac.launch.rollouts.inference.socket_worker import SocketPolicy
@@ -32,24 +33,6 @@ ORDER = struct.Struct("=q")
 rollout's number."""
 ENVIRONMENT, INFERENCE, WAITING = "environment", "inference", "waiting"
 """The parts of an actor's time: stepping, computing or awaiting actions, waiting for orders."""
-
-
-@dataclass
-class Episodes:
-    """Whole episodes (games, where the agent's episodes are lives) in the order in which they ended."""
-
-    returns: list[float] = field(default_factory=list)
-    """Sums of the rewards as the environment gave them."""
-    lengths: list[int] = field(default_factory=list)
-    """Steps."""
-    tasks: list[str] = field(default_factory=list)
-    """Full names."""
-
-    def extend(self, others: Episodes) -> None:
-        """Add those that ended after these."""
-        self.returns.extend(others.returns)
-        self.lengths.extend(others.lengths)
-        self.tasks.extend(others.tasks)
 
 
 class StreamGroup:
@@ -132,7 +115,8 @@ class StreamGroup:
         self._env.close()
 
 
-class Collected(NamedTuple):
+@dataclass(frozen=True)
+class Collected:
     """The rollouts of an actor's streams, and what came with them."""
 
     sequence: int
@@ -243,8 +227,7 @@ class RolloutActor:
             self._layout = RolloutLayout(
                 config.rollout_length, config.num_streams, self.spec, agent.core.state_size, config.final_observations
             )
-            if self._memory is None:
-                self._slots = [self._layout.empty() for _ in range(slots)]
+            self._slots = self._slots or [self._layout.empty() for _ in range(slots)]
             if inference is None:
                 self._policy = LocalPolicy(agent.to(device), config.columns)
                 if weights_of is not None:

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from r2ac.launch.rollouts.batcher import Batcher
+from r2ac.launch.rollouts.ended_episodes import Episodes
 from r2ac.launch.rollouts.failures import ActorsLost, FailurePolicy
 from r2ac.launch.rollouts.inference.pool import InferencePool
 from r2ac.launch.rollouts.orders import Orders
-from r2ac.launch.rollouts.rollout_actor import WAITING, Collected, Episodes, RolloutActor
+from r2ac.launch.rollouts.rollout_actor import WAITING, Collected, RolloutActor
 from r2ac.launch.rollouts.transport.links import RayLink, SocketLink
 from r2ac.launch.rollouts.transport.shared_memory import NoMemory
 from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from r2ac.envs import Task, mean_normalised_return
-from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING, Episodes
+from r2ac.launch.rollouts.ended_episodes import Episodes
+from r2ac.launch.rollouts.rollout_actor import ENVIRONMENT, INFERENCE, WAITING
 from r2ac.launch.train.sources import Rollouts
 from r2ac.learner import Collective, Learner
 

@@ -205,8 +205,7 @@ def test_tensors_need_not_be_contiguous(dtype: torch.dtype) -> None:
     states = dense.forward()
     assert torch.equal(strided.forward(), states)
     strided_cells = states.transpose(0, 2).contiguous().transpose(0, 2)
-    for mine, other in zip(strided.backward(strided_cells), dense.backward(states), strict=True):
-        assert torch.equal(mine, other)
+    assert all(map(torch.equal, strided.backward(strided_cells), dense.backward(states)))
 
 
 @given(st.integers(1, 6), st.sampled_from(((), (1,), (5,), (3, 50), (2, 2, 65))), st.integers(0, 2**31))
@@ -279,8 +278,7 @@ def test_the_pass_is_the_reference(
         close(actual["matrix"], expected["matrix"], bound)
         others = [row for row in range(batch + more) if row not in given["streams"].tolist()]
         assert torch.equal(actual["matrix"][others].to(DOUBLE), given["matrix"][others])
-        for name in given.keys() - {"matrix"}:
-            assert torch.equal(actual[name].to(given[name].dtype), given[name])
+        assert all(torch.equal(actual[name].to(given[name].dtype), given[name]) for name in given.keys() - {"matrix"})
 
 
 @given(
@@ -305,26 +303,14 @@ def test_the_pass_over_the_vectors_is_the_reference(
         assert torch.equal(actual["vectors"][others].to(DOUBLE), given["vectors"][others])
 
 
-@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
-@pytest.mark.parametrize("width", [5, 21])
-def test_a_stream_that_is_not_fresh_shows_its_nan(dtype: torch.dtype, width: int) -> None:
+@pytest.mark.parametrize(("dtype", "width"), [(dtype, width) for dtype in (SINGLE, DOUBLE) for width in (5, 21)])
+def test_what_is_not_finite_shows_unless_its_stream_is_fresh(dtype: torch.dtype, width: int) -> None:
     given = cast(make_pass(3, 4, 3, 2, 9, width), dtype)
-    given["fresh"][:] = False
+    given["fresh"][:] = torch.tensor([True, False, False])
+    given["boundary"][0], given["decay"][0] = NAN, INF
     given["matrix"][given["streams"][1], 0, 4, 3] = NAN
-    term = native.sensitivity_pass_(**given)
-    assert term.isnan().nonzero().tolist() == [[0, 4, 3]]
+    assert native.sensitivity_pass_(**given).isnan().nonzero().tolist() == [[0, 4, 3]]
     assert given["matrix"].isnan().nonzero().tolist() == [[int(given["streams"][1]), 0, 4, 3]]
-
-
-@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])
-@pytest.mark.parametrize("parts", [1, 2])
-@pytest.mark.parametrize("width", [5, 21])
-def test_a_stream_that_is_fresh_has_no_past_that_is_not_finite(dtype: torch.dtype, parts: int, width: int) -> None:
-    given = cast(make_pass(3, 4, 3, 2, 9, width, parts=parts), dtype)
-    given["fresh"][:] = torch.tensor([False, True, False])
-    given["boundary"][1], given["decay"][1] = NAN, float("inf")
-    assert native.sensitivity_pass_(**given).isfinite().all()
-    assert given["matrix"].isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [SINGLE, DOUBLE])

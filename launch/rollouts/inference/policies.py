@@ -90,7 +90,8 @@ class LocalPolicy(Policy):
         device, size = next(agent.parameters()).device, agent.core.state_size
         # Of each group of streams: the core's states.
         self._states = [torch.zeros(each.stop - each.start, size, device=device) for each in columns]
-        self._prepared: dict[int, _Prepared] = {}  # by slot
+        # By slot: the rollout that lies there, its uniform numbers, and each group's steps, which read both.
+        self._prepared: dict[int, tuple[Rollout[np.ndarray], np.ndarray, list[Callable[[int], None]]]] = {}
         self._version = -1
 
     def begin(self, rollout: Rollout[np.ndarray], slot: int, uniforms: np.ndarray, weights: Weights | None) -> None:
@@ -101,30 +102,18 @@ class LocalPolicy(Policy):
         rollout.weights_version[...] = self._version
         for columns, state in zip(self.columns, self._states, strict=True):
             rollout.first_state[columns] = state.cpu().numpy()
-        prepared = self._prepared.get(slot)
-        if prepared is None or prepared.rollout is not rollout or not self._actor.reads_in_place:
-            prepared = self._prepared[slot] = self._prepare(rollout, np.empty_like(uniforms))
-        prepared.uniforms[...] = uniforms
-
-    def _prepare(self, rollout: Rollout[np.ndarray], uniforms: np.ndarray) -> _Prepared:
+        known, own_uniforms, steps = self._prepared.get(slot, (None, np.empty_like(uniforms), []))
+        own_uniforms[...] = uniforms
+        if known is rollout and self._actor.reads_in_place:
+            return
         given = {name: torch.from_numpy(array) for name, array in rollout.step_inputs().items()}
-        others = [torch.from_numpy(each) for each in (uniforms, rollout.behaviour_logits, rollout.action)]
-        steps = []
+        others = [torch.from_numpy(each) for each in (own_uniforms, rollout.behaviour_logits, rollout.action)]
+        steps.clear()
         for columns, state in zip(self.columns, self._states, strict=True):
             inputs = {name: each[:, columns] for name, each in given.items()}
             drawn_by, *written = (each[:, columns] for each in others)
             steps.append(self._actor.over(inputs, drawn_by, state, *written))
-        return _Prepared(rollout, uniforms, steps)
+        self._prepared[slot] = rollout, own_uniforms, steps
 
     def answer(self, group: int, t: int) -> None:
-        self._prepared[self.slot].steps[group](t)
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """The steps of a rollout whose memory may come again, and its uniform numbers, which the steps read."""
-
-    rollout: Rollout[np.ndarray]
-    uniforms: np.ndarray
-    steps: Sequence[Callable[[int], None]]
-    """Of each group of streams: a function of t."""
+        self._prepared[self.slot][2][group](t)

@@ -16,7 +16,8 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs import find_task
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.rollouts.rollout_actor import ORDER, ActorConfig, Collected, Episodes, RolloutActor
+from r2ac.launch.rollouts.ended_episodes import Episodes
+from r2ac.launch.rollouts.rollout_actor import ORDER, ActorConfig, Collected, RolloutActor
 from r2ac.launch.rollouts.transport.shared_weights import SharedWeights, Weights
 from r2ac.learner import DeviceFeed, Rollout
 

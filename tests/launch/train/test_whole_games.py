@@ -17,7 +17,8 @@ from r2ac.envs.memory import MemoryOptions
 from r2ac.launch.evaluation import evaluate as evaluation
 from r2ac.launch.evaluation.protocols import EvaluationConfig
 from r2ac.launch.rollouts import rollout_actor
-from r2ac.launch.rollouts.rollout_actor import ActorConfig, Episodes, RolloutActor
+from r2ac.launch.rollouts.ended_episodes import Episodes
+from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from tests.playing import evaluated
 
