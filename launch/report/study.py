@@ -151,11 +151,9 @@ def _read_run(path: Path, seed: Any, group: RunGroup, left_out: list[str] | None
     run = StudiedRun(path, seed, tasks, RunDirectory(path).read_config())
     try:
         run = replace(run, rows=tuple(read_metrics(path)))
-    except NothingMeasured as error:
-        run = replace(run, metrics_problem=str(error))
     except RunError as error:
         run = replace(run, metrics_problem=str(error))
-        damaged.append(str(error))
+        damaged += [] if isinstance(error, NothingMeasured) else [str(error)]
     if not evaluation_path(path).exists():
         return run
     try:

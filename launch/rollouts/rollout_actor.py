@@ -100,11 +100,10 @@ class StreamGroup:
         self._returns += reward
         self._lengths += 1
         over, whole = signals.ends(terminated, truncated)
-        ended, done = over.nonzero()[0], (over & whole).nonzero()[0]
+        done = (over & whole).nonzero()[0]
         tasks = [self._tasks[i] for i in done.tolist()]
         episodes = Episodes(self._returns[done].tolist(), self._lengths[done].tolist(), tasks)
-        if len(ended):
-            self._returns[ended] = self._lengths[ended] = 0
+        self._returns[over] = self._lengths[over] = 0
         return episodes
 
     def engine_restarts(self) -> int:

@@ -102,7 +102,7 @@ class LocalPolicy(Policy):
         rollout.weights_version[...] = self._version
         for columns, state in zip(self.columns, self._states, strict=True):
             rollout.first_state[columns] = state.cpu().numpy()
-        known, own_uniforms, steps = self._prepared.get(slot, (None, np.empty_like(uniforms), []))
+        known, own_uniforms, steps = self._prepared.get(slot) or (None, np.empty_like(uniforms), [])
         own_uniforms[...] = uniforms
         if known is rollout and self._actor.reads_in_place:
             return

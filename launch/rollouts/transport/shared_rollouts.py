@@ -96,7 +96,7 @@ class SharedRollouts(SharedMemory):
         super().__init__(descriptor)
         self._layout = layout
         self.slots = [layout.over(each) for each in self.bytes.reshape(-1, layout.nbytes())]
-        """The rollouts, whose arrays are views of the memory."""
+        """The rollouts, whose arrays are views of the memory: those of an actor take them in turn, by their numbers."""
 
     @staticmethod
     def create(layout: RolloutLayout, slots: int) -> SharedRollouts:
@@ -105,7 +105,3 @@ class SharedRollouts(SharedMemory):
 
     def handle(self) -> RolloutsHandle:
         return RolloutsHandle(os.getpid(), self.descriptor, self._layout)
-
-    def slot(self, sequence: int) -> int:
-        """Where the rollout of this number lies: the rollouts of one actor take the slots in turn."""
-        return sequence % len(self.slots)

@@ -137,6 +137,8 @@ def test_resuming_a_finished_run_ends_at_once(
     finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(finished_run, tmp_path / "run")
+    assert main(["train", "--resume", str(run)]) == 0
+    assert capsys.readouterr().err == ""
     assert main(["train", "--resume", str(run), "--total-steps", "100"]) == 0
     captured = capsys.readouterr()
     assert captured.out.endswith(" its 2,000 steps; --total-steps is 100, and one above 2,000 goes on\n")
