@@ -111,8 +111,8 @@ _WALK = {
 """Every step is paid at once, be it a small penalty or the large reward of the last: with a discount of 0 the chance of
 the last choice does not disturb what is learned of the steps before it. What is seen seldom, normalised, is large, and
 with the core's output brought to one size the junction looks like no step of the corridor: what was learned there does
-not carry over. Rewards are divided by their deviation, which the large one raises: a larger entropy bonus then outweighs
-the penalties (docs/learning.md)."""
+not carry over. Rewards are divided by their deviation, which the large one raises: with a larger entropy bonus the
+penalties count for little then (docs/learning.md)."""
 
 _ENDLESS = {**_GATES, "entropy_cost": 0.003, "entropy_schedule": "linear", "total_steps": 1_000_000}
 """A step without progress costs 0.01: with a larger bonus an agent that knows the way dawdles."""
