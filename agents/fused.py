@@ -169,8 +169,6 @@ class FusedActor:
         state = agent.value.weight.new_zeros(1, agent.core.state_size)
         known = kernel_agent(agent, Carry(state), streams)
         self._agent, self._kernel = agent, None if known is None else native_agent.Actor(known, agent.actions.sizes)
-        self.reads_in_place = known is None or all(len(part.own) < 2 for part in known.parts)
-        """Whether the steps of :meth:`over` read every weight where it lies; several own parameters are copied."""
 
     def over(
         self, inputs: Mapping[str, Tensor], uniforms: Tensor, state: Tensor, logits: Tensor, action: Tensor

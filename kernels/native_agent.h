@@ -3,89 +3,26 @@
 
 #pragma once
 
-#include <initializer_list>
-#include <memory>
 #include <utility>
 
 #include "native_cells.h"
-#include "native_gemm.h"
+#include "native_layers.h"
 #include "native_online.h"
 #include "native_passes.h"
 
 namespace {
 
-template <class Real>
-std::unique_ptr<Real[]> room(Size count) { return std::unique_ptr<Real[]>(new Real[count]); }
-
-template <class Real>
-struct Inputs {
-    const Real* rows;
-    Size width;
-};
-
-// y = W [inputs, one beside the other] + b for each row; without a bias 0.
-template <class Real>
-void linear(
-    std::initializer_list<Inputs<Real>> inputs, const Real* weight, const Real* bias, Real* y, Size rows, Size outputs,
-    int threads) {
-    Size width = 0, begin = 0;
-    for (const auto& each : inputs) width += each.width;
-    const auto turned = room<Real>(width * outputs);
-    constexpr Size tile = 16;
-    for (Size first = 0; first < width; first += tile)
-        for (Size o = 0; o < outputs; ++o)
-            for (Size i = first; i < std::min(width, first + tile); ++i)
-                turned[i * outputs + o] = weight[o * width + i];
-    for (Size row = 0; row < rows; ++row)
-        for (Size o = 0; o < outputs; ++o) y[row * outputs + o] = bias ? bias[o] : Real(0);
-    for (const auto& each : inputs) {
-        const Real* part = turned.get() + begin * outputs;
-        multiply<Real>({each.rows, each.width, 1}, part, outputs, y, outputs, rows, outputs, each.width, threads);
-        begin += each.width;
-    }
-}
-
-// The gradients by W and, if there is one, b.
-template <class Real>
-void linear_gradient(
-    std::initializer_list<Inputs<Real>> inputs, const Real* by_y, Real* by_weight, Real* by_bias, Size rows,
-    Size outputs, int threads) {
-    Size width = 0, begin = 0;
-    for (const auto& each : inputs) width += each.width;
-    std::fill_n(by_weight, outputs * width, Real(0));
-    for (const auto& each : inputs) {
-        Real* part = by_weight + begin;
-        multiply<Real>({by_y, 1, outputs}, each.rows, each.width, part, width, outputs, each.width, rows, threads);
-        begin += each.width;
-    }
-    if (!by_bias) return;
-    std::fill_n(by_bias, outputs, Real(0));
-    const auto sum = room<Real>(outputs);
-    for (Size first = 0; first < rows; first += kDepth) {
-        sum_streams(by_y + first * outputs, sum.get(), std::min(kDepth, rows - first), outputs);
-        for (Size o = 0; o < outputs; ++o) by_bias[o] += sum[o];
-    }
-}
-
-// The gradients by `columns` of the inputs, of which a row of W has `width`.
-template <class Real>
-void add_input_gradient(
-    const Real* by_y, const Real* weight, Size width, Real* by_input, Size rows, Size columns, Size outputs,
-    int threads) {
-    multiply<Real>({by_y, outputs, 1}, weight, width, by_input, columns, rows, columns, outputs, threads);
-}
-
 // What an agent needs to know of a cell, in the order of CELLS_WITH_SCANS in native_library.py.
 template <class Real>
 struct CellKernels {
-    Size gates, own, parts;
+    Size gates, own, own_arrays, parts;
     decltype(&cell_forward<Real, ELSTM>) forward;
     decltype(&cell_backward<Real, ELSTM>) backward;
 
     template <template <class> class Cell>
     static CellKernels of() {
         using C = Cell<Real>;
-        return {C::gates, C::own, C::parts, &cell_forward<Real, Cell>, &cell_backward<Real, Cell>};
+        return {C::gates, C::own, C::own_arrays, C::parts, &cell_forward<Real, Cell>, &cell_backward<Real, Cell>};
     }
     static CellKernels number(Size cell) {
         const CellKernels all[] = {of<ELSTM>(), of<LRU>(), of<MinGRU>(), of<Rotation>()};
@@ -94,20 +31,28 @@ struct CellKernels {
 };
 
 // A cell with its weights, what RTRL keeps of it, and where its metrics are noted; null where there is no such thing.
+// Takes what it is made of from `given`, which moves on.
 template <class Real>
 struct CorePart {
-    static constexpr Size arrays = 10;
     CellKernels<Real> cell;
-    const Real *weight, *own, *bias, *gate, *gate_bias;
-    Real *matrix, *vectors, *through, *boundary, *term;
     Size units, state_size, gates_size, begin;  // begin: of its state among those of all
+    const Real* weight;
+    std::vector<Real> own;
+    const Real *bias, *gate, *gate_bias;
+    Real *matrix, *vectors, *through, *boundary, *term;
 
-    CorePart(const Real* const* given, Size number, Size units, Size begin)
-        : cell(CellKernels<Real>::number(number)), weight(given[0]), own(given[1]), bias(given[2]), gate(given[3]),
-          gate_bias(given[4]), matrix(const_cast<Real*>(given[5])), vectors(const_cast<Real*>(given[6])),
-          through(const_cast<Real*>(given[7])), boundary(const_cast<Real*>(given[8])),
-          term(const_cast<Real*>(given[9])), units(units), state_size(cell.parts * units),
-          gates_size(cell.gates * units), begin(begin) {}
+    CorePart(const Real* const*& given, Size number, Size units, Size begin)
+        : cell(CellKernels<Real>::number(number)), units(units), state_size(cell.parts * units),
+          gates_size(cell.gates * units), begin(begin) {
+        const auto take = [&] { return const_cast<Real*>(*given++); };
+        weight = take();
+        for (Size array = 0; array < cell.own_arrays; ++array) {
+            const Real* numbers = take();
+            own.insert(own.end(), numbers, numbers + cell.own / cell.own_arrays * units);
+        }
+        bias = take(), gate = take(), gate_bias = take();
+        matrix = take(), vectors = take(), through = take(), boundary = take(), term = take();
+    }
 
     Size vector_count() const { return (cell.own + cell.gates) * units; }
     std::unique_ptr<Real[]> state_of(const Real* all, Size batch, Size size) const {
@@ -133,15 +78,14 @@ struct RolloutAgent {
 
     RolloutAgent(
         const Real* const* layers, const Size* cells, Size count, Size inputs, Size hidden_size, Size logits, bool skip)
-        : reader(layers + count * CorePart<Real>::arrays + 6, inputs), inputs(inputs), hidden_size(hidden_size),
-          logits(logits), skip(skip) {
+        : hidden(layers[0]), hidden_bias(layers[1]), policy(layers[2]), policy_bias(layers[3]), value(layers[4]),
+          value_bias(layers[5]), reader(layers + 6, inputs), inputs(inputs), hidden_size(hidden_size), logits(logits),
+          skip(skip) {
+        layers += 6 + InputReader<Real>::arrays;
         for (Size p = 0; p < count; ++p) {
-            parts.emplace_back(layers + p * CorePart<Real>::arrays, cells[2 * p], cells[2 * p + 1], state_size);
+            parts.emplace_back(layers, cells[2 * p], cells[2 * p + 1], state_size);
             state_size += parts.back().state_size;
         }
-        const Real* const* heads = layers + count * CorePart<Real>::arrays;
-        hidden = heads[0], hidden_bias = heads[1], policy = heads[2], policy_bias = heads[3], value = heads[4];
-        value_bias = heads[5];
     }
 
     Size read_size() const { return state_size + (skip ? inputs : 0); }
@@ -196,8 +140,8 @@ void with_read(const RolloutAgent<Real>& agent, const SavedRows<Real>& at, const
 template <class Real>
 void agent_forward(
     const Real* const* layers, Real* given_logits, const Size* cells, const Real* observation, const Real* reward,
-    const bool* is_first, const Real* state, Real* saved, Real* values, Real* last, Real* after, Size count, Size steps, Size beyond,
-    Size batch, Size inputs, Size hidden_size, Size logits, Size skip, int threads) {
+    const bool* is_first, const Real* state, Real* saved, Real* values, Real* last, Real* after, Size count, Size steps,
+    Size beyond, Size batch, Size inputs, Size hidden_size, Size logits, Size skip, int threads) {
     const RolloutAgent<Real> agent(layers, cells, count, inputs, hidden_size, logits, skip);
     const Size rows = (steps + beyond) * batch, size = agent.state_size;
     const SavedRows<Real> at(agent, rows, saved);
@@ -209,7 +153,7 @@ void agent_forward(
         const auto before = part.state_of(state, batch, size);
         linear<Real>({{at.x, inputs}}, part.weight, nullptr, projection, rows, part.gates_size, threads);
         part.cell.forward(
-            projection, part.own, part.bias, before.get(), is_first, states, steps + beyond, batch, part.units,
+            projection, part.own.data(), part.bias, before.get(), is_first, states, steps + beyond, batch, part.units,
             threads);
         const Size width = part.state_size;
         if (part.gate)
@@ -323,7 +267,7 @@ Real* part_gradient(
     const auto gained = room<Real>(batch * parts * vectors);
     Real* boundary = part.boundary ? part.boundary : own_boundary.get();
     part.cell.backward(
-        direct.get(), at.projection, part.own, part.bias, at.states, state, is_first, by_projection.get(), by_vectors,
+        direct.get(), at.projection, part.own.data(), part.bias, at.states, state, is_first, by_projection.get(), by_vectors,
         by_stream.get(), boundary, jumps ? decay.get() : nullptr, jumps ? weighted.get() : nullptr,
         jumps ? gained.get() : nullptr, steps, batch, part.units, threads);
     linear_gradient<Real>({{x, inputs}}, by_projection.get(), by_weight, nullptr, rows, part.gates_size, threads);

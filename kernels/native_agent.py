@@ -49,8 +49,7 @@ class Part:
         traces, notes = self.traces, self.notes
         kept = (None, None) if traces is None else (traces.weight, traces.vectors)
         noted = (None, None, None) if notes is None else (notes.through, notes.by_state, notes.boundary)
-        own = self.own[0] if len(self.own) == 1 else torch.cat((*self.own, self.bias[:0]))
-        return [self.weight, own, self.bias, *(self.gate or (None, None)), *kept, *noted]
+        return [self.weight, *self.own, self.bias, *(self.gate or (None, None)), *kept, *noted]
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class RolloutAgent:
 
     def layers(self) -> list[Tensor | None]:
         heads = *(self.hidden or (None, None)), *self.policy, *self.value
-        return [*(each for part in self.parts for each in part.arrays()), *heads, *self.normalised_by]
+        return [*heads, *self.normalised_by, *(each for part in self.parts for each in part.arrays())]
 
     @cached_property
     def cells(self) -> Tensor:

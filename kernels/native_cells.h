@@ -4,6 +4,7 @@
 // A cell is a class that is made for one unit in one step, and says
 //
 //     gates, own, parts      K, L and the numbers of a unit's state, as in cells/base.py
+//     own_arrays             how many parameters, each [L / own_arrays, N], the L own numbers are
 //     numbers, prepare       what its steps read of a unit beside its gates, made of its own parameters once a call
 //     state                  c_t, [parts]
 //     pull                   from a gradient by c_t, [parts], those by the gates, the own parameters and c_{t-1}
@@ -17,7 +18,7 @@ namespace {
 
 template <class Real>
 struct ELSTM {
-    static constexpr int gates = 2, own = 2, parts = 1, numbers = 2;
+    static constexpr int gates = 2, own = 2, own_arrays = 1, parts = 1, numbers = 2;
     const Real c, f, z, keep, w0, w1;
 
     static void prepare(const Real* given, Real* numbers, Size units) { std::copy_n(given, 2 * units, numbers); }
@@ -37,7 +38,7 @@ struct ELSTM {
 
 template <class Real>
 struct MinGRU {
-    static constexpr int gates = 2, own = 0, parts = 1, numbers = 0;
+    static constexpr int gates = 2, own = 0, own_arrays = 0, parts = 1, numbers = 0;
     const Real c, z, keep, candidate;
 
     static void prepare(const Real*, Real*, Size) {}
@@ -65,7 +66,7 @@ struct Turned {
 
 template <class Real>
 struct LRU {
-    static constexpr int gates = 2, own = 3, parts = 2, numbers = 4;
+    static constexpr int gates = 2, own = 3, own_arrays = 3, parts = 2, numbers = 4;
     const Real p0, p1, rate, gain;
     const Turned<Real> turned;
 
@@ -97,7 +98,7 @@ struct LRU {
 
 template <class Real>
 struct Rotation {
-    static constexpr int gates = 3, own = 1, parts = 2, numbers = 2;
+    static constexpr int gates = 3, own = 1, own_arrays = 1, parts = 2, numbers = 2;
     const Real z, keep, p1, p2;
     const Turned<Real> turned;
 

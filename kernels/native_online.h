@@ -37,6 +37,7 @@ struct Linear {
 // to the bounds of reward and observation, and the others are null where there is nothing to normalise by.
 template <class Real>
 struct InputReader {
+    static constexpr Size arrays = 4;
     const Real *mean, *deviation, *reward_deviation;
     Real reward_bound, observation_bound;
     Size inputs;

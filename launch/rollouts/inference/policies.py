@@ -104,7 +104,7 @@ class LocalPolicy(Policy):
             rollout.first_state[columns] = state.cpu().numpy()
         known, own_uniforms, steps = self._prepared.get(slot) or (None, np.empty_like(uniforms), [])
         own_uniforms[...] = uniforms
-        if known is rollout and self._actor.reads_in_place:
+        if known is rollout:
             return
         given = {name: torch.from_numpy(array) for name, array in rollout.step_inputs().items()}
         others = [torch.from_numpy(each) for each in (own_uniforms, rollout.behaviour_logits, rollout.action)]
