@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := $(BIN)/python -m pytest --dist loadfile
 TORCH  := $(shell grep '^torch==' constraints.txt)
 
 # Where `make train` writes, or goes on (make train RUNS=...); a run directory is never written over.
@@ -55,10 +55,11 @@ test: install
 
 # Two files at a time: tests of a file may share what is dear to start, such as a Ray.
 test-fast: install
-	$(PYTEST) -m 'not slow'
+	$(PYTEST) -n 2 -m 'not slow'
 
+# Three, as these wait for processes of theirs more than they compute.
 test-slow: install
-	$(PYTEST) -m slow
+	$(PYTEST) -n 3 -m slow
 
 lint: install
 	$(BIN)/ruff check .

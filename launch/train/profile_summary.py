@@ -109,7 +109,7 @@ def _who_waits(loop: Mapping[str, float], actors: Mapping[str, float], on_policy
     if learner > WAITS:
         return f"{found}: rollouts are the bottleneck. More --num-actors (where there are cores) give more of them."
     if others > WAITS:
-        return f"{found}: the learner is the bottleneck. Make updates cheaper; fewer --num-actors would do."
+        return f"{found}: the learner is the bottleneck. Make updates cheaper; of several --num-actors, fewer would do."
     return f"{found}: " + ("the two keep pace with each other." if actors else "rollouts come fast enough.")
 
 
