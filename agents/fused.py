@@ -81,7 +81,7 @@ def kernel_agent(agent: AgentLayers, carry: Carry, steps: int) -> native_agent.R
     """The agent as the kernels take it, for so many steps of all streams together; None where they do not know all of
     its layers or tensors, or where it is large."""
     core, readout, state = agent.core, agent.readout, carry.state
-    if not isinstance(agent.encoder, NoEncoder) or agent.instruction_encoder is not None or readout.layer_norm:
+    if not isinstance(agent.encoder, NoEncoder) or agent.instruction_encoder is not None:
         return None
     kernels = kernels_for(state)
     if kernels.name != "native" or is_traced(state) or torch.is_autocast_enabled("cpu"):
@@ -113,6 +113,7 @@ def kernel_agent(agent: AgentLayers, carry: Carry, steps: int) -> native_agent.R
         _layer(agent.value),
         (*moments, rewards.deviation, state.new_tensor(bounds)),
         readout.skip,
+        readout.layer_norm,
     )
     weights = sum(each.numel() for each in found.parameters)
     if weights > MOST_WEIGHTS or steps * weights > MOST_WORK:

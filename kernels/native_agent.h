@@ -74,13 +74,14 @@ struct RolloutAgent {
     const Real *hidden, *hidden_bias, *policy, *policy_bias, *value, *value_bias;
     InputReader<Real> reader;
     Size inputs, state_size = 0, hidden_size, logits;
-    bool skip;
+    bool skip, layer_norm;
 
     RolloutAgent(
-        const Real* const* layers, const Size* cells, Size count, Size inputs, Size hidden_size, Size logits, bool skip)
+        const Real* const* layers, const Size* cells, Size count, Size inputs, Size hidden_size, Size logits, bool skip,
+        bool layer_norm)
         : hidden(layers[0]), hidden_bias(layers[1]), policy(layers[2]), policy_bias(layers[3]), value(layers[4]),
           value_bias(layers[5]), reader(layers + 6, inputs), inputs(inputs), hidden_size(hidden_size), logits(logits),
-          skip(skip) {
+          skip(skip), layer_norm(layer_norm) {
         layers += 6 + InputReader<Real>::arrays;
         for (Size p = 0; p < count; ++p) {
             parts.emplace_back(layers, cells[2 * p], cells[2 * p + 1], state_size);
@@ -95,7 +96,7 @@ struct RolloutAgent {
 // What a pass keeps for the gradient.
 template <class Real>
 struct SavedRows {
-    Real *x, *h, *hidden;
+    Real *x, *h, *scales, *hidden;
     std::vector<PartRows<Real>> parts;
 
     SavedRows(const RolloutAgent<Real>& agent, Size rows, Real* saved) {
@@ -106,6 +107,7 @@ struct SavedRows {
             parts.push_back({projection, states, part.gate ? take(part.state_size) : nullptr});
         }
         h = take(agent.state_size);
+        scales = take(agent.layer_norm);
         hidden = take(agent.hidden_size);
     }
 };
@@ -141,8 +143,8 @@ template <class Real>
 void agent_forward(
     const Real* const* layers, Real* given_logits, const Size* cells, const Real* observation, const Real* reward,
     const bool* is_first, const Real* state, Real* saved, Real* values, Real* last, Real* after, Size count, Size steps,
-    Size beyond, Size batch, Size inputs, Size hidden_size, Size logits, Size skip, int threads) {
-    const RolloutAgent<Real> agent(layers, cells, count, inputs, hidden_size, logits, skip);
+    Size beyond, Size batch, Size inputs, Size hidden_size, Size logits, Size skip, Size layer_norm, int threads) {
+    const RolloutAgent<Real> agent(layers, cells, count, inputs, hidden_size, logits, skip, layer_norm);
     const Size rows = (steps + beyond) * batch, size = agent.state_size;
     const SavedRows<Real> at(agent, rows, saved);
     for (Size row = 0; row < rows; ++row)
@@ -175,6 +177,7 @@ void agent_forward(
         for (Size b = 0; b < batch; ++b)
             std::copy_n(states + ((steps - 1) * batch + b) * width, width, after + b * size + part.begin);
     }
+    if (layer_norm) normalise(at.h, at.scales, rows, size);
     if (hidden_size) {
         with_read(agent, at, [&](std::initializer_list<Inputs<Real>> read) {
             linear(read, agent.hidden, agent.hidden_bias, at.hidden, rows, hidden_size, threads);
@@ -210,10 +213,10 @@ void agent_act(
     const Real* const* layers, const Size* cells, const Size* choices, Real* state, Real* saved, Real* values,
     Real* given_logits, const Real* observation, const Real* reward, const bool* is_first, const bool* mask,
     const double* uniforms, std::int64_t* action, Size count, Size batch, Size inputs, Size hidden_size, Size logits,
-    Size skip, Size drawn, int threads) {
+    Size skip, Size layer_norm, Size drawn, int threads) {
     agent_forward<Real>(
         layers, given_logits, cells, observation, reward, is_first, state, saved, values, nullptr, state, count, 1, 0,
-        batch, inputs, hidden_size, logits, skip, threads);
+        batch, inputs, hidden_size, logits, skip, layer_norm, threads);
     for (Size i = 0; mask && i < batch * logits; ++i) given_logits[i] = mask[i] ? given_logits[i] : Real(-1e9);
     std::vector<double> cumulative(logits);
     for (Size row = 0; row < batch * drawn; ++row) {
@@ -297,8 +300,9 @@ template <class Real>
 void agent_backward(
     const Real* const* layers, const Real* by_logits, const Real* by_values, const Size* cells, const bool* is_first,
     const Real* state, Real* saved, const Size* streams, const bool* fresh, Real* gradient, Size count, Size steps,
-    Size beyond, Size batch, Size inputs, Size hidden_size, Size logits, Size skip, Size advance, int threads) {
-    const RolloutAgent<Real> agent(layers, cells, count, inputs, hidden_size, logits, skip);
+    Size beyond, Size batch, Size inputs, Size hidden_size, Size logits, Size skip, Size layer_norm, Size advance,
+    int threads) {
+    const RolloutAgent<Real> agent(layers, cells, count, inputs, hidden_size, logits, skip, layer_norm);
     const SavedRows<Real> at(agent, (steps + beyond) * batch, saved);
     const Heads<Real> heads(agent);
     const Size rows = steps * batch, size = agent.state_size, outputs = heads.outputs, features = heads.features;
@@ -329,6 +333,7 @@ void agent_backward(
         with_read(agent, at, of_heads);
         add_input_gradient(by_y.get(), heads.weight.get(), features, by_h.get(), rows, size, outputs, threads);
     }
+    if (layer_norm) normalised_gradient(at.h, at.scales, by_h.get(), rows, size);
     for (Size p = 0; p < count; ++p) {
         const auto before = agent.parts[p].state_of(state, batch, size);
         gradient = part_gradient(

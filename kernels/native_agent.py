@@ -66,6 +66,8 @@ class RolloutAgent:
     bounds of rewards and normalised observations, [2]."""
     skip: bool
     """Whether the read-out reads x beside h."""
+    layer_norm: bool
+    """Whether h is brought to mean 0 and variance 1 before."""
 
     @property
     def parameters(self) -> tuple[Tensor, ...]:
@@ -96,18 +98,18 @@ class RolloutAgent:
 
     @cached_property
     def sizes(self) -> tuple[int, ...]:
-        """D, the hidden layer's size, P and ``skip``."""
+        """D, the hidden layer's size, P, ``skip`` and ``layer_norm``."""
         hidden = 0 if self.hidden is None else self.hidden[0].shape[0]
-        return self.inputs, hidden, self.policy[0].shape[0], self.skip
+        return self.inputs, hidden, self.policy[0].shape[0], self.skip, self.layer_norm
 
     @cached_property
     def saved_size(self) -> int:
         """How many numbers of a step of a stream the backward pass reads."""
-        inputs, hidden, _, _ = self.sizes
+        inputs, hidden, *_ = self.sizes
         gates = sum(part.bias.numel() for part in self.parts)
         widths = [part.state_size for part in self.parts]
         opening = sum(width for part, width in zip(self.parts, widths, strict=True) if part.gate is not None)
-        return inputs + gates + 2 * sum(widths) + opening + hidden
+        return inputs + gates + 2 * sum(widths) + opening + hidden + self.layer_norm
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ class Actor:
         """
         check_type(state)
         agent, batch, dtype, parts = self._agent, len(state), state.dtype, len(self._choices)
-        inputs, _, actions, _ = agent.sizes
+        inputs, _, actions, *_ = agent.sizes
         if not ready("state", state, (batch, agent.state_size), dtype).is_set_to(state):
             raise ValueError("state is changed in place and must be contiguous")
         if int(self._choices.sum()) != actions:

@@ -70,4 +70,34 @@ void add_input_gradient(
     multiply<Real>({by_y, outputs, 1}, weight, width, by_input, columns, rows, columns, outputs, threads);
 }
 
+// Each row to mean 0 and variance 1, in place; scales: what each was multiplied by.
+template <class Real>
+void normalise(Real* rows, Real* scales, Size count, Size width) {
+    for (Size row = 0; row < count; ++row, rows += width) {
+        Real mean = 0, variance = 0;
+#pragma omp simd reduction(+ : mean)
+        for (Size i = 0; i < width; ++i) mean += rows[i];
+        mean /= width;
+#pragma omp simd reduction(+ : variance)
+        for (Size i = 0; i < width; ++i) variance += (rows[i] - mean) * (rows[i] - mean);
+        scales[row] = Real(1) / std::sqrt(variance / width + Real(1e-5));
+        for (Size i = 0; i < width; ++i) rows[i] = (rows[i] - mean) * scales[row];
+    }
+}
+
+// The gradient by the rows before from that by the normalised ones, in place.
+template <class Real>
+void normalised_gradient(const Real* normalised, const Real* scales, Real* by_rows, Size count, Size width) {
+    for (Size row = 0; row < count; ++row, normalised += width, by_rows += width) {
+        Real mean = 0, along = 0;
+#pragma omp simd reduction(+ : mean, along)
+        for (Size i = 0; i < width; ++i) {
+            mean += by_rows[i];
+            along += by_rows[i] * normalised[i];
+        }
+        mean /= width, along /= width;
+        for (Size i = 0; i < width; ++i) by_rows[i] = scales[row] * (by_rows[i] - mean - normalised[i] * along);
+    }
+}
+
 }  // namespace

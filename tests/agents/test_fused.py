@@ -35,6 +35,7 @@ AGENTS = st.fixed_dictionaries(
         "readout": st.sampled_from(["linear", "mlp"]),
         "readout_size": st.sampled_from([1, 9, 50]),
         "readout_skip": st.booleans(),
+        "layer_norm": st.booleans(),
         "normalise_observations": st.booleans(),
         "normalise_rewards": st.booleans(),
         "reward_clip": st.sampled_from([0.5, "none"]),
@@ -243,7 +244,6 @@ def test_an_actors_arrays_are_checked() -> None:
         {"core": "lstm"},
         {"core": "mixed:elstm+qrnn"},
         {"layers": 2},
-        {"layer_norm": True},
     ],
     ids=str,
 )
