@@ -270,8 +270,8 @@ Real* part_gradient(
     const auto gained = room<Real>(batch * parts * vectors);
     Real* boundary = part.boundary ? part.boundary : own_boundary.get();
     part.cell.backward(
-        direct.get(), at.projection, part.own.data(), part.bias, at.states, state, is_first, by_projection.get(), by_vectors,
-        by_stream.get(), boundary, jumps ? decay.get() : nullptr, jumps ? weighted.get() : nullptr,
+        direct.get(), at.projection, part.own.data(), part.bias, at.states, state, is_first, by_projection.get(),
+        by_vectors, by_stream.get(), boundary, jumps ? decay.get() : nullptr, jumps ? weighted.get() : nullptr,
         jumps ? gained.get() : nullptr, steps, batch, part.units, threads);
     linear_gradient<Real>({{x, inputs}}, by_projection.get(), by_weight, nullptr, rows, part.gates_size, threads);
     if (!part.matrix) return next;

@@ -27,7 +27,8 @@ class Part:
     weight: Tensor
     """[K, N, D]."""
     own: Sequence[Tensor]
-    """[L, N] together."""
+    """The cell's own parameters in the order of ``Cell.own``, all of them, as C++ counts on their number; [L, N]
+    together."""
     bias: Tensor
     """[K, N]."""
     gate: tuple[Tensor, Tensor] | None

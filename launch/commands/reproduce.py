@@ -82,7 +82,7 @@ def _list(arguments: ReproduceArguments, console: Console) -> int:
     console.print(table)
     where = arguments.results_dir.absolute()
     there = "" if where.is_dir() else ", which does not exist"
-    again = "what a task's settings have changed since is made again"
+    again = "a training whose task has other settings today is made again"
     _print(console, f"done: what has results in {where}{there} (--results-dir); {again}")
     for note in notes:
         _print(console, note)

@@ -207,6 +207,21 @@ def test_an_actor_follows_the_weights(core: str, moves: bool) -> None:
         torch.testing.assert_close((logits[:1], own), expected)
 
 
+@pytest.mark.parametrize("core", ["elstm", "lru", "mixed:elstm+lru"])
+def test_steps_that_were_prepared_follow_weights_that_change_where_they_lie(core: str) -> None:
+    agent, inputs = make_agent(core=core), make_inputs(2)
+    state = torch.zeros(2, agent.core.state_size).double()
+    logits, action = torch.zeros(3, 2, agent.actions.parameters).double(), torch.zeros(3, 2, dtype=torch.int64)
+    step = FusedActor(agent, 2).over(inputs, torch.rand(3, 2).double(), state, logits, action)
+    for _ in range(2):
+        with torch.no_grad():
+            for weight in agent.parameters():
+                weight.add_(0.1)
+        expected = read(agent, inputs, state, steps=1)
+        step(0)
+        torch.testing.assert_close((logits[:1], state), expected)
+
+
 def test_a_subclass_of_the_agent_is_asked_itself() -> None:
     class Louder(Agent):
         def forward(self, *given: Any, **named: Any) -> Any:

@@ -257,7 +257,7 @@ def test_a_list_of_tasks_at_a_url(remote: Path, machine: Machine, capsys: Captur
 
 @pytest.mark.slow
 def test_a_training_at_a_url_that_is_killed_goes_on(remote: Path, start_tiny: StartTiny, tmp_path: Path) -> None:
-    url, total = url_of(remote), 6_000
+    url, total = url_of(remote), 20_000
     flags = {"--max-failures": 2, "--checkpoint-minutes": 0.002, "--total-steps": total, "--run-dir": url}
     process = start_tiny(Path("unused"), flags)
     staging = staging_path(url)
