@@ -57,9 +57,11 @@ test: install
 test-fast: install
 	$(PYTEST) -n 2 -m 'not slow'
 
-# Three, as these wait for processes of theirs more than they compute.
+# Three at a time, as these wait for processes of theirs more than they compute. The wheel's test comes after them: it
+# installs gigabytes, and what others write would have to wait for the disk.
 test-slow: install
-	$(PYTEST) -n 3 -m slow
+	$(PYTEST) -n 3 -m slow --ignore tests/test_wheel.py
+	$(BIN)/python -m pytest -m slow tests/test_wheel.py
 
 lint: install
 	$(BIN)/ruff check .
