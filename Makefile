@@ -57,10 +57,9 @@ test: install
 test-fast: install
 	$(PYTEST) -n 2 -m 'not slow'
 
-# Three at a time, as these wait for processes of theirs more than they compute. The wheel's test comes after them: it
-# installs gigabytes, and what others write would have to wait for the disk.
+# The wheel's test comes after the others: it installs gigabytes, and what they write would have to wait for the disk.
 test-slow: install
-	$(PYTEST) -n 3 -m slow --ignore tests/test_wheel.py
+	$(PYTEST) -n 2 -m slow --ignore tests/test_wheel.py
 	$(BIN)/python -m pytest -m slow tests/test_wheel.py
 
 lint: install
