@@ -1,4 +1,4 @@
-// Linear layers over the rows of a rollout, and their gradients.
+// Linear and normalising layers over the rows of a rollout, and their gradients.
 
 #pragma once
 
