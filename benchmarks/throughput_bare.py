@@ -1,5 +1,4 @@
-"""One part of the training system alone: one line of JSON with its steps a second, of the clock and of processors. A
-part of throughput.py.
+"""One part of the training system alone: one line of JSON with its steps a second. A part of throughput.py.
 
 environment   as many processes as actors, each stepping its vector environment with random actions
 inference     the network as a rollout actor runs it, on the environment's first observation, on one thread
@@ -12,7 +11,7 @@ import argparse
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,21 +33,18 @@ WARM_UP = 0.2
 """Of the measured time."""
 
 
-def rate(
-    run: Callable[[], None], each: int, seconds: float, finish: Callable[[], None] = lambda: None
-) -> tuple[float, float]:
-    """Steps a second, and for each processor second of this process, of a run that makes ``each`` steps, repeated for
-    ``seconds`` after a warm-up.
+def rate(run: Callable[[], None], each: int, seconds: float, finish: Callable[[], None] = lambda: None) -> float:
+    """Steps a second of a run that makes ``each`` steps, repeated for ``seconds`` after a warm-up.
 
     Args:
         finish: waits for whatever the runs have left under way.
     """
     _repeat(run, WARM_UP * seconds)
     finish()
-    began, spent = time.perf_counter(), time.process_time()
+    began = time.perf_counter()
     runs = _repeat(run, seconds)
     finish()
-    return runs * each / (time.perf_counter() - began), runs * each / (time.process_time() - spent)
+    return runs * each / (time.perf_counter() - began)
 
 
 def _repeat(run: Callable[[], None], seconds: float) -> int:
@@ -89,7 +85,7 @@ def step_environment(setting: Setting, seed: int, barrier: Any, results: Any) ->
     env.close()
 
 
-def measure_environment(setting: Setting, processes: int) -> tuple[float, float]:
+def measure_environment(setting: Setting, processes: int) -> float:
     """Of all processes together."""
     context = multiprocessing.get_context("spawn")
     barrier, results = context.Barrier(processes), context.Queue()
@@ -101,10 +97,10 @@ def measure_environment(setting: Setting, processes: int) -> tuple[float, float]
     rates = [results.get() for _ in workers]
     for worker in workers:
         worker.join()
-    return sum(each[0] for each in rates), sum(each[1] for each in rates)
+    return sum(rates)
 
 
-def measure_inference(setting: Setting) -> tuple[float, float]:
+def measure_inference(setting: Setting) -> float:
     """Of one actor on one thread."""
     set_up_process(1)
     config = preset(setting.task, algorithm="vtrace")
@@ -124,14 +120,13 @@ def measure_inference(setting: Setting) -> tuple[float, float]:
     return rate(run, setting.streams, setting.seconds)
 
 
-def measure_learner(setting: Setting, threads: int) -> tuple[float, float]:
-    """Of updates by RTRL on ``threads`` threads."""
-    set_up_process(threads)
+def noise_updates(setting: Setting, changes: Mapping[str, Any]) -> tuple[Learner, Callable[[], None]]:
+    """A learner of the setting, whose agent has these ``changes``, and a function that makes an update on noise."""
     config, device = preset(setting.task, algorithm="vtrace"), torch.device(setting.device)
     env = make_vector(setting.task, 1, 0, options=config.env)
     spec = ObservationSpec.of(env)
     env.close()
-    agent = Agent(spec, agent_config(setting, config)).to(device)
+    agent = Agent(spec, replace(agent_config(setting, config), **changes)).to(device)
     learner = Learner(agent, config.learner, num_streams=setting.batch, total_steps=10**12)
     shape = Preset(spec.shape, setting.hidden, spec.actions.parameters, 1, setting.length, ())
     rollout = synthetic_rollout(setting.length, setting.batch, shape, agent.core.state_size)
@@ -140,6 +135,13 @@ def measure_learner(setting: Setting, threads: int) -> tuple[float, float]:
         rollout.sequence[:] = learner.carries.next_sequence
         learner.update(rollout)
 
+    return learner, run
+
+
+def measure_learner(setting: Setting, threads: int) -> float:
+    """Of updates by RTRL on ``threads`` threads."""
+    set_up_process(threads)
+    learner, run = noise_updates(setting, {})
     return rate(run, setting.length * setting.batch, setting.seconds, learner.check)
 
 
@@ -150,12 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--alone", action="store_true", help="one process, one thread")
     setting, options = read_setting(parser, arguments)
     if options.part == "environment":
-        rates = measure_environment(setting, 1 if options.alone else setting.actors)
+        speed = measure_environment(setting, 1 if options.alone else setting.actors)
     elif options.part == "inference":
-        rates = measure_inference(setting)
+        speed = measure_inference(setting)
     else:
-        rates = measure_learner(setting, 1 if options.alone else setting.threads)
-    print(json.dumps(dict(zip(("steps_per_second", "steps_per_processor_second"), rates, strict=True))))
+        speed = measure_learner(setting, 1 if options.alone else setting.threads)
+    print(json.dumps({"steps_per_second": speed}))
 
 
 if __name__ == "__main__":

@@ -26,9 +26,9 @@ LEAST_LOG_STEPS = 2000
 """For each second of the measurement: a line a batch would be a hundred lines a second where batches are small."""
 
 
-def train_command(setting: Setting, changes: Mapping[str, object], run_dir: Path) -> list[str]:
-    """A training that does not end by itself, with other flags. In one process it has as many streams as all actors
-    have."""
+def train_arguments(setting: Setting, changes: Mapping[str, object], run_dir: Path) -> list[str]:
+    """Of ``r2ac``: a training that does not end by itself, with other flags. In one process it has as many streams as
+    all actors have."""
     actors = int(str(changes.get("num-actors", setting.actors)))
     flags = {
         "encoder": setting.encoder,
@@ -47,12 +47,7 @@ def train_command(setting: Setting, changes: Mapping[str, object], run_dir: Path
         "algorithm": "vtrace",
         **changes,
     }
-    return [
-        *R2AC,
-        "train",
-        setting.task,
-        *(word for name, value in flags.items() for word in (f"--{name}", str(value))),
-    ]
+    return ["train", setting.task, *(word for name, value in flags.items() for word in (f"--{name}", str(value)))]
 
 
 def log_steps(setting: Setting) -> int:
@@ -123,51 +118,26 @@ def seconds_by_role(root: int) -> Counter[str]:
 
 
 def measure_system(setting: Setting, changes: Mapping[str, object], log: IO[bytes]) -> dict[str, float]:
-    """Train until there are lines of long enough a time and two points of processor seconds, and stop.
-
-    Returns:
-        What :func:`steady` does, and ``steps_per_processor_second`` of the process that needs the most for a step.
+    """Train until there are lines of long enough a time, and stop; returns what :func:`steady` does.
 
     Raises:
         MethodFailed: if the training ends by itself or writes no lines in time.
     """
     needed = setting.seconds / (1 - LEAVE_OUT)
-    spent: list[tuple[int, Counter[str]]] = []
     with tempfile.TemporaryDirectory(prefix="r2ac-throughput-") as folder:
         run_dir = Path(folder) / "run"
-        process = start_group(train_command(setting, changes, run_dir), log)
+        process = start_group((*R2AC, *train_arguments(setting, changes, run_dir)), log)
         try:
             until = time.monotonic() + START_SECONDS + 4 * needed
-            speed = None
-            while not long_enough(lines := read_lines(run_dir), needed) or speed is None:
+            while not long_enough(lines := read_lines(run_dir), needed):
                 if process.poll() is not None:
                     raise MethodFailed(f"ended with exit code {process.returncode}: {last_line(log)}")
                 if time.monotonic() > until:
-                    took = f"in {START_SECONDS + 4 * needed:.0f} s"
-                    raise MethodFailed(f"wrote {len(lines)} lines and gave {len(spent)} processor times {took}")
+                    raise MethodFailed(f"wrote {len(lines)} lines in {START_SECONDS + 4 * needed:.0f} s")
                 time.sleep(max(POLL_SECONDS, setting.seconds / 10))
-                if lines and (not spent or lines[-1]["env_steps"] > spent[-1][0]):
-                    spent.append((lines[-1]["env_steps"], seconds_by_role(process.pid)))
-                    speed = processor_speed(spent, setting.actors)
         finally:
             stop_group(process)
-    return {**steady(lines), "steps_per_processor_second": speed}
-
-
-def processor_speed(spent: Sequence[tuple[int, Counter[str]]], actors: int) -> float | None:
-    """Steps for each processor second of the learner's process or of an actor, whichever needs more of them, after the
-    start-up; None where there are less than two points, or no time between them.
-
-    Args:
-        spent: points in time: the steps, and the seconds of all processes of a role, so far.
-        actors: number of rollout actors.
-    """
-    spent = spent[round(LEAVE_OUT * len(spent)) :]
-    if len(spent) < 2:
-        return None
-    (steps, before), (now, after) = spent[0], spent[-1]
-    seconds = max(after["learners"] - before["learners"], (after["actors"] - before["actors"]) / actors)
-    return (now - steps) / seconds if seconds > 0 else None
+    return steady(lines)
 
 
 def read_lines(run_dir: Path) -> list[dict[str, Any]]:

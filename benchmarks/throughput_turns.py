@@ -1,0 +1,98 @@
+"""The system's update and the same update alone, in turn in the learner's process: one line of JSON. A part of
+throughput.py.
+
+While `r2ac train` trains with its actors, some updates of the system, with all that the learner does between them, are
+followed by as many on noise by RTRL and by TBPTT. Why: processes one after another differ more, by chance and by what
+else the machine does, than the system differs from its learner.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import _path  # noqa: F401
+import numpy as np
+from throughput_bare import noise_updates
+from throughput_setting import Setting, read_setting
+from throughput_system import LEAVE_OUT, train_arguments
+
+from r2ac.launch.cli import main as r2ac
+from r2ac.launch.train.loop import TrainingLoop
+from r2ac.learner import Rollout
+
+BLOCK = 20
+"""Updates of one kind in a row."""
+SYSTEM, GRADIENTS = "system", ("rtrl", "tbptt")
+
+
+class Turns:
+    """In the place of ``update``, which makes the system's: a block of those on noise comes before each of its own."""
+
+    def __init__(self, setting: Setting, update: Callable[[Rollout[np.ndarray]], Any]) -> None:
+        self.seconds: list[dict[str, float]] = []
+        """Of an update of each kind, block by block."""
+        self._update, self._updates, self._since = update, 0, 0.0
+        self._noise = {gradient: noise_updates(setting, {"gradient": gradient})[1] for gradient in GRADIENTS}
+        for run in self._noise.values():
+            run()
+
+    def __call__(self, rollout: Rollout[np.ndarray]) -> Any:
+        if self._updates % BLOCK == 0:
+            if self._updates:
+                self._take_turns((time.perf_counter() - self._since) / BLOCK)
+            self._since = time.perf_counter()
+        self._updates += 1
+        return self._update(rollout)
+
+    def _take_turns(self, of_system: float) -> None:
+        seconds = {SYSTEM: of_system}
+        # Neither gradient is always the one that comes after the system.
+        for gradient in GRADIENTS if len(self.seconds) % 2 else reversed(GRADIENTS):
+            began = time.perf_counter()
+            for _ in range(BLOCK):
+                self._noise[gradient]()
+            seconds[gradient] = (time.perf_counter() - began) / BLOCK
+        self.seconds.append(seconds)
+
+    def summary(self, steps: int) -> dict[str, float]:
+        """Milliseconds of an update of each kind in the mean over the blocks after the start-up, and the system's steps
+        a second in its turns, with so many steps an update."""
+        kept = self.seconds[round(LEAVE_OUT * len(self.seconds)) :]
+        means = {name: sum(each[name] for each in kept) / len(kept) for name in (SYSTEM, *GRADIENTS)}
+        return {"steps_per_second": steps / means[SYSTEM], **{f"{name}_ms": 1000 * x for name, x in means.items()}}
+
+
+def train(setting: Setting) -> Turns:
+    """A training of the setting's seconds, at least of one block of each kind."""
+    turns: list[Turns] = []
+    loop = TrainingLoop.loop
+
+    def loop_with_turns(self: TrainingLoop, stop_requested: Callable[[], bool]) -> Any:
+        turns.append(Turns(setting, self._learner.update))
+        self._learner.update = turns[0]  # type: ignore[method-assign]
+        until = time.monotonic() + setting.seconds / (1 - LEAVE_OUT)
+        return loop(self, lambda: stop_requested() or (bool(turns[0].seconds) and time.monotonic() > until))
+
+    TrainingLoop.loop = loop_with_turns  # type: ignore[method-assign]
+    with tempfile.TemporaryDirectory(prefix="r2ac-throughput-") as folder:
+        if code := r2ac(train_arguments(setting, {}, Path(folder) / "run")):
+            sys.exit(code)
+    return turns[0]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    setting, _ = read_setting(parser, arguments)
+    print(json.dumps(train(setting).summary(setting.length * setting.batch)))
+
+
+if __name__ == "__main__":
+    main()
