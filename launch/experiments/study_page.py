@@ -147,13 +147,15 @@ def _checked(experiment: Experiment, claim: Claim, cells: Cells) -> str:
     planned = sum(one.agent == claim.agent and one.task in own for one in experiment.trainings)
     so_far, also = ("", "") if made >= planned else (" so far", f"; {made} of {planned} trainings")
     scores = {task: mean(score_of(experiment, record) for record in records) for task, records in own.items()}
-    if claim.measure == "above" and missing:
-        return f"- {claim.text}: {missing}."
+    if missing:
+        also += f"; {missing}"
     if claim.measure == "above":
         columns = experiment.published.values()
         above = sum(
             all(score > float(column.get(task, "-inf")) for column in columns) for task, score in scores.items()
         )
+        if missing and above + len(tasks) - len(own) >= claim.at_least:
+            return f"- {claim.text}: {missing}."
         return f"- {claim.text}: {_verdict(above >= claim.at_least)}{so_far} ({above} of {len(tasks)}{also})."
     kind = "the mean score is"
     if claim.measure == "solved":
@@ -162,9 +164,11 @@ def _checked(experiment: Experiment, claim: Claim, cells: Cells) -> str:
     worst = min(scores, key=lambda task: scores[task], default=None)
     if worst is None or (missing and scores[worst] >= claim.at_least):
         return f"- {claim.text}: {missing}."
-    also += f"; {missing}" if missing else ""
     verdict = _verdict(scores[worst] >= claim.at_least)
-    return f"- {claim.text}: {verdict}{so_far} ({kind} least in {worst}: {scores[worst]:.2f}{also})."
+    where = f"least in {worst}: {scores[worst]:.2f}"
+    if not missing and len(set(scores.values())) == 1:
+        where = f"{scores[worst]:.2f}{' in each task' if len(scores) > 1 else ''}"
+    return f"- {claim.text}: {verdict}{so_far} ({kind} {where}{also})."
 
 
 def _verdict(met: bool) -> str:
