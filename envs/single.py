@@ -80,7 +80,7 @@ class SingleVector(StreamsVector):
         terminated, truncated = np.zeros(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=bool)
         for stream, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
             shown, reward, terminated[stream], truncated[stream], _ = values_of_step(env.step(action))
-            rewards[stream] = _number(reward)
+            rewards[stream] = number_of(reward)
             self._put(shown, observation, stream)
         ended = terminated | truncated
         final = observation.copy() if ended.any() else None
@@ -125,10 +125,11 @@ def _values(method: str, names: tuple[str, ...], returned: Any) -> Any:
     return returned
 
 
-def _number(reward: Any) -> float:
-    """A reward as a number, also where it is an array of one."""
+def number_of(reward: Any) -> float:
+    """A reward as a number, also where it is an array of one. Raises TypeError where it is none."""
     try:
-        return float(np.asarray(reward, dtype=np.float64).reshape(()))
+        # Not by a dtype: that makes None nan.
+        return float(np.asarray(reward).reshape(()).item())
     except (TypeError, ValueError):
         raise TypeError(f"the reward is {reward!r}, but it must be a number") from None
 
@@ -145,7 +146,7 @@ class ActionRepeat(gymnasium.Wrapper):
         total = 0.0
         for _ in range(self._repeat):
             observation, reward, terminated, truncated, info = values_of_step(self.env.step(action))
-            total += _number(reward)
+            total += number_of(reward)
             if terminated or truncated or not (self._mask is None or self._mask.allows(action)):
                 break
         return observation, total, terminated, truncated, info

@@ -2,7 +2,7 @@
 
 import random
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -74,6 +74,30 @@ class Outside(Walk):
         return np.full(3, 7, np.float32)
 
 
+class Misfit(Walk):
+    """Shows an observation with one flaw, and pays nothing at all."""
+
+    shown = Dict({"place": Box(0, 1, (2,), np.float32), "phase": Tuple((Discrete(3),))})
+    flaws: ClassVar[dict[str, Any]] = {
+        "dtype": {"place": np.zeros(2), "phase": (1,)},
+        "shape": {"place": np.zeros(3, np.float32), "phase": (1,)},
+        "high": {"place": np.array([0, 7], np.float32), "phase": (1,)},
+        "number": {"place": np.zeros(2, np.float32), "phase": (3,)},
+        "keys": {"place": np.zeros(2, np.float32)},
+    }
+
+    def __init__(self, flaw: str) -> None:
+        super().__init__()
+        self.flaw = flaw
+
+    def _see(self) -> Any:
+        return self.flaws[self.flaw]
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, _, *rest = super().step(action)
+        return observation, None, *rest
+
+
 class Falls(Walk):
     """Fails in its third step."""
 
@@ -116,7 +140,7 @@ SPACES: dict[str, tuple[Space, Space]] = {
 for name, (shown, taken) in SPACES.items():
     kind = type(name, (Walk,), {"shown": shown, "taken": taken})
     gymnasium.register(f"own/{name}-v0", entry_point=kind)
-for kind in (Walk, Coin, Needy, GlobalRandom, Unseeded, Outside, Falls, Hangs, Endless):
+for kind in (Walk, Coin, Needy, GlobalRandom, Unseeded, Outside, Misfit, Falls, Hangs, Endless):
     gymnasium.register(f"own/{kind.__name__}-v0", entry_point=kind)
 gymnasium.register("own/Limited-v0", entry_point=Endless, max_episode_steps=5)
 

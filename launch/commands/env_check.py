@@ -8,6 +8,7 @@ import re
 import time
 import traceback
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
 from r2ac.agents import ActionSpec
@@ -22,7 +24,7 @@ from r2ac.envs import EnvironmentFailed, Signals, checked, make_vector
 from r2ac.envs.action_spaces import ActionMask, actions_text
 from r2ac.envs.checked import exits_raise
 from r2ac.envs.gym import GymOptions, make_single, masked
-from r2ac.envs.single import values_of_reset, values_of_step
+from r2ac.envs.single import number_of, values_of_reset, values_of_step
 from r2ac.launch.runtime.step_timer import step_limit
 
 _COLOURS = re.compile(r"\x1b\[\d*m")
@@ -130,7 +132,28 @@ def _note(played: _Played, env: gymnasium.Env, observation: Any, info: Any, step
     played.observations.append(copy.deepcopy(observation))
     played.info_keys.update(map(str, info))
     if not played.outside and not env.observation_space.contains(observation):
-        played.outside = f"what is shown before step {step} does not lie in its space: {_text(observation)[:200]}"
+        wrong = _why_outside(env.observation_space, observation)
+        played.outside = f"what is shown before step {step} does not lie in its space: {wrong}"
+
+
+def _why_outside(space: gymnasium.Space, value: Any, name: str = "it") -> str:
+    """What keeps a value from its space, the first of it."""
+    if isinstance(space, spaces.Dict) and isinstance(value, Mapping):
+        if space.keys() != value.keys():
+            return f"{name} has the keys {sorted(value)}, not {sorted(space)}"
+        parts = [(part, value[key], repr(key)) for key, part in space.items()]
+        return next(_why_outside(*each) for each in parts if not each[0].contains(each[1]))
+    if isinstance(space, spaces.Tuple) and isinstance(value, tuple) and len(space) == len(value):
+        numbered = zip(space, value, map("part {}".format, range(len(value))), strict=True)
+        return next(_why_outside(*each) for each in numbered if not each[0].contains(each[1]))
+    if isinstance(value, np.ndarray) and space.dtype is not None and not np.can_cast(value.dtype, space.dtype):
+        return f"{name} is {value.dtype}, not {space.dtype}"
+    if isinstance(value, np.ndarray) and value.shape != space.shape:
+        return f"{name} has the shape {value.shape}, not {space.shape}"
+    if isinstance(value, np.ndarray) and isinstance(space, spaces.Box):
+        where = tuple(np.argwhere(~((value >= space.low) & (value <= space.high)))[0])
+        return f"{name} holds {value[where]}, but there {space.low[where]} to {space.high[where]} are allowed"
+    return f"{name} is {_text(value)[:200]}, but its space is {space}"
 
 
 def _ends(played: _Played, spec: Any, steps: int) -> Finding:
@@ -147,8 +170,8 @@ def _rewards(rewards: list[Any]) -> Finding:
     numbers = []
     for reward in rewards:
         try:
-            numbers.append(float(np.asarray(reward, dtype=float).item()))
-        except (TypeError, ValueError):
+            numbers.append(number_of(reward))
+        except TypeError:
             return Finding("rewards", f"{reward!r} is no number", wrong=True)
     if wrong := [number for number in numbers if not isfinite(number)]:
         return Finding("rewards", f"{len(wrong)} of {len(numbers)} are not finite, such as {wrong[0]}", wrong=True)

@@ -69,7 +69,7 @@ def test_a_step_that_does_not_return_is_wrong(capsys: Capture) -> None:
         ("GlobalRandom", "seeds", "WRONG: draws from the global random or np.random"),
         ("Unseeded", "seeds", "WRONG: one seed shows something else each time"),
         ("Unseeded", "check_env", "WRONG: Using `env.reset(seed=123)` is non-deterministic"),
-        ("Outside", "observation", "WRONG: what is shown before step 1 does not lie in its space: [7. 7. 7.]"),
+        ("Outside", "observation", "WRONG: what is shown before step 1 does not lie in its space: it holds 7.0, but "),
         ("Falls", "steps", "WRONG: step 3 raises ValueError('the floor is gone')"),
         ("Endless", "rewards", "WRONG: 100 of 100 are not finite, such as nan"),
         ("Endless", "ends", "no episode ended in 100 steps; no time limit"),
@@ -83,6 +83,23 @@ def test_what_is_wrong_is_told(capsys: Capture, name: str, about: str, words: st
     assert captured.err.count("\n") == 1
     (found,) = (line for line in captured.out.splitlines() if line.strip().startswith(about) and words in line)
     assert ("WRONG" in found) == ("WRONG" in words)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "words"),
+    [
+        ("dtype", "'place' is float64, not float32"),
+        ("shape", "'place' has the shape (3,), not (2,)"),
+        ("high", "'place' holds 7.0, but there 0.0 to 1.0 are"),
+        ("number", "part 0 is 3, but its space is Discrete(3)"),
+        ("keys", "it has the keys ['place'], not ['phase',"),
+    ],
+)
+def test_why_an_observation_lies_outside_of_its_space_is_told(capsys: Capture, flaw: str, words: str) -> None:
+    assert check("Misfit", "--env-kwargs", f'{{"flaw": "{flaw}"}}', "--steps", "3") == 1
+    said = lines(capsys)
+    assert said["observation"].endswith(f"does not lie in its space: {words}")
+    assert said["rewards"] == "WRONG: None is no number"
 
 
 def test_what_leaves_the_process_is_wrong_too(capsys: Capture) -> None:
