@@ -81,8 +81,8 @@ class RTRLMetrics(Means):
     ``rtrl/credit_horizon`` is how many steps the credit that leaves a rollout at its start travels on, back in time, in
     the mean over streams and units, each weighted by its credit |dL/dc_0|, c_0 being the states before the rollout: the
     ratio of the two sums of :func:`credit_distance` over the measured updates. An episode's beginning lets nothing
-    through (a_t = 0): the horizon ends there, however slowly units forget. Streams that begin afresh have no past and
-    do not count; where no credit left a rollout, there is no such metric.
+    through (a_t = 0): the horizon ends at the rollout that holds it, however slowly units forget. Streams that begin
+    afresh have no past and do not count; where no credit left a rollout, there is no such metric.
 
     One update in ``every`` is measured, see :func:`is_measured`; 1 measures all, as a CUDA graph must, which has no
     branches. The batches of a collective are measured as one.

@@ -27,7 +27,7 @@ class EvaluateArguments:
     evaluation.json and evaluation.md of each run. Interrupted, the same command goes on with what is missing."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN …")] = ()
-    """Run directories (their newest checkpoint), checkpoints, or directories that hold runs (all of them)."""
+    """Run directories (their newest checkpoint), checkpoints, or directories that hold runs (at any depth: all)."""
     suite: str | None = None
     """Tasks to play, by their names or that of a list (atari-57, dmlab-30, memory), each agent those of its own suite;
     if not given, the tasks that it was trained on."""

@@ -75,12 +75,23 @@ def group_runs(runs: Iterable[Path | str], left_out: list[str] | None = None) ->
 
 
 def runs_of(path: Path) -> list[Path]:
-    """The run at ``path``, or those that the directory holds; ``sweep.json`` stands for its folder (``SWEEP/*``)."""
+    """The run at ``path``, or those that the directory and its directories hold, but for hidden ones; ``sweep.json``
+    stands for its folder."""
     if _is_sweep(path):
         return runs_of(path.parent)
     if _is_run(path):
         return [path]
-    return sorted(child for child in path.iterdir() if child.is_dir() and _is_run(child)) if path.is_dir() else []
+    # A link may lead back to where it lies.
+    folders = (child for child in _children(path) if child.is_dir() and (_is_run(child) or not child.is_symlink()))
+    return [run for folder in folders if not folder.name.startswith(".") for run in runs_of(folder)]
+
+
+def _children(path: Path) -> list[Path]:
+    """None of what is no directory, or may not be read."""
+    try:
+        return sorted(path.iterdir())
+    except (NotADirectoryError, FileNotFoundError, PermissionError):
+        return []
 
 
 def first_place(paths: Sequence[Path]) -> Path:

@@ -77,9 +77,11 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError) as caught:
         RunDirectory.create(tmp_path / "run", {"task": "other"})
     path = tmp_path / "run"
-    assert str(caught.value) == (
-        f"{path} already holds a run; continue it with --resume {path} or choose another --run-dir"
-    )
+    without = "it has no checkpoint to go on from: remove it or choose another --run-dir"
+    assert str(caught.value) == f"{path} already holds a run; {without}"
+    (path / "checkpoints" / "step_000000000010.safetensors").touch()
+    with pytest.raises(RunDirectoryError, match=f"; continue it with --resume {path} or choose another --run-dir$"):
+        RunDirectory.create(path, {"task": "other"})
     assert RunDirectory.open(path, for_writing=False).read_config() == CONFIG
 
 

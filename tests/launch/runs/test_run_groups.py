@@ -9,7 +9,14 @@ import pytest
 from torch.utils.tensorboard import SummaryWriter
 
 from r2ac.envs.memory import MemoryOptions
-from r2ac.launch.runs.run_groups import differing_fields, group_label, group_runs, tasks_of, unnamed_differences
+from r2ac.launch.runs.run_groups import (
+    differing_fields,
+    group_label,
+    group_runs,
+    runs_of,
+    tasks_of,
+    unnamed_differences,
+)
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.settings.presets import preset
@@ -132,6 +139,18 @@ def test_a_directory_stands_for_the_runs_in_it(tmp_path: Path) -> None:
     (tmp_path / "suite" / "empty").mkdir()
     (tmp_path / "suite" / "suite.json").write_text("{}")
     assert [group.runs for group in group_runs([tmp_path / "suite"])] == [(runs[1],), (runs[0],)]
+
+
+def test_a_directory_holds_runs_at_any_depth(tmp_path: Path) -> None:
+    names = ["alone", "memory-copy/a", "memory-tmaze/b", "memory-tmaze/sweep/c"]
+    runs = [make_config(tmp_path / name) for name in names]
+    make_config(tmp_path / ".hidden" / "run")
+    make_config(runs[0] / "within")
+    (tmp_path / "memory-tmaze" / "back").symlink_to(tmp_path)
+    assert runs_of(tmp_path) == runs
+    (tmp_path / "memory-tmaze" / "link").symlink_to(runs[0])
+    assert tmp_path / "memory-tmaze" / "link" in runs_of(tmp_path)
+    assert runs_of(tmp_path / "none") == []
 
 
 def test_runs_of_cleanrl_are_grouped_by_their_names(tmp_path: Path) -> None:
