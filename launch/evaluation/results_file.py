@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from r2ac.envs import MissingPackage, find_task
+from r2ac.envs import MissingPackage, UnknownTask, find_task
 from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, evaluation_path
 from r2ac.launch.evaluation.protocols import EvaluationConfig
 from r2ac.launch.evaluation.tables import evaluation_markdown, task_means
@@ -30,7 +30,7 @@ FORMAT_VERSION = 2
 
 def read_evaluation(path: Path) -> tuple[Evaluation, ...]:
     """The results in ``path``, an ``evaluation.json`` or a run that holds one, in the order of their beginning. Raises
-    RunError where there is none, or it is damaged or of another format."""
+    RunError where there is none, it is damaged or of another format, or its task cannot be found here."""
     file = evaluation_path(path) if path.is_dir() else path
     try:
         values = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse)
@@ -41,7 +41,9 @@ def read_evaluation(path: Path) -> tuple[Evaluation, ...]:
         raise RunError(f"there is no evaluation {file}: r2ac evaluate writes it") from error
     except OSError as error:
         raise RunError(f"{file} cannot be read: {os_reason(error)}") from error
-    except (ValueError, KeyError, TypeError, AttributeError, MissingPackage) as error:
+    except (MissingPackage, UnknownTask) as error:
+        raise RunError(f"{file} is of a task that is not here: {error}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else str(error)
         raise RunError(f"{file} is damaged or of another r2ac: {reason} (r2ac evaluate --fresh begins anew)") from error
 

@@ -2,8 +2,10 @@
 
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -172,8 +174,6 @@ def damage(change: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
         damage(lambda values: values.update(format_version=99)),
         damage(lambda values: values.update(results=3)),
         damage(lambda values: values["results"][0].pop("sha256")),
-        damage(lambda values: values["results"][0].update(task="memory/none")),
-        damage(lambda values: values["results"][0]["training"].update(task="memory/none")),
         damage(lambda values: values["results"][0]["environment"].update(corridor_length="long")),
         damage(lambda values: values["results"][0]["evaluation"].update(colour=1)),
         damage(lambda values: values["results"][0]["episodes"].pop()),
@@ -194,6 +194,19 @@ def test_damage_is_one_sentence_and_fresh_mends_it(tmp_path: Path, change: Calla
     with EvaluationFile(path, fresh=True) as file:
         file.put(TWO_SEEDS)
     assert read_evaluation(path) == (TWO_SEEDS,)
+
+
+@pytest.mark.parametrize("of", [(), ("training",)])
+def test_a_file_of_a_task_that_is_not_here_is_not_damaged(tmp_path: Path, of: Sequence[str]) -> None:
+    path = tmp_path / "evaluation.json"
+    put(path, TWO_SEEDS)
+    values = json.loads(path.read_text())
+    reduce(getitem, of, values["results"][0])["task"] = "gym/no_such_module:Env-v0"
+    path.write_text(json.dumps(values))
+    for read in (read_evaluation, EvaluationFile):
+        with pytest.raises(RunError, match=r"\.json is of a task that is not here: .+ No module named") as error:
+            read(path)
+        assert "damaged" not in str(error.value)
 
 
 def test_no_file_and_no_folder(tmp_path: Path) -> None:
