@@ -73,7 +73,9 @@ def is_core(name: str) -> bool:
     return name in CORES or len(_cells_of(name)) > 1
 
 
-CORE_NAMES = f"{', '.join(CORES)}, or {MIXED}a+b of several cells"
+CORE_NAMES = (
+    f"{', '.join(CELLS)}, several of these as {MIXED}a+b, or {', '.join(name for name in CORES if name not in CELLS)}"
+)
 """What `is_core` allows, in words."""
 
 

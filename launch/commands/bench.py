@@ -47,6 +47,9 @@ def bench_command(arguments: Sequence[str], console: Console) -> int:
         console.print(f"{trial.flags()}: {trial.steps_per_second:,.0f} steps/s", markup=False, soft_wrap=True)
     best = fastest(trials)
     console.print(_table(trials, best))
+    for flag in best.flags().split()[::2]:
+        while take_flag(rest, flag) is not None:
+            pass
     console.print(f"r2ac train {shlex.join(rest)} {best.flags()}", markup=False, soft_wrap=True)
     return 0
 

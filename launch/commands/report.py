@@ -37,6 +37,7 @@ def report_command(arguments: Sequence[str], console: Console) -> int:
     """``r2ac report RUN … [--baseline RUN …] [--flags]``: 1 where a path is no run, or a run is damaged."""
     parsed = parse(ReportArguments, "r2ac report", arguments)
     require_runs(parsed.runs, "report")
+    from r2ac.launch.evaluation.evaluation_progress import EpisodeProgress
     from r2ac.launch.report import EXTENSIONS, write_report
     from r2ac.launch.watching.pictures import check_output
 
@@ -46,7 +47,16 @@ def report_command(arguments: Sequence[str], console: Console) -> int:
         check_output(output, EXTENSIONS)
     left_out: list[str] = []
     try:
-        written = write_report(parsed.runs, output, parsed.baseline, parsed.title, parsed.episodes, left_out=left_out)
+        with EpisodeProgress(console, "report") as progress:
+            written = write_report(
+                parsed.runs,
+                output,
+                parsed.baseline,
+                parsed.title,
+                parsed.episodes,
+                left_out=left_out,
+                watch=progress.update,
+            )
     finally:
         print_failures(left_out)
     print_table(console, "report", [], {"page": written})

@@ -110,7 +110,8 @@ def _reproduce(experiment: Experiment, arguments: ReproduceArguments, console: C
             outdated = sum(job.training.key in records for job in missing)
             hours = estimated_hours(experiment, [job.training for job in missing], current)
             time = f"{hours:.1f} CPU hours" if hours >= 1 else f"{max(60 * hours, 1):.0f} CPU minutes"
-            line = f"{experiment.title}: {len(jobs)} trainings, {len(missing)} to make in about {time}"
+            to_make = f"{len(missing)} to make in about {time}" if missing else "all made"
+            line = f"{experiment.title}: {len(jobs)} trainings, {to_make}"
             _print(console, line + (f"; {outdated} of them had other settings" if outdated else ""))
             # What cannot be written is to be known before the hours that it takes.
             write_records(path, experiment, read_records(path).values())

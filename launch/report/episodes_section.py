@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,16 +48,21 @@ class PlayedAgent:
     episode: PlayedEpisode
 
 
-def episode_section(study: Study, left_out: list[str] | None = None) -> Section:
+def episode_section(
+    study: Study, left_out: list[str] | None = None, watch: Callable[[int, int], None] = lambda played, total: None
+) -> Section:
     """One episode of the newest checkpoint of the first run of each group; or why it cannot be played, of which
-    ``left_out`` gets what is no missing checkpoint or engine."""
+    ``left_out`` gets what is no missing checkpoint or engine. ``watch`` is called with the number of groups that have
+    played, and of all that are to play."""
     groups = [(configuration, group) for configuration in study.configurations for group in configuration.groups]
     how = (
         f"One episode of the newest checkpoint of the first run of each configuration on each task: sampled actions, "
         f"split test, seed {_SEED}, at most {_MOST_STEPS:,} steps."
     )
     blocks: list[Markup] = [html.text(how)]
-    for configuration, group in groups[:_MOST_AGENTS]:
+    watched = groups[:_MOST_AGENTS]
+    for number, (configuration, group) in enumerate(watched):
+        watch(number, len(watched))
         blocks += _group_blocks(configuration, group, left_out)
     if len(groups) > _MOST_AGENTS:
         rest = len(groups) - _MOST_AGENTS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -36,10 +36,12 @@ def write_report(
     episodes: bool = True,
     now: datetime | None = None,
     left_out: list[str] | None = None,
+    watch: Callable[[int, int], None] = lambda played, total: None,
 ) -> Path:
     """Write one HTML page about ``runs``, compared with ``baseline``, into ``output`` and return its path.
 
-    The page names what is missing or damaged in a run; ``left_out`` takes a sentence about what is damaged. Raises
+    The page names what is missing or damaged in a run; ``left_out`` takes a sentence about what is damaged, and
+    ``watch`` the numbers of episodes that are played and to be played. Raises
     RunError where a path is no run (``left_out`` takes the sentences instead, as long as a run is left), or ``output``
     cannot be written.
     """
@@ -48,15 +50,22 @@ def write_report(
     study = read_study(runs, baseline, left_out)
     if not study.runs:
         raise RunError(left_out.pop() if left_out else "there is nothing to report on: name at least one run directory")
-    text = render(study, title, episodes, now or datetime.now(UTC), left_out)
+    text = render(study, title, episodes, now or datetime.now(UTC), left_out, watch)
     with os_errors_as(RunError, f"{output} cannot be written"):
         output.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(output, text)
     return output
 
 
-def render(study: Study, title: str, episodes: bool, now: datetime, left_out: list[str] | None = None) -> str:
-    """The page as HTML, which refers to nothing beside itself; ``left_out`` is as in `write_report`."""
+def render(
+    study: Study,
+    title: str,
+    episodes: bool,
+    now: datetime,
+    left_out: list[str] | None = None,
+    watch: Callable[[int, int], None] = lambda played, total: None,
+) -> str:
+    """The page as HTML, which refers to nothing beside itself; ``left_out`` and ``watch`` as in `write_report`."""
     curves = learning_curves(study)
     results = newest_results(study)
     main, compared = next(iter(results.items()), (None, []))
@@ -66,7 +75,7 @@ def render(study: Study, title: str, episodes: bool, now: datetime, left_out: li
         aggregate_section(main, compared),
         settings_section(study),
         throughput_section(study),
-        *([episode_section(study, left_out)] if episodes else []),
+        *([episode_section(study, left_out, watch)] if episodes else []),
     ]
     tasks = list(dict.fromkeys(task for configuration in study.configurations for task in configuration.tasks))
     versions = ", ".join(f"{name} {version(name)}" for name in _VERSIONS)

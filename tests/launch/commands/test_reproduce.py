@@ -83,7 +83,7 @@ def test_what_is_missing_is_made_once(place: Path, capsys: Capture) -> None:
     runs = {path: path.read_bytes() for path in place.glob("runs/**/metrics.jsonl")}
     assert len(runs) == 2
     reproduce("tiny", "--jobs", "0")
-    assert "2 trainings, 0 to make" in capsys.readouterr().out
+    assert "2 trainings, all made" in capsys.readouterr().out
     (place / "results" / "tiny-small.json").unlink()
     reproduce("tiny", "--jobs", "0")
     assert {path: path.read_bytes() for path in place.glob("runs/**/metrics.jsonl")} == runs
