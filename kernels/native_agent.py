@@ -70,7 +70,7 @@ class RolloutAgent:
     layer_norm: bool
     """Whether h is brought to mean 0 and variance 1 before."""
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[Tensor, ...]:
         """All that gets a gradient, in the order of the gradients."""
         of_core = [each for part in self.parts for each in part.parameters]
