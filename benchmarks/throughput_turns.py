@@ -1,9 +1,10 @@
 """The system's update and the same update alone, in turn in the learner's process: one line of JSON. A part of
-throughput.py.
+throughput.py, for CPUs.
 
 While `r2ac train` trains with its actors, some updates of the system, with all that the learner does between them, are
 followed by as many on noise by RTRL and by TBPTT. Why: processes one after another differ more, by chance and by what
-else the machine does, than the system differs from its learner.
+else the machine does, than the system differs from its learner. Where the learner waits for its actors, the comparison
+says nothing of it: how much it waits is told, too.
 """
 
 from __future__ import annotations
@@ -27,13 +28,15 @@ from r2ac.launch.cli import main as r2ac
 from r2ac.launch.train.loop import TrainingLoop
 from r2ac.learner import Rollout
 
-BLOCK = 20
-"""Updates of one kind in a row."""
+MOST, BLOCK_SECONDS = 20, 1.0
+"""Updates of one kind in a row at most, and how long they take at most."""
+SKIPPED = 3
+"""Of the system's after those on noise, meanwhile rollouts have queued up."""
 SYSTEM, GRADIENTS = "system", ("rtrl", "tbptt")
 
 
 class Turns:
-    """In the place of ``update``, which makes the system's: a block of those on noise comes before each of its own."""
+    """In the place of ``update``, which makes the system's: between blocks of these it makes others on noise."""
 
     def __init__(self, setting: Setting, update: Callable[[Rollout[np.ndarray]], Any]) -> None:
         self.seconds: list[dict[str, float]] = []
@@ -42,11 +45,15 @@ class Turns:
         self._noise = {gradient: noise_updates(setting, {"gradient": gradient})[1] for gradient in GRADIENTS}
         for run in self._noise.values():
             run()
+        began = time.perf_counter()
+        self._noise[GRADIENTS[0]]()
+        self.block = max(1, min(MOST, round(BLOCK_SECONDS / (time.perf_counter() - began))))
 
     def __call__(self, rollout: Rollout[np.ndarray]) -> Any:
-        if self._updates % BLOCK == 0:
-            if self._updates:
-                self._take_turns((time.perf_counter() - self._since) / BLOCK)
+        place = self._updates % (SKIPPED + self.block)
+        if place == 0 and self._updates:
+            self._take_turns((time.perf_counter() - self._since) / self.block)
+        if place == SKIPPED:
             self._since = time.perf_counter()
         self._updates += 1
         return self._update(rollout)
@@ -56,42 +63,49 @@ class Turns:
         # Neither gradient is always the one that comes after the system.
         for gradient in GRADIENTS if len(self.seconds) % 2 else reversed(GRADIENTS):
             began = time.perf_counter()
-            for _ in range(BLOCK):
+            for _ in range(self.block):
                 self._noise[gradient]()
-            seconds[gradient] = (time.perf_counter() - began) / BLOCK
+            seconds[gradient] = (time.perf_counter() - began) / self.block
         self.seconds.append(seconds)
 
     def summary(self, steps: int) -> dict[str, float]:
-        """Milliseconds of an update of each kind in the mean over the blocks after the start-up, and the system's steps
-        a second in its turns, with so many steps an update."""
-        kept = self.seconds[round(LEAVE_OUT * len(self.seconds)) :]
+        """Milliseconds of an update of each kind in the mean over the blocks after the start-up, of which the first is
+        a part, and the system's steps a second in its turns, with so many steps an update."""
+        kept = self.seconds[max(1, round(LEAVE_OUT * len(self.seconds))) :]
         means = {name: sum(each[name] for each in kept) / len(kept) for name in (SYSTEM, *GRADIENTS)}
         return {"steps_per_second": steps / means[SYSTEM], **{f"{name}_ms": 1000 * x for name, x in means.items()}}
 
 
-def train(setting: Setting) -> Turns:
-    """A training of the setting's seconds, at least of one block of each kind."""
-    turns: list[Turns] = []
+def train(setting: Setting) -> dict[str, float]:
+    """The summary of a training of the setting's seconds, at least of three blocks of each kind, and what share of its
+    time the learner waited for rollouts."""
+    found: dict[str, float] = {}
     loop = TrainingLoop.loop
 
     def loop_with_turns(self: TrainingLoop, stop_requested: Callable[[], bool]) -> Any:
-        turns.append(Turns(setting, self._learner.update))
-        self._learner.update = turns[0]  # type: ignore[method-assign]
-        until = time.monotonic() + setting.seconds / (1 - LEAVE_OUT)
-        return loop(self, lambda: stop_requested() or (bool(turns[0].seconds) and time.monotonic() > until))
+        turns, began = Turns(setting, self._learner.update), time.monotonic()
+        self._learner.update = turns  # type: ignore[method-assign]
+
+        def is_over() -> bool:
+            return len(turns.seconds) >= 3 and time.monotonic() > began + setting.seconds / (1 - LEAVE_OUT)
+
+        summary = loop(self, lambda: stop_requested() or is_over())
+        found.update(turns.summary(setting.length * setting.batch))
+        found["learner_wait"] = self._batches.waited / (time.monotonic() - began)
+        return summary
 
     TrainingLoop.loop = loop_with_turns  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory(prefix="r2ac-throughput-") as folder:
         if code := r2ac(train_arguments(setting, {}, Path(folder) / "run")):
             sys.exit(code)
-    return turns[0]
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     setting, _ = read_setting(parser, arguments)
-    print(json.dumps(train(setting).summary(setting.length * setting.batch)))
+    print(json.dumps(train(setting)))
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def number_of(reward: Any) -> float:
     try:
         # Not by a dtype: that makes None nan.
         return float(np.asarray(reward).reshape(()).item())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise TypeError(f"the reward is {reward!r}, but it must be a number") from None
 
 

@@ -83,6 +83,7 @@ class Misfit(Walk):
         "shape": {"place": np.zeros(3, np.float32), "phase": (1,)},
         "high": {"place": np.array([0, 7], np.float32), "phase": (1,)},
         "number": {"place": np.zeros(2, np.float32), "phase": (3,)},
+        "array": np.zeros(2, np.float32),
         "keys": {"place": np.zeros(2, np.float32)},
     }
 

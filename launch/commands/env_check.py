@@ -8,7 +8,6 @@ import re
 import time
 import traceback
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -138,21 +137,24 @@ def _note(played: _Played, env: gymnasium.Env, observation: Any, info: Any, step
 
 def _why_outside(space: gymnasium.Space, value: Any, name: str = "it") -> str:
     """What keeps a value from its space, the first of it."""
-    if isinstance(space, spaces.Dict) and isinstance(value, Mapping):
+    parts: list[tuple[gymnasium.Space, Any, str]] = []
+    if isinstance(space, spaces.Dict) and isinstance(value, dict):
         if space.keys() != value.keys():
-            return f"{name} has the keys {sorted(value)}, not {sorted(space)}"
+            return f"{name} has the keys {sorted(value, key=str)}, not {sorted(space, key=str)}"
         parts = [(part, value[key], repr(key)) for key, part in space.items()]
-        return next(_why_outside(*each) for each in parts if not each[0].contains(each[1]))
-    if isinstance(space, spaces.Tuple) and isinstance(value, tuple) and len(space) == len(value):
-        numbered = zip(space, value, map("part {}".format, range(len(value))), strict=True)
-        return next(_why_outside(*each) for each in numbered if not each[0].contains(each[1]))
-    if isinstance(value, np.ndarray) and space.dtype is not None and not np.can_cast(value.dtype, space.dtype):
-        return f"{name} is {value.dtype}, not {space.dtype}"
-    if isinstance(value, np.ndarray) and value.shape != space.shape:
-        return f"{name} has the shape {value.shape}, not {space.shape}"
-    if isinstance(value, np.ndarray) and isinstance(space, spaces.Box):
-        where = tuple(np.argwhere(~((value >= space.low) & (value <= space.high)))[0])
-        return f"{name} holds {value[where]}, but there {space.low[where]} to {space.high[where]} are allowed"
+    elif isinstance(space, spaces.Tuple) and isinstance(value, tuple) and len(space) == len(value):
+        parts = [(*pair, f"part {number}") for number, pair in enumerate(zip(space, value, strict=True))]
+    elif isinstance(space, spaces.Box) and isinstance(value, np.ndarray):
+        if not np.can_cast(value.dtype, space.dtype):
+            return f"{name} is {value.dtype}, not {space.dtype}"
+        if value.shape != space.shape:
+            return f"{name} has the shape {value.shape}, not {space.shape}"
+        for where in np.argwhere(~((value >= space.low) & (value <= space.high)))[:1]:
+            at = tuple(where)
+            return f"{name} holds {value[at]}, but there {space.low[at]} to {space.high[at]} are allowed"
+    for part in parts:
+        if not part[0].contains(part[1]):
+            return _why_outside(*part)
     return f"{name} is {_text(value)[:200]}, but its space is {space}"
 
 

@@ -23,7 +23,7 @@ class PlotArguments:
     """Draw the learning curves of runs: mean and band over the seeds of one configuration, a panel a task."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN …")]
-    """Run directories, directories that hold some, or directories with TensorBoard event files of other programs."""
+    """Run directories, directories that hold some at any depth, or directories with event files of other programs."""
     output: Path | None = None
     """The picture (.png, .svg or .pdf) or the table of the curves (.csv); curves.png in the first run if not given."""
     x: Axis = "steps"

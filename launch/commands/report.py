@@ -22,7 +22,7 @@ class ReportArguments:
     tasks with intervals, settings, throughput and an episode of each agent."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN …")]
-    """Run directories, directories that hold some, or directories with TensorBoard event files of other programs."""
+    """Run directories, directories that hold some at any depth, or directories with event files of other programs."""
     baseline: tuple[Path, ...] = ()
     """Runs that the others are compared with; without any, 2 to 4 configurations are compared pair by pair."""
     output: Path | None = None

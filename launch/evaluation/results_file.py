@@ -52,8 +52,9 @@ class EvaluationFile:
     """The ``evaluation.json`` of a run while its evaluation is under way; written whole after every seed.
 
     A context manager: within it no other evaluation writes there (``flock`` on the folder, which is made if need be,
-    ends with the process). With ``fresh`` what is asked for begins anew, and everything where the file is damaged.
-    Raises RunError where the file is damaged or may not be written, or in use by another evaluation.
+    ends with the process). With ``fresh`` what is asked for begins anew, and everything where the file cannot be read.
+    Raises RunError where the file is damaged, of a task that is not here, in use by another evaluation or may not be
+    written.
     """
 
     def __init__(self, path: Path, fresh: bool = False) -> None:

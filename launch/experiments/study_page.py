@@ -154,7 +154,7 @@ def _checked(experiment: Experiment, claim: Claim, cells: Cells) -> str:
         above = sum(
             all(score > float(column.get(task, "-inf")) for column in columns) for task, score in scores.items()
         )
-        if missing and above + len(tasks) - len(own) >= claim.at_least:
+        if above < claim.at_least <= above + len(tasks) - len(own):
             return f"- {claim.text}: {missing}."
         return f"- {claim.text}: {_verdict(above >= claim.at_least)}{so_far} ({above} of {len(tasks)}{also})."
     kind = "the mean score is"

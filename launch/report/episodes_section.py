@@ -64,6 +64,7 @@ def episode_section(
     for number, (configuration, group) in enumerate(watched):
         watch(number, len(watched))
         blocks += _group_blocks(configuration, group, left_out)
+    watch(len(watched), len(watched))
     if len(groups) > _MOST_AGENTS:
         rest = len(groups) - _MOST_AGENTS
         blocks.append(html.text(f"{counted(rest, 'more agent')} could be watched with r2ac watch RUN.", "missing"))

@@ -41,9 +41,8 @@ def write_report(
     """Write one HTML page about ``runs``, compared with ``baseline``, into ``output`` and return its path.
 
     The page names what is missing or damaged in a run; ``left_out`` takes a sentence about what is damaged, and
-    ``watch`` the numbers of episodes that are played and to be played. Raises
-    RunError where a path is no run (``left_out`` takes the sentences instead, as long as a run is left), or ``output``
-    cannot be written.
+    ``watch`` the number of episodes that have been played, and of all. Raises RunError where a path is no run
+    (``left_out`` takes the sentences instead, as long as a run is left), or ``output`` cannot be written.
     """
     if output.suffix.lower() not in EXTENSIONS:
         raise RunError(f"a report cannot be written to {output}: its name must end in {', '.join(EXTENSIONS)}")

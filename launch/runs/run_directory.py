@@ -188,10 +188,10 @@ class RunDirectory:
 
     def _check_holds_no_run(self) -> None:
         if self.config_path.exists():
-            again = "it has no checkpoint to go on from: remove it"
+            again = "but no checkpoint from which it could go on; choose"
             if any(self.checkpoints.glob("[!.]*")):
-                again = f"continue it with --resume {self.path}"
-            raise RunDirectoryError(f"{self.path} already holds a run; {again} or choose another --run-dir")
+                again = f"continue it with --resume {self.path} or choose"
+            raise RunDirectoryError(f"{self.path} already holds a run; {again} another --run-dir")
         if self.metrics_path.exists() or (self.checkpoints.is_dir() and any(self.checkpoints.iterdir())):
             raise RunDirectoryError(
                 f"{self.path} already holds what is left of a run without config.json; choose another --run-dir"

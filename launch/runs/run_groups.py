@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -75,23 +76,19 @@ def group_runs(runs: Iterable[Path | str], left_out: list[str] | None = None) ->
 
 
 def runs_of(path: Path) -> list[Path]:
-    """The run at ``path``, or those that the directory and its directories hold, but for hidden ones; ``sweep.json``
-    stands for its folder."""
+    """The run at ``path``, or those that the directory and its directories hold, but for hidden ones, links to
+    directories of runs, and what may not be read; ``sweep.json`` stands for its folder."""
     if _is_sweep(path):
         return runs_of(path.parent)
     if _is_run(path):
         return [path]
-    # A link may lead back to where it lies.
-    folders = (child for child in _children(path) if child.is_dir() and (_is_run(child) or not child.is_symlink()))
-    return [run for folder in folders if not folder.name.startswith(".") for run in runs_of(folder)]
-
-
-def _children(path: Path) -> list[Path]:
-    """None of what is no directory, or may not be read."""
-    try:
-        return sorted(path.iterdir())
-    except (NotADirectoryError, FileNotFoundError, PermissionError):
-        return []
+    runs: list[Path] = []
+    for child in sorted(path.iterdir()) if path.is_dir() else []:
+        with suppress(PermissionError, RunDirectoryError):
+            # A link may lead back to where it lies.
+            if child.is_dir() and not child.name.startswith(".") and (not child.is_symlink() or _is_run(child)):
+                runs += runs_of(child)
+    return runs
 
 
 def first_place(paths: Sequence[Path]) -> Path:

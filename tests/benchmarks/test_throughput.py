@@ -108,21 +108,45 @@ def test_the_start_of_a_run_does_not_count(module: Modules) -> None:
 
 
 def test_updates_of_the_system_and_on_noise_take_turns(module: Modules, monkeypatch: pytest.MonkeyPatch) -> None:
-    turns, made = module("throughput_turns"), list[str]()
-    monkeypatch.setattr(turns, "noise_updates", lambda _, changes: (None, lambda: made.append(changes["gradient"])))
-    update = turns.Turns(None, made.append)
-    for _ in range(2 * turns.BLOCK + 1):
-        update("system")
-    block = turns.BLOCK
-    assert made == (
-        ["rtrl", "tbptt"]
-        + (["system"] * block + ["tbptt"] * block + ["rtrl"] * block)
-        + (["system"] * block + ["rtrl"] * block + ["tbptt"] * block)
-        + ["system"]
-    )
-    update.seconds = 3 * [{"system": 1.0, "rtrl": 1.0, "tbptt": 1.0}] + 9 * [{"system": 0.5, "rtrl": 0.4, "tbptt": 0.3}]
-    expected = {"steps_per_second": 1280, "system_ms": 500, "rtrl_ms": 400, "tbptt_ms": 300}
+    """An update of the system takes 1 s, and 10 s before it after others on noise, which take 0.2 and 0.1 s."""
+    turns, now, after_noise = module("throughput_turns"), 0.0, False
+    made: list[str] = []
+
+    def run(kind: str) -> None:
+        nonlocal now, after_noise
+        made.append(kind)
+        now += {"rtrl": 0.2, "tbptt": 0.1}.get(kind, 11 if after_noise else 1)
+        after_noise = kind != "system"
+
+    monkeypatch.setattr(turns, "noise_updates", lambda _, changes: (None, lambda: run(changes["gradient"])))
+    monkeypatch.setattr(turns.time, "perf_counter", lambda: now)
+    update = turns.Turns(None, lambda _: run("system"))
+    assert update.block == 5
+    made.clear()
+    for _ in range(3 * (turns.SKIPPED + 5) + 1):
+        update(None)
+    of_system = ["system"] * (turns.SKIPPED + 5)
+    once, again = of_system + ["tbptt"] * 5 + ["rtrl"] * 5, of_system + ["rtrl"] * 5 + ["tbptt"] * 5
+    assert made == once + again + once + ["system"]
+    assert update.seconds == 3 * [pytest.approx({"system": 1, "rtrl": 0.2, "tbptt": 0.1})]
+    update.seconds[0]["system"] = 99
+    expected = {"steps_per_second": 640, "system_ms": 1000, "rtrl_ms": 200, "tbptt_ms": 100}
     assert update.summary(steps=640) == pytest.approx(expected)
+
+
+def test_nothing_is_said_in_turn_where_the_learner_waits(module: Modules) -> None:
+    benchmark = module("throughput")
+    _, options = benchmark.parse(["--threads", "2"])
+    setting = benchmark.make_setting("memory/tmaze", options, "cpu")
+    said = [{"system_ms": 4.0, "rtrl_ms": 3.0, "tbptt_ms": 2.0, "learner_wait": wait} for wait in (0.01, 0.5)]
+    for count, ratio in ((1, 0.75), (2, 0.75)):
+        ratios = benchmark.summary(setting, {"turns": [1.0] * count}, {"turns": said[:count]})["ratios"]
+        assert (ratios["system over learner, in turn"], ratios["RTRL over TBPTT, in turn"]) == (ratio, 0.75)
+    assert (
+        benchmark.summary(setting, {"turns": [1.0]}, {"turns": said[1:]})["ratios"]["RTRL over TBPTT, in turn"] is None
+    )
+    with pytest.raises(benchmark.MethodFailed, match="GPU"):
+        benchmark.measure_method("turns", benchmark.make_setting("memory/tmaze", options, "cuda"), "")
 
 
 def test_a_method_that_fails_is_told_and_the_rest_goes_on(

@@ -92,6 +92,7 @@ def test_what_is_wrong_is_told(capsys: Capture, name: str, about: str, words: st
         ("shape", "'place' has the shape (3,), not (2,)"),
         ("high", "'place' holds 7.0, but there 0.0 to 1.0 are"),
         ("number", "part 0 is 3, but its space is Discrete(3)"),
+        ("array", "it is [0. 0.], but its space is"),
         ("keys", "it has the keys ['place'], not ['phase',"),
     ],
 )

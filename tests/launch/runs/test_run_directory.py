@@ -77,7 +77,7 @@ def test_a_run_is_never_written_over(tmp_path: Path) -> None:
     with pytest.raises(RunDirectoryError) as caught:
         RunDirectory.create(tmp_path / "run", {"task": "other"})
     path = tmp_path / "run"
-    without = "it has no checkpoint to go on from: remove it or choose another --run-dir"
+    without = "but no checkpoint from which it could go on; choose another --run-dir"
     assert str(caught.value) == f"{path} already holds a run; {without}"
     (path / "checkpoints" / "step_000000000010.safetensors").touch()
     with pytest.raises(RunDirectoryError, match=f"; continue it with --resume {path} or choose another --run-dir$"):

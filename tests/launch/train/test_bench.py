@@ -100,8 +100,8 @@ def test_the_command_prints_flags_that_train(capsys: Capture) -> None:
     flags = ["--num-actors", "0", "--hidden-size", "8", "--batch-size", "8", "--streams-per-actor", "8"]
     assert main(["bench", "memory/tmaze", *flags, "--bench-seconds", "0.1", "--trial-seconds", "0.1"]) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
-    assert last.startswith("r2ac train memory/tmaze --num-actors 0 --hidden-size 8")
-    assert "--learner-threads" in last
+    assert last.startswith("r2ac train memory/tmaze --hidden-size 8 --batch-size 8 --num-actors 0 --streams-per-actor ")
+    assert [last.count(flag) for flag in ("--num-actors", "--streams-per-actor", "--learner-threads")] == [1, 1, 1]
 
 
 @pytest.mark.parametrize(
