@@ -38,10 +38,13 @@ SYSTEM, GRADIENTS = "system", ("rtrl", "tbptt")
 class Turns:
     """In the place of ``update``, which makes the system's: between blocks of these it makes others on noise."""
 
-    def __init__(self, setting: Setting, update: Callable[[Rollout[np.ndarray]], Any]) -> None:
+    def __init__(
+        self, setting: Setting, update: Callable[[Rollout[np.ndarray]], Any], waited: Callable[[], float]
+    ) -> None:
         self.seconds: list[dict[str, float]] = []
         """Of an update of each kind, block by block."""
         self._update, self._updates, self._since = update, 0, 0.0
+        self._waited, self._began = waited, (0.0, 0.0)
         self._noise = {gradient: noise_updates(setting, {"gradient": gradient})[1] for gradient in GRADIENTS}
         for run in self._noise.values():
             run()
@@ -51,7 +54,10 @@ class Turns:
 
     def __call__(self, rollout: Rollout[np.ndarray]) -> Any:
         place = self._updates % (SKIPPED + self.block)
-        if place == 0 and self._updates:
+        if self._updates == 0:
+            # The wait for the first rollouts is the start-up's.
+            self._began = self._waited(), time.perf_counter()
+        elif place == 0:
             self._take_turns((time.perf_counter() - self._since) / self.block)
         if place == SKIPPED:
             self._since = time.perf_counter()
@@ -70,20 +76,25 @@ class Turns:
 
     def summary(self, steps: int) -> dict[str, float]:
         """Milliseconds of an update of each kind in the mean over the blocks after the start-up, of which the first is
-        a part, and the system's steps a second in its turns, with so many steps an update."""
+        a part, the system's steps a second in its turns, with so many steps an update, and what share of the time the
+        learner waited for rollouts."""
         kept = self.seconds[max(1, round(LEAVE_OUT * len(self.seconds))) :]
         means = {name: sum(each[name] for each in kept) / len(kept) for name in (SYSTEM, *GRADIENTS)}
-        return {"steps_per_second": steps / means[SYSTEM], **{f"{name}_ms": 1000 * x for name, x in means.items()}}
+        waited, began = self._began
+        return {
+            "steps_per_second": steps / means[SYSTEM],
+            **{f"{name}_ms": 1000 * seconds for name, seconds in means.items()},
+            "learner_wait": (self._waited() - waited) / (time.perf_counter() - began),
+        }
 
 
 def train(setting: Setting) -> dict[str, float]:
-    """The summary of a training of the setting's seconds, at least of three blocks of each kind, and what share of its
-    time the learner waited for rollouts."""
+    """The summary of a training of the setting's seconds, at least of three blocks of each kind."""
     found: dict[str, float] = {}
     loop = TrainingLoop.loop
 
     def loop_with_turns(self: TrainingLoop, stop_requested: Callable[[], bool]) -> Any:
-        turns, began = Turns(setting, self._learner.update), time.monotonic()
+        turns, began = Turns(setting, self._learner.update, lambda: self._batches.waited), time.monotonic()
         self._learner.update = turns  # type: ignore[method-assign]
 
         def is_over() -> bool:
@@ -91,7 +102,6 @@ def train(setting: Setting) -> dict[str, float]:
 
         summary = loop(self, lambda: stop_requested() or is_over())
         found.update(turns.summary(setting.length * setting.batch))
-        found["learner_wait"] = self._batches.waited / (time.monotonic() - began)
         return summary
 
     TrainingLoop.loop = loop_with_turns  # type: ignore[method-assign]

@@ -120,7 +120,7 @@ def test_updates_of_the_system_and_on_noise_take_turns(module: Modules, monkeypa
 
     monkeypatch.setattr(turns, "noise_updates", lambda _, changes: (None, lambda: run(changes["gradient"])))
     monkeypatch.setattr(turns.time, "perf_counter", lambda: now)
-    update = turns.Turns(None, lambda _: run("system"))
+    update = turns.Turns(None, lambda _: run("system"), lambda: 7 + now / 4)
     assert update.block == 5
     made.clear()
     for _ in range(3 * (turns.SKIPPED + 5) + 1):
@@ -130,7 +130,7 @@ def test_updates_of_the_system_and_on_noise_take_turns(module: Modules, monkeypa
     assert made == once + again + once + ["system"]
     assert update.seconds == 3 * [pytest.approx({"system": 1, "rtrl": 0.2, "tbptt": 0.1})]
     update.seconds[0]["system"] = 99
-    expected = {"steps_per_second": 640, "system_ms": 1000, "rtrl_ms": 200, "tbptt_ms": 100}
+    expected = {"steps_per_second": 640, "system_ms": 1000, "rtrl_ms": 200, "tbptt_ms": 100, "learner_wait": 0.25}
     assert update.summary(steps=640) == pytest.approx(expected)
 
 
