@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from math import inf
 from typing import Any, Protocol
 
@@ -111,7 +111,7 @@ def kernel_agent(agent: AgentLayers, carry: Carry, steps: int) -> native_agent.R
         None if readout.hidden is None else _layer(readout.hidden),
         _layer(agent.policy),
         _layer(agent.value),
-        (*moments, rewards.deviation, _tensor(bounds, state.dtype)),
+        (*moments, rewards.deviation, state.new_tensor(bounds)),
         readout.skip,
         readout.layer_norm,
     )
@@ -197,11 +197,6 @@ class FusedActor:
 
 def _cells(core: Core) -> list[Core]:
     return core.cores() if type(core) is Mixed else [core]
-
-
-@cache
-def _tensor(numbers: tuple[float, ...], dtype: torch.dtype) -> Tensor:
-    return torch.tensor(numbers, dtype=dtype, device="cpu")
 
 
 def _layer(linear: nn.Linear) -> tuple[Tensor, Tensor]:
