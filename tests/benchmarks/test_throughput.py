@@ -28,7 +28,9 @@ def figures_of(folder: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_small_run_measures_the_system_and_its_parts(run_benchmark: Callable[..., str], tmp_path: Path) -> None:
+def test_a_small_run_measures_the_system_and_its_parts(
+    module: Modules, run_benchmark: Callable[..., str], tmp_path: Path
+) -> None:
     printed = run_benchmark("throughput", *SIZES, "--methods", *METHODS)
     figures = figures_of(tmp_path)
     (row,) = figures["throughput"]
@@ -41,10 +43,16 @@ def test_a_small_run_measures_the_system_and_its_parts(run_benchmark: Callable[.
     assert row["ceiling"] == pytest.approx(1 / (1 / b + 1 / i + 1 / c))
     assert row["ratios"]["system over ceiling"] == pytest.approx(speeds["system"] / row["ceiling"])
     assert row["ratios"]["system over RLlib"] is None
-    assert [goal["verdict"] == "not measured" for goal in figures["goals"]] == [False, True, False, False, True]
-    assert row["more"]["system"].keys() >= {"learner_wait", "policy_lag"}
     (turns,) = row["turns_of_rounds"]
-    assert row["ratios"]["system over learner, in turn"] == pytest.approx(turns["rtrl_ms"] / turns["system_ms"])
+    assert min(turns.values()) >= 0
+    # Actors of two streams may not keep up.
+    waits = turns["learner_wait"] > module("throughput").MOST_WAIT
+    unknown = [goal["verdict"] == "not measured" for goal in figures["goals"]]
+    assert unknown == [False, True, waits, waits, True]
+    assert row["ratios"]["system over learner, in turn"] == (
+        None if waits else pytest.approx(turns["rtrl_ms"] / turns["system_ms"])
+    )
+    assert row["more"]["system"].keys() >= {"learner_wait", "policy_lag"}
     assert "| memory/tmaze | 2x2, B=3, T=4, none, N=16 |" in printed
 
 
