@@ -11,7 +11,7 @@ import argparse
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch
 from learner_update import Preset, synthetic_rollout
 from throughput_setting import Setting, read_setting
 
-from r2ac.agents import Agent, AgentConfig, FusedActor, ObservationSpec
+from r2ac.agents import Agent, AgentConfig, FusedActor, Gradient, ObservationSpec
 from r2ac.envs import make_vector
 from r2ac.launch.runtime.process import set_up_process
 from r2ac.launch.settings.config import TrainConfig
@@ -120,13 +120,13 @@ def measure_inference(setting: Setting) -> float:
     return rate(run, setting.streams, setting.seconds)
 
 
-def noise_updates(setting: Setting, changes: Mapping[str, Any]) -> tuple[Learner, Callable[[], None]]:
-    """A learner of the setting, whose agent has these ``changes``, and a function that makes an update on noise."""
+def noise_updates(setting: Setting, gradient: Gradient = "rtrl") -> tuple[Learner, Callable[[], None]]:
+    """A learner of the setting, and a function that makes an update on noise."""
     config, device = preset(setting.task, algorithm="vtrace"), torch.device(setting.device)
     env = make_vector(setting.task, 1, 0, options=config.env)
     spec = ObservationSpec.of(env)
     env.close()
-    agent = Agent(spec, replace(agent_config(setting, config), **changes)).to(device)
+    agent = Agent(spec, replace(agent_config(setting, config), gradient=gradient)).to(device)
     learner = Learner(agent, config.learner, num_streams=setting.batch, total_steps=10**12)
     shape = Preset(spec.shape, setting.hidden, spec.actions.parameters, 1, setting.length, ())
     rollout = synthetic_rollout(setting.length, setting.batch, shape, agent.core.state_size)
@@ -141,7 +141,7 @@ def noise_updates(setting: Setting, changes: Mapping[str, Any]) -> tuple[Learner
 def measure_learner(setting: Setting, threads: int) -> float:
     """Of updates by RTRL on ``threads`` threads."""
     set_up_process(threads)
-    learner, run = noise_updates(setting, {})
+    learner, run = noise_updates(setting)
     return rate(run, setting.length * setting.batch, setting.seconds, learner.check)
 
 

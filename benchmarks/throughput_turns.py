@@ -4,7 +4,7 @@ throughput.py, for CPUs.
 While `r2ac train` trains with its actors, some updates of the system, with all that the learner does between them, are
 followed by as many on noise by RTRL and by TBPTT. Why: processes one after another differ more, by chance and by what
 else the machine does, than the system differs from its learner. Where the learner waits for its actors, the comparison
-says nothing of it: how much it waits is told, too.
+says nothing of it; so the share of its time that it waits is reported, too.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from throughput_bare import noise_updates
 from throughput_setting import Setting, read_setting
 from throughput_system import LEAVE_OUT, train_arguments
 
+from r2ac.agents import Gradient
 from r2ac.launch.cli import main as r2ac
 from r2ac.launch.train.loop import TrainingLoop
 from r2ac.learner import Rollout
@@ -32,7 +33,8 @@ MOST, BLOCK_SECONDS = 20, 1.0
 """Updates of one kind in a row at most, and how long they take at most."""
 SKIPPED = 3
 """Of the system's after those on noise, meanwhile rollouts have queued up."""
-SYSTEM, GRADIENTS = "system", ("rtrl", "tbptt")
+SYSTEM = "system"
+GRADIENTS: tuple[Gradient, ...] = ("rtrl", "tbptt")
 
 
 class Turns:
@@ -45,7 +47,7 @@ class Turns:
         """Of an update of each kind, block by block."""
         self._update, self._updates, self._since = update, 0, 0.0
         self._waited, self._began = waited, (0.0, 0.0)
-        self._noise = {gradient: noise_updates(setting, {"gradient": gradient})[1] for gradient in GRADIENTS}
+        self._noise = {gradient: noise_updates(setting, gradient)[1] for gradient in GRADIENTS}
         for run in self._noise.values():
             run()
         began = time.perf_counter()

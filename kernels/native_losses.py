@@ -6,7 +6,6 @@ recorded. Steps are the axes before the last of the logits, [..., P]: one or sev
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from math import inf
 from typing import Any, NamedTuple
 
@@ -44,7 +43,7 @@ def vtrace(
         ready("rewards", rewards, values.shape, dtype),
         values.contiguous(),
         ready("bootstrap_value", bootstrap_value, (batch,), dtype),
-        _numbers("settings", tuple(settings), 4, dtype),
+        _numbers("settings", settings, 4, dtype),
     )
     results = torch.empty_like(given[1]), torch.empty_like(given[1])
     call("vtrace", (*given, *results), (steps, batch), work=0)
@@ -102,7 +101,7 @@ def actor_critic_losses(
         None if old_values is None else ready("old_values", old_values, shape, dtype),
         ready("advantages", advantages, shape, dtype),
         ready("targets", targets, shape, dtype),
-        _numbers("costs", tuple(costs), 4, dtype),
+        _numbers("costs", costs, 4, dtype),
     )
     return _call("actor_critic_losses", given, (values.numel(), logits.shape[-1]))
 
@@ -115,9 +114,7 @@ def _call(name: str, given: Sequence[Any], sizes: Sequence[int]) -> LossGradient
     return found
 
 
-@lru_cache(16)
-def _numbers(name: str, values: tuple[float, ...], count: int, dtype: torch.dtype) -> Tensor:
-    """The values as C++ reads them. Kept, as mostly they are those of the call before."""
+def _numbers(name: str, values: Sequence[float], count: int, dtype: torch.dtype) -> Tensor:
     if len(values) != count:
         raise ValueError(f"{name} must be {count} numbers, not {len(values)}")
     return torch.tensor(values, dtype=dtype, device="cpu")

@@ -126,7 +126,7 @@ def test_updates_of_the_system_and_on_noise_take_turns(module: Modules, monkeypa
         now += {"rtrl": 0.2, "tbptt": 0.1}.get(kind, 11 if after_noise else 1)
         after_noise = kind != "system"
 
-    monkeypatch.setattr(turns, "noise_updates", lambda _, changes: (None, lambda: run(changes["gradient"])))
+    monkeypatch.setattr(turns, "noise_updates", lambda _, gradient: (None, lambda: run(gradient)))
     monkeypatch.setattr(turns.time, "perf_counter", lambda: now)
     update = turns.Turns(None, lambda _: run("system"), lambda: 7 + now / 4)
     assert update.block == 5
