@@ -24,7 +24,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from r2ac.agents.config import AgentConfig, only_gradient
+from r2ac.agents.config import FIXED_GRADIENTS, AgentConfig, only_gradient
 from r2ac.envs import SUITES, find_tasks, one_suite
 from r2ac.launch.settings.config import ConfigError, TrainConfig, require
 from r2ac.launch.settings.matching import with_matched_size
@@ -322,9 +322,11 @@ def changed_config(
             if algorithm not in algorithms and (flag := _given(name, arguments)):
                 only = " or ".join(algorithms)
                 raise ConfigError(f"{flag} is a setting of --algorithm {only}, but the algorithm is {algorithm}")
-    gradient = only_gradient(config.agent)
+    gradient, core = only_gradient(config.agent), config.agent.core
     if gradient and not _given("gradient", arguments):
         config = replace(config, agent=replace(config.agent, gradient=gradient))
+    elif config.agent.gradient == "rtrl" and FIXED_GRADIENTS.get(core, "") is None and _given("gradient", arguments):
+        raise ConfigError(f"--gradient is rtrl, but --core {core} has no memory to train: leave --gradient out")
     asked = [name for name in _OF_ACTORS if _given(name, arguments)]
     if asked and config.num_actors == 0 and not _given("num_actors", arguments):
         config = replace(config, num_actors=max(config.num_learners, 1))

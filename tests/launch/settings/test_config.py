@@ -62,6 +62,7 @@ def test_a_core_that_one_gradient_can_train_has_it() -> None:
     ("flags", "words"),
     [
         ("--core gru --gradient rtrl", "--gradient is rtrl, but it must be tbptt with --core gru"),
+        ("--core feedforward --gradient rtrl", "--gradient is rtrl, but --core feedforward has no memory to train"),
         ("--freeze-core --gradient rtrl", "--gradient is rtrl, but it must be tbptt with --freeze-core"),
         ("--freeze-core --refresh-every 9", "without sensitivities (frozen)"),
         ("--batch-size 32", "--batch-size is 32, but it must be 64 with --algorithm ppo"),
