@@ -16,7 +16,7 @@ from dataclasses import field as new_field
 from dataclasses import fields, is_dataclass, make_dataclass, replace
 from decimal import Decimal
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from types import MappingProxyType, NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -365,6 +365,10 @@ def training_config(task: str, arguments: Sequence[str], names: str | None = Non
     """The task's preset with what the flags say; those of the environment are read first, as the preset needs them, and
     `--match-parameters` last. ``names``: all tasks that the flags are for, each in a training of its own."""
     rest = list(arguments)
+    words = [task, *takewhile(lambda word: "/" in word and not word.startswith("-"), rest)]
+    if len(words) > 1:
+        joined = ",".join(word.strip(",") for word in words)
+        raise ConfigError(f"{' '.join(words)!r} are several words, but several tasks are joined by commas: {joined}")
     chosen: dict[str, Any] = {name: last_value(rest, f"--{name}") for name in ("algorithm", "core", "encoder")}
     options = preset_options(task, take_flag(rest, "--preset"))
     prog = f"r2ac train {task}"

@@ -101,6 +101,18 @@ def test_threads_read_flags_at_the_same_time() -> None:
     assert (sys.stderr, os.environ.get("COLUMNS")) == before
 
 
+@pytest.mark.parametrize("words", ["train", "submit --cluster=http://127.0.0.1:1", "sweep --vary=seed=1,2", "bench"])
+def test_tasks_in_several_words_are_told_to_be_joined(
+    words: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, *flags = words.split()
+    assert main([command, "memory/tmaze,", "memory/chain", *flags, "--seed", "2"]) == 2
+    joined = "but several tasks are joined by commas: memory/tmaze,memory/chain"
+    assert capsys.readouterr().err == f"r2ac: 'memory/tmaze, memory/chain' are several words, {joined}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_option_of_another_suite_names_its_suites() -> None:
     for flag, suites in (("--wrappers", "gym"), ("--no-sticky-actions", "atari"), ("--threads=2", "atari or procgen")):
         with pytest.raises(ConfigError, match=f"^{flag.partition('=')[0]} is an option of the suite {suites}, "):
