@@ -252,8 +252,10 @@ def test_an_encoder_of_another_architecture(
     assert not run.exists()
 
 
-@pytest.mark.parametrize("command", [["evaluate"], ["plot"], ["train", "--resume"]])
+@pytest.mark.parametrize("command", [["evaluate"], ["plot"], ["report"], ["inspect"], ["train", "--resume"]])
 def test_a_run_that_is_not_there(capsys: Capture, tmp_path: Path, command: list[str]) -> None:
+    # The file system refuses this name, to root too, as it refuses a folder that may not be read.
+    assert "xxx" in refused(capsys, [*command, str(tmp_path / ("x" * 300))])
     assert "does not exist" in refused(capsys, [*command, str(tmp_path / "nowhere")])
     assert "config.json" in refused(capsys, [*command, str(tmp_path)])
 
