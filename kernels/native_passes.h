@@ -64,7 +64,7 @@ struct NarrowPass {
 
 // Rows n to n + R through all streams, each computed as a vector of L lanes. Lanes beyond a row hold numbers of the row
 // behind and mean nothing: rows are written in their order, so that the next one overwrites them, and the last one with
-// what was behind it.
+// what was behind it. `of` is a copy, as the compiler would read another's fields again after each write.
 template <class Real, int parts, int L, int R>
 void narrow_rows(const NarrowPass<Real> of, Size n) {
     typedef Real Vector __attribute__((vector_size(L * sizeof(Real))));
