@@ -52,60 +52,77 @@ void contract_and_mix(
     }
 }
 
-// R rows of one stream that are narrower than a vector, each computed as a whole one. What its lanes beyond the row hold
-// comes from the rows behind and means nothing: in `after` these overwrite it, so that rows are written in their order,
-// and in `sum`, [R, lanes], nothing reads it. A stream that is not kept begins at 0. x: [steps, lanes].
-template <class Real, int parts, int R>
-inline void narrow_rows(
-    const Real* before, Real* after, Size part, Real* sum, bool keep, const Real* boundary, const Real* decay,
-    const Real* weighted, Size next_step, Size next_part, const Real* x, Size steps, Size units, Size width) {
-    using Vector = typename Lanes<Real>::Vector;
-    constexpr Size lanes = Lanes<Real>::count;
-    Vector row[parts][R] = {};
-    for (int r = 0; r < R && keep; ++r) {
-        Vector first, second, total;
-        std::memcpy(&first, before + r * width, sizeof first);
-        std::memcpy(&total, sum + r * lanes, sizeof total);
-        if (parts == 1) {
-            total += boundary[r] * first;
-            row[0][r] = decay[r] * first;
-        } else {
-            std::memcpy(&second, before + part + r * width, sizeof second);
-            total += boundary[r] * first + boundary[units + r] * second;
-            row[0][r] = decay[r] * first + decay[units + r] * second;
-            row[parts - 1][r] = decay[2 * units + r] * first + decay[3 * units + r] * second;
+// What a narrow pass is given: its first row is row 0. x: the inputs, [steps, batch, width], and a vector more.
+template <class Real>
+struct NarrowPass {
+    Real *matrix, *term;
+    const Size* streams;
+    const bool* fresh;
+    const Real *boundary, *decay, *weighted, *x;
+    Size steps, batch, gates, units, rows, width;
+};
+
+// Rows n to n + R through all streams, each computed as a vector of L lanes. Lanes beyond a row hold numbers of the row
+// behind and mean nothing: rows are written in their order, so that the next one overwrites them, and the last one with
+// what was behind it. `of` is a copy, as the compiler would read another's fields again after each write.
+template <class Real, int parts, int L, int R>
+void narrow_rows(const NarrowPass<Real> of, Size n) {
+    typedef Real Vector __attribute__((vector_size(L * sizeof(Real))));
+    const Size width = of.width, units = of.units, next_part = of.gates * units, next_stream = parts * next_part;
+    // Behind the last rows are another thread's, or nothing.
+    const bool inside = (n + R - 1) * width + L <= of.rows * width;
+    Real room[parts][R * L + L] = {};
+    const Size part = inside ? next_part * width : R * L + L;
+    Vector sum[R] = {};
+    for (Size b = 0; b < of.batch; ++b) {
+        Real *kept = of.matrix + of.streams[b] * next_stream * width + n * width, *s = inside ? kept : room[0];
+        for (int p = 0; p < parts && !inside; ++p) std::copy_n(kept + p * next_part * width, R * width, room[p]);
+        Vector row[parts][R] = {}, behind[parts];
+        for (int p = 0; p < parts; ++p) std::memcpy(&behind[p], s + p * part + (R - 1) * width, sizeof behind[p]);
+        const Real *boundary = of.boundary + b * parts * units + n, *decay = of.decay + b * parts * parts * units + n;
+        for (int r = 0; r < R && !of.fresh[b]; ++r)
+            for (int q = 0; q < parts; ++q) {
+                Vector before;
+                std::memcpy(&before, s + q * part + r * width, sizeof before);
+                sum[r] += boundary[q * units + r] * before;
+                for (int p = 0; p < parts; ++p) row[p][r] += decay[(p * parts + q) * units + r] * before;
+            }
+        const Real *weighted = of.weighted + b * next_stream + n, *x = of.x + b * width;
+        for (Size t = 0; t < of.steps; ++t, weighted += of.batch * next_stream, x += of.batch * width) {
+            Vector step;
+            std::memcpy(&step, x, sizeof step);
+            for (int p = 0; p < parts; ++p)
+                for (int r = 0; r < R; ++r) row[p][r] += weighted[p * next_part + r] * step;
         }
-        std::memcpy(sum + r * lanes, &total, sizeof total);
+        for (int p = 0; p < parts; ++p) {
+            for (int i = 0; i < L; ++i) row[p][R - 1][i] = i < width ? row[p][R - 1][i] : behind[p][i];
+            for (int r = 0; r < R; ++r) std::memcpy(s + p * part + r * width, &row[p][r], sizeof row[p][r]);
+            if (!inside) std::copy_n(room[p], R * width, kept + p * next_part * width);
+        }
     }
-    for (Size t = 0; t < steps; ++t, weighted += next_step, x += lanes) {
-        Vector step;
-        std::memcpy(&step, x, sizeof step);
-        for (int p = 0; p < parts; ++p)
-            for (int r = 0; r < R; ++r) row[p][r] += weighted[p * next_part + r] * step;
-    }
-    for (int p = 0; p < parts; ++p)
-        for (int r = 0; r < R; ++r) std::memcpy(after + p * part + r * width, &row[p][r], sizeof row[p][r]);
+    for (int r = 0; r < R; ++r)
+        for (Size d = 0; d < width; ++d) of.term[(n + r) * width + d] += sum[r][d];
 }
 
-// A panel of such rows: boundary contraction and jump, through room where vectors may reach beyond the rows.
-template <class Real, int parts>
-void narrow_pass(
-    Real* s, Size part, Real* sum, bool keep, const Real* boundary, const Real* decay, const Real* weighted,
-    Size next_step, Size next_part, const Real* x, Size steps, Size units, Size rows, Size width) {
-    constexpr Size lanes = Lanes<Real>::count, room = (kBlock + 1) * lanes;
-    Real before[parts * room], after[parts * room];
-    const Size size = rows * width;
-    for (int p = 0; p < parts && keep; ++p)
-        std::fill_n(std::copy_n(s + p * part, size, before + p * room), lanes, Real(0));
-    const auto run = [&](auto rows_at_once, Size n) {
-        narrow_rows<Real, parts, decltype(rows_at_once)::value>(
-            before + n * width, after + n * width, room, sum + n * lanes, keep, boundary + n, decay + n, weighted + n,
-            next_step, next_part, x, steps, units, width);
-    };
+// Boundary contraction and jump of some rows of one gate. Rows and their sums fill the registers, and read whole lines of
+// the cache of `weighted`.
+template <class Real, int parts, int L>
+void narrow_pass(const NarrowPass<Real>& of) {
+    constexpr int R = parts == 1 && kVectorBytes == 64 ? 2 * kRows : kRows;
     Size n = 0;
-    for (; n + kRows <= rows; n += kRows) run(std::integral_constant<int, kRows>(), n);
-    for (; n < rows; ++n) run(std::integral_constant<int, 1>(), n);
-    for (int p = 0; p < parts; ++p) std::copy_n(after + p * room, size, s + p * part);
+    for (; n + R <= of.rows; n += R) narrow_rows<Real, parts, L, R>(of, n);
+    for (; n < of.rows; ++n) narrow_rows<Real, parts, L, 1>(of, n);
+}
+
+// The narrow pass of the fewest lanes that hold a row; none where a row is much narrower than these, or wider than a
+// vector. Why: a row's lanes may reach into the next row alone.
+template <class Real>
+auto narrow_pass_of(Size parts, Size width) -> void (*)(const NarrowPass<Real>&) {
+    constexpr int lanes = Lanes<Real>::count, half = std::max(lanes / 2, 2), quarter = std::max(lanes / 4, 2);
+    if (width > lanes || 2 * width < quarter) return nullptr;
+    if (width <= quarter) return parts == 1 ? narrow_pass<Real, 1, quarter> : narrow_pass<Real, 2, quarter>;
+    if (width <= half) return parts == 1 ? narrow_pass<Real, 1, half> : narrow_pass<Real, 2, half>;
+    return parts == 1 ? narrow_pass<Real, 1, lanes> : narrow_pass<Real, 2, lanes>;
 }
 
 // A thread takes some rows of one gate through all streams: they and their sum stay in its L2 cache between the light
@@ -119,24 +136,17 @@ void sensitivity_pass(
     const Size padded = (width + lanes - 1) / lanes * lanes, part = gates * units * width;
     const Size share = gates * units / (2 * threads) / kRows * kRows;
     const Size panel = std::min(kBlock, std::max<Size>(share, kRows)), panels = (units + panel - 1) / panel;
+    const auto narrow = narrow_pass_of<Real>(parts, width);
+    std::vector<Real> narrow_x(narrow ? steps * batch * width + lanes : 0);
+    if (narrow) std::copy_n(inputs, steps * batch * width, narrow_x.data());
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (Size item = 0; item < gates * panels; ++item) {
         const Size k = item / panels, begin = item % panels * panel, rows = std::min(panel, units - begin);
-        if (width < lanes) {
-            std::vector<Real> sum(rows * lanes), x(steps * lanes);
-            Real* of_panel = term + (k * units + begin) * width;
-            for (Size n = 0; n < rows; ++n) std::copy_n(of_panel + n * width, width, &sum[n * lanes]);
-            const auto pass = parts == 1 ? narrow_pass<Real, 1> : narrow_pass<Real, 2>;
-            for (Size b = 0; b < batch; ++b) {
-                for (Size t = 0; t < steps; ++t)
-                    std::copy_n(inputs + (t * batch + b) * width, width, &x[t * lanes]);
-                pass(
-                    matrix + ((streams[b] * parts * gates + k) * units + begin) * width, part, sum.data(), !fresh[b],
-                    boundary + b * parts * units + begin, decay + b * parts * parts * units + begin,
-                    weighted + (b * parts * gates + k) * units + begin, batch * parts * gates * units, gates * units,
-                    x.data(), steps, units, rows, width);
-            }
-            for (Size n = 0; n < rows; ++n) std::copy_n(&sum[n * lanes], width, of_panel + n * width);
+        const Size row = k * units + begin;
+        if (narrow) {
+            narrow(
+                {matrix + row * width, term + row * width, streams, fresh, boundary + begin, decay + begin,
+                 weighted + row, narrow_x.data(), steps, batch, gates, units, rows, width});
             continue;
         }
         std::vector<Real> x(kSteps * padded), weights(kSteps * kBlock);

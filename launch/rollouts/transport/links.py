@@ -167,13 +167,11 @@ class SocketLink:
 
     def receive(self, timeout: float) -> list[tuple[int, Collected | Exception]]:
         arrivals: list[tuple[int, Collected | Exception]] = []
-        while ready := self._selector.select(timeout):
-            timeout = 0
-            for key, _ in ready:
-                if key.fileobj is self._listener:
-                    self._accept()
-                else:
-                    arrivals.append(self._read(key.data))
+        for key, _ in self._selector.select(timeout):
+            if key.fileobj is self._listener:
+                self._accept()
+            else:
+                arrivals.append(self._read(key.data))
         starting = [actor for actor in self._actors if not self.ready(actor)]
         return arrivals + [(actor, error) for actor in starting if (error := self._ended(actor, timeout=0)) is not None]
 
@@ -230,7 +228,8 @@ class SocketLink:
         except (OSError, EOFError):
             self._forget(connection)
             return actor, self._ended(actor, timeout=30) or ConnectionError("its connection ended")
-        return actor, replace(collected, rollout=memory.slots[collected.sequence % len(memory.slots)])
+        collected.rollout = memory.slots[collected.sequence % len(memory.slots)]
+        return actor, collected
 
     def _forget(self, connection: Connection) -> None:
         """Nothing is to be read there any more."""
