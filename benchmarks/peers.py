@@ -259,8 +259,13 @@ def follow(command: list[str], metrics: Path, task: Task, steps: int, minutes: f
 def command_of(peer: str, task: str, seed: int, steps: int, environments: Path, folder: Path) -> list[str]:
     """What trains a peer in a folder, which then has a `metrics.jsonl`. Exits where the peer is not installed."""
     if peer in OURS:
-        flags = f"{TASKS[task].flags} {OURS[peer]} --log-steps 2000 --seed {seed} --run-dir".split()
-        return [sys.executable, "-m", "r2ac.launch", "train", *flags, str(folder)]
+        from r2ac.launch.settings.flags import take_flag
+
+        flags, own = TASKS[task].flags.split(), OURS[peer].split()
+        for word in own:
+            take_flag(flags, word.partition("=")[0])
+        flags += [*own, "--log-steps", "2000", "--seed", str(seed)]
+        return [sys.executable, "-m", "r2ac.launch", "train", *flags, "--run-dir", str(folder)]
     folder.mkdir()
     python = environments.absolute() / peer.removesuffix("-matched") / "bin" / "python"
     if not python.exists():

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import ModuleType
 from typing import Any
 
@@ -58,7 +59,16 @@ def _look_up(name: str) -> None:
         gymnasium.spec(env_id)
     except (ImportError, ValueError, gymnasium.error.Error) as error:
         said = " ".join(str(error).split()).rstrip(".")
+        own = [] if isinstance(error, ImportError) else get_close_matches(env_id, _registered_by(module), 5, 0.0)
+        said = f"the nearest that {module} registers: {', '.join(own)}" if own else said
         raise UnknownTask(f"there is no task {'gym/' + name!r}: {said}") from error
+
+
+def _registered_by(module: str) -> list[str]:
+    """The ids of environments that are defined in the module, or in one below it."""
+    entries = {name: spec.entry_point for name, spec in gymnasium.registry.items()}
+    homes = {name: getattr(entry, "__module__", str(entry).partition(":")[0]) for name, entry in entries.items()}
+    return [name for name, home in homes.items() if f"{home}.".startswith(f"{module}.")]
 
 
 def _import(module: str) -> ModuleType:

@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.metadata import version
+from itertools import takewhile
 
 from rich.console import Console
 
@@ -52,6 +53,10 @@ COMMANDS = (
 """Each is the function ``<name>_command`` of the module ``commands.<name>``, which is imported when it is needed."""
 
 
+REPEATED = ("--vary", "--bounds", "--env", "--with-module")
+"""Flags that are given once for each of their values."""
+
+
 class _Notices(logging.Handler):
     """Prints what is logged as the sentences of the command line are printed."""
 
@@ -79,6 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if words[0] not in COMMANDS:
         print_failures([f"there is no command {words[0]!r}; the commands are {', '.join(COMMANDS)}"])
         return 2
+    if (sentence := _given_twice(words)) is not None:
+        print_failures([sentence])
+        return 2
     try:
         from r2ac.launch.runs.local_copies import local_copies
 
@@ -96,6 +104,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
     except Exception as error:
         return _failed(error)
+
+
+def _given_twice(words: Sequence[str]) -> str | None:
+    """A sentence where a flag is given twice, also as --flag and --no-flag: the parser would take the last without a
+    word. None where none is."""
+    before: dict[str, str] = {}
+    for word in takewhile(lambda word: word != "--", words):
+        flag = word.partition("=")[0].replace("_", "-")
+        name = flag.replace("--no-", "--", 1)
+        if name in before and name not in REPEATED:
+            how = "twice" if before[name] == flag else f"beside {before[name]}"
+            return f"{flag} is given {how}: a flag is given once, with all its values"
+        if word.startswith("--"):
+            before[name] = flag
+    return None
 
 
 def _failed(error: Exception) -> int:

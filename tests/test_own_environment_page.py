@@ -10,12 +10,13 @@ import pytest
 from r2ac.launch.cli import main
 from r2ac.launch.evaluation.results_file import read_evaluation
 from r2ac.launch.runs.run_directory import RunDirectory
+from r2ac.launch.settings.flags import take_flag
 
 PAGE = Path(__file__).parents[1] / "docs" / "environments" / "your-own.md"
 SMALL = {
-    "train": ["--total-steps", "2k", "--num-actors", "0", "--streams-per-actor", "8", "--batch-size", "8"],
-    "evaluate": ["--episodes", "4", "--workers", "0"],
-    "watch": ["--episodes", "1", "--memory-episodes", "8"],
+    "train": {"--total-steps": "2k", "--num-actors": "0", "--streams-per-actor": "8", "--batch-size": "8"},
+    "evaluate": {"--episodes": "4", "--workers": "0"},
+    "watch": {"--episodes": "1", "--memory-episodes": "8"},
 }
 
 
@@ -33,8 +34,11 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
             assert main([name, *words, "--cluster", "http://127.0.0.1:1"]) == 2
             assert "there is no Ray cluster at" in capsys.readouterr().err
             continue
-        smaller = [*SMALL.get(name, []), *(["--total-steps", "4k"] if "--resume" in words else [])]
-        assert main([name, *words, *smaller]) == 0, (name, words)
+        smaller = SMALL.get(name, {}) | ({"--total-steps": "4k"} if "--resume" in words else {})
+        for flag, value in smaller.items():
+            take_flag(words, flag)
+            words += [flag, value]
+        assert main([name, *words]) == 0, (name, words)
     assert len(read_evaluation(Path("runs/corridor"))[0].episodes) == 12
     env = RunDirectory(Path("runs/long")).read_config()["env"]
     assert (env["env_kwargs"], env["wrappers"]) == ('{"length": 25}', ["corridor:Doubled"])

@@ -48,8 +48,7 @@ def bench_command(arguments: Sequence[str], console: Console) -> int:
     best = fastest(trials)
     console.print(_table(trials, best))
     for flag in best.flags().split()[::2]:
-        while take_flag(rest, flag) is not None:
-            pass
+        take_flag(rest, flag)
     console.print(f"r2ac train {shlex.join(rest)} {best.flags()}", markup=False, soft_wrap=True)
     return 0
 

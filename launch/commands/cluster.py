@@ -85,6 +85,7 @@ def read_training(
     needs = Needs.of(config)
     if not config.learner_threads:
         # It would else take all cores that it sees, and in a container those are not all its own.
+        take_flag(flags, "--learner-threads")
         flags += ["--learner-threads", str(needs.learner_cpus)]
     return Training(task, tuple(flags), preset, path, name, needs)
 

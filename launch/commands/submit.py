@@ -60,7 +60,7 @@ def _new(own: SubmitArguments, words: list[str]) -> JobRequest:
     if names is None and (not words or words[0].startswith("-")):
         raise ConfigError("the task comes first, then the flags, such as r2ac submit memory/tmaze --seed 2")
     if names is not None and words and not words[0].startswith("-"):
-        raise ConfigError(f"--suite {names} trains an agent on each of its tasks: {words[0]!r} cannot be given too")
+        raise ConfigError(f"--suite {names} names all tasks, joined by commas: {words[0]!r} cannot be given too")
     if given is not None and not is_place(given):
         places = "an absolute path on the nodes, ~/… or a URL"
         raise ConfigError(f"--run-dir is {given!r}, but for a job it must be {places}")

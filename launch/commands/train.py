@@ -48,7 +48,7 @@ def train_command(arguments: Sequence[str], console: Console) -> int:
 
 def _begin_suite(names: str, arguments: list[str], console: Console) -> int:
     if arguments and not arguments[0].startswith("-"):
-        raise ConfigError(f"--suite {names} trains an agent on each of its tasks: {arguments[0]!r} cannot be given too")
+        raise ConfigError(f"--suite {names} names all tasks, joined by commas: {arguments[0]!r} cannot be given too")
     flags = list(arguments)
     given = take_flag(flags, "--run-dir")
     first = training_config(find_tasks(names)[0].name, flags, names)

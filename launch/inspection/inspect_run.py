@@ -22,7 +22,7 @@ from r2ac.launch.rollouts.rollout_actor import ActorConfig, RolloutActor
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.runs.loading import TrainedAgent, choose_device, folder_of
 from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
-from r2ac.launch.runtime.errors import RunError, os_errors_as
+from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_errors_as
 from r2ac.launch.settings.config import ConfigError, TrainConfig
 from r2ac.launch.watching.memory_analysis import half_lives
 from r2ac.learner import Rollout
@@ -87,8 +87,9 @@ class Inspection:
 def checkpoints_at(path: Path) -> list[Path]:
     """The checkpoint at ``path``, or all that the run there has kept, oldest first. Raises RunDirectoryError where
     there is neither, CheckpointError if the run has no checkpoint yet."""
-    if path.is_file():
-        return [path]
+    with os_errors_as(RunDirectoryError, f"{path} cannot be read"):
+        if path.is_file():
+            return [path]
     newest = latest_checkpoint(RunDirectory.open(path, for_writing=False).checkpoints)
     # The names count steps, in at least twelve digits.
     return sorted(newest.parent.glob("step_*.safetensors"), key=lambda file: (len(file.name), file.name))

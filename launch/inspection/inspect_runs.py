@@ -38,8 +38,9 @@ def inspect_runs(config: InspectConfig, console: Console) -> int:
     found: dict[Path, list[Path]] = {}
     for path in config.runs:
         try:
+            checkpoints = checkpoints_at(path)
             known = found.get(results_path(path), [])
-            found[results_path(path)] = list(dict.fromkeys([*known, *checkpoints_at(path)]))
+            found[results_path(path)] = list(dict.fromkeys([*known, *checkpoints]))
         except BAD_INPUT as error:
             failures.append(str(error))
     if found:

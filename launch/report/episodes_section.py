@@ -13,7 +13,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from r2ac.agents import Agent, ObservationSpec
-from r2ac.envs import EngineFailed, MissingPackage, find_task
+from r2ac.envs import EngineFailed, MissingPackage, UnknownTask, find_task
 from r2ac.launch.evaluation.plan import BAD_INPUT
 from r2ac.launch.report.blocks import Section, html
 from r2ac.launch.report.episode_figure import draw_episode
@@ -52,8 +52,8 @@ def episode_section(
     study: Study, left_out: list[str] | None = None, watch: Callable[[int, int], None] = lambda played, total: None
 ) -> Section:
     """One episode of the newest checkpoint of the first run of each group; or why it cannot be played, of which
-    ``left_out`` gets what is no missing checkpoint or engine. ``watch`` is called with the number of groups that have
-    played, and of all that are to play."""
+    ``left_out`` gets what is no missing checkpoint, engine or task. ``watch`` is called with the number of groups that
+    have played, and of all that are to play."""
     groups = [(configuration, group) for configuration in study.configurations for group in configuration.groups]
     how = (
         f"One episode of the newest checkpoint of the first run of each configuration on each task: sampled actions, "
@@ -92,7 +92,7 @@ def _group_blocks(configuration: Configuration, group: RunGroup, left_out: list[
         played = play_newest(group.runs[0])
         memory, without = _memory(played)
     except (*BAD_INPUT, EngineFailed) as error:
-        missing = isinstance(error, MissingPackage) or newest_step(group.runs[0]) is None
+        missing = isinstance(error, MissingPackage | UnknownTask) or newest_step(group.runs[0]) is None
         if left_out is not None and not missing:
             left_out.append(f"no episode of {group.runs[0]}: {error}")
         return [heading, html.text(f"No episode: {error!s}.", "missing")]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from r2ac.envs import MissingPackage, UnknownTask
 from r2ac.launch.evaluation.evaluate import Evaluation, evaluation_path
 from r2ac.launch.evaluation.results_file import read_evaluation
 from r2ac.launch.runs.metrics import NothingMeasured, read_metrics
@@ -159,5 +160,5 @@ def _read_run(path: Path, seed: Any, group: RunGroup, left_out: list[str] | None
     try:
         return replace(run, evaluations=read_evaluation(path))
     except RunError as error:
-        damaged.append(str(error))
+        damaged += [] if isinstance(error.__cause__, MissingPackage | UnknownTask) else [str(error)]
         return replace(run, evaluation_problem=str(error))

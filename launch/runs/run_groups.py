@@ -16,7 +16,7 @@ from typing import Any
 from r2ac.envs import SUITES, SuiteOptions, UnknownTask, find_tasks
 from r2ac.launch.runs.event_files import has_event_files
 from r2ac.launch.runs.run_directory import RunDirectory
-from r2ac.launch.runtime.errors import RunDirectoryError
+from r2ac.launch.runtime.errors import RunDirectoryError, os_errors_as
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.settings.presets import of_the_algorithm
 
@@ -77,13 +77,16 @@ def group_runs(runs: Iterable[Path | str], left_out: list[str] | None = None) ->
 
 def runs_of(path: Path) -> list[Path]:
     """The run at ``path``, or those that the directory and its directories hold, but for hidden ones, links to
-    directories of runs, and what may not be read; ``sweep.json`` stands for its folder."""
-    if _is_sweep(path):
-        return runs_of(path.parent)
-    if _is_run(path):
-        return [path]
+    directories of runs, and what may not be read; ``sweep.json`` stands for its folder. Raises RunDirectoryError where
+    ``path`` itself cannot be read."""
+    with os_errors_as(RunDirectoryError, f"{path} cannot be read"):
+        if _is_sweep(path):
+            return runs_of(path.parent)
+        if _is_run(path):
+            return [path]
+        children = sorted(path.iterdir()) if path.is_dir() else []
     runs: list[Path] = []
-    for child in sorted(path.iterdir()) if path.is_dir() else []:
+    for child in children:
         with suppress(PermissionError, RunDirectoryError):
             # A link may lead back to where it lies.
             if child.is_dir() and not child.name.startswith(".") and (not child.is_symlink() or _is_run(child)):

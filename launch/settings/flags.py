@@ -16,7 +16,7 @@ from dataclasses import field as new_field
 from dataclasses import fields, is_dataclass, make_dataclass, replace
 from decimal import Decimal
 from functools import cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from pathlib import Path
 from types import MappingProxyType, NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -24,7 +24,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from r2ac.agents.config import AgentConfig, only_gradient
+from r2ac.agents.config import FIXED_GRADIENTS, AgentConfig, only_gradient
 from r2ac.envs import SUITES, find_tasks, one_suite
 from r2ac.launch.settings.config import ConfigError, TrainConfig, require
 from r2ac.launch.settings.matching import with_matched_size
@@ -322,9 +322,11 @@ def changed_config(
             if algorithm not in algorithms and (flag := _given(name, arguments)):
                 only = " or ".join(algorithms)
                 raise ConfigError(f"{flag} is a setting of --algorithm {only}, but the algorithm is {algorithm}")
-    gradient = only_gradient(config.agent)
+    gradient, core = only_gradient(config.agent), config.agent.core
     if gradient and not _given("gradient", arguments):
         config = replace(config, agent=replace(config.agent, gradient=gradient))
+    elif config.agent.gradient == "rtrl" and FIXED_GRADIENTS.get(core, "") is None and _given("gradient", arguments):
+        raise ConfigError(f"--gradient is rtrl, but --core {core} has no memory to train: leave --gradient out")
     asked = [name for name in _OF_ACTORS if _given(name, arguments)]
     if asked and config.num_actors == 0 and not _given("num_actors", arguments):
         config = replace(config, num_actors=max(config.num_learners, 1))
@@ -363,6 +365,10 @@ def training_config(task: str, arguments: Sequence[str], names: str | None = Non
     """The task's preset with what the flags say; those of the environment are read first, as the preset needs them, and
     `--match-parameters` last. ``names``: all tasks that the flags are for, each in a training of its own."""
     rest = list(arguments)
+    words = [task, *takewhile(lambda word: "/" in word and not word.startswith("-"), rest)]
+    if len(words) > 1:
+        joined = ",".join(word.strip(",") for word in words)
+        raise ConfigError(f"{' '.join(words)!r} are several words, but several tasks are joined by commas: {joined}")
     chosen: dict[str, Any] = {name: last_value(rest, f"--{name}") for name in ("algorithm", "core", "encoder")}
     options = preset_options(task, take_flag(rest, "--preset"))
     prog = f"r2ac train {task}"

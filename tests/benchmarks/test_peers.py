@@ -94,3 +94,10 @@ def test_a_training_that_fails_says_why(peers: ModuleType, tmp_path: Path) -> No
         peers.follow(command, tmp_path / "metrics.jsonl", peers.TASKS["memory/tmaze"], steps=1, minutes=15)
     with pytest.raises(SystemExit, match=r"peers\.py install"):
         peers.command_of("sb3", "memory/tmaze", 1, 1, tmp_path, tmp_path / "run")
+
+
+def test_the_flags_of_a_peer_take_the_place_of_those_of_its_task(peers: ModuleType, tmp_path: Path) -> None:
+    for task in peers.TASKS:
+        words = peers.command_of("r2ac-lstm-64", task, 1, 1, tmp_path, tmp_path)
+        values = [words[words.index(flag) + 1] for flag in ("--core", "--rollout-length")]
+        assert (values, words.count("--core"), words.count("--rollout-length")) == (["lstm", "64"], 1, 1)

@@ -147,8 +147,8 @@ def test_a_misspelt_flag_is_proposed_whatever_the_terminal_can_show(terminal: bo
 def test_settings_that_cannot_be_are_named_with_their_value(
     capsys: Capture, tmp_path: Path, flag: str, value: str
 ) -> None:
-    command = ["train", "memory/tmaze", *HERE, "--run-dir", str(tmp_path / "run"), flag, value]
-    message = refused(capsys, command)
+    here = [*(HERE if flag not in HERE else []), "--run-dir", str(tmp_path / "run")]
+    message = refused(capsys, ["train", "memory/tmaze", *here, flag, value])
     assert flag in message
     assert value in message
     assert not (tmp_path / "run").exists()
@@ -240,20 +240,22 @@ def test_a_task_without_an_end_is_evaluated_with_a_limit_alone(capsys: Capture, 
     assert {episode.length for result in read_evaluation(run) for episode in result.episodes} == {7}
 
 
-@pytest.mark.parametrize("flags", [["--encoder-features", "7"], ["--encoder", "none"]])
+@pytest.mark.parametrize("flags", [["--encoder", "mlp", "--encoder-features", "7"], ["--encoder", "none"]])
 def test_an_encoder_of_another_architecture(
     capsys: Capture, train_tiny: TrainTiny, tmp_path: Path, flags: list[str]
 ) -> None:
     stem = train_tiny(tmp_path / "stem", {"--encoder": "mlp", "--encoder-features": 6})
     run = tmp_path / "run"
-    command = ["train", "memory/tmaze", *HERE, "--run-dir", str(run), "--encoder", "mlp", *flags]
-    message = refused(capsys, [*command, "--encoder-from", str(stem)])
+    flags = ["--run-dir", str(run), *flags, "--encoder-from", str(stem)]
+    message = refused(capsys, ["train", "memory/tmaze", *HERE, *flags])
     assert f"the encoder of {stem} does not fit this agent" in message
     assert not run.exists()
 
 
-@pytest.mark.parametrize("command", [["evaluate"], ["plot"], ["train", "--resume"]])
+@pytest.mark.parametrize("command", [["evaluate"], ["plot"], ["report"], ["inspect"], ["train", "--resume"]])
 def test_a_run_that_is_not_there(capsys: Capture, tmp_path: Path, command: list[str]) -> None:
+    # The file system refuses this name, to root too, as it refuses a folder that may not be read.
+    assert "xxx" in refused(capsys, [*command, str(tmp_path / ("x" * 300))])
     assert "does not exist" in refused(capsys, [*command, str(tmp_path / "nowhere")])
     assert "config.json" in refused(capsys, [*command, str(tmp_path)])
 

@@ -109,6 +109,8 @@ def test_the_training_is_written_down_as_it_was_asked_for() -> None:
     assert (training.flags, training.preset, training.run_dir) == (flags, "paper", "runs/x")
     assert (training.needs.actors, training.needs.gpus) == (4, 1)
     assert training.name == "atari-breakout-rtrl-seed1-20260102-030405"
+    # The job refuses a flag that is given twice.
+    assert " ".join(read_training("memory/tmaze", ["--learner-threads=0"], str).flags).count("--learner-threads") == 1
 
 
 def test_every_manifest_has_a_run_of_its_own() -> None:

@@ -29,7 +29,8 @@ SMALL += ["--hidden-size=6"]
 
 
 def train(run: Path, task: str, *flags: str) -> None:
-    assert main(["train", task, *SMALL, *flags, "--run-dir", str(run)]) == 0
+    words = {word.partition("=")[0]: word for word in (*SMALL, *flags)}.values()
+    assert main(["train", task, *words, "--run-dir", str(run)]) == 0
 
 
 def onnx_step(file: Path) -> Step:

@@ -9,8 +9,11 @@ from rich.console import Console
 from torch.utils.tensorboard import SummaryWriter
 
 from r2ac.launch.commands.report import report_command
+from r2ac.launch.evaluation.results_file import FORMAT, FORMAT_VERSION
+from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runtime.errors import RunError
 from r2ac.launch.settings.config import ConfigError
+from r2ac.learner.checkpoint import load_checkpoint, save_checkpoint
 
 
 def report(*arguments: object) -> int:
@@ -140,6 +143,24 @@ def test_a_run_that_has_only_begun_is_told(run: Path, tmp_path: Path, capsys: py
     (begun / "metrics.jsonl").write_text('{"env_steps": 10, "env_frames": 10, "wall_time": 1.5}\n')
     assert report(begun) == 0
     assert f"No learning curve: {begun} has not measured episode_return" in (begun / "report.html").read_text()
+
+
+def test_a_run_of_a_module_that_is_not_here_has_its_curves(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gone = {"task": "gym/no_such_module:Env-v0", "env": {}}
+    (run / "config.json").write_text(json.dumps(json.loads((run / "config.json").read_text()) | gone))
+    file = find_checkpoint(run)
+    checkpoint = load_checkpoint(file)
+    checkpoint.config.update(gone)
+    save_checkpoint(file, checkpoint)
+    result = {"checkpoint": str(file), "sha256": "0", "env_steps": 1, **gone}
+    results = {"format": FORMAT, "format_version": FORMAT_VERSION, "results": [result]}
+    (run / "evaluation.json").write_text(json.dumps(results))
+    capsys.readouterr()
+    assert report(run) == 0
+    assert capsys.readouterr().err == ""
+    page = (run / "report.html").read_text()
+    assert "Learning curves on gym/no_such_module:Env-v0: rtrl ends at" in page
+    assert page.count("No module named") == 2, "of the evaluation and of the episode"
 
 
 def test_a_run_on_several_tasks_has_a_curve_for_each(run: Path, tmp_path: Path) -> None:

@@ -273,7 +273,7 @@ def test_bad_input_is_not_tried_again(tmp_path: Path, capfd: pytest.CaptureFixtu
     error = capfd.readouterr().err
     assert error.count("\n") == 1
     assert "already holds a run" in error
-    assert main([*command[:-2], "--max-failures", "-1"]) == 2
+    assert main([*command[:4], "--max-failures", "-1"]) == 2
     assert "--max-failures is -1" in capfd.readouterr().err
 
 

@@ -62,6 +62,7 @@ def test_a_core_that_one_gradient_can_train_has_it() -> None:
     ("flags", "words"),
     [
         ("--core gru --gradient rtrl", "--gradient is rtrl, but it must be tbptt with --core gru"),
+        ("--core feedforward --gradient rtrl", "--gradient is rtrl, but --core feedforward has no memory to train"),
         ("--freeze-core --gradient rtrl", "--gradient is rtrl, but it must be tbptt with --freeze-core"),
         ("--freeze-core --refresh-every 9", "without sensitivities (frozen)"),
         ("--batch-size 32", "--batch-size is 32, but it must be 64 with --algorithm ppo"),
@@ -85,7 +86,7 @@ def test_a_core_that_one_gradient_can_train_has_it() -> None:
 def test_what_does_not_go_with_an_algorithm_is_one_sentence(
     flags: str, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["train", TASK, "--algorithm", "ppo", *flags.split()]) == 2
+    assert main(["train", TASK, *flags.split()]) == 2
     error = capsys.readouterr().err
     assert words in error
     assert error.count("\n") == 1

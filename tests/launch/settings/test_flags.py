@@ -101,6 +101,49 @@ def test_threads_read_flags_at_the_same_time() -> None:
     assert (sys.stderr, os.environ.get("COLUMNS")) == before
 
 
+@pytest.mark.parametrize("words", ["train", "submit --cluster=http://127.0.0.1:1", "sweep --vary=seed=1,2", "bench"])
+def test_tasks_in_several_words_are_told_to_be_joined(
+    words: str, capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command, *flags = words.split()
+    assert main([command, "memory/tmaze,", "memory/chain", *flags, "--seed", "2"]) == 2
+    joined = "but several tasks are joined by commas: memory/tmaze,memory/chain"
+    assert capsys.readouterr().err == f"r2ac: 'memory/tmaze, memory/chain' are several words, {joined}\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("train memory/tmaze --seed 1 --seed=2", "--seed is given twice"),
+        ("train --resume run --total-steps 1 --total_steps 2", "--total-steps is given twice"),
+        ("sweep memory/tmaze --vary seed=1,2 --trials 1 --trials 1", "--trials is given twice"),
+        ("report run --baseline a --baseline b", "--baseline is given twice"),
+        ("watch run --greedy --no-greedy", "--no-greedy is given beside --greedy"),
+        ("jobs logs x --tail 3 --tail 4", "--tail is given twice"),
+    ],
+)
+def test_a_flag_is_given_once(words: str, sentence: str, capsys: Capture) -> None:
+    assert main(words.split()) == 2
+    assert capsys.readouterr().err == f"r2ac: {sentence}: a flag is given once, with all its values\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "sweep memory/tmaze --scheduler pbt --vary none=1 --vary=other=1 --bounds none=1,2 --bounds=other=1,2",
+        "submit memory/tmaze --env A=1 --env=B=2 --with-module none --with-module=other",
+        "report --title -3 -- --title none none",
+    ],
+)
+def test_flags_that_may_be_repeated_and_words_that_are_no_flags(words: str, capsys: Capture) -> None:
+    assert main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert "none" in error
+    assert "given" not in error
+
+
 def test_an_option_of_another_suite_names_its_suites() -> None:
     for flag, suites in (("--wrappers", "gym"), ("--no-sticky-actions", "atari"), ("--threads=2", "atari or procgen")):
         with pytest.raises(ConfigError, match=f"^{flag.partition('=')[0]} is an option of the suite {suites}, "):

@@ -69,8 +69,8 @@ def test_an_agent_that_reads_instructions_and_loses_engines(
     assert json.loads((run / "config.json").read_text())["env"]["instruction"] is True
 
 
-def suite_command(path: Path, *flags: str) -> list[str]:
-    small = ["--num-actors", "0", "--hidden-size", "8", "--rollout-length", "5", *few(4, 400)]
+def suite_command(path: Path, *flags: str, steps: int = 400) -> list[str]:
+    small = ["--num-actors", "0", "--hidden-size", "8", "--rollout-length", "5", *few(4, steps)]
     return ["train", "--suite", "memory/tmaze,memory/parity,memory/copy", *small, "--run-dir", str(path), *flags]
 
 
@@ -97,7 +97,7 @@ def test_tasks_in_turn_and_again(tmp_path: Path, capsys: Capture) -> None:
 def test_an_interrupted_list_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "suite"
     program = "import sys; from r2ac.launch.cli import main; sys.exit(main())"
-    endless = suite_command(path, "--total-steps", str(10**9), "--log-steps", "100")
+    endless = suite_command(path, "--log-steps", "100", steps=10**9)
     process = subprocess.Popen([sys.executable, "-c", program, *endless], stdout=subprocess.PIPE, text=True)
     metrics = path / "memory-tmaze" / "metrics.jsonl"
     wait_until(lambda: metrics.exists() and metrics.read_text() != "", process)
