@@ -1,7 +1,7 @@
 """One seed in this process gives the bits that it has always given, and runs of earlier versions go on.
 
-``bits/digests.json`` was recorded by ``python -m tests.launch.train.test_same_bits FOLDER``; ``bits/run`` is a run of an
-earlier version. Instructions of another processor round otherwise: there the tensors are compared by their norms.
+``bits/digests.json`` was recorded by ``python -m tests.launch.train.test_same_bits FOLDER``; ``bits/run`` is a run of
+an earlier version. Instructions of another processor round otherwise: there the tensors are compared by their norms.
 """
 
 import hashlib
