@@ -64,19 +64,19 @@ struct NarrowPass {
 
 // Rows n to n + R through all streams, each computed as a vector of L lanes. Lanes beyond a row hold numbers of the row
 // behind and mean nothing: rows are written in their order, so that the next one overwrites them, and the last one with
-// what was behind it. `of` is a copy, as the compiler would read another's fields again after each write.
+// what was behind it. Why `of` is no reference: its fields would be read again after each write.
 template <class Real, int parts, int L, int R>
 void narrow_rows(const NarrowPass<Real> of, Size n) {
     typedef Real Vector __attribute__((vector_size(L * sizeof(Real))));
     const Size width = of.width, units = of.units, next_part = of.gates * units, next_stream = parts * next_part;
     // Behind the last rows are another thread's, or nothing.
     const bool inside = (n + R - 1) * width + L <= of.rows * width;
-    Real room[parts][R * L + L] = {};
-    const Size part = inside ? next_part * width : R * L + L;
+    Real room[parts * R * L] = {};
+    const Size part = inside ? next_part * width : R * L;
     Vector sum[R] = {};
     for (Size b = 0; b < of.batch; ++b) {
-        Real *kept = of.matrix + of.streams[b] * next_stream * width + n * width, *s = inside ? kept : room[0];
-        for (int p = 0; p < parts && !inside; ++p) std::copy_n(kept + p * next_part * width, R * width, room[p]);
+        Real *kept = of.matrix + of.streams[b] * next_stream * width + n * width, *s = inside ? kept : room;
+        for (int p = 0; p < parts && !inside; ++p) std::copy_n(kept + p * next_part * width, R * width, s + p * part);
         Vector row[parts][R] = {}, behind[parts];
         for (int p = 0; p < parts; ++p) std::memcpy(&behind[p], s + p * part + (R - 1) * width, sizeof behind[p]);
         const Real *boundary = of.boundary + b * parts * units + n, *decay = of.decay + b * parts * parts * units + n;
@@ -97,29 +97,30 @@ void narrow_rows(const NarrowPass<Real> of, Size n) {
         for (int p = 0; p < parts; ++p) {
             for (int i = 0; i < L; ++i) row[p][R - 1][i] = i < width ? row[p][R - 1][i] : behind[p][i];
             for (int r = 0; r < R; ++r) std::memcpy(s + p * part + r * width, &row[p][r], sizeof row[p][r]);
-            if (!inside) std::copy_n(room[p], R * width, kept + p * next_part * width);
+            if (!inside) std::copy_n(s + p * part, R * width, kept + p * next_part * width);
         }
     }
     for (int r = 0; r < R; ++r)
         for (Size d = 0; d < width; ++d) of.term[(n + r) * width + d] += sum[r][d];
 }
 
-// Boundary contraction and jump of some rows of one gate. Rows and their sums fill the registers, and read whole lines of
-// the cache of `weighted`.
+// Boundary contraction and jump of some rows of one gate. As many at a time as fill the registers with their sums: 16 are
+// also a line of the cache of `weighted`. What is left is as many at a time as elsewhere: a row's bits then do not depend
+// on where the rows of a thread begin.
 template <class Real, int parts, int L>
 void narrow_pass(const NarrowPass<Real>& of) {
     constexpr int R = parts == 1 && kVectorBytes == 64 ? 2 * kRows : kRows;
     Size n = 0;
     for (; n + R <= of.rows; n += R) narrow_rows<Real, parts, L, R>(of, n);
+    for (; n + kRows <= of.rows; n += kRows) narrow_rows<Real, parts, L, kRows>(of, n);
     for (; n < of.rows; ++n) narrow_rows<Real, parts, L, 1>(of, n);
 }
 
-// The narrow pass of the fewest lanes that hold a row; none where a row is much narrower than these, or wider than a
-// vector. Why: a row's lanes may reach into the next row alone.
+// The narrow pass of the fewest lanes that hold a row; none where a row is wider than a vector.
 template <class Real>
 auto narrow_pass_of(Size parts, Size width) -> void (*)(const NarrowPass<Real>&) {
     constexpr int lanes = Lanes<Real>::count, half = std::max(lanes / 2, 2), quarter = std::max(lanes / 4, 2);
-    if (width > lanes || 2 * width < quarter) return nullptr;
+    if (width > lanes) return nullptr;
     if (width <= quarter) return parts == 1 ? narrow_pass<Real, 1, quarter> : narrow_pass<Real, 2, quarter>;
     if (width <= half) return parts == 1 ? narrow_pass<Real, 1, half> : narrow_pass<Real, 2, half>;
     return parts == 1 ? narrow_pass<Real, 1, lanes> : narrow_pass<Real, 2, lanes>;
@@ -142,11 +143,11 @@ void sensitivity_pass(
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (Size item = 0; item < gates * panels; ++item) {
         const Size k = item / panels, begin = item % panels * panel, rows = std::min(panel, units - begin);
-        const Size row = k * units + begin;
         if (narrow) {
+            const Size first = k * units + begin;
             narrow(
-                {matrix + row * width, term + row * width, streams, fresh, boundary + begin, decay + begin,
-                 weighted + row, narrow_x.data(), steps, batch, gates, units, rows, width});
+                {matrix + first * width, term + first * width, streams, fresh, boundary + begin, decay + begin,
+                 weighted + first, narrow_x.data(), steps, batch, gates, units, rows, width});
             continue;
         }
         std::vector<Real> x(kSteps * padded), weights(kSteps * kBlock);
