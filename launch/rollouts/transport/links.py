@@ -167,11 +167,13 @@ class SocketLink:
 
     def receive(self, timeout: float) -> list[tuple[int, Collected | Exception]]:
         arrivals: list[tuple[int, Collected | Exception]] = []
-        for key, _ in self._selector.select(timeout):
-            if key.fileobj is self._listener:
-                self._accept()
-            else:
-                arrivals.append(self._read(key.data))
+        while ready := self._selector.select(timeout):
+            timeout = 0
+            for key, _ in ready:
+                if key.fileobj is self._listener:
+                    self._accept()
+                else:
+                    arrivals.append(self._read(key.data))
         starting = [actor for actor in self._actors if not self.ready(actor)]
         return arrivals + [(actor, error) for actor in starting if (error := self._ended(actor, timeout=0)) is not None]
 
