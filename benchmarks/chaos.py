@@ -55,7 +55,7 @@ from report import (
 )
 from throughput_system import R2AC, processes_below, read_lines
 
-from r2ac.launch.settings.flags import take_flag
+from r2ac.launch.settings.flags import replace_flags
 from r2ac.launch.train.training_log import COUNTED
 from r2ac.learner.checkpoint import CheckpointError, latest_checkpoint
 
@@ -206,9 +206,7 @@ def chaos(options: argparse.Namespace, nodes: Nodes, run: Path) -> Outcome:
         *("--checkpoint-minutes", str(options.checkpoint_seconds / 60), "--total-steps", str(options.total_steps)),
         *("--log-steps", "10000"),
     ]
-    for word in options.flags:
-        take_flag(command, word.partition("=")[0])
-    command += options.flags
+    command = replace_flags(command, options.flags)
     with open(run.parent / "log.txt", "wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
     try:

@@ -259,13 +259,11 @@ def follow(command: list[str], metrics: Path, task: Task, steps: int, minutes: f
 def command_of(peer: str, task: str, seed: int, steps: int, environments: Path, folder: Path) -> list[str]:
     """What trains a peer in a folder, which then has a `metrics.jsonl`. Exits where the peer is not installed."""
     if peer in OURS:
-        from r2ac.launch.settings.flags import take_flag
+        from r2ac.launch.settings.flags import replace_flags
 
-        flags, own = TASKS[task].flags.split(), OURS[peer].split()
-        for word in own:
-            take_flag(flags, word.partition("=")[0])
-        flags += [*own, "--log-steps", "2000", "--seed", str(seed)]
-        return [sys.executable, "-m", "r2ac.launch", "train", *flags, "--run-dir", str(folder)]
+        flags = replace_flags(TASKS[task].flags.split(), OURS[peer].split())
+        flags += ["--log-steps", "2000", "--seed", str(seed), "--run-dir", str(folder)]
+        return [sys.executable, "-m", "r2ac.launch", "train", *flags]
     folder.mkdir()
     python = environments.absolute() / peer.removesuffix("-matched") / "bin" / "python"
     if not python.exists():

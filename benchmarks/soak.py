@@ -40,6 +40,8 @@ from report import (
 )
 from throughput_system import R2AC, processes_below, read_lines
 
+from r2ac.launch.settings.flags import replace_flags
+
 WARM_UP = 0.2
 LEAST_GROWTH_MB = 4.0
 """Growth below this, or below 1 % of a process, is noise: a heap of Python breathes by as much."""
@@ -85,7 +87,7 @@ def soak(flags: Sequence[str], seconds: float, interval: float) -> tuple[list[Wa
     with tempfile.TemporaryDirectory(prefix="r2ac-soak-") as folder:
         run = Path(folder) / "run"
         endless = ["--total-steps", str(10**12), "--log-steps", "100000", "--checkpoint-minutes", "1"]
-        command = [*R2AC, "train", *flags, *endless, "--run-dir", str(run)]
+        command = [*R2AC, "train", *replace_flags(flags, endless), "--run-dir", str(run)]
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)
         try:
             while not read_lines(run):

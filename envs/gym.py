@@ -59,8 +59,10 @@ def _look_up(name: str) -> None:
         gymnasium.spec(env_id)
     except (ImportError, ValueError, gymnasium.error.Error) as error:
         said = " ".join(str(error).split()).rstrip(".")
-        own = [] if isinstance(error, ImportError) else get_close_matches(env_id, _registered_by(module), 5, 0.0)
-        said = f"the nearest that {module} registers: {', '.join(own)}" if own else said
+        if isinstance(error, gymnasium.error.NameNotFound | gymnasium.error.NamespaceNotFound):
+            own = _registered_by(module)
+            near = ", ".join(get_close_matches(env_id, own, 5, 0.0)) + " and others" * (len(own) > 5)
+            said = f"{module} registers {near}" if own else said
         raise UnknownTask(f"there is no task {'gym/' + name!r}: {said}") from error
 
 

@@ -110,14 +110,13 @@ def _given_twice(words: Sequence[str]) -> str | None:
     """A sentence where a flag is given twice, also as --flag and --no-flag: the parser would take the last without a
     word. None where none is."""
     before: dict[str, str] = {}
-    for word in takewhile(lambda word: word != "--", words):
-        flag = word.partition("=")[0].replace("_", "-")
+    own = takewhile(lambda word: word != "--", words)
+    for flag in (word.partition("=")[0].replace("_", "-") for word in own if word.startswith("--")):
         name = flag.replace("--no-", "--", 1)
         if name in before and name not in REPEATED:
             how = "twice" if before[name] == flag else f"beside {before[name]}"
             return f"{flag} is given {how}: a flag is given once, with all its values"
-        if word.startswith("--"):
-            before[name] = flag
+        before[name] = flag
     return None
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from r2ac.kernels import CELLS
 from r2ac.launch.cli import main
-from r2ac.launch.settings.flags import take_flag
+from r2ac.launch.settings.flags import replace_flags
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/**/*.md"))]
@@ -105,9 +105,7 @@ def test_command_lines_are_read(
     assert COMMANDS[name]
     for words in COMMANDS[name]:
         shown = shlex.join(words)
-        for flag in more:
-            take_flag(words, flag.partition("=")[0])
-        code = main([*words, *more])
+        code = main(replace_flags(words, more))
         printed = capsys.readouterr().err
         assert (code, said in printed) == (2 if said else 0, True), f"{shown}: {printed}"
 

@@ -10,7 +10,7 @@ import pytest
 from r2ac.launch.cli import main
 from r2ac.launch.evaluation.results_file import read_evaluation
 from r2ac.launch.runs.run_directory import RunDirectory
-from r2ac.launch.settings.flags import take_flag
+from r2ac.launch.settings.flags import replace_flags
 
 PAGE = Path(__file__).parents[1] / "docs" / "environments" / "your-own.md"
 SMALL = {
@@ -35,9 +35,7 @@ def test_the_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
             assert "there is no Ray cluster at" in capsys.readouterr().err
             continue
         smaller = SMALL.get(name, {}) | ({"--total-steps": "4k"} if "--resume" in words else {})
-        for flag, value in smaller.items():
-            take_flag(words, flag)
-            words += [flag, value]
+        words = replace_flags(words, [word for pair in smaller.items() for word in pair])
         assert main([name, *words]) == 0, (name, words)
     assert len(read_evaluation(Path("runs/corridor"))[0].episodes) == 12
     env = RunDirectory(Path("runs/long")).read_config()["env"]

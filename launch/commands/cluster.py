@@ -16,7 +16,7 @@ from r2ac.launch.cluster.manifests.resources import Needs, Training, check_name,
 from r2ac.launch.cluster.manifests.slurm import SlurmOptions, slurm_manifest
 from r2ac.launch.runtime.errors import RunError, os_errors_as
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import is_flag, parse_known, take_flag, training_config
+from r2ac.launch.settings.flags import is_flag, parse_known, replace_flags, take_flag, training_config
 
 HELP = """\
 usage: r2ac cluster kuberay    TASK --image IMAGE [--flags]   a RayJob for Kubernetes with KubeRay
@@ -85,8 +85,7 @@ def read_training(
     needs = Needs.of(config)
     if not config.learner_threads:
         # It would else take all cores that it sees, and in a container those are not all its own.
-        take_flag(flags, "--learner-threads")
-        flags += ["--learner-threads", str(needs.learner_cpus)]
+        flags = replace_flags(flags, ["--learner-threads", str(needs.learner_cpus)])
     return Training(task, tuple(flags), preset, path, name, needs)
 
 

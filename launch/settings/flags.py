@@ -24,7 +24,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 import tyro
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from r2ac.agents.config import FIXED_GRADIENTS, AgentConfig, only_gradient
+from r2ac.agents.config import AgentConfig, gradient_of, only_gradient
 from r2ac.envs import SUITES, find_tasks, one_suite
 from r2ac.launch.settings.config import ConfigError, TrainConfig, require
 from r2ac.launch.settings.matching import with_matched_size
@@ -259,6 +259,15 @@ def take_flag(arguments: list[str], flag: str) -> str | None:
     return None
 
 
+def replace_flags(arguments: Sequence[str], by: Sequence[str]) -> list[str]:
+    """The arguments with the flags ``by``, which take the place of those of the same name."""
+    rest = list(arguments)
+    for word in by:
+        if word.startswith("--"):
+            take_flag(rest, word.partition("=")[0].replace("_", "-"))
+    return [*rest, *by]
+
+
 def flag_value(arguments: Sequence[str], flag: str) -> str | None:
     """The same, but the arguments stay as they are."""
     return take_flag(list(arguments), flag)
@@ -325,7 +334,7 @@ def changed_config(
     gradient, core = only_gradient(config.agent), config.agent.core
     if gradient and not _given("gradient", arguments):
         config = replace(config, agent=replace(config.agent, gradient=gradient))
-    elif config.agent.gradient == "rtrl" and FIXED_GRADIENTS.get(core, "") is None and _given("gradient", arguments):
+    elif config.agent.gradient == "rtrl" and gradient_of(core, "rtrl") is None and _given("gradient", arguments):
         raise ConfigError(f"--gradient is rtrl, but --core {core} has no memory to train: leave --gradient out")
     asked = [name for name in _OF_ACTORS if _given(name, arguments)]
     if asked and config.num_actors == 0 and not _given("num_actors", arguments):
@@ -365,9 +374,9 @@ def training_config(task: str, arguments: Sequence[str], names: str | None = Non
     """The task's preset with what the flags say; those of the environment are read first, as the preset needs them, and
     `--match-parameters` last. ``names``: all tasks that the flags are for, each in a training of its own."""
     rest = list(arguments)
-    words = [task, *takewhile(lambda word: "/" in word and not word.startswith("-"), rest)]
+    words = [task, *takewhile(lambda word: word.strip(",").partition("/")[0] in (*SUITES, ""), rest)]
     if len(words) > 1:
-        joined = ",".join(word.strip(",") for word in words)
+        joined = ",".join(part for word in words if (part := word.strip(",")))
         raise ConfigError(f"{' '.join(words)!r} are several words, but several tasks are joined by commas: {joined}")
     chosen: dict[str, Any] = {name: last_value(rest, f"--{name}") for name in ("algorithm", "core", "encoder")}
     options = preset_options(task, take_flag(rest, "--preset"))

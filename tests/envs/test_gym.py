@@ -178,7 +178,7 @@ def test_an_id_may_name_the_module_that_registers_it() -> None:
         ("gym/CartPole-v7", "`v0`, `v1`"),
         ("gym/CartPole", "No registered env with id: CartPole"),
         ("gym/Nowhere/Env-v0", "Namespace Nowhere not found"),
-        ("gym/tests.own_envs:own/Wlak-v1", "the nearest that tests.own_envs registers: own/Walk-v0, own/"),
+        ("gym/tests.own_envs:own/Wlak-v1", "tests.own_envs registers own/Walk-v0, own/"),
         ("gym/no_such_module:Env-v0", "No module named 'no_such_module'"),
         ("gym/", "those of gym are named such as gym/CartPole-v1"),
         ("gym/two words", "Malformed environment ID"),
