@@ -114,7 +114,7 @@ class StreamGroup:
         self._env.close()
 
 
-@dataclass
+@dataclass(frozen=True)
 class Collected:
     """The rollouts of an actor's streams, and what came with them."""
 

@@ -318,13 +318,11 @@ def test_what_is_not_finite_shows_unless_its_stream_is_fresh(dtype: torch.dtype,
 def test_threads_change_no_bit(dtype: torch.dtype, batch: int, units: int) -> None:
     rollout = make_rollout(40, batch, units, resets=0.05).to(dtype)
     passes = [make_pass(3, batch, batch, 2, units, width, parts=parts) for parts in (1, 2) for width in (5, 80)]
-    # With four threads each has 8 rows, of which one thread takes 16 at a time.
-    passes.append(make_pass(10, 64, 64, 2, 40, 7))
+    passes.append(make_pass(10, 64, 64, 2, 40, 7))  # rows that are 16 at a time for one thread, 8 for four
     results = []
     for threads in (1, 2, 3, 4):
         torch.set_num_threads(threads)
-        states = rollout.forward()
-        sensitivities = []
+        states, sensitivities = rollout.forward(), []
         for after in (cast(drawn, dtype) for drawn in passes):
             sensitivities += [native.sensitivity_pass_(**after), after["matrix"]]
         total = native.backward_scan(rollout.direct, states)

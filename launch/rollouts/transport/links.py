@@ -230,8 +230,7 @@ class SocketLink:
         except (OSError, EOFError):
             self._forget(connection)
             return actor, self._ended(actor, timeout=30) or ConnectionError("its connection ended")
-        collected.rollout = memory.slots[collected.sequence % len(memory.slots)]
-        return actor, collected
+        return actor, replace(collected, rollout=memory.slots[collected.sequence % len(memory.slots)])
 
     def _forget(self, connection: Connection) -> None:
         """Nothing is to be read there any more."""
