@@ -190,7 +190,9 @@ def _cost(experiment: Experiment, cells: Cells) -> str:
     if experiment.score in ("return", "unit"):
         of = f"of {experiment.episodes} held-out episodes" if experiment.episodes else "of the last training episodes"
         judged += f" {of}, mean and 95 % bootstrap interval over seeds; seeds that solved it, median steps and seconds"
-    return f"{judged}. {len(records)} trainings, {hours:.2f} CPU hours; {with_what}; {when}."
+    made, planned = len(records), len(experiment.trainings)
+    trainings = f"{made} trainings" if made == planned else f"{made} of {planned} trainings"
+    return f"{judged}. {trainings}, {hours:.2f} CPU hours; {with_what}; {when}."
 
 
 def _draw(experiment: Experiment, cells: Cells) -> Figure:

@@ -76,7 +76,7 @@ def test_what_is_missing_is_made_once(place: Path, capsys: Capture) -> None:
         assert one["cpu_seconds"] > 0
         assert one["reference"] == [0.5, 1]
     page = (place / "docs" / "study.md").read_text()
-    assert "2 trainings" in page
+    assert "2 of 4 trainings" in page
     assert (place / "docs" / "study" / "tiny-small.svg").is_file()
 
     # On file: nothing is made. Without the file the runs are there: nothing is trained, and the numbers are the same.
@@ -101,10 +101,10 @@ def test_what_is_missing_is_made_once(place: Path, capsys: Capture) -> None:
 
     # A preset that has changed shows in the digest alone.
     results, page = place / "results" / "tiny-small.json", place / "docs" / "study.md"
-    assert "2 trainings, " in page.read_text()
+    assert "2 of 4 trainings, " in page.read_text()
     results.write_text(results.read_text().replace(trainings(place)[1]["digest"], "0"))
     reproduce("tiny", "--no-train")
-    assert "1 trainings, " in page.read_text()
+    assert "1 of 4 trainings, " in page.read_text()
     assert len(trainings(place)) == 2
 
 
