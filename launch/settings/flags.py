@@ -260,7 +260,7 @@ def take_flag(arguments: list[str], flag: str) -> str | None:
 
 
 def replace_flags(arguments: Sequence[str], by: Sequence[str]) -> list[str]:
-    """The arguments with the flags ``by``, which take the place of those of the same name."""
+    """The arguments with the flags ``by``, each with one value, which take the place of those of the same name."""
     rest = list(arguments)
     for word in by:
         if word.startswith("--"):
