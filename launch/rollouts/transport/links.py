@@ -82,10 +82,10 @@ class RayLink:
         self._orders[self._actors[actor].collect.remote(self._weights[1], sequence)] = actor
 
     def receive(self, timeout: float) -> list[tuple[int, Collected | Exception]]:
-        """What has arrived by now with the number of its actor, in the order of an actor's orders; waits up to
-        ``timeout`` seconds for the first. An exception is Ray's, where the actor died or failed: its other orders are
-        lost too."""
-        calls = [*self._starting, *self._orders]
+        """What has arrived with the numbers of the actors, an actor's orders in turn; waits up to ``timeout`` seconds
+        for the first. An exception is Ray's, where the actor died or failed: its other orders are lost too."""
+        # The oldest of each actor: Ray may have brought a later one here before it.
+        calls = list({actor: call for call, actor in reversed((self._starting | self._orders).items())}.values())
         if not calls:
             time.sleep(timeout)
             return []
@@ -94,7 +94,7 @@ class RayLink:
             # A first call that waits and a second that does not: together, all that are ready.
             ready, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
         arrivals: list[tuple[int, Collected | Exception]] = []
-        for call in sorted(ready, key=calls.index):
+        for call in ready:
             is_order = call in self._orders
             actor = self._orders.pop(call) if is_order else self._starting[call]
             try:

@@ -320,6 +320,43 @@ def _a_training_counts_its_steps_whatever_happens(
     assert last["env_steps"] == last["updates"] * 8 * 5 == total
 
 
+class LargeThenSmall:
+    """Answers as a rollout actor: rollout 0 takes long to be brought to another node, the others do not."""
+
+    def check(self, version: str) -> None:
+        pass
+
+    def collect(self, weights: Weights, sequence: int) -> tuple[int, np.ndarray]:
+        return sequence, np.zeros(0 if sequence else 50_000_000, dtype=np.uint8)
+
+
+def test_an_actors_rollouts_come_in_the_order_of_its_orders(nodes: Nodes) -> None:
+    node = nodes.add(num_cpus=2)
+    connection = cluster.connect(nodes.address, num_actors=2)
+    ray = connection.ray
+
+    class Starter(links.ActorStarter):
+        def start(self, actor: int, memory: Any) -> Any:
+            return ray.remote(LargeThenSmall).options(num_cpus=1).remote()
+
+    try:
+        link = links.RayLink(Starter(ray, [None, None], 0, None, None))
+        link.publish(make_weights(0))
+        while not (link.ready(0) and link.ready(1)):
+            assert not link.receive(1)
+        for actor, sequence in ((1, 5), (0, 0), (0, 1)):
+            link.order(actor, sequence)
+        time.sleep(1)  # all answer, and Ray brings what is large only when it is waited for
+        arrived: list[tuple[int, int]] = []
+        while len(arrived) < 3:
+            arrived += [(actor, rollout[0]) for actor, rollout in link.receive(1)]
+        assert [sequence for actor, sequence in arrived if actor == 0] == [0, 1]
+        link.close()
+    finally:
+        connection.close()
+        nodes.remove(node)
+
+
 def test_nodes_that_come_and_go(
     nodes: Nodes, start_tiny: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
 ) -> None:
