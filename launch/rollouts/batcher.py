@@ -66,7 +66,7 @@ class Batcher:
                 left.append((_version(part := _columns(rollout, new, len(streams))), part))
         if size < self.batch_size:
             return None
-        self._waiting = left
+        self._waiting = sorted(left, key=itemgetter(0))  # a part may have newer weights than the whole
         return concatenate(chosen, into=None if self._ring is None else next(self._ring))
 
 

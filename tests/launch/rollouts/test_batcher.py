@@ -15,7 +15,9 @@ def mark(stream: np.ndarray, sequence: np.ndarray) -> np.ndarray:
     return 1000 * stream + sequence
 
 
-def rollout_of(actor: int, streams: int, sequence: int, length: int = 2) -> Rollout[np.ndarray]:
+def rollout_of(
+    actor: int, streams: int, sequence: int, length: int = 2, version: np.ndarray | int = 0
+) -> Rollout[np.ndarray]:
     """The rollouts number ``sequence`` of an actor's streams; every array's columns carry their mark."""
     stream = actor * streams + np.arange(streams)
     number = np.full(streams, sequence)
@@ -29,7 +31,7 @@ def rollout_of(actor: int, streams: int, sequence: int, length: int = 2) -> Roll
         first_state=np.repeat(steps[0][:, None], 4, axis=1).astype(np.float32),
         stream=stream,
         sequence=number,
-        weights_version=np.zeros(streams, dtype=np.int64),
+        weights_version=np.zeros(streams, dtype=np.int64) + version,
     )
 
 
@@ -50,14 +52,19 @@ def test_every_stream_in_order_each_rollout_once(
     data: st.DataObject, actors: int, streams: int, in_flight: int
 ) -> None:
     batch_size = data.draw(st.integers(1, actors * streams), label="batch_size")
-    rounds = 8
+    rounds, first_group = 8, data.draw(st.integers(0, streams), label="first group")
     batcher, used, handed_in = Batcher(batch_size), np.zeros(actors * streams, dtype=int), np.zeros(actors, dtype=int)
+    newest = np.zeros(actors, dtype=int)
     for _ in range(rounds):
         for actor in data.draw(st.permutations(range(actors)), label="arrivals"):
             for _ in range(data.draw(st.integers(1, in_flight), label="at once")):
                 if batcher.waiting((actor + 1) * streams - 1) < in_flight:
-                    batcher.add(rollout_of(actor, streams, int(handed_in[actor])))
+                    # The groups of an actor ask one after the other: an inference worker may have newer weights then.
+                    first, second = newest[actor] + np.sort(data.draw(st.tuples(*[st.integers(0, 2)] * 2), label="new"))
+                    versions = np.where(np.arange(streams) < first_group, first, second)
+                    batcher.add(rollout_of(actor, streams, int(handed_in[actor]), version=versions))
                     handed_in[actor] += 1
+                    newest[actor] = second
             if data.draw(st.booleans(), label="learner is ready"):
                 while (batch := batcher.next_batch()) is not None:
                     check_batch(batch, batch_size, used)
@@ -143,3 +150,21 @@ def test_the_oldest_weights_come_first() -> None:
     assert batcher.held() == [(3, 1), (3, 1), (4, 1), (5, 1)]
     batches = [batcher.next_batch(), batcher.next_batch()]
     assert [batch.stream.tolist() for batch in batches if batch is not None] == [[1, 2], [3, 0]]
+
+
+def test_a_part_with_newer_weights_than_its_whole_lets_older_ones_go_first() -> None:
+    """As where an inference worker had newer weights for the second group of an actor's streams."""
+    batcher, used = Batcher(3), np.zeros(6, dtype=int)
+    for actor, sequence, version in ((0, 0, 1), (0, 1, 1), (2, 0, np.array([1, 5])), (1, 0, 2)):
+        batcher.add(rollout_of(actor, 2, sequence, version=version))
+    check_batch(_next(batcher), 3, used)
+    assert batcher.held() == [(1, 2), (2, 2), (5, 1)]
+    batcher.add(rollout_of(1, 2, 1, version=3))
+    check_batch(_next(batcher), 3, used)
+    check_batch(_next(batcher), 3, used)
+
+
+def _next(batcher: Batcher) -> Rollout[np.ndarray]:
+    batch = batcher.next_batch()
+    assert batch is not None
+    return batch
