@@ -99,8 +99,8 @@ class InferencePool:
         return sum(self.revive(index) for index, worker in enumerate(self._workers) if worker.is_lost)
 
     def revive(self, actor: int) -> bool:
-        """Replace the worker of this rollout actor if it does not answer; returns whether it was replaced. Raises
-        InferenceFailed if it was replaced too often, or cannot start."""
+        """Replace the worker of this rollout actor if it does not answer or did not take weights; returns whether it
+        was replaced. Raises InferenceFailed if it was replaced too often, or cannot start."""
         index = actor % len(self._workers)
         worker = self._workers[index]
         if not self._ray.wait([worker.started], timeout=0)[0]:
@@ -108,7 +108,9 @@ class InferencePool:
         try:
             reason = self._ray.get(worker.handle.failure.remote(), timeout=_ANSWER_SECONDS)
             if reason is None:
-                return False
+                if not worker.is_lost:
+                    return False
+                reason = "the weights did not reach it"
         except self._ray.exceptions.RayError as error:
             reason = last_line(error)
         self._failures[index] += 1

@@ -4,7 +4,10 @@ import os
 import signal
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +16,14 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.envs.memory import MemoryOptions
+from r2ac.launch.cluster.connect import connect
+from r2ac.launch.rollouts.inference.pool import InferencePool
 from r2ac.launch.rollouts.transport.shared_weights import Weights
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.settings.policy_lag import least_bound
 from r2ac.learner import DeviceFeed, Rollout
 from tests.launch.rollouts.opened import Opened, opened
-from tests.processes import ray_processes
+from tests.processes import ray_processes, wait_until
 
 ACTORS, STREAMS, STEPS, BATCH, IN_FLIGHT, WORKERS = 3, 4, 6, 8, 2, 2
 AGENT = AgentConfig(hidden_size=5, encoder="none")
@@ -181,3 +186,33 @@ def test_workers_and_actors_from_their_start_to_their_end(consumer: Consumer) ->
     _a_killed_actor_is_replaced_and_the_worker_stays(consumer)
     _an_actor_and_its_worker_are_replaced_that_are_killed_together(consumer)
     _nothing_is_left_in_the_file_system(consumer)
+
+
+class Worker:
+    """Answers as an inference worker that lives; the first of its kind loses the weights that are sent to it."""
+
+    def __init__(self, loses: bool) -> None:
+        self._loses = loses
+
+    def failure(self) -> None:
+        pass
+
+    def load(self, weights: Weights) -> None:
+        if self._loses:
+            raise OSError("lost on their way")
+
+
+@pytest.mark.slow
+def test_a_worker_that_lives_but_did_not_take_weights_is_replaced() -> None:
+    with closing(connect("local", num_actors=1)) as connection:
+        starts = count()
+
+        def start(index: int) -> tuple[Any, Any]:
+            handle = connection.ray.remote(Worker).options(num_cpus=0).remote(loses=next(starts) == 0)
+            return handle, handle
+
+        pool = InferencePool(connection.ray, 1, start, sends_weights=True)
+        pool.publish(make_weights(3))
+        wait_until(lambda: pool.version(0) == -1 and pool.revive_lost() == 1)
+        wait_until(lambda: pool.version(0) == 3)
+        pool.close()
