@@ -46,6 +46,8 @@ def result_of(plan: SweepPlan, trial: TrialPlan, crash: str | None = None) -> Tr
             config = config_from_json(run.read_config(), run.config_path)
             numbers = vars(config.learner)
             settings |= {name: numbers[name.replace("-", "_")] for name in plan.perturbed}
+            # The file holds them once the member trains again.
+            settings |= record.copies[-1].settings if record.copies else {}
             steps = int(load_checkpoint(latest_checkpoint(run.checkpoints)).counters["env_steps"])
             score = mean_of(lines_since(run.path, record.last_copied, steps), plan.settings.metric)
     except (RunError, CheckpointError) as error:

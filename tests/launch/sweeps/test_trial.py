@@ -10,6 +10,9 @@ import torch
 
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.settings.flags import training_config
+from r2ac.launch.sweeps.results import result_of
+from r2ac.launch.sweeps.sweep_plan import make_plan
+from r2ac.launch.sweeps.sweep_settings import SweepSettings
 from r2ac.launch.sweeps.trial import Record, Trial, TrialReport, mean_of
 from r2ac.learner.checkpoint import Checkpoint, latest_checkpoint, load_checkpoint
 
@@ -94,6 +97,11 @@ def test_a_copy_takes_weights_optimiser_and_settings_and_keeps_its_own_steps(tmp
     copy = Record.read(tmp_path / "member").copies[-1]
     assert (copy.donor, copy.donor_env_steps, copy.env_steps) == ("donor", 1200, 600)
     assert copy.settings == {"learning-rate": 1.25e-3}
+    # A sweep that is killed here goes on with these, too.
+    vary = ("seed=1,2", "learning-rate=loguniform(1e-4,1e-2)")
+    plan = make_plan("memory/tmaze", (), SweepSettings(vary=vary, sweep_dir=tmp_path, scheduler="pbt"))
+    member_now = result_of(plan, replace(plan.trials[0], name="member"))
+    assert member_now.last_settings["learning-rate"] == 1.25e-3
 
     report = copied.report(timeout=60)
     assert report.copies == 1
