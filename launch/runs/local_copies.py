@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from rich.console import Console
@@ -79,7 +80,10 @@ def _local_copy(url: str, command: str, console: Console) -> Iterator[Path]:
         with _manifest(folder, run) as manifest:
             changed = changed_files(path, {name: here for name, (_, here) in manifest.items()})
             if not run.startswith(HUB):
+                there = store.files() if changed else {}
                 for name in changed:
+                    if name.endswith(".json") and there.get(name, "") not in ("", manifest.get(name, ("", ""))[0]):
+                        _keep_aside(store, name, console)
                     store.write(name, path / name)
                 there = store.files() if changed else {}
                 manifest.update({name: (there.get(name, ""), here) for name, here in changed.items()})
@@ -87,6 +91,14 @@ def _local_copy(url: str, command: str, console: Console) -> Iterator[Path]:
             # A repository may be somebody else's, and its card says what is in it.
             where = f"{path} (r2ac push brings it to a repository)" if run.startswith(HUB) else run
             console.print(f"written to {where}: {', '.join(changed)}", markup=False, soft_wrap=True)
+
+
+def _keep_aside(store: Store, name: str, console: Console) -> None:
+    """What another process has written since the file was fetched, such as an evaluation, under another name."""
+    kept = name.removesuffix(".json") + f"-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
+    store.write(kept, store.read(name) or b"")
+    sentence = f"{store.url}/{name} was written by another process meanwhile: {kept} keeps what that wrote"
+    console.print(f"r2ac: {sentence}", markup=False, soft_wrap=True)
 
 
 def _needed(there: Collection[str], command: str, checkpoint: str) -> list[str]:

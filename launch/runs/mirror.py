@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from r2ac.launch.runs.run_directory import RunDirectory, json_text, open_locked, write_atomically
-from r2ac.launch.runs.run_files import LEASE_FILE, changed_files, is_checkpoint, wanted
+from r2ac.launch.runs.run_files import LEASE_FILE, changed_files, file_state, is_checkpoint, wanted
 from r2ac.launch.runs.storage import PARTIAL, StorageError, StorageUnavailable, Store, cache_folder
 from r2ac.launch.runtime.errors import os_errors_as
 from r2ac.launch.settings.places import HUB
@@ -215,6 +215,8 @@ class Mirror:
             shutil.rmtree(self.path)
         for name in wanted(self._store.files(), "all"):
             self._store.get(name, self.path / name)
+            # What others write there meanwhile, such as an evaluation, is newer than this.
+            self._sent[name] = file_state(self.path / name)
 
     def _read_copy(self) -> tuple[str, bool]:
         """The token of the folder, and whether it held all that the URL held when it began to be written."""
@@ -263,9 +265,11 @@ class Mirror:
             if time.monotonic() - renewed > self.renew_seconds:
                 self._lease.renew()
                 renewed = time.monotonic()
+        own = {name for name in {*there, *self._sent} if name.startswith("checkpoints/") and is_checkpoint(name)}
+        old = {name for name in own if not (self.path / name).exists()}
         for name in there:
-            old = name.startswith("checkpoints/") and is_checkpoint(name) and not (self.path / name).exists()
-            if old or name.endswith(PARTIAL):
+            # Where those that are newer were removed here while they were copied, the URL keeps what it has.
+            if (name in old and old < own) or name.endswith(PARTIAL):
                 self._store.remove(name)
 
     def _end(self, keep: bool) -> None:

@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -13,10 +15,11 @@ from rich.console import Console
 
 from r2ac.launch.cli import main
 from r2ac.launch.runs.loading import find_checkpoint
+from r2ac.launch.runs.local_copies import local_copies
 from r2ac.launch.runs.metrics import read_metrics
 from r2ac.launch.runs.mirror import Lease, Mirror, staging_path
 from r2ac.launch.runs.run_files import LEASE_FILE
-from r2ac.launch.runs.storage import StorageError, StorageUnavailable
+from r2ac.launch.runs.storage import StorageError, StorageUnavailable, Store
 from r2ac.learner.checkpoint import load_checkpoint
 from tests.processes import wait_until
 
@@ -88,6 +91,58 @@ def test_a_run_is_copied_with_each_checkpoint_and_at_the_end(remote: Path) -> No
     assert {path.name for path in remote.iterdir()} == {"config.json", "metrics.jsonl", "checkpoints", LEASE_FILE}
     assert json.loads((remote / LEASE_FILE).read_text())["released"]
     assert not mirror.path.exists()
+
+
+def test_the_url_has_a_checkpoint_however_slow_a_copy_is(remote: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all that were there when a copy began are replaced before it sends them."""
+    slow = threading.Event()
+    sends = Store.write
+
+    def send(store: Store, name: str, content: bytes | Path) -> None:
+        if name == "metrics.jsonl" and slow.is_set():
+            slow.clear()
+            write(mirror, 300, 400)
+        sends(store, name, content)
+
+    monkeypatch.setattr(Store, "write", send)
+    mirror = Mirror(url_of(remote), Console(), new=True).__enter__()
+    write(mirror, 0, 100)
+    mirror.push()
+    wait_until(lambda: steps_at(remote) == [0, 100])
+    write(mirror, 200)
+    slow.set()
+    mirror.push()
+    wait_until(lambda: not slow.is_set() and "300" in (remote / "metrics.jsonl").read_text())
+    die(mirror)
+    assert steps_at(mirror.path) == [300, 400]
+    assert steps_at(remote) == [0, 100]
+
+
+def test_an_evaluation_of_another_machine_is_kept(remote: Path, machine: Machine, capsys: Capture) -> None:
+    remote.mkdir(parents=True)
+    (remote / "config.json").write_text("{}")
+    url, found = url_of(remote), "evaluation.json"
+    (remote / found).write_text("of before")
+
+    def evaluate(name: str, text: str) -> AbstractContextManager[object]:
+        machine(name)
+        copies = local_copies(["evaluate", url], Console())
+        (Path(copies.__enter__()[1]) / found).write_text(text)
+        return copies
+
+    first = evaluate("a", "of a")
+    evaluate("b", "of b").__exit__(None, None, None)
+    machine("a")
+    first.__exit__(None, None, None)
+    assert {path.read_text() for path in remote.glob("evaluation*.json")} == {"of a", "of b"}
+    assert f"{url}/{found} was written by another process meanwhile: evaluation-" in capsys.readouterr().out
+
+    machine("c")
+    with Mirror(url, Console(), new=False) as mirror:
+        evaluate("b", "while it is trained").__exit__(None, None, None)
+        machine("c")
+        write(mirror, 100)
+    assert (remote / found).read_text() == "while it is trained"
 
 
 def test_a_run_that_never_begins_leaves_nothing(remote: Path) -> None:
