@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Space
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 from gymnasium.spaces.utils import flatten, flatten_space
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import TransformObservation
@@ -60,7 +61,7 @@ class SingleVector(StreamsVector):
         space = self.envs[0].observation_space
         assert space.shape is not None
         super().__init__(len(seeds), space, self.envs[0].action_space, masks_actions=bool(self._masks))
-        self._shape, self._dtype = space.shape, space.dtype
+        self._shape, self._dtype = space.shape, np.dtype(space.dtype)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
         """Begins an episode in every stream, or in those of `options["reset_mask"]` (bool [N]), whose rows alone mean
@@ -105,6 +106,8 @@ class SingleVector(StreamsVector):
             shapes = f"of shape {list(np.shape(shown))}, but its space says {list(self._shape)}"
             raise ValueError(f"stream {stream} shows an observation {shapes}")
         np.copyto(observation[stream], shown, casting="same_kind")
+        if self._dtype.kind != "f" and np.asarray(shown).dtype != self._dtype and (observation[stream] != shown).any():
+            raise ValueError(f"stream {stream} shows numbers up to {np.max(shown)}, which are no {self._dtype}")
 
 
 def values_of_reset(returned: Any) -> tuple[Any, Any]:
@@ -153,13 +156,45 @@ class ActionRepeat(gymnasium.Wrapper):
 
 
 def as_vector(env: gymnasium.Env) -> gymnasium.Env:
-    """Shows observations as float32 [K]: numbers as they are, discrete ones one-hot, parts of a tuple in order."""
+    """Shows observations as float32 [K]: numbers as they are, discrete ones one-hot, parts of a tuple in order. Raises
+    ValueError for an observation that would be shown as another one, such as -1 in Discrete(3) as 2."""
     space = env.observation_space
     flat = flatten_space(space)
     if not isinstance(flat, Box):
         raise TypeError(f"{space} cannot be shown as a vector")
     shown = Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
-    return TransformObservation(env, lambda observation: np.asarray(flatten(space, observation), np.float32), shown)
+
+    def vector(observation: Any) -> np.ndarray:
+        if not _holds(space, observation):
+            found, named = (" ".join(repr(each).split()) for each in (observation, space))
+            raise ValueError(f"an observation is {found[:200]}, which is not in its space, {named[:200]}")
+        return np.asarray(flatten(space, observation), np.float32)
+
+    return TransformObservation(env, vector, shown)
+
+
+def _holds(space: Space, value: Any) -> bool:
+    """Whether Gymnasium's `flatten` keeps the value as it is. Numbers beyond the bounds of a Box are kept, and so are
+    those of another shape in the same order."""
+    if isinstance(space, Discrete) and isinstance(value, int | np.integer):
+        # First, as it is the most frequent by far, and costs next to nothing.
+        return bool(space.start <= value < space.start + space.n)
+    if isinstance(space, Dict):
+        return all(key in value and _holds(part, value[key]) for key, part in space.spaces.items())
+    if isinstance(space, Tuple):
+        return len(value) == len(space.spaces) and all(map(_holds, space.spaces, value))
+    numbers, dtype = np.asarray(value), np.dtype(space.dtype)
+    if numbers.size != math.prod(space.shape or ()) or numbers.dtype.kind not in "biuf":
+        return False
+    if dtype.kind == "f":
+        return True
+    if numbers.dtype.kind == "f" and not (numbers == np.floor(numbers)).all():
+        return False
+    if isinstance(space, Discrete | MultiDiscrete):
+        numbers = numbers.reshape(space.shape) - space.start
+        return bool((numbers >= 0).all() and (numbers < getattr(space, "nvec", getattr(space, "n", 0))).all())
+    low, high = (0, 1) if isinstance(space, MultiBinary) else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    return bool((numbers >= low).all() and (numbers <= high).all())
 
 
 def is_image(space: Space) -> bool:

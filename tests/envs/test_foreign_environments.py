@@ -112,9 +112,7 @@ def test_what_is_shown_after_the_last_action_is_not_looked_at() -> None:
 
 
 def test_observations_that_are_not_of_their_space_are_refused() -> None:
-    with pytest.raises(
-        EnvironmentFailed, match=r"stream 0 shows an observation of shape \[4\], but its space says \[3\]"
-    ):
+    with pytest.raises(EnvironmentFailed, match=r"an observation is array\(\[0.5, .*not in its space, Box\(.*\(3,\)"):
         stepped(make_vector(f"{ODD}Misshapen-v0", 2, 0), 1)
     with pytest.raises(EnvironmentFailed, match="float64"):
         stepped(make_vector(f"{ODD}Fractions-v0", 2, 0), 1)

@@ -1,14 +1,18 @@
 """Environments of users: where they are found, what they are given, and what of theirs becomes an image or a vector."""
 
+import functools
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space, Tuple
 
-from r2ac.envs import InvalidOption, UnknownTask, find_task, make_vector
+from r2ac.envs import EnvironmentFailed, InvalidOption, UnknownTask, find_task, make_vector
 from r2ac.envs.gym import GymOptions
 from tests import own_envs
 
@@ -131,3 +135,69 @@ def test_what_cannot_be_shown_or_done_is_refused(name: str, said: str) -> None:
     with pytest.raises(UnknownTask, match=said) as error:
         make_vector(f"{OWN}{name}-v0", 1, 0)
     assert re.fullmatch("[^\n]+", str(error.value))
+
+
+class Shows(gymnasium.Env):
+    """Shows the value that it is given, and ends with every step."""
+
+    def __init__(self, space: Space, value: object) -> None:
+        self.observation_space, self.action_space, self._value = space, Discrete(2), value
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[object, dict]:
+        return self._value, {}
+
+    def step(self, action: object) -> tuple[object, float, bool, bool, dict]:
+        return self._value, 0.0, True, False, {}
+
+
+def shown(space: Space, value: object) -> list[float]:
+    entry = functools.partial(Shows, space, value)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(gymnasium.registry, "Shows-v0", EnvSpec("Shows-v0", entry_point=entry))
+        env = make_vector("gym/Shows-v0", 1, 0)
+        observation: np.ndarray = env.reset()[0][0]
+        env.close()
+        return observation.ravel().tolist()
+
+
+PAIR = Dict({"a": Box(-1, 1, (2,)), "b": Tuple((Discrete(2), Box(0, 9, (), np.int64)))})
+
+
+@pytest.mark.parametrize(
+    ("space", "value", "expected"),
+    [
+        (Discrete(3), 1, [0, 1, 0]),
+        (Discrete(3, start=5), np.array([7]), [0, 0, 1]),
+        (MultiDiscrete([2, 3], start=[1, 0]), [2, 0], [0, 1, 1, 0, 0]),
+        (MultiBinary(2), [True, False], [1, 0]),
+        (Box(0, 9, (2,), np.int32), [3.0, 12.0], [3, 12]),
+        (Box(-1, 1, (2,)), [[0.5], [2.5]], [0.5, 2.5]),
+        (PAIR, {"a": [0, 1], "b": (1, 4), "c": 0}, [0, 1, 0, 1, 4]),
+        (Box(0, 255, (1, 1, 2), np.uint8), np.array([[[3, 255]]], np.uint16), [3, 255]),
+    ],
+)
+def test_observations_are_shown_as_they_are(space: Space, value: object, expected: list[float]) -> None:
+    assert shown(space, value) == expected
+
+
+@pytest.mark.parametrize(
+    ("space", "value"),
+    [
+        (Discrete(3), -1),
+        (Discrete(3), 0.5),
+        (Discrete(3), None),
+        (Discrete(3, start=5), 4),
+        (MultiDiscrete([2, 3]), [2, 0]),
+        (MultiDiscrete([2, 3]), [1]),
+        (MultiBinary(2), [0, 2]),
+        (Box(0, 9, (2,), np.int32), [0.5, 1]),
+        (Box(0, 255, (2,), np.uint8), [1, 256]),
+        (PAIR, {"a": [0, 1, 1], "b": (1, 4)}),
+        (PAIR, {"a": [0, 1], "b": (1,)}),
+        (PAIR, {"a": [0, 1]}),
+        (Box(0, 255, (1, 1, 2), np.uint8), np.array([[[3, 300]]], np.uint16)),
+    ],
+)
+def test_an_observation_that_would_be_shown_as_another_is_refused(space: Space, value: object) -> None:
+    with pytest.raises(EnvironmentFailed, match=r"an observation is .*, which is not in its space|which are no uint8"):
+        shown(space, value)
