@@ -1,8 +1,9 @@
 """``evaluation.json``: what evaluations of one run have found, side by side, and ``evaluation.md`` beside it.
 
 The file holds one object: ``format``, ``format_version``, ``results`` (`Evaluation.to_json` of each) and ``means`` (a
-`TaskMeans` of each checkpoint, protocol and split with several tasks). There is one result for each checkpoint (by its
-digest), task, split and protocol; it may lack seeds where the evaluation was interrupted.
+`TaskMeans` of each checkpoint, split and protocol, with what differs from it, that has several tasks). There is one
+result for each checkpoint (by its digest), task, split and protocol; it may lack seeds where the evaluation was
+interrupted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 from r2ac.envs import MissingPackage, UnknownTask, find_task
 from r2ac.launch.evaluation.evaluate import EvaluatedEpisode, Evaluation, evaluation_path
 from r2ac.launch.evaluation.protocols import EvaluationConfig
-from r2ac.launch.evaluation.tables import evaluation_markdown, task_means
+from r2ac.launch.evaluation.tables import evaluation_markdown, protocol_of, task_means
 from r2ac.launch.runs.run_directory import json_text, write_atomically
 from r2ac.launch.runtime.errors import RunError, os_errors_as, os_reason
 from r2ac.launch.settings.config import config_from_json
@@ -102,7 +103,8 @@ class EvaluationFile:
         Raises RunError where it cannot be written."""
         self._keep_what_is_dropped()
         self._results[_slot(evaluation)] = evaluation
-        by_set = (((each.sha256, each.protocol, each.config.split), each) for each in self.results)
+        # What was played in another way is no part of the same mean.
+        by_set = (((each.sha256, protocol_of(each), each.config.split), each) for each in self.results)
         means = task_means(by_set).items()
         values = {
             "format": FORMAT,

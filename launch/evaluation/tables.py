@@ -83,13 +83,13 @@ def evaluation_markdown(evaluations: Sequence[Evaluation], means: Sequence[tuple
     for evaluation in evaluations:
         checkpoint = f"{evaluation.checkpoint.name} ({evaluation.sha256[:12]})"
         date = (evaluation.date or "")[:16].replace("T", " ")
-        cells = (*_cells(evaluation), _protocol(evaluation), checkpoint, date)
+        cells = (*_cells(evaluation), protocol_of(evaluation), checkpoint, date)
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     lines += ["", *(f"- {name}: {mean}" for name, mean in means)] if means else []
     return "\n".join(lines) + "\n"
 
 
-def _protocol(evaluation: Evaluation) -> str:
+def protocol_of(evaluation: Evaluation) -> str:
     """Its name, and the settings that differ from it."""
     return evaluation.protocol + (f" with other {', '.join(evaluation.changed)}" if evaluation.changed else "")
 
@@ -98,7 +98,7 @@ def _statement(evaluation: Evaluation) -> str:
     config = evaluation.config
     actions = "the most probable actions" if config.greedy else "sampled actions"
     played = f"{config.seeds} x {config.episodes} episodes, split {config.split}"
-    return f"Protocol {_protocol(evaluation)}: {played}, {actions}"
+    return f"Protocol {protocol_of(evaluation)}: {played}, {actions}"
 
 
 def _cells(evaluation: Evaluation) -> tuple[str, ...]:

@@ -216,13 +216,12 @@ def smooth(curve: Curve, window: float) -> Curve:
     """The trailing mean: y[i] <- mean of the y[j] with x[i] - window < x[j] <= x[i], and of those with x[j] = x[i]."""
     x, y = curve
     if window == 0:
-        # Not by sums of all that came before: what is measured at an x of its own stays exact.
         at, first, counts = np.unique(x, return_index=True, return_counts=True)
         return at, np.add.reduceat(y, first) / counts
     first = np.minimum(np.searchsorted(x, x - window, side="right"), np.searchsorted(x, x, side="left"))
     past = np.searchsorted(x, x, side="right")
-    total = np.concatenate([[0.0], np.cumsum(y)])
-    return x, (total[past] - total[first]) / (past - first)
+    # Each window by itself: in the difference of two sums a value that is huge would swallow all after it.
+    return x, np.array([y[start:stop].mean() for start, stop in zip(first, past, strict=True)])
 
 
 def _group_curve(label: str, group: RunGroup, smoothed: Mapping[Path, Curve], x: Axis, band: Band) -> GroupCurve:

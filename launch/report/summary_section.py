@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from statistics import mean
 
+import numpy as np
 from markupsafe import Markup
 
 from r2ac.agents.config import gradient_of
@@ -67,9 +68,14 @@ def _result(results: Mapping[EvalSetting, Sequence[RunScore]], curves: LearningC
         return "No configuration can be called the best: those evaluated share no task with reference scores."
     if len(curves.panels) == 1:
         ((panel, owners),) = curves.panels
-        ends = {owner: float(curve.mean[-1]) for owner, curve in zip(owners, panel.curves, strict=True)}
+        # A run that stopped early ends the curve of its configuration: returns at other steps are no comparison.
+        step = min(curve.grid[-1] for curve in panel.curves)
+        returns = [float(np.interp(step, curve.grid, curve.mean)) for curve in panel.curves]
+        ends = dict(zip(owners, returns, strict=True))
         first = max(ends, key=lambda owner: ends[owner])
-        best = f"{first.name}, whose training return ends at {number(ends[first])}"
+        best = f"{first.name}, with a training return of {number(ends[first])} at step {step:,.0f}"
+        if any(curve.grid[-1] > step for curve in panel.curves):
+            best += ", where the first of the curves ends"
         return f"No run has been evaluated. {_best_of(len(ends))} by its learning curve: {best}."
     return "No run has been evaluated: after r2ac evaluate RUN this page says which configuration is best."
 

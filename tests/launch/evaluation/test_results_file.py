@@ -84,6 +84,7 @@ def test_means_over_tasks_are_those_of_the_complete_ones(tmp_path: Path) -> None
     copy = replace(whole, task="memory/copy", episodes=tuple(e for n in range(3) for e in seed(n, 25.0, 25.0)))
     parity = replace(TWO_SEEDS, task="memory/parity")
     put(tmp_path / "evaluation.json", whole, parity, replace(whole, protocol="paper"), copy)
+    put(tmp_path / "evaluation.json", replace(whole, task="memory/bandit", changed=("greedy",)))
     (means,) = json.loads((tmp_path / "evaluation.json").read_text())["means"]
     scores = find_task("memory/copy").reference_scores()
     assert scores is not None

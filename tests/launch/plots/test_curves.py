@@ -74,6 +74,11 @@ def test_smoothing_is_the_mean_over_the_window(points: list[tuple[int, float]], 
     np.testing.assert_allclose(got_y, expected, atol=1e-9)
 
 
+def test_a_huge_value_is_in_its_windows_alone() -> None:
+    x, y = np.arange(6.0), np.array([1.0, 1e20, 1.0, 2.0, 3.0, 4.0])
+    assert smooth((x, y), 2)[1].tolist()[3:] == [1.5, 2.5, 3.5]
+
+
 def test_without_smoothing_a_curve_is_as_measured_and_the_mean_where_several_were_at_once() -> None:
     x, y = np.array([1.0, 2.0, 2.0, 2.0, 3.0]), np.array([0.1, 1.0, 2.0, 6.0, 1e-17])
     got_x, got_y = smooth((x, y), 0)

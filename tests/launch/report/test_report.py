@@ -324,6 +324,12 @@ def test_nothing_evaluated_is_told(folder: Path, tmp_path: Path) -> None:
     page = make_page(tmp_path / "page.html", [tmp_path / "run"])
     assert "There are no statistics over tasks: no run has been evaluated (r2ac evaluate RUN" in page.text
     assert "No run has been evaluated. Result by its learning curve: rtrl" in page.text
+    short = shutil.copytree(folder / "tmaze-tbptt1", tmp_path / "short")
+    (short / "evaluation.json").unlink()
+    lines = (short / "metrics.jsonl").read_text().splitlines(keepends=True)[:-3]
+    (short / "metrics.jsonl").write_text("".join(lines))
+    page = make_page(tmp_path / "page.html", [tmp_path / "run", short])
+    assert f"at step {json.loads(lines[-1])['env_steps']:,}, where the first of the curves ends" in page.text
 
 
 def test_markup_in_the_names_and_files_of_a_run_is_text(folder: Path, tmp_path: Path) -> None:
