@@ -6,8 +6,8 @@ import functools
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import gymnasium
@@ -80,7 +80,8 @@ class SingleVector(StreamsVector):
         observation, rewards = np.empty((self.num_envs, *self._shape), dtype=self._dtype), np.zeros(self.num_envs)
         terminated, truncated = np.zeros(self.num_envs, dtype=bool), np.zeros(self.num_envs, dtype=bool)
         for stream, (env, action) in enumerate(zip(self.envs, actions, strict=True)):
-            shown, reward, terminated[stream], truncated[stream], _ = values_of_step(env.step(action))
+            shown, reward, terminates, truncates, _ = values_of_step(env.step(action))
+            terminated[stream], truncated[stream] = truth_of("terminated", terminates), truth_of("truncated", truncates)
             rewards[stream] = number_of(reward)
             self._put(shown, observation, stream)
         ended = terminated | truncated
@@ -105,9 +106,12 @@ class SingleVector(StreamsVector):
         if np.shape(shown) != self._shape:
             shapes = f"of shape {list(np.shape(shown))}, but its space says {list(self._shape)}"
             raise ValueError(f"stream {stream} shows an observation {shapes}")
-        np.copyto(observation[stream], shown, casting="same_kind")
-        if self._dtype.kind != "f" and np.asarray(shown).dtype != self._dtype and (observation[stream] != shown).any():
-            raise ValueError(f"stream {stream} shows numbers up to {np.max(shown)}, which are no {self._dtype}")
+        given = np.asarray(shown)
+        if not np.can_cast(given.dtype, self._dtype, "same_kind"):
+            raise ValueError(f"stream {stream} shows {given.dtype}, but its space is of {self._dtype}")
+        observation[stream] = given
+        if self._dtype.kind != "f" and given.dtype != self._dtype and (observation[stream] != given).any():
+            raise ValueError(f"stream {stream} shows numbers up to {given.max()}, which are no {self._dtype}")
 
 
 def values_of_reset(returned: Any) -> tuple[Any, Any]:
@@ -135,6 +139,13 @@ def number_of(reward: Any) -> float:
         return float(np.asarray(reward).reshape(()).item())
     except (TypeError, ValueError, OverflowError, RuntimeError):
         raise TypeError(f"the reward is {reward!r}, but it must be a number") from None
+
+
+def truth_of(name: str, value: Any) -> bool:
+    """Whether an episode has ended, as `step` says it. Raises TypeError for what is neither true nor false."""
+    if isinstance(value, bool | np.bool_) or (np.size(value) == 1 and np.asarray(value).item() in (0, 1)):
+        return bool(value)
+    raise TypeError(f"{name} is {value!r}, but it must be a bool")
 
 
 class ActionRepeat(gymnasium.Wrapper):
@@ -180,10 +191,20 @@ def _holds(space: Space, value: Any) -> bool:
         # First, as it is the most frequent by far, and costs next to nothing.
         return bool(space.start <= value < space.start + space.n)
     if isinstance(space, Dict):
-        return all(key in value and _holds(part, value[key]) for key, part in space.spaces.items())
+        return isinstance(value, Mapping) and all(
+            key in value and _holds(part, value[key]) for key, part in space.spaces.items()
+        )
     if isinstance(space, Tuple):
-        return len(value) == len(space.spaces) and all(map(_holds, space.spaces, value))
-    numbers, dtype = np.asarray(value), np.dtype(space.dtype)
+        return (
+            isinstance(value, tuple | list)
+            and len(value) == len(space.spaces)
+            and all(map(_holds, space.spaces, value))
+        )
+    with suppress(ValueError):  # rows of different lengths
+        value = np.asarray(value)
+    if not isinstance(value, np.ndarray):
+        return False
+    numbers, dtype = value, np.dtype(space.dtype)
     if numbers.size != math.prod(space.shape or ()) or numbers.dtype.kind not in "biuf":
         return False
     if dtype.kind == "f":

@@ -50,6 +50,21 @@ class OddInfos(Plain):
         }
 
 
+class Endless(Plain):
+    """Does not say whether an episode has ended."""
+
+    def step(self, action: Any) -> tuple[Any, Any, Any, bool, dict[str, Any]]:
+        observation, reward, _, truncated, info = super().step(action)
+        return observation, reward, None, truncated, info
+
+
+class OldReset(Plain):
+    """Resets as environments of old Gym did."""
+
+    def reset(self, **keywords: Any) -> Any:
+        return super().reset(**keywords)[0]
+
+
 class Misshapen(Plain):
     """Shows one number too many after an action; as an image, fractions."""
 
@@ -150,6 +165,8 @@ for name, arguments in {
     "NanAtEnd": {"value": np.nan, "at_end": True},
 }.items():
     gymnasium.register(f"{name}-v0", entry_point=NotFinite, kwargs=arguments)
+gymnasium.register("Endless-v0", entry_point=Endless)
+gymnasium.register("OldReset-v0", entry_point=OldReset)
 gymnasium.register("Misshapen-v0", entry_point=Misshapen)
 gymnasium.register("Fractions-v0", entry_point=Misshapen, kwargs={"image": True})
 gymnasium.register("NanAtLimit-v0", entry_point=NotFinite, kwargs={"value": np.nan}, max_episode_steps=3)

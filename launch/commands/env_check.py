@@ -23,7 +23,7 @@ from r2ac.envs import EnvironmentFailed, Signals, checked, make_vector
 from r2ac.envs.action_spaces import ActionMask, actions_text
 from r2ac.envs.checked import exits_raise
 from r2ac.envs.gym import GymOptions, make_single, masked
-from r2ac.envs.single import number_of, values_of_reset, values_of_step
+from r2ac.envs.single import number_of, truth_of, values_of_reset, values_of_step
 from r2ac.launch.runtime.step_timer import step_limit
 
 _COLOURS = re.compile(r"\x1b\[\d*m")
@@ -102,6 +102,7 @@ def _play(name: str, options: GymOptions, seed: int, steps: int, generators: int
             action = env.sample() if isinstance(env, ActionMask) else env.action_space.sample()
             with step_limit(options.step_timeout or _PATIENCE):
                 observation, reward, terminated, truncated, info = values_of_step(env.step(action))
+            terminated, truncated = truth_of("terminated", terminated), truth_of("truncated", truncated)
             played.rewards.append(reward)
             if terminated or truncated:
                 played.lengths.append(step - began)
@@ -129,7 +130,8 @@ def _play(name: str, options: GymOptions, seed: int, steps: int, generators: int
 def _note(played: _Played, env: gymnasium.Env, observation: Any, info: Any, step: int) -> None:
     # A copy: the environment may write the next one into the same array.
     played.observations.append(copy.deepcopy(observation))
-    played.info_keys.update(map(str, info))
+    # Infos of another kind are for Gymnasium's checker to name: r2ac drops them.
+    played.info_keys.update(map(str, info if isinstance(info, dict) else ()))
     if not played.outside and not env.observation_space.contains(observation):
         wrong = _why_outside(env.observation_space, observation)
         played.outside = f"what is shown before step {step} does not lie in its space: {wrong}"

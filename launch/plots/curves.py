@@ -246,5 +246,7 @@ def _keys(run: Path, task: str, metric: str, names: Iterable[str]) -> dict[str, 
             return keys
     key = find_tag(measured, metric)
     if key is None:
+        if metric == "episode_return" and "env_steps" in measured:
+            raise RunDirectoryError(f"{run} has not measured {metric}: no episode has ended in it yet")
         raise RunDirectoryError(f"{run} has not measured {metric} (it has measured {', '.join(sorted(measured))})")
     return {task: key}

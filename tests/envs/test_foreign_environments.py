@@ -118,6 +118,13 @@ def test_observations_that_are_not_of_their_space_are_refused() -> None:
         stepped(make_vector(f"{ODD}Fractions-v0", 2, 0), 1)
 
 
+def test_what_reset_and_step_must_return_is_said() -> None:
+    with pytest.raises(EnvironmentFailed, match="TypeError: terminated is None, but it must be a bool"):
+        stepped(make_vector(f"{ODD}Endless-v0", 2, 0), 1)
+    with pytest.raises(EnvironmentFailed, match=r"unpack.*reset must return the tuple \(observation, info\)"):
+        make_vector(f"{ODD}OldReset-v0", 2, 0).reset()
+
+
 def test_an_environment_that_draws_from_what_is_global_is_seeded() -> None:
     def drawn(seed: int, split: Any = "train") -> np.ndarray:
         given = stepped(make_vector(f"{ODD}Lottery-v0", 3, seed, split=split), 12)

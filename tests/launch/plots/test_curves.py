@@ -184,7 +184,7 @@ def test_the_window_is_a_fiftieth_of_the_longest_run(tmp_path: Path) -> None:
     ("rows", "sentence"),
     [
         ([], "is empty: the run has measured nothing yet"),
-        ([{"env_steps": 1, "loss/total": 2.0}], r"has not measured episode_return \(it has measured env_steps, loss"),
+        ([{"env_steps": 1, "loss/total": 2.0}], "has not measured episode_return: no episode has ended in it yet"),
         (
             [{"env_steps": 1, "episode_return": None}],
             "has measured no finite value of episode_return together with env_steps",
