@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from r2ac.agents import ObservationSpec
 from r2ac.envs import make_vector
@@ -24,7 +24,7 @@ class LoadedAgent:
         agent.reset()                                           # another episode begins
 
     ``trained`` has the settings of its training, ``spec`` the shapes of observations and actions. Raises as
-    `TrainedAgent.load` and `make_vector`.
+    `TrainedAgent.load` and `make_vector`, and ValueError for a seed or `greedy` of another kind.
     """
 
     def __init__(self, run: Path, greedy: bool = False, seed: int = 0, device: str = "cpu") -> None:
@@ -32,8 +32,12 @@ class LoadedAgent:
         task = self.trained.training.tasks[0].name
         with closing(make_vector(task, 1, 0, options=self.trained.training.env)) as env:
             self.spec = ObservationSpec.of(env)
-            self._dtype = env.single_observation_space.dtype
+            self._dtype = np.dtype(env.single_observation_space.dtype)
         self._agent = self.trained.agent(self.spec, choose_device(device), task)
+        if not isinstance(greedy, bool):
+            raise ValueError(f"greedy is {greedy!r}, but it must be True or False")
+        if not isinstance(seed, int) or seed < 0:
+            raise ValueError(f"seed is {seed!r}, but it must be a whole number from 0 on")
         self._random, self._greedy = np.random.default_rng(seed), greedy
         self.reset()
 
@@ -60,16 +64,17 @@ class LoadedAgent:
             instruction: ids of words; where the task gives instructions.
 
         Raises:
-            ValueError: for arrays of other shapes, or a mask or an instruction that is missing.
+            ValueError: for arrays of other shapes, numbers that are not finite or not of the dtype, or a mask or an
+                instruction that is missing.
         """
-        seen, spec = np.asarray(observation, self._dtype), self.spec
+        seen, spec = _numbers("observation", observation, self._dtype), self.spec
         single = seen.shape == spec.shape
         if begins := self._player is None:
             self._streams = 1 if single or not seen.shape else len(seen)
         first = begins if begins or is_first is None else is_first
         step = StepInput(
             self._rows("observation", seen, spec.shape),
-            self._rows("reward", np.asarray(reward, np.float32)),
+            self._rows("reward", _numbers("reward", reward, np.float32)),
             self._rows("is_first", np.asarray(first, bool)),
             self._optional("instruction", instruction, np.int32, spec.instruction_length),
             self._optional("action_mask", action_mask, bool, spec.actions.parameters if spec.action_masks else 0),
@@ -97,3 +102,14 @@ class LoadedAgent:
             needed = f"with {self._streams} streams it must have {list(rows)}{alone}"
             raise ValueError(f"{name} has the shape {list(array.shape)}, but {needed}")
         return np.array(np.broadcast_to(array, rows))
+
+
+def _numbers(name: str, value: ArrayLike, dtype: DTypeLike) -> np.ndarray:
+    """As an array of the dtype. Raises ValueError for what it would not keep, or is not finite."""
+    given = np.asarray(value)
+    with np.errstate(invalid="ignore", over="ignore"):
+        array = given.astype(dtype)
+    kept = np.isfinite(array) if array.dtype.kind == "f" else array == given
+    if not np.all(kept):
+        raise ValueError(f"{name} must hold finite numbers of {array.dtype}, not {given[~kept].flat[0]}")
+    return array

@@ -97,6 +97,10 @@ def test_a_run_is_trained_goes_on_is_evaluated_and_drawn(here: bool, tmp_path: P
         (lambda run: r2ac.evaluate(run, run / "lost", workers=0, episodes=1, seeds=1), ["lost does not exist"]),
         (lambda run: r2ac.plot(run, metric="happiness"), ["happiness"]),
         (lambda run: r2ac.load(run / "lost"), ["lost does not exist"]),
+        (lambda run: r2ac.load(run, seed=-1), ["seed is -1"]),
+        (lambda run: r2ac.load(run, greedy="no"), ["greedy is 'no'"]),  # type: ignore[arg-type]
+        (lambda run: r2ac.load(run).act([0, float("nan"), 0, 0]), ["observation must hold finite numbers", "nan"]),
+        (lambda run: r2ac.load(run).act([0] * 4, float("inf")), ["reward must hold finite numbers", "inf"]),
     ],
 )
 def test_bad_input_raises_an_ordinary_error_of_one_sentence(
