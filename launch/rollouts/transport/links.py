@@ -84,26 +84,26 @@ class RayLink:
     def receive(self, timeout: float) -> list[tuple[int, Collected | Exception]]:
         """What has arrived with the numbers of the actors, an actor's orders in turn; waits up to ``timeout`` seconds
         for the first. An exception is Ray's, where the actor died or failed: its other orders are lost too."""
-        # The oldest of each actor: Ray may have brought a later one here before it.
-        calls = list({actor: call for call, actor in reversed((self._starting | self._orders).items())}.values())
+        calls = self._starting | self._orders
         if not calls:
             time.sleep(timeout)
             return []
-        ready, _ = self._ray.wait(calls, num_returns=1, timeout=timeout)
+        ready, waiting = self._ray.wait(list(calls), num_returns=1, timeout=timeout)
         if ready:
             # A first call that waits and a second that does not: together, all that are ready.
-            ready, _ = self._ray.wait(calls, num_returns=len(calls), timeout=0)
-        arrivals: list[tuple[int, Collected | Exception]] = []
-        for call in ready:
-            is_order = call in self._orders
-            actor = self._orders.pop(call) if is_order else self._starting[call]
-            try:
-                collected = self._ray.get(call)
-            except self._ray.exceptions.RayError as error:
-                arrivals.append((actor, error))
+            _, waiting = self._ray.wait(list(calls), num_returns=len(calls), timeout=0)
+        late, waits, arrivals = set[int](), set(waiting), list[tuple[int, Collected | Exception]]()
+        for call, actor in calls.items():
+            # Ray may have brought a later rollout of an actor here before an earlier one.
+            if call in waits or actor in late:
+                late.add(actor)
                 continue
-            if is_order:
-                arrivals.append((actor, collected))
+            try:
+                arrived = self._ray.get(call)
+            except self._ray.exceptions.RayError as error:
+                arrived = error
+            if self._orders.pop(call, None) is not None or isinstance(arrived, Exception):
+                arrivals.append((actor, arrived))
             else:
                 del self._starting[call]
         return arrivals
