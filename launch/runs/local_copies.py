@@ -95,8 +95,10 @@ def _local_copy(url: str, command: str, console: Console) -> Iterator[Path]:
 
 def _keep_aside(store: Store, name: str, console: Console) -> None:
     """What another process has written since the file was fetched, such as an evaluation, under another name."""
-    kept = name.removesuffix(".json") + f"-{datetime.now(UTC):%Y%m%d-%H%M%S}.json"
-    store.write(kept, store.read(name) or b"")
+    kept = name.removesuffix(".json") + f"-{datetime.now(UTC):%Y%m%d-%H%M%S-%f}.json"
+    if (written := store.read(name)) is None:
+        return
+    store.write(kept, written)
     sentence = f"{store.url}/{name} was written by another process meanwhile: {kept} keeps what that wrote"
     console.print(f"r2ac: {sentence}", markup=False, soft_wrap=True)
 

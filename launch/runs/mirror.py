@@ -184,8 +184,8 @@ class Mirror:
     def _open(self) -> None:
         """Take the lease, and bring the folder to what the URL holds."""
         holds_run = self._store.read("config.json") is not None
-        token, whole = self._read_copy()
-        self._lease = Lease(self._store, token)
+        token, whole, self._sent = self._read_copy()
+        self._token, self._lease = token, Lease(self._store, token)
         whole = whole and self._lease.was_last()
         # A run that died before it was first copied lies here alone.
         if self._new and (holds_run or (whole and RunDirectory(self.path).config_path.exists())):
@@ -213,22 +213,24 @@ class Mirror:
             self._report(f"{self.url} was written by others since; what this machine had of it lies in {aside}")
         elif self.path.exists():
             shutil.rmtree(self.path)
+        self._sent = {}
         for name in wanted(self._store.files(), "all"):
             self._store.get(name, self.path / name)
             # What others write there meanwhile, such as an evaluation, is newer than this.
             self._sent[name] = file_state(self.path / name)
 
-    def _read_copy(self) -> tuple[str, bool]:
-        """The token of the folder, and whether it held all that the URL held when it began to be written."""
+    def _read_copy(self) -> tuple[str, bool, dict[str, str]]:
+        """The token of the folder, whether it held all that the URL held when it began to be written, and the states of
+        its files that the URL has."""
         try:
             values = json.loads(self._copy_file.read_text(encoding="utf-8"))
-            return str(values["token"]), values["whole"] is True
+            return str(values["token"]), values["whole"] is True, dict(values.get("sent", {}))
         except (OSError, ValueError, KeyError, TypeError):
-            return uuid.uuid4().hex, False
+            return uuid.uuid4().hex, False, {}
 
     def _write_copy(self, token: str, whole: bool) -> None:
         with os_errors_as(StorageError, f"{self._copy_file} cannot be written"):
-            write_atomically(self._copy_file, json_text({"token": token, "whole": whole}))
+            write_atomically(self._copy_file, json_text({"token": token, "whole": whole, "sent": self._sent}))
 
     def _work(self) -> None:
         """Copy after each push, and renew the lease between."""
@@ -271,6 +273,8 @@ class Mirror:
             # Where those that are newer were removed here while they were copied, the URL keeps what it has.
             if (name in old and old < own) or name.endswith(PARTIAL):
                 self._store.remove(name)
+        with suppress(StorageError):  # what it forgets is sent once more
+            self._write_copy(self._token, True)
 
     def _end(self, keep: bool) -> None:
         """Copy all, and release the lease; the folder is removed unless ``keep``."""

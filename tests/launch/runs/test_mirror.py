@@ -144,6 +144,18 @@ def test_an_evaluation_of_another_machine_is_kept(remote: Path, machine: Machine
         write(mirror, 100)
     assert (remote / found).read_text() == "while it is trained"
 
+    # Nor is it lost where the training is killed, and goes on in the folder that it left.
+    killed = Mirror(url, Console(), new=False).__enter__()
+    write(killed, 200)
+    killed.push()
+    wait_until(lambda: 200 in steps_at(remote))
+    die(killed)
+    evaluate("b", "after a kill").__exit__(None, None, None)
+    machine("c")
+    with Mirror(url, Console(), new=False) as mirror:
+        write(mirror, 300)
+    assert (remote / found).read_text() == "after a kill"
+
 
 def test_a_run_that_never_begins_leaves_nothing(remote: Path) -> None:
     with pytest.raises(KeyError), Mirror(url_of(remote), Console(), new=True):
