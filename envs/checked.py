@@ -8,8 +8,10 @@ import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv, VectorWrapper
 
@@ -20,7 +22,7 @@ _LOG = logging.getLogger(__name__)
 _LARGEST = float(np.finfo(np.float32).max)
 _OWN = (EngineFailed, InvalidOption, MissingPackage, UnknownTask)
 """Errors that r2ac's suites raise themselves; their messages say all there is to say."""
-WHAT_IS_RETURNED = (
+_WHAT_IS_RETURNED = (
     "reset must return the tuple (observation, info), and step (observation, reward, terminated, truncated, info)"
 )
 
@@ -132,7 +134,8 @@ def _fence(tasks: Sequence[str], what: str, never_worked: bool) -> Iterator[None
         if isinstance(error, KeyboardInterrupt) and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             raise
         said = " ".join(str(error).split())
-        if "unpack" in said and "gymnasium" in traceback.extract_tb(error.__traceback__)[-1].filename:
-            said += f" ({WHAT_IS_RETURNED})"
+        raised_by = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+        if "unpack" in said and raised_by.is_relative_to(Path(gymnasium.__file__).parent):
+            said += f" ({_WHAT_IS_RETURNED})"
         sentence = f"{', '.join(dict.fromkeys(tasks))} {what}: {type(error).__name__}{': ' + said if said else ''}"
         raise EnvironmentFailed(sentence, traceback.format_exc(), never_worked) from error

@@ -7,7 +7,7 @@ import math
 import random
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any
 
 import gymnasium
@@ -111,7 +111,8 @@ class SingleVector(StreamsVector):
             raise ValueError(f"stream {stream} shows {given.dtype}, but its space is of {self._dtype}")
         observation[stream] = given
         if self._dtype.kind != "f" and given.dtype != self._dtype and (observation[stream] != given).any():
-            raise ValueError(f"stream {stream} shows numbers up to {given.max()}, which are no {self._dtype}")
+            lost = given[observation[stream] != given].flat[0]
+            raise ValueError(f"stream {stream} shows {lost}, which is no {self._dtype}")
 
 
 def values_of_reset(returned: Any) -> tuple[Any, Any]:
@@ -143,9 +144,12 @@ def number_of(reward: Any) -> float:
 
 def truth_of(name: str, value: Any) -> bool:
     """Whether an episode has ended, as `step` says it. Raises TypeError for what is neither true nor false."""
-    if isinstance(value, bool | np.bool_) or (np.size(value) == 1 and np.asarray(value).item() in (0, 1)):
+    if isinstance(value, bool | np.bool_):
         return bool(value)
-    raise TypeError(f"{name} is {value!r}, but it must be a bool")
+    array = np.asarray(value)
+    if array.size != 1 or array.item() not in (0, 1):
+        raise TypeError(f"{name} is {value!r}, but it must be a bool")
+    return bool(array.item())
 
 
 class ActionRepeat(gymnasium.Wrapper):
@@ -191,31 +195,28 @@ def _holds(space: Space, value: Any) -> bool:
         # First, as it is the most frequent by far, and costs next to nothing.
         return bool(space.start <= value < space.start + space.n)
     if isinstance(space, Dict):
-        return isinstance(value, Mapping) and all(
-            key in value and _holds(part, value[key]) for key, part in space.spaces.items()
-        )
+        parts = space.spaces.items()
+        return isinstance(value, Mapping) and all(key in value and _holds(part, value[key]) for key, part in parts)
     if isinstance(space, Tuple):
-        return (
-            isinstance(value, tuple | list)
-            and len(value) == len(space.spaces)
-            and all(map(_holds, space.spaces, value))
-        )
-    with suppress(ValueError):  # rows of different lengths
-        value = np.asarray(value)
-    if not isinstance(value, np.ndarray):
+        values = list(value) if np.iterable(value) else []
+        return len(values) == len(space.spaces) and all(map(_holds, space.spaces, values))
+    try:
+        numbers, dtype = np.asarray(value), np.dtype(space.dtype)
+    except ValueError:  # rows of different lengths
         return False
-    numbers, dtype = value, np.dtype(space.dtype)
     if numbers.size != math.prod(space.shape or ()) or numbers.dtype.kind not in "biuf":
         return False
-    if dtype.kind == "f":
+    if dtype.kind == "f" or (numbers.dtype == dtype and isinstance(space, Box)):
         return True
-    if numbers.dtype.kind == "f" and not (numbers == np.floor(numbers)).all():
-        return False
     if isinstance(space, Discrete | MultiDiscrete):
-        numbers = numbers.reshape(space.shape) - space.start
+        if numbers.dtype.kind == "f" or (isinstance(space, MultiDiscrete) and numbers.shape != space.shape):
+            return False
+        numbers = numbers.reshape(space.shape).astype(np.int64) - space.start
         return bool((numbers >= 0).all() and (numbers < getattr(space, "nvec", getattr(space, "n", 0))).all())
-    low, high = (0, 1) if isinstance(space, MultiBinary) else (np.iinfo(dtype).min, np.iinfo(dtype).max)
-    return bool((numbers >= low).all() and (numbers <= high).all())
+    is_truth = dtype.kind == "b" or isinstance(space, MultiBinary)
+    low, high = (0, 1) if is_truth else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    whole = numbers.dtype.kind != "f" or bool((numbers == np.floor(numbers)).all())
+    return whole and bool((numbers >= low).all() and (numbers <= high).all())
 
 
 def is_image(space: Space) -> bool:

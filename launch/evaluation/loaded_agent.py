@@ -28,16 +28,16 @@ class LoadedAgent:
     """
 
     def __init__(self, run: Path, greedy: bool = False, seed: int = 0, device: str = "cpu") -> None:
+        if not isinstance(greedy, bool | np.bool_):
+            raise ValueError(f"greedy is {greedy!r}, but it must be True or False")
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise ValueError(f"seed is {seed!r}, but it must be a whole number from 0 on")
         self.trained = TrainedAgent.load(run)
         task = self.trained.training.tasks[0].name
         with closing(make_vector(task, 1, 0, options=self.trained.training.env)) as env:
             self.spec = ObservationSpec.of(env)
             self._dtype = np.dtype(env.single_observation_space.dtype)
         self._agent = self.trained.agent(self.spec, choose_device(device), task)
-        if not isinstance(greedy, bool):
-            raise ValueError(f"greedy is {greedy!r}, but it must be True or False")
-        if not isinstance(seed, int) or seed < 0:
-            raise ValueError(f"seed is {seed!r}, but it must be a whole number from 0 on")
         self._random, self._greedy = np.random.default_rng(seed), greedy
         self.reset()
 
@@ -105,8 +105,10 @@ class LoadedAgent:
 
 
 def _numbers(name: str, value: ArrayLike, dtype: DTypeLike) -> np.ndarray:
-    """As an array of the dtype. Raises ValueError for what it would not keep, or is not finite."""
+    """As an array of the dtype. Raises ValueError for numbers that it cannot hold, or that are not finite."""
     given = np.asarray(value)
+    if given.dtype.kind not in "biuf":
+        raise ValueError(f"{name} is {value!r}, but it must hold numbers")
     with np.errstate(invalid="ignore", over="ignore"):
         array = given.astype(dtype)
     kept = np.isfinite(array) if array.dtype.kind == "f" else array == given

@@ -57,7 +57,8 @@ def repeated_seeds(study: Study) -> list[Markup]:
 
 
 def _result(results: Mapping[EvalSetting, Sequence[RunScore]], curves: LearningCurves) -> str:
-    """The best configuration, by evaluations where there are some, else by where its learning curve ends."""
+    """The best configuration, by evaluations where there are some, else by the learning curves at the last step that
+    all have."""
     for setting, own in results.items():
         comparison = compare(own)
         if comparison is not None:
@@ -70,11 +71,13 @@ def _result(results: Mapping[EvalSetting, Sequence[RunScore]], curves: LearningC
         ((panel, owners),) = curves.panels
         # A run that stopped early ends the curve of its configuration: returns at other steps are no comparison.
         step = min(curve.grid[-1] for curve in panel.curves)
+        if max(curve.grid[0] for curve in panel.curves) > step:
+            return "No run has been evaluated, and the learning curves share no step: none can be called the best."
         returns = [float(np.interp(step, curve.grid, curve.mean)) for curve in panel.curves]
         ends = dict(zip(owners, returns, strict=True))
         first = max(ends, key=lambda owner: ends[owner])
         best = f"{first.name}, with a training return of {number(ends[first])} at step {step:,.0f}"
-        if any(curve.grid[-1] > step for curve in panel.curves):
+        if max(curve.grid[-1] for curve in panel.curves) > 1.01 * step:
             best += ", where the first of the curves ends"
         return f"No run has been evaluated. {_best_of(len(ends))} by its learning curve: {best}."
     return "No run has been evaluated: after r2ac evaluate RUN this page says which configuration is best."

@@ -139,7 +139,7 @@ def _read(kind: Any, prog: str, arguments: Sequence[str], default: Any, **settin
     except SystemExit as ended:
         if not ended.code:
             raise
-        raise ConfigError(_explained(_sentence(printed.getvalue()), arguments)) from None
+        raise ConfigError(_sentence(printed.getvalue())) from None
     sys.stderr.write(printed.getvalue())
     return parsed
 
@@ -154,15 +154,8 @@ def _wide_lines(arguments: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         os.environ.pop("COLUMNS", None)
-        os.environ.update({} if before is None else {"COLUMNS": before})
-
-
-def _explained(sentence: str, arguments: Sequence[str]) -> str:
-    """The sentence; where a word follows a switch, that a switch takes none."""
-    word = sentence.removeprefix("Unrecognized options: ").partition(",")[0]
-    given = ["", *(part for each in arguments for part in each.split("=", 1))]
-    before = given[given.index(word) - 1] if word in given and not word.startswith("-") else ""
-    return f"{before} is a switch, which takes no value: not {word}" if before.startswith("--") else sentence
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def _sentence(box: str) -> str:

@@ -170,6 +170,8 @@ PAIR = Dict({"a": Box(-1, 1, (2,)), "b": Tuple((Discrete(2), Box(0, 9, (), np.in
         (Discrete(3, start=5), np.array([7]), [0, 0, 1]),
         (MultiDiscrete([2, 3], start=[1, 0]), [2, 0], [0, 1, 1, 0, 0]),
         (MultiBinary(2), [True, False], [1, 0]),
+        (Box(0, 1, (2,), np.bool_), np.array([True, False]), [1, 0]),
+        (Tuple((Discrete(2), Discrete(3))), np.array([1, 2]), [0, 1, 0, 0, 1]),
         (Box(0, 9, (2,), np.int32), [3.0, 12.0], [3, 12]),
         (Box(-1, 1, (2,)), [[0.5], [2.5]], [0.5, 2.5]),
         (PAIR, {"a": [0, 1], "b": (1, 4), "c": 0}, [0, 1, 0, 1, 4]),
@@ -185,6 +187,8 @@ def test_observations_are_shown_as_they_are(space: Space, value: object, expecte
     [
         (Discrete(3), -1),
         (Discrete(3), 0.5),
+        (Discrete(3), {"a": 1}),
+        (MultiDiscrete([2, 3]), [1, [2, 3]]),
         (Discrete(3), None),
         (Discrete(3, start=5), 4),
         (MultiDiscrete([2, 3]), [2, 0]),
@@ -199,5 +203,5 @@ def test_observations_are_shown_as_they_are(space: Space, value: object, expecte
     ],
 )
 def test_an_observation_that_would_be_shown_as_another_is_refused(space: Space, value: object) -> None:
-    with pytest.raises(EnvironmentFailed, match=r"an observation is .*, which is not in its space|which are no uint8"):
+    with pytest.raises(EnvironmentFailed, match=r"an observation is .*, which is not in its space|which is no uint8"):
         shown(space, value)

@@ -85,12 +85,6 @@ def test_a_number_that_is_none_is_one_sentence(capsys: Capture, command: list[st
     assert printed.count("\n") == 1
 
 
-@pytest.mark.parametrize("flags", ["--pixels maybe", "--pixels=maybe", "--seed 1 --pixels maybe --hidden-size 8"])
-def test_a_switch_with_a_value_is_named(flags: str) -> None:
-    with pytest.raises(ConfigError, match=r"^--pixels is a switch, which takes no value: not maybe$"):
-        training_config("memory/key_to_door", flags.split())
-
-
 def test_threads_read_flags_at_the_same_time() -> None:
     before = sys.stderr, os.environ.get("COLUMNS")
 
