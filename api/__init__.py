@@ -130,7 +130,7 @@ def _settings_kept() -> Iterator[Console]:
     gpu = torch.cuda.current_device() if gpus else None
     try:
         with torch.random.fork_rng(devices=gpus):
-            yield Console(force_jupyter=False, highlight=False, width=120)
+            yield Console(force_jupyter=False, highlight=False, emoji=False, width=120)
     finally:
         torch.set_num_threads(threads)
         random.setstate(python)

@@ -136,8 +136,9 @@ def _values(method: str, names: tuple[str, ...], returned: Any) -> Any:
 def number_of(reward: Any) -> float:
     """A reward as a number, also where it is an array of one. Raises TypeError where it is none."""
     try:
-        # Not by a dtype: that makes None nan.
-        return float(np.asarray(reward).reshape(()).item())
+        # Not by a dtype: that makes None nan. Nor by float alone, which reads words.
+        value = np.asarray(reward).reshape(()).item()
+        return float(value + 0.0)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         raise TypeError(f"the reward is {reward!r}, but it must be a number") from None
 

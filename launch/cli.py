@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     kernels.setLevel(logging.INFO)
     kernels.propagate = False
     # A file has no width: tables need not be cut to that of a terminal.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 120)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         console.print(USAGE, markup=False, end="", soft_wrap=True)

@@ -81,7 +81,7 @@ class WrongShape(Base):
 class WordReward(Base):
     def step(self, action: int) -> tuple[Any, ...]:
         observation, _, *rest = super().step(action)
-        return observation, "one", *rest
+        return observation, "1", *rest
 
 
 class ArrayReward(Base):

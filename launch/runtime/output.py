@@ -75,6 +75,6 @@ def safe_output() -> Iterator[None]:
 
 def print_failures(sentences: Iterable[str]) -> None:
     """Print each sentence once, on standard error, in the form of every error of the command line."""
-    errors = Console(stderr=True, highlight=False)
+    errors = Console(stderr=True, highlight=False, emoji=False)
     for sentence in dict.fromkeys(sentences):
         errors.print(f"r2ac: {sentence}", markup=False, soft_wrap=True)

@@ -63,7 +63,7 @@ class LearnerProcess:
         with ExitStack() as stack:
             run = None
             if place is not None:
-                run = stack.enter_context(open_run(place, new, config, Console(), callback, restarted))
+                run = stack.enter_context(open_run(place, new, config, Console(emoji=False), callback, restarted))
             collective: Collective = SingleLearner()
             if rendezvous is not None:
                 use_network_of(rendezvous.address)

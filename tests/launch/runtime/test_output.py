@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from r2ac.launch.cli import main
 from r2ac.launch.runs.loading import find_checkpoint
 from r2ac.launch.runtime.output import SafeStream
 from r2ac.learner.checkpoint import load_checkpoint
@@ -74,3 +75,8 @@ def test_a_stream_that_is_closed_later_says_so_once() -> None:
         stream.flush()
     assert isinstance(stream.failure, BrokenPipeError)
     file.close()
+
+
+def test_a_name_between_colons_is_no_picture(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plot", "runs/a:key:c"]) == 2
+    assert "runs/a:key:c does not exist" in capsys.readouterr().err

@@ -75,8 +75,8 @@ def test_an_error_in_a_rollout_actor_is_the_same(tmp_path: Path, capsys: Capture
         ("WrongTypes", "cannot be made: TypeError: unsupported operand"),
         ("FourValues", "failed in step 1: TypeError: step returned a tuple of 4, but it must return the tuple"),
         ("OnlyObservation", "failed in its first reset: "),
-        ("WrongShape", "failed in step 1: ValueError: stream 0 shows an observation of shape [4]"),
-        ("WordReward", "failed in step 1: TypeError: the reward is 'one', but it must be a number"),
+        ("WrongShape", "failed in step 1: ValueError: an observation is array([0., 0., 0., 0.]"),
+        ("WordReward", "failed in step 1: TypeError: the reward is '1', but it must be a number"),
     ],
 )
 def test_what_never_worked_is_bad_input_and_leaves_no_run(
