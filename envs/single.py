@@ -136,9 +136,11 @@ def _values(method: str, names: tuple[str, ...], returned: Any) -> Any:
 def number_of(reward: Any) -> float:
     """A reward as a number, also where it is an array of one. Raises TypeError where it is none."""
     try:
-        # Not by a dtype: that makes None nan. Nor by float alone, which reads words.
+        # Not by a dtype: that makes None nan.
         value = np.asarray(reward).reshape(()).item()
-        return float(value + 0.0)
+        if isinstance(value, str | bytes):
+            raise TypeError  # a word that float would read
+        return float(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         raise TypeError(f"the reward is {reward!r}, but it must be a number") from None
 

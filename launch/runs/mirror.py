@@ -184,8 +184,8 @@ class Mirror:
     def _open(self) -> None:
         """Take the lease, and bring the folder to what the URL holds."""
         holds_run = self._store.read("config.json") is not None
-        token, whole, self._sent = self._read_copy()
-        self._token, self._lease = token, Lease(self._store, token)
+        self._token, whole, self._sent = self._read_copy()
+        self._lease = Lease(self._store, self._token)
         whole = whole and self._lease.was_last()
         # A run that died before it was first copied lies here alone.
         if self._new and (holds_run or (whole and RunDirectory(self.path).config_path.exists())):
@@ -194,12 +194,12 @@ class Mirror:
         if self._new is False and not whole and not holds_run:
             raise StorageError(f"{self.url} holds no run: there is no config.json")
         # Before the lease says that this copy is the last: it is not yet what the URL holds.
-        self._write_copy(token, whole)
+        self._write_copy(whole)
         self._lease.acquire(self._patient)
         if not whole:
             try:
                 self._fetch()
-                self._write_copy(token, True)
+                self._write_copy(True)
             except BaseException:
                 with suppress(StorageError, StorageUnavailable):
                     self._lease.release()
@@ -228,9 +228,9 @@ class Mirror:
         except (OSError, ValueError, KeyError, TypeError):
             return uuid.uuid4().hex, False, {}
 
-    def _write_copy(self, token: str, whole: bool) -> None:
+    def _write_copy(self, whole: bool) -> None:
         with os_errors_as(StorageError, f"{self._copy_file} cannot be written"):
-            write_atomically(self._copy_file, json_text({"token": token, "whole": whole, "sent": self._sent}))
+            write_atomically(self._copy_file, json_text({"token": self._token, "whole": whole, "sent": self._sent}))
 
     def _work(self) -> None:
         """Copy after each push, and renew the lease between."""
@@ -274,7 +274,7 @@ class Mirror:
             if (name in old and old < own) or name.endswith(PARTIAL):
                 self._store.remove(name)
         with suppress(StorageError):  # what it forgets is sent once more
-            self._write_copy(self._token, True)
+            self._write_copy(True)
 
     def _end(self, keep: bool) -> None:
         """Copy all, and release the lease; the folder is removed unless ``keep``."""

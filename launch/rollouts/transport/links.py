@@ -92,10 +92,10 @@ class RayLink:
         if ready:
             # A first call that waits and a second that does not: together, all that are ready.
             _, waiting = self._ray.wait(list(calls), num_returns=len(calls), timeout=0)
-        late, waits, arrivals = set[int](), set(waiting), list[tuple[int, Collected | Exception]]()
+        not_ready, late, arrivals = set(waiting), set[int](), list[tuple[int, Collected | Exception]]()
         for call, actor in calls.items():
             # Ray may have brought a later rollout of an actor here before an earlier one.
-            if call in waits or actor in late:
+            if call in not_ready or actor in late:
                 late.add(actor)
                 continue
             try:
