@@ -44,6 +44,10 @@ def train(task: str | None = None, *, resume: Path | str | None = None, **settin
         if (task is None) == (resume is None):
             given = "nothing is" if task is None else f"task={task!r} and resume={str(resume)!r} are"
             raise ConfigError(f"r2ac.train takes a task, such as memory/tmaze, or resume=RUN, but {given} given")
+        if not isinstance(task, str | None):
+            raise ConfigError(
+                f"a task is one string, several joined by commas: 'memory/tmaze,memory/chain', not {task!r}"
+            )
         url = str(settings.pop("run_dir")) if is_url(str(settings.get("run_dir"))) else None
         words = flag_words(settings)
         if task is None:
@@ -85,7 +89,8 @@ def plot(*runs: Path | str, **settings: Any) -> Path:
     picture or table."""
     with _settings_kept() as console, _local(runs, "plot", console) as paths:
         from r2ac.launch.commands.plot import PlotArguments, plot_curves
-        from r2ac.launch.settings.flags import flag_words, parse
+        from r2ac.launch.settings.flags import flag_words
+        from r2ac.launch.settings.parser import parse
 
         parsed = parse(PlotArguments, "r2ac plot", [*paths, *flag_words(settings)])
         left_out: list[str] = []
@@ -109,7 +114,11 @@ def load(run: Path | str, *, greedy: bool = False, seed: int = 0, device: str = 
 def _local(runs: Sequence[Path | str], command: str, console: Console) -> Iterator[list[str]]:
     """The paths of runs; copies of those at URLs, to which goes back what is written."""
     from r2ac.launch.runs.local_copies import local_copies
+    from r2ac.launch.settings.config import ConfigError
 
+    for run in runs:
+        if not isinstance(run, Path | str):
+            raise ConfigError(f"{run!r} is no path or URL of a run; several are given one after another, as *runs")
     with local_copies([command, *map(str, runs)], console) as words:
         yield words[1:]
 

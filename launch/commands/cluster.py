@@ -16,7 +16,8 @@ from r2ac.launch.cluster.manifests.resources import Needs, Training, check_name,
 from r2ac.launch.cluster.manifests.slurm import SlurmOptions, slurm_manifest
 from r2ac.launch.runtime.errors import RunError, os_errors_as
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import is_flag, parse_known, replace_flags, take_flag, training_config
+from r2ac.launch.settings.flags import is_flag, replace_flags, take_flag, training_config
+from r2ac.launch.settings.parser import parse_known
 
 HELP = """\
 usage: r2ac cluster kuberay    TASK --image IMAGE [--flags]   a RayJob for Kubernetes with KubeRay

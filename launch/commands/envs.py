@@ -16,7 +16,8 @@ from r2ac.launch.commands.env_tables import print_overview, print_suites, print_
 from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import check_ranges, flag_value, parse, parse_with_options, take_flag
+from r2ac.launch.settings.flags import check_ranges, flag_value, parse_with_options, take_flag
+from r2ac.launch.settings.parser import parse
 from r2ac.launch.settings.places import local_path
 from r2ac.launch.settings.presets import preset_options
 

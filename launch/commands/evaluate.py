@@ -15,7 +15,8 @@ from r2ac.launch.evaluation.protocols import Settings
 from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.settings.config import ConfigError, require
-from r2ac.launch.settings.flags import parse, require_runs, with_flag
+from r2ac.launch.settings.flags import require_runs, with_flag
+from r2ac.launch.settings.parser import parse
 
 if TYPE_CHECKING:
     from r2ac.launch.evaluation.plan import EvaluationPlan

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError, require
-from r2ac.launch.settings.flags import parse
+from r2ac.launch.settings.parser import parse
 
 
 @dataclass(frozen=True)

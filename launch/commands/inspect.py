@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from r2ac.launch.inspection.inspect_config import InspectConfig
-from r2ac.launch.settings.flags import parse, require_runs
+from r2ac.launch.settings.flags import require_runs
+from r2ac.launch.settings.parser import parse
 
 
 def inspect_command(arguments: Sequence[str], console: Console) -> int:

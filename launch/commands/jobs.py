@@ -22,7 +22,7 @@ from r2ac.launch.cluster.jobs.server import Cluster, JobServer, cluster_address,
 from r2ac.launch.runtime.output import print_failures, reader_is_gone
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError, require
-from r2ac.launch.settings.flags import parse
+from r2ac.launch.settings.parser import parse
 
 HELP = """\
 usage: r2ac jobs COMMAND …

@@ -15,7 +15,8 @@ from r2ac.launch.runs.run_directory import RunDirectory
 from r2ac.launch.runs.run_groups import first_place
 from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.progress import print_table
-from r2ac.launch.settings.flags import parse, require_runs
+from r2ac.launch.settings.flags import require_runs
+from r2ac.launch.settings.parser import parse
 
 
 @dataclass(frozen=True)

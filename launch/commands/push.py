@@ -14,7 +14,7 @@ from rich.console import Console
 from r2ac.envs import MissingPackage
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import parse
+from r2ac.launch.settings.parser import parse
 from r2ac.launch.settings.places import HUB
 
 

@@ -13,7 +13,8 @@ from rich.console import Console
 from r2ac.launch.runs.run_groups import first_place
 from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.progress import print_table
-from r2ac.launch.settings.flags import parse, require_runs
+from r2ac.launch.settings.flags import require_runs
+from r2ac.launch.settings.parser import parse
 
 
 @dataclass(frozen=True)

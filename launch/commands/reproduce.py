@@ -22,7 +22,7 @@ from r2ac.launch.runtime.output import print_failures
 from r2ac.launch.runtime.process import available_cores
 from r2ac.launch.runtime.stop_signals import StopSignals
 from r2ac.launch.settings.config import ConfigError, require
-from r2ac.launch.settings.flags import parse
+from r2ac.launch.settings.parser import parse
 
 
 @dataclass(frozen=True)

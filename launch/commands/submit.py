@@ -17,7 +17,8 @@ from r2ac.launch.cluster.jobs.submission import SubmitArguments, is_place, submi
 from r2ac.launch.commands.jobs import command_line, follow_job
 from r2ac.launch.runtime.progress import print_table
 from r2ac.launch.settings.config import ConfigError, config_from_json
-from r2ac.launch.settings.flags import changed_config, is_flag, parse_known, take_flag, training_config
+from r2ac.launch.settings.flags import changed_config, is_flag, take_flag, training_config
+from r2ac.launch.settings.parser import parse_known
 
 
 def submit_command(arguments: Sequence[str], console: Console) -> int:

@@ -11,7 +11,7 @@ from rich.console import Console
 from r2ac.launch.runs.run_directory import new_directory
 from r2ac.launch.runtime.errors import RunDirectoryError
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import parse_known
+from r2ac.launch.settings.parser import parse_known
 from r2ac.launch.settings.places import local_path
 from r2ac.launch.sweeps.sweep_plan import default_sweep_directory, make_plan, read_plan
 from r2ac.launch.sweeps.sweep_settings import CHANGEABLE, SweepSettings

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import parse
+from r2ac.launch.settings.parser import parse
 from r2ac.launch.watching.watch_config import WatchConfig
 
 

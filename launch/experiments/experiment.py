@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 
 from r2ac.envs import MissingPackage, UnknownTask, find_task
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import flag_value, whole_number
+from r2ac.launch.settings.flags import flag_value
+from r2ac.launch.settings.parser import whole_number
 from r2ac.launch.settings.presets import preset
 
 Scale = Literal["small", "gpu", "paper"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ray import tune
@@ -19,8 +19,9 @@ INTERVAL_SECONDS = 10.0
 class ProgressCallback(tune.Callback):
     """A line for each trial that ends or copies another, and every ten seconds or so one about all of them."""
 
-    def __init__(self, plan: SweepPlan, names: Sequence[str], console: Console) -> None:
-        self._plan, self._names, self._console = plan, list(names), console
+    def __init__(self, plan: SweepPlan, env_steps: Mapping[str, int], console: Console) -> None:
+        """``env_steps``: of each trial that is trained now, by its name, the steps that it begins with."""
+        self._plan, self._env_steps, self._console = plan, dict(env_steps), console
         self._latest: dict[str, dict[str, Any]] = {}
         self._ended: set[str] = set()
         self._shown = time.monotonic()
@@ -33,6 +34,7 @@ class ProgressCallback(tune.Callback):
         name = str(trial)
         before = self._latest.get(name)
         self._latest[name] = result
+        self._env_steps[name] = result["env_steps"]
         if before is not None and result["copies"] > before["copies"]:
             settings = ", ".join(f"{setting} {trial.config[setting]:.4g}" for setting in self._plan.perturbed)
             self._print(f"{name} goes on as a copy of {result['donor']}, with {settings}")
@@ -56,11 +58,11 @@ class ProgressCallback(tune.Callback):
         self._ended.add(name)
         score = self._scores().get(name)
         shown = "" if score is None else f", score {score:,.3f}"
-        self._print(f"{name} {how}{shown} ({len(self._ended)} of {len(self._names)})")
+        self._print(f"{name} {how}{shown} ({len(self._ended)} of {len(self._env_steps)})")
 
     def _print_state(self) -> None:
-        steps = sum(result["env_steps"] for result in self._latest.values())
-        total = self._plan.trials[0].config.total_steps * len(self._names)
+        steps = sum(self._env_steps.values())
+        total = self._plan.trials[0].config.total_steps * len(self._env_steps)
         line, scores = f"{short_count(steps)} of {short_count(total)} steps", self._scores()
         if scores:
             best = (min if self._plan.settings.minimise else max)(scores, key=lambda name: scores[name])

@@ -132,7 +132,7 @@ def _tuner(
             storage_path=str(working),
             failure_config=tune.FailureConfig(max_failures=settings.max_failures),
             checkpoint_config=tune.CheckpointConfig(num_to_keep=KEPT_COPIES, checkpoint_at_end=False),
-            callbacks=[ProgressCallback(plan, names, console)],
+            callbacks=[ProgressCallback(plan, {name: before[name].env_steps for name in names}, console)],
             verbose=0,
         ),
     )

@@ -17,7 +17,8 @@ from r2ac.launch.commands.cluster import read_training
 from r2ac.launch.commands.submit import parse_own
 from r2ac.launch.runs import run_directory
 from r2ac.launch.settings.config import ConfigError
-from r2ac.launch.settings.flags import flag_words, parse, parse_known, training_config, whole_number, with_flag
+from r2ac.launch.settings.flags import flag_words, training_config, with_flag
+from r2ac.launch.settings.parser import parse, parse_known, whole_number
 from r2ac.launch.sweeps.sweep_plan import make_plan
 from r2ac.launch.sweeps.sweep_settings import SweepSettings
 
@@ -83,6 +84,21 @@ def test_a_number_that_is_none_is_one_sentence(capsys: Capture, command: list[st
     printed = capsys.readouterr().err
     assert printed.startswith(f"r2ac: {command[-1]}: '2.5M1' is no whole number; write one such as 1000000")
     assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--pixels maybe", "Unrecognized options: maybe, after --pixels, which takes no value"),
+        ("--pixels=maybe", "Unrecognized options: maybe, after --pixels, which takes no value"),
+        ("--layers=2 3 --seed 1", "Unrecognized options: 3, after --layers=2"),
+        ("--seed 1 2", "Unrecognized options: 2, after 1"),
+        ("--reward-clip foo", "--reward-clip: 'foo' is no number; write one such as 0.001 or 1e-3, or none"),
+    ],
+)
+def test_a_word_that_cannot_be_read_is_shown_with_its_place(words: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
+        training_config("memory/tmaze", words.split())
 
 
 def test_threads_read_flags_at_the_same_time() -> None:
