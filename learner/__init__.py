@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from r2ac.learner.collective import Collective, CollectiveBroken, ProcessGroup, SingleLearner
     from r2ac.learner.device import CapturedStep, CaptureFailed, DeviceFeed, use_matmul_precision
     from r2ac.learner.learner import Learner, TrainingDiverged
-    from r2ac.learner.optimiser import OPTIMISERS, load_optimiser_state, make_optimiser
+    from r2ac.learner.optimiser_setup import OPTIMISERS, load_optimiser_state, make_optimiser
     from r2ac.learner.rollout import Rollout, concatenate
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "use_matmul_precision",
 ]
 
-_MODULES = ("learner", "carries", "device", "optimiser", "collective", "rollout")
+_MODULES = ("learner", "carries", "device", "optimiser_setup", "collective", "rollout")
 """Where all other names are found."""
 
 

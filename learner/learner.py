@@ -18,7 +18,8 @@ from r2ac.learner.collective import Collective, SingleLearner
 from r2ac.learner.config import LearnerConfig
 from r2ac.learner.device import CapturedStep, DeviceFeed
 from r2ac.learner.metrics import UpdateMetrics
-from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, make_optimiser, set_learning_rate, step_where
+from r2ac.learner.optimiser import clip_gradient_norm, linear_decay, set_learning_rate, step_where
+from r2ac.learner.optimiser_setup import make_optimiser
 from r2ac.learner.refresh import History
 from r2ac.learner.returns import RunningNormalisers
 from r2ac.learner.rollout import Rollout

@@ -1,9 +1,7 @@
-"""The optimiser, its learning-rate schedule and gradient clipping."""
+"""A step of the optimiser, its learning-rate schedule and gradient clipping."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import cache
 from inspect import unwrap
 from typing import Any
 
@@ -12,66 +10,35 @@ from torch import Tensor
 
 from r2ac.learner.vectors import copy_vector_, to_vector
 
-OPTIMISERS = ("rmsprop", "adam", "sgd")
-_OF_THE_DEVICE = ("lr", "capturable", "foreach", "fused")
-"""Settings that are no part of what was learned."""
+
+def _with_state(optimiser: torch.optim.Optimizer, group: dict[str, Any], *names: str) -> list[list[Tensor]]:
+    """The parameters of a group that have a gradient, their gradients, and the parts of their state by their names."""
+    weights = [weight for weight in group["params"] if weight.grad is not None]
+    states = [optimiser.state[weight] for weight in weights]
+    return [weights, [weight.grad for weight in weights], *([each[name] for each in states] for name in names)]
 
 
-def make_optimiser(
-    parameters: Iterable[Tensor], name: str, learning_rate: float, *, capturable: bool = False
-) -> torch.optim.Optimizer:
-    """RMSProp as the paper used it, or Adam with PyTorch's defaults.
+class RMSpropOnCPU(torch.optim.RMSprop):
+    """PyTorch's RMSProp, the same to the bit, in one call for each operation on all parameters. Why: for a small agent
+    the checks and lists of PyTorch's own step take longer than its arithmetic."""
 
-    RMSProp, with g the gradient: v <- alpha v + (1 - alpha) g^2,  theta <- theta - learning_rate g / (sqrt(v) + eps).
-
-    PyTorch adds eps outside the square root, TensorFlow, and with it the first IMPALA, inside: g / sqrt(v + eps).
-    With an eps as large as 0.01 the two differ much: where v is small, 0.01 outside acts as 0.0001 inside does. The
-    settings of Irie et al. 2024 (alpha 0.99, momentum 0, eps 0.01) were used with PyTorch's.
-
-    Args:
-        capturable: let a CUDA graph hold the step; the learning rate is then a tensor on the parameters' device.
-
-    Raises:
-        ValueError: for another name.
-    """
-    parameters = list(parameters)
-    # The form of the step that takes parameters one by one would read a learning rate on the device from the host.
-    foreach = True if capturable else None
-    if name == "rmsprop":
-        optimiser: torch.optim.Optimizer = _eager(torch.optim.RMSprop)(
-            parameters, learning_rate, alpha=0.99, eps=0.01, capturable=capturable, foreach=foreach
-        )
-    elif name == "adam" and parameters[0].device.type == "cpu":
-        optimiser = _eager(_AdamOnCPU)(parameters, learning_rate, fused=True)
-    elif name == "adam":
-        optimiser = _eager(torch.optim.Adam)(parameters, learning_rate, capturable=capturable, foreach=foreach)
-    elif name == "sgd":
-        optimiser = _eager(_GradientDescent)(parameters, {"lr": learning_rate})
-    else:
-        raise ValueError(f"unknown optimiser {name!r}: must be one of {', '.join(OPTIMISERS)}")
-    if capturable:
-        # Only now, because the optimiser's own check of a learning rate would wait for the device.
-        for group in optimiser.param_groups:
-            group["lr"] = torch.tensor(learning_rate, device=parameters[0].device)
-    _make_state(optimiser)
-    return optimiser
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        if not self.state:
+            unwrap(torch.optim.RMSprop.step)(self)  # makes the state
+            return
+        for group in self.param_groups:
+            weights, gradients, squares, steps = _with_state(self, group, "square_avg", "step")
+            torch._foreach_add_(steps, 1)
+            torch._foreach_mul_(squares, group["alpha"])
+            torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["alpha"])
+            roots = torch._foreach_sqrt(squares)
+            torch._foreach_add_(roots, group["eps"])
+            torch._foreach_addcdiv_(weights, gradients, roots, -group["lr"])
 
 
-@cache
-def _eager(kind: type[torch.optim.Optimizer]) -> type[Any]:
-    """The optimiser ``kind`` without the decorators of its methods, which do nothing but import torch.compile: that
-    takes longer than all of torch."""
-    methods = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
-    plain = {name: unwrap(getattr(kind, name)) for name in methods}
-    step: Any = torch.no_grad()(unwrap(kind.step))
-    # Else PyTorch wraps it for hooks, in as much time as a step of a small agent takes.
-    step.hooked = True
-    return type(kind.__name__, (kind,), {**plain, "step": step})
-
-
-class _AdamOnCPU(torch.optim.Adam):
-    """PyTorch's Adam in one call for all parameters. Why: for a small agent the checks and lists of PyTorch's own step
-    take longer than its arithmetic."""
+class AdamOnCPU(torch.optim.Adam):
+    """PyTorch's Adam in one call for all parameters, for the same reason."""
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -79,17 +46,15 @@ class _AdamOnCPU(torch.optim.Adam):
             unwrap(torch.optim.Adam.step)(self)  # makes the state
             return
         for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            states = [self.state[weight] for weight in weights]
-            averages, squares, steps = ([each[name] for each in states] for name in ("exp_avg", "exp_avg_sq", "step"))
+            weights, gradients, averages, squares, steps = _with_state(self, group, "exp_avg", "exp_avg_sq", "step")
             torch._foreach_add_(steps, 1)
-            (beta1, beta2), gradients = group["betas"], [weight.grad for weight in weights]
+            beta1, beta2 = group["betas"]
             settings: Any = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"]}
             settings |= {"weight_decay": 0.0, "amsgrad": False, "maximize": False}
             torch._fused_adam_(weights, gradients, averages, squares, [], steps, **settings)
 
 
-class _GradientDescent(torch.optim.Optimizer):
+class GradientDescent(torch.optim.Optimizer):
     """w <- w - lr g. PyTorch's own would bring a learning rate on the device to the host, and wait."""
 
     @torch.no_grad()
@@ -122,32 +87,6 @@ def step_where(optimiser: torch.optim.Optimizer, condition: Tensor, may_branch: 
     before = to_vector(tensors)
     optimiser.step()
     copy_vector_(tensors, torch.where(condition, to_vector(tensors), before))
-
-
-def load_optimiser_state(optimiser: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Bring the optimiser, before its first step, to a ``state_dict`` that may have been saved on another device."""
-    own = [{name: group[name] for name in _OF_THE_DEVICE if name in group} for group in optimiser.param_groups]
-    optimiser.load_state_dict(state)
-    for group, settings in zip(optimiser.param_groups, own, strict=True):
-        rate = float(group["lr"])
-        group.update(settings)
-        if group.get("capturable"):
-            for parameter in group["params"]:
-                step = optimiser.state[parameter]["step"]
-                optimiser.state[parameter]["step"] = step.to(parameter.device)
-    set_learning_rate(optimiser, rate)
-
-
-def _make_state(optimiser: torch.optim.Optimizer) -> None:
-    """Let the state exist before the first step: one with zero gradients leaves zeros and moves no weight."""
-    parameters = [parameter for group in optimiser.param_groups for parameter in group["params"]]
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
-    for parameter in parameters:
-        if "step" in optimiser.state[parameter]:
-            optimiser.state[parameter]["step"].zero_()
 
 
 def _all_tensors(optimiser: torch.optim.Optimizer) -> list[Tensor]:

@@ -13,7 +13,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 from r2ac.agents import Agent, AgentConfig, DiscreteActions, ObservationSpec
 from r2ac.launch.rollouts.transport.shared_rollouts import RolloutLayout
 from r2ac.learner import OPTIMISERS, Collective, Learner, LearnerConfig, ProcessGroup, Rollout, load_optimiser_state
-from r2ac.learner.optimiser import make_optimiser, step_where
+from r2ac.learner.optimiser import step_where
+from r2ac.learner.optimiser_setup import make_optimiser
 from tests.fake_cuda.spy import HostWaits, Launch, Spy
 
 BATCH, HIDDEN, WORDS, ACTIONS = 4, 16, 2, 5
