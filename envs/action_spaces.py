@@ -29,6 +29,8 @@ class OneDiscreteAction(gymnasium.ActionWrapper):
         if not isinstance(space, Discrete | MultiDiscrete):
             raise TypeError(f"the actions must be discrete, not {space}")
         self._start = space.start
+        self.start = np.int64(space.start if isinstance(space, Discrete) else 0)
+        """What the environment calls action 0; of several factors, numbered together, there is no such number."""
         self._sizes = tuple(np.atleast_1d(space.n if isinstance(space, Discrete) else space.nvec).tolist())
         self._single = isinstance(space, Discrete)
         self.action_space = Discrete(int(np.prod(self._sizes)))
@@ -57,6 +59,8 @@ class RowActions(gymnasium.ActionWrapper):
         else:
             raise TypeError(f"the actions must be MultiDiscrete or a Box of floating-point numbers, not {space}")
         self._space = space
+        self.start = np.ravel(space.start) if isinstance(space, MultiDiscrete) else np.int64(0)
+        """What the environment calls choice 0 of each part."""
 
     def action(self, action: Any) -> Any:
         space: Any = self._space
@@ -138,6 +142,16 @@ def find_mask(env: gymnasium.Env) -> ActionMask | None:
             return env
         env = env.env
     return None
+
+
+def first_action(env: gymnasium.Env | None) -> np.ndarray | np.int64:
+    """What an environment calls the action that agents give as 0, or choice 0 of each of its K parts, int64 [] or [K]:
+    the ``start`` of its space, by a wrapper of this module, if it has one."""
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, OneDiscreteAction | RowActions):
+            return env.start
+        env = env.env
+    return np.int64(0)
 
 
 def _is_shown(env: gymnasium.Env) -> bool:

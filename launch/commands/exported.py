@@ -21,7 +21,7 @@ from r2ac.envs import MissingPackage, make_vector
 from r2ac.launch.runs.loading import TrainedAgent
 from r2ac.launch.runs.run_directory import json_text
 from r2ac.launch.runtime.errors import RunError, os_errors_as
-from r2ac.launch.watching.action_names import action_names
+from r2ac.launch.watching.action_names import action_names, first_of
 
 METADATA = "r2ac"
 """What the JSON text about the agent is called in both kinds of files."""
@@ -29,11 +29,14 @@ OUTPUTS = ("logits", "action", "value", "next_state")
 
 
 class ExportedStep(nn.Module):
-    """One step of B streams: what `Agent.step` computes, and the most probable action as the environment takes it."""
+    """One step of B streams: what `Agent.step` computes, and the most probable action as the environment takes it,
+    which counts discrete ones from ``start`` on."""
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, start: Tensor) -> None:
         super().__init__()
         self.agent = agent
+        self.start: Tensor | None
+        self.register_buffer("start", start if start.any() else None)
 
     def forward(
         self,
@@ -46,7 +49,9 @@ class ExportedStep(nn.Module):
     ) -> dict[str, Tensor]:
         """Arguments are those of `Agent.step`; returns `OUTPUTS` by their names."""
         step = self.agent.transition(observation, reward, is_first, state, instruction, action_mask)
-        outputs = step.logits, step.actions.most_probable(step.logits), step.value, step.state
+        action = step.actions.most_probable(step.logits)
+        action = action if self.start is None else action + self.start
+        outputs = step.logits, action, step.value, step.state
         return dict(zip(OUTPUTS, outputs, strict=True))
 
 
@@ -59,13 +64,13 @@ def export_agent(path: Path, files: Mapping[str, Path]) -> dict[str, Any]:
     trained = TrainedAgent.load(path)
     task = trained.training.tasks[0].name
     with closing(make_vector(task, 1, 0, options=trained.training.env)) as env:
-        spec, names = ObservationSpec.of(env), action_names(task, env)
+        spec, names, start = ObservationSpec.of(env), action_names(task, env), torch.as_tensor(first_of(env))
     agent = trained.agent(spec, torch.device("cpu"), task).requires_grad_(False)
     inputs = example_inputs(agent, spec, 2)
-    metadata = _metadata(trained, agent, inputs, names)
+    metadata = _metadata(trained, agent, inputs, {"names": list(names), "start": start.tolist()})
     with _quiet():
         streams = {name: {0: torch.export.Dim("streams")} for name in inputs}
-        program = torch.export.export(ExportedStep(agent), (), inputs, dynamic_shapes=streams)
+        program = torch.export.export(ExportedStep(agent, start), (), inputs, dynamic_shapes=streams)
         for kind, file in files.items():
             partial = file.with_name(f".{os.getpid()}.{file.name}")
             with os_errors_as(RunError, f"{file} cannot be written"):
@@ -95,7 +100,7 @@ def example_inputs(agent: Agent, spec: ObservationSpec, streams: int) -> dict[st
 
 
 def _metadata(
-    trained: TrainedAgent, agent: Agent, inputs: Mapping[str, Tensor], names: tuple[str, ...]
+    trained: TrainedAgent, agent: Agent, inputs: Mapping[str, Tensor], actions: dict[str, Any]
 ) -> dict[str, Any]:
     packages = ("r2ac", "torch", "numpy", "gymnasium")
     return {
@@ -109,7 +114,7 @@ def _metadata(
             for name, each in inputs.items()
         },
         "outputs": list(OUTPUTS),
-        "actions": {"kind": str(agent.actions), "names": list(names), **asdict(agent.actions)},  # type: ignore[call-overload]
+        "actions": {"kind": str(agent.actions), **actions, **asdict(agent.actions)},  # type: ignore[call-overload]
         "versions": {name: version(name) for name in packages},
     }
 

@@ -53,7 +53,8 @@ class LoadedAgent:
         action_mask: ArrayLike | None = None,
         instruction: ArrayLike | None = None,
     ) -> np.ndarray:
-        """The action of the next step, as the environment takes it; with several streams each array has a row for each.
+        """The action of the next step, as environments of `make_vector` take it; with several streams each array has a
+        row for each.
 
         Args:
             observation: as the training's environment shows it, ``spec.shape``: images uint8 [C, H, W], vectors [size].

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box, MultiDiscrete
 from gymnasium.vector import VectorEnv
 
+from r2ac.envs.action_spaces import first_action
 from r2ac.launch.watching.pictures import action_text
 
 _MOVES = ("up", "down", "left", "right")
@@ -43,15 +44,22 @@ def action_names(task: str, env: VectorEnv) -> tuple[str, ...]:
     """The name of every action: its meaning where the suite or the engine knows it, else its number; of an action of
     several parts, the name of every choice of each part, or of each part that is continuous. ``env`` is the task's
     environment, as `make_vector` makes it."""
-    space = env.single_action_space
+    space, first = env.single_action_space, first_of(env)
     if isinstance(space, MultiDiscrete):
-        return tuple(f"{part}: {choice}" for part, size in enumerate(space.nvec) for choice in range(size))
+        starts = np.broadcast_to(first, space.nvec.shape)
+        parts = enumerate(zip(starts, space.nvec, strict=True))
+        return tuple(f"{part}: {start + choice}" for part, (start, size) in parts for choice in range(size))
     if isinstance(space, Box):
         return tuple(f"action {part}" for part in range(space.shape[0]))
     number = int(space.n)  # type: ignore[attr-defined]
     suite, _, name = task.partition("/")
     names = _known(suite, name, number, env.unwrapped)
-    return names if len(names) == number else tuple(map(str, range(number)))
+    return names if len(names) == number else tuple(str(first + choice) for choice in range(number))
+
+
+def first_of(env: VectorEnv) -> np.ndarray | np.int64:
+    """The :func:`first_action` of the environments of a vector, 0 where it has none that step alone."""
+    return first_action(next(iter(getattr(env.unwrapped, "envs", ())), None))
 
 
 def taken_text(names: Sequence[str], chosen: np.ndarray, action: np.ndarray) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -50,8 +50,9 @@ def torch_step(file: Path) -> Step:
     return step
 
 
-def check_acts_alike(run: Path, step: Step, streams: int = 3, steps: int = 40) -> None:
-    """Plays with the greedy actions of ``step``, each with its own memory, and compares all numbers."""
+def check_acts_alike(run: Path, step: Step, streams: int = 3, steps: int = 40, start: Sequence[int] | int = 0) -> None:
+    """Plays with the greedy actions of ``step``, each with its own memory, and compares all numbers. Those of ``step``
+    count from ``start`` on."""
     trained = TrainedAgent.load(run)
     task = trained.training.task
     with closing(make_vector(task, streams, 7, split="test", options=trained.training.env)) as env:
@@ -66,6 +67,7 @@ def check_acts_alike(run: Path, step: Step, streams: int = 3, steps: int = 40) -
             wanted = agent.step(state=ours, **inputs)
             logits = wanted.logits.numpy()
             action = agent.actions.to_env(agent.actions.choose(logits, None))
+            found["action"] = found["action"] - np.array(start, found["action"].dtype)
             assert set(found) == {"logits", "action", "value", "next_state"}
             for name, value in (("logits", logits), ("value", wanted.value), ("next_state", wanted.state)):
                 np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-5)
@@ -105,7 +107,24 @@ def test_every_core_encoder_and_kind_of_action(flags: tuple[str, ...], tmp_path:
     run, file = tmp_path / "run", tmp_path / "agent.onnx"
     train(run, *flags)
     assert main(["export", str(run), "--onnx", str(file)]) == 0
-    check_acts_alike(run, onnx_step(file), steps=130)
+    check_acts_alike(run, onnx_step(file), steps=130, start=3 if "Masked" in flags[0] else 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "start", "names"),
+    [("Masked-v0", 3, ["3", "4", "5", "6"]), ("Gamepad-v0", [1, 5], ["0: 1", "0: 2", "0: 3", "1: 5", "1: 6"])],
+)
+def test_actions_are_as_the_environment_itself_takes_them(
+    name: str, start: list[int] | int, names: list[str], tmp_path: Path
+) -> None:
+    run, file = tmp_path / "run", tmp_path / "agent.pt2"
+    train(run, f"{ACTING}{name}")
+    assert main(["export", str(run), "--torch", str(file)]) == 0
+    check_acts_alike(run, torch_step(file), start=start)
+    extra = {"r2ac": ""}
+    torch.export.load(file, extra_files=extra)
+    about = json.loads(extra["r2ac"])["actions"]
+    assert (about["start"], about["names"]) == (start, names)
 
 
 def test_the_page_runs_an_agent_without_r2ac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
