@@ -17,6 +17,7 @@ from r2ac.launch.runs.loading import TrainedAgent
 from r2ac.launch.runs.run_directory import RunDirectory, write_atomically
 from r2ac.launch.runs.tensorboard import flat
 from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_errors_as
+from r2ac.launch.runtime.progress import number_text
 
 
 def write_card(path: Path, name: str, licence: str) -> Path:
@@ -74,15 +75,17 @@ def _results(evaluations: tuple[Evaluation, ...]) -> list[str]:
     for each in evaluations:
         interval = bootstrap_mean(np.array(each.seed_means)[:, None])
         if interval is not None:
-            low, high = (float(end[0]) for end in interval)
+            ends = " to ".join(number_text(float(end[0])) for end in interval)
             where = f"{each.task}, split {each.config.split}"
-            lines.append(f"- {where}: 95 % bootstrap interval of the mean return over seeds {low:,.3f} to {high:,.3f}")
+            lines.append(f"- {where}: 95 % bootstrap interval of the mean return over seeds {ends}")
     return [*lines, ""]
 
 
 def _result(evaluation: Evaluation) -> dict[str, Any]:
     """As the hub's table of results has it."""
-    spread = f" +/- {evaluation.std_return:.2f}" if evaluation.std_return is not None else ""
+    value = number_text(evaluation.mean_return, 2)
+    if evaluation.std_return is not None:
+        value += f" +/- {number_text(evaluation.std_return, 2)}"
     kind = {"type": "reinforcement-learning", "name": "reinforcement-learning"}
-    metric = {"type": "mean_reward", "name": "mean_reward", "value": f"{evaluation.mean_return:.2f}{spread}"}
+    metric = {"type": "mean_reward", "name": "mean_reward", "value": value}
     return {"task": kind, "dataset": {"name": evaluation.task, "type": evaluation.task}, "metrics": [metric]}

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
 from r2ac.launch.evaluation.statistics import Estimate
-from r2ac.launch.runtime.progress import short_count
+from r2ac.launch.runtime.progress import number_text, short_count
 
 # Control characters, which neither XML nor a reader has a use for, and bytes of file names that are no UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -19,8 +19,8 @@ def clean(text: str) -> str:
 
 
 def number(value: float) -> str:
-    """``0.985``, ``1,234.5``."""
-    return f"{value:,.3f}" if abs(value) < 100 else f"{value:,.1f}"
+    """``0.985``, ``1,234.5``, ``0.000152``."""
+    return number_text(value) if abs(value) < 100 else f"{value:,.1f}"
 
 
 def percent(value: float) -> str:
@@ -37,10 +37,12 @@ def percent_estimate(estimate: Estimate) -> str:
 
 def spread(values: Sequence[float], percents: bool = False) -> str:
     """``0.985 ± 0.010``, mean and standard deviation (n - 1) of the values, or ``0.985`` of a single one."""
-    scale, form = (100, "{:,.1f}") if percents else (1, "{:,.3f}" if abs(mean(values)) < 100 else "{:,.1f}")
-    text = form.format(scale * mean(values))
-    if len(values) > 1:
-        text += f" ± {form.format(scale * stdev(values))}"
+    both = [mean(values), stdev(values)] if len(values) > 1 else [mean(values)]
+    if percents:
+        texts = [f"{100 * each:,.1f}" for each in both]
+    else:
+        texts = [number_text(each) if abs(both[0]) < 100 else f"{each:,.1f}" for each in both]
+    text = " ± ".join(texts)
     return f"{text} %" if percents else text
 
 

@@ -175,7 +175,7 @@ class TrainingProgress(Progress):
             f"{math.floor(100 * share):3d}%",
             f"{short_count(status.env_steps):>5}/{short_count(total)} steps",
             f"{_UNKNOWN if rate is None else short_count(rate):>5} steps/s",
-            f"return {_UNKNOWN if mean_return is None else format(mean_return, ',.2f')}",
+            f"return {_UNKNOWN if mean_return is None else number_text(mean_return, 2)}",
             f"{short_count(status.updates)} updates",
             f"{_UNKNOWN if left is None else _duration(left)} left",
             *(f"{name} {count:,}" for name, count in status.notes.items() if count > 0),
@@ -245,6 +245,13 @@ def print_table(
     for name, path in (paths or {}).items():
         line = Text.assemble((f"  {name:<{width}}  ", "dim"), str(path))
         console.print(line, soft_wrap=True)
+
+
+def number_text(number: float, decimals: int = 3) -> str:
+    """``0.985``, ``1,234.500``; three significant digits of what is so small that decimals would hide it:
+    ``0.000152``."""
+    hidden = 0 < abs(number) < 10.0 ** (1 - decimals)
+    return f"{number:.3g}" if hidden else f"{number:,.{decimals}f}"
 
 
 def short_count(number: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from ray import tune
 from rich.console import Console
 
-from r2ac.launch.runtime.progress import short_count
+from r2ac.launch.runtime.progress import number_text, short_count
 from r2ac.launch.sweeps.sweep_plan import SweepPlan
 
 INTERVAL_SECONDS = 10.0
@@ -57,7 +57,7 @@ class ProgressCallback(tune.Callback):
     def _print_end(self, name: str, how: str) -> None:
         self._ended.add(name)
         score = self._scores().get(name)
-        shown = "" if score is None else f", score {score:,.3f}"
+        shown = "" if score is None else f", score {number_text(score)}"
         self._print(f"{name} {how}{shown} ({len(self._ended)} of {len(self._env_steps)})")
 
     def _print_state(self) -> None:
@@ -66,7 +66,7 @@ class ProgressCallback(tune.Callback):
         line, scores = f"{short_count(steps)} of {short_count(total)} steps", self._scores()
         if scores:
             best = (min if self._plan.settings.minimise else max)(scores, key=lambda name: scores[name])
-            line += f", best {best} with {scores[best]:,.3f}"
+            line += f", best {best} with {number_text(scores[best])}"
         self._print(line)
 
     def _scores(self) -> dict[str, float]:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from r2ac.launch.runs.run_directory import RunDirectory, json_text, write_atomically
 from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_errors_as
+from r2ac.launch.runtime.progress import number_text
 from r2ac.launch.settings.config import config_from_json
 from r2ac.launch.sweeps.space import Settings
 from r2ac.launch.sweeps.sweep_plan import SweepPlan, TrialPlan
@@ -86,7 +87,7 @@ def print_results(console: Console, plan: SweepPlan, results: Sequence[TrialResu
     for name in ("trial", settings.metric, "steps", *plan.space, *(["copies"] if population else []), ""):
         table.add_column(name, justify="left" if name in ("trial", "") else "right", no_wrap=True)
     for result in ranked(results, settings.minimise):
-        score = "–" if result.score is None else f"{result.score:,.3f}"  # noqa: RUF001
+        score = "–" if result.score is None else number_text(result.score)  # noqa: RUF001
         cells = [result.name, score, f"{result.env_steps:,}", *(_text(result.last_settings, n) for n in plan.space)]
         cells += [str(result.copies)] if population else []
         table.add_row(*map(Text, (*cells, "" if result.state == TRAINED else result.state)))

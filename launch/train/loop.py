@@ -63,6 +63,8 @@ class TrainingLoop:
         self._earlier = float(counters.get("wall_time", 0.0))
         self._began = time.monotonic()
         self._began_steps = learner.env_steps
+        # A run may go on with another --action-repeat.
+        self._began_frames = int(counters.get("env_frames", learner.env_steps * self._frames_per_step))
         self._last_line = self._began_steps
         self._last_checkpoint = self._last_video = self._began
         self._last_shown = 0.0
@@ -202,7 +204,7 @@ class TrainingLoop:
         steps = self._last_line = self._learner.env_steps
         values = self._log.values()
         if self._run is not None:
-            self._run.write_line(steps, steps * self._frames_per_step, self._wall_time(), values)
+            self._run.write_line(steps, self._env_frames(), self._wall_time(), values)
 
     def _checkpoint(self) -> None:
         """A checkpoint, with what all learners have counted."""
@@ -217,6 +219,7 @@ class TrainingLoop:
             optimiser=learner.optimiser.state_dict(),
             counters={
                 "env_steps": learner.env_steps,
+                "env_frames": self._env_frames(),
                 "updates": learner.updates,
                 "skipped_updates": learner.skipped_updates,
                 **counts,
@@ -235,7 +238,7 @@ class TrainingLoop:
         learner, profile = self._learner, self._profile_summary
         return Summary(
             env_steps=learner.env_steps,
-            env_frames=learner.env_steps * self._frames_per_step,
+            env_frames=self._env_frames(),
             updates=learner.updates,
             steps=learner.env_steps - self._began_steps,
             seconds=self._seconds,
@@ -245,6 +248,9 @@ class TrainingLoop:
             profile=profile.rows() if profile is not None else [],
             paths=self._run.paths(profile=profile is not None),
         )
+
+    def _env_frames(self) -> int:
+        return self._began_frames + (self._learner.env_steps - self._began_steps) * self._frames_per_step
 
     def _wall_time(self) -> float:
         return self._earlier + time.monotonic() - self._began

@@ -17,7 +17,7 @@ from r2ac.launch.rollouts.failures import ActorsLost
 from r2ac.launch.rollouts.inference.pool import InferenceFailed
 from r2ac.launch.runs.storage import StorageUnavailable
 from r2ac.launch.runtime.errors import LearnersLost, RunUnwritable
-from r2ac.launch.runtime.progress import print_table
+from r2ac.launch.runtime.progress import number_text, print_table
 from r2ac.launch.runtime.supervisor import TRY_AGAIN
 from r2ac.launch.settings.config import TrainConfig
 from r2ac.launch.train.memory_budget import MemoryBudget, print_budget
@@ -90,7 +90,7 @@ def print_summary(console: Console, task: str, summary: Summary, stopped_by: sig
         ("time", f"{summary.seconds:,.0f} s, {summary.steps / summary.seconds:,.0f} steps/s"),
         (
             f"return, last {summary.episodes} episodes" if summary.episodes > 1 else "return",
-            "no episode has ended since it began or went on" if mean_return is None else f"{mean_return:,.3f}",
+            "no episode has ended since it began or went on" if mean_return is None else number_text(mean_return),
         ),
     ]
     rows += [(name, f"{count:,}") for name, count in summary.notes.items() if count]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from r2ac.launch.runtime.progress import TrainingProgress, TrainingStatus, print_table, short_count
+from r2ac.launch.runtime.progress import TrainingProgress, TrainingStatus, number_text, print_table, short_count
 
 
 class Clock:
@@ -191,3 +191,20 @@ def test_the_table_keeps_each_path_on_one_line() -> None:
 )
 def test_counts_are_short(number: float, text: str) -> None:
     assert short_count(number) == text
+
+
+@pytest.mark.parametrize(
+    ("number", "decimals", "text"),
+    [
+        (0.9849, 3, "0.985"),
+        (1234.5, 3, "1,234.500"),
+        (0.0, 3, "0.000"),
+        (-0.01, 3, "-0.010"),
+        (0.000152, 3, "0.000152"),
+        (-0.00012345, 3, "-0.000123"),
+        (21.5, 2, "21.50"),
+        (0.0152, 2, "0.0152"),
+    ],
+)
+def test_a_small_number_is_not_shown_as_zero(number: float, decimals: int, text: str) -> None:
+    assert number_text(number, decimals) == text
