@@ -91,7 +91,8 @@ class ActionMask(gymnasium.Wrapper):
         self._is_shown, self._from_info = _is_shown(env), from_info
         if self._is_shown:
             shown: Any = env.observation_space
-            self.observation_space = Dict({key: space for key, space in shown.items() if key != _KEY})
+            # Pairs keep their order; a plain dictionary would be sorted.
+            self.observation_space = Dict([(key, space) for key, space in shown.items() if key != _KEY])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
@@ -124,10 +125,12 @@ class ActionMask(gymnasium.Wrapper):
     def sample(self) -> Any:
         """One of the allowed actions, as the environment takes it; drawn by its space."""
         space: Any = self.env.action_space
-        mask = self.allowed.astype(np.int8)
         if isinstance(space, Discrete):
-            return space.sample(mask=mask)
-        return space.sample(mask=tuple(np.split(mask, np.cumsum(space.nvec)[:-1])))
+            return space.sample(mask=self.allowed.astype(np.int8))
+        parts = np.split(self.allowed, self._begins[1:])
+        # Where a part allows nothing, an episode has ended, and what is taken does not count.
+        chosen = [space.np_random.choice(np.flatnonzero(part)) if part.any() else 0 for part in parts]
+        return np.reshape(chosen, space.shape).astype(space.dtype) + space.start
 
 
 def masks_actions(env: gymnasium.Env) -> bool:

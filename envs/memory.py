@@ -159,6 +159,7 @@ SUITE = Suite(
     read_by=_READ_BY,
     unlisted=("chain", "trace_conditioning", "passive_tmaze", "active_tmaze", "endless_tmaze", "bandit"),
     endless=("trace_conditioning",),
+    growing=("copy",),
     check=_check,
     make=_make,
     reference_scores=lambda name, options: _whole(name, 1, options).scores,

@@ -133,6 +133,8 @@ class Suite:
     """check(name, options) raises InvalidOption; it needs no engine. `check_choices` checks bool and Literal."""
     frames_per_step: Callable[[str, Any], int] = lambda name, options: 1
     reference_scores: Callable[[str, Any], ReferenceScores | None] = lambda name, options: None
+    growing: tuple[str, ...] = ()
+    """Tasks whose highest return grows with their `curriculum`."""
     episode_steps: Callable[[str, Any], int | None] = lambda name, options: None
     """The number of steps that all episodes of a task have; None where they differ or are not known."""
     describe: Callable[[str], str] = lambda name: ""
@@ -238,3 +240,8 @@ class Task:
     def reference_scores(self, options: Any = None) -> ReferenceScores | None:
         """The returns to normalise with, or None where none are published."""
         return self.suite.reference_scores(self.short_name, self.checked_options(options))
+
+    def training_scores(self, options: Any = None) -> ReferenceScores | None:
+        """The same for returns in training: None where a curriculum makes them smaller than those of whole episodes."""
+        grows = self.short_name in self.suite.growing and self.checked_options(options).curriculum
+        return None if grows else self.reference_scores(options)

@@ -74,7 +74,8 @@ class _TwoParts(Acting):
     action_space = MultiDiscrete([3, 2])
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        if not (self.allowed[action[0]] and self.allowed[3 + action[1]]):
+        first, second = np.ravel(action) - np.ravel(self.action_space.start)  # type: ignore[attr-defined]
+        if not (self.allowed[first] and self.allowed[3 + second]):
             raise ValueError(f"{action} is masked")
         return super().step(action)
 
@@ -89,6 +90,19 @@ class MaskedGamepad(_TwoParts):
 
     def action_masks(self) -> np.ndarray:
         return self.allowed
+
+
+class MaskedRows(MaskedGamepad):
+    """Beside other observations, whose order is not that of the alphabet."""
+
+    action_space = MultiDiscrete([[3, 2]], start=[[1, 5]])
+    observation_space = Dict(
+        seen=Box(-1, 1, (2,), np.float32), choice=Discrete(3), action_mask=Box(0, 1, (5,), np.int8)
+    )
+
+    def _see(self) -> Any:
+        seen = super()._see()
+        return {"seen": seen, "choice": 1, "action_mask": self.allowed.astype(np.int8)}
 
 
 class TellingInfo(_TwoParts):
@@ -106,5 +120,5 @@ class TellingInfo(_TwoParts):
         return {"action_mask": (self.allowed[:3].astype(np.int8), self.allowed[3:].astype(np.int8))}
 
 
-for kind in (Steering, Wheel, Gamepad, Masked, Barred, MaskedGamepad, TellingInfo):
+for kind in (Steering, Wheel, Gamepad, Masked, Barred, MaskedGamepad, MaskedRows, TellingInfo):
     gymnasium.register(f"acting/{kind.__name__}-v0", entry_point=kind)

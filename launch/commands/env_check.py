@@ -61,9 +61,11 @@ def check_environment(name: str, options: GymOptions, seed: int, steps: int) -> 
     shown, taken = env.single_observation_space, env.single_action_space
     kind = "an image" if len(shown.shape or ()) == 3 else "a vector"
     single = make_single(name, options)
+    inner = masked(single, options).observation_space
+    order = f", in the order {', '.join(map(str, inner))}" if isinstance(inner, spaces.Dict) else ""
     single.close()
     played = _play(name, options, seed, steps, generators=0)
-    seen = f"{_text(single.observation_space)}, seen as {kind}: {shown.dtype} {list(shown.shape or ())}"
+    seen = f"{_text(single.observation_space)}, seen as {kind}: {shown.dtype} {list(shown.shape or ())}{order}"
     masks = ", masked" if getattr(env.unwrapped, "masks_actions", False) else ""
     unused = sorted(played.info_keys - ({"action_mask"} if options.mask_from_info else set()))
     findings = [

@@ -31,7 +31,7 @@ def reference_lines(task: str, groups: Iterable[RunGroup]) -> list[Line]:
         found = find_task(task)
     except UnknownTask:
         return []
-    return score_lines(found.reference_scores(_options(found, group.settings)) for group in groups)
+    return score_lines(found.training_scores(_options(found, group.settings)) for group in groups)
 
 
 def score_lines(references: Iterable[ReferenceScores | None]) -> list[Line]:

@@ -24,6 +24,7 @@ from r2ac.launch.settings.presets import of_the_algorithm
 _NOT_COMPARED = frozenset(
     {"seed", "run_dir", "device", "learner_threads", "threads", "ray_address", "log_steps", "checkpoint_minutes"}
     | {"keep_checkpoints", "rtrl_metrics_every", "video_minutes", "profile", "max_failures"}
+    | {"log", "stall_seconds", "step_timeout", "cuda_graph"}
     # It has chosen hidden_size, which is compared.
     | {"match_parameters", "transport", "inference", "inference_workers", "inference_device"}
 )

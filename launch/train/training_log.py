@@ -50,7 +50,7 @@ class TrainingLog:
     ) -> None:
         self._learner, self._batches, self._collective = learner, rollouts.batches, collective
         self._counts = rollouts.source.counts
-        self._scores = {task.name: task.reference_scores(options) for task in tasks}
+        self._scores = {task.name: task.training_scores(options) for task in tasks}
         self._max_episode_steps: int = options.max_episode_steps
         self._short_names = {task.name: task.short_name for task in tasks}
         self._recent_returns: deque[float] = deque(maxlen=100)

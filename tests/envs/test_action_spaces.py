@@ -9,6 +9,7 @@ from gymnasium.spaces import Box, Discrete, MultiDiscrete
 from r2ac.agents import ObservationSpec
 from r2ac.envs import EnvironmentFailed, InvalidOption, Signals, UnknownTask, make_vector
 from r2ac.envs.gym import GymOptions
+from r2ac.launch.cli import main
 
 ACTING = "gym/tests.acting_envs:acting/"
 FROM_INFO = GymOptions(mask_from_info=True)
@@ -54,6 +55,15 @@ def test_what_a_mask_allows_is_never_refused(name: str, options: GymOptions, lim
         ends += int((terminated | truncated).sum())
     assert ends == 3 * (30 // (limit or 6))
     assert 0.2 < np.mean(seen) < 0.8
+
+
+def test_a_mask_beside_other_observations_leaves_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    observation, _ = make_vector(f"{ACTING}MaskedRows-v0", 1, 0).reset()
+    assert observation[0, 2:].tolist() == [0, 1, 0]
+    assert main(["envs", "--check", f"{ACTING}MaskedRows-v0", "--steps", "30"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "seen as a vector: float32 [5], in the order seen, choice" in said
+    assert "MultiDiscrete([[3 2]], start=[[1 5]]): 3 x 2 actions, masked" in said
 
 
 @pytest.mark.parametrize(("name", "options"), MASKED)

@@ -87,6 +87,8 @@ def test_episodes_of_the_full_size_and_of_the_split_test_are_those_of_the_task(t
     np.testing.assert_array_equal(plain, test)
     find = find_task(f"memory/{task}")
     assert find.reference_scores(GROWS) == find.reference_scores(FULL)
+    assert find.training_scores(FULL) == find.reference_scores(FULL)
+    assert find.training_scores(GROWS) == (None if task == "copy" else find.reference_scores(GROWS))
     assert find.spaces(GROWS) == find.spaces(FULL)
     assert find.episode_steps(GROWS) is None
     assert make_vector(f"memory/{task}", 2, 0, options=replace(GROWS, pixels=True)).reset()[0].shape == (2, 3, 24, 24)

@@ -89,7 +89,8 @@ def test_a_wrong_argument_or_wrapper_is_one_sentence(options: dict, said: str) -
 
 
 def test_dictionaries_and_tuples_become_vectors() -> None:
-    """Keys in the order of the alphabet, as Gymnasium keeps them; numbers as they are, discrete ones one-hot."""
+    """Keys in the order of the space, which Gymnasium sorts where it is made from a plain dictionary; numbers as they
+    are, discrete ones one-hot."""
     env = make_vector(f"{OWN}Mixed-v0", 3, 0)
     (single, *_) = (one.unwrapped for one in env.unwrapped.envs)  # type: ignore[attr-defined]
     single._see = lambda: {

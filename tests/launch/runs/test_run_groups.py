@@ -227,12 +227,13 @@ def test_where_and_how_a_run_executes_is_no_difference(tmp_path: Path) -> None:
     settings: list[dict[str, Any]] = [
         {"video_minutes": 5.0, "transport": "ray", "profile": "", "inference": "worker"},
         {"video_minutes": 0.0, "transport": "auto", "inference_workers": 2, "inference_device": "cuda"},
+        {"stall_seconds": 9.0, "log": ("mlflow",), "learner": {"cuda_graph": False}, "env": {"step_timeout": 5.0}},
         {"max_policy_lag": 40},
         {"stream_groups": 2},
     ]
     runs = [make_config(tmp_path / str(seed), seed=seed, **more) for seed, more in enumerate(settings)]
     groups = group_runs(runs)
-    assert [group.seeds for group in groups] == [(0, 1), (2,), (3,)]
+    assert [group.seeds for group in groups] == [(0, 1, 2), (3,), (4,)]
     assert differing_fields([groups]) == ["max_policy_lag", "stream_groups"]
 
 
