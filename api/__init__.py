@@ -44,6 +44,8 @@ def train(task: str | None = None, *, resume: Path | str | None = None, **settin
         if (task is None) == (resume is None):
             given = "nothing is" if task is None else f"task={task!r} and resume={str(resume)!r} are"
             raise ConfigError(f"r2ac.train takes a task, such as memory/tmaze, or resume=RUN, but {given} given")
+        if not isinstance(resume, Path | str | None):
+            raise ConfigError(f"resume is {resume!r}, but it must be the path or URL of a run")
         if not isinstance(task, str | None):
             raise ConfigError(
                 f"a task is one string, several joined by commas: 'memory/tmaze,memory/chain', not {task!r}"
@@ -118,7 +120,7 @@ def _local(runs: Sequence[Path | str], command: str, console: Console) -> Iterat
 
     for run in runs:
         if not isinstance(run, Path | str):
-            raise ConfigError(f"{run!r} is no path or URL of a run; several are given one after another, as *runs")
+            raise ConfigError(f"{run!r} is no path or URL of a run; each run is an argument of its own")
     with local_copies([command, *map(str, runs)], console) as words:
         yield words[1:]
 

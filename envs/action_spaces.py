@@ -28,8 +28,8 @@ class OneDiscreteAction(gymnasium.ActionWrapper):
         space = env.action_space
         if not isinstance(space, Discrete | MultiDiscrete):
             raise TypeError(f"the actions must be discrete, not {space}")
-        self._start = space.start
-        self.start = np.int64(space.start if isinstance(space, Discrete) else 0)
+        self._first = space.start
+        self.start = np.int64(self._first if isinstance(space, Discrete) else 0)
         """What the environment calls action 0; of several factors, numbered together, there is no such number."""
         self._sizes = tuple(np.atleast_1d(space.n if isinstance(space, Discrete) else space.nvec).tolist())
         self._single = isinstance(space, Discrete)
@@ -37,8 +37,8 @@ class OneDiscreteAction(gymnasium.ActionWrapper):
 
     def action(self, action: Any) -> Any:
         if self._single:
-            return self._start + action
-        return self._start + np.array(np.unravel_index(action, self._sizes))
+            return self._first + action
+        return self._first + np.array(np.unravel_index(action, self._sizes))
 
 
 class RowActions(gymnasium.ActionWrapper):
@@ -59,7 +59,7 @@ class RowActions(gymnasium.ActionWrapper):
         else:
             raise TypeError(f"the actions must be MultiDiscrete or a Box of floating-point numbers, not {space}")
         self._space = space
-        self.start = np.ravel(space.start) if isinstance(space, MultiDiscrete) else np.int64(0)
+        self.start = np.ravel(space.start).astype(np.int64) if isinstance(space, MultiDiscrete) else np.int64(0)
         """What the environment calls choice 0 of each part."""
 
     def action(self, action: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor
 from r2ac.learner.vectors import copy_vector_, to_vector
 
 
-def _with_state(optimiser: torch.optim.Optimizer, group: dict[str, Any], *names: str) -> list[list[Tensor]]:
+def _lists_of(optimiser: torch.optim.Optimizer, group: dict[str, Any], *names: str) -> list[list[Tensor]]:
     """The parameters of a group that have a gradient, their gradients, and the parts of their state by their names."""
     weights = [weight for weight in group["params"] if weight.grad is not None]
     states = [optimiser.state[weight] for weight in weights]
@@ -28,7 +28,7 @@ class RMSpropOnCPU(torch.optim.RMSprop):
             unwrap(torch.optim.RMSprop.step)(self)  # makes the state
             return
         for group in self.param_groups:
-            weights, gradients, squares, steps = _with_state(self, group, "square_avg", "step")
+            weights, gradients, squares, steps = _lists_of(self, group, "square_avg", "step")
             torch._foreach_add_(steps, 1)
             torch._foreach_mul_(squares, group["alpha"])
             torch._foreach_addcmul_(squares, gradients, gradients, 1 - group["alpha"])
@@ -46,7 +46,7 @@ class AdamOnCPU(torch.optim.Adam):
             unwrap(torch.optim.Adam.step)(self)  # makes the state
             return
         for group in self.param_groups:
-            weights, gradients, averages, squares, steps = _with_state(self, group, "exp_avg", "exp_avg_sq", "step")
+            weights, gradients, averages, squares, steps = _lists_of(self, group, "exp_avg", "exp_avg_sq", "step")
             torch._foreach_add_(steps, 1)
             beta1, beta2 = group["betas"]
             settings: Any = {"lr": group["lr"], "beta1": beta1, "beta2": beta2, "eps": group["eps"]}

@@ -17,7 +17,7 @@ from r2ac.launch.runs.loading import TrainedAgent
 from r2ac.launch.runs.run_directory import RunDirectory, write_atomically
 from r2ac.launch.runs.tensorboard import flat
 from r2ac.launch.runtime.errors import RunDirectoryError, RunError, os_errors_as
-from r2ac.launch.runtime.progress import number_text
+from r2ac.launch.runtime.progress import number_text, spread_text
 
 
 def write_card(path: Path, name: str, licence: str) -> Path:
@@ -83,9 +83,8 @@ def _results(evaluations: tuple[Evaluation, ...]) -> list[str]:
 
 def _result(evaluation: Evaluation) -> dict[str, Any]:
     """As the hub's table of results has it."""
-    value = number_text(evaluation.mean_return, 2)
-    if evaluation.std_return is not None:
-        value += f" +/- {number_text(evaluation.std_return, 2)}"
+    # A number for programs, which read no commas.
+    value = spread_text(evaluation.mean_return, evaluation.std_return, 2, " +/- ").replace(",", "")
     kind = {"type": "reinforcement-learning", "name": "reinforcement-learning"}
     metric = {"type": "mean_reward", "name": "mean_reward", "value": value}
     return {"task": kind, "dataset": {"name": evaluation.task, "type": evaluation.task}, "metrics": [metric]}

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from r2ac.envs import mean_normalised_return
 from r2ac.launch.evaluation.evaluate import Evaluation
-from r2ac.launch.runtime.progress import number_text, short_count
+from r2ac.launch.runtime.progress import short_count, spread_text
 
 _COLUMNS = ("run", "task", "split", "agent", "steps", "episodes", "return", "normalised")
 _NUMBERS = ("steps", "episodes", "return", "normalised")
@@ -104,7 +104,6 @@ def _statement(evaluation: Evaluation) -> str:
 def _cells(evaluation: Evaluation) -> tuple[str, ...]:
     """What stands in all columns but the first."""
     config, normalised = evaluation.config, evaluation.normalised_return
-    spread = "" if evaluation.std_return is None else f" ± {number_text(evaluation.std_return)}"
     played = "" if evaluation.complete else f"{len(evaluation.seeds_played)} of "
     return (
         evaluation.task,
@@ -112,6 +111,6 @@ def _cells(evaluation: Evaluation) -> tuple[str, ...]:
         evaluation.training.label,
         short_count(evaluation.env_steps),
         f"{played}{config.seeds} x {config.episodes}",
-        f"{number_text(evaluation.mean_return)}{spread}",
+        spread_text(evaluation.mean_return, evaluation.std_return),
         "" if normalised is None else f"{100 * normalised:,.1f} %",
     )

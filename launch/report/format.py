@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
 from r2ac.launch.evaluation.statistics import Estimate
-from r2ac.launch.runtime.progress import number_text, short_count
+from r2ac.launch.runtime.progress import number_text, short_count, spread_text
 
 # Control characters, which neither XML nor a reader has a use for, and bytes of file names that are no UTF-8.
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
@@ -37,13 +37,11 @@ def percent_estimate(estimate: Estimate) -> str:
 
 def spread(values: Sequence[float], percents: bool = False) -> str:
     """``0.985 ± 0.010``, mean and standard deviation (n - 1) of the values, or ``0.985`` of a single one."""
-    both = [mean(values), stdev(values)] if len(values) > 1 else [mean(values)]
-    if percents:
-        texts = [f"{100 * each:,.1f}" for each in both]
-    else:
-        texts = [number_text(each) if abs(both[0]) < 100 else f"{each:,.1f}" for each in both]
-    text = " ± ".join(texts)
-    return f"{text} %" if percents else text
+    average, deviation = mean(values), stdev(values) if len(values) > 1 else None
+    if not percents:
+        return spread_text(average, deviation, 3 if abs(average) < 100 else 1)
+    more = "" if deviation is None else f" ± {100 * deviation:,.1f}"
+    return f"{100 * average:,.1f}{more} %"
 
 
 def count_range(values: Iterable[int]) -> str:

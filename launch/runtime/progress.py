@@ -248,10 +248,20 @@ def print_table(
 
 
 def number_text(number: float, decimals: int = 3) -> str:
-    """``0.985``, ``1,234.500``; three significant digits of what is so small that decimals would hide it:
-    ``0.000152``."""
-    hidden = 0 < abs(number) < 10.0 ** (1 - decimals)
+    """``0.985``, ``1,234.500``; three significant digits of what is so small that decimals would hide it, and larger
+    than an error of rounding: ``0.000152``."""
+    hidden = 1e-9 < abs(number) < 10.0 ** (1 - decimals)
     return f"{number:.3g}" if hidden else f"{number:,.{decimals}f}"
+
+
+def spread_text(mean: float, deviation: float | None, decimals: int = 3, between: str = " ± ") -> str:
+    """``0.985 ± 0.010``, or the mean alone; both with as many decimals, but where the mean is so small that they would
+    hide it."""
+    text = number_text(mean, decimals)
+    if deviation is None:
+        return text
+    small = text != f"{mean:,.{decimals}f}"
+    return text + between + (number_text(deviation, decimals) if small else f"{deviation:,.{decimals}f}")
 
 
 def short_count(number: float) -> str:

@@ -60,8 +60,8 @@ def truth(word: str) -> bool:
     return word.lower() == "true"
 
 
-_NOTHING: Mapping[Any, str | None] = {NoneType: None, Literal["none"]: "none"}
-"""What may stand in the place of a value, by its type."""
+_NO_VALUE: Mapping[Any, Mapping[str, str | None]] = {NoneType: {"None": None}, Literal["none"]: {"none": "none"}}
+"""The word that may stand in the place of a value, and what it means, by its type."""
 
 
 def _read_by(read: Callable[[str], Any], kind: type, metavar: str, plain: bool = True) -> None:
@@ -70,22 +70,24 @@ def _read_by(read: Callable[[str], Any], kind: type, metavar: str, plain: bool =
 
     @_RULES.primitive_rule
     def rule(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
-        kinds = set(get_args(info.type))
-        nothing = {str(_NOTHING[each]): _NOTHING[each] for each in kinds & set(_NOTHING)}
-        if not (kinds - set(_NOTHING) == {kind} and nothing) and not (plain and info.type is kind):
+        kinds = get_args(info.type)
+        no_value = next((_NO_VALUE[each] for each in kinds if each in _NO_VALUE), {})
+        optional = bool(no_value) and len(kinds) == 2 and kind in kinds
+        if not optional and not (plain and info.type is kind):
             return None
+        or_none = ", or none" if "none" in no_value else ""
 
         def read_word(words: list[str]) -> Any:
             try:
-                return nothing[words[0]] if words[0] in nothing else read(words[0])
+                return no_value[words[0]] if words[0] in no_value else read(words[0])
             except ValueError as error:
-                raise ValueError(", or ".join([str(error), *nothing])) from None
+                raise ValueError(f"{error}{or_none}") from None
 
         return PrimitiveConstructorSpec(
             nargs=1,
-            metavar=f"{metavar}|none" if "none" in nothing else metavar,
+            metavar=f"{metavar}|none" if or_none else metavar,
             instance_from_str=read_word,
-            is_instance=lambda value: isinstance(value, kind) or value in nothing.values(),
+            is_instance=lambda value: isinstance(value, kind) or value in no_value.values(),
             str_from_instance=lambda value: [str(value)],
         )
 
@@ -187,15 +189,17 @@ def _sentence(box: str) -> str:
 
 
 def _with_place(sentence: str, arguments: Sequence[str]) -> str:
-    """The sentence about a word that is neither a flag nor the value of one, with the word before it."""
-    word = sentence.removeprefix("Unrecognized options: ").partition(",")[0]
+    """The sentence about one word that is neither a flag nor the value of one, with the word before it."""
+    unread = "Unrecognized options:"
+    word = sentence.removeprefix(unread).strip()
     places = [i for i, each in enumerate(arguments) if each == word or each.endswith(f"={word}")]
-    if word.startswith("-") or len(places) != 1:
+    if not sentence.startswith(unread) or word.startswith("-") or len(places) != 1:
         return sentence
     at = places[0]
     before = ["", *arguments][at] if arguments[at] == word else arguments[at].removesuffix(f"={word}")
     takes_none = before.startswith("--") and "=" not in before
-    return f"{sentence}, after {before}" + ", which takes no value" * takes_none if before else sentence
+    shown = f"{unread} {word or repr(word)}"
+    return f"{shown}, after {before}" + ", which takes no value" * takes_none if before not in ("", "--") else shown
 
 
 def parse(kind: Any, prog: str, arguments: Sequence[str], default: Any = None, description: str | None = None) -> Any:

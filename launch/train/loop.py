@@ -63,7 +63,7 @@ class TrainingLoop:
         self._earlier = float(counters.get("wall_time", 0.0))
         self._began = time.monotonic()
         self._began_steps = learner.env_steps
-        # A run may go on with another --action-repeat.
+        # A run may go on with another --action-repeat; older checkpoints did not count frames.
         self._began_frames = int(counters.get("env_frames", learner.env_steps * self._frames_per_step))
         self._last_line = self._began_steps
         self._last_checkpoint = self._last_video = self._began

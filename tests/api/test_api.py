@@ -94,7 +94,8 @@ def test_a_run_is_trained_goes_on_is_evaluated_and_drawn(here: bool, tmp_path: P
         (lambda run: r2ac.train("memory/tmaze", max_failures=2, **TINY), ["--max-failures is 2"]),
         (lambda run: r2ac.train(), ["a task", "resume=RUN"]),
         (lambda run: r2ac.train(["memory/tmaze"]), ["one string", "['memory/tmaze']"]),  # type: ignore[arg-type]
-        (lambda run: r2ac.evaluate([run]), ["no path or URL of a run", "one after another"]),  # type: ignore[arg-type]
+        (lambda run: r2ac.evaluate([run]), ["no path or URL of a run", "an argument of its own"]),  # type: ignore[arg-type]
+        (lambda run: r2ac.train(resume=[run]), ["resume is [", "path or URL"]),  # type: ignore[arg-type]
         (lambda run: r2ac.train(resume=run / "lost"), ["lost does not exist"]),
         (lambda run: r2ac.evaluate(run, run / "lost", workers=0, episodes=1, seeds=1), ["lost does not exist"]),
         (lambda run: r2ac.plot(run, metric="happiness"), ["happiness"]),

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from r2ac.launch.cli import main
+from r2ac.launch.commands.model_card import write_card
 from r2ac.launch.evaluation.results_file import read_evaluation
 from tests.launch.commands.hub_double import Repositories, hub
 
@@ -97,3 +98,16 @@ def test_what_goes_wrong_is_said_in_a_sentence(
     assert (code, sentence.count("\n")) == (1, 1)
     assert f"{URL} cannot be written" in sentence
     assert there == {}
+
+
+def test_programs_can_read_the_result_of_a_card(finished_run: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(finished_run, tmp_path / "run"))
+    assert main(["evaluate", str(run), "--episodes=3", "--seeds=2", "--workers=0"]) == 0
+    values = json.loads((run / "evaluation.json").read_text())
+    for episode in values["results"][0]["episodes"]:
+        episode["episode_return"] = 2345.0 + episode["seed"]
+    (run / "evaluation.json").write_text(json.dumps(values))
+    card = write_card(run, "somebody/tmaze", "mit").read_text()
+    [line] = [line for line in card.splitlines() if line.startswith("model-index: ")]
+    value = json.loads(line.partition(": ")[2])[0]["results"][0]["metrics"][0]["value"]
+    assert [float(part) for part in value.split(" +/- ")] == [2345.5, 0.71]

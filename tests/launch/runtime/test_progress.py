@@ -9,7 +9,14 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from r2ac.launch.runtime.progress import TrainingProgress, TrainingStatus, number_text, print_table, short_count
+from r2ac.launch.runtime.progress import (
+    TrainingProgress,
+    TrainingStatus,
+    number_text,
+    print_table,
+    short_count,
+    spread_text,
+)
 
 
 class Clock:
@@ -204,7 +211,21 @@ def test_counts_are_short(number: float, text: str) -> None:
         (-0.00012345, 3, "-0.000123"),
         (21.5, 2, "21.50"),
         (0.0152, 2, "0.0152"),
+        (0.1 + 0.2 - 0.3, 3, "0.000"),
     ],
 )
 def test_a_small_number_is_not_shown_as_zero(number: float, decimals: int, text: str) -> None:
     assert number_text(number, decimals) == text
+
+
+@pytest.mark.parametrize(
+    ("mean", "deviation", "text"),
+    [
+        (0.985, 0.01, "0.985 ± 0.010"),
+        (0.985, 1.15e-5, "0.985 ± 0.000"),
+        (0.00015, 0.00002, "0.00015 ± 2e-05"),
+        (1234.5, None, "1,234.500"),
+    ],
+)
+def test_a_deviation_has_the_decimals_of_its_mean(mean: float, deviation: float | None, text: str) -> None:
+    assert spread_text(mean, deviation) == text

@@ -93,6 +93,11 @@ def test_a_number_that_is_none_is_one_sentence(capsys: Capture, command: list[st
         ("--pixels=maybe", "Unrecognized options: maybe, after --pixels, which takes no value"),
         ("--layers=2 3 --seed 1", "Unrecognized options: 3, after --layers=2"),
         ("--seed 1 2", "Unrecognized options: 2, after 1"),
+        ("--pixels maybe,x", "Unrecognized options: maybe,x, after --pixels, which takes no value"),
+        ("--pixels=", "Unrecognized options: '', after --pixels, which takes no value"),
+        ("--seed 1 --pixels foo bar", "Unrecognized options: foo, bar"),
+        ("--checkpoint-minutes foo", "--checkpoint-minutes: 'foo' is no number; write one such as 0.001 or 1e-3"),
+        ("--input-scale foo", "--input-scale: 'foo' is no number; write one such as 0.001 or 1e-3"),
         ("--reward-clip foo", "--reward-clip: 'foo' is no number; write one such as 0.001 or 1e-3, or none"),
     ],
 )
