@@ -62,7 +62,8 @@ def check_environment(name: str, options: GymOptions, seed: int, steps: int) -> 
     kind = "an image" if len(shown.shape or ()) == 3 else "a vector"
     single = make_single(name, options)
     inner = masked(single, options).observation_space
-    order = f", in the order {', '.join(map(str, inner))}" if isinstance(inner, spaces.Dict) else ""
+    keys = inner.spaces if kind == "a vector" and isinstance(inner, spaces.Dict) else ()
+    order = f", in the order {', '.join(keys)}" if keys else ""
     single.close()
     played = _play(name, options, seed, steps, generators=0)
     seen = f"{_text(single.observation_space)}, seen as {kind}: {shown.dtype} {list(shown.shape or ())}{order}"
