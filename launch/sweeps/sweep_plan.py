@@ -83,7 +83,7 @@ def make_plan(task: str, flags: Sequence[str], settings: SweepSettings, drawn: S
     space = parse_vary(settings.vary)
     base = training_config(task, flags)
     switches = _check_names(space, base, flags)
-    _check_base(base)
+    _check_base(base, settings.metric)
     assert settings.sweep_dir is not None
     sweep_dir = settings.sweep_dir.absolute()
     random = any(not isinstance(domain, Listed) for domain in space.values())
@@ -147,8 +147,8 @@ def default_sweep_directory(task: str) -> Path:
     return default_run_directory(task, "", 0).parent / f"sweep-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _check_base(base: TrainConfig[Any]) -> None:
-    """Raise for what no trial of a sweep can be, or cannot be here."""
+def _check_base(base: TrainConfig[Any], metric: str) -> None:
+    """Raise for what no trial of a sweep can be, or cannot be here, and where no line will have the metric."""
     if base.ray_address != "local" or base.run_dir is not None:
         raise ConfigError("--run-dir and --ray-address are not for single trials: give --sweep-dir and --ray-address")
     if base.num_learners:
@@ -159,6 +159,10 @@ def _check_base(base: TrainConfig[Any]) -> None:
         if (sentence := task.suite.missing()) is not None:
             raise MissingPackage(sentence)
         task.suite.check_here(task.short_name, base.env)
+        if metric.endswith("normalised_return") and task.training_scores(base.env) is None:
+            raise ConfigError(
+                f"--metric is {metric}, but {task.name} has no reference scores in training: take episode_return"
+            )
     check_trackers(base.log)
 
 

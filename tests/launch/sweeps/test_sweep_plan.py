@@ -78,6 +78,13 @@ def test_what_cannot_be_swept_is_told(
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_metric_without_reference_scores_is_refused(tmp_path: Path) -> None:
+    settings = SweepSettings(vary=("seed=1,2",), sweep_dir=tmp_path / "sweep", metric="capped_normalised_return")
+    with pytest.raises(ConfigError, match="memory/copy has no reference scores in training: take episode_return"):
+        make_plan("memory/copy", ("--curriculum",), settings)
+    assert make_plan("memory/copy", (), settings).trials
+
+
 def test_a_value_of_another_kind_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"^--rollout-length: '1.* is no whole number"):
         plan_of(tmp_path, "rollout-length=uniform(1,2)", trials=1)
